@@ -1,0 +1,118 @@
+"""What can go wrong, as one tree.
+
+LedgerError
+├── Refused                   the request is wrong; trying again will not help
+│   ├── InvalidInput          a field is malformed; carries `path` and a message per field
+│   ├── InvalidAck            an ack names no entity type or no readable position
+│   ├── AckNotOffered         an ack beyond what any stream offered
+│   └── NothingToUpdate       an update that changes no field
+├── NotAllowed                the caller may not do this
+│   ├── SessionEnded          no living session: unknown, ended or expired
+│   └── NoSuchSession         another session that does not exist or is not the caller's
+├── Unavailable               try again later (`retry_after_s`); says nothing about sessions
+│   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
+│   ├── StoreFull             the store is at its memory limit
+│   └── Contended             too many writers at one session
+├── LayoutError               the store holds a ledger this service must not use as configured
+└── CorruptLedger             stored data contradicts itself
+    └── UnknownEvent          an event written by a newer version
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ledger.events import Event
+
+
+class LedgerError(Exception):
+    """Anything this service refuses or fails at; `str(error)` is fit for a client and holds no secret."""
+
+
+class Refused(LedgerError):
+    """The request is wrong; `record` holds events that must be appended although it is refused."""
+
+    def __init__(self, message: str, *, record: tuple[Event, ...] = ()) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+class InvalidInput(Refused):
+    """A request or a setting does not fit; `problems` pairs the path of each field with what is wrong there."""
+
+    def __init__(self, problems: Sequence[tuple[Sequence[str | int], str]]) -> None:
+        super().__init__("Validation failed")
+        self.problems = tuple((tuple(path), message) for path, message in problems)
+
+
+class InvalidAck(Refused):
+    """An ack that names no known entity type or holds no readable position."""
+
+
+class AckNotOffered(Refused):
+    """An ack beyond the newest snapshot offered: storing it would skip data the device never saw."""
+
+
+class NothingToUpdate(Refused):
+    """An update without a field to change."""
+
+
+class NotAllowed(LedgerError):
+    """The caller is not admitted, or not to this."""
+
+
+class SessionEnded(NotAllowed):
+    """The token belongs to no living session."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid user token")
+
+
+class NoSuchSession(NotAllowed):
+    """The named session does not exist or belongs to somebody else; which of both is not told."""
+
+
+class Unavailable(LedgerError):
+    """Trouble that passes; the same request may succeed after `retry_after_s` seconds."""
+
+    retry_after_s = 1
+
+
+class StoreUnavailable(Unavailable):
+    """The store did not answer. `maybe_done`: the command may have been carried out."""
+
+    def __init__(self, message: str, *, maybe_done: bool) -> None:
+        super().__init__(message)
+        self.maybe_done = maybe_done
+
+
+class StoreFull(Unavailable):
+    """The store refuses writes at its memory limit; raise `maxmemory` or remove data."""
+
+    retry_after_s = 30
+
+
+class Contended(Unavailable):
+    """Too many writers at one session for this attempt."""
+
+
+class StoreReplyError(LedgerError):
+    """The store answered a command with an error; the command was not carried out."""
+
+
+class LayoutError(LedgerError):
+    """The store cannot hold this ledger as configured; the message says what to change."""
+
+
+class CorruptLedger(LedgerError):
+    """Stored data contradicts itself; `details` names where."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class UnknownEvent(CorruptLedger):
+    """An event of a type or schema this version does not know; a newer version wrote it."""
