@@ -20,6 +20,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:Z|([+-])(\d\d):?(\d\d))", re.ASCII | re.IGNORECASE
 )
+_UNFIT: Final = re.compile("[|\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Position(NamedTuple):
@@ -62,7 +63,9 @@ def check_id(field: str, value: str) -> None:
     problem = ""
     if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES:
         problem = f"must have 1 to {MAX_ID_BYTES} bytes"
-    elif "|" in value or any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in value):
+    elif "|" in value or any(
+        ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in value
+    ):
         problem = "must not hold '|', control characters or surrogates"
     if problem:
         raise InvalidInput([((field,), problem)])

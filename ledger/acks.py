@@ -1,0 +1,62 @@
+"""The ack codec: `Type|<ISO-8601 UTC>|<entity id>`, from a type's second epoch on with `|<epoch>` behind it.
+
+The seed's form `Type|<time>|` has an empty id: strictly after that time. `SyncResetV1` has no position.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ledger.entity_types import CODES, RESET
+from ledger.errors import InvalidAck, InvalidInput
+from ledger.positions import Position, check_id, iso_from_us, us_from_iso
+
+MAX_ACK_CHARS: Final = 512
+MAX_EPOCH: Final = 2**31
+
+
+class Ack(NamedTuple):
+    """What a device stored last of one entity type, in which epoch of it."""
+
+    type: str
+    position: Position
+    epoch: int = 1
+
+
+RESET_ACK: Final = Ack(RESET, Position(0, ""))
+RESET_TEXT: Final = f"{RESET}|reset"
+
+
+def parse_ack(text: str) -> Ack:
+    """Read an ack; raises InvalidAck. Any ack of type `SyncResetV1` reads as RESET_ACK."""
+    entity_type, _, rest = text.partition("|")
+    if entity_type not in CODES:
+        raise InvalidAck(f"Invalid ack type: {entity_type[:64]}")
+    if entity_type == RESET:
+        return RESET_ACK
+    if len(text) > MAX_ACK_CHARS:
+        raise InvalidAck(f"Invalid ack of {entity_type}: longer than {MAX_ACK_CHARS} characters")
+    time, *more = rest.split("|")
+    if len(more) > 2:
+        raise InvalidAck(f"Invalid ack of {entity_type}: too many parts")
+    entity_id = more[0] if more else ""
+    try:
+        at_us = us_from_iso(time)
+        if entity_id:
+            check_id("id", entity_id)
+    except InvalidInput as error:
+        raise InvalidAck(f"Invalid ack of {entity_type}: the id {error.problems[0][1]}") from error
+    except ValueError as error:
+        raise InvalidAck(f"Invalid ack of {entity_type}: {error}") from error
+    epoch = more[1] if len(more) == 2 else "1"
+    if not (epoch.isascii() and epoch.isdigit() and len(epoch) <= 10 and 1 <= int(epoch) <= MAX_EPOCH):
+        raise InvalidAck(f"Invalid ack of {entity_type}: the epoch is not a positive number")
+    return Ack(entity_type, Position(at_us, entity_id), int(epoch))
+
+
+def format_ack(ack: Ack) -> str:
+    """Print an ack in its full form; `parse_ack` reads back the same."""
+    if ack.type == RESET:
+        return RESET_TEXT
+    text = f"{ack.type}|{iso_from_us(ack.position.at_us)}|{ack.position.id}"
+    return text if ack.epoch == 1 else f"{text}|{ack.epoch}"

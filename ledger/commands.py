@@ -1,0 +1,70 @@
+"""What can be asked of a session."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.acks import Ack
+
+
+class _Command(msgspec.Struct, frozen=True):
+    """A base only for the options all commands share."""
+
+
+class CreateSession(_Command, frozen=True):
+    """Sign a device in."""
+
+    user: str
+    library: str
+    parent: str | None = None
+    device_type: str = ""
+    device_os: str = ""
+    app_version: str | None = None
+    expires_at_us: int | None = None
+    authenticated_by: str = ""
+
+
+class OfferStream(_Command, frozen=True):
+    """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`."""
+
+    snapshot_us: int
+    types: int
+
+
+class RecordAcks(_Command, frozen=True):
+    """Take the acks of one request, all or none."""
+
+    acks: tuple[Ack, ...]
+
+
+class ClearCheckpoints(_Command, frozen=True):
+    """Forget the checkpoints of `types` (a mask; None for all), and with `reset` also a pending reset."""
+
+    types: int | None
+    cause: str
+    reset: bool = False
+
+
+class RequestReset(_Command, frozen=True):
+    """Ask the device to start over, or take that back."""
+
+    on: bool
+    by: str
+
+
+class DescribeDevice(_Command, frozen=True):
+    """Tell what the device is now; empty values are unknown and change nothing."""
+
+    device_type: str = ""
+    device_os: str = ""
+    app_version: str | None = None
+
+
+class EndSession(_Command, frozen=True):
+    """End the session."""
+
+    reason: str
+    by: str = ""
+
+
+Command = CreateSession | OfferStream | RecordAcks | ClearCheckpoints | RequestReset | DescribeDevice | EndSession

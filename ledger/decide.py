@@ -1,0 +1,172 @@
+"""What a command does to a session: events, or a refusal.
+
+Pure: `now_us` is an argument, nothing is read or written. A refusal that must itself be on record carries its events in
+`Refused.record`; the caller appends them and raises on.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from ledger.acks import RESET_ACK, Ack, format_ack
+from ledger.commands import (
+    ClearCheckpoints,
+    Command,
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    OfferStream,
+    RecordAcks,
+    RequestReset,
+)
+from ledger.entity_types import CODES, COMPLETE, mask_of
+from ledger.errors import AckNotOffered, Refused, SessionEnded
+from ledger.events import (
+    AckRefused,
+    AcksRecorded,
+    CheckpointsCleared,
+    DeviceDescribed,
+    Event,
+    SessionCreated,
+    StoredAck,
+    StreamOffered,
+    SyncResetRequested,
+    mask_bytes,
+)
+from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.positions import Position
+from ledger.state import State
+
+RESET_ACKED: Final = "reset_acked"
+_NOTHING: Final[tuple[Event, ...]] = ()
+
+
+def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, ...]:
+    """Decide what a command does at `now_us`; an empty tuple when it changes nothing.
+
+    `state` is None for a session that does not exist. Raises SessionEnded when there is no living session to act on,
+    and Refused when the command is wrong for this one.
+    """
+    if isinstance(command, CreateSession):
+        return _create(state, command)
+    if state is None or state.ended is not None:
+        raise SessionEnded
+    if isinstance(command, EndSession):
+        return (SessionEndedEvent(command.reason, command.by),)
+    if not state.lives_at(now_us):
+        raise SessionEnded
+    match command:
+        case RecordAcks():
+            return _record_acks(state, command.acks)
+        case OfferStream():
+            return _offer(state, command)
+        case ClearCheckpoints():
+            return _clear(state, command)
+        case RequestReset():
+            return _NOTHING if command.on == state.pending_reset else (SyncResetRequested(command.on, command.by),)
+        case DescribeDevice():
+            return _describe(state, command)
+    assert_never(command)
+
+
+def reset_due(state: State, tombstone_floor_us: int) -> bool:
+    """Tell whether the next stream may only ask the device to start over.
+
+    Either somebody asked for it, or delete markers up to `tombstone_floor_us` are gone that the device may have missed.
+    """
+    synced_us = state.synced_us()
+    return state.pending_reset or (synced_us is not None and synced_us <= tombstone_floor_us)
+
+
+def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
+    if state is not None:
+        raise Refused("This token has a session already; sign in again for a new one")
+    return (
+        SessionCreated(
+            user=command.user,
+            library=command.library,
+            parent=command.parent,
+            device_type=command.device_type,
+            device_os=command.device_os,
+            app_version=command.app_version,
+            expires_at_us=command.expires_at_us,
+            authenticated_by=command.authenticated_by,
+        ),
+    )
+
+
+def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
+    known = 0
+    for offer in state.offered:
+        if offer.snapshot_us >= command.snapshot_us:
+            known |= offer.mask
+    if not command.types & ~known:
+        return _NOTHING
+    return (StreamOffered(command.snapshot_us, mask_bytes(command.types)),)
+
+
+def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
+    if RESET_ACK in acks:
+        return _clear(state, ClearCheckpoints(None, RESET_ACKED, reset=True))
+    moved: dict[str, StoredAck] = {}
+    reached: dict[str, Position] = {}
+    stale: dict[StoredAck, None] = {}
+    for ack in acks:
+        stored = StoredAck(CODES[ack.type], ack.position.at_us, ack.position.id, ack.epoch)
+        epoch = state.epoch_of(ack.type)
+        if ack.epoch < epoch:
+            stale[stored] = None
+            continue
+        if ack.epoch > epoch or _beyond(ack, state.offered_us(ack.type)):
+            raise _not_offered(state, ack, stored)
+        before = reached.get(ack.type)
+        if before is None and (checkpoint := state.checkpoints.get(ack.type)) is not None:
+            before = checkpoint.position
+        if before is None or ack.position.key > before.key:
+            moved[ack.type] = stored
+            reached[ack.type] = ack.position
+        elif ack.position != before:
+            stale[stored] = None
+    unheard = tuple(stored for stored in stale if stored not in state.noted)
+    if not moved and not unheard:
+        return _NOTHING
+    return (AcksRecorded(tuple(moved.values()), unheard),)
+
+
+def _beyond(ack: Ack, offered_us: int) -> bool:
+    """Entities offered are strictly below the snapshot; only the completion itself stands at it."""
+    return ack.position.at_us > offered_us if ack.type == COMPLETE else ack.position.at_us >= offered_us
+
+
+def _not_offered(state: State, ack: Ack, stored: StoredAck) -> AckNotOffered:
+    offered_us = state.offered_us(ack.type)
+    if offered_us < 0:
+        reason = "no stream offered this type; start a sync stream first"
+    elif ack.epoch > state.epoch_of(ack.type):
+        reason = "its epoch has not begun"
+    else:
+        reason = "it is beyond the newest snapshot offered; start a sync stream first"
+    record: tuple[Event, ...] = () if stored in state.noted else (AckRefused(stored, reason),)
+    return AckNotOffered(f"Cannot take ack {format_ack(ack)}: {reason}", record=record)
+
+
+def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
+    held = mask_of(state.checkpoints)
+    for offer in state.offered:
+        held |= offer.mask  # lines of it may be on their way: their acks must become stale
+    if command.types is None:
+        if not held and not (command.reset and state.pending_reset):
+            return _NOTHING
+        return (CheckpointsCleared(None, command.cause, command.reset),)
+    if not held & command.types:
+        return _NOTHING
+    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset),)
+
+
+def _describe(state: State, command: DescribeDevice) -> tuple[Event, ...]:
+    told = DeviceDescribed(
+        command.device_type if command.device_type != state.device_type else "",
+        command.device_os if command.device_os != state.device_os else "",
+        command.app_version if command.app_version != state.app_version else None,
+    )
+    return _NOTHING if told == DeviceDescribed() else (told,)

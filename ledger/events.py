@@ -1,0 +1,162 @@
+"""What happened to a session, as it is stored.
+
+Events are msgpack arrays that begin with their tag: names cost nothing, new fields go to the end and have defaults, and
+unknown later fields are ignored. Entity types are stored by their code, sets of types as a bit mask of codes
+(`ledger.entity_types`). Events hold no personal data but opaque ids and a device's type, OS and app version.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ledger.errors import CorruptLedger, UnknownEvent
+
+SCHEMA: Final = 1
+"""The schema this version writes; a higher one in the log is an UnknownEvent."""
+
+
+class StoredAck(NamedTuple):
+    """An ack as events hold it: entity type code, position, epoch."""
+
+    code: int
+    at_us: int
+    id: str
+    epoch: int
+
+
+class _Event(msgspec.Struct, frozen=True, array_like=True):
+    """A base only for the options all events share."""
+
+
+class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"):
+    """A device signed in. `expires_at_us`: none by default, since an app cannot refresh; idleness ends it."""
+
+    user: str
+    library: str
+    parent: str | None = None
+    device_type: str = ""
+    device_os: str = ""
+    app_version: str | None = None
+    expires_at_us: int | None = None
+    authenticated_by: str = ""
+
+
+class StreamOffered(_Event, frozen=True, array_like=True, tag="stream_offered"):
+    """A stream began that goes beyond what was offered. `types`: mask of entity types, big-endian."""
+
+    snapshot_us: int
+    types: bytes
+
+
+class AcksRecorded(_Event, frozen=True, array_like=True, tag="acks_recorded"):
+    """One request's acks: the positions that moved, and those ignored as stale."""
+
+    moved: tuple[StoredAck, ...]
+    stale: tuple[StoredAck, ...] = ()
+
+
+class AckRefused(_Event, frozen=True, array_like=True, tag="ack_refused"):
+    """An ack that no stream offered."""
+
+    ack: StoredAck
+    reason: str
+
+
+class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_cleared"):
+    """Checkpoints were cleared and a new epoch began for each. `types`: mask, or None for all.
+
+    `reset`: a pending reset was answered by it.
+    """
+
+    types: bytes | None
+    cause: str
+    reset: bool = False
+
+
+class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_requested"):
+    """An owner or operator asked the device to start over, or took it back."""
+
+    on: bool
+    by: str
+
+
+class DeviceDescribed(_Event, frozen=True, array_like=True, tag="device_described"):
+    """The device's description changed; an empty value keeps the one before."""
+
+    device_type: str = ""
+    device_os: str = ""
+    app_version: str | None = None
+
+
+class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
+    """The session is over: logout, revoked, revoked_others, parent_ended, idle or expired."""
+
+    reason: str
+    by: str = ""
+
+
+Event = (
+    SessionCreated
+    | StreamOffered
+    | AcksRecorded
+    | AckRefused
+    | CheckpointsCleared
+    | SyncResetRequested
+    | DeviceDescribed
+    | SessionEnded
+)
+
+
+class Recorded(NamedTuple):
+    """An event in its place in the log. `raw` are the exact stored bytes that `hash` covers."""
+
+    sid: str
+    seq: int
+    at_us: int
+    schema: int
+    event: Event
+    raw: bytes
+    hash: bytes
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Event)
+_tag_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode an event to the bytes that are stored and hashed."""
+    return _encoder.encode(event)
+
+
+def decode_event(raw: bytes, schema: int = SCHEMA) -> Event:
+    """Decode a stored event; raises UnknownEvent for what a newer version wrote, CorruptLedger for damage."""
+    if schema > SCHEMA:
+        raise UnknownEvent(f"an event of schema {schema}; this version reads up to {SCHEMA}: upgrade the service")
+    try:
+        event: Event = _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        if "tag" in str(error) or "Invalid value" in str(error):
+            raise UnknownEvent(f"an event of unknown type {_tag_of(raw)!r} in schema {schema}") from error
+        raise CorruptLedger(f"an event does not fit its type: {error}") from error
+    except msgspec.DecodeError as error:
+        raise CorruptLedger(f"an event cannot be read: {error}") from error
+    return event
+
+
+def tag_of(event: Event) -> str:
+    """Tell an event's stable tag."""
+    tag = type(event).__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag
+
+
+def mask_bytes(mask: int) -> bytes:
+    """Encode a mask of entity types in as few bytes as it needs."""
+    return mask.to_bytes((mask.bit_length() + 7) // 8, "big")
+
+
+def _tag_of(raw: bytes) -> str:
+    return str(msgspec.msgpack.decode(_tag_decoder.decode(raw)[0]))

@@ -1,0 +1,137 @@
+"""The fold: the one place that tells what an event means for the state.
+
+Live writes, replay, verify, rebuild and time travel all use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from msgspec.structs import replace
+
+from ledger.entity_types import ENTITY_TYPES, types_in
+from ledger.errors import CorruptLedger
+from ledger.events import (
+    AckRefused,
+    AcksRecorded,
+    CheckpointsCleared,
+    DeviceDescribed,
+    Recorded,
+    SessionCreated,
+    SessionEnded,
+    StoredAck,
+    StreamOffered,
+    SyncResetRequested,
+)
+from ledger.positions import Position
+from ledger.state import Checkpoint, Offer, State
+
+NOTED: Final = 8
+"""How many of the latest stale or refused acks a state remembers, to record each once."""
+
+
+def fold(state: State | None, events: Iterable[Recorded]) -> State | None:
+    """Fold events onto a state; None without any."""
+    for recorded in events:
+        state = evolve(state, recorded)
+    return state
+
+
+def evolve(state: State | None, recorded: Recorded) -> State:
+    """Fold one event onto the state before it; raises CorruptLedger if it cannot follow that state."""
+    event = recorded.event
+    if isinstance(event, SessionCreated):
+        if state is not None:
+            raise CorruptLedger("a session was created twice", sid=recorded.sid, seq=recorded.seq)
+        return _created(recorded, event)
+    if state is None or state.ended is not None or recorded.seq != state.seq + 1:
+        raise CorruptLedger(
+            "an event does not follow the one before it",
+            sid=recorded.sid,
+            seq=recorded.seq,
+            after=None if state is None else state.seq,
+        )
+    seq, at_us, digest = recorded.seq, recorded.at_us, recorded.hash
+    match event:
+        case AcksRecorded(moved=moved, stale=stale):
+            checkpoints = dict(state.checkpoints)
+            for code, position_us, entity_id, _ in moved:
+                checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), at_us)
+            noted = _note(state.noted, stale) if stale else state.noted
+            return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted)
+        case StreamOffered(snapshot_us=snapshot_us, types=types):
+            offered = _offer(state.offered, snapshot_us, int.from_bytes(types, "big"))
+            start_us = snapshot_us if state.epoch_start_us is None else state.epoch_start_us
+            return replace(state, seq=seq, at_us=at_us, hash=digest, offered=offered, epoch_start_us=start_us)
+        case AckRefused(ack=ack):
+            return replace(state, seq=seq, at_us=at_us, hash=digest, noted=_note(state.noted, (ack,)))
+        case CheckpointsCleared():
+            return _cleared(replace(state, seq=seq, at_us=at_us, hash=digest), event)
+        case SyncResetRequested(on=on):
+            return replace(state, seq=seq, at_us=at_us, hash=digest, pending_reset=on)
+        case DeviceDescribed(device_type=device_type, device_os=device_os, app_version=app_version):
+            return replace(
+                state,
+                seq=seq,
+                at_us=at_us,
+                hash=digest,
+                device_type=device_type or state.device_type,
+                device_os=device_os or state.device_os,
+                app_version=app_version or state.app_version,
+            )
+        case SessionEnded(reason=reason):
+            return replace(state, seq=seq, at_us=at_us, hash=digest, ended=reason)
+    assert_never(event)
+
+
+def _created(recorded: Recorded, event: SessionCreated) -> State:
+    if recorded.seq != 1:
+        raise CorruptLedger("a session begins with an event that is not its first", sid=recorded.sid, seq=recorded.seq)
+    return State(
+        sid=recorded.sid,
+        user=event.user,
+        library=event.library,
+        seq=1,
+        at_us=recorded.at_us,
+        hash=recorded.hash,
+        created_at_us=recorded.at_us,
+        parent=event.parent,
+        device_type=event.device_type,
+        device_os=event.device_os,
+        app_version=event.app_version,
+        expires_at_us=event.expires_at_us,
+        authenticated_by=event.authenticated_by,
+    )
+
+
+def _cleared(state: State, event: CheckpointsCleared) -> State:
+    pending = state.pending_reset and not event.reset
+    if event.types is None:
+        return replace(
+            state, checkpoints={}, offered=(), epoch=state.epoch + 1, epoch_start_us=None, pending_reset=pending
+        )
+    mask = int.from_bytes(event.types, "big")
+    cleared = types_in(mask)
+    epochs = dict(state.epochs)
+    for entity_type in cleared:
+        epochs[entity_type] = epochs.get(entity_type, 0) + 1
+    checkpoints = {name: checkpoint for name, checkpoint in state.checkpoints.items() if name not in cleared}
+    offered = tuple(Offer(us, rest) for us, held in state.offered if (rest := held & ~mask))
+    return replace(state, checkpoints=checkpoints, offered=offered, epochs=epochs, pending_reset=pending)
+
+
+def _offer(offered: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Offer, ...]:
+    """Add an offer; each type stays only with its newest snapshot, newest first."""
+    by_snapshot = {snapshot_us: mask}
+    for older_us, held in offered:
+        if older_us >= snapshot_us:
+            by_snapshot[older_us] = by_snapshot.get(older_us, 0) | held
+            by_snapshot[snapshot_us] &= ~held if older_us > snapshot_us else -1
+        elif rest := held & ~mask:
+            by_snapshot[older_us] = rest
+    return tuple(Offer(us, by_snapshot[us]) for us in sorted(by_snapshot, reverse=True) if by_snapshot[us])
+
+
+def _note(noted: tuple[StoredAck, ...], more: tuple[StoredAck, ...]) -> tuple[StoredAck, ...]:
+    return (*noted, *more)[-NOTED:]

@@ -1,0 +1,168 @@
+"""How a state lies in its two hashes, both directions.
+
+The session hash holds one field per fact, readable in a console; the checkpoint hash one field per entity type,
+`<position in µs>|<entity id>|<acknowledged at, in µs>`. A fact that has its default has no field. Beside these fields
+the append script keeps `head` and `skip`, the stream ids of the last event and of the last one with a skip pointer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ledger.errors import CorruptLedger
+from ledger.events import StoredAck
+from ledger.positions import Position
+from ledger.state import Checkpoint, Offer, State
+
+Fields = dict[bytes, bytes]
+CHAIN_FIELDS: Final = frozenset({b"head", b"skip"})
+
+_acks: Final = msgspec.msgpack.Decoder(tuple[StoredAck, ...])
+
+
+class Changes(NamedTuple):
+    """Field changes that lead from one state to the next, for both hashes."""
+
+    set: Fields
+    remove: list[bytes]
+    set_checkpoints: Fields
+    remove_checkpoints: list[bytes]
+
+
+def session_fields(state: State) -> Fields:
+    """Lay a state out as the fields of its session hash."""
+    fields = {
+        b"user": state.user.encode(),
+        b"library": state.library.encode(),
+        b"created_at_us": b"%d" % state.created_at_us,
+        b"authenticated_by": state.authenticated_by.encode(),
+    }
+    if state.parent is not None:
+        fields[b"parent"] = state.parent.encode()
+    if state.expires_at_us is not None:
+        fields[b"expires_at_us"] = b"%d" % state.expires_at_us
+    for name, to_bytes in _LATER.items():
+        if value := to_bytes(getattr(state, name)):
+            fields[name.encode()] = value
+    return fields
+
+
+def checkpoint_fields(state: State) -> Fields:
+    """Lay a state out as the fields of its checkpoint hash."""
+    return {name.encode(): _checkpoint(checkpoint) for name, checkpoint in state.checkpoints.items()}
+
+
+def changes(before: State | None, after: State) -> Changes:
+    """Tell the field changes from `before` (None: nothing stored yet) to `after` of the same session."""
+    if before is None:
+        return Changes(session_fields(after), [], checkpoint_fields(after), [])
+    to_set: Fields = {}
+    remove: list[bytes] = []
+    for name, to_bytes in _LATER.items():
+        old, new = getattr(before, name), getattr(after, name)
+        if old is not new and old != new:
+            if value := to_bytes(new):
+                to_set[name.encode()] = value
+            else:
+                remove.append(name.encode())
+    set_checkpoints: Fields = {}
+    remove_checkpoints: list[bytes] = []
+    if after.checkpoints is not before.checkpoints:
+        for entity_type, checkpoint in after.checkpoints.items():
+            if before.checkpoints.get(entity_type) is not checkpoint:
+                set_checkpoints[entity_type.encode()] = _checkpoint(checkpoint)
+        remove_checkpoints = [name.encode() for name in before.checkpoints if name not in after.checkpoints]
+    return Changes(to_set, remove, set_checkpoints, remove_checkpoints)
+
+
+def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[bytes, bytes]) -> State:
+    """Read a state back from its two hashes; raises CorruptLedger if they hold no whole state."""
+    try:
+        parent, expires, start = session.get(b"parent"), session.get(b"expires_at_us"), session.get(b"epoch_start_us")
+        app_version = session.get(b"app_version")
+        return State(
+            sid=sid,
+            user=session[b"user"].decode(),
+            library=session[b"library"].decode(),
+            seq=int(session[b"seq"]),
+            at_us=int(session[b"at_us"]),
+            hash=session[b"hash"],
+            created_at_us=int(session[b"created_at_us"]),
+            parent=None if parent is None else parent.decode(),
+            device_type=session.get(b"device_type", b"").decode(),
+            device_os=session.get(b"device_os", b"").decode(),
+            app_version=None if app_version is None else app_version.decode(),
+            expires_at_us=None if expires is None else int(expires),
+            authenticated_by=session[b"authenticated_by"].decode(),
+            pending_reset=b"pending_reset" in session,
+            checkpoints={name.decode(): _read_checkpoint(value) for name, value in checkpoints.items()},
+            epoch=int(session.get(b"epoch", 1)),
+            epochs=_read_epochs(session.get(b"epochs", b"")),
+            epoch_start_us=None if start is None else int(start),
+            offered=_read_offered(session.get(b"offered", b"")),
+            noted=_acks.decode(noted) if (noted := session.get(b"noted")) else (),
+        )
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        raise CorruptLedger(f"a session hash cannot be read: {error!r}; run syncledger verify", sid=sid) from error
+
+
+def _number(value: int) -> bytes:
+    return b"%d" % value
+
+
+def _flag(value: bool) -> bytes:
+    return b"1" if value else b""
+
+
+def _print_epochs(epochs: Mapping[str, int]) -> bytes:
+    return b",".join(b"%b=%d" % (name.encode(), epochs[name]) for name in sorted(epochs))
+
+
+def _print_offered(offered: tuple[Offer, ...]) -> bytes:
+    return b",".join(b"%d:%x" % offer for offer in offered)
+
+
+def _print_noted(noted: tuple[StoredAck, ...]) -> bytes:
+    return msgspec.msgpack.encode(noted) if noted else b""
+
+
+# Facts that may change after a session was created. What prints as nothing has its default and no field.
+_LATER: Final[dict[str, Callable[[Any], bytes]]] = {
+    "seq": _number,
+    "at_us": _number,
+    "hash": bytes,
+    "device_type": str.encode,
+    "device_os": str.encode,
+    "app_version": lambda value: b"" if value is None else value.encode(),
+    "pending_reset": _flag,
+    "epoch": lambda value: b"" if value == 1 else _number(value),
+    "epochs": _print_epochs,
+    "epoch_start_us": lambda value: b"" if value is None else _number(value),
+    "offered": _print_offered,
+    "noted": _print_noted,
+}
+
+
+def _checkpoint(checkpoint: Checkpoint) -> bytes:
+    (at_us, entity_id), acked_at_us = checkpoint
+    return b"%d|%b|%d" % (at_us, entity_id.encode(), acked_at_us)
+
+
+def _read_checkpoint(value: bytes) -> Checkpoint:
+    at_us, entity_id, acked_at_us = value.split(b"|")
+    return Checkpoint(Position(int(at_us), entity_id.decode()), int(acked_at_us))
+
+
+@lru_cache(4096)
+def _read_offered(value: bytes) -> tuple[Offer, ...]:
+    pairs = (item.split(b":") for item in value.split(b",") if item)
+    return tuple(Offer(int(snapshot_us), int(mask, 16)) for snapshot_us, mask in pairs)
+
+
+def _read_epochs(value: bytes) -> dict[str, int]:
+    pairs = (item.split(b"=") for item in value.split(b",") if item)
+    return {name.decode(): int(count) for name, count in pairs}

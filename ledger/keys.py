@@ -1,0 +1,97 @@
+"""Every key of the ledger, in one place.
+
+All that belongs to a user carries the hash tag `{p<N>}` of the user's partition, all of a library's catalog the tag
+`{l<library>}`: on a cluster each write is one script in one slot. No key has a time to live.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from ledger.errors import InvalidInput
+
+MAX_NAME_BYTES: Final = 128
+_FORBIDDEN: Final = frozenset('{}|"\\')
+
+
+def check_name(field: str, value: str) -> str:
+    """Return a user or library id that keys can carry; raises InvalidInput naming `field`."""
+    problem = ""
+    if not 1 <= len(value.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
+        problem = f"must have 1 to {MAX_NAME_BYTES} bytes"
+    elif not value.isprintable() or any(char.isspace() or char in _FORBIDDEN for char in value):
+        problem = 'must not hold spaces, control characters or any of { } | " \\'
+    if problem:
+        raise InvalidInput([((field,), problem)])
+    return value
+
+
+def partition_of(user: str, partitions: int) -> int:
+    """Tell the partition a user belongs to: CRC-32 of the id, modulo the count fixed at creation."""
+    return crc32(user.encode()) % partitions
+
+
+def meta() -> bytes:
+    """Hash: format version, partition count, when the ledger was created."""
+    return b"ledger:meta"
+
+
+def api_keys() -> bytes:
+    """Hash: SHA-256 of an API key -> its name, scopes and dates."""
+    return b"ledger:api-keys"
+
+
+def stream(partition: int) -> bytes:
+    """Stream: the events of a partition."""
+    return b"{p%d}:stream" % partition
+
+
+def session(partition: int, sid: str) -> bytes:
+    """Hash: the current state of a living session, and the head of its chain."""
+    return b"{p%d}:session:%b" % (partition, sid.encode())
+
+
+def checkpoints(partition: int, sid: str) -> bytes:
+    """Hash: entity type -> the position a living session acknowledged, and when."""
+    return b"{p%d}:checkpoints:%b" % (partition, sid.encode())
+
+
+def ended(partition: int) -> bytes:
+    """Hash: session id -> head, last seq, hash and user of an ended session."""
+    return b"{p%d}:ended" % partition
+
+
+def activity(partition: int) -> bytes:
+    """Sorted set: living session ids by the last request seen, in ms, at most hourly."""
+    return b"{p%d}:activity" % partition
+
+
+def devices(partition: int, user: str) -> bytes:
+    """Hash: the living sessions of a user -> the session each belongs to, or nothing."""
+    return b"{p%d}:devices:%b" % (partition, user.encode())
+
+
+def catalog_libraries() -> bytes:
+    """Set: the libraries that have a catalog."""
+    return b"ledger:libraries"
+
+
+def catalog_meta(library: str) -> bytes:
+    """Hash: last stamp given, tombstone floor."""
+    return b"{l%b}:meta" % library.encode()
+
+
+def catalog_rows(library: str, entity_type: str) -> bytes:
+    """Sorted set: the served lines of one entity type by their stamp in µs."""
+    return b"{l%b}:rows:%b" % (library.encode(), entity_type.encode())
+
+
+def catalog_ids(library: str, form: str) -> bytes:
+    """Hash: entity id -> which variant of the form holds it, and its stamp."""
+    return b"{l%b}:ids:%b" % (library.encode(), form.encode())
+
+
+def catalog_edges(library: str) -> bytes:
+    """Sorted set without scores: parent -> child, for cascades."""
+    return b"{l%b}:edges" % library.encode()
