@@ -1,0 +1,83 @@
+"""The test servers themselves: what other tests rely on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.servers import RedisCluster, RedisServer, killed_at_end, process_alive, valkey_binary, wait_until
+
+
+def connect(url: str) -> redis.Redis | redis.RedisCluster:
+    if url.startswith("redis+cluster://"):
+        return redis.RedisCluster.from_url(url.replace("redis+cluster", "redis"))
+    return redis.Redis.from_url(url)
+
+
+@pytest.mark.parametrize("round_number", [1, 2])
+def test_shared_server_is_empty_at_the_start_of_each_test(store_url: str, round_number: int) -> None:
+    client = connect(store_url)
+    assert client.get("left over") is None
+    client.set("left over", round_number)
+
+
+def test_durable_server_keeps_answered_writes_and_its_address_over_kill(valkey_server: RedisServer) -> None:
+    url = valkey_server.url
+    valkey_server.command("SET", "k", "v")
+    valkey_server.kill()
+    with pytest.raises(redis.ConnectionError):
+        valkey_server.command("GET", "k")
+    valkey_server.start()
+    assert (valkey_server.url, valkey_server.command("GET", "k")) == (url, b"v")
+
+
+def test_paused_server_answers_after_resume(redis7_server: RedisServer) -> None:
+    with redis.Redis(port=redis7_server.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)) as client:
+        redis7_server.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        redis7_server.resume()
+        assert client.ping()
+
+
+def test_unix_socket_server(tmp_path: Path) -> None:
+    with RedisServer(valkey_binary(), tmp_path, unix=True) as server:
+        assert redis.Redis.from_url(server.url).ping()
+
+
+def test_cluster_forms_quickly_and_heals(tmp_path: Path) -> None:
+    cluster = RedisCluster(valkey_binary(), tmp_path, durable=True)
+    began = time.monotonic()
+    with cluster:
+        assert time.monotonic() - began < 5
+        node = cluster.node_of("{p17}:stream")
+        node.command("SET", "{p17}:stream", "v")
+        node.kill()
+        node.start()
+        wait_until(cluster.healthy, "the cluster to heal")
+        assert node.command("GET", "{p17}:stream") == b"v"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent death signals are Linux's")
+def test_servers_end_with_a_killed_test_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, time, pathlib; from tests.servers import *\n"
+        "server = RedisServer(valkey_binary(), pathlib.Path(sys.argv[1])).start()\n"
+        "print(server.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with killed_at_end(process):
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process_alive(pid)
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not process_alive(pid), "the server to end")
