@@ -1,0 +1,34 @@
+"""A store that is one server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ledger.log.mux import Mux
+from ledger.log.replies import NoScript
+from ledger.log.script import Arg, Script, pack
+
+
+class StandaloneStore:
+    """The `Store` over one multiplexed connection."""
+
+    def __init__(self, mux: Mux) -> None:
+        self.mux = mux
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        return await self.mux.send(pack(args))
+
+    async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        try:
+            return await self.mux.send(packed)
+        except NoScript:
+            await self.mux.load(script)
+            return await self.mux.send(packed)
+
+    async def each_primary(self, *args: Arg) -> list[Any]:
+        return [await self.mux.send(pack(args))]
+
+    async def close(self) -> None:
+        await self.mux.close()

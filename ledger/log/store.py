@@ -1,0 +1,61 @@
+"""What everybody calls to reach Redis: commands and scripts, on one server or a cluster.
+
+Commands issued in one turn of the event loop leave in one write and share a round trip. A store belongs to the event
+loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: all tasks share the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ledger.log.cluster import ClusterStore
+from ledger.log.connect import Target
+from ledger.log.mux import Mux
+from ledger.log.script import Arg, Script
+from ledger.log.standalone import StandaloneStore
+
+__all__ = ["Arg", "Script", "Store", "open_store"]
+
+
+class Store(Protocol):
+    """Redis as the ledger uses it.
+
+    Replies are raw RESP2 values: bytes, int, None or lists of them. Raises StoreReplyError when the server refuses a
+    command, StoreFull at its memory limit, StoreUnavailable when it does not answer; only with `maybe_done` may the
+    command have been carried out, and no such command is ever sent twice. A caller that is cancelled knows nothing
+    of its command's outcome.
+    """
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        """Run one command on the server that owns `key`'s slot; `key` only routes and is not sent."""
+
+    async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        """Run a script, loading it where the server does not have it; all `keys`, at least one, share a slot."""
+
+    async def each_primary(self, *args: Arg) -> list[Any]:
+        """Run one command on every primary; one server is its own only primary."""
+
+    async def close(self) -> None:
+        """Close all connections; commands without a reply fail with StoreUnavailable."""
+
+
+async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
+    """Connect to `redis://`, `rediss://`, `unix://` or `redis+cluster://`; a server in cluster mode is recognised.
+
+    `timeout_s` bounds a connection attempt and the wait for a reply (up to half a second more). Lost connections are
+    made again in the background. Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
+    """
+    target = Target.from_url(url)
+    if target.wants_cluster:
+        return await ClusterStore.open(target, timeout_s)
+    store = StandaloneStore(Mux(target, timeout_s))
+    try:
+        (info,) = await store.each_primary("INFO", "cluster")
+    except BaseException:
+        await store.close()
+        raise
+    if b"cluster_enabled:1" not in info:
+        return store
+    await store.close()
+    return await ClusterStore.open(target, timeout_s)
