@@ -1,0 +1,134 @@
+"""Appending to the log: one atomic script that checks versions, appends and applies the fold's changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ledger import keys
+from ledger.events import Recorded
+from ledger.fields import Fields, changes, read_state
+from ledger.log.store import Arg, Script, Store
+from ledger.state import State
+
+_APPEND: Final = Script.load("ledger.log", "append.lua")
+_END: Final = Script.load("ledger.log", "append.lua", allow_oom=True)  # ending a session frees memory
+_LOAD: Final = Script.load("ledger.log", "load.lua", allow_oom=True)
+SEEN_FOR_US: Final = 3_600_000_000
+"""How long a note of "seen" is good for: at most one write an hour and session."""
+
+_kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
+
+
+class Section(NamedTuple):
+    """What one append does to one session: from `before` (None: new) by `events` to `after`."""
+
+    before: State | None
+    events: Sequence[Recorded]
+    after: State
+
+
+class Conflict(NamedTuple):
+    """Another writer was first: the current state of the first section's session, None if it does not live."""
+
+    state: State | None
+
+
+class Ended(NamedTuple):
+    """What is kept of an ended session: the stream id of its last event, that event's seq and hash, and its user."""
+
+    head: str
+    seq: int
+    hash: bytes
+    user: str
+
+
+async def load(store: Store, partition: int, sid: str, now_us: int, *, seen: bool) -> State | None:
+    """Load a session with its checkpoints at one instant; None if it does not live.
+
+    `seen`: the session itself asks, and its activity is noted, at most hourly.
+    """
+    names = (keys.session(partition, sid), keys.checkpoints(partition, sid), keys.activity(partition))
+    note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
+    session, checkpoints = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms))
+    return _state(sid, session, checkpoints)
+
+
+async def append(
+    store: Store, partition: int, sections: Sequence[Section], now_us: int, living_parent: str = ""
+) -> Conflict | None:
+    """Append the events of all sections, of sessions of one user, or of none.
+
+    Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is a
+    session that must live for this. Raises StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at
+    the memory limit (never when a session ends).
+    """
+    user = sections[0].after.user
+    names = [keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)]
+    args: list[Arg] = [now_us // 1000, living_parent, len(sections)]
+    script = _APPEND
+    for section in sections:
+        sid = section.after.sid
+        names += (keys.session(partition, sid), keys.checkpoints(partition, sid))
+        _pack(section, args)
+        if section.after.ended is not None:
+            script = _END
+    reply = await store.script(script, names, args)
+    if reply[0] == 1:
+        return None
+    return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+
+
+async def read_ended(store: Store, partition: int, sid: str) -> Ended | None:
+    """Read what is kept of an ended session; None if there is no such one."""
+    kept = await store.command("HGET", keys.ended(partition), sid, key=keys.ended(partition))
+    return None if kept is None else parse_ended(kept)
+
+
+def parse_ended(kept: bytes) -> Ended:
+    """Read a value of the `ended` hash."""
+    head, _, rest = kept.partition(b" ")
+    return Ended(head.decode(), *_kept.decode(rest))
+
+
+def _pack(section: Section, args: list[Arg]) -> None:
+    """Add a section's arguments as append.lua reads them."""
+    before, events, after = section
+    ended = after.ended is not None
+    keep = msgspec.msgpack.encode((after.seq, after.hash, after.user)) if ended else b""
+    args += (
+        after.sid,
+        bytes.fromhex(after.sid),
+        0 if before is None else before.seq,
+        "ended" if ended else "live",
+        after.parent or "",
+        keep,
+        len(events),
+    )
+    for event in events:
+        args += (event.seq, event.at_us, event.schema, event.raw, event.hash)
+    if ended:
+        args += (0, 0, 0, 0)
+        return
+    change = changes(before, after)
+    for fields, removed in ((change.set, change.remove), (change.set_checkpoints, change.remove_checkpoints)):
+        _pack_fields(fields, args)
+        args.append(len(removed))
+        args += removed
+
+
+def _pack_fields(fields: Fields, args: list[Arg]) -> None:
+    args.append(len(fields))
+    for pair in fields.items():
+        args += pair
+
+
+def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:
+    return read_state(sid, pairs(session), pairs(checkpoints)) if session else None
+
+
+def pairs(flat: list[Any]) -> Fields:
+    """Turn a flat field-value list, as HGETALL answers, into a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

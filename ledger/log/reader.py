@@ -1,0 +1,83 @@
+"""Reading the log: a partition forwards, a session backwards along its chain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple
+
+from ledger import keys
+from ledger.errors import CorruptLedger
+from ledger.events import Recorded, decode_event
+from ledger.log.append import pairs
+from ledger.log.store import Script, Store
+
+PAGE: Final = 500
+"""Entries per read: about 100 KB."""
+ANY_SEQ: Final = 2**53
+_WALK: Final = Script.load("ledger.log", "walk.lua")
+
+
+class Entry(NamedTuple):
+    """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''."""
+
+    id: str
+    recorded: Recorded
+    prev: str
+
+
+class Walk(NamedTuple):
+    """A page of a session's history, newest first; `below_floor`: older events are in the archive only."""
+
+    entries: list[Entry]
+    below_floor: bool
+
+
+async def read_partition(
+    store: Store, partition: int, after: str = "-", until: str = "+", page: int = PAGE
+) -> AsyncIterator[list[Entry]]:
+    """Read a partition's entries in stream order, a page at a time, behind the stream id `after` up to `until`."""
+    name = keys.stream(partition)
+    start = after if after == "-" else f"({after}"
+    while True:
+        rows = await store.command("XRANGE", name, start, until, "COUNT", page, key=name)
+        if rows:
+            yield [parse_entry(row) for row in rows]
+        if len(rows) < page:
+            return
+        start = f"({rows[-1][0].decode()}"
+
+
+async def last_id(store: Store, partition: int) -> str | None:
+    """Tell the stream id of a partition's newest entry; None while it has none."""
+    name = keys.stream(partition)
+    rows = await store.command("XREVRANGE", name, "+", "-", "COUNT", 1, key=name)
+    return rows[0][0].decode() if rows else None
+
+
+async def walk(
+    store: Store, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
+) -> Walk | None:
+    """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown."""
+    names = (keys.stream(partition), keys.session(partition, sid), keys.ended(partition))
+    reply = await store.script(_WALK, names, (sid, top_seq, top_at_us, count))
+    if not reply:
+        return None
+    return Walk([parse_entry(row) for row in reply[0]], reply[1] == 1)
+
+
+def parse_entry(row: list[Any]) -> Entry:
+    """Read one stream entry; raises CorruptLedger naming its stream id."""
+    stream_id = row[0].decode()
+    fields = pairs(row[1])
+    try:
+        sid, schema, raw = fields[b"sid"].hex(), int(fields[b"schema"]), fields[b"event"]
+        seq, at_us = int(fields[b"seq"]), int(fields[b"at"])
+        event = decode_event(raw, schema)
+        recorded = Recorded(sid, seq, at_us, schema, event, raw, fields[b"hash"])
+        return Entry(stream_id, recorded, fields[b"prev"].decode())
+    except (KeyError, ValueError) as error:
+        raise CorruptLedger(f"stream entry {stream_id} cannot be read: {error!r}", id=stream_id) from error
+    except CorruptLedger as error:
+        error.add_note(f"stream entry {stream_id}")
+        error.details.setdefault("id", stream_id)
+        raise

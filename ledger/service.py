@@ -1,0 +1,234 @@
+"""The ledger: load, decide, append, for one process and one store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ledger import keys
+from ledger.chain import GENESIS, record
+from ledger.commands import (
+    ClearCheckpoints,
+    Command,
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    OfferStream,
+    RecordAcks,
+)
+from ledger.decide import decide
+from ledger.errors import Contended, NoSuchSession, Refused, SessionEnded, StoreUnavailable
+from ledger.events import Event
+from ledger.evolve import fold
+from ledger.keys import partition_of
+from ledger.log.append import SEEN_FOR_US, Conflict, Section, append, load
+from ledger.log.reader import Walk, walk
+from ledger.log.store import Store
+from ledger.state import State
+
+ATTEMPTS: Final = 16
+"""How often one command is decided again behind other writers before it gives up."""
+RECENT: Final = 4096
+"""How many sessions' states one process remembers, about 5 KB each."""
+_ENDED_TOGETHER: Final = 100
+_BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice)
+
+
+class Ledger:
+    """The write side, and the state it is decided on. All methods raise StoreUnavailable when the store is away."""
+
+    def __init__(self, store: Store, partitions: int, clock: Callable[[], int]) -> None:
+        """`clock` tells the time in µs since 1970 UTC."""
+        self.store = store
+        self.partitions = partitions
+        self.clock = clock
+        self._recent: OrderedDict[str, tuple[State, int]] = OrderedDict()
+
+    def partition_of(self, user: str) -> int:
+        """Tell the partition of a user."""
+        return partition_of(user, self.partitions)
+
+    async def load(self, user: str, sid: str) -> State:
+        """Load the session a device presents; raises SessionEnded if it does not live at this moment."""
+        now_us = self.clock()
+        state = await load(self.store, self.partition_of(user), sid, now_us, seen=True)
+        if state is None or state.user != user or not state.lives_at(now_us):
+            self._recent.pop(sid, None)
+            raise SessionEnded
+        self._remember(state, now_us)
+        return state
+
+    async def execute(self, user: str, sid: str, command: Command) -> State:
+        """Carry a command out on a session of a user and return its state after it.
+
+        Decides on the state this process remembers: the append is taken only if that is still the current one. What
+        appends nothing is decided on a state loaded now. Raises what `decide` raises, Contended behind many writers.
+        """
+        if isinstance(command, EndSession):
+            return await self._end(user, [sid], command)
+        partition, seen = self.partition_of(user), isinstance(command, _BY_DEVICE)
+        living_parent = (command.parent or "") if isinstance(command, CreateSession) else ""
+        state = self._remembered(sid)
+        current = state is None
+        if current:
+            state = await load(self.store, partition, sid, self.clock(), seen=seen)
+        for _ in range(ATTEMPTS):
+            now_us = self.clock()
+            events, refusal = _judge(state if state and state.user == user else None, command, now_us)
+            if events:
+                section = _section(state, sid, events, now_us)
+                conflict = await self._append(partition, [section], now_us, living_parent)
+                if conflict is None:
+                    state = self._remember(section.after, now_us if current and seen else None)
+                elif state is None and conflict.state is None:
+                    raise SessionEnded  # of this id was one before, or its parent is over
+                else:
+                    state, current = conflict.state, True
+                    continue
+            elif not current:
+                state, current = await load(self.store, partition, sid, now_us, seen=seen), True
+                continue
+            if refusal:
+                raise refusal
+            assert state is not None
+            return state
+        raise Contended("Too many writers at this session; try again")
+
+    async def lives(self, state: State) -> bool:
+        """Tell whether a session still lives, without noting it as seen."""
+        name = keys.session(self.partition_of(state.user), state.sid)
+        return bool(await self.store.command("EXISTS", name, key=name)) and state.lives_at(self.clock())
+
+    async def devices(self, user: str) -> list[State]:
+        """Load all living sessions of a user, in no order; each is loaded by itself, expired ones left out."""
+        now_us = self.clock()
+        return [state for state in await self._load_all(user, now_us) if state.lives_at(now_us)]
+
+    async def seen_ms(self, user: str, sids: Sequence[str]) -> list[int]:
+        """Tell when sessions of a user were last seen, in ms (to the hour); 0 for one that does not live."""
+        if not sids:
+            return []
+        name = keys.activity(self.partition_of(user))
+        return [int(float(score or 0)) for score in await self.store.command("ZMSCORE", name, *sids, key=name)]
+
+    async def end_others(self, user: str, sid: str, command: EndSession) -> int:
+        """End all sessions of a user but `sid` and those it belongs to; returns how many ended."""
+        states = {state.sid: state for state in await self._load_all(user, self.clock())}
+        kept: set[str] = set()
+        own: str | None = sid
+        while own is not None and own in states and own not in kept:
+            kept.add(own)
+            own = states[own].parent
+        ending = [other for other in states if other not in kept and other != sid]
+        for start in range(0, len(ending), _ENDED_TOGETHER):
+            await self._end(user, ending[start : start + _ENDED_TOGETHER], command, spare=sid)
+        return len(ending)
+
+    async def locate(self, sid: str) -> int:
+        """Find the partition of a session, living or ended, by its id alone; raises NoSuchSession.
+
+        Asks every partition: for operators, not for the way of a request.
+        """
+        asked = [self.store.command("EXISTS", name, key=name) for name in self._session_keys(sid)]
+        asked += [
+            self.store.command("HEXISTS", name, sid, key=name) for name in map(keys.ended, range(self.partitions))
+        ]
+        for index, found in enumerate(await asyncio.gather(*asked)):
+            if found:
+                return index % self.partitions
+        raise NoSuchSession(f"No session {sid}")
+
+    async def history(self, partition: int, sid: str, *, top_seq: int, top_at_us: int, count: int) -> Walk:
+        """Read a page of a session's events backwards, newest first; raises NoSuchSession."""
+        page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
+        if page is None:
+            raise NoSuchSession(f"No session {sid}")
+        return page
+
+    def _session_keys(self, sid: str) -> list[bytes]:
+        return [keys.session(partition, sid) for partition in range(self.partitions)]
+
+    async def _load_all(self, user: str, now_us: int) -> list[State]:
+        partition = self.partition_of(user)
+        name = keys.devices(partition, user)
+        sids = await self.store.command("HKEYS", name, key=name)
+        states = await asyncio.gather(*(load(self.store, partition, sid.decode(), now_us, seen=False) for sid in sids))
+        return [state for state in states if state is not None]
+
+    async def _end(self, user: str, sids: Sequence[str], command: EndSession, spare: str = "") -> State:
+        """End sessions with all that belong to them, in one script; returns the first one's last state."""
+        partition = self.partition_of(user)
+        for _ in range(ATTEMPTS):
+            now_us = self.clock()
+            states = {state.sid: state for state in await self._load_all(user, now_us)}
+            chosen = [sid for sid in sids if sid in states]
+            if not chosen:
+                raise SessionEnded
+            sections = [_section(states[sid], sid, decide(states[sid], command, now_us), now_us) for sid in chosen]
+            ended = set(chosen)
+            while children := [s for s in states.values() if s.parent in ended and s.sid not in ended | {spare}]:
+                because = EndSession("parent_ended", command.by)
+                sections += [_section(state, state.sid, decide(state, because, now_us), now_us) for state in children]
+                ended |= {state.sid for state in children}
+            if await self._append(partition, sections, now_us) is None:
+                for sid in ended:
+                    self._recent.pop(sid, None)
+                return sections[0].after
+        raise Contended("Too many writers at this session; try again")
+
+    async def _append(
+        self, partition: int, sections: Sequence[Section], now_us: int, living_parent: str = ""
+    ) -> Conflict | None:
+        """Append; when the connection is lost on the way, read back what became of it instead of guessing."""
+        try:
+            return await append(self.store, partition, sections, now_us, living_parent)
+        except StoreUnavailable as error:
+            for section in sections:
+                self._recent.pop(section.after.sid, None)
+            if not error.maybe_done:
+                raise
+        # If the lost write still comes through later, the version it expects is gone or ours.
+        sid, last = sections[0].after.sid, sections[0].events[-1]
+        page = await walk(self.store, partition, sid, top_seq=last.seq, count=1)
+        if page is not None and page.entries and page.entries[0].recorded.hash == last.hash:
+            return None
+        return Conflict(await load(self.store, partition, sid, now_us, seen=False))
+
+    def _remember(self, state: State, seen_us: int | None = None) -> State:
+        """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""
+        if seen_us is None:
+            before = self._recent.get(state.sid)
+            seen_us = 0 if before is None else before[1]
+        self._recent[state.sid] = (state, seen_us)
+        self._recent.move_to_end(state.sid)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return state
+
+    def _remembered(self, sid: str) -> State | None:
+        """Return the state kept of a session, unless its activity must be noted anew."""
+        state, seen_us = self._recent.get(sid, (None, 0))
+        return state if seen_us > self.clock() - SEEN_FOR_US else None
+
+
+def _judge(
+    state: State | None, command: Command, now_us: int
+) -> tuple[tuple[Event, ...], Refused | SessionEnded | None]:
+    """Decide, with a refusal as a value beside the events that must be on record with it."""
+    try:
+        return decide(state, command, now_us), None
+    except Refused as refusal:
+        return refusal.record, refusal
+    except SessionEnded as ended:
+        return (), ended
+
+
+def _section(state: State | None, sid: str, events: tuple[Event, ...], now_us: int) -> Section:
+    """Give events their places behind `state` and fold them; time never runs back within a session."""
+    seq, previous, at_us = (0, GENESIS, now_us) if state is None else (state.seq, state.hash, max(now_us, state.at_us))
+    recorded = record(events, sid, seq, at_us, previous)
+    after = fold(state, recorded)
+    assert after is not None
+    return Section(state, recorded, after)
