@@ -15,6 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 
 REDIS_VARIABLE: Final = "BENCH_REDIS"
+LINE_BYTES_VARIABLE: Final = "BENCH_LINE_BYTES"
 IDS: Final = "bench:ids"
 LINES: Final = "bench:lines"
 PAGE: Final = 1000
@@ -67,5 +68,5 @@ def acks() -> falcon.asgi.App[Any, Any]:
 def stream() -> falcon.asgi.App[Any, Any]:
     """The floor of `stream`; reads the store's URL and the length of a line from the environment."""
     app = falcon.asgi.App()
-    app.add_route("/api/sync/stream", _Streamed(os.environ[REDIS_VARIABLE], int(os.environ["BENCH_LINE_BYTES"])))
+    app.add_route("/api/sync/stream", _Streamed(os.environ[REDIS_VARIABLE], int(os.environ[LINE_BYTES_VARIABLE])))
     return app
