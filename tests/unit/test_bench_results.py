@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from ops.bench.results import BENCHMARKS, Bound, Comparison, as_json, chosen
+from ops.bench.results import BENCHMARKS, Bound, Comparison, Result, as_json, chosen
 from ops.bench.rounds import alternate
 from ops.bench.table import show
 
