@@ -1,0 +1,164 @@
+"""Who is asking: every way a client presents a credential, in upstream's order of precedence.
+
+The first credential that is present decides; there is no fall-through from a bad token to a good API key. Nothing is
+looked up for a token here: it names a session, and whether that session lives is found out where it is loaded.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from endpoints.errors import Forbidden, Unauthenticated
+from endpoints.request import Request
+from ledger.errors import SessionEnded
+from ledger.tokens import Caller, read_token
+from projections.api_keys import ApiKey, ApiKeys
+
+ACCESS_COOKIE: Final = "immich_access_token"
+CACHED_TOKENS: Final = 8192
+NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
+
+_SHARE_HEADERS: Final = (b"x-immich-share-key", b"x-immich-share-slug")
+_SHARE_PARAMS: Final = ("key", "slug")
+_CREDENTIALS: Final = frozenset(
+    (*_SHARE_HEADERS, b"x-immich-user-token", b"x-immich-session-token", b"authorization", b"cookie", b"x-api-key")
+)
+
+
+class Kind(Enum):
+    """What a client presented."""
+
+    NOTHING = "nothing"
+    SHARE = "share link"
+    TOKEN = "token"  # noqa: S105 (a kind, no secret)
+    KEY = "API key"
+
+
+class Presented(NamedTuple):
+    """The one credential of a request that decides."""
+
+    kind: Kind
+    value: str
+
+
+_NOTHING: Final = Presented(Kind.NOTHING, "")
+
+
+def presented(req: Request) -> Presented:
+    """Find the credential that decides; an empty value counts as absent."""
+    given: dict[bytes, bytes] = {}
+    for name, value in req.scope["headers"]:
+        if value and name in _CREDENTIALS:
+            given.setdefault(name, value)
+    if req.query_string:
+        return _with_query(req, given)
+    if not given:
+        return _NOTHING
+    if _SHARE_HEADERS[0] in given or _SHARE_HEADERS[1] in given:
+        return Presented(Kind.SHARE, "")
+    token = _first_token(given) or _later_token(given)
+    if token:
+        return Presented(Kind.TOKEN, token)
+    return _key(given.get(b"x-api-key", b"").decode("latin-1"))
+
+
+def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
+    if any(name in given for name in _SHARE_HEADERS) or any(_param(req, name) for name in _SHARE_PARAMS):
+        return Presented(Kind.SHARE, "")
+    token = _first_token(given) or _param(req, "sessionKey") or _later_token(given)
+    if token:
+        return Presented(Kind.TOKEN, token)
+    return _key(given.get(b"x-api-key", b"").decode("latin-1") or _param(req, "apiKey"))
+
+
+def _first_token(given: dict[bytes, bytes]) -> str:
+    return (given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token") or b"").decode("latin-1")
+
+
+def _later_token(given: dict[bytes, bytes]) -> str:
+    authorization = given.get(b"authorization")
+    if authorization:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() == b"bearer" and token.strip():
+            return token.strip().decode("latin-1")
+    cookies = given.get(b"cookie")
+    return _cookie(cookies.decode("latin-1"), ACCESS_COOKIE) if cookies else ""
+
+
+def _cookie(header: str, wanted: str) -> str:
+    for pair in header.split(";"):
+        name, _, value = pair.partition("=")
+        if name.strip() == wanted:
+            return value.strip().strip('"')
+    return ""
+
+
+def _param(req: Request, name: str) -> str:
+    value = req.params.get(name, "")
+    return value if isinstance(value, str) else value[0]
+
+
+def _key(value: str) -> Presented:
+    return Presented(Kind.KEY, value) if value else _NOTHING
+
+
+class Auth:
+    """Turns what a client presents into who it is."""
+
+    def __init__(self, api_keys: ApiKeys) -> None:
+        self._api_keys = api_keys
+        self._claimed = lru_cache(CACHED_TOKENS)(claimed)
+
+    async def session(self, req: Request, permission: str) -> Caller:
+        """Admit a session's token only; an API key lacks `permission`."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        await self._known_key(kind, value)
+        raise Forbidden(f"Missing required permission: {permission}")
+
+    async def device(self, req: Request) -> Caller:
+        """Admit a session's token to the sync endpoints, which know nothing else."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        if kind is not Kind.SHARE:
+            await self._known_key(kind, value)
+        raise Forbidden(NO_SYNC_WITH_KEYS)
+
+    async def scoped(self, req: Request, scope: str) -> Caller | ApiKey:
+        """Admit a session's token, or an API key that has `scope`."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        key = await self._known_key(kind, value)
+        if scope not in key.scopes:
+            raise Forbidden(f"Missing required permission: {scope}")
+        return key
+
+    async def key(self, req: Request, scope: str) -> ApiKey:
+        """Admit only an API key that has `scope`."""
+        who = await self.scoped(req, scope)
+        if isinstance(who, Caller):
+            raise Forbidden(f"Missing required permission: {scope}")
+        return who
+
+    async def _known_key(self, kind: Kind, value: str) -> ApiKey:
+        if kind is Kind.NOTHING:
+            raise Unauthenticated("Authentication required")
+        if kind is Kind.SHARE:
+            raise Forbidden("Forbidden")
+        key = await self._api_keys.find(value)
+        if key is None:
+            raise Unauthenticated("Invalid API key")
+        return key
+
+
+def claimed(token: str) -> Caller:
+    """Tell which session a token claims to be of; raises SessionEnded for what is no token of ours."""
+    caller = read_token(token)
+    if caller is None:
+        raise SessionEnded
+    return caller

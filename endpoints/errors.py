@@ -1,0 +1,145 @@
+"""Errors to HTTP, in the shape Immich 3 answers with: `{"message"}`, for validation with `errors` beside it.
+
+LedgerError            status
+├── InvalidInput       400 with `errors: [{code, path, message}]`
+├── Refused, others    400
+├── NoSuchSession      400, as upstream: which sessions exist is not told
+├── SessionEnded       401
+├── Unauthenticated    401
+├── Forbidden          403
+├── Unavailable        503 with Retry-After: an app logs out on 401, so trouble in a store must never look like one
+└── all others         500, logged
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints.bodies import ClientGone
+from endpoints.request import Request
+from ledger.errors import (
+    InvalidInput,
+    LedgerError,
+    NoSuchSession,
+    NotAllowed,
+    Refused,
+    SessionEnded,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARS: Final = 300
+INTERNAL: Final = "Internal server error"
+_CODES: Final = (
+    (re.compile(r"^Expected `\w+` of length (>=|==)|^Expected `\w+` >"), "too_small"),
+    (re.compile(r"^Expected `\w+` of length <|^Expected `\w+` <"), "too_big"),
+    (re.compile(r"^Expected `|^Object missing required field"), "invalid_type"),
+    (re.compile(r"^Invalid enum value"), "invalid_value"),
+    (re.compile(r"matching regex"), "invalid_format"),
+)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One field that does not fit."""
+
+    code: str
+    path: tuple[str | int, ...]
+    message: str
+
+
+class ErrorDto(msgspec.Struct, frozen=True):
+    """What every refused or failed request is answered with."""
+
+    message: str
+
+
+class ValidationErrorDto(msgspec.Struct, frozen=True):
+    """The answer to a request with fields that do not fit."""
+
+    message: str
+    errors: tuple[Problem, ...]
+
+
+class Unauthenticated(NotAllowed):
+    """No credential, or one that admits nobody."""
+
+
+class Forbidden(NotAllowed):
+    """The credential is good, but not for this."""
+
+
+def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
+    """Make an app answer every error in our shape, falcon's own ones too."""
+    for kind in (falcon.HTTPError, LedgerError, ClientGone, Exception):
+        app.add_error_handler(kind, _answer)
+
+
+async def _answer(req: Request, resp: falcon.asgi.Response, error: Exception, params: Mapping[str, Any]) -> None:
+    status, body = answer_to(error, req.method, req.path)
+    resp.set_headers(_headers(error))
+    if status >= 500:
+        _log(status, error, req)
+    resp.status = falcon.code_to_http_status(status)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.stream = None
+    resp.text = None
+    resp.data = msgspec.json.encode(body)
+
+
+def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto | ValidationErrorDto]:
+    """Tell the status and the body an error becomes."""
+    match error:
+        case InvalidInput():
+            return 400, ValidationErrorDto(str(error), tuple(_problem(path, text) for path, text in error.problems))
+        case Refused() | NoSuchSession():
+            return 400, _said(error)
+        case SessionEnded() | Unauthenticated():
+            return 401, _said(error)
+        case NotAllowed():
+            return 403, _said(error)
+        case Unavailable():
+            return 503, ErrorDto("The sync ledger's store is not available; try again later")
+        case falcon.HTTPRouteNotFound() | falcon.HTTPMethodNotAllowed():
+            return error.status_code, ErrorDto(f"Cannot {method} {path}"[:MAX_MESSAGE_CHARS])
+        case falcon.HTTPInternalServerError():
+            return 500, ErrorDto(INTERNAL)
+        case falcon.HTTPError():
+            return error.status_code, ErrorDto(error.description or error.title or str(error.status))
+        case ClientGone():
+            return 400, ErrorDto("The request ended before its body was complete")
+        case _:
+            return 500, ErrorDto(INTERNAL)
+
+
+def _said(error: LedgerError) -> ErrorDto:
+    return ErrorDto(str(error)[:MAX_MESSAGE_CHARS])
+
+
+def _problem(path: tuple[str | int, ...], message: str) -> Problem:
+    code = next((code for pattern, code in _CODES if pattern.search(message)), "custom")
+    return Problem(code, path, message[:MAX_MESSAGE_CHARS])
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, Unavailable):
+        return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, falcon.HTTPError):
+        return dict(error.headers or {})
+    return {}
+
+
+def _log(status: int, error: Exception, req: Request) -> None:
+    """Log with the id the client was given; the path without its query, which may hold a token."""
+    where = "%s %s %s [%s]"
+    if isinstance(error, Unavailable):
+        log.error(where + ": %s", status, req.method, req.path, req.correlation_id, error)
+    else:
+        log.error(where, status, req.method, req.path, req.correlation_id, exc_info=error)

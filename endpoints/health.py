@@ -1,0 +1,40 @@
+"""Is the process alive, and is it of use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import falcon.asgi
+import msgspec
+
+from endpoints.operations import NOBODY, Operation, Route
+from endpoints.replies import send
+from endpoints.request import Request
+from endpoints.server_info import Fixed
+from endpoints.services import Readiness, Services
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers; nothing is said of its store."""
+
+    status: str = "ok"
+
+
+class Ready:
+    """Whether the store answers, and what it promises; 503 as long as it does not."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        send(resp, await self._services.readiness())
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the health routes."""
+    alive = Operation("GET", "getHealth", "Tell that the process is alive", {200: Alive}, NOBODY)
+    yield Route("/healthz", Fixed(Alive()), (alive,))
+    ready = Operation(
+        "GET", "getReadiness", "Tell that the store answers, and how durable it is", {200: Readiness}, NOBODY
+    )
+    yield Route("/readyz", Ready(services), (ready,))

@@ -1,0 +1,53 @@
+"""What a route is: its path, its resource, and what its operations take and answer (the source of /openapi.json)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+SESSION: Final = ("bearer", "cookie", "userToken", "sessionToken", "sessionKey")
+KEY: Final = ("apiKey", "apiKeyParam")
+EITHER: Final = SESSION + KEY
+NOBODY: Final = ()
+NDJSON: Final = "application/x-ndjson"
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A body that is no single JSON value, like lines of JSON or a page."""
+
+    media_type: str
+    description: str
+
+
+class Param(msgspec.Struct, frozen=True):
+    """A query parameter."""
+
+    name: str
+    type: Any
+    description: str
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One method of a route.
+
+    `answers` maps each status of success to a struct, a Text, several of them by Accept, or None for an empty body.
+    """
+
+    method: str
+    id: str
+    summary: str
+    answers: dict[int, Any]
+    security: tuple[str, ...] = SESSION
+    body: Any = None
+    body_required: bool = True
+    params: tuple[Param, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A path template and the resource that answers there; `suffix` as in Falcon's `add_route`."""
+
+    path: str
+    resource: object
+    operations: tuple[Operation, ...]
+    suffix: str | None = None

@@ -1,0 +1,48 @@
+"""Every route of the service, in one place, and the Falcon app made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import falcon.asgi
+
+from endpoints import (
+    acks,
+    auth_status,
+    errors,
+    health,
+    server_info,
+    sessions,
+    users,
+    well_known,
+)
+from endpoints.operations import Route
+from endpoints.request import Correlation, Request
+from endpoints.services import Services
+
+App = falcon.asgi.App[Request, falcon.asgi.Response]
+_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks)
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List all routes."""
+    for subject in _SUBJECTS:
+        yield from subject.routes(services)
+
+
+def build(services: Services) -> App:
+    """Build the ASGI app."""
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
+    errors.install(app)
+    for route in routes(services):
+        add(app, route)
+    return app
+
+
+def add(app: App, route: Route) -> None:
+    """Add a route; where it answers GET it answers HEAD too, which Falcon leaves to the resource."""
+    ending = f"_{route.suffix}" if route.suffix else ""
+    get = getattr(route.resource, f"on_get{ending}", None)
+    if get is not None:
+        setattr(route.resource, f"on_head{ending}", get)
+    app.add_route(route.path, route.resource, suffix=route.suffix)
