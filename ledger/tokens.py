@@ -19,7 +19,7 @@ from joserfc.jwk import OKPKey
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 
-ALGORITHM: Final = "EdDSA"
+ALGORITHM: Final = "Ed25519"
 MAX_TOKEN_CHARS: Final = 4096
 
 

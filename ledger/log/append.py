@@ -61,9 +61,9 @@ async def append(
 ) -> Conflict | None:
     """Append the events of all sections, of sessions of one user, or of none.
 
-    Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is a
-    session that must live for this. Raises StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at
-    the memory limit (never when a session ends).
+    Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is
+    a session that must live for this. Raises StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull
+    at the memory limit (never when a session ends).
     """
     user = sections[0].after.user
     names = [keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)]
