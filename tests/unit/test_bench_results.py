@@ -78,10 +78,8 @@ def test_json_holds_the_rounds_and_what_follows_from_them() -> None:
 
 
 def test_the_table_judges_a_full_run_and_not_a_quick_one() -> None:
-    found = [
-        comparison((100.0,), (30.0,), 0.35),
-        Bound(name="event", unit="bytes", value=9, at_most=250, notes=("x=1",)),
-    ]
+    bound = Bound(name="event", unit="bytes", value=9, at_most=250, notes=("x=1",))
+    found: list[Result] = [comparison((100.0,), (30.0,), 0.35), bound]
     for verdicts, marks in ((True, ("≥ 0.35 ✗", "≤ 250 bytes ✓")), (False, ("≥ 0.35 ", "≤ 250 bytes "))):
         out = io.StringIO()
         show(found, Console(file=out, width=160), verdicts=verdicts)
