@@ -135,6 +135,7 @@ def _send_asking(mux: Mux, packed: bytes) -> asyncio.Future[Any]:
 async def _discover(target: Target, known: Sequence[Address], timeout_s: float) -> list[Address | None]:
     """Ask the known nodes, until one answers, for the address of each slot's primary (None: nobody's)."""
     options = target.connection_options(timeout_s) | {"connection_class": target.connection_class}
+    del options["host"], options["port"]
     nodes = NodesManager([ClusterNode(host, port, **options) for host, port in known], False, options)
     try:
         async with asyncio.timeout(timeout_s):
