@@ -1,0 +1,63 @@
+"""Lines as they are stored and sent: composing, taking apart and converting them.
+
+A stored line is `{"type":T,"data":{…},"ack":"T|<time>|<id>` without its closing `"}`. Its head, all before the time, is
+what an entity says; the tail is when. Data is encoded canonically, so two heads are equal exactly if the entities are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from ledger.positions import Position, us_from_iso
+from projections.entities.payloads.base import Payload
+from projections.entities.registry import EntityTypeRow
+
+END: Final = b'"}'
+ISO_BYTES: Final = 27
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def head_of(entity_type: str, data: Payload) -> bytes:
+    """Compose the part of a line before its time; raises OverflowError for integers JSON readers cannot hold."""
+    name = entity_type.encode()
+    return b'{"type":"%b","data":%b,"ack":"%b|' % (name, _encode(data), name)
+
+
+def position_of(line: bytes) -> Position:
+    """Read the position at the end of a line."""
+    _, iso, raw_id = line.rsplit(b"|", 2)
+    entity_id = raw_id.decode()
+    if "\\" in entity_id:
+        entity_id = json.loads(f'"{entity_id}"')
+    return Position(us_from_iso(iso.decode()), entity_id)
+
+
+def escaped(entity_id: str) -> bytes:
+    """Print an id as it stands in a line: ids hold no control characters, so only quotes and backslashes matter."""
+    return entity_id.replace("\\", "\\\\").replace('"', '\\"').encode()
+
+
+def data_of(line: bytes) -> bytes:
+    """Cut out the data of a line."""
+    return line[line.index(b'"data":') + 7 : line.rindex(b',"ack":"')]
+
+
+def payload_of(row: EntityTypeRow, line: bytes) -> Any:
+    """Decode the data of a stored line of the row's stored type."""
+    return msgspec.json.decode(data_of(line), type=row.payload)
+
+
+def as_type(line: bytes, entity_type: str, data: Payload) -> bytes:
+    """Make a line of another entity type with the same position."""
+    _, iso, raw_id = line.rsplit(b"|", 2)
+    return b"%b%b|%b" % (head_of(entity_type, data), iso, raw_id)
+
+
+def export_line(line: bytes) -> bytes:
+    """Turn a stored line into the form `import` reads: type, id and data, with its LF."""
+    entity_type = line[9 : line.index(b'"', 9)]
+    return b'{"type":"%b","id":"%b","data":%b}\n' % (entity_type, line[line.rindex(b"|") + 1 :], data_of(line))

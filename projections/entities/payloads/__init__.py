@@ -1,0 +1,1 @@
+"""What stands under `data` in each kind of line: strict structs, one module per subject."""
