@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ledger.positions import Position
-from projections.entities.registry import row
 
 
 class Page(Struct):
@@ -24,23 +23,11 @@ class Page(Struct):
     horizon_us: int
 
 
-class Limits(Struct):
-    """How far a stream has sent each entity type: below the snapshot, or below the row where a type's run was cut.
+class Held(Struct, frozen=True):
+    """Where a run ends: the index in its page and the position of the first row that must wait for its parent."""
 
-    `cuts` maps the stored entity type to the lowest `updated_at` in µs that was not sent.
-    """
-
-    snapshot_us: int
-    cuts: dict[str, int] = field(default_factory=dict)
-
-    def cut(self, entity_type: str, at_us: int) -> None:
-        """Note that the run of an entity type (of any version) ended before the row at `at_us`."""
-        stored = row(entity_type).stored
-        self.cuts[stored] = min(at_us, self.below(stored))
-
-    def below(self, stored_type: str) -> int:
-        """Tell below which instant rows of a stored entity type were sent."""
-        return self.cuts.get(stored_type, self.snapshot_us)
+    index: int
+    position: Position
 
 
 class EntitySource(Protocol):
@@ -59,10 +46,13 @@ class EntitySource(Protocol):
         """
         ...
 
-    async def first_held(self, library: str, entity_type: str, page: Page, limits: Limits) -> int | None:
-        """Tell the index of a page's first row whose parent was too new to be sent; None if there is none.
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        """Find a page's first row whose parent was not sent for being too new; None if there is none.
 
-        A parent the source never had holds nothing back.
+        A parent was sent if its row lies below the snapshot and, where its own entity type's run was cut, before the
+        position in `limits`. A parent the source never had holds nothing back.
         """
         ...
 
