@@ -67,4 +67,15 @@ class EndSession(_Command, frozen=True):
     by: str = ""
 
 
-Command = CreateSession | OfferStream | RecordAcks | ClearCheckpoints | RequestReset | DescribeDevice | EndSession
+class ExpireSession(_Command, frozen=True):
+    """End the session if its time is over, or if nothing was heard of it since `idle_before_us`.
+
+    `seen_us`: when its last request of any kind was noted.
+    """
+
+    idle_before_us: int
+    seen_us: int
+
+
+Ending = EndSession | ExpireSession
+Command = CreateSession | OfferStream | RecordAcks | ClearCheckpoints | RequestReset | DescribeDevice | Ending

@@ -15,6 +15,7 @@ from ledger.commands import (
     CreateSession,
     DescribeDevice,
     EndSession,
+    ExpireSession,
     OfferStream,
     RecordAcks,
     RequestReset,
@@ -53,6 +54,8 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
         raise SessionEnded
     if isinstance(command, EndSession):
         return (SessionEndedEvent(command.reason, command.by),)
+    if isinstance(command, ExpireSession):
+        return _expire(state, command, now_us)
     if not state.lives_at(now_us):
         raise SessionEnded
     match command:
@@ -93,6 +96,14 @@ def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
             authenticated_by=command.authenticated_by,
         ),
     )
+
+
+def _expire(state: State, command: ExpireSession, now_us: int) -> tuple[Event, ...]:
+    if not state.lives_at(now_us):
+        return (SessionEndedEvent("expired"),)
+    if max(state.at_us, command.seen_us) < command.idle_before_us:
+        return (SessionEndedEvent("idle"),)
+    return _NOTHING
 
 
 def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:

@@ -14,6 +14,7 @@ from ledger.commands import (
     Command,
     CreateSession,
     DescribeDevice,
+    Ending,
     EndSession,
     OfferStream,
     RecordAcks,
@@ -66,7 +67,7 @@ class Ledger:
         Decides on the state this process remembers: the append is taken only if that is still the current one. What
         appends nothing is decided on a state loaded now. Raises what `decide` raises, Contended behind many writers.
         """
-        if isinstance(command, EndSession):
+        if isinstance(command, Ending):
             return await self._end(user, [sid], command)
         partition, seen = self.partition_of(user), isinstance(command, _BY_DEVICE)
         living_parent = (command.parent or "") if isinstance(command, CreateSession) else ""
@@ -123,7 +124,7 @@ class Ledger:
             own = states[own].parent
         ending = [other for other in states if other not in kept and other != sid]
         for start in range(0, len(ending), _ENDED_TOGETHER):
-            await self._end(user, ending[start : start + _ENDED_TOGETHER], command, spare=sid)
+            await self._end(user, ending[start : start + _ENDED_TOGETHER], command)
         return len(ending)
 
     async def locate(self, sid: str) -> int:
@@ -157,19 +158,25 @@ class Ledger:
         states = await asyncio.gather(*(load(self.store, partition, sid.decode(), now_us, seen=False) for sid in sids))
         return [state for state in states if state is not None]
 
-    async def _end(self, user: str, sids: Sequence[str], command: EndSession, spare: str = "") -> State:
+    async def _end(self, user: str, sids: Sequence[str], command: Ending) -> State:
         """End sessions with all that belong to them, in one script; returns the first one's last state."""
         partition = self.partition_of(user)
         for _ in range(ATTEMPTS):
             now_us = self.clock()
             states = {state.sid: state for state in await self._load_all(user, now_us)}
-            chosen = [sid for sid in sids if sid in states]
+            chosen = [states[sid] for sid in sids if sid in states]
             if not chosen:
                 raise SessionEnded
-            sections = [_section(states[sid], sid, decide(states[sid], command, now_us), now_us) for sid in chosen]
-            ended = set(chosen)
-            while children := [s for s in states.values() if s.parent in ended and s.sid not in ended | {spare}]:
-                because = EndSession("parent_ended", command.by)
+            sections = [
+                _section(state, state.sid, events, now_us)
+                for state in chosen
+                if (events := decide(state, command, now_us))
+            ]
+            if not sections:
+                return chosen[0]
+            ended = {section.after.sid for section in sections}
+            while children := [s for s in states.values() if s.parent in ended and s.sid not in ended]:
+                because = EndSession("parent_ended")
                 sections += [_section(state, state.sid, decide(state, because, now_us), now_us) for state in children]
                 ended |= {state.sid for state in children}
             if await self._append(partition, sections, now_us) is None:

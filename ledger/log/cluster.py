@@ -22,7 +22,7 @@ from ledger.log.script import Arg, Script, pack
 
 Address = tuple[str, int]
 
-ATTEMPTS = 16  # of one command, none of which was carried out: redirected, script missing, cluster in between
+ATTEMPTS = 8  # of one command, all but the last not carried out: redirected, script missing, cluster in between
 FIRST_PAUSE_S = 0.01
 MAX_PAUSE_S = 0.25
 REFRESH_PAUSE_S = 0.5
@@ -56,7 +56,7 @@ class ClusterStore:
     async def each_primary(self, *args: Arg) -> list[Any]:
         packed = pack(args)
         primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)
-        return await asyncio.gather(*(mux.send(packed) for mux in primaries))
+        return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
 
     async def close(self) -> None:
         if self._refreshing is not None:
@@ -67,7 +67,7 @@ class ClusterStore:
     async def _execute(self, packed: bytes, slot: int, script: Script | None) -> Any:
         """Send one command to where its slot lives; again only after a reply that says it was not carried out."""
         mux, asking, pause_s = self._owners[slot], False, FIRST_PAUSE_S
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if mux is None:
                 self._refresh_soon()
                 raise StoreUnavailable(f"no node of the store owns slot {slot}", maybe_done=False)
@@ -87,6 +87,8 @@ class ClusterStore:
                 await mux.load(script)
             except NotNow:
                 self._refresh_soon()
+                if attempt == ATTEMPTS - 1:
+                    raise
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, MAX_PAUSE_S)
                 mux, asking = self._owners[slot], False
@@ -125,6 +127,10 @@ class ClusterStore:
         await asyncio.sleep(REFRESH_PAUSE_S)
 
 
+async def _send(mux: Mux, packed: bytes) -> Any:
+    return await mux.send(packed)
+
+
 def _send_asking(mux: Mux, packed: bytes) -> asyncio.Future[Any]:
     """Send ASKING and the command side by side: the flag holds for one command."""
     asking = mux.send(_ASKING)
@@ -134,7 +140,8 @@ def _send_asking(mux: Mux, packed: bytes) -> asyncio.Future[Any]:
 
 async def _discover(target: Target, known: Sequence[Address], timeout_s: float) -> list[Address | None]:
     """Ask the known nodes, until one answers, for the address of each slot's primary (None: nobody's)."""
-    options = target.connection_options(timeout_s) | {"connection_class": target.connection_class}
+    # Bounded per node, so that one node that hangs does not use up the time of all.
+    options = target.connection_options(timeout_s / len(known)) | {"connection_class": target.connection_class}
     del options["host"], options["port"]
     nodes = NodesManager([ClusterNode(host, port, **options) for host, port in known], False, options)
     try:

@@ -145,6 +145,11 @@ class Link(asyncio.Protocol):
         self._writable = not self._lost
         self._flush()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no command waits for its reply."""
+        return not self._pending
+
     def _hold(self, packed: bytes) -> None:
         if self._lost:
             raise StoreUnavailable(f"the connection to the store at {self._name} was lost", maybe_done=False)
@@ -198,7 +203,7 @@ class Mux:
     @property
     def idle(self) -> bool:
         """Whether no command waits for its reply."""
-        return not self._link._pending
+        return self._link.idle
 
     async def load(self, script: Script) -> None:
         """Load a script; tasks that need the same one at the same time share one SCRIPT LOAD."""

@@ -18,11 +18,15 @@ _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 
 class Entry(NamedTuple):
-    """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''."""
+    """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''.
+
+    `skip`: in every 128th event of a session the stream id of the one 128 before it (or of its first).
+    """
 
     id: str
     recorded: Recorded
     prev: str
+    skip: str | None = None
 
 
 class Walk(NamedTuple):
@@ -36,12 +40,20 @@ async def read_partition(
     store: Store, partition: int, after: str = "-", until: str = "+", page: int = PAGE
 ) -> AsyncIterator[list[Entry]]:
     """Read a partition's entries in stream order, a page at a time, behind the stream id `after` up to `until`."""
+    async for rows in read_raw(store, partition, after, until, page):
+        yield [parse_entry(row) for row in rows]
+
+
+async def read_raw(
+    store: Store, partition: int, after: str = "-", until: str = "+", page: int = PAGE
+) -> AsyncIterator[list[list[Any]]]:
+    """Read a partition as `read_partition` does, without looking into the entries."""
     name = keys.stream(partition)
     start = after if after == "-" else f"({after}"
     while True:
         rows = await store.command("XRANGE", name, start, until, "COUNT", page, key=name)
         if rows:
-            yield [parse_entry(row) for row in rows]
+            yield rows
         if len(rows) < page:
             return
         start = f"({rows[-1][0].decode()}"
@@ -74,7 +86,8 @@ def parse_entry(row: list[Any]) -> Entry:
         seq, at_us = int(fields[b"seq"]), int(fields[b"at"])
         event = decode_event(raw, schema)
         recorded = Recorded(sid, seq, at_us, schema, event, raw, fields[b"hash"])
-        return Entry(stream_id, recorded, fields[b"prev"].decode())
+        skip = fields.get(b"skip")
+        return Entry(stream_id, recorded, fields[b"prev"].decode(), None if skip is None else skip.decode())
     except (KeyError, ValueError) as error:
         raise CorruptLedger(f"stream entry {stream_id} cannot be read: {error!r}", id=stream_id) from error
     except CorruptLedger as error:

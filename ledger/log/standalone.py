@@ -9,6 +9,8 @@ from ledger.log.mux import Mux
 from ledger.log.replies import NoScript
 from ledger.log.script import Arg, Script, pack
 
+LOADS = 3  # of one script for one call; more than one only when scripts are flushed at that moment
+
 
 class StandaloneStore:
     """The `Store` over one multiplexed connection."""
@@ -21,11 +23,12 @@ class StandaloneStore:
 
     async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
         packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
-        try:
-            return await self.mux.send(packed)
-        except NoScript:
-            await self.mux.load(script)
-            return await self.mux.send(packed)
+        for _ in range(LOADS):
+            try:
+                return await self.mux.send(packed)
+            except NoScript:
+                await self.mux.load(script)
+        return await self.mux.send(packed)
 
     async def each_primary(self, *args: Arg) -> list[Any]:
         return [await self.mux.send(pack(args))]

@@ -1,0 +1,109 @@
+"""POST /sync/stream: what changed since the device's checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any, Final
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints import bodies
+from endpoints.operations import Operation, Route, Text
+from endpoints.request import Request
+from endpoints.services import Services
+from endpoints.stream_guard import Guard
+from endpoints.stream_lines import RESET_LINE, chunks
+from ledger.commands import ClearCheckpoints, OfferStream
+from ledger.decide import reset_due
+from ledger.entity_types import COMPLETE, mask_of
+from ledger.errors import InvalidInput
+from ledger.state import State
+from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
+
+log = logging.getLogger(__name__)
+
+JSON_LINES: Final = "application/jsonlines+json"
+TRANSPORT: Final = "ledger.transport"
+"""The ASGI extension by which the server gives the connection's transport."""
+RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
+
+
+class SyncStreamDto(msgspec.Struct, frozen=True):
+    """Which types to stream; `reset` forgets all checkpoints first."""
+
+    types: list[RequestTypeName]
+    reset: bool = False
+
+
+_decode: Final = msgspec.json.Decoder(SyncStreamDto)
+
+
+class SyncStream:
+    """The stream of one session: offered first, then sent."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._ledger = services.ledger
+        self._source = services.source
+
+    async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
+        user, sid = await self._services.auth.device(req)
+        body = await bodies.decode(req, _decode)
+        rows = entity_types_for(_known(body.types))
+        state = await self._ledger.load(user, sid)
+        if body.reset:
+            state = await self._ledger.execute(user, sid, ClearCheckpoints(None, "reset", reset=True))
+        snapshot_us = await self._source.horizon(state.library)
+        floor_us = await self._source.tombstone_floor(state.library)
+        resp.content_type = JSON_LINES
+        if not reset_due(state, floor_us):
+            types = mask_of([COMPLETE, *(row.name for row in rows)])
+            state = await self._ledger.execute(user, sid, OfferStream(snapshot_us, types))
+        if reset_due(state, floor_us):
+            resp.data = RESET_LINE
+            return
+        resp.stream = self._body(req, state, rows, snapshot_us)
+
+    async def _body(
+        self, req: Request, state: State, rows: tuple[EntityTypeRow, ...], snapshot_us: int
+    ) -> AsyncIterator[bytes]:
+        """Send the chunks; whatever goes wrong from here on breaks the connection."""
+        transport = req.scope.get("extensions", {}).get(TRANSPORT)
+        made = chunks(self._source, state, rows, snapshot_us)
+        with Guard(req.receive, transport, lambda: self._ledger.lives(state), self._services.stall_s) as guard:
+            try:
+                async for chunk in made:
+                    await guard.check()
+                    if guard.over is not None:
+                        break
+                    yield chunk
+            except Exception:
+                log.exception("stream broken off [%s]", req.correlation_id)
+                guard.break_off()
+            finally:
+                await made.aclose()
+            if guard.over is not None:
+                log.info("stream over: %s [%s]", guard.over, req.correlation_id)
+                if guard.over != "gone":
+                    guard.break_off()
+
+
+def _known(types: list[str]) -> list[str]:
+    problems: list[tuple[tuple[Any, ...], str]] = [
+        (("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in REQUEST_TYPES
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    return types
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the stream's routes, under /api and at the root."""
+    stream = SyncStream(services)
+    answer = Text(JSON_LINES, 'Lines of {"type", "data", "ack"}, the last one of type SyncCompleteV1 or SyncResetV1')
+    for path, suffix in (("/api/sync/stream", ""), ("/sync/stream", "AtRoot")):
+        operation = Operation("POST", "getSyncStream" + suffix, "Stream changes", {200: answer}, body=SyncStreamDto)
+        yield Route(path, stream, (operation,))

@@ -1,0 +1,88 @@
+"""What a sync stream says: the entities behind a session's checkpoints and below one snapshot, as chunks of lines.
+
+Stored lines are joined, never decoded: a source gives them without their end, and the joint closes each one, with the
+epoch in it from the second epoch on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Final
+
+from ledger.acks import RESET_TEXT, Ack, format_ack
+from ledger.entity_types import COMPLETE, RESET
+from ledger.positions import Position, iso_from_us
+from ledger.state import State
+from projections.entities.registry import EntityTypeRow
+from projections.entities.source import EntitySource
+
+CHUNK_BYTES: Final = 32 * 1024
+"""Small pages are sent together once they reach this; a page is never split."""
+PAGE_ROWS: Final = 1000
+
+RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.encode()
+
+
+def complete_line(snapshot_us: int, epoch: int) -> bytes:
+    """Print the last line of a whole stream."""
+    ack = format_ack(Ack(COMPLETE, Position(snapshot_us, ""), epoch))
+    return f'{{"type":"{COMPLETE}","data":{{}},"ack":"{ack}","ids":["{iso_from_us(snapshot_us)}"]}}\n'.encode()
+
+
+def joint(epoch: int) -> bytes:
+    """Print what closes a line of an entity type in this epoch."""
+    return b'"}\n' if epoch == 1 else b'|%d"}\n' % epoch
+
+
+async def chunks(
+    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int
+) -> AsyncGenerator[bytes]:
+    """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent."""
+    pending = asyncio.ensure_future(anext(made := _chunks(source, state, rows, snapshot_us), b""))
+    try:
+        while chunk := await pending:
+            pending = asyncio.ensure_future(anext(made, b""))
+            yield chunk
+    finally:
+        pending.cancel()
+        await asyncio.wait([pending])
+        await made.aclose()
+
+
+async def _chunks(
+    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int
+) -> AsyncGenerator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    limits: dict[str, Position] = {}
+    for row in rows:
+        async for part in _run(source, state, row, snapshot_us, limits):
+            parts.append(part)
+            size += len(part)
+            if size >= CHUNK_BYTES:
+                yield b"".join(parts) if len(parts) > 1 else part
+                parts.clear()
+                size = 0
+    yield b"".join((*parts, complete_line(snapshot_us, state.epoch_of(COMPLETE))))
+
+
+async def _run(
+    source: EntitySource, state: State, row: EntityTypeRow, snapshot_us: int, limits: dict[str, Position]
+) -> AsyncIterator[bytes]:
+    """Yield one entity type's pages, up to the first row whose parent is not below its limit in this stream.
+
+    Where a run was cut is noted in `limits`: children of rows behind the cut are held back too.
+    """
+    checkpoint = state.checkpoints.get(row.name)
+    after = None if checkpoint is None else checkpoint.position
+    end = joint(state.epoch_of(row.name))
+    async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
+        held = await source.first_held(state.library, row.name, page, snapshot_us, limits)
+        if held is None:
+            yield end.join((*page.lines, b""))
+            continue
+        if held.index:
+            yield end.join((*page.lines[: held.index], b""))
+        limits[row.name] = held.position
+        return

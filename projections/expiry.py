@@ -1,0 +1,91 @@
+"""Expiry: idle and expired sessions are ended, delete markers nobody needs any more are purged.
+
+Safe with any number of workers: a session is ended at the version its idleness was decided on, so exactly once, and a
+device that acts in that moment stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+
+from ledger import keys
+from ledger.commands import ExpireSession
+from ledger.errors import SessionEnded
+from ledger.log.store import Script
+from ledger.service import Ledger
+from projections.entities.catalog import Catalog
+
+_CLAIM: Final = Script.load("projections", "claim.lua")
+_PAGE: Final = 500
+JOB: Final = "expire_claimed_at_ms"
+
+
+class ExpiryReport(msgspec.Struct):
+    """What one run looked at and did."""
+
+    sessions: int = 0
+    idle: int = 0
+    expired: int = 0
+    delete_markers: int = 0
+
+
+async def claim(ledger: Ledger, every_us: int) -> bool:
+    """Claim the background run: True for one worker in `every_us`."""
+    args = (JOB, ledger.clock() // 1000, every_us // 1000)
+    return bool(await ledger.store.script(_CLAIM, [keys.meta()], args))
+
+
+async def expire(
+    ledger: Ledger,
+    catalog: Catalog,
+    *,
+    idle_us: int,
+    tombstones_us: int,
+    on_progress: Callable[[ExpiryReport], None] = lambda _: None,
+) -> ExpiryReport:
+    """End sessions unheard of for `idle_us` or past their expiry, and purge delete markers older than `tombstones_us`."""
+    report = ExpiryReport()
+    for partition in range(ledger.partitions):
+        async for page in _seen(ledger, partition):
+            await asyncio.gather(*(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in page))
+            on_progress(report)
+    for library in await catalog.libraries():
+        report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
+        on_progress(report)
+    return report
+
+
+async def _expire_one(
+    ledger: Ledger, partition: int, sid: str, seen_us: int, idle_us: int, report: ExpiryReport
+) -> None:
+    """Look at one session without noting it as seen, and end it if its time is over."""
+    report.sessions += 1
+    name = keys.session(partition, sid)
+    user, at_us, expires_us = await ledger.store.command("HMGET", name, "user", "at_us", "expires_at_us", key=name)
+    now_us = ledger.clock()
+    idle_before_us = now_us - idle_us
+    expired = expires_us is not None and int(expires_us) <= now_us
+    if user is None or not (expired or max(int(at_us), seen_us) < idle_before_us):
+        return
+    try:
+        state = await ledger.execute(user.decode(), sid, ExpireSession(idle_before_us, seen_us))
+    except SessionEnded:
+        return  # somebody else ended it first
+    report.idle += state.ended == "idle"
+    report.expired += state.ended == "expired"
+
+
+async def _seen(ledger: Ledger, partition: int) -> AsyncIterator[list[tuple[str, int]]]:
+    """Yield the sessions of a partition's activity index in pages, each with when it was last seen, in µs."""
+    name = keys.activity(partition)
+    cursor = b"0"
+    while True:
+        cursor, rows = await ledger.store.command("ZSCAN", name, cursor, "COUNT", _PAGE, key=name)
+        if rows:
+            yield [(sid.decode(), int(float(ms)) * 1000) for sid, ms in zip(rows[::2], rows[1::2], strict=True)]
+        if cursor == b"0":
+            return
