@@ -225,14 +225,15 @@ def _writes_of(entity_type: str) -> tuple[Write, ...]:
     return (upsert,)
 
 
-def upsert_sql(table: Table, columns: tuple[str, ...]) -> str:
+def upsert_sql(table: Table, columns: tuple[str, ...], *, schema: str = "main", extra_key: str = "") -> str:
     """Return the statement that inserts a row or brings the columns of the present one up to date."""
+    keys = (*table.key, extra_key) if extra_key else table.key
     names = ", ".join(f'"{column}"' for column in columns)
-    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in columns if column not in table.key)
-    key = ", ".join(f'"{column}"' for column in table.key)
+    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in columns if column not in keys)
+    key = ", ".join(f'"{column}"' for column in keys)
     conflict = f"UPDATE SET {changes}" if changes else "NOTHING"
     values = ", ".join("?" * len(columns))
-    return f'INSERT INTO "{table.name}" ({names}) VALUES ({values}) ON CONFLICT ({key}) DO {conflict}'
+    return f'INSERT INTO "{schema}"."{table.name}" ({names}) VALUES ({values}) ON CONFLICT ({key}) DO {conflict}'
 
 
 def _picker(columns: tuple[str, ...], wanted: tuple[str, ...]) -> Callable[[Row], Row] | None:
