@@ -38,7 +38,7 @@ class Link(asyncio.Protocol):
     Commands may be sent before the connection stands; they are held and leave when it does. `on_lost` is called once.
     """
 
-    def __init__(self, name: str, timeout_s: float, on_lost: Callable[[], None]) -> None:
+    def __init__(self, name: str, timeout_s: float, on_lost: Callable[[str], None]) -> None:
         self._name = name
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -58,6 +58,7 @@ class Link(asyncio.Protocol):
         self._marks: deque[int] = deque()  # _sent at each of the last ticks of the watch
         self._watch: asyncio.TimerHandle | None = None
         self.writes = 0
+        self.answered = False  # known when the link is lost: whether it ever gave a reply
 
     # The hot path -----------------------------------------------------------------------------------------------------
 
@@ -128,12 +129,13 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         written = len(self._pending) - len(self._unsent)
+        self.answered = self._sent > written
         for place, reply in enumerate(self._pending):
             if not reply.done():
                 reply.set_exception(StoreUnavailable(reason, maybe_done=place < written))
         self._pending.clear()
         self._unsent = []
-        self._on_lost()
+        self._on_lost(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(f"the connection to the store at {self._name} was lost" + (f": {exc}" if exc else ""))
@@ -238,18 +240,19 @@ class Mux:
         try:
             writer = await self.target.connect(link, self._timeout_s)
         except Exception as exc:  # noqa: BLE001 - whatever it was, those who wait must hear of it
-            self._refusal = str(exc)
-            link.lose(self._refusal)
+            link.lose(str(exc))
             return
         self._opened_at_s = asyncio.get_running_loop().time()
         link.opened(writer)
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, reason: str) -> None:
         self._writes += self._link.writes
         if self._closed:
             return
-        if asyncio.get_running_loop().time() - self._opened_at_s > MAX_BACKOFF_S:
-            self._backoff_s = 0.0  # the first attempt comes at once, unless the lost connection was itself short-lived
+        self._refusal = reason
+        lived_s = asyncio.get_running_loop().time() - self._opened_at_s
+        if self._link.answered or lived_s > MAX_BACKOFF_S:
+            self._backoff_s = 0.0  # the next attempt comes at once, unless this connection was of no use
         self._begin()
 
     def _refuse(self, packed: bytes) -> asyncio.Future[Any]:
