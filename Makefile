@@ -1,0 +1,41 @@
+# The commands of the README. Everything is installed into .venv (and tests/clients/node_modules, where npm is there).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install run test check fix bench clean
+.DELETE_ON_ERROR:
+
+install: .venv/installed tests/clients/node_modules/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The official SDK, for the tests that drive the service with it; without npm they are reported as skipped.
+tests/clients/node_modules/installed: tests/clients/package.json tests/clients/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/clients && npm ci --silent --no-audit --no-fund; fi
+	@mkdir -p $(@D) && touch $@
+
+run: .venv/installed ## Serve the demo library on the embedded store
+	$(BIN)/syncledger demo
+
+test: install ## Run every test
+	$(BIN)/pytest
+
+check: .venv/installed ## Lint, types, layers; never writes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/installed ## Mend what can be mended by a program
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed ## Measure against floors of the same run
+	$(BIN)/syncledger bench
+
+clean: ## Remove what was installed and built, but no data
+	rm -rf .venv tests/clients/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,112 @@
+"""`syncledger demo`: a library to try things on, and a device signed in to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+from click import echo
+from projections.entities.ingest import ingest
+
+from ledger.errors import SessionEnded
+from ledger.tokens import read_token
+from ops.commands.options import progress, run, settings_from
+from ops.commands.serve import serve_options
+from ops.commands.session import sign_in
+from ops.connect import Opened, opened
+from ops.demo_library import demo_library
+from ops.serve import serve
+from ops.settings import Settings
+
+USER = "demo"
+LIBRARY = "demo"
+TOKEN_FILE = "demo-token"  # noqa: S105 - a file's name
+_BATCH = 500
+
+
+@click.command()
+@click.option("--assets", default=2000, type=click.IntRange(1, 1_000_000), show_default=True, help="Photos to make.")
+@serve_options
+def demo(
+    assets: int,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    data_dir: Path | None,
+    redis_url: str | None,
+) -> None:
+    """Load a demo library (the first time), sign a device in, tell how to sync it, and serve."""
+    settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+
+    async def prepare() -> str:
+        async with opened(settings) as found:
+            await _load_library(found, assets)
+            return await _token(found, settings)
+
+    token = run(prepare())
+    raise click.exceptions.Exit(serve(settings, on_ready=lambda url: _tell(url, token, settings)))
+
+
+async def _load_library(found: Opened, assets: int) -> None:
+    """Load the demo library unless it is there."""
+    if sum((await found.catalog.count(LIBRARY)).values()):
+        return
+    with progress("loading the demo library") as advance:
+
+        async def chunks() -> AsyncIterator[bytes]:
+            lines: list[bytes] = []
+            for done, line in enumerate(demo_library(assets, user=USER)):
+                lines.append(line)
+                if len(lines) == _BATCH:
+                    yield b"".join(lines)
+                    lines.clear()
+                    advance(done, "entities")
+            yield b"".join(lines)
+
+        report = await ingest(found.catalog, LIBRARY, chunks())
+    if report.refused:
+        raise click.ClickException(f"the demo library was refused in {report.refused} lines: {report.refusals[:3]}")
+
+
+async def _token(found: Opened, settings: Settings) -> str:
+    """Return the demo device's token: the one kept beside the data while its session lives, else a new one."""
+    file = settings.data_dir / TOKEN_FILE
+    if file.exists():
+        kept = file.read_text().strip()
+        caller = read_token(kept)
+        try:
+            if caller is not None:
+                await found.ledger.load(*caller)
+                return kept
+        except SessionEnded:
+            pass
+    issued = await sign_in(found, settings, USER, LIBRARY, user_agent="immich-android/3.2.0")
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(issued.token + "\n")
+    return issued.token
+
+
+def _tell(url: str, token: str, settings: Settings) -> None:
+    """Print how to sync the demo library."""
+    echo(
+        f"""
+The sync ledger serves the demo library at {url}, its data is in {settings.data_dir}.
+
+A demo device is signed in. Its token, for a second terminal:
+
+  TOKEN={token}
+  curl -sN {url}/api/sync/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+       -d '{{"types": ["AssetsV2", "AlbumsV2"]}}' | tee /tmp/stream | tail -n 3
+  curl -s {url}/api/sync/ack -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+       -d "{{\\"acks\\": [$(tail -n 1 /tmp/stream | grep -o '"ack":"[^"]*"' | cut -d: -f2-)]}}"
+
+Or sync it all as the app does:
+
+  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --check
+
+Documentation of the API: {url}/docs      Stop with Ctrl-C.
+"""
+    )

@@ -1,0 +1,78 @@
+"""`syncledger import`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import click
+from click import echo
+from projections.entities.ingest import IngestReport, ingest
+
+from ledger.keys import check_name
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.connect import opened
+
+_READ_BYTES = 1 << 20
+
+
+@click.command("import")
+@click.option("--library", required=True, help="The library the entities belong to.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
+@store_options
+@json_option
+def import_entities(
+    library: str, files: tuple[Path, ...], data_dir: Path | None, redis_url: str | None, as_json: bool
+) -> None:
+    """Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.
+
+    Lines that do not fit are named as file:line:field and left out, the others are taken; exits 1 if any was refused.
+    """
+    check_name("--library", library)
+    for file in files:
+        if str(file) != "-" and not file.is_file():
+            raise click.BadParameter(f"{file} is not a file", param_hint="FILE")
+
+    async def work() -> dict[str, IngestReport]:
+        reports = {}
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            for file in files:
+                size = None if str(file) == "-" else file.stat().st_size
+                with progress(f"importing {file}", size) as advance:
+                    reports[str(file)] = await ingest(
+                        found.catalog, library, _chunks(file, lambda done, advance=advance: advance(done, "bytes"))
+                    )
+        return reports
+
+    reports = run(work())
+    if as_json:
+        print_json(reports)
+    refused = 0
+    for name, report in reports.items():
+        refused += report.refused
+        if as_json:
+            continue
+        for refusal in report.refusals:
+            field = ".".join(map(str, refusal.path)) or "line"
+            echo(f"{name}:{refusal.line}:{field}: {refusal.message}", err=True)
+        if report.refused > len(report.refusals):
+            echo(f"{name}: … and {report.refused - len(report.refusals):,} more refused lines", err=True)
+        echo(f"{name}: {report.taken:,} taken, {report.unchanged:,} unchanged, {report.refused:,} refused")
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+async def _chunks(file: Path, on_read: Callable[[int], object]) -> AsyncIterator[bytes]:
+    """Read a file in pieces, off the event loop."""
+    stream = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+    done = 0
+    try:
+        while piece := await asyncio.to_thread(stream.read, _READ_BYTES):
+            yield piece
+            done += len(piece)
+            on_read(done)
+    finally:
+        if stream is not sys.stdin.buffer:
+            stream.close()

@@ -1,0 +1,64 @@
+"""What commands share: options of the store, running on the event loop, progress, and output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ops.settings import Settings, read_settings
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+
+def store_options(command: Command) -> Command:
+    """Add the options that say where the ledger is."""
+    data_dir = click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded server [default: ./var]."
+    )
+    redis = click.option("--redis", "redis_url", help="Use this server instead: redis://, rediss:// or unix://.")
+    return data_dir(redis(command))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def settings_from(**overrides: object) -> Settings:
+    """Read the environment, overridden by what was given on the command line."""
+    return read_settings(os.environ, **overrides)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work on the event loop."""
+    return uvloop.run(work)
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(msgspec.json.encode(value))
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """Show progress on a terminal's stderr; gives `advance_to(done, note)`. Elsewhere shows nothing."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note: bar.update(task, completed=done, note=note)
