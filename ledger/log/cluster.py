@@ -38,6 +38,7 @@ class ClusterStore:
         self._muxes: dict[Address, Mux] = {}
         self._owners: list[Mux | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
 
     @classmethod
     async def open(cls, target: Target, timeout_s: float) -> ClusterStore:
@@ -59,6 +60,7 @@ class ClusterStore:
         return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
 
     async def close(self) -> None:
+        self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
@@ -98,6 +100,8 @@ class ClusterStore:
         raise StoreUnavailable(f"the nodes of the store do not agree on slot {slot}", maybe_done=False)
 
     def _mux(self, host: str, port: int) -> Mux:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", maybe_done=False)
         mux = self._muxes.get((host, port))
         if mux is None:
             mux = self._muxes[host, port] = Mux(self._target.at(host, port), self._timeout_s)
@@ -108,7 +112,7 @@ class ClusterStore:
 
     def _refresh_soon(self) -> None:
         """Read the map of slots again, unless that is being done."""
-        if self._refreshing is None or self._refreshing.done():
+        if not self._closed and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     async def _refresh(self) -> None:
@@ -147,7 +151,7 @@ async def _discover(target: Target, known: Sequence[Address], timeout_s: float) 
     try:
         async with asyncio.timeout(timeout_s):
             await nodes.initialize()
-    except (RedisError, OSError, TimeoutError) as exc:
+    except (RedisError, OSError, TimeoutError, IndexError) as exc:  # IndexError: it found no primary at all
         reason = str(exc) or "timed out"
         raise StoreUnavailable(f"no node of the store tells who owns which slot: {reason}", maybe_done=False) from exc
     finally:
