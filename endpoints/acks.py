@@ -21,6 +21,7 @@ from ledger.acks import Ack, format_ack, parse_ack
 from ledger.commands import ClearCheckpoints, RecordAcks
 from ledger.entity_types import CODES, ENTITY_TYPES, mask_of
 from ledger.errors import InvalidInput
+from projections.entities.registry import upserts_of
 
 MAX_ACKS: Final = 1000
 EntityTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ENTITY_TYPES)})]
@@ -82,10 +83,11 @@ class SyncAcks:
 
 
 def _known(types: list[str]) -> int:
+    """Make the mask of what to forget: who gets deletes again needs the rows that came back after them again too."""
     problems = [(("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in CODES]
     if problems:
         raise InvalidInput(problems)
-    return mask_of(types)
+    return mask_of({*types, *(upsert for name in types for upsert in upserts_of(name))})
 
 
 def routes(services: Services) -> Iterator[Route]:

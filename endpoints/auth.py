@@ -6,6 +6,7 @@ looked up for a token here: it names a session, and whether that session lives i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -13,18 +14,12 @@ from typing import Final, NamedTuple
 from endpoints.errors import Forbidden, Unauthenticated
 from endpoints.request import Request
 from ledger.errors import SessionEnded
-from ledger.tokens import Caller, read_token
+from ledger.tokens import Caller
 from projections.api_keys import ApiKey, ApiKeys
 
 ACCESS_COOKIE: Final = "immich_access_token"
 CACHED_TOKENS: Final = 8192
 NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
-
-_SHARE_HEADERS: Final = (b"x-immich-share-key", b"x-immich-share-slug")
-_SHARE_PARAMS: Final = ("key", "slug")
-_CREDENTIALS: Final = frozenset(
-    (*_SHARE_HEADERS, b"x-immich-user-token", b"x-immich-session-token", b"authorization", b"cookie", b"x-api-key")
-)
 
 
 class Kind(Enum):
@@ -48,15 +43,10 @@ _NOTHING: Final = Presented(Kind.NOTHING, "")
 
 def presented(req: Request) -> Presented:
     """Find the credential that decides; an empty value counts as absent."""
-    given: dict[bytes, bytes] = {}
-    for name, value in req.scope["headers"]:
-        if value and name in _CREDENTIALS:
-            given.setdefault(name, value)
+    given = req.raw_headers
     if req.query_string:
         return _with_query(req, given)
-    if not given:
-        return _NOTHING
-    if _SHARE_HEADERS[0] in given or _SHARE_HEADERS[1] in given:
+    if given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug"):
         return Presented(Kind.SHARE, "")
     token = _first_token(given) or _later_token(given)
     if token:
@@ -65,7 +55,8 @@ def presented(req: Request) -> Presented:
 
 
 def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
-    if any(name in given for name in _SHARE_HEADERS) or any(_param(req, name) for name in _SHARE_PARAMS):
+    shared = given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug")
+    if shared or _param(req, "key") or _param(req, "slug"):
         return Presented(Kind.SHARE, "")
     token = _first_token(given) or _param(req, "sessionKey") or _later_token(given)
     if token:
@@ -107,9 +98,11 @@ def _key(value: str) -> Presented:
 class Auth:
     """Turns what a client presents into who it is."""
 
-    def __init__(self, api_keys: ApiKeys) -> None:
+    def __init__(self, read_token: Callable[[str], Caller | None], api_keys: ApiKeys) -> None:
+        """Take `read_token`, a pure function of the token: which session it claims, None if it is none of ours."""
+        self._read_token = read_token
         self._api_keys = api_keys
-        self._claimed = lru_cache(CACHED_TOKENS)(claimed)
+        self._claimed = lru_cache(CACHED_TOKENS)(self._claim)
 
     async def session(self, req: Request, permission: str) -> Caller:
         """Admit a session's token only; an API key lacks `permission`."""
@@ -155,10 +148,8 @@ class Auth:
             raise Unauthenticated("Invalid API key")
         return key
 
-
-def claimed(token: str) -> Caller:
-    """Tell which session a token claims to be of; raises SessionEnded for what is no token of ours."""
-    caller = read_token(token)
-    if caller is None:
-        raise SessionEnded
-    return caller
+    def _claim(self, token: str) -> Caller:
+        caller = self._read_token(token)
+        if caller is None:
+            raise SessionEnded
+        return caller

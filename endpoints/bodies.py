@@ -1,4 +1,4 @@
-"""Reading request bodies: the one place where bytes from a client become structs.
+"""Reading request bodies and queries: the one place where what a client sends becomes structs.
 
 A body is bounded before it is read, decoded by a typed msgspec decoder, and whatever is wrong with it becomes an
 `InvalidInput` that names the path. The content type is not looked at: clients that forget it mean JSON.
@@ -71,6 +71,14 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidInput([located(str(error))]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput([((), f"The body is not JSON: {error}")]) from error
+
+
+def query(req: Request, kind: type[T]) -> T:
+    """Read the query string into a struct; raises InvalidInput. Parameters it does not know are left alone."""
+    try:
+        return msgspec.convert(req.params, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput([located(str(error))]) from error
 
 
 def located(text: str) -> tuple[tuple[str | int, ...], str]:

@@ -20,14 +20,6 @@ class Text(msgspec.Struct, frozen=True):
     description: str
 
 
-class Param(msgspec.Struct, frozen=True):
-    """A query parameter."""
-
-    name: str
-    type: Any
-    description: str
-
-
 class Operation(msgspec.Struct, frozen=True):
     """One method of a route.
 
@@ -41,7 +33,7 @@ class Operation(msgspec.Struct, frozen=True):
     security: tuple[str, ...] = SESSION
     body: Any = None
     body_required: bool = True
-    params: tuple[Param, ...] = ()
+    query: type[msgspec.Struct] | None = None
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -35,10 +35,17 @@ class Request(falcon.asgi.Request):
         self._correlation_id = ""
 
     @property
+    def raw_headers(self) -> dict[bytes, bytes]:
+        """All headers by their name in lower case; repeated ones joined by commas."""
+        return self._asgi_headers
+
+    @property
     def correlation_id(self) -> str:
         """The id that ties this request to its log lines: the client's own if it is sane, else one made here."""
         if not self._correlation_id:
-            self._correlation_id = _given(self.scope["headers"]) or f"{_prefix}-{next(_numbers):x}"
+            self._correlation_id = (
+                _sane(self._asgi_headers.get(_CORRELATION_NAME, b"")) or f"{_prefix}-{next(_numbers):x}"
+            )
         return self._correlation_id
 
 
@@ -49,8 +56,5 @@ class Correlation:
         resp.set_header(CORRELATION_HEADER, req.correlation_id)
 
 
-def _given(headers: list[tuple[bytes, bytes]]) -> str:
-    for name, value in headers:
-        if name == _CORRELATION_NAME:
-            return value.decode() if _SANE.fullmatch(value) else ""
-    return ""
+def _sane(value: bytes) -> str:
+    return value.decode() if _SANE.fullmatch(value) else ""

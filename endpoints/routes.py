@@ -11,8 +11,11 @@ from endpoints import (
     auth_status,
     errors,
     health,
+    history,
+    openapi,
     server_info,
     sessions,
+    stream,
     users,
     well_known,
 )
@@ -21,13 +24,14 @@ from endpoints.request import Correlation, Request
 from endpoints.services import Services
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
-_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks)
+_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks, stream, history)
 
 
 def routes(services: Services) -> Iterator[Route]:
     """List all routes."""
-    for subject in _SUBJECTS:
-        yield from subject.routes(services)
+    described = [route for subject in _SUBJECTS for route in subject.routes(services)]
+    yield from described
+    yield from openapi.routes(described)
 
 
 def build(services: Services) -> App:

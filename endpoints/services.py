@@ -10,7 +10,7 @@ import msgspec
 from endpoints.auth import Auth
 from ledger.service import Ledger
 from ledger.tokens import TokenIssuer
-from projections.api_keys import ApiKeys
+from projections.entities.source import EntitySource
 
 
 class HttpSettings(msgspec.Struct, frozen=True):
@@ -35,13 +35,14 @@ class Services(msgspec.Struct, frozen=True):
     """All that resources use.
 
     `row` reads the newest payload of one entity of a library, `readiness` asks the store how it is; both raise
-    StoreUnavailable.
+    StoreUnavailable. `stall_s` is for how long a stream's reader may take nothing.
     """
 
     ledger: Ledger
     auth: Auth
-    api_keys: ApiKeys
     tokens: TokenIssuer
+    source: EntitySource
     row: Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
     readiness: Callable[[], Awaitable[Readiness]]
     settings: HttpSettings = HttpSettings()
+    stall_s: float = 600.0

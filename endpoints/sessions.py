@@ -25,7 +25,7 @@ from ledger.tokens import Caller
 
 MAX_DURATION_S: Final = 100 * 365 * 86_400
 MAX_DEVICE_CHARS: Final = 64
-SESSION_ID: Final = re.compile(r"[0-9a-f]{64}")
+SESSION_ID: Final = re.compile("[0-9a-f]{64}")
 DeviceText = Annotated[str, msgspec.Meta(max_length=MAX_DEVICE_CHARS)]
 
 
@@ -149,8 +149,7 @@ class Session:
     async def _admitted(self, req: Request, session_id: str, permission: str) -> Caller:
         caller = await self._auth.session(req, permission)
         await self._ledger.load(*caller)
-        if not SESSION_ID.fullmatch(session_id):
-            raise InvalidInput([(("id",), "Expected a session id: 64 hexadecimal digits in lower case")])
+        check_session_id(session_id)
         return caller
 
     async def _on(self, caller: Caller, session_id: str, command: Command, access: str) -> State:
@@ -165,6 +164,12 @@ class SessionAtRoot:
 
     def __init__(self, session: Session) -> None:
         self.on_delete = session.on_delete
+
+
+def check_session_id(session_id: str) -> None:
+    """Refuse what cannot be a session id; raises InvalidInput."""
+    if not SESSION_ID.fullmatch(session_id):
+        raise InvalidInput([(("id",), "Expected a session id: 64 hexadecimal digits in lower case")])
 
 
 def _no_access(access: str) -> NoSuchSession:

@@ -8,10 +8,12 @@ from typing import Any, Final
 import falcon.asgi
 import msgspec
 
+from endpoints.devices import device_of
 from endpoints.operations import Operation, Route
 from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
+from ledger.commands import DescribeDevice
 
 NO_CLUSTER: Final = "00000000-0000-0000-0000-000000000000"
 ARCHIVE_BYTES: Final = 4 << 30  # upstream's default
@@ -154,8 +156,13 @@ class Me:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._services.auth.session(req, "user.read")
-        state = await self._services.ledger.load(*caller)
+        """Answer what an app asks first when it starts; what it says of itself is noted if it changed."""
+        ledger = self._services.ledger
+        user, sid = await self._services.auth.session(req, "user.read")
+        state = await ledger.load(user, sid)
+        device = device_of(req)
+        if device.app_version is not None and device != (state.device_type, state.device_os, state.app_version):
+            state = await ledger.execute(user, sid, DescribeDevice(*device))
         row = await self._services.row(state.library, "AuthUserV1", state.user)
         send(resp, user_of(state.user, iso_ms(state.created_at_us), row or {}))
 

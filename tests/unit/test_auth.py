@@ -1,0 +1,145 @@
+"""Which credential decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon.testing
+import pytest
+
+from endpoints.auth import Auth, Kind, Presented, presented
+from endpoints.errors import Forbidden, Unauthenticated
+from endpoints.request import Request
+from ledger.errors import SessionEnded
+from ledger.tokens import MAX_TOKEN_CHARS, Caller, TokenIssuer, make_key, read_key, read_token, session_id
+from projections.api_keys import ApiKeys
+from tests.fake_store import FakeStore
+
+
+def request(query: str = "", **headers: str) -> Request:
+    """A request with headers given as `x_api_key="..."`."""
+    pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    scope = falcon.testing.create_scope(headers=pairs, query_string=query)
+    event = {"type": "http.request", "body": b"", "more_body": False}
+
+    async def receive() -> dict[str, Any]:
+        return event
+
+    return Request(scope, receive, first_event=event)
+
+
+ORDER = [
+    {"x_immich_user_token": "first"},
+    {"x_immich_session_token": "second"},
+    {"query": "sessionKey=third"},
+    {"authorization": "Bearer fourth"},
+    {"cookie": "immich_access_token=fifth"},
+]
+
+
+@pytest.mark.parametrize("position", range(len(ORDER)))
+def test_a_token_goes_before_all_that_is_below_it_in_the_order(position: int) -> None:
+    given: dict[str, str] = {"x_api_key": "key"}
+    for way in reversed(ORDER[position:]):
+        given |= way
+    expected = next(iter(ORDER[position].values())).split("=")[-1].removeprefix("Bearer ")
+    assert presented(request(**given)) == Presented(Kind.TOKEN, expected)
+
+
+@pytest.mark.parametrize(
+    "share", [{"x_immich_share_key": "k"}, {"x_immich_share_slug": "s"}, {"query": "key=k"}, {"query": "slug=s"}]
+)
+def test_a_share_link_goes_before_a_token(share: dict[str, str]) -> None:
+    assert presented(request(x_immich_user_token="t", x_api_key="key", **share)).kind is Kind.SHARE
+
+
+def test_an_api_key_comes_from_its_header_before_the_query() -> None:
+    assert presented(request(x_api_key="header", query="apiKey=query")) == Presented(Kind.KEY, "header")
+    assert presented(request(query="apiKey=query")) == Presented(Kind.KEY, "query")
+
+
+def test_without_a_credential_nothing_is_presented() -> None:
+    assert presented(request()).kind is Kind.NOTHING
+    assert presented(request(query="limit=3", cookie="other=1", authorization="Basic abc")).kind is Kind.NOTHING
+
+
+def test_an_empty_value_is_no_credential() -> None:
+    given = request(x_immich_user_token="", authorization="Bearer ", cookie="immich_access_token=", x_api_key="key")
+    assert presented(given) == Presented(Kind.KEY, "key")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
+    assert presented(request(authorization=f"{scheme} abc.def")).value == "abc.def"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "immich_access_token=T; immich_is_authenticated=true; immich_auth_type=password",
+        "a=b;immich_access_token=T",
+        'other_immich_access_token=X; immich_access_token="T"',
+    ],
+)
+def test_the_cookie_is_found_among_others(cookie: str) -> None:
+    assert presented(request(cookie=cookie)) == Presented(Kind.TOKEN, "T")
+
+
+async def test_a_token_of_ours_names_its_user_and_session() -> None:
+    token = TokenIssuer(read_key(make_key())).issue("ann", 1).token
+    auth = Auth(read_token, ApiKeys(FakeStore()))
+    for _ in range(2):
+        assert await auth.device(request(authorization=f"Bearer {token}")) == Caller("ann", session_id(token))
+
+
+@pytest.mark.parametrize("token", ["x", "a.b.c", "a.e30.c", "é.e30.x", "a." + "A" * MAX_TOKEN_CHARS + ".c"])
+async def test_what_is_no_token_of_ours_admits_nobody(token: str) -> None:
+    with pytest.raises(SessionEnded):
+        await Auth(read_token, ApiKeys(FakeStore())).device(request(x_immich_user_token=token))
+
+
+async def test_a_bad_token_does_not_fall_through_to_a_good_key() -> None:
+    keys = ApiKeys(FakeStore())
+    key, _ = await keys.create(["audit.read"], name="", now_us=1)
+    auth = Auth(read_token, keys)
+    with pytest.raises(SessionEnded):
+        await auth.scoped(request(authorization="Bearer bad", x_api_key=key), "audit.read")
+
+
+async def test_a_key_is_admitted_for_its_scopes_only() -> None:
+    keys = ApiKeys(FakeStore())
+    text, key = await keys.create(["audit.read"], name="", now_us=1)
+    auth = Auth(read_token, keys)
+    assert await auth.key(request(x_api_key=text), "audit.read") == key
+    with pytest.raises(Forbidden, match=r"^Missing required permission: entities\.write$"):
+        await auth.key(request(x_api_key=text), "entities.write")
+    with pytest.raises(Forbidden, match=r"^Missing required permission: session\.read$"):
+        await auth.session(request(x_api_key=text), "session.read")
+    with pytest.raises(Forbidden, match=r"^Sync endpoints cannot be used with API keys$"):
+        await auth.device(request(x_api_key=text))
+
+
+async def test_nothing_and_unknown_keys_are_refused() -> None:
+    auth = Auth(read_token, ApiKeys(FakeStore()))
+    for given, message in (({}, "Authentication required"), ({"x_api_key": "x"}, "Invalid API key")):
+        with pytest.raises(Unauthenticated, match=f"^{message}$"):
+            await auth.device(request(**given))
+        with pytest.raises(Unauthenticated, match=f"^{message}$"):
+            await auth.session(request(**given), "p")
+        with pytest.raises(Unauthenticated, match=f"^{message}$"):
+            await auth.scoped(request(**given), "p")
+
+
+async def test_share_links_open_nothing_here() -> None:
+    auth = Auth(read_token, ApiKeys(FakeStore()))
+    with pytest.raises(Forbidden, match=r"^Forbidden$"):
+        await auth.session(request(query="key=abc"), "session.read")
+    with pytest.raises(Forbidden, match=r"^Sync endpoints cannot"):
+        await auth.device(request(query="slug=abc"))
+
+
+async def test_a_token_is_not_an_api_key() -> None:
+    auth = Auth(read_token, ApiKeys(FakeStore()))
+    token = TokenIssuer(read_key(make_key())).issue("ann", 1).token
+    with pytest.raises(Forbidden):
+        await auth.key(request(authorization=f"Bearer {token}"), "entities.write")

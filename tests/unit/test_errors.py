@@ -1,0 +1,161 @@
+"""Errors as clients see them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import falcon
+import falcon.asgi
+import falcon.testing
+import pytest
+
+from endpoints import errors
+from endpoints.bodies import ClientGone
+from endpoints.request import Correlation, Request
+from ledger.errors import (
+    AckNotOffered,
+    Contended,
+    CorruptLedger,
+    InvalidAck,
+    InvalidInput,
+    LayoutError,
+    LedgerError,
+    NoSuchSession,
+    NothingToUpdate,
+    SessionEnded,
+    StoreFull,
+    StoreReplyError,
+    StoreUnavailable,
+    UnknownEvent,
+)
+
+MESSAGES: list[tuple[Exception, int, str]] = [
+    (InvalidAck("Invalid ack type: X"), 400, "Invalid ack type: X"),
+    (AckNotOffered("Cannot take ack"), 400, "Cannot take ack"),
+    (NothingToUpdate("No fields to update"), 400, "No fields to update"),
+    (NoSuchSession("Not found or no authDevice.delete access"), 400, "Not found or no authDevice.delete access"),
+    (SessionEnded(), 401, "Invalid user token"),
+    (errors.Unauthenticated("Authentication required"), 401, "Authentication required"),
+    (errors.Forbidden("Missing required permission: p"), 403, "Missing required permission: p"),
+    (ClientGone(), 400, "The request ended before its body was complete"),
+    (falcon.HTTPUnsupportedMediaType(description="no"), 415, "no"),
+    (falcon.HTTPNotFound(description="No such thing"), 404, "No such thing"),
+    (StoreReplyError("ERR secret"), 500, errors.INTERNAL),
+    (LayoutError("secret"), 500, errors.INTERNAL),
+    (CorruptLedger("secret"), 500, errors.INTERNAL),
+    (UnknownEvent("secret"), 500, errors.INTERNAL),
+    (falcon.HTTPInternalServerError(description="secret"), 500, errors.INTERNAL),
+    (ZeroDivisionError("secret"), 500, errors.INTERNAL),
+]
+UNAVAILABLE = [StoreUnavailable("redis://secret", maybe_done=True), StoreFull("OOM secret"), Contended("busy")]
+
+
+class Failing:
+    """A resource that raises what the test sets."""
+
+    error: Exception = ValueError()
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        resp.text = "half"
+        raise self.error
+
+    async def on_get_fine(self, req: Request, resp: falcon.asgi.Response) -> None:
+        resp.text = "fine"
+
+
+@pytest.fixture
+def failing() -> Failing:
+    return Failing()
+
+
+@pytest.fixture
+def client(failing: Failing) -> falcon.testing.TestClient:
+    app: falcon.asgi.App[Request, falcon.asgi.Response] = falcon.asgi.App(
+        request_type=Request, middleware=[Correlation()]
+    )
+    errors.install(app)
+    app.add_route("/fails", failing)
+    app.add_route("/fine", failing, suffix="fine")
+    return falcon.testing.TestClient(app)
+
+
+def get(client: falcon.testing.TestClient, path: str = "/fails", **options: Any) -> falcon.testing.Result:
+    return client.simulate_get(path, **options)
+
+
+@pytest.mark.parametrize(("error", "status", "message"), MESSAGES, ids=lambda value: type(value).__name__)
+def test_each_error_has_its_status_and_the_message_alone(
+    client: falcon.testing.TestClient, failing: Failing, error: Exception, status: int, message: str
+) -> None:
+    failing.error = error
+    answer = get(client)
+    assert (answer.status_code, answer.json) == (status, {"message": message})
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("error", UNAVAILABLE, ids=lambda error: type(error).__name__)
+def test_trouble_in_the_store_is_503_with_retry_after_and_never_tells_of_it(
+    client: falcon.testing.TestClient, failing: Failing, error: LedgerError
+) -> None:
+    failing.error = error
+    answer = get(client)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "secret" not in answer.text
+
+
+def test_every_class_of_the_tree_has_been_thought_of() -> None:
+    known = {type(error) for error, *_ in MESSAGES} | {type(error) for error in UNAVAILABLE} | {InvalidInput}
+    bases = {base for kind in known for base in kind.__mro__}
+
+    def below(kind: type[Exception]) -> set[type[Exception]]:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__() if child.__module__ == "ledger.errors"))
+
+    assert below(LedgerError) <= bases, "an error class without a line in this test"
+
+
+def test_a_validation_error_names_code_path_and_message(client: falcon.testing.TestClient, failing: Failing) -> None:
+    failing.error = InvalidInput([(("acks", 3), "Expected `str`, got `int`"), (("id",), "bad")])
+    answer = get(client)
+    assert answer.status_code == 400
+    assert answer.json == {
+        "message": "Validation failed",
+        "errors": [
+            {"code": "invalid_type", "path": ["acks", 3], "message": "Expected `str`, got `int`"},
+            {"code": "custom", "path": ["id"], "message": "bad"},
+        ],
+    }
+
+
+def test_an_unknown_path_and_method_are_refused_as_upstream_words_it(client: falcon.testing.TestClient) -> None:
+    answer = get(client, "/nowhere", query_string="apiKey=secret")
+    assert (answer.status_code, answer.json) == (404, {"message": "Cannot GET /nowhere"})
+    answer = client.simulate_put("/fails")
+    assert (answer.status_code, answer.json) == (405, {"message": "Cannot PUT /fails"})
+    assert "GET" in answer.headers["allow"]
+
+
+def test_a_failure_is_logged_with_its_correlation_id_and_without_the_query(
+    client: falcon.testing.TestClient, failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.error = ZeroDivisionError("why")
+    with caplog.at_level(logging.ERROR):
+        answer = get(client, query_string="sessionKey=secret")
+    assert answer.headers["x-correlation-id"] in caplog.text
+    assert "ZeroDivisionError: why" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_sane_correlation_id_is_echoed_and_others_are_replaced(client: falcon.testing.TestClient) -> None:
+    echoed = get(client, "/fine", headers={"X-Correlation-ID": "abc-123"})
+    assert echoed.headers["x-correlation-id"] == "abc-123"
+    for bad in ("", "a b", "x" * 129, "<script>", 'a"b'):
+        made = get(client, "/fine", headers={"X-Correlation-ID": bad}).headers["x-correlation-id"]
+        assert made
+        assert made != bad
+
+
+def test_made_correlation_ids_differ_and_are_on_every_response(client: falcon.testing.TestClient) -> None:
+    ids = {get(client, path).headers["x-correlation-id"] for path in ("/fine", "/fine", "/fails", "/nowhere")}
+    assert len(ids) == 4
