@@ -1,0 +1,171 @@
+"""One worker process: gunicorn keeps it, uvicorn serves in it, and the application sees its connections' transports.
+
+`uvicorn.workers` is deprecated in favour of the `uvicorn-worker` package, which is maintained by the same author and
+used here; what differs is below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from socket import socket
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.arbiter import Arbiter
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+if TYPE_CHECKING:
+    from ops.arbiter import LedgerApplication
+
+KEEP_ALIVE_S = 75
+HEADER_LIMIT_BYTES = 64 * 1024
+HEADER_TIMEOUT_S = 30.0
+TRANSPORT = "ledger.transport"
+
+
+class LedgerHttpProtocol(HttpToolsProtocol):
+    """HTTP/1.1 that gives the application the connection's transport and bounds what a request's head may be.
+
+    The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
+    and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._extensions: dict[str, Any] = {}
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin: a client that says nothing is not kept for ever."""
+        super().connection_made(transport)
+        self._extensions = {TRANSPORT: transport}
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; a head that is too long or takes too long ends the connection."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
+            self._refuse_head()
+        elif self._head_deadline is None and self._in_head and self._head_bytes:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Start a request's scope."""
+        super().on_message_begin()
+        self.scope["extensions"] = self._extensions
+
+    def on_headers_complete(self) -> None:
+        """Start the application on a request."""
+        self._in_head = False
+        if self._head_deadline is not None:
+            self._head_arrived()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request's body: what comes next is a head."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def _wait_for_head(self) -> None:
+        self._head_deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
+
+    def _head_arrived(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _give_up(self) -> None:
+        self._head_deadline = None
+        self.transport.close()
+
+    def _refuse_head(self) -> None:
+        if not getattr(self.cycle, "response_complete", True):
+            self.transport.abort()  # a pipelined head: no answer may cut into the one that is being sent
+            return
+        self.transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+class LedgerServer(Server):
+    """A uvicorn server that tells when it is ready and ends with its arbiter."""
+
+    def __init__(self, config: Config, arbiter_pid: int, ready_fd: int) -> None:
+        super().__init__(config)
+        self._arbiter_pid = arbiter_pid
+        self._ready_fd = ready_fd
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Start the application and accept connections, then tell the parent."""
+        await super().startup(sockets)
+        if self.started:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._ready_fd, f"{os.getpid()}\n".encode())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
+        if os.getppid() != self._arbiter_pid:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle the stop signals, and do not raise them again afterwards: the worker is to end in order."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    def stop_now(self) -> None:
+        """Break what is open and end."""
+        self.should_exit = self.force_exit = True
+
+
+class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
+    """The gunicorn worker class of the service."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012 - as its base has it
+        "loop": "uvloop",
+        "http": LedgerHttpProtocol,
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        "proxy_headers": False,
+        "server_header": False,
+    }
+
+    app: LedgerApplication
+    config: Config
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings = self.app.settings
+        self.config.timeout_graceful_shutdown = settings.grace_s  # type: ignore[assignment] # any number will do
+        for name, heard in (("uvicorn.error", True), ("uvicorn.access", settings.access_log)):
+            logger = logging.getLogger(name)
+            logger.handlers = []
+            logger.propagate = heard
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = LedgerServer(self.config, self.ppid, self.app.ready_fd)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
