@@ -1,0 +1,211 @@
+"""The embedded catalog: entities of libraries in the ledger's own Redis, as a source and as a store to fill.
+
+How it lies there is told in `layout.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from ledger import keys
+from ledger.errors import InvalidInput
+from ledger.log.script import Arg, Script
+from ledger.log.store import Store
+from ledger.positions import Position
+from projections.entities.entity import Entity, entity_of
+from projections.entities.forms import sharing_id_with
+from projections.entities.held import Parents, is_checked
+from projections.entities.layout import keys_of
+from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
+from projections.entities.source import Held, Page
+from projections.entities.writer import Writer, Written
+
+PAGE_BYTES: Final = 64 * 1024
+PURGE_ROWS: Final = 500
+START_US: Final = 1
+"""The horizon of a library to which nothing was ever written."""
+
+PAGE: Final = Script.load("projections.entities", "page.lua")
+HELD: Final = Script.load("projections.entities", "held.lua")
+PURGE: Final = Script.load("projections.entities", "purge.lua", allow_oom=True)
+
+
+class Catalog:
+    """Serves and stores entities; implements `EntitySource`. All its state is in the store."""
+
+    def __init__(self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        """`now_us` dates delete markers that cascades make up; every `updated_at` is the server's."""
+        self._store = store
+        self._writer = Writer(store, now_us)
+        self._known: set[str] = set()
+
+    # Reading
+
+    async def horizon(self, library: str) -> int:
+        """Tell the latest instant below which nothing new can appear: one past the last stamp."""
+        last = await self._meta(library, "last")
+        return last + 1 if last else START_US
+
+    async def tombstone_floor(self, library: str) -> int:
+        """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""
+        return await self._meta(library, "floor")
+
+    async def pages(
+        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
+    ) -> AsyncIterator[Page]:
+        """Yield what comes strictly after a position and below `before`, at most `limit` rows and 64 KiB a page."""
+        served = row(entity_type)
+        low, skip = _bound(after)
+        rows, meta = keys.catalog_rows(library, served.stored), keys.catalog_meta(library)
+        more = 1
+        while more:
+            reply = await self._store.script(PAGE, (rows, meta), (low, f"({before}", limit, PAGE_BYTES))
+            last_stamp, more = int(reply.pop()), reply.pop()
+            if not reply:
+                return
+            last = position_of(reply[-1])
+            low = f"({last.at_us}"
+            lines = reply if skip is None else [line for line in reply if position_of(line).key > skip]
+            skip = None
+            if served.downgrade is not None:
+                lines = await self._older(library, served, lines)
+            if lines:
+                yield Page(lines, last, last_stamp + 1)
+
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        """Find a page's first row whose parent was not sent for being too new; None if there is none.
+
+        Costs nothing while nothing was written since the snapshot and no parent's run was cut.
+        """
+        if not is_checked(entity_type, page.horizon_us > snapshot_us, limits):
+            return None
+        parents = Parents(entity_type, page.lines)
+        wanted = parents.wanted()
+        if not wanted:
+            return None
+        every = keys_of(library)
+        used = [keys.catalog_ids(library, form.name) for form, _ in wanted]
+        args: list[Arg] = []
+        for _, ids in wanted:
+            args += (len(ids), *ids)
+        found = await self._store.script(HELD, (every[0], *used), args)
+        index = parents.first_held(found, snapshot_us, limits)
+        return None if index is None else Held(index, position_of(page.lines[index]))
+
+    async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
+        """Return an entity's data in the version asked for; None if it is not there as this entity type."""
+        line = await self._line(library, row(entity_type), entity_id)
+        return None if line is None else data_of(line)
+
+    async def count(self, library: str) -> dict[str, int]:
+        """Count the rows of each stored entity type."""
+        meta = keys.catalog_meta(library)
+        counts = {}
+        for name in STORED_TYPES:
+            counts[name] = await self._store.command("ZCARD", keys.catalog_rows(library, name), key=meta)
+        return counts
+
+    async def entities(
+        self, library: str, types: Collection[str] | None = None, *, markers: bool = False
+    ) -> AsyncIterator[list[bytes]]:
+        """Yield all living entities in the order of the stream, as lines that `import` reads, a list for each page."""
+        for name in STORED_TYPES:
+            if (types is None or name in types) and (markers or not row(name).is_delete):
+                async for page in self.pages(library, name, None, 2**53, 1000):
+                    yield [export_line(line) for line in page.lines]
+
+    async def libraries(self) -> list[str]:
+        """List the libraries that were ever written to."""
+        found = await self._store.command("SMEMBERS", keys.catalog_libraries(), key=keys.catalog_libraries())
+        return sorted(name.decode() for name in found)
+
+    # Writing
+
+    async def put(self, library: str, entities: Sequence[Entity]) -> Written:
+        """Write entities in their order; see `Writer.put`."""
+        keys.check_name("library", library)
+        if library not in self._known:
+            index = keys.catalog_libraries()
+            await self._store.command("SADD", index, library, key=index)
+            self._known.add(library)
+        return await self._writer.put(library, entities)
+
+    async def move(self, entity_type: str, entity_id: str, old: str, new: str) -> bool:
+        """Move an entity to another library: a delete in the old one, then an upsert in the new one.
+
+        What refers to it is deleted with it and must be written again. Returns False if the old library has not got it.
+        """
+        stored = row(row(entity_type).stored)
+        line = await self._line(old, stored, entity_id)
+        if line is None or stored.is_delete:
+            return False
+        moved = entity_of(stored, payload_of(stored, line), entity_id)
+        await self._writer.take_out(old, moved)
+        written = await self.put(new, [moved])
+        if written.refused:
+            raise InvalidInput([(path, message) for _, path, message in written.refused])
+        return True
+
+    async def purge_tombstones(self, library: str, older_than_us: int) -> int:
+        """Forget delete markers with a stamp below an instant and raise the floor; returns how many."""
+        purged = 0
+        for name in STORED_TYPES:
+            marker = row(name)
+            if not marker.is_delete or marker.form is None:
+                continue
+            parts = [keys.catalog_ids(library, part.name) for part in sharing_id_with(marker.form.table)]
+            ids = keys.catalog_ids(library, marker.form.name)
+            used = (keys.catalog_meta(library), keys.catalog_rows(library, name), ids, *parts)
+            while count := await self._store.script(PURGE, used, (older_than_us, PURGE_ROWS)):
+                purged += count
+        return purged
+
+    async def _meta(self, library: str, field: str) -> int:
+        key = keys.catalog_meta(library)
+        return int(await self._store.command("HGET", key, field, key=key) or 0)
+
+    async def _line(self, library: str, served: EntityTypeRow, entity_id: str) -> bytes | None:
+        if served.form is None:
+            return None
+        key = keys.catalog_ids(library, served.form.name)
+        held = await self._store.command("HGET", key, entity_id, key=key)
+        if held is None or chr(held[0]) != served.letter:
+            return None
+        rows = keys.catalog_rows(library, served.stored)
+        lines = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
+        if lines and served.downgrade is not None:
+            lines = await self._older(library, served, lines)
+        return lines[0] if lines else None
+
+    async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
+        """Convert stored lines to an older version; albums without an owner are left out."""
+        assert served.downgrade is not None
+        stored = row(served.stored)
+        payloads = [payload_of(stored, line) for line in lines]
+        if not served.needs_owner:
+            return [
+                as_type(line, served.name, served.downgrade(data)) for line, data in zip(lines, payloads, strict=True)
+            ]
+        newest: dict[str, tuple[int, str]] = {}
+        for album_id, _, _, line in await self._writer.owners(library, [data.id for data in payloads]):
+            owner = (position_of(line).at_us, payload_of(row("AlbumUserV1"), line).user_id)
+            newest[album_id] = max(owner, newest.get(album_id, (0, "")))
+        return [
+            as_type(line, served.name, served.downgrade(data, newest[data.id][1]))
+            for line, data in zip(lines, payloads, strict=True)
+            if data.id in newest
+        ]
+
+
+def _bound(after: Position | None) -> tuple[str, tuple[int, bool, bytes] | None]:
+    """Tell where a page begins and, if rows of that very instant may still come, which of them are done."""
+    if after is None:
+        return "-inf", None
+    if after.id:
+        return str(after.at_us), after.key
+    return f"({after.at_us}", None

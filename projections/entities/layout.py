@@ -1,0 +1,69 @@
+"""How a library's catalog lies in Redis, and what its scripts are told of it.
+
+    meta            hash: last stamp given, tombstone floor
+    rows:<type>     sorted set per stored entity type: the line itself by its stamp, so a page is one range
+    ids:<form>      hash: entity id -> variant letter and stamp; `r` marks a row that went with its parent, unmarked
+    edges           sorted set without scores: `table|parent id|form|child id`
+
+All keys of a library share a slot. Every script gets all of them, in one fixed order.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from ledger.keys import catalog_edges, catalog_ids, catalog_meta, catalog_rows
+from projections.entities.forms import FORMS, Form
+from projections.entities.lines import head_of
+from projections.entities.payloads.base import Payload
+from projections.entities.registry import row
+
+REMOVED: Final = "r"
+"""Marks an id whose row went with its parent and left no marker of its own."""
+
+FORM_NUMBERS: Final = {form.name: number for number, form in enumerate(FORMS, 1)}
+
+
+@lru_cache(maxsize=4096)
+def keys_of(library: str) -> tuple[bytes, ...]:
+    """List all keys of a catalog: meta, edges, then each form's ids and the rows of its variants."""
+    keys = [catalog_meta(library), catalog_edges(library)]
+    for form in FORMS:
+        keys.append(catalog_ids(library, form.name))
+        keys.extend(catalog_rows(library, stored) for _, stored in form.variants)
+    return tuple(keys)
+
+
+def _description(form: Form) -> dict[str, Any]:
+    """Tell a script of one form.
+
+    `refs`: fields that make edges, with their tables. `is_parent`: edges may begin at its rows. `with`: the table whose
+    rows it shares its id with and goes with; `blank`: its head with nothing known, around the id.
+    """
+    payload = row(form.type_of("u")).payload
+    names = {field.name: field.encode_name for field in msgspec.structs.fields(payload)}
+    goes_with = next((parent.table for parent in form.parents if form.key == (parent.field,)), None)
+    return {
+        "name": form.name,
+        "table": form.table,
+        "variants": form.variants,
+        "refs": [(names[parent.field], parent.table) for parent in form.parents if parent.indexed],
+        "is_parent": any(parent.indexed and parent.table == form.table for other in FORMS for parent in other.parents),
+        "with": goes_with or "",
+        "blank": _blank(form, payload) if goes_with else (),
+    }
+
+
+def _blank(form: Form, payload: type[Payload]) -> tuple[str, str]:
+    """Split the head of a row that says nothing but its id, before and after the id."""
+    others = {name: None for name in payload.__struct_fields__ if name not in form.key}
+    head = head_of(form.type_of("u"), payload(**{form.key[0]: "\x01"}, **others)).decode()
+    before, after = head.split("\\u0001")
+    return before, after
+
+
+LAYOUT: Final = msgspec.json.encode([_description(form) for form in FORMS])
+"""All forms in the order of their keys, as scripts read it."""

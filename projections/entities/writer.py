@@ -1,0 +1,204 @@
+"""Writes into the embedded catalog: batches of entities, an atomic script each; deletes with what hangs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from ledger import keys
+from ledger.errors import Contended
+from ledger.log.script import Arg, Script
+from ledger.log.store import Store
+from projections.entities.cascade import Child, child_writes
+from projections.entities.entity import Entity, entity_of
+from projections.entities.forms import DELETE, FORMS, form
+from projections.entities.layout import LAYOUT, keys_of
+from projections.entities.lines import payload_of, position_of
+from projections.entities.payloads.albums import AlbumUserDeleteV1
+from projections.entities.registry import row
+from projections.entities.writes import BATCH_BYTES, BATCH_ROWS, Write, arguments, batches
+
+_ROUNDS_WITHOUT_PROGRESS: Final = 20
+_SCAN_ROWS: Final = 100
+
+WRITE: Final = Script.load("projections.entities", "write.lua")
+CHILDREN: Final = Script.load("projections.entities", "children.lua")
+OWNERS: Final = Script.load("projections.entities", "owners.lua")
+
+_WITH_CHILDREN: Final = frozenset(parent.table for f in FORMS for parent in f.parents if parent.indexed)
+_USERS: Final = "user"
+
+
+class Written(Struct):
+    """What became of entities: taken (written anew), unchanged, and refused as (index, path, message)."""
+
+    taken: int = 0
+    unchanged: int = 0
+    refused: list[tuple[int, tuple[str | int, ...], str]] = []
+
+
+class Writer:
+    """Writes entities of libraries; safe with any number of writers at once."""
+
+    def __init__(self, store: Store, now_us: Callable[[], int]) -> None:
+        """`now_us` dates the delete markers that cascades make up; stamps come from the server."""
+        self._store = store
+        self._now_us = now_us
+
+    async def put(self, library: str, entities: Sequence[Entity]) -> Written:
+        """Write entities in their order; each is whole or untouched, equal ones keep their place.
+
+        Runs of upserts are one script; a delete removes what refers to it before it is done itself. A row whose parent
+        was deleted is refused. If this raises, some of the entities may be written; writing all again is harmless.
+        """
+        written = Written()
+        at = 0
+        for (deleting, owned), run in groupby(entities, lambda e: (e.row.is_delete, e.owner is not None)):
+            some = list(run)
+            if deleting:
+                outcomes = await self._remove(library, [Write.of(entity) for entity in some])
+            else:
+                outcomes = await self._run(library, [Write.of(entity) for entity in some])
+                if owned:
+                    await self._run(library, await self._owner_writes(library, some))
+            if outcomes.count("w") == len(outcomes):
+                written.taken += len(outcomes)
+            else:
+                _tell(written, at, some, outcomes)
+            at += len(some)
+        return written
+
+    async def take_out(self, library: str, entity: Entity) -> None:
+        """Delete an upsert: by its marker, or without one if its form has none."""
+        assert entity.row.form is not None
+        await self._remove(library, [Write.removing(entity.row.form, entity.data, entity.id, self._now_us())])
+
+    async def owners(self, library: str, albums: Iterable[str]) -> list[tuple[str, str, bytes, bytes]]:
+        """Find owners' memberships of albums: album id, membership id, what the ids hold for it, its line."""
+        members = form("album_user")
+        every = keys_of(library)
+        at = every.index(keys.catalog_ids(library, members.name))
+        letters = "".join(letter for letter, _ in members.variants)
+        found = iter(
+            await self._store.script(OWNERS, [every[1], *every[at : at + 1 + len(letters)]], [letters, *albums])
+        )
+        return [
+            (album_id.decode(), member_id.decode(), held, line)
+            for album_id, member_id, held, line in zip(found, found, found, found, strict=True)
+        ]
+
+    async def _owner_writes(self, library: str, albums: Sequence[Entity]) -> list[Write]:
+        """Make each album's owner its only one: the membership to write, former owners' memberships to delete."""
+        owner_of = {album.id: album.owner for album in albums if album.owner is not None}  # the last line wins
+        missing = dict(owner_of)
+        writes = []
+        for album_id, member_id, held, line in await self.owners(library, owner_of):
+            membership = payload_of(row("AlbumUserV1"), line)
+            if membership.user_id == _user_of(owner_of[album_id]):
+                missing.pop(album_id, None)
+            else:
+                marker = AlbumUserDeleteV1(membership.album_id, membership.user_id)
+                writes.append(Write.of(entity_of(row("AlbumUserDeleteV1"), marker, member_id), held))
+        return writes + [Write.of(owner) for owner in missing.values()]
+
+    async def _remove(self, library: str, removals: Sequence[Write]) -> list[str]:
+        """Remove rows with all that refers to them, children before parents, each step leaving a valid catalog."""
+        users = {w.id for w in removals if w.form.table == _USERS}
+        if users:
+            await self._remove_rows_of_users(library, users)
+        outcomes = [""] * len(removals)
+        open_at = list(range(len(removals)))
+        stuck = 0
+        while open_at:
+            batch = open_at[: BATCH_ROWS // 2]
+            parents = {removals[at].as_parent for at in batch}
+            more, children = await self._children(library, parents)
+            writes = child_writes(children, parents, self._now_us())
+            done = await self._run(library, writes + ([] if more else [removals[at] for at in batch]))
+            for at, outcome in zip(batch, done[len(writes) :], strict=False):
+                outcomes[at] = outcome if outcome in "wu" else ""
+            open_at = [at for at in open_at if not outcomes[at]]
+            stuck = 0 if "w" in done or "u" in done else stuck + 1
+            if stuck > _ROUNDS_WITHOUT_PROGRESS:
+                raise Contended("other writers keep changing what is being deleted")
+        return outcomes
+
+    async def _children(self, library: str, parents: set[str]) -> tuple[bool, list[Child]]:
+        """Find what refers to rows, and whether there is more of it."""
+        wanted = [parent for parent in parents if parent.partition("|")[0] in _WITH_CHILDREN]
+        if not wanted:
+            return False, []
+        args: list[Arg] = [LAYOUT, BATCH_ROWS // 2, BATCH_BYTES // 2, *wanted]
+        reply = await self._store.script(CHILDREN, keys_of(library)[1:], args)
+        found = iter(reply[1:])
+        children = [
+            Child(parent.decode(), name.decode(), child_id.decode(), held, line)
+            for parent, name, child_id, held, line in zip(found, found, found, found, found, strict=True)
+        ]
+        return bool(reply[0]), children
+
+    async def _remove_rows_of_users(self, library: str, users: set[str]) -> None:
+        """Remove all rows that refer to users, by reading everything; forms with a delete marker first."""
+        for referring in sorted(FORMS, key=lambda f: f.delete_type is None):
+            fields = [parent.field for parent in referring.parents if parent.table == _USERS]
+            for letter, stored in referring.variants if fields else ():
+                if letter != DELETE:
+                    await self._remove_rows_where(library, stored, fields, users)
+
+    async def _remove_rows_where(self, library: str, stored: str, fields: Sequence[str], users: set[str]) -> None:
+        found = row(stored)
+        assert found.form is not None
+        low = "-inf"
+        while True:
+            rows = keys.catalog_rows(library, stored)
+            lines = await self._store.command("ZRANGE", rows, low, "+inf", "BYSCORE", "LIMIT", 0, _SCAN_ROWS, key=rows)
+            if not lines:
+                return
+            removals = []
+            for line in lines:
+                data = payload_of(found, line)
+                if any(getattr(data, field) in users for field in fields):
+                    removals.append(Write.removing(found.form, data, position_of(line).id, self._now_us()))
+            if removals:
+                await self._remove(library, removals)
+            low = f"({position_of(lines[-1]).at_us}"
+
+    async def _run(self, library: str, writes: Sequence[Write]) -> list[str]:
+        """Run writes; returns `w`, `u`, `m` or `c` for each as the script says, or the table of the deleted parent."""
+        outcomes: list[str] = []
+        for batch in batches(writes):
+            reply = await self._store.script(WRITE, keys_of(library), arguments(batch))
+            letters = list(reply[0].decode())
+            for at, table in zip(reply[1::2], reply[2::2], strict=True):
+                letters[at] = table.decode()
+            outcomes += letters
+        return outcomes
+
+
+def _user_of(membership: Entity) -> str:
+    user: str = membership.data.user_id  # type: ignore[attr-defined]
+    return user
+
+
+def _tell(written: Written, start: int, entities: Sequence[Entity], outcomes: Sequence[str]) -> None:
+    for at, (entity, outcome) in enumerate(zip(entities, outcomes, strict=True), start):
+        if outcome == "w":
+            written.taken += 1
+        elif outcome == "u":
+            written.unchanged += 1
+        else:
+            written.refused.append((at, _path_to(entity, outcome), f"the {outcome} was deleted; write it again first"))
+
+
+def _path_to(entity: Entity, table: str) -> tuple[str | int, ...]:
+    """Name the field that refers to a table; only `data` where several do."""
+    assert entity.row.form is not None
+    if entity.owner is not None and table == _USERS:
+        return ("data", "ownerId")
+    names: dict[str, Any] = {f.name: f.encode_name for f in msgspec.structs.fields(entity.row.payload)}
+    fields = [names[parent.field] for parent in entity.row.form.parents if parent.table == table]
+    return ("data", *fields) if len(fields) == 1 else ("data",)

@@ -1,0 +1,80 @@
+"""What the write script is told: one group of arguments for each change of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from ledger.log.script import Arg
+from ledger.positions import iso_from_us
+from projections.entities.entity import Entity, entity_of
+from projections.entities.forms import Form
+from projections.entities.layout import FORM_NUMBERS, LAYOUT
+from projections.entities.payloads.base import Payload
+from projections.entities.registry import row
+
+BATCH_ROWS: Final = 500
+BATCH_BYTES: Final = 512 * 1024
+TAKE_OUT: Final = "x"
+
+
+class Write(Struct, frozen=True):
+    """One change: `letter` is the variant written, or TAKE_OUT.
+
+    `expected` is what the form's ids must hold for the id, else nothing changes; empty for anything.
+    """
+
+    form: Form
+    letter: str
+    id: str
+    head: bytes = b""
+    refs: tuple[str, ...] = ()
+    expected: bytes = b""
+
+    @property
+    def as_parent(self) -> str:
+        """Name the row as its children refer to it."""
+        return f"{self.form.table}|{self.id}"
+
+    @classmethod
+    def of(cls, entity: Entity, expected: bytes = b"") -> Write:
+        """Write an entity as it is."""
+        assert entity.row.form is not None
+        return cls(entity.row.form, entity.row.letter, entity.id, entity.head, entity.refs, expected)
+
+    @classmethod
+    def removing(cls, form: Form, data: Payload, entity_id: str, now_us: int, expected: bytes = b"") -> Write:
+        """Replace a row by its delete marker; take it out where its form has none."""
+        if form.delete_type is None:
+            return cls(form, TAKE_OUT, entity_id, expected=expected)
+        marker_row = row(form.delete_type)
+        values = {
+            field: iso_from_us(now_us) if field == "deleted_at" else getattr(data, field, None)
+            for field in marker_row.payload.__struct_fields__
+        }
+        values.update({mine: getattr(data, its) for mine, its in zip(marker_row.key, form.key, strict=True)})
+        return cls.of(entity_of(marker_row, marker_row.payload(**values), entity_id), expected)
+
+
+def batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    """Cut writes into what one script takes at a time: bounded in rows and bytes."""
+    batch: list[Write] = []
+    size = 0
+    for write in writes:
+        if batch and (len(batch) == BATCH_ROWS or size + len(write.head) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(write)
+        size += len(write.head)
+    if batch:
+        yield batch
+
+
+def arguments(batch: Sequence[Write]) -> list[Arg]:
+    """Print a batch as the script's arguments."""
+    args: list[Arg] = [LAYOUT]
+    for w in batch:
+        args += (f"{FORM_NUMBERS[w.form.name]}{w.letter}", w.id, w.head, "\n".join(w.refs), w.expected)
+    return args
