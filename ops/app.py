@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from projections.entities.catalog import Catalog
 
 from endpoints.auth import Auth
 from endpoints.routes import App, build
@@ -20,6 +19,7 @@ from ledger.log.store import open_store
 from ledger.tokens import TokenIssuer, read_token
 from ops.connect import Opened, open_all, token_key
 from ops.settings import Settings, without_password
+from projections.entities.catalog import Catalog
 from projections.expiry import claim, expire
 
 log = logging.getLogger("syncledger.app")

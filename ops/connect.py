@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 from joserfc.jwk import OKPKey
-from projections.entities.catalog import Catalog
 
 from ledger.errors import InvalidInput, LayoutError
 from ledger.log.layout import StorePromise, open_layout, read_promise
@@ -20,6 +19,7 @@ from ledger.tokens import make_key, read_key
 from ops.embedded import embedded_server
 from ops.settings import Settings
 from projections.api_keys import ApiKeys
+from projections.entities.catalog import Catalog
 
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 from click import echo
-from projections.entities.ingest import ingest
 
 from ledger.errors import SessionEnded
 from ledger.tokens import read_token
@@ -16,9 +15,10 @@ from ops.commands.options import progress, run, settings_from
 from ops.commands.serve import serve_options
 from ops.commands.session import sign_in
 from ops.connect import Opened, opened
-from ops.demo_library import demo_library
+from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
 from ops.serve import serve
 from ops.settings import Settings
+from projections.entities.ingest import ingest
 
 USER = "demo"
 LIBRARY = "demo"
@@ -27,7 +27,9 @@ _BATCH = 500
 
 
 @click.command()
-@click.option("--assets", default=2000, type=click.IntRange(1, 1_000_000), show_default=True, help="Photos to make.")
+@click.option(
+    "--assets", default=DEFAULT_ASSETS, type=click.IntRange(1, 1_000_000), show_default=True, help="Photos to make."
+)
 @serve_options
 def demo(
     assets: int,
@@ -57,7 +59,7 @@ async def _load_library(found: Opened, assets: int) -> None:
 
         async def chunks() -> AsyncIterator[bytes]:
             lines: list[bytes] = []
-            for done, line in enumerate(demo_library(assets, user=USER)):
+            for done, line in enumerate(DemoLibrary(user=USER, name="Demo", assets=assets).lines()):
                 lines.append(line)
                 if len(lines) == _BATCH:
                     yield b"".join(lines)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 from click import echo
-from projections.entities.ingest import IngestReport, ingest
 
 from ledger.keys import check_name
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.connect import opened
+from projections.entities.ingest import IngestReport, ingest
 
 _READ_BYTES = 1 << 20
 
@@ -41,9 +41,7 @@ def import_entities(
             for file in files:
                 size = None if str(file) == "-" else file.stat().st_size
                 with progress(f"importing {file}", size) as advance:
-                    reports[str(file)] = await ingest(
-                        found.catalog, library, _chunks(file, lambda done, advance=advance: advance(done, "bytes"))
-                    )
+                    reports[str(file)] = await ingest(found.catalog, library, _chunks(file, advance))
         return reports
 
     reports = run(work())
@@ -64,7 +62,7 @@ def import_entities(
         raise click.exceptions.Exit(1)
 
 
-async def _chunks(file: Path, on_read: Callable[[int], object]) -> AsyncIterator[bytes]:
+async def _chunks(file: Path, advance: Callable[[int, str], None]) -> AsyncIterator[bytes]:
     """Read a file in pieces, off the event loop."""
     stream = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     done = 0
@@ -72,7 +70,7 @@ async def _chunks(file: Path, on_read: Callable[[int], object]) -> AsyncIterator
         while piece := await asyncio.to_thread(stream.read, _READ_BYTES):
             yield piece
             done += len(piece)
-            on_read(done)
+            advance(done, "bytes")
     finally:
         if stream is not sys.stdin.buffer:
             stream.close()
