@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
 from hashlib import sha1
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -49,11 +48,10 @@ def asset(number: int) -> dict[str, Any]:
     }
 
 
-def entities(count: int) -> Iterator[dict[str, Any]]:
-    """The library as it is imported: one `{"type", "id", "data"}` an asset."""
-    for number in range(count):
-        data = asset(number)
-        yield {"type": TYPE, "id": data["id"], "data": data}
+def ndjson(start: int, end: int) -> bytes:
+    """The assets from `start` to before `end` as they are imported: a line `{"type", "id", "data"}` each."""
+    lines = ({"type": TYPE, "id": data["id"], "data": data} for data in map(asset, range(start, end)))
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def served_line(number: int) -> tuple[str, bytes]:

@@ -1,6 +1,6 @@
 """The floors: bare Falcon applications that do the least anything with the same result could do.
 
-They run under the same gunicorn, uvicorn, uvloop and httptools as the service.
+They run under gunicorn, uvicorn, uvloop and httptools as the service does, with uvicorn's own HTTP protocol.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import falcon
 import falcon.asgi
 import msgspec
 from redis.asyncio import Redis
+from uvicorn_worker import UvicornWorker
+
+from ops.worker import LedgerWorker
 
 REDIS_VARIABLE: Final = "BENCH_REDIS"
-LINE_BYTES_VARIABLE: Final = "BENCH_LINE_BYTES"
 IDS: Final = "bench:ids"
 LINES: Final = "bench:lines"
 PAGE: Final = 1000
@@ -40,9 +42,8 @@ class _Acked:
 class _Streamed:
     """Sends a sorted set of ids with their lines from a hash: ZRANGE and HMGET in pages, 64 KB a write."""
 
-    def __init__(self, url: str, line_bytes: int) -> None:
+    def __init__(self, url: str) -> None:
         self._redis: Redis = Redis.from_url(url)
-        self._lines_per_chunk = max(1, CHUNK_BYTES // line_bytes)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         await req.stream.read()
@@ -50,10 +51,11 @@ class _Streamed:
         resp.stream = self._chunks()
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        start, step = 0, self._lines_per_chunk
+        start = 0
         while ids := cast(list[bytes], await self._redis.zrange(IDS, start, start + PAGE - 1)):
             start += PAGE
             lines: Sequence[Any] = await self._redis.hmget(LINES, ids)
+            step = max(1, CHUNK_BYTES // len(lines[0]))  # all lines are about as long
             for first in range(0, len(lines), step):
                 yield b"".join(lines[first : first + step])
 
@@ -66,7 +68,13 @@ def acks() -> falcon.asgi.App[Any, Any]:
 
 
 def stream() -> falcon.asgi.App[Any, Any]:
-    """The floor of `stream`; reads the store's URL and the length of a line from the environment."""
+    """The floor of `stream`; finds the store by an environment variable."""
     app = falcon.asgi.App()
-    app.add_route("/api/sync/stream", _Streamed(os.environ[REDIS_VARIABLE], int(os.environ[LINE_BYTES_VARIABLE])))
+    app.add_route("/api/sync/stream", _Streamed(os.environ[REDIS_VARIABLE]))
     return app
+
+
+class FloorWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
+    """The service's worker as uvicorn has it: the same settings, without anything of ours on a request's way."""
+
+    CONFIG_KWARGS = LedgerWorker.CONFIG_KWARGS | {"http": "httptools"}

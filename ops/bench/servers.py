@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.bench.processes import Server, await_http, child, free_port
+from ops.bench.scene import Scene
 
 _GUNICORN = (
-    sys.executable, "-W", "ignore::DeprecationWarning", "-m", "gunicorn",
-    "--worker-class", "uvicorn.workers.UvicornWorker", "--log-level", "warning",
+    sys.executable, "-m", "gunicorn", "--worker-class", "ops.bench.floors.FloorWorker", "--log-level", "warning",
+    "--no-control-socket",
 )  # fmt: skip
 
 
@@ -22,4 +23,17 @@ def floor(name: str, folder: Path, *, workers: int, env: Mapping[str, str] | Non
     args = [*_GUNICORN, "--workers", str(workers), "--bind", f"127.0.0.1:{port}", f"ops.bench.floors:{name}()"]
     with child(args, log, env) as process:
         await_http(port, "/", process, log)
+        yield Server(port, process.pid)
+
+
+@contextmanager
+def service(found: Scene, *, workers: int) -> Iterator[Server]:
+    """Serve the scene's ledger as `syncledger serve` does, on a free port."""
+    port, log = free_port(), found.folder / f"service-{workers}.log"
+    args = [
+        sys.executable, "-c", "from ops.cli import main; main()", "serve", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", str(workers), "--data-dir", str(found.settings.data_dir),
+    ]  # fmt: skip
+    with child(args, log, {"LEDGER_LOG": "warning"}) as process:
+        await_http(port, "/readyz", process, log)
         yield Server(port, process.pid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,52 +12,65 @@ from redis import Redis
 from ops.bench import assets, floors, servers, wire
 from ops.bench.processes import BenchFailed, Server, tool
 from ops.bench.reader import Read, Taken
+from ops.bench.results import Comparison, Result
+from ops.bench.rounds import Progress, alternate
+from ops.bench.scale import Scale
+from ops.bench.scene import STREAM_BODY, STREAM_PATH, Scene, scene
 
-PATH: Final = "/api/sync/stream"
-BODY: Final = msgspec.json.encode({"types": [assets.REQUEST_TYPE]})
+LIBRARY: Final = "stream"
+AT_LEAST: Final = 0.6
 _BATCH: Final = 1000
 _FRAMING_BYTES: Final = 1 << 20
 
 
+def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    """Measure one fast reader over the whole library."""
+    count = scale.assets
+    with scene() as found:
+        progress(f"importing {count:,} assets")
+        found.load_assets(LIBRARY, count)
+        (device,) = found.sign_in(1, LIBRARY)
+        bare = wire.request("POST", STREAM_PATH, STREAM_BODY)
+        with floor_server(found, count) as floor, servers.service(found, workers=1) as service:
+            floors, own = alternate(
+                rounds,
+                lambda: entities_per_s(floor, bare, count),
+                lambda: entities_per_s(service, device.stream_request, count),
+                progress,
+            )
+    return [
+        Comparison(name=f"stream of {count:,} assets", unit="/s", floor=floors, ours=own, at_least=AT_LEAST),
+    ]
+
+
 @contextmanager
-def floor_server(url: str, folder: Path, count: int) -> Iterator[Server]:
-    """Fill the floor's own sorted set and hash with `count` assets and serve them; they are removed at the end."""
-    with Redis.from_url(url) as redis:
-        line_bytes = _fill(redis, count) // count
-        env = {floors.REDIS_VARIABLE: url, floors.LINE_BYTES_VARIABLE: str(line_bytes)}
+def floor_server(found: Scene, count: int) -> Iterator[Server]:
+    """Fill the floor's own sorted set and hash beside the library and serve them; they are removed at the end."""
+    with Redis.from_url(found.url) as redis:
+        _fill(redis, count)
+        found.settle()
         try:
-            with servers.floor("stream", folder, workers=1, env=env) as server:
+            with servers.floor("stream", found.folder, workers=1, env={floors.REDIS_VARIABLE: found.url}) as server:
                 yield server
         finally:
             redis.delete(floors.IDS, floors.LINES)
 
 
-def take(server: Server, count: int, *, token: str | None = None) -> Taken:
-    """Read one whole stream of `count` assets as fast as it comes."""
+def entities_per_s(server: Server, request: bytes, count: int) -> float:
+    """The rate of one whole stream; raises BenchFailed unless it held exactly `count` entities."""
     line_bytes = len(assets.served_line(0)[1])
-    read = Read(
-        port=server.port,
-        request=wire.request("POST", PATH, BODY, token=token),
-        at_most_bytes=count * (line_bytes + 64) + _FRAMING_BYTES,
-    )
-    return msgspec.json.decode(tool("ops.bench.reader", msgspec.json.encode(read), timeout_s=120), type=Taken)
-
-
-def entities_per_s(taken: Taken, count: int) -> float:
-    """The rate of a stream that must have held exactly `count` entities; raises BenchFailed if it did not."""
+    read = Read(port=server.port, request=request, at_most_bytes=count * (line_bytes + 64) + _FRAMING_BYTES)
+    taken = msgspec.json.decode(tool("ops.bench.reader", msgspec.json.encode(read), timeout_s=120), type=Taken)
     entities = taken.lines - ('"SyncCompleteV1"' in taken.last_line)
     if entities != count:
         raise BenchFailed(f"a stream of {count:,} entities held {entities:,}; its last line is {taken.last_line[:200]}")
     return entities / taken.seconds
 
 
-def _fill(redis: Redis, count: int) -> int:
-    size = 0
+def _fill(redis: Redis, count: int) -> None:
     for start in range(0, count, _BATCH):
         lines: dict[Any, Any] = dict(assets.served_line(number) for number in range(start, min(start + _BATCH, count)))
-        size += sum(map(len, lines.values()))
         pipeline = redis.pipeline(transaction=False)
         pipeline.zadd(floors.IDS, {key: assets.START_US + (start + n) * assets.STEP_US for n, key in enumerate(lines)})
         pipeline.hset(floors.LINES, mapping=lines)
         pipeline.execute()
-    return size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from ledger.positions import iso_from_us
 
 STAMP_BYTES: Final = 27
@@ -33,3 +35,12 @@ def ack_parts(path: str, token: str, entity_type: str, entity_id: str) -> tuple[
 def stamps(first_us: int, count: int) -> list[bytes]:
     """`count` growing times in the form acks carry, each in a second of its own, from `first_us` on."""
     return [iso_from_us(first_us + n * STEP_US).encode() for n in range(count)]
+
+
+def ack_of(line: bytes) -> bytes:
+    """The ack of a served line; raises ValueError for a line without one."""
+    return msgspec.json.decode(line, type=_Line).ack.encode()
+
+
+class _Line(msgspec.Struct):
+    ack: str

@@ -28,15 +28,16 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool) -> None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--only") from None
     try:
-        from ops.bench import runner, table
+        from ops.bench import runner, scale, table
         from ops.bench.processes import BenchFailed
     except ImportError as error:
         raise click.ClickException(f"bench needs psutil ({error}): pip install 'syncledger[bench]'") from None
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Console(stderr=True, highlight=False)
-    scale = runner.QUICK if quick else runner.FULL
     try:
-        results = runner.run(names, rounds, scale, lambda text: progress.print(text, markup=False))
+        results = runner.run(
+            names, rounds, scale.QUICK if quick else scale.FULL, lambda text: progress.print(text, markup=False)
+        )
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
     if as_document:

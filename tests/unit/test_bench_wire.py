@@ -56,8 +56,9 @@ def test_a_served_line_is_about_650_bytes_and_its_ack_can_be_parsed() -> None:
 
 
 def test_the_library_is_the_same_every_time_and_no_two_assets_share_a_checksum() -> None:
-    library = list(assets.entities(500))
-    assert library == list(assets.entities(500))
+    library = [msgspec.json.decode(line) for line in assets.ndjson(0, 500).splitlines()]
+    assert assets.ndjson(0, 500) == assets.ndjson(0, 200) + assets.ndjson(200, 500)
+    assert {(entity["type"], entity["id"] == entity["data"]["id"]) for entity in library} == {("AssetV2", True)}
     assert len({entity["data"]["checksum"] for entity in library}) == 500
     assert len({entity["data"]["fileCreatedAt"][:19] for entity in library}) == 500
 

@@ -1,0 +1,108 @@
+"""`acks`: acks a second of 64 devices, each an appended, chained event, beside an endpoint that only decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ledger.events import AcksRecorded
+from ops.bench import assets, servers, wire
+from ops.bench.loadgen import Load, Loaded
+from ops.bench.processes import BenchFailed, Server, tool
+from ops.bench.reader import Read
+from ops.bench.results import Comparison, Result
+from ops.bench.rounds import Progress, alternate
+from ops.bench.scale import Scale
+from ops.bench.scene import ACK_PATH, Device, Scene, scene
+
+LIBRARY: Final = "acks"
+AT_LEAST: Final = 0.35
+_LIBRARY_ASSETS: Final = 100
+_SLACK_S: Final = 60.0
+
+
+class Pusher:
+    """Devices that acknowledge one position after the other, never the same twice over all runs."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        parts = [
+            wire.ack_parts(ACK_PATH, device.token, assets.TYPE, assets.asset(number)["id"])
+            for number, device in enumerate(devices)
+        ]
+        self._heads, self._tails = (tuple(part) for part in zip(*parts, strict=True))
+        self._first_us = assets.START_US
+        self.answered = 0
+
+    def push(self, server: Server, seconds: float, limit: int, *, floor: bool = False) -> Loaded:
+        """Send acks for a time, or until a device has sent `limit`; the floor moves no position."""
+        load = Load(
+            port=server.port,
+            heads=self._heads,
+            tails=self._tails,
+            first_us=self._first_us,
+            limit=limit,
+            seconds=seconds,
+        )
+        done = tool("ops.bench.loadgen", msgspec.json.encode(load), timeout_s=seconds + _SLACK_S)
+        loaded = msgspec.json.decode(done, type=Loaded)
+        if not floor:
+            self._first_us += loaded.furthest * wire.STEP_US
+            self.answered += loaded.answered
+        return loaded
+
+
+def offered(found: Scene, server: Server, count: int) -> list[Device]:
+    """Sign devices in and open a stream for each, so that the service admits their acks."""
+    found.load_assets(LIBRARY, _LIBRARY_ASSETS)
+    devices = found.sign_in(count, LIBRARY)
+    for device in devices:
+        read = Read(port=server.port, request=device.stream_request, at_most_bytes=1 << 20)
+        tool("ops.bench.reader", msgspec.json.encode(read), timeout_s=30)
+    return devices
+
+
+def check_recorded(found: Scene, answered: int) -> None:
+    """Compare the 204s with the events in the streams; raises BenchFailed if they differ."""
+    recorded = found.count_events(AcksRecorded)
+    if recorded != answered:
+        raise BenchFailed(f"{answered:,} acks were answered 204, {recorded:,} are in the streams")
+
+
+def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    """Measure with one and with two workers."""
+    return [_measure(workers, rounds, scale, progress) for workers in (1, 2)]
+
+
+def _measure(workers: int, rounds: int, scale: Scale, progress: Progress) -> Result:
+    plural = "worker" if workers == 1 else "workers"
+    with (
+        scene() as found,
+        servers.floor("acks", found.folder, workers=workers) as floor,
+        servers.service(found, workers=workers) as service,
+    ):
+        pusher = Pusher(offered(found, service, scale.devices))
+        cpu: dict[bool, list[float]] = {True: [], False: []}
+
+        def rate(server: Server, is_floor: bool) -> float:
+            before = server.cpu_s()
+            loaded = pusher.push(server, scale.ack_s, scale.ack_limit, floor=is_floor)
+            cpu[is_floor].append((server.cpu_s() - before) / loaded.answered * 1e6)
+            return loaded.rate
+
+        floors, own = alternate(rounds, lambda: rate(floor, True), lambda: rate(service, False), progress)
+        check_recorded(found, pusher.answered)
+    return Comparison(
+        name=f"acks, {scale.devices} devices, {workers} {plural}",
+        unit="/s",
+        floor=floors,
+        ours=own,
+        at_least=AT_LEAST if workers == 1 else None,
+        notes=(_note(pusher.answered, min(cpu[False]), min(cpu[True])),),
+    )
+
+
+def _note(answered: int, own_us: float, floor_us: float) -> str:
+    cpu = f"CPU of the workers: {own_us:.0f} µs an ack, {floor_us:.0f} µs in the floor"
+    return f"{answered:,} acks answered 204 and as many events in the streams; {cpu}"

@@ -1,0 +1,87 @@
+"""`rss`: how much a worker grows while readers take a long stream slowly, one of them and 200."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from ops.bench import servers
+from ops.bench.processes import Server, tool
+from ops.bench.results import Bound, Result
+from ops.bench.rounds import Progress
+from ops.bench.scale import Scale
+from ops.bench.scene import Device, Scene, scene
+from ops.bench.slow_readers import Dripped, Slow
+
+LIBRARY: Final = "rss"
+BYTES_PER_S: Final = 8 * 1024
+MIB: Final = 1024 * 1024
+_SLACK_S: Final = 60.0
+
+
+def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    """Measure once with each number of readers: memory is no rate, and rounds would only repeat it."""
+    with scene() as found:
+        progress(f"importing {scale.assets:,} assets")
+        found.load_assets(LIBRARY, scale.assets)
+        devices = found.sign_in(scale.slow_readers, LIBRARY)
+        idle, grown, dripped = _growth(found, devices[:1], scale.slow_s)
+        progress(f"1 reader: {grown / MIB:.1f} MiB")
+        one = Bound(
+            name=f"growth of a worker, 1 reader at 8 KB/s over {scale.assets:,} assets",
+            unit="MiB",
+            value=grown / MIB,
+            at_most=16,
+            base=idle / MIB,
+            notes=(f"base: the idle worker; the reader took {dripped.least_bytes:,} bytes in {scale.slow_s:.0f} s",),
+        )
+        idle, grown, dripped = _growth(found, devices, scale.slow_s)
+        progress(f"{len(devices)} readers: {grown / MIB:.1f} MiB")
+        many = Bound(
+            name=f"growth of a worker per stream, {len(devices)} readers at 8 KB/s",
+            unit="KiB",
+            value=grown / 1024 / len(devices),
+            at_most=400,
+            base=idle / 1024,
+            notes=(f"{dripped.open} streams open to the end, each took {dripped.least_bytes:,} bytes or more",),
+        )
+    return [one, many]
+
+
+def _growth(found: Scene, devices: Sequence[Device], seconds: float) -> tuple[int, int, Dripped]:
+    """Start a worker, let the devices read slowly, and return its idle size, its growth and what they took."""
+    slow = Slow(0, tuple(device.stream_request for device in devices), BYTES_PER_S, seconds)
+    with servers.service(found, workers=1) as service:
+        slow = msgspec.structs.replace(slow, port=service.port)
+        idle = service.rss_bytes()
+        with _Peak(service) as peak:
+            done = tool("ops.bench.slow_readers", msgspec.json.encode(slow), timeout_s=seconds + _SLACK_S)
+    return idle, peak.bytes - idle, msgspec.json.decode(done, type=Dripped)
+
+
+class _Peak:
+    """Looks at a server's memory until the block ends and keeps the most it saw."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            self.bytes = max(self.bytes, self._server.rss_bytes())

@@ -1,0 +1,35 @@
+"""How much the benchmarks do; every loop of theirs is bounded by one of these."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """Counts and times; `ack_limit` is the most requests of one device in one round."""
+
+    assets: int = 200_000
+    devices: int = 64
+    ack_s: float = 3.0
+    ack_limit: int = 20_000
+    verify_events: int = 200_000
+    size_events: int = 100_000
+    polls: int = 1_000
+    slow_s: float = 25.0
+    slow_readers: int = 200
+
+
+FULL: Final = Scale()
+QUICK: Final = Scale(
+    assets=3_000,
+    devices=8,
+    ack_s=0.3,
+    ack_limit=2_000,
+    verify_events=500,
+    size_events=500,
+    polls=20,
+    slow_s=1.5,
+    slow_readers=5,
+)
