@@ -20,6 +20,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from ledger.errors import LedgerError
+from ops.accept import Load
 from ops.logs import configure_logging
 from ops.settings import Settings
 from ops.worker import KEEP_ALIVE_S, LedgerWorker
@@ -55,6 +56,7 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
         self.start = start
         self.settings = start.settings
         self.ready_fd = ready_fd
+        self.connections = Load(2 * start.settings.workers)  # twice: a worker that ends and its successor overlap
         self._listen_fd = listen_fd
         super().__init__()
 
@@ -74,6 +76,8 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
             "logger_class": ArbiterLog,
             "proc_name": "syncledger",
             "control_socket_disable": True,
+            "pre_fork": _give_slot,
+            "child_exit": _clear_slot,
         }
         for name, value in values.items():
             if name in self.cfg.settings:
@@ -88,6 +92,17 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
         except LedgerError as error:
             logging.getLogger("syncledger.serve").critical("%s", error)
             sys.exit(Arbiter.APP_LOAD_ERROR)
+
+
+def _give_slot(arbiter: Arbiter, worker: LedgerWorker) -> None:
+    """Give a worker that is about to be forked a place to count its connections."""
+    taken = {other.slot for other in arbiter.WORKERS.values()}
+    worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def _clear_slot(_: Arbiter, worker: LedgerWorker) -> None:
+    """Forget the connections of a worker that has ended."""
+    worker.app.connections.clear(worker.slot)
 
 
 class ArbiterLog(Logger):  # type: ignore[misc] # gunicorn has no types

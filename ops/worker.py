@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.arbiter import Arbiter
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import Server
+from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
+
+from ops.accept import Acceptor, Load
 
 if TYPE_CHECKING:
     from ops.arbiter import LedgerApplication
@@ -38,6 +40,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
     and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
     """
 
+    server_state: WorkerState
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._extensions: dict[str, Any] = {}
@@ -48,6 +52,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: a client that says nothing is not kept for ever."""
         super().connection_made(transport)
+        self.server_state.count()
         self._extensions = {TRANSPORT: transport}
         self._wait_for_head()
 
@@ -65,6 +70,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         """End."""
         self._head_arrived()
         super().connection_lost(exc)
+        self.server_state.count()
 
     def on_message_begin(self) -> None:
         """Start a request's scope."""
@@ -104,20 +110,52 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class LedgerServer(Server):
-    """A uvicorn server that tells when it is ready and ends with its arbiter."""
+class WorkerState(ServerState):
+    """What all connections of a worker share; tells the other workers how many they are."""
 
-    def __init__(self, config: Config, arbiter_pid: int, ready_fd: int) -> None:
+    def __init__(self, load: Load, slot: int) -> None:
+        super().__init__()
+        self._load = load
+        self._slot = slot
+
+    def count(self) -> None:
+        """Publish the number of connections; called whenever it changes."""
+        self._load.set(self._slot, len(self.connections))
+
+
+class LedgerServer(Server):
+    """A uvicorn server that shares connections with its siblings, tells when it is ready, and ends with its arbiter."""
+
+    def __init__(self, config: Config, worker: LedgerWorker) -> None:
         super().__init__(config)
-        self._arbiter_pid = arbiter_pid
-        self._ready_fd = ready_fd
+        self._arbiter_pid = worker.ppid
+        self._ready_fd = worker.app.ready_fd
+        self._load = worker.app.connections
+        self._state = WorkerState(worker.app.connections, worker.slot)
+        self.server_state = self._state
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application and accept connections, then tell the parent."""
-        await super().startup(sockets)
-        if self.started:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._ready_fd, f"{os.getpid()}\n".encode())
+        await super().startup(sockets=[])
+        if not self.started:
+            return
+        self._state.count()
+        for listener in sockets or []:
+            self._acceptors.append(
+                Acceptor(listener, self._make_protocol, lambda: len(self.server_state.connections), self._load)
+            )
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._ready_fd, f"{os.getpid()}\n".encode())
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Accept no more, let what is open end within the grace, then end the application."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> LedgerHttpProtocol:
+        return LedgerHttpProtocol(self.config, self._state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
@@ -152,6 +190,8 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
 
     app: LedgerApplication
     config: Config
+    slot: int
+    """Where it counts its connections; the arbiter gives it before the fork."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -164,7 +204,7 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = LedgerServer(self.config, self.ppid, self.app.ready_fd)
+        server = LedgerServer(self.config, self)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
         await server.serve(sockets=self.sockets)
         if not server.started:

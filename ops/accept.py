@@ -1,0 +1,116 @@
+"""Connections shared evenly among workers.
+
+Workers that wait on one listening socket race for each connection: of 64 that arrived at once one worker was seen to
+take 53, and a device keeps its connection for hours. So a worker that has more than the least busy one leaves a new
+connection to it for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+from collections.abc import Callable
+from socket import socket
+
+log = logging.getLogger("syncledger.serve")
+
+ABSENT = 2**30
+RETRY_S = 0.001
+PATIENCE_S = 0.05  # for the least busy worker to take one; after that it is not waited for until it does
+AFTER_ERROR_S = 0.5
+
+
+class Load:
+    """How many connections each worker has, in memory that the arbiter and its workers share."""
+
+    def __init__(self, slots: int) -> None:
+        self._counts = memoryview(mmap.mmap(-1, slots * 4)).cast("i")
+        for slot in range(slots):
+            self.clear(slot)
+
+    def set(self, slot: int, connections: int) -> None:
+        """Tell how many connections a worker has."""
+        self._counts[slot] = connections
+
+    def clear(self, slot: int) -> None:
+        """Tell that there is no worker."""
+        self._counts[slot] = ABSENT
+
+    def least(self) -> int:
+        """Return what the least busy worker has."""
+        return min(self._counts)
+
+
+class Acceptor:
+    """Accepts connections of one listening socket in one worker."""
+
+    def __init__(
+        self,
+        listener: socket,
+        make_protocol: Callable[[], asyncio.Protocol],
+        connections: Callable[[], int],
+        load: Load,
+    ) -> None:
+        self._listener = listener
+        self._make_protocol = make_protocol
+        self._connections = connections
+        self._load = load
+        self._loop = asyncio.get_running_loop()
+        self._beginning: set[asyncio.Task[object]] = set()
+        self._waited_for: tuple[int, float] | None = None
+        """What the least busy worker had when waiting for it began, and when that was."""
+        self._pause: asyncio.TimerHandle | None = None
+        self._closed = False
+        listener.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Accept no more; the socket stays open."""
+        self._closed = True
+        self._loop.remove_reader(self._listener)
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _listen(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _wait(self, delay_s: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(delay_s, self._listen)
+
+    def _accept(self) -> None:
+        """Take one connection, or leave it to a worker that has fewer."""
+        if self._leave_to_others():
+            self._wait(RETRY_S)
+            return
+        try:
+            connection = self._listener.accept()[0]
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:  # out of descriptors, most likely: closing connections will mend it
+            log.error("cannot accept connections: %s", error)
+            self._wait(AFTER_ERROR_S)
+            return
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    def _leave_to_others(self) -> bool:
+        """Tell whether a worker with fewer connections ought to take this one, and still may be about to."""
+        least = self._load.least()
+        if self._connections() + len(self._beginning) <= least:
+            self._waited_for = None
+            return False
+        now = self._loop.time()
+        if self._waited_for is None or self._waited_for[0] != least:
+            self._waited_for = (least, now)
+        return now - self._waited_for[1] < PATIENCE_S
+
+    async def _begin(self, connection: socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError as error:
+            log.debug("a connection ended at once: %s", error)
+            connection.close()
