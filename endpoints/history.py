@@ -5,7 +5,7 @@ A user sees the history of their own devices, ended ones too; an API key with `a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Annotated, Final
 
 import falcon
@@ -17,6 +17,7 @@ from endpoints.acks import EntityTypeName
 from endpoints.operations import EITHER, NDJSON, Operation, Route, Text
 from endpoints.replies import send
 from endpoints.request import Request
+from endpoints.sending import always, guarded
 from endpoints.services import Services
 from endpoints.sessions import check_session_id
 from ledger.entity_types import CODES
@@ -72,6 +73,7 @@ class History:
     def __init__(self, services: Services) -> None:
         self._auth = services.auth
         self._ledger = services.ledger
+        self._stall_s = services.stall_s
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         who = await self._auth.scoped(req, "audit.read")
@@ -84,7 +86,7 @@ class History:
         first = await anext(pages)
         if req.client_prefers((falcon.MEDIA_JSON, NDJSON)) == NDJSON:
             resp.content_type = NDJSON
-            resp.stream = _lines(first, pages)
+            resp.stream = guarded(req, _lines(first, pages), always, self._stall_s)
         else:
             send(resp, HistoryDto(session_id, first.events, first.next_seq, first.below_floor))
 
@@ -101,7 +103,7 @@ class History:
         raise falcon.HTTPNotFound(description=f"No session {session_id}")
 
 
-async def _lines(first: HistoryPage, rest: AsyncIterator[HistoryPage]) -> AsyncIterator[bytes]:
+async def _lines(first: HistoryPage, rest: AsyncIterator[HistoryPage]) -> AsyncGenerator[bytes]:
     yield _joined(first)
     async for page in rest:
         yield _joined(page)

@@ -9,6 +9,7 @@ import falcon.asgi
 from endpoints import (
     acks,
     auth_status,
+    entities,
     errors,
     health,
     history,
@@ -24,7 +25,7 @@ from endpoints.request import Correlation, Request
 from endpoints.services import Services
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
-_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks, stream, history)
+_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks, stream, history, entities)
 
 
 def routes(services: Services) -> Iterator[Route]:

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import falcon.asgi
 import falcon.testing
+import httpx
+import msgspec
 
 from endpoints.auth import Auth
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
 from ledger.log.store import Store
-from ledger.positions import Position
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_key, read_token
 from projections.api_keys import ApiKeys
-from projections.entities.source import Held, Page
+from projections.entities.catalog import Catalog
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
-
-
-class EmptySource:
-    """A source without entities."""
-
-    async def horizon(self, library: str) -> int:
-        return 1
-
-    async def pages(
-        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
-    ) -> AsyncIterator[Page]:
-        pages: list[Page] = []
-        for page in pages:
-            yield page
-
-    async def first_held(
-        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
-        return None
-
-    async def tombstone_floor(self, library: str) -> int:
-        return 0
 
 
 class Clock:
@@ -62,15 +41,15 @@ class Service:
     def __init__(self, store: Store, settings: HttpSettings | None = None) -> None:
         self.clock = Clock()
         self.store = store
-        self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.ledger = Ledger(store, 8, self.clock)
         self.api_keys = ApiKeys(store)
+        self.catalog = Catalog(store, self.clock)
         self.tokens = TokenIssuer(read_key(make_key()))
         self.services = Services(
             ledger=self.ledger,
             auth=Auth(read_token, self.api_keys),
             tokens=self.tokens,
-            source=EmptySource(),
+            source=self.catalog,
             row=self._row,
             readiness=self._readiness,
             settings=settings or HttpSettings(),
@@ -96,8 +75,14 @@ class Service:
         result: falcon.testing.Result = await self.client.simulate_request(method, path, headers=headers, **options)
         return result
 
+    async def read(self, path: str, headers: dict[str, str], params: dict[str, Any] | None = None) -> httpx.Response:
+        """GET a streamed body to its end. Falcon's test client leaves as soon as the request is sent."""
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test") as client:
+            return await client.get(path, headers=headers, params=params)
+
     async def _row(self, library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
-        return self.rows.get((library, entity_type, entity_id))
+        data = await self.catalog.entity(library, entity_type, entity_id)
+        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
 
     async def _readiness(self) -> Readiness:
         await self.store.command("PING", key=b"ping")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from endpoints.services import HttpSettings
 from ledger.log.store import open_store
+from projections.entities.entity import read_line
 from tests.http import Service, serving
 
 APP = {"user-agent": "immich-android/3.2.0", "deviceModel": "Pixel 8", "deviceType": "Android"}
@@ -52,11 +54,13 @@ async def test_who_am_i_without_a_row_of_mine_in_the_library(service: Service) -
 
 async def test_who_am_i_by_the_librarys_row(service: Service) -> None:
     device = await service.sign_in()
-    service.rows["lib", "AuthUserV1", "ann"] = {
+    row = {
         "id": "ann", "name": "Ann", "email": "ann@example.test", "avatarColor": "green", "isAdmin": True,
-        "oauthId": "sub-1", "quotaSizeInBytes": 5, "quotaUsageInBytes": 2, "storageLabel": "a",
-        "profileChangedAt": "2024-01-01T00:00:00.000Z", "deletedAt": None, "hasProfileImage": False, "pinCode": None,
+        "oauthId": "sub-1", "quotaSizeInBytes": 5, "quotaUsageInBytes": 2, "storageLabel": "a", "deletedAt": None,
+        "profileChangedAt": "2024-01-01T00:00:00.000Z", "hasProfileImage": False, "pinCode": "1234",
     }  # fmt: skip
+    line = json.dumps({"type": "AuthUserV1", "id": "ann", "data": row}).encode()
+    assert (await service.catalog.put("lib", [read_line(line)])).taken == 1
     me = (await service.ask("GET", "/api/users/me", device.token)).json
     assert (me["name"], me["email"], me["avatarColor"], me["isAdmin"]) == ("Ann", "ann@example.test", "green", True)
     assert (me["quotaSizeInBytes"], me["quotaUsageInBytes"], me["storageLabel"]) == (5, 2, "a")

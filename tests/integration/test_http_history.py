@@ -79,7 +79,8 @@ async def test_pages_join_to_the_whole(service: Service, device: Issued, limit: 
 async def test_lines_when_asked_for(service: Service, device: Issued) -> None:
     token = (await service.sign_in()).token
     path = f"/ledger/sessions/{device.sid}/events"
-    answer = await service.ask("GET", path, token, headers={"accept": "application/x-ndjson"}, params={"limit": 7})
+    headers = {"authorization": f"Bearer {token}", "accept": "application/x-ndjson"}
+    answer = await service.read(path, headers, {"limit": 7})
     assert answer.headers["content-type"] == "application/x-ndjson"
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert lines == (await page(service, device.sid, token, limit=1000))["events"]

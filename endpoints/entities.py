@@ -1,0 +1,96 @@
+"""The entities of a library: written and read as NDJSON lines {"type", "id", "data"}, streamed both ways."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints import bodies
+from endpoints.errors import Forbidden
+from endpoints.operations import EITHER, KEY, NDJSON, Operation, Route, Text
+from endpoints.replies import send
+from endpoints.request import Request
+from endpoints.sending import always, guarded
+from endpoints.services import Services
+from ledger.keys import check_name
+from projections.api_keys import ApiKey
+from projections.entities.catalog import Catalog
+from projections.entities.ingest import Refusal, ingest
+
+
+class IngestReportDto(msgspec.Struct, frozen=True):
+    """What became of the lines: taken, unchanged because they were there already, refused.
+
+    `refusals` are the first 1,000 of the refused, each with its line number from 1 and the path of what does not fit.
+    """
+
+    lines: int
+    taken: int
+    unchanged: int
+    refused: int
+    refusals: list[Refusal]
+
+
+class Entities:
+    """All entities of one library in the embedded catalog."""
+
+    def __init__(self, services: Services, catalog: Catalog) -> None:
+        self._services = services
+        self._catalog = catalog
+
+    async def on_post(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
+        """Take what fits and report what does not; the body is never held whole."""
+        await self._services.auth.key(req, "entities.write")
+        check_name("library", library)
+        report = await ingest(self._catalog, library, bodies.chunks(req))
+        send(
+            resp,
+            IngestReportDto(report.lines, report.taken, report.unchanged, report.refused, report.refusals),
+        )
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
+        """Send what `import` can read again: living entities, no delete markers."""
+        who = await self._services.auth.scoped(req, "entities.read")
+        lives = always
+        if not isinstance(who, ApiKey):
+            ledger = self._services.ledger
+            state = await ledger.load(*who)
+            if state.library != library:
+                raise Forbidden("Missing required permission: entities.read")
+
+            async def lives() -> bool:
+                return await ledger.lives(state)
+
+        check_name("library", library)
+        resp.content_type = NDJSON
+        resp.stream = guarded(req, self._lines(library), lives, self._services.stall_s)
+
+    async def _lines(self, library: str) -> AsyncGenerator[bytes]:
+        async for page in self._catalog.entities(library):
+            yield b"".join(page)
+
+
+class Elsewhere:
+    """Stands for the entities where another system is their source."""
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
+        raise falcon.HTTPConflict(description="The entities of this service come from another system; ask there")
+
+    on_post = on_get
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the one route."""
+    source = services.source
+    lines = Text(NDJSON, 'Lines of {"type", "id", "data"}')
+    yield Route(
+        "/ledger/libraries/{library}/entities",
+        Entities(services, source) if isinstance(source, Catalog) else Elsewhere(),
+        (
+            Operation("POST", "writeEntities", "Write entities", {200: IngestReportDto}, KEY, body=lines),
+            Operation("GET", "readEntities", "Read all living entities", {200: lines}, EITHER),
+        ),
+    )
