@@ -21,7 +21,11 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
 
 def run(names: Sequence[str], rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     """Run the named benchmarks, each on servers of its own, and return what they found; raises BenchFailed."""
-    results = []
+    results: list[Result] = []
     for name in names:
-        results += _BENCHMARKS[name](rounds, scale, lambda text, name=name: progress(f"{name}: {text}"))
+        results += _BENCHMARKS[name](rounds, scale, _named(name, progress))
     return results
+
+
+def _named(name: str, progress: Progress) -> Progress:
+    return lambda text: progress(f"{name}: {text}")

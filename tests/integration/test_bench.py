@@ -1,0 +1,66 @@
+"""The benchmarks run, against the real service; what they measure is not looked at here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+BENCH = [sys.executable, "-c", "from ops.cli import main; main()", "bench", "--quick", "--rounds", "1"]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.Popen(
+        [*BENCH, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    bench = start(tmp_path, "--json")
+    out, err = bench.communicate(timeout=180)
+    assert bench.returncode == 0, err
+    results = msgspec.json.decode(out)["results"]
+    assert [row["kind"] for row in results] == ["comparison"] * 4 + ["bound"] * 5
+    assert all(min(row["floor"] + row["ours"]) > 0 for row in results[:4])
+    assert {row["unit"] for row in results[4:]} == {"MiB", "KiB", "bytes", "events"}
+    assert results[-1]["value"] == 0
+    assert "round 1/1" in err
+    assert list(tmp_path.glob("syncledger-bench-*")) == []
+
+
+def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
+    bench = start(tmp_path, "--only", "acks")
+    started: set[psutil.Process] = set()
+    deadline = time.monotonic() + 60
+    while not any("ops.bench.loadgen" in _command(process) for process in started):
+        assert bench.poll() is None, bench.communicate()
+        assert time.monotonic() < deadline
+        started |= set(psutil.Process(bench.pid).children(recursive=True))
+        time.sleep(0.01)
+    bench.send_signal(signal.SIGINT)
+    _, err = bench.communicate(timeout=60)
+    assert bench.returncode == 130, err
+    assert "Traceback" not in err
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert list(tmp_path.glob("syncledger-bench-*")) == []
+
+
+def test_a_benchmark_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    bench = start(tmp_path, "--only", "acks,speed")
+    _, err = bench.communicate(timeout=30)
+    assert bench.returncode == 2
+    assert "speed" in err
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
