@@ -18,7 +18,8 @@ MAX_ID_BYTES: Final = 256
 MAX_US: Final = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z, the last instant datetime can print
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:Z|([+-])(\d\d):?(\d\d))", re.ASCII | re.IGNORECASE
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))",
+    re.ASCII | re.IGNORECASE,
 )
 _UNFIT: Final = re.compile("[|\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -63,9 +64,7 @@ def check_id(field: str, value: str) -> None:
     problem = ""
     if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES:
         problem = f"must have 1 to {MAX_ID_BYTES} bytes"
-    elif "|" in value or any(
-        ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in value
-    ):
+    elif _UNFIT.search(value):
         problem = "must not hold '|', control characters or surrogates"
     if problem:
         raise InvalidInput([((field,), problem)])

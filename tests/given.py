@@ -1,0 +1,174 @@
+"""Given these events, when this command, then those events: helpers and hypothesis strategies for the pure core.
+
+Importing this module makes hypothesis deterministic: the same examples on every machine and in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from ledger.acks import Ack
+from ledger.chain import GENESIS, record
+from ledger.commands import (
+    ClearCheckpoints,
+    Command,
+    DescribeDevice,
+    EndSession,
+    OfferStream,
+    RecordAcks,
+    RequestReset,
+)
+from ledger.decide import decide
+from ledger.entity_types import CODES, COMPLETE, mask_of
+from ledger.errors import Refused
+from ledger.events import (
+    AcksRecorded,
+    CheckpointsCleared,
+    Event,
+    Recorded,
+    SessionCreated,
+    StoredAck,
+    StreamOffered,
+    mask_bytes,
+)
+from ledger.evolve import fold
+from ledger.positions import MAX_US, Position
+from ledger.state import State
+
+settings.register_profile(
+    "syncledger",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("syncledger")
+
+SID: Final = "5e" * 32
+NOW: Final = 1_790_000_000_000_000
+SNAPSHOT: Final = NOW - 1_000
+CREATED: Final = SessionCreated("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
+
+
+def given(*events: Event, at_us: int = NOW, sid: str = SID) -> State:
+    """Fold a session that was created and to which then these events happened, all at `at_us`."""
+    first = () if events and isinstance(events[0], SessionCreated) else (CREATED,)
+    state = fold(None, record((*first, *events), sid, 0, at_us, GENESIS))
+    assert state is not None
+    return state
+
+
+def then(state: State, *events: Event, at_us: int = NOW) -> State:
+    """Fold more events onto a state."""
+    after = fold(state, record(events, state.sid, state.seq, at_us, state.hash))
+    assert after is not None
+    return after
+
+
+def when(state: State | None, command: Command, now_us: int = NOW) -> tuple[Event, ...]:
+    """Decide a command."""
+    return decide(state, command, now_us)
+
+
+def offered(*types: str, snapshot_us: int = SNAPSHOT) -> StreamOffered:
+    """Tell that a stream of these types, and its completion, was offered."""
+    return StreamOffered(snapshot_us, mask_bytes(mask_of([COMPLETE, *types])))
+
+
+def offer(*types: str, snapshot_us: int = SNAPSHOT) -> OfferStream:
+    """Offer a stream of these types, and its completion."""
+    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]))
+
+
+def cleared(*types: str, cause: str = "deleted", reset: bool = False) -> CheckpointsCleared:
+    """Tell that checkpoints of these types were cleared; of all without any."""
+    return CheckpointsCleared(mask_bytes(mask_of(types)) if types else None, cause, reset)
+
+
+def clear(*types: str, cause: str = "deleted", reset: bool = False) -> ClearCheckpoints:
+    """Clear checkpoints of these types; of all without any."""
+    return ClearCheckpoints(mask_of(types) if types else None, cause, reset)
+
+
+def ack(entity_type: str, at_us: int, entity_id: str = "", epoch: int = 1) -> Ack:
+    """Make an ack."""
+    return Ack(entity_type, Position(at_us, entity_id), epoch)
+
+
+def acks(*given_acks: Ack) -> RecordAcks:
+    """Send acks in one request."""
+    return RecordAcks(given_acks)
+
+
+def stored(of: Ack) -> StoredAck:
+    """Tell how an event holds an ack."""
+    return StoredAck(CODES[of.type], of.position.at_us, of.position.id, of.epoch)
+
+
+def moved(*given_acks: Ack, stale: tuple[Ack, ...] = ()) -> AcksRecorded:
+    """Tell that acks were recorded: those that moved, and those that were stale."""
+    return AcksRecorded(tuple(map(stored, given_acks)), tuple(map(stored, stale)))
+
+
+# Strategies. Few types, times and ids, so that examples meet each other.
+
+TYPES: Final = ("AssetV1", "AssetDeleteV1", "AlbumV2", COMPLETE)
+
+ids: Final = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="|"), min_size=1, max_size=40
+).filter(lambda text: len(text.encode()) <= 256)
+positions: Final = st.builds(Position, st.integers(0, MAX_US), st.just("") | ids)
+few_positions: Final = st.builds(Position, st.integers(NOW, NOW + 6), st.sampled_from(("", "a", "b", "é")))
+few_acks: Final = st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integers(1, 3))
+masks: Final = st.sets(st.sampled_from(TYPES)).map(mask_of)
+
+commands: Final[st.SearchStrategy[Command]] = st.one_of(
+    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks),
+    st.builds(OfferStream, st.just(NOW + 7), st.just(mask_of(TYPES))),
+    st.builds(RecordAcks, st.lists(few_acks, max_size=4).map(tuple)),
+    st.builds(ClearCheckpoints, st.none() | masks, st.just("deleted"), st.booleans()),
+    st.builds(RequestReset, st.booleans(), st.just("owner")),
+    st.builds(
+        DescribeDevice,
+        st.sampled_from(("", "iPhone", "Pixel")),
+        st.sampled_from(("", "iOS")),
+        st.sampled_from((None, "", "3.2.0", "3.2.1")),
+    ),
+)
+endings: Final[st.SearchStrategy[Command]] = st.builds(EndSession, st.sampled_from(("logout", "revoked")))
+
+
+def carry_out(state: State | None, command: Command, now_us: int = NOW) -> tuple[Recorded, ...]:
+    """Decide a command and place its events, those of a refusal too, as the ledger would."""
+    try:
+        events = decide(state, command, now_us)
+    except Refused as refusal:
+        events = refusal.record
+    if state is None:
+        return record(events, SID, 0, now_us, GENESIS)
+    return record(events, state.sid, state.seq, max(now_us, state.at_us), state.hash)
+
+
+def history(sent: Iterable[Command], first: SessionCreated = CREATED) -> list[tuple[Recorded, State]]:
+    """Tell what becomes of a new session by these commands: each event with the state after it."""
+    steps: list[tuple[Recorded, State]] = []
+    state: State | None = None
+    for recorded in record((first,), SID, 0, NOW, GENESIS):
+        state = fold(None, [recorded])
+        assert state is not None
+        steps.append((recorded, state))
+    for index, command in enumerate(sent):
+        for recorded in carry_out(state, command, NOW + index):
+            state = fold(state, [recorded])
+            assert state is not None
+            steps.append((recorded, state))
+    return steps
+
+
+histories: Final = st.lists(commands, max_size=25).map(history)
+"""Histories of one session: lists of events, each with the state after it."""
