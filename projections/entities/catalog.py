@@ -19,16 +19,15 @@ from projections.entities.forms import sharing_id_with
 from projections.entities.held import Parents, is_checked
 from projections.entities.layout import keys_of
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.paging import read_rows
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Held, Page
 from projections.entities.writer import Writer, Written
 
-PAGE_BYTES: Final = 64 * 1024
 PURGE_ROWS: Final = 500
 START_US: Final = 1
 """The horizon of a library to which nothing was ever written."""
 
-PAGE: Final = Script.load("projections.entities", "page.lua")
 HELD: Final = Script.load("projections.entities", "held.lua")
 PURGE: Final = Script.load("projections.entities", "purge.lua", allow_oom=True)
 
@@ -56,24 +55,14 @@ class Catalog:
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and below `before`, at most `limit` rows and 64 KiB a page."""
+        """Yield what comes strictly after a position and below `before`, `limit` rows and about 64 KiB a page."""
         served = row(entity_type)
-        low, skip = _bound(after)
-        rows, meta = keys.catalog_rows(library, served.stored), keys.catalog_meta(library)
-        more = 1
-        while more:
-            reply = await self._store.script(PAGE, (rows, meta), (low, f"({before}", limit, PAGE_BYTES))
-            last_stamp, more = int(reply.pop()), reply.pop()
-            if not reply:
-                return
-            last = position_of(reply[-1])
-            low = f"({last.at_us}"
-            lines = reply if skip is None else [line for line in reply if position_of(line).key > skip]
-            skip = None
+        async for rows in read_rows(self._store, library, served.stored, after, before, limit):
+            lines = rows.lines
             if served.downgrade is not None:
                 lines = await self._older(library, served, lines)
             if lines:
-                yield Page(lines, last, last_stamp + 1)
+                yield Page(lines, rows.last, rows.horizon_us)
 
     async def first_held(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
@@ -200,12 +189,3 @@ class Catalog:
             for line, data in zip(lines, payloads, strict=True)
             if data.id in newest
         ]
-
-
-def _bound(after: Position | None) -> tuple[str, tuple[int, bool, bytes] | None]:
-    """Tell where a page begins and, if rows of that very instant may still come, which of them are done."""
-    if after is None:
-        return "-inf", None
-    if after.id:
-        return str(after.at_us), after.key
-    return f"({after.at_us}", None

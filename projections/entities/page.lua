@@ -1,9 +1,10 @@
 -- Reads a page of rows, bounded in rows and bytes.
 --
 -- KEYS  rows, meta
--- ARGV  lower bound of the stamps, upper bound (both as ZRANGE reads them), most rows, most bytes
+-- ARGV  lower bound of the stamps, upper bound (both as ZRANGE reads them), most rows, most bytes, the entity type stored
 --
--- Returns the lines, at least one if there is any; then whether more follow (0 or 1), then the last stamp of the library.
+-- Returns the lines, at least one if there is any; then whether more follow (0 or 1), the last stamp of the library, and
+-- the length of the longest line the type ever had.
 
 local most, room, found, at = tonumber(ARGV[3]), tonumber(ARGV[4]), {}, 0
 local more = 0
@@ -23,4 +24,5 @@ while more == 0 do
 end
 found[at + 1] = more
 found[at + 2] = redis.call('HGET', KEYS[2], 'last') or '0'
+found[at + 3] = redis.call('HGET', KEYS[2], 'longest:' .. ARGV[5]) or '0'
 return found

@@ -40,9 +40,9 @@ class EntitySource(Protocol):
     def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, at most `limit` rows and 64 KiB a page.
+        """Yield what comes strictly after a position and before an instant, `limit` rows and about 64 KiB a page.
 
-        A page holds at least one line; a single line may be larger.
+        A page holds at least one line; never more than 128 KiB, unless its only line is longer.
         """
         ...
 

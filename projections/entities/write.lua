@@ -48,7 +48,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local last = tonumber(redis.call('HGET', meta, 'last') or 0)
-local first, dated, date = last, -1, nil
+local first, dated, date, longest = last, -1, nil, {}
 
 -- The civil date of a count of days since 1970 (the sandbox has no os.date); Howard Hinnant's algorithm.
 local function civil(days)
@@ -115,7 +115,13 @@ end
 local function add(form, letter, id, head)
   last = math.max(now, last + 1)
   local stamp = string.format('%.0f', last)
-  redis.call('ZADD', form.rows[letter], stamp, head .. iso(last) .. '|' .. escaped(id))
+  local line, field = head .. iso(last) .. '|' .. escaped(id), 'longest:' .. form.types[letter]
+  longest[field] = longest[field] or tonumber(redis.call('HGET', meta, field) or 0)
+  if #line > longest[field] then
+    longest[field] = #line
+    redis.call('HSET', meta, field, #line)
+  end
+  redis.call('ZADD', form.rows[letter], stamp, line)
   redis.call('HSET', form.ids, id, letter .. stamp)
   if letter == 'd' then tables[form.table].markers = tables[form.table].markers + 1 end
 end
