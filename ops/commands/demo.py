@@ -100,14 +100,13 @@ The sync ledger serves the demo library at {url}, its data is in {settings.data_
 A demo device is signed in. Its token, for a second terminal:
 
   TOKEN={token}
-  curl -sN {url}/api/sync/stream -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
-       -d '{{"types": ["AssetsV2", "AlbumsV2"]}}' | tee /tmp/stream | tail -n 3
-  curl -s {url}/api/sync/ack -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
-       -d "{{\\"acks\\": [$(tail -n 1 /tmp/stream | grep -o '"ack":"[^"]*"' | cut -d: -f2-)]}}"
+  api() {{ curl -sN "{url}/api/$1" -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' "${{@:2}}"; }}
+  api sync/stream -d '{{"types": ["AssetsV2", "AlbumsV2"]}}' | tee stream.jsonl | tail -n 2
+  api sync/ack -d "{{\\"acks\\": [$(grep '"AssetV2"' stream.jsonl | tail -n 1 | grep -o '"AssetV2|[^"]*"')]}}"
 
 Or sync it all as the app does:
 
-  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --check
+  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check
 
 Documentation of the API: {url}/docs      Stop with Ctrl-C.
 """
