@@ -90,10 +90,7 @@ def entity_of(written_as: EntityTypeRow, data: Payload, entity_id: str | None = 
             data = written_as.upgrade(data)
         except NotConvertible as error:
             raise InvalidInput([(("data", error.field), str(error))]) from error
-    try:
-        head = head_of(stored.name, data)
-    except (OverflowError, RecursionError) as error:
-        raise InvalidInput([(("data",), "holds a number beyond 64 bits")]) from error
+    head = head_of(stored.name, data)
     refs = () if stored.is_delete else _refs(stored, data)
     if owner is not None:
         refs += (f"user|{owner.data.user_id}",)  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def head_of(entity_type: str, data: Payload) -> bytes:
-    """Compose the part of a line before its time; raises OverflowError for integers JSON readers cannot hold."""
+    """Compose the part of a line before its time."""
     name = entity_type.encode()
     return b'{"type":"%b","data":%b,"ack":"%b|' % (name, _encode(data), name)
 
