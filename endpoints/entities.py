@@ -90,7 +90,16 @@ def routes(services: Services) -> Iterator[Route]:
         "/ledger/libraries/{library}/entities",
         Entities(services, source) if isinstance(source, Catalog) else Elsewhere(),
         (
-            Operation("POST", "writeEntities", "Write entities", {200: IngestReportDto}, KEY, body=lines),
-            Operation("GET", "readEntities", "Read all living entities", {200: lines}, EITHER),
+            Operation(
+                "POST",
+                "writeEntities",
+                "Write entities",
+                {200: IngestReportDto},
+                KEY,
+                body=lines,
+                body_required=False,
+                refusals=(409,),
+            ),
+            Operation("GET", "readEntities", "Read all living entities", {200: lines}, EITHER, refusals=(409,)),
         ),
     )

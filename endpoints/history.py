@@ -130,5 +130,6 @@ def routes(services: Services) -> Iterator[Route]:
         {200: (HistoryDto, page)},
         EITHER,
         query=HistoryQuery,
+        refusals=(404,),
     )
     yield Route("/ledger/sessions/{session_id}/events", History(services), (operation,))

@@ -110,6 +110,7 @@ def _operation(
     }
     if operation.body is not None:
         described["requestBody"] = {
+            "description": _words(operation.body) or "JSON",
             "required": operation.body_required,
             "content": _content(operation.body, schema_of),
         }
@@ -147,20 +148,25 @@ def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(answer: Any, schema_of: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": "Done", "headers": _headers()}
+    described: dict[str, Any] = {"description": _words(answer) or "Done", "headers": _headers()}
     if answer is not None:
         described["content"] = _content(answer, schema_of)
     return described
 
 
 def _content(bodies: Any, schema_of: dict[str, Any]) -> dict[str, Any]:
-    content = {}
+    content: dict[str, Any] = {}
     for body in bodies if isinstance(bodies, tuple) else (bodies,):
         if isinstance(body, Text):
-            content[body.media_type] = {"schema": {"type": "string", "description": body.description}}
+            content[body.media_type] = {"schema": {}}  # JSON Schema has no words for lines or pages
         else:
             content[falcon.MEDIA_JSON] = {"schema": schema_of[str(body)]}
     return content
+
+
+def _words(bodies: Any) -> str:
+    listed = bodies if isinstance(bodies, tuple) else (bodies,)
+    return "; ".join(f"{body.media_type}: {body.description}" for body in listed if isinstance(body, Text))
 
 
 def _refusals(operation: Operation) -> dict[str, Any]:
@@ -174,6 +180,9 @@ def _refusals(operation: Operation) -> dict[str, Any]:
         refusals["503"] = ("The store is not available; see Retry-After", {"$ref": error})
     if operation.body is not None:
         refusals["413"] = ("The body is too large", {"$ref": error})
+    for status, text in ((404, "There is no such thing"), (409, "That is not kept here")):
+        if status in operation.refusals:
+            refusals[str(status)] = (text, {"$ref": error})
     return {
         status: {"description": text, "headers": _headers(), "content": {falcon.MEDIA_JSON: {"schema": schema}}}
         for status, (text, schema) in sorted(refusals.items())

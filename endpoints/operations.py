@@ -23,7 +23,8 @@ class Text(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True):
     """One method of a route.
 
-    `answers` maps each status of success to a struct, a Text, several of them by Accept, or None for an empty body.
+    `answers` maps each status of success to a struct, a Text, several of them by Accept, or None for an empty body;
+    `refusals` names statuses beyond those that every operation can have.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Operation(msgspec.Struct, frozen=True):
     body: Any = None
     body_required: bool = True
     query: type[msgspec.Struct] | None = None
+    refusals: tuple[int, ...] = ()
 
 
 class Route(msgspec.Struct, frozen=True):
