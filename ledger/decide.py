@@ -88,10 +88,10 @@ def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
         SessionCreated(
             user=command.user,
             library=command.library,
-            parent=command.parent,
+            parent=command.parent or None,
             device_type=command.device_type,
             device_os=command.device_os,
-            app_version=command.app_version,
+            app_version=command.app_version or None,
             expires_at_us=command.expires_at_us,
             authenticated_by=command.authenticated_by,
         ),
@@ -178,6 +178,6 @@ def _describe(state: State, command: DescribeDevice) -> tuple[Event, ...]:
     told = DeviceDescribed(
         command.device_type if command.device_type != state.device_type else "",
         command.device_os if command.device_os != state.device_os else "",
-        command.app_version if command.app_version != state.app_version else None,
+        command.app_version if command.app_version and command.app_version != state.app_version else None,
     )
     return _NOTHING if told == DeviceDescribed() else (told,)

@@ -11,7 +11,7 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from ledger.entity_types import ENTITY_TYPES, types_in
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     AckRefused,
     AcksRecorded,
@@ -57,6 +57,8 @@ def evolve(state: State | None, recorded: Recorded) -> State:
         case AcksRecorded(moved=moved, stale=stale):
             checkpoints = dict(state.checkpoints)
             for code, position_us, entity_id, _ in moved:
+                if not 0 <= code < len(ENTITY_TYPES):
+                    raise UnknownEvent(f"an ack of entity type {code}, which this version does not know: upgrade")
                 checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), at_us)
             noted = _note(state.noted, stale) if stale else state.noted
             return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from ledger.errors import InvalidInput
@@ -71,7 +72,7 @@ def read_key(text: str) -> OKPKey:
     """Read a signing key; raises ValueError (without the key in it) if it is not an Ed25519 JSON Web Key."""
     try:
         key = OKPKey.import_key(msgspec.json.decode(text, type=dict[str, str | list[str]]))
-    except (msgspec.DecodeError, ValueError, TypeError, KeyError) as error:
+    except (msgspec.DecodeError, JoseError, ValueError, TypeError, KeyError) as error:
         raise ValueError("the token key is not a JSON Web Key") from error
     if key.curve_name != "Ed25519" or not key.is_private:
         raise ValueError("the token key is not a private Ed25519 key")
@@ -92,5 +93,5 @@ def read_token(token: str) -> Caller | None:
     try:
         user = _claims.decode(urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).sub
         return Caller(check_name("sub", user), session_id(token))
-    except (msgspec.DecodeError, InvalidInput, Base64Error, ValueError):
+    except (msgspec.DecodeError, InvalidInput, Base64Error, ValueError, RecursionError):
         return None
