@@ -1,0 +1,347 @@
+"""Every rule that `decide` keeps: given these events, when this command, then those events."""
+
+from __future__ import annotations
+
+import pytest
+
+from ledger.acks import RESET_ACK
+from ledger.commands import (
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    ExpireSession,
+    OfferStream,
+    RequestReset,
+)
+from ledger.decide import reset_due
+from ledger.entity_types import COMPLETE, mask_of
+from ledger.errors import AckNotOffered, Refused, SessionEnded
+from ledger.events import (
+    AckRefused,
+    DeviceDescribed,
+    SessionCreated,
+    StreamOffered,
+    SyncResetRequested,
+    mask_bytes,
+)
+from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.state import State
+from tests.given import (
+    CREATED,
+    NOW,
+    SNAPSHOT,
+    ack,
+    acks,
+    clear,
+    cleared,
+    given,
+    moved,
+    offer,
+    offered,
+    stored,
+    then,
+    when,
+)
+
+HOUR = 3_600_000_000
+EARLY, LATE = SNAPSHOT - 200, SNAPSHOT - 100
+
+
+def refused(state: State, command: object) -> AckNotOffered:
+    with pytest.raises(AckNotOffered) as caught:
+        when(state, command)  # type: ignore[arg-type]
+    return caught.value
+
+
+# Acks move checkpoints
+
+
+def test_an_ack_of_what_was_offered_moves_the_checkpoint() -> None:
+    session = given(offered("AssetV1"))
+    assert when(session, acks(ack("AssetV1", EARLY, "a"))) == (moved(ack("AssetV1", EARLY, "a")),)
+
+
+def test_the_same_ack_twice_appends_nothing() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY, "a")))
+    assert when(session, acks(ack("AssetV1", EARLY, "a"))) == ()
+    assert when(session, acks(ack("AssetV1", EARLY, "a"), ack("AssetV1", EARLY, "a"))) == ()
+
+
+def test_no_acks_append_nothing() -> None:
+    assert when(given(offered("AssetV1")), acks()) == ()
+
+
+def test_a_request_is_one_event_with_the_last_position_of_each_type() -> None:
+    session = given(offered("AssetV1", "AlbumV2"))
+    command = acks(ack("AssetV1", EARLY, "a"), ack("AlbumV2", EARLY, "x"), ack("AssetV1", EARLY, "b"))
+    assert when(session, command) == (moved(ack("AssetV1", EARLY, "b"), ack("AlbumV2", EARLY, "x")),)
+
+
+def test_a_lower_ack_is_recorded_once_as_stale() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", LATE, "a")))
+    lower = ack("AssetV1", EARLY, "z")
+    assert when(session, acks(lower)) == (moved(stale=(lower,)),)
+    assert when(then(session, moved(stale=(lower,))), acks(lower)) == ()
+
+
+def test_a_lower_id_at_the_same_instant_is_stale_and_a_higher_one_moves() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY, "b")))
+    assert when(session, acks(ack("AssetV1", EARLY, "a"))) == (moved(stale=(ack("AssetV1", EARLY, "a"),)),)
+    assert when(session, acks(ack("AssetV1", EARLY, "c"))) == (moved(ack("AssetV1", EARLY, "c")),)
+
+
+def test_stale_acks_are_noted_beside_those_that_move() -> None:
+    session = given(offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", LATE, "a")))
+    command = acks(ack("AssetV1", EARLY, "a"), ack("AlbumV2", EARLY, "x"))
+    assert when(session, command) == (moved(ack("AlbumV2", EARLY, "x"), stale=(ack("AssetV1", EARLY, "a"),)),)
+
+
+def test_acks_of_one_request_out_of_order_end_at_the_highest() -> None:
+    session = given(offered("AssetV1"))
+    command = acks(ack("AssetV1", LATE, "a"), ack("AssetV1", EARLY, "a"))
+    assert when(session, command) == (moved(ack("AssetV1", LATE, "a"), stale=(ack("AssetV1", EARLY, "a"),)),)
+
+
+def test_the_seed_form_means_everything_of_its_instant() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY, "z")))
+    assert when(session, acks(ack("AssetV1", EARLY))) == (moved(ack("AssetV1", EARLY)),)
+    session = then(session, moved(ack("AssetV1", EARLY)))
+    assert when(session, acks(ack("AssetV1", EARLY, "z"))) == (moved(stale=(ack("AssetV1", EARLY, "z"),)),)
+
+
+# Acks of what was not offered
+
+
+def test_an_ack_without_a_stream_is_refused_and_recorded_once() -> None:
+    session = given()
+    early = ack("AssetV1", EARLY, "a")
+    error = refused(session, acks(early))
+    assert error.record == (AckRefused(stored(early), "no stream offered this type; start a sync stream first"),)
+    assert refused(then(session, *error.record), acks(early)).record == ()
+
+
+def test_an_ack_of_a_type_that_no_stream_offered_is_refused() -> None:
+    refused(given(offered("AssetV1")), acks(ack("AlbumV2", EARLY, "x")))
+
+
+def test_an_ack_at_or_beyond_the_snapshot_is_refused() -> None:
+    session = given(offered("AssetV1"))
+    assert when(session, acks(ack("AssetV1", SNAPSHOT - 1)))
+    for at_us in (SNAPSHOT, SNAPSHOT + 1):
+        error = refused(session, acks(ack("AssetV1", at_us, "a")))
+        assert [event.ack for event in error.record if isinstance(event, AckRefused)] == [
+            stored(ack("AssetV1", at_us, "a"))
+        ]
+
+
+def test_the_completion_stands_at_the_snapshot_itself_and_not_beyond() -> None:
+    session = given(offered())
+    assert when(session, acks(ack(COMPLETE, SNAPSHOT))) == (moved(ack(COMPLETE, SNAPSHOT)),)
+    refused(session, acks(ack(COMPLETE, SNAPSHOT + 1)))
+
+
+def test_the_newest_snapshot_counts_for_the_types_it_was_offered_for_only() -> None:
+    session = given(offered("AssetV1", "AlbumV2", snapshot_us=EARLY), offered("AssetV1"))
+    assert when(session, acks(ack("AssetV1", LATE, "a")))
+    refused(session, acks(ack("AlbumV2", LATE, "x")))
+
+
+def test_a_request_with_one_ack_that_was_not_offered_is_refused_whole() -> None:
+    session = given(offered("AssetV1"))
+    error = refused(session, acks(ack("AssetV1", EARLY, "a"), ack("AlbumV2", EARLY, "x")))
+    assert [type(event) for event in error.record] == [AckRefused]
+    assert then(session, *error.record).checkpoints == {}
+
+
+def test_an_epoch_that_has_not_begun_is_refused() -> None:
+    refused(given(offered("AssetV1")), acks(ack("AssetV1", EARLY, "a", epoch=2)))
+
+
+# Clearing
+
+
+def test_clearing_forgets_what_is_held_and_nothing_else() -> None:
+    session = given(offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", EARLY)))
+    assert when(session, clear("AssetV1", "PersonV1")) == (cleared("AssetV1"),)
+    assert when(session, clear()) == (cleared(),)
+    assert when(session, clear("PersonV1")) == ()
+
+
+def test_clearing_a_new_session_appends_nothing() -> None:
+    assert when(given(), clear()) == ()
+    assert when(given(), clear("AssetV1")) == ()
+
+
+def test_clearing_twice_appends_once() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY)), cleared("AssetV1"))
+    assert when(session, clear("AssetV1")) == ()
+
+
+def test_an_old_streams_ack_is_stale_after_a_clear_also_when_the_next_stream_has_begun() -> None:
+    old = ack("AssetV1", LATE, "z")
+    for clearing in (cleared(), cleared("AssetV1"), cleared(cause="reset_acked", reset=True)):
+        session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY, "a")), clearing)
+        assert when(session, acks(old)) == (moved(stale=(old,)),)
+        session = then(session, offered("AssetV1", snapshot_us=SNAPSHOT + 5))
+        assert when(session, acks(old)) == (moved(stale=(old,)),)
+        new = ack("AssetV1", EARLY, "a", epoch=2)
+        assert when(session, acks(new)) == (moved(new),)
+
+
+def test_clearing_a_type_in_flight_makes_its_acks_stale() -> None:
+    session = given(offered("AssetV1", "AlbumV2"))
+    assert when(session, clear("AssetV1")) == (cleared("AssetV1"),)
+    session = then(session, cleared("AssetV1"), offered("AssetV1", "AlbumV2", snapshot_us=SNAPSHOT + 5))
+    assert when(session, acks(ack("AssetV1", EARLY))) == (moved(stale=(ack("AssetV1", EARLY),)),)
+    assert when(session, acks(ack("AlbumV2", EARLY))) == (moved(ack("AlbumV2", EARLY)),)
+
+
+def test_epochs_count_on_over_clears_of_one_type_and_of_all() -> None:
+    session = given()
+    for epoch, clearing in enumerate((cleared("AssetV1"), cleared(), cleared("AssetV1"), cleared()), start=1):
+        assert session.epoch_of("AssetV1") == epoch
+        session = then(session, offered("AssetV1"), moved(ack("AssetV1", EARLY, epoch=epoch)), clearing)
+    assert session.epoch_of("AssetV1") == 5
+    assert session.epoch_of("AlbumV2") == 3
+
+
+# Starting over
+
+
+def test_the_ack_of_a_reset_clears_everything_and_drops_the_other_acks() -> None:
+    session = given(offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", EARLY)), SyncResetRequested(True, "owner"))
+    command = acks(ack("AlbumV2", EARLY), RESET_ACK, ack("PersonV1", NOW))
+    assert when(session, command) == (cleared(cause="reset_acked", reset=True),)
+    after = then(session, cleared(cause="reset_acked", reset=True))
+    assert (after.pending_reset, after.checkpoints, after.offered) == (False, {}, ())
+
+
+def test_the_ack_of_a_reset_twice_appends_once() -> None:
+    session = given(SyncResetRequested(True, "owner"))
+    assert when(session, acks(RESET_ACK)) == (cleared(cause="reset_acked", reset=True),)
+    assert when(then(session, cleared(cause="reset_acked", reset=True)), acks(RESET_ACK)) == ()
+    assert when(given(), acks(RESET_ACK)) == ()
+
+
+def test_clearing_checkpoints_leaves_a_pending_reset_but_a_reset_stream_answers_it() -> None:
+    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"))
+    assert then(session, *when(session, clear())).pending_reset
+    assert not then(session, *when(session, clear(cause="reset", reset=True))).pending_reset
+    assert when(given(SyncResetRequested(True, "owner")), clear()) == ()
+    assert when(given(SyncResetRequested(True, "owner")), clear(cause="reset", reset=True)) == (
+        cleared(cause="reset", reset=True),
+    )
+
+
+def test_a_reset_can_be_requested_and_taken_back_once_each() -> None:
+    session = given()
+    assert when(session, RequestReset(False, "owner")) == ()
+    assert when(session, RequestReset(True, "owner")) == (SyncResetRequested(True, "owner"),)
+    session = then(session, SyncResetRequested(True, "owner"))
+    assert when(session, RequestReset(True, "operator")) == ()
+    assert when(session, RequestReset(False, "owner")) == (SyncResetRequested(False, "owner"),)
+
+
+def test_a_reset_is_due_when_requested_or_when_a_delete_may_have_been_missed() -> None:
+    assert not reset_due(given(), NOW), "a new device has nothing to lose"
+    assert reset_due(given(SyncResetRequested(True, "owner")), 0)
+    first = given(offered("AssetV1"))
+    assert not reset_due(first, SNAPSHOT - 1)
+    assert reset_due(first, SNAPSHOT), "it never completed, so it knows of deletes below its first stream only"
+    later = then(first, offered("AssetV1", snapshot_us=SNAPSHOT + 9))
+    assert reset_due(later, SNAPSHOT), "a second stream proves nothing of the first"
+    completed = then(later, moved(ack(COMPLETE, SNAPSHOT + 9)))
+    assert not reset_due(completed, SNAPSHOT + 8)
+    assert reset_due(completed, SNAPSHOT + 9)
+    assert not reset_due(then(completed, cleared()), SNAPSHOT + 9)
+
+
+# Streams
+
+
+def test_a_stream_is_offered_once() -> None:
+    assert when(given(), offer("AssetV1")) == (offered("AssetV1"),)
+    session = given(offered("AssetV1", "AlbumV2"))
+    for _ in range(3):
+        assert when(session, offer("AssetV1")) == ()
+        assert when(session, offer("AlbumV2", "AssetV1")) == ()
+
+
+def test_a_newer_snapshot_or_another_type_is_offered_anew() -> None:
+    session = given(offered("AssetV1"))
+    newer = offer("AssetV1", snapshot_us=SNAPSHOT + 1)
+    assert when(session, newer) == (offered("AssetV1", snapshot_us=SNAPSHOT + 1),)
+    assert when(session, offer("AssetV1", "AlbumV2")) == (offered("AssetV1", "AlbumV2"),)
+
+
+def test_an_older_snapshot_takes_nothing_back() -> None:
+    session = given(offered("AssetV1"))
+    assert when(session, offer("AssetV1", snapshot_us=EARLY)) == ()
+    after = then(session, StreamOffered(EARLY, mask_bytes(mask_of(["AssetV1", "AlbumV2"]))))
+    assert (after.offered_us("AssetV1"), after.offered_us("AlbumV2")) == (SNAPSHOT, EARLY)
+
+
+def test_an_offer_of_nothing_appends_nothing() -> None:
+    assert when(given(), OfferStream(SNAPSHOT, 0)) == ()
+
+
+# Devices
+
+
+def test_a_device_is_described_by_what_changed_and_never_blanked() -> None:
+    session = given(CREATED)
+    assert when(session, DescribeDevice()) == ()
+    assert when(session, DescribeDevice("", "", "")) == ()
+    assert when(session, DescribeDevice("iPhone", "iOS")) == ()
+    assert when(session, DescribeDevice("iPhone", "", "3.2.0")) == (DeviceDescribed("", "", "3.2.0"),)
+    after = then(session, DeviceDescribed("", "", "3.2.0"), DeviceDescribed("iPad", "", None))
+    assert (after.device_type, after.device_os, after.app_version) == ("iPad", "iOS", "3.2.0")
+    assert when(after, DescribeDevice("iPad", "iOS", "3.2.0")) == ()
+
+
+# Beginning and ending
+
+
+def test_a_session_is_created_once() -> None:
+    command = CreateSession("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
+    assert when(None, command) == (CREATED,)
+    with pytest.raises(Refused, match="has a session already"):
+        when(given(), command)
+
+
+def test_an_ended_or_unknown_session_takes_nothing() -> None:
+    over = given(SessionEndedEvent("logout", "ann"))
+    for command in (
+        acks(ack("AssetV1", EARLY)),
+        offer("AssetV1"),
+        clear(),
+        RequestReset(True, "owner"),
+        DescribeDevice("x"),
+        EndSession("logout"),
+        ExpireSession(0, 0),
+    ):
+        for state in (None, over):
+            with pytest.raises(SessionEnded, match="Invalid user token"):
+                when(state, command)
+
+
+def test_ending_names_the_reason_and_who_asked() -> None:
+    assert when(given(), EndSession("revoked", "ann")) == (SessionEndedEvent("revoked", "ann"),)
+
+
+def test_an_expired_session_admits_nobody_but_can_be_ended() -> None:
+    session = given(SessionCreated("ann", "photos", expires_at_us=NOW + HOUR))
+    assert when(session, offer("AssetV1"), NOW + HOUR - 1)
+    with pytest.raises(SessionEnded):
+        when(session, offer("AssetV1"), NOW + HOUR)
+    assert when(session, EndSession("logout", "ann"), NOW + HOUR) == (SessionEndedEvent("logout", "ann"),)
+
+
+def test_sessions_expire_by_their_time_or_when_nothing_is_heard_of_them() -> None:
+    timed = given(SessionCreated("ann", "photos", expires_at_us=NOW + HOUR))
+    assert when(timed, ExpireSession(0, 0), NOW + HOUR - 1) == ()
+    assert when(timed, ExpireSession(0, 0), NOW + HOUR) == (SessionEndedEvent("expired"),)
+    session = given(at_us=NOW)
+    assert when(session, ExpireSession(idle_before_us=NOW + 1, seen_us=0)) == (SessionEndedEvent("idle"),)
+    assert when(session, ExpireSession(idle_before_us=NOW, seen_us=0)) == (), "an event is a sign of life"
+    assert when(session, ExpireSession(idle_before_us=NOW + 1, seen_us=NOW + 1)) == (), "so is a request"

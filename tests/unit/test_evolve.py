@@ -1,0 +1,173 @@
+"""The fold: what an event means for the state, and what it refuses to follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given as forall
+from hypothesis import strategies as st
+
+from ledger.chain import GENESIS, record
+from ledger.entity_types import CODES
+from ledger.errors import CorruptLedger, UnknownEvent
+from ledger.events import AckRefused, AcksRecorded, Recorded, SessionCreated, SessionEnded, StoredAck
+from ledger.evolve import NOTED, evolve, fold
+from ledger.positions import Position
+from ledger.state import Checkpoint, State
+from tests.given import (
+    CREATED,
+    NOW,
+    SID,
+    SNAPSHOT,
+    TYPES,
+    ack,
+    cleared,
+    given,
+    histories,
+    moved,
+    offered,
+    stored,
+    then,
+)
+
+
+def test_a_session_begins_with_what_its_creation_says() -> None:
+    created = SessionCreated("ann", "photos", "a" * 64, "iPhone", "iOS", "3.2.0", NOW + 9, "password")
+    state = given(created)
+    assert state == State(
+        sid=SID,
+        user="ann",
+        library="photos",
+        seq=1,
+        at_us=NOW,
+        hash=state.hash,
+        created_at_us=NOW,
+        parent="a" * 64,
+        device_type="iPhone",
+        device_os="iOS",
+        app_version="3.2.0",
+        expires_at_us=NOW + 9,
+        authenticated_by="password",
+    )
+    assert len(state.hash) == 32
+
+
+def test_no_events_make_no_state() -> None:
+    assert fold(None, []) is None
+
+
+def test_an_ack_is_kept_with_the_time_it_was_acknowledged() -> None:
+    state = then(given(offered("AssetV1")), moved(ack("AssetV1", SNAPSHOT - 5, "a")), at_us=NOW + 7)
+    assert state.checkpoints == {"AssetV1": Checkpoint(Position(SNAPSHOT - 5, "a"), NOW + 7)}
+    assert (state.seq, state.at_us) == (3, NOW + 7)
+
+
+def test_the_epoch_starts_with_its_first_stream() -> None:
+    state = given(offered("AssetV1", snapshot_us=100), offered("AssetV1", snapshot_us=200))
+    assert (state.epoch_start_us, state.synced_us()) == (100, 100)
+    state = then(state, cleared("AssetV1"))
+    assert state.synced_us() == 100
+    state = then(state, cleared())
+    assert state.synced_us() is None
+    assert then(state, offered("AssetV1", snapshot_us=300)).synced_us() == 300
+
+
+def test_clearing_one_type_leaves_the_offers_of_the_others() -> None:
+    state = given(offered("AssetV1", "AlbumV2", snapshot_us=100), offered("AssetV1", snapshot_us=200))
+    state = then(state, cleared("AssetV1"))
+    assert (state.offered_us("AssetV1"), state.offered_us("AlbumV2")) == (-1, 100)
+    assert (state.epoch_of("AssetV1"), state.epoch_of("AlbumV2")) == (2, 1)
+
+
+def test_only_the_latest_notes_are_remembered() -> None:
+    refused = [stored(ack("AssetV1", us)) for us in range(NOTED + 3)]
+    state = given(*(AckRefused(each, "no") for each in refused))
+    assert state.noted == tuple(refused[3:])
+
+
+def test_an_ended_session_is_ended_and_takes_no_event() -> None:
+    state = given(SessionEnded("logout", "ann"))
+    assert (state.ended, state.lives_at(NOW)) == ("logout", False)
+    with pytest.raises(CorruptLedger, match="does not follow"):
+        then(state, offered("AssetV1"))
+
+
+def test_an_event_out_of_its_place_is_refused() -> None:
+    state = given(offered("AssetV1"))
+    for seq in (0, 1, 2, 4):
+        with pytest.raises(CorruptLedger, match="does not follow") as refused:
+            evolve(state, record((cleared(),), SID, seq - 1, NOW, state.hash)[0])
+        assert refused.value.details == {"sid": SID, "seq": seq, "after": 2}
+    with pytest.raises(CorruptLedger, match="created twice"):
+        then(state, CREATED)
+    with pytest.raises(CorruptLedger, match="does not follow"):
+        fold(None, record((cleared(),), SID, 0, NOW, GENESIS))
+    with pytest.raises(CorruptLedger, match="not its first"):
+        fold(None, record((CREATED,), SID, 3, NOW, GENESIS))
+
+
+@pytest.mark.parametrize("code", [len(CODES), 9999, -1])
+def test_an_entity_type_of_a_newer_version_is_an_explicit_error(code: int) -> None:
+    event = AcksRecorded((StoredAck(code, 1, "", 1),))
+    with pytest.raises(UnknownEvent, match=f"entity type {code}"):
+        then(given(), event)
+
+
+@dataclass
+class Step:
+    """One event and the states around it."""
+
+    before: State
+    recorded: Recorded
+    after: State
+
+
+def steps(history: list[tuple[Recorded, State]]) -> list[Step]:
+    return [Step(before, recorded, after) for (_, before), (recorded, after) in pairwise(history)]
+
+
+@forall(histories)
+def test_folding_all_at_once_and_one_by_one_agree(history: list[tuple[Recorded, State]]) -> None:
+    assert fold(None, [recorded for recorded, _ in history]) == history[-1][1]
+    assert [state.seq for _, state in history] == list(range(1, len(history) + 1))
+
+
+@forall(histories)
+def test_inside_an_epoch_no_checkpoint_moves_back_and_no_epoch_ever_does(
+    history: list[tuple[Recorded, State]],
+) -> None:
+    for step in steps(history):
+        for name in TYPES:
+            assert step.after.epoch_of(name) >= step.before.epoch_of(name)
+            held = step.before.checkpoints.get(name)
+            if held is not None and step.after.epoch_of(name) == step.before.epoch_of(name):
+                assert step.after.checkpoints[name].position.key >= held.position.key
+
+
+@forall(histories)
+def test_what_is_gone_has_a_new_epoch(history: list[tuple[Recorded, State]]) -> None:
+    for step in steps(history):
+        gone = [name for name in TYPES if step.before.offered_us(name) > step.after.offered_us(name)]
+        gone += [name for name in step.before.checkpoints if name not in step.after.checkpoints]
+        assert all(step.after.epoch_of(name) > step.before.epoch_of(name) for name in gone)
+
+
+@forall(histories)
+def test_every_checkpoint_was_offered(history: list[tuple[Recorded, State]]) -> None:
+    for _, state in history:
+        for name, checkpoint in state.checkpoints.items():
+            assert checkpoint.position.at_us <= state.offered_us(name)
+
+
+@forall(histories, st.data())
+def test_each_type_is_in_one_offer_newest_first(history: list[tuple[Recorded, State]], data: st.DataObject) -> None:
+    _, state = data.draw(st.sampled_from(history))
+    snapshots = [offer.snapshot_us for offer in state.offered]
+    assert snapshots == sorted(set(snapshots), reverse=True)
+    together = 0
+    for offer in state.offered:
+        assert offer.mask
+        assert not offer.mask & together
+        together |= offer.mask
