@@ -1,0 +1,260 @@
+"""The real service as its user runs it: `syncledger serve` in a process of its own, ended and killed by process id.
+
+Everything else here is done as a user would: sessions and API keys with the command, entities over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ops.commands.session import sign_in
+from ops.connect import opened
+from ops.embedded_files import prepare_files
+from ops.settings import read_settings
+from projections.entities.registry import REQUEST_TYPES
+from tests.servers import die_with_parent, free_port, process_alive, wait_until
+
+COMMAND = (sys.executable, "-c", "from ops.cli import main; main()")
+READY = "Sync ledger ready at "
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+APP_TYPES = (
+    "AuthUsersV1", "UsersV1", "AssetsV2", "AssetExifsV1", "AssetEditsV1", "AssetMetadataV1", "PartnersV1",
+    "PartnerAssetsV2", "PartnerAssetExifsV1", "AlbumsV2", "AlbumUsersV1", "AlbumAssetsV2", "AlbumAssetExifsV1",
+    "AlbumToAssetsV1", "MemoriesV1", "MemoryToAssetsV1", "StacksV1", "PartnerStacksV1", "UserMetadataV1", "PeopleV1",
+    "AssetFacesV2", "AssetOcrV1",
+)  # fmt: skip
+"""The request types the app asks a 3.2 server for, in its order."""
+assert set(APP_TYPES) <= set(REQUEST_TYPES)
+
+Json = dict[str, Any]
+
+
+class RunningService:
+    """One service on a folder and a port that stay the same over `stop`, `kill_all` and `start`.
+
+    `settings` are environment variables without their `LEDGER_`; `redis_url` names a server of the test's own instead
+    of the embedded one. What the service says goes to `log`.
+    """
+
+    def __init__(self, folder: Path, *, workers: int = 1, redis_url: str | None = None, **settings: str) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.log = folder / "service.log"
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "LEDGER_DATA_DIR": str(self.data_dir),
+            "LEDGER_PORT": str(self.port),
+            "LEDGER_WORKERS": str(workers),
+            "LEDGER_PARTITIONS": "16",  # `verify` asks each one
+            **({"LEDGER_REDIS": redis_url} if redis_url else {}),
+            **{f"LEDGER_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.settings = read_settings(self.environment)
+        self._entities_key = ""
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Start it and wait until every worker accepts requests."""
+        assert self.process is None or self.process.poll() is not None, "the service already runs"
+        said = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, "serve"],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        try:
+            wait_until(lambda: self._is_ready(said), "the service to be ready", START_TIMEOUT_S)
+        except BaseException:
+            self.kill_all()
+            raise
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the supervising process."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> float:
+        """End it in order and return how many seconds that took; 0 when it does not run."""
+        if self.process is None or self.process.poll() is not None:
+            return 0.0
+        began = time.monotonic()
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise
+        return time.monotonic() - began
+
+    def processes(self) -> list[psutil.Process]:
+        """List all that belongs to it: supervisor, arbiter, workers, embedded server."""
+        found = []
+        if self.process is not None and self.process.poll() is None:
+            supervisor = psutil.Process(self.process.pid)
+            found = [supervisor, *supervisor.children(recursive=True)]
+        known = {process.pid for process in found}
+        return found + [process for process in self._embedded_servers() if process.pid not in known]
+
+    def workers(self) -> list[psutil.Process]:
+        """List the worker processes."""
+        assert self.process is not None
+        arbiters = [
+            process
+            for process in psutil.Process(self.process.pid).children()
+            if "ops.arbiter" in " ".join(process.cmdline())
+        ]
+        return [worker for arbiter in arbiters for worker in arbiter.children()]
+
+    def kill_all(self) -> None:
+        """Send SIGKILL to everything at once, embedded server included, and wait until all are gone."""
+        if self.process is None:
+            return
+        victims = self.processes()
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess):
+                victim.suspend()  # so that none of them sees another's death
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+        self.process.wait(STOP_TIMEOUT_S)
+        wait_until(lambda: not any(process_alive(victim.pid) for victim in victims), "all processes to be gone")
+
+    def kill_store(self) -> None:
+        """Send SIGKILL to the embedded server alone."""
+        servers = self._embedded_servers()
+        assert servers, "no embedded server runs"
+        for server in servers:
+            server.kill()
+
+    # As its user ------------------------------------------------------------------------------------------------------
+
+    def command(self, *args: str, check: bool = True, input: str | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002
+        """Run `syncledger` on the same data; raises AssertionError with what it said if it fails."""
+        done = subprocess.run(
+            [*COMMAND, *args], cwd=self.folder, env=self.environment, input=input, capture_output=True, text=True,
+            timeout=STOP_TIMEOUT_S,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"syncledger {' '.join(args)}: {done.returncode}\n{done.stderr}"
+        return done
+
+    def sign_in(self, user: str = "ann", library: str = "lib") -> str:
+        """Create a session with the command and return its token."""
+        return self.command("session", "create", "--user", user, "--library", library).stdout.strip()
+
+    def sign_in_many(self, count: int, user: str = "ann", library: str = "lib") -> list[str]:
+        """Create sessions as the command does, in this process; return their tokens."""
+
+        async def work() -> list[str]:
+            async with opened(self.settings) as found:
+                return [(await sign_in(found, self.settings, user, library)).token for _ in range(count)]
+
+        return asyncio.run(work())
+
+    def api_key(self, *scopes: str) -> str:
+        """Make an API key with the command."""
+        return self.command("key", "create", *(f"--scope={scope}" for scope in scopes)).stdout.strip()
+
+    def put(self, library: str, entities: Iterable[Any], *, refused: int = 0) -> None:
+        """Write entities (`type`, `id`, `data`, as mappings or with these attributes) over HTTP."""
+        self._entities_key = self._entities_key or self.api_key("entities.write", "entities.read")
+        answer = httpx.post(
+            f"{self.url}/ledger/libraries/{library}/entities",
+            content=b"".join(json.dumps(_line(entity)).encode() + b"\n" for entity in entities),
+            headers={"x-api-key": self._entities_key, "content-type": "application/x-ndjson"},
+            timeout=120,
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["refused"] == refused, answer.text
+
+    @property
+    def entities_key(self) -> str:
+        """An API key that may read and write entities."""
+        self._entities_key = self._entities_key or self.api_key("entities.write", "entities.read")
+        return self._entities_key
+
+    def verify(self) -> Json:
+        """Run `syncledger verify` and return its report; raises AssertionError if anything differs."""
+        done = self.command("verify", "--json", check=False)
+        assert done.returncode == 0, f"verify: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        report: Json = json.loads(done.stdout)
+        assert report["different"] == 0
+        return report
+
+    def client(self, token: str | None = None, **headers: str) -> httpx.Client:
+        """Return an HTTP client that presents a token."""
+        presented = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers={**presented, **headers}, timeout=60, trust_env=False)
+
+    def store(self) -> redis.Redis:
+        """Return a client of the store, to look at what is in it."""
+        once = Retry(NoBackoff(), 0)
+        if self.settings.redis_url is not None:
+            return redis.Redis.from_url(self.settings.redis_url, socket_timeout=30, retry=once)
+        return redis.Redis(unix_socket_path=str(prepare_files(self.data_dir).socket), socket_timeout=30, retry=once)
+
+    def _is_ready(self, said: int) -> bool:
+        assert self.process is not None
+        with self.log.open("rb") as log:
+            log.seek(said)
+            text = log.read().decode(errors="replace")
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the service ended at start with {self.process.returncode}:\n{text[-3000:]}")
+        return READY in text
+
+    def _embedded_servers(self) -> list[psutil.Process]:
+        pid_file = self.data_dir / "valkey" / "valkey.pid"
+        with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int(pid_file.read_text()))
+            if process.status() != psutil.STATUS_ZOMBIE and str(pid_file.parent) in " ".join(process.cmdline()):
+                return [process]
+        return []
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.kill_all()
+
+
+def _line(entity: Any) -> Json:
+    fields = entity if isinstance(entity, Mapping) else {name: getattr(entity, name) for name in ("type", "id", "data")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def ids_of(lines: Sequence[Json], entity_type: str, name: str = "id") -> list[str]:
+    """Pick the ids of one entity type out of stream lines."""
+    return [line["data"][name] for line in lines if line["type"] == entity_type]
