@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import falcon.asgi
 import falcon.testing
 import httpx
 import msgspec
+import uvicorn
 
 from endpoints.auth import Auth
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
-from ledger.log.store import Store
+from ledger.log.store import Store, open_store
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_key, read_token
 from projections.api_keys import ApiKeys
 from projections.entities.catalog import Catalog
+from tests.servers import free_port, wait_until
+
+T = TypeVar("T")
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
@@ -77,7 +83,9 @@ class Service:
 
     async def read(self, path: str, headers: dict[str, str], params: dict[str, Any] | None = None) -> httpx.Response:
         """GET a streamed body to its end. Falcon's test client leaves as soon as the request is sent."""
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test"
+        ) as client:
             return await client.get(path, headers=headers, params=params)
 
     async def _row(self, library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
@@ -96,3 +104,53 @@ async def serving(store: Store, settings: HttpSettings | None = None) -> AsyncIt
     async with falcon.testing.ASGIConductor(service.app) as client:
         service.client = client
         yield service
+
+
+class Live:
+    """The app under uvicorn on a port of its own, in a thread of its own."""
+
+    def __init__(self, store_url: str) -> None:
+        self._store_url = store_url
+        self._loop = asyncio.new_event_loop()
+        self.port = free_port()
+        self.service: Service
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.server_state.connections)
+
+    def tasks(self) -> int:
+        """How many tasks run in its event loop, this question left out."""
+
+        async def counted() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        return self.run(counted())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the service runs."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def __enter__(self) -> Live:
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.service = self.run(self._open())
+        config = uvicorn.Config(self.service.app, port=self.port, log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.run_coroutine_threadsafe(self._server.serve(), self._loop)
+        wait_until(lambda: self._server.started, "uvicorn")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._serving.result(30)
+        self.run(self.service.store.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _open(self) -> Service:
+        return Service(await open_store(self._store_url))
