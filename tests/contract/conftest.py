@@ -1,0 +1,37 @@
+"""The stores that every contract holds for: three kinds of servers, and fakeredis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ledger.log.store import Store, open_store
+from tests.fake_store import FakeStore
+
+
+@pytest.fixture(params=["valkey", "redis7", "cluster", "fake"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """An empty store of each kind in turn."""
+    if request.param == "fake":
+        store: Store = FakeStore()
+    else:
+        store = await open_store(request.getfixturevalue(f"{request.param}_url"))
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["valkey", "redis7", "cluster"])
+async def real_store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """An empty store on each kind of server in turn."""
+    store = await open_store(request.getfixturevalue(f"{request.param}_url"))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def valkey_store(valkey_url: str) -> AsyncIterator[Store]:
+    """An empty store on Valkey 9, where one kind is enough."""
+    store = await open_store(valkey_url)
+    yield store
+    await store.close()
