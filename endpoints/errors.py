@@ -37,6 +37,7 @@ from ledger.errors import (
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS: Final = 300
+_WS_CODES: Final = 3000
 INTERNAL: Final = "Internal server error"
 _CODES: Final = (
     (re.compile(r"^Expected `\w+` of length (>=|==)|^Expected `\w+` >"), "too_small"),
@@ -82,8 +83,17 @@ def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
         app.add_error_handler(kind, _answer)
 
 
-async def _answer(req: Request, resp: falcon.asgi.Response, error: Exception, params: Mapping[str, Any]) -> None:
+async def _answer(
+    req: Request,
+    resp: falcon.asgi.Response,
+    error: Exception,
+    params: Mapping[str, Any],
+    ws: falcon.asgi.WebSocket | None = None,
+) -> None:
     status, body = answer_to(error, req.method, req.path)
+    if ws is not None:  # nothing here speaks WebSocket; the app tries, and does without
+        await ws.close(_WS_CODES + status)
+        return
     resp.set_headers(_headers(error))
     if status >= 500:
         _log(status, error, req)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any, Final
 
 import falcon
@@ -60,7 +60,7 @@ def routes(documented: Sequence[Route]) -> Iterator[Route]:
     yield page
 
 
-def document(documented: Iterable[Route], version: str = "0.1.0") -> dict[str, Any]:
+def document(documented: Iterable[Route]) -> dict[str, Any]:
     """Describe routes as OpenAPI 3.1."""
     listed = list(documented)
     types = [kind for route in listed for operation in route.operations for kind in _types(operation)]
@@ -75,7 +75,7 @@ def document(documented: Iterable[Route], version: str = "0.1.0") -> dict[str, A
         "openapi": "3.1.0",
         "info": {
             "title": "Sync ledger",
-            "version": version,
+            "version": metadata.version("syncledger"),
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 
+import falcon
 import pytest
 
 from endpoints.services import HttpSettings
@@ -116,3 +117,11 @@ async def test_head_and_options(service: Service, path: str) -> None:
 async def test_an_unknown_path(service: Service, path: str) -> None:
     answer = await service.ask("GET", path)
     assert (answer.status_code, answer.json) == (404, {"message": f"Cannot GET {path}"})
+
+
+async def test_a_websocket_is_closed_and_nothing_breaks(service: Service) -> None:
+    with pytest.raises(falcon.WebSocketDisconnected) as closed:
+        async with service.client.simulate_ws("/api/socket.io"):
+            pass
+    assert closed.value.code == 3404
+    assert (await service.ask("GET", "/api/socket.io")).status_code == 404
