@@ -23,6 +23,7 @@ from ops.embedded_files import EmbeddedServerError, Files, Lock, describe
 START_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 15.0
+REPORT_EVERY_S = 1.0
 LOG_LIMIT_BYTES = 10 * 1024**2
 
 _children: list[subprocess.Popen[bytes]] = []
@@ -111,7 +112,7 @@ class Peer:
             self._pidfd = None
 
 
-def client(path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> redis.Redis:
+def client(path: Path, timeout_s: float) -> redis.Redis:
     """Return a client of the server behind a socket that tries each command once."""
     return redis.Redis(unix_socket_path=os.fspath(path), socket_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
 
@@ -194,7 +195,7 @@ def wait_loaded(files: Files, report: Callable[[str], None], stopped: Callable[[
     """
     silent_since = time.monotonic()
     told = time.monotonic()
-    with client(files.socket) as connection:
+    with client(files.socket, ANSWER_TIMEOUT_S) as connection:
         while not stopped():
             try:
                 info = connection.info("persistence")
@@ -208,7 +209,7 @@ def wait_loaded(files: Files, report: Callable[[str], None], stopped: Callable[[
                 silent_since = time.monotonic()
                 if not int(info.get("loading", 0)):
                     return
-                if time.monotonic() - told >= 1:
+                if time.monotonic() - told >= REPORT_EVERY_S:
                     told = time.monotonic()
                     percent, left_s = info.get("loading_loaded_perc", "?"), info.get("loading_eta_seconds", "?")
                     report(f"Loading the ledger: {percent} % (about {left_s} s left)")

@@ -9,12 +9,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watchdog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have embedded servers that outlive the tests ended, also when the test process is killed."""
+    script = Path(__file__).with_name("watchdog.py")
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(script), str(tmp_path_factory.getbasetemp())],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    yield
+    process.communicate(timeout=30)
 
 
 def _redis7() -> str:

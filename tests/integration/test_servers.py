@@ -81,3 +81,16 @@ def test_servers_end_with_a_killed_test_process(tmp_path: Path) -> None:
         assert process_alive(pid)
         os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not process_alive(pid), "the server to end")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the watchdog looks into /proc")
+def test_watchdog_ends_what_a_run_leaves(tmp_path: Path) -> None:
+    left = subprocess.Popen(["sleep", "60"], cwd=tmp_path, start_new_session=True)
+    other = subprocess.Popen(["sleep", "60"], cwd=tmp_path.parent, start_new_session=True)
+    with killed_at_end(left), killed_at_end(other):
+        script = Path(__file__).parent.parent / "watchdog.py"
+        watchdog = subprocess.Popen([sys.executable, "-I", str(script), str(tmp_path)], stdin=subprocess.PIPE)
+        assert left.poll() is None
+        watchdog.communicate(timeout=10)
+        assert left.wait(5) == -signal.SIGKILL
+        assert other.poll() is None

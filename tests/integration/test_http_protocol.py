@@ -1,0 +1,128 @@
+"""What the HTTP protocol adds to uvicorn's: the transport for the application, and bounds for a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+
+import ops.worker
+from ops.accept import Load
+from ops.worker import LedgerHttpProtocol, WorkerState
+
+
+class Seen:
+    """An application that keeps the scopes it was called with."""
+
+    def __init__(self) -> None:
+        self.scopes: list[dict[str, Any]] = []
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answer `ok` after the body."""
+        self.scopes.append(scope)
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def app() -> Seen:
+    """The application."""
+    return Seen()
+
+
+@pytest.fixture
+def load() -> Load:
+    """Shared counts of two workers."""
+    return Load(2)
+
+
+@pytest.fixture
+async def port(app: Seen, load: Load) -> AsyncIterator[int]:
+    """A port on which the protocol is served."""
+    config = Config(app, log_config=None, lifespan="off", ws="none", interface="asgi3")
+    state = WorkerState(load, 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: LedgerHttpProtocol(config, state, {}), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
+    """Send the parts and return all that comes until the connection ends or is silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(pause_s)
+        received = b""
+        while chunk := await asyncio.wait_for(reader.read(65536), 2):
+            received += chunk
+            if received.endswith(b"ok") and received.count(b"ok") == sum(part.count(b"HTTP/1.1") for part in parts):
+                break
+        return received
+    finally:
+        writer.close()
+
+
+async def test_each_request_sees_its_transport(port: int, app: Seen) -> None:
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    assert (await exchange(port, request + request, request)).count(b"200 OK") == 3
+    transports = {id(scope["extensions"]["ledger.transport"]) for scope in app.scopes}
+    assert len(transports) == 1
+    assert isinstance(app.scopes[0]["extensions"]["ledger.transport"], asyncio.Transport)
+
+
+async def test_a_long_body_is_no_long_head(port: int) -> None:
+    body = b"x" * 300_000
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n"
+    answer = await exchange(port, request, body[:100_000], body[100_000:], request + body, pause_s=0.02)
+    assert answer.count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000,
+        b"GET / HTTP/1.1\r\na: " + b"x" * 100_000,
+        b"GET /" + b"x" * 100_000,
+    ],
+    ids=["many headers", "a long header", "a long path"],
+)
+async def test_a_head_that_does_not_end_is_refused(port: int, app: Seen, head: bytes) -> None:
+    assert (await exchange(port, head)).startswith(b"HTTP/1.1 431 ")
+    assert app.scopes == []
+
+
+async def test_a_head_that_takes_too_long_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.worker, "HEADER_TIMEOUT_S", 0.3)
+    for parts in ((), (b"GET / HTTP/1.1\r\n",), (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / ")):
+        began = asyncio.get_running_loop().time()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(reader.read(), 2)
+        assert asyncio.get_running_loop().time() - began > 0.25
+        writer.close()
+
+
+async def test_a_slow_body_may_take_its_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.worker, "HEADER_TIMEOUT_S", 0.2)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
+    assert b"200 OK" in await exchange(port, head, b"a", b"b", b"c", pause_s=0.3)
+
+
+async def test_connections_are_counted_for_the_other_workers(port: int, load: Load) -> None:
+    load.set(1, 100)
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(3)]
+    await asyncio.sleep(0.1)
+    assert load.least() == 3
+    for writer in writers:
+        writer.close()
+    await asyncio.sleep(0.1)
+    assert load.least() == 0
