@@ -1,6 +1,7 @@
 """The real service as its user runs it: `syncledger serve` in a process of its own, ended and killed by process id.
 
-Everything else here is done as a user would: sessions and API keys with the command, entities over HTTP.
+Everything else here is done as a user would, with the command or over HTTP; sessions are made by the command's own code
+in this process, because starting it takes a second.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import psutil
@@ -25,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ops.commands.session import sign_in
-from ops.connect import opened
+from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
 from ops.settings import read_settings
 from projections.entities.registry import REQUEST_TYPES
@@ -45,6 +46,7 @@ APP_TYPES = (
 """The request types the app asks a 3.2 server for, in its order."""
 assert set(APP_TYPES) <= set(REQUEST_TYPES)
 
+T = TypeVar("T")
 Json = dict[str, Any]
 
 
@@ -171,40 +173,45 @@ class RunningService:
         assert not check or done.returncode == 0, f"syncledger {' '.join(args)}: {done.returncode}\n{done.stderr}"
         return done
 
+    def inside(self, work: Callable[[Opened], Awaitable[T]]) -> T:
+        """Do what a command would do, in this process: with the same opened ledger, without a second to start."""
+
+        async def opening() -> T:
+            async with opened(self.settings) as found:
+                return await work(found)
+
+        return asyncio.run(opening())
+
     def sign_in(self, user: str = "ann", library: str = "lib") -> str:
-        """Create a session with the command and return its token."""
-        return self.command("session", "create", "--user", user, "--library", library).stdout.strip()
+        """Create a session as the command does and return its token."""
+        return self.sign_in_many(1, user, library)[0]
 
     def sign_in_many(self, count: int, user: str = "ann", library: str = "lib") -> list[str]:
-        """Create sessions as the command does, in this process; return their tokens."""
+        """Create sessions as the command does; return their tokens."""
 
-        async def work() -> list[str]:
-            async with opened(self.settings) as found:
-                return [(await sign_in(found, self.settings, user, library)).token for _ in range(count)]
+        async def work(found: Opened) -> list[str]:
+            return [(await sign_in(found, self.settings, user, library)).token for _ in range(count)]
 
-        return asyncio.run(work())
+        return self.inside(work)
 
-    def api_key(self, *scopes: str) -> str:
-        """Make an API key with the command."""
-        return self.command("key", "create", *(f"--scope={scope}" for scope in scopes)).stdout.strip()
+    @property
+    def entities_key(self) -> str:
+        """An API key that may read and write entities, made by the command."""
+        if not self._entities_key:
+            scopes = ("--scope=entities.write", "--scope=entities.read")
+            self._entities_key = self.command("key", "create", *scopes).stdout.strip()
+        return self._entities_key
 
     def put(self, library: str, entities: Iterable[Any], *, refused: int = 0) -> None:
         """Write entities (`type`, `id`, `data`, as mappings or with these attributes) over HTTP."""
-        self._entities_key = self._entities_key or self.api_key("entities.write", "entities.read")
         answer = httpx.post(
             f"{self.url}/ledger/libraries/{library}/entities",
             content=b"".join(json.dumps(_line(entity)).encode() + b"\n" for entity in entities),
-            headers={"x-api-key": self._entities_key, "content-type": "application/x-ndjson"},
+            headers={"x-api-key": self.entities_key, "content-type": "application/x-ndjson"},
             timeout=120,
         )
         assert answer.status_code == 200, answer.text
         assert answer.json()["refused"] == refused, answer.text
-
-    @property
-    def entities_key(self) -> str:
-        """An API key that may read and write entities."""
-        self._entities_key = self._entities_key or self.api_key("entities.write", "entities.read")
-        return self._entities_key
 
     def verify(self) -> Json:
         """Run `syncledger verify` and return its report; raises AssertionError if anything differs."""

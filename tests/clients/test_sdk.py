@@ -72,13 +72,16 @@ def refused(sdk: Sdk, function: str, *args: Any) -> SdkError:
     return error
 
 
-def test_boot_calls_of_the_app_answer_in_its_order(sdk: Sdk, token: str) -> None:
+def test_boot_calls_of_the_app_answer_in_its_order(service: RunningService, sdk: Sdk) -> None:
+    token = service.command("session", "create", "--user", "ann", "--library", LIBRARY).stdout.strip()
+    sdk("init", {"baseUrl": f"{service.url}/api"})
+    sdk("setHeader", "x-immich-user-token", token)
     assert sdk("pingServer") == {"res": "pong"}
     assert sdk("getServerVersion")["major"] == 3
     assert sdk("getServerFeatures")["oauth"] is False
     assert sdk("getServerConfig")["isInitialized"] is True
     me = sdk("getMyUser")
-    assert me["id"] == "user-of-test_boot_calls_of_the_app_answer_in_its_order"
+    assert (me["id"], me["isAdmin"]) == ("ann", True)
     assert sdk("getMyPreferences")["memories"]["enabled"] is True
     assert sdk("getServerVersion")["major"] == 3
     for types in (
