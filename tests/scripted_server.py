@@ -130,7 +130,11 @@ def _handler(server: ScriptedServer) -> type[BaseHTTPRequestHandler]:
                     server.ack(ack)
                 self.reply(204, None)
             elif what == "DELETE /api/sync/ack":
+                for entity_type in list(server.checkpoints) if body is None else body["types"]:
+                    server.checkpoints.pop(entity_type, None)
                 self.reply(204, None)
+            elif what == "GET /api/sync/ack":
+                self.reply(200, [{"type": name, "ack": str(place)} for name, place in server.checkpoints.items()])
             elif what.startswith("GET /ledger/libraries/"):
                 self.reply_chunked("application/x-ndjson", server.listing)
             elif what in _SERVER:

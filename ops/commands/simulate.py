@@ -22,6 +22,10 @@ from ops.simulate.errors import DeviceError
 from ops.simulate.tables import REQUESTS, TYPES_V1, TYPES_V2
 
 DIFFERS, FAILED, INCOMPLETE, INTERRUPTED = 1, 3, 4, 130
+_ELSEWHERE = (
+    "note: this session has synced into another copy, so only what is new since then comes into this one; "
+    "give that copy with --db, or start over with --fresh"
+)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(B|KB|KiB|MB|MiB)(?:/s)?")
 _UNIT_BYTES = {"B": 1, "KB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2}
 
@@ -58,6 +62,7 @@ class Failed(click.ClickException):
               metavar="SECONDS", help="How long to wait for the next bytes.")  # fmt: skip
 @click.option("--kill-after-lines", type=click.IntRange(min=1), metavar="N",
               help="Die by SIGKILL once N lines are stored, as a crash would.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="First empty the copy and clear all that the session has acknowledged.")
 @click.option("--check", "compare", is_flag=True, help="Afterwards compare the copy with the catalog.")
 @click.option("--library", metavar="LIBRARY", help="The library to compare with.")
 @click.option("--key", envvar="LEDGER_API_KEY", help="The API key for --check, instead of the token.  "
@@ -73,6 +78,7 @@ def simulate(
     read_rate: float | None,
     timeout_s: float,
     kill_after_lines: int | None,
+    fresh: bool,
     compare: bool,
     library: str | None,
     key: str | None,
@@ -97,6 +103,10 @@ def simulate(
             url, token, path, types=_chosen(types, protocol), present=present, timeout_s=timeout_s,
             read_bytes_per_s=read_rate, kill_after_lines=kill_after_lines,
         ) as device:  # fmt: skip
+            if fresh:
+                device.start_over()
+            elif device.lacks_what_was_acked:
+                errors.print(_ELSEWHERE, soft_wrap=True)
             with _progress(errors) as bar:
                 task = bar.add_task("starting")
                 result = device.sync(lambda so_far: bar.update(task, description=_sync_line(so_far)))
@@ -158,7 +168,8 @@ def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None,
     reset = "started over (SyncResetV1), " if result.reset else ""
     console.print(
         f"{reset}{result.lines:,} lines in {result.seconds:.2f} s, {result.acks:,} acks, "
-        f"{result.duplicates:,} duplicates; {sum(rows.values()):,} rows in {path}"
+        f"{result.duplicates:,} duplicates; {sum(rows.values()):,} rows in {path}",
+        soft_wrap=True,
     )
     if result.unterminated:
         console.print("the last line had no LF and was lost, as in the app")

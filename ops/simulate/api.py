@@ -68,9 +68,9 @@ class Server:
         except msgspec.DecodeError as error:
             raise BadAnswer(f"GET {path} answered no JSON: is this URL an Immich server?") from error
 
-    def delete_acks(self, types: Sequence[str]) -> None:
-        """Clear the checkpoints of these types."""
-        self._request("DELETE", "/sync/ack", body={"types": list(types)}, expect=204)
+    def delete_acks(self, types: Sequence[str] | None = None) -> None:
+        """Clear the checkpoints of these types, or all."""
+        self._request("DELETE", "/sync/ack", body=None if types is None else {"types": list(types)}, expect=204)
 
     def ack(self, ack: str) -> None:
         """Acknowledge one run."""

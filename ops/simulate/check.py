@@ -95,6 +95,8 @@ def check(
         for one in compared:
             _compare(copy, one, result)
     finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         db.execute("DETACH catalog")
     return result
 

@@ -104,6 +104,16 @@ class Device:
                 self.copy.note(f"cleared_{number}", "done")
         self._booted = True
 
+    def start_over(self) -> None:
+        """Empty the copy and clear all that the session acknowledged; the app has no such button."""
+        self.server.delete_acks()
+        self.copy.wipe()
+
+    @property
+    def lacks_what_was_acked(self) -> bool:
+        """Tell whether this copy never synced although its session has acknowledged lines, into another copy."""
+        return not self.copy.confirmed() and not self.copy.counts() and bool(self.server.get("/sync/ack"))
+
     def sync(self, progress: Callable[[SyncResult], None] | None = None) -> SyncResult:
         """Sync once; raises a DeviceError, after which all that was acknowledged stands.
 

@@ -57,11 +57,12 @@ def _struct(name: str, fields: Sequence[Field], *, dates: Any) -> type[msgspec.S
 
 
 def duration_ms(text: str | None) -> int | None:
-    """Read the V1 duration `H:MM:SS.ffffff` as the milliseconds that V2 carries."""
+    """Read the V1 duration `H:MM:SS.ffffff` as the milliseconds that V2 carries, finer digits cut off."""
     if text is None:
         return None
     hours, minutes, seconds = text.split(":")
-    return int(hours) * 3_600_000 + int(minutes) * 60_000 + round(float(seconds) * 1000)
+    whole, _, fraction = seconds.partition(".")
+    return (int(hours) * 3600 + int(minutes) * 60 + int(whole)) * 1000 + int(f"{fraction}000"[:3])
 
 
 class Shape:

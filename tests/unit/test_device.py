@@ -451,7 +451,7 @@ def test_an_update_keeps_the_children(server: ScriptedServer, open_device: Calla
 
 
 def test_older_forms_fill_the_same_tables(server: ScriptedServer, open_device: Callable[..., Device]) -> None:
-    server.rows = [("UserV1", user("u")), ("AssetV1", asset("a", duration="0:10:00.12345")),
+    server.rows = [("UserV1", user("u")), ("AssetV1", asset("a", duration="0:10:00.12399")),
                    ("AlbumV1", {**album("al"), "ownerId": "u"}), ("AssetFaceV1", face("f", "a", None))]  # fmt: skip
     device = open_device(types=TYPES_V1)
     device.sync()
@@ -610,6 +610,18 @@ def test_check_takes_any_form_of_a_row_and_older_versions(
         assert check(device.copy, device.server, "lib", TYPES_V2).equal
 
 
+def test_an_unreadable_listing_fails_the_check_and_leaves_the_copy_usable(
+    server: ScriptedServer, open_device: Callable[..., Device]
+) -> None:
+    device = open_device()
+    device.sync()
+    server.listing = [line("UserV1", user("u"), ""), line("UserV1", {**user("v"), "name": None}, "")]
+    for _ in range(2):
+        with pytest.raises(UnreadableLine, match="line 2 of the catalog, UserV1: Expected `str`, got `null`"):
+            check(device.copy, device.server, "lib", TYPES_V2)
+    assert device.sync().complete
+
+
 def test_check_presents_the_api_key_alone(server: ScriptedServer, open_device: Callable[..., Device]) -> None:
     device = open_device()
     check(device.copy, device.server, "lib", TYPES_V2, api_key="K")
@@ -643,6 +655,19 @@ def test_the_command_prints_a_result_and_its_exit_code_tells(server: ScriptedSer
     assert run_command(server, "--db", path, "--check", "--library", "lib").returncode == 1
     server.scripts = [[]]
     assert run_command(server, "--db", path).returncode == 4
+
+
+def test_a_second_copy_of_a_session_is_told_and_may_start_over(server: ScriptedServer, tmp_path: Path) -> None:
+    first = run_command(server, "--db", str(tmp_path / "first.db"))
+    assert (first.returncode, first.stderr) == (0, b"")
+    second = str(tmp_path / "second.db")
+    told = run_command(server, "--db", second, "--json")
+    assert b"has synced into another copy" in told.stderr
+    assert json.loads(told.stdout)["rows"] == {}
+    fresh = run_command(server, "--db", second, "--fresh", "--json")
+    assert (fresh.returncode, fresh.stderr) == (0, b"")
+    assert json.loads(fresh.stdout)["rows"] == {"user": 1, "asset": 2}
+    assert json.loads(fresh.stdout)["sync"]["duplicates"] == 0
 
 
 def test_the_command_fails_in_one_line_without_the_token(server: ScriptedServer, tmp_path: Path) -> None:
