@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
+from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.chain import GENESIS, record
@@ -16,6 +20,7 @@ from ledger.commands import (
     DescribeDevice,
     Ending,
     EndSession,
+    ExpireSession,
     OfferStream,
     RecordAcks,
 )
@@ -46,6 +51,7 @@ class Ledger:
         self.partitions = partitions
         self.clock = clock
         self._recent: OrderedDict[str, tuple[State, int]] = OrderedDict()
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:
         """Tell the partition of a user."""
@@ -75,26 +81,32 @@ class Ledger:
         current = state is None
         if current:
             state = await load(self.store, partition, sid, self.clock(), seen=seen)
-        for _ in range(ATTEMPTS):
-            now_us = self.clock()
-            events, refusal = _judge(state if state and state.user == user else None, command, now_us)
-            if events:
-                section = _section(state, sid, events, now_us)
-                conflict = await self._append(partition, [section], now_us, living_parent)
-                if conflict is None:
-                    state = self._remember(section.after, now_us if current and seen else None)
-                elif state is None and conflict.state is None:
-                    raise SessionEnded  # of this id was one before, or its parent is over
-                else:
-                    state, current = conflict.state, True
+        turn: asyncio.Lock | None = None
+        try:
+            for _ in range(ATTEMPTS):
+                now_us = self.clock()
+                events, refusal = _judge(state if state and state.user == user else None, command, now_us)
+                if events:
+                    section = _section(state, sid, events, now_us)
+                    conflict = await self._append(partition, [section], now_us, living_parent)
+                    if conflict is None:
+                        state = self._remember(section.after, now_us if current and seen else None)
+                    elif state is None and conflict.state is None and not conflict.lost:
+                        raise SessionEnded  # of this id was one before, or its parent is over
+                    else:
+                        turn = turn or await self._turn(sid)
+                        state, current = self._newest(conflict.state)
+                        continue
+                elif not current:
+                    state, current = await load(self.store, partition, sid, now_us, seen=seen), True
                     continue
-            elif not current:
-                state, current = await load(self.store, partition, sid, now_us, seen=seen), True
-                continue
-            if refusal:
-                raise refusal
-            assert state is not None
-            return state
+                if refusal:
+                    raise refusal
+                assert state is not None
+                return state
+        finally:
+            if turn is not None:
+                turn.release()
         raise Contended("Too many writers at this session; try again")
 
     async def lives(self, state: State) -> bool:
@@ -124,7 +136,8 @@ class Ledger:
             own = states[own].parent
         ending = [other for other in states if other not in kept and other != sid]
         for start in range(0, len(ending), _ENDED_TOGETHER):
-            await self._end(user, ending[start : start + _ENDED_TOGETHER], command)
+            with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
+                await self._end(user, ending[start : start + _ENDED_TOGETHER], command)
         return len(ending)
 
     async def locate(self, sid: str) -> int:
@@ -179,18 +192,27 @@ class Ledger:
                 because = EndSession("parent_ended")
                 sections += [_section(state, state.sid, decide(state, because, now_us), now_us) for state in children]
                 ended |= {state.sid for state in children}
-            if await self._append(partition, sections, now_us) is None:
+            seen_by_us = command.seen_us if isinstance(command, ExpireSession) else None
+            if await self._append(partition, sections, now_us, seen_by_us=seen_by_us) is None:
                 for sid in ended:
                     self._recent.pop(sid, None)
                 return sections[0].after
+            if isinstance(command, ExpireSession):
+                (seen_ms,) = await self.seen_ms(user, sids[:1])
+                command = replace(command, seen_us=max(command.seen_us, seen_ms * 1000))
         raise Contended("Too many writers at this session; try again")
 
     async def _append(
-        self, partition: int, sections: Sequence[Section], now_us: int, living_parent: str = ""
+        self,
+        partition: int,
+        sections: Sequence[Section],
+        now_us: int,
+        living_parent: str = "",
+        seen_by_us: int | None = None,
     ) -> Conflict | None:
         """Append; when the connection is lost on the way, read back what became of it instead of guessing."""
         try:
-            return await append(self.store, partition, sections, now_us, living_parent)
+            return await append(self.store, partition, sections, now_us, living_parent, seen_by_us)
         except StoreUnavailable as error:
             for section in sections:
                 self._recent.pop(section.after.sid, None)
@@ -201,7 +223,18 @@ class Ledger:
         page = await walk(self.store, partition, sid, top_seq=last.seq, count=1)
         if page is not None and page.entries and page.entries[0].recorded.hash == last.hash:
             return None
-        return Conflict(await load(self.store, partition, sid, now_us, seen=False))
+        return Conflict(await load(self.store, partition, sid, now_us, seen=False), lost=True)
+
+    async def _turn(self, sid: str) -> asyncio.Lock:
+        """Line up with this process's other commands that met a conflict on a session; the caller releases."""
+        line = self._lines.setdefault(sid, asyncio.Lock())
+        await line.acquire()
+        return line
+
+    def _newest(self, found: State | None) -> tuple[State | None, bool]:
+        """Return the newest state known of a session found a moment ago, and whether it is the one found."""
+        newest, _ = (None, 0) if found is None else self._recent.get(found.sid, (None, 0))
+        return (newest, False) if newest and found and newest.seq > found.seq else (found, True)
 
     def _remember(self, state: State, seen_us: int | None = None) -> State:
         """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""

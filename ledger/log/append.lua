@@ -1,6 +1,7 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
 -- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints
--- ARGV  now in ms, parent that must be living ('' for none), number of sessions; then per session:
+-- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
+--         ('' for any time), number of sessions; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
 --         parent ('' for none), what to keep of it once ended;
 --         n, then n times: seq, at, schema, event, hash;
@@ -22,7 +23,7 @@ local function take_list(width)
   return list
 end
 
-local now_ms, living_parent, count = take(), take(), tonumber(take())
+local now_ms, living_parent, seen_by_ms, count = take(), take(), take(), tonumber(take())
 local sections, ending = {}, {}
 for i = 1, count do
   local section = {
@@ -53,6 +54,10 @@ for _, section in ipairs(sections) do
 end
 if living_parent ~= '' and redis.call('HEXISTS', KEYS[3], living_parent) == 0 then
   conflict = true
+end
+if seen_by_ms ~= '' then
+  local seen = redis.call('ZSCORE', KEYS[2], sections[1].sid)
+  conflict = conflict or (seen and tonumber(seen) > tonumber(seen_by_ms))
 end
 if next(ending) then
   redis.call('ZCARD', KEYS[2])

@@ -31,9 +31,13 @@ class Section(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """Another writer was first: the current state of the first section's session, None if it does not live."""
+    """Another writer was first: the current state of the first section's session, None if it does not live.
+
+    `lost`: it was the connection that was lost, and nothing had been written when that was looked at.
+    """
 
     state: State | None
+    lost: bool = False
 
 
 class Ended(NamedTuple):
@@ -57,17 +61,23 @@ async def load(store: Store, partition: int, sid: str, now_us: int, *, seen: boo
 
 
 async def append(
-    store: Store, partition: int, sections: Sequence[Section], now_us: int, living_parent: str = ""
+    store: Store,
+    partition: int,
+    sections: Sequence[Section],
+    now_us: int,
+    living_parent: str = "",
+    seen_by_us: int | None = None,
 ) -> Conflict | None:
     """Append the events of all sections, of sessions of one user, or of none.
 
     Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is
-    a session that must live for this. Raises StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull
-    at the memory limit (never when a session ends).
+    a session that must live for this, `seen_by_us` when the first section's session may last have been seen. Raises
+    StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
+    ends).
     """
     user = sections[0].after.user
     names = [keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)]
-    args: list[Arg] = [now_us // 1000, living_parent, len(sections)]
+    args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000, len(sections)]
     script = _APPEND
     for section in sections:
         sid = section.after.sid
