@@ -1,0 +1,503 @@
+"""Commands on a ledger that many workers share: each is decided on the current state, and its outcome is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from ledger import keys, service
+from ledger.acks import Ack
+from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset
+from ledger.errors import (
+    AckNotOffered,
+    Contended,
+    NoSuchSession,
+    Refused,
+    SessionEnded,
+    StoreUnavailable,
+)
+from ledger.events import AckRefused, AcksRecorded, Event, SessionCreated, StoredAck
+from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.append import _APPEND, _END
+from ledger.log.reader import read_partition
+from ledger.log.store import Store, open_store
+from ledger.service import Ledger
+from ledger.state import State
+from projections.verify import verify
+from tests.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
+from tests.ledgers import Clock, contents, sid_of
+from tests.losing_proxy import LosingProxy
+from tests.servers import RedisServer
+
+PARTITIONS = 4
+SID = sid_of("first")
+HOUR_US = 3_600_000_000
+EARLY, LATE = SNAPSHOT - 20, SNAPSHOT - 10
+CREATE = CreateSession("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
+LOGOUT = EndSession("logout", "ann")
+
+
+def ledger_on(store: Store, clock: Clock | None = None) -> Ledger:
+    return Ledger(store, PARTITIONS, clock or Clock())
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    return ledger_on(store)
+
+
+@pytest.fixture
+def other(store: Store) -> Ledger:
+    """Another worker on the same store."""
+    return ledger_on(store)
+
+
+async def child_of(ledger: Ledger, name: str, parent: str = SID, user: str = "ann") -> State:
+    return await ledger.execute(user, sid_of(name), CreateSession(user, "photos", parent=parent))
+
+
+async def events_of(ledger: Ledger, sid: str = SID, user: str = "ann") -> list[Event]:
+    pages = read_partition(ledger.store, ledger.partition_of(user))
+    return [entry.recorded.event async for page in pages for entry in page if entry.recorded.sid == sid]
+
+
+async def assert_clean(store: Store) -> None:
+    assert (await verify(store, PARTITIONS)).differences == []
+
+
+# One worker
+
+
+async def test_a_command_appends_what_decide_says_and_returns_the_state_after_it(ledger: Ledger) -> None:
+    created = await ledger.execute("ann", SID, CREATE)
+    assert (created.user, created.seq, created.at_us) == ("ann", 1, NOW)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    state = await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY, "a")))
+    assert await ledger.load("ann", SID) == state
+    assert await events_of(ledger) == [CREATED, offered("AssetV1"), moved(ack("AssetV1", EARLY, "a"))]
+
+
+async def test_what_changes_nothing_appends_nothing(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    state = await ledger.execute("ann", SID, offer("AssetV1"))
+    for _ in range(50):
+        assert await ledger.execute("ann", SID, offer("AssetV1")) == state
+    assert await ledger.execute("ann", SID, acks()) == state
+    assert len(await events_of(ledger)) == 2
+
+
+async def test_a_refused_ack_is_on_record_once_and_refused_each_time(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    for worker in (ledger, ledger, other):
+        with pytest.raises(AckNotOffered):
+            await worker.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert [type(event) for event in await events_of(ledger)] == [SessionCreated, AckRefused]
+
+
+async def test_time_never_runs_back_within_a_session(store: Store) -> None:
+    clock = Clock()
+    ledger = ledger_on(store, clock)
+    await ledger.execute("ann", SID, CREATE)
+    clock.now_us -= 5_000_000
+    assert (await ledger.execute("ann", SID, offer("AssetV1"))).at_us == NOW
+
+
+async def test_nothing_can_be_done_to_sessions_that_do_not_live(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, LOGOUT)
+    for sid in (SID, sid_of("nobody")):
+        for command in (offer("AssetV1"), acks(), clear(), LOGOUT, RequestReset(True, "ann")):
+            with pytest.raises(SessionEnded):
+                await ledger.execute("ann", sid, command)
+        with pytest.raises(SessionEnded):
+            await ledger.load("ann", sid)
+    with pytest.raises(SessionEnded):
+        await ledger.execute("ann", SID, CREATE)
+    assert await events_of(ledger) == [CREATED, SessionEndedEvent("logout", "ann")]
+    assert await events_of(ledger, sid_of("nobody")) == []
+
+
+async def test_a_token_begins_one_session(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    for worker in (ledger, other):
+        with pytest.raises(Refused, match="has a session already"):
+            await worker.execute("ann", SID, CREATE)
+
+
+async def test_an_expired_session_is_refused_before_anybody_ended_it(store: Store) -> None:
+    clock = Clock()
+    ledger = ledger_on(store, clock)
+    await ledger.execute("ann", SID, CreateSession("ann", "photos", expires_at_us=NOW + HOUR_US))
+    state = await ledger.execute("ann", SID, offer("AssetV1"))
+    assert await ledger.lives(state)
+    clock.now_us += HOUR_US
+    assert not await ledger.lives(state)
+    assert await ledger.devices("ann") == []
+    with pytest.raises(SessionEnded):
+        await ledger.load("ann", SID)
+    with pytest.raises(SessionEnded):
+        await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+
+
+# Users
+
+
+async def test_nobody_reaches_the_session_of_another_user(ledger: Ledger) -> None:
+    users = [f"user {number}".replace(" ", "-") for number in range(2 * PARTITIONS + 1)]
+    same = [user for user in users[1:] if ledger.partition_of(user) == ledger.partition_of(users[0])]
+    assert same, "one of them shares the partition"
+    state = await ledger.execute(users[0], SID, CreateSession(users[0], "photos"))
+    for user in users[1:]:
+        with pytest.raises(SessionEnded):
+            await ledger.load(user, SID)
+        for command in (LOGOUT, RequestReset(True, user), clear(), acks(), offer("AssetV1"), DescribeDevice("x")):
+            with pytest.raises(SessionEnded):
+                await ledger.execute(user, SID, command)
+        assert await ledger.devices(user) == []
+    assert await ledger.load(users[0], SID) == state
+
+
+async def test_a_session_of_another_user_is_no_parent(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    with pytest.raises(SessionEnded):
+        await child_of(ledger, "child", user="bob")
+
+
+async def test_devices_are_the_living_sessions_of_a_user(ledger: Ledger) -> None:
+    assert await ledger.devices("ann") == []
+    first, second = await ledger.execute("ann", SID, CREATE), await child_of(ledger, "second")
+    await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
+    assert sorted(await ledger.devices("ann"), key=lambda s: s.seq) == sorted((first, second), key=lambda s: s.seq)
+    assert await ledger.seen_ms("ann", [SID, sid_of("nobody")]) == [NOW // 1000, 0]
+    assert await ledger.seen_ms("ann", []) == []
+
+
+async def test_ending_others_keeps_oneself_and_those_one_belongs_to(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await child_of(ledger, "child")
+    await child_of(ledger, "grandchild", sid_of("child"))
+    await ledger.execute("ann", sid_of("phone"), CREATE)
+    await child_of(ledger, "of phone", sid_of("phone"))
+    ended = await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", "ann"))
+    assert ended == 3
+    assert {state.sid for state in await ledger.devices("ann")} == {SID, sid_of("child")}
+    assert await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", "ann")) == 0
+    assert [event for event in await events_of(ledger, sid_of("grandchild")) if isinstance(event, SessionEndedEvent)]
+    await assert_clean(ledger.store)
+
+
+async def test_many_others_end_also_when_children_end_with_parents_of_an_earlier_batch(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_ENDED_TOGETHER", 1)
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", sid_of("phone"), CREATE)
+    for number in range(5):
+        await child_of(ledger, f"of phone {number}", sid_of("phone"))
+    await ledger.end_others("ann", SID, EndSession("revoked_others", "ann"))
+    assert [state.sid for state in await ledger.devices("ann")] == [SID]
+
+
+async def test_two_workers_that_end_others_both_succeed(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await asyncio.gather(*(ledger.execute("ann", sid_of(f"{n}"), CREATE) for n in range(10)))
+    command = EndSession("revoked_others", "ann")
+    await asyncio.gather(*(worker.end_others("ann", SID, command) for worker in (ledger, other)))
+    assert [state.sid for state in await ledger.devices("ann")] == [SID]
+    await assert_clean(ledger.store)
+
+
+async def test_a_session_ends_with_its_children_and_all_that_is_stored_of_them(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    names = ["child", "grandchild", "great-grandchild"]
+    for name, parent in zip(names, ["first", *names], strict=False):
+        await child_of(ledger, name, sid_of(parent))
+        await ledger.execute("ann", sid_of(name), offer("AssetV1"))
+        await ledger.execute("ann", sid_of(name), acks(ack("AssetV1", EARLY)))
+    state = await ledger.execute("ann", SID, LOGOUT)
+    assert state.ended == "logout"
+    sids = [SID, *map(sid_of, names)]
+    partition = ledger.partition_of("ann")
+    found = await contents(ledger.store, partition, sids)
+    kept = found.pop(keys.ended(partition))
+    found.pop(keys.stream(partition))
+    assert set(kept) == {sid.encode() for sid in sids}
+    assert not any(found.values())
+    for name in names:
+        assert (await events_of(ledger, sid_of(name)))[-1] == SessionEndedEvent("parent_ended")
+    await assert_clean(ledger.store)
+
+
+async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    assert await ledger.locate(SID) == ledger.partition_of("ann")
+    await ledger.execute("ann", SID, LOGOUT)
+    assert await ledger.locate(SID) == ledger.partition_of("ann")
+    with pytest.raises(NoSuchSession):
+        await ledger.locate(sid_of("nobody"))
+    with pytest.raises(NoSuchSession):
+        await ledger.history(0, sid_of("nobody"), top_seq=9, top_at_us=2**53, count=9)
+
+
+# Several workers
+
+
+async def test_an_ack_is_decided_on_the_current_state_whatever_a_worker_remembers(
+    ledger: Ledger, other: Ledger
+) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await other.load("ann", SID)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    state = await other.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert state.checkpoints["AssetV1"].position.at_us == EARLY
+    assert [type(event) for event in await events_of(ledger)][2:] == [AcksRecorded], "no refusal is on record"
+
+
+async def test_a_refusal_on_record_does_not_hide_an_offer_of_another_worker(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    with pytest.raises(AckNotOffered):
+        await other.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    state = await other.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert "AssetV1" in state.checkpoints
+
+
+async def test_a_logout_by_another_worker_counts_at_once(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    state = await ledger.execute("ann", SID, offer("AssetV1"))
+    await other.execute("ann", SID, LOGOUT)
+    for command in (acks(ack("AssetV1", EARLY)), acks(), acks(ack("AlbumV2", EARLY)), offer("AssetV1"), clear()):
+        with pytest.raises(SessionEnded):
+            await ledger.execute("ann", SID, command)
+    assert not await ledger.lives(state)
+
+
+async def test_a_device_that_one_worker_asks_to_reset_is_reset_by_another(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await other.execute("ann", SID, offer("AssetV1"))
+    await ledger.execute("ann", SID, RequestReset(True, "ann"))
+    assert (await other.execute("ann", SID, offer("AssetV1"))).pending_reset
+
+
+async def test_every_answered_ack_of_racing_workers_is_in_the_log(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    sent = [ack("AssetV1", SNAPSHOT - 1000 + number) for number in range(400)]
+
+    async def send(number: int, one: Ack) -> Ack | None:
+        worker = (ledger, other)[number % 2]
+        try:
+            state = await worker.execute("ann", SID, acks(one))
+        except Contended:
+            return None
+        assert state.checkpoints["AssetV1"].position.key >= one.position.key
+        return one
+
+    answers = await asyncio.gather(*(send(number, one) for number, one in enumerate(sent)))
+    answered = {stored(one) for one in answers if one is not None}
+    heard: list[StoredAck] = []
+    for event in (await events_of(ledger))[2:]:
+        assert isinstance(event, AcksRecorded)
+        heard += (*event.moved, *event.stale)
+    assert answered == set(heard)
+    assert len(heard) == len(answered), "each once"
+    assert len(answered) >= 300, "a line of waiting commands, not a stampede"
+    await assert_clean(ledger.store)
+
+
+async def test_acks_racing_a_logout_leave_nothing_of_the_session(ledger: Ledger, other: Ledger) -> None:
+    for number in range(10):
+        sid = sid_of(f"round {number}")
+        await ledger.execute("ann", sid, CREATE)
+        await ledger.execute("ann", sid, offer("AssetV1"))
+        sent = [acks(ack("AssetV1", EARLY + n)) for n in range(8)]
+        racing = [worker.execute("ann", sid, one) for one in sent for worker in (ledger, other)]
+        racing.insert(number, other.execute("ann", sid, LOGOUT))
+        outcomes = await asyncio.gather(*racing, return_exceptions=True)
+        assert all(isinstance(outcome, State | SessionEnded) for outcome in outcomes)
+        found = await contents(ledger.store, ledger.partition_of("ann"), [sid])
+        found.pop(keys.stream(ledger.partition_of("ann")))
+        kept = found.pop(keys.ended(ledger.partition_of("ann")))
+        assert sid.encode() in kept
+        assert not any(found.values())
+    await assert_clean(ledger.store)
+
+
+async def test_a_session_logs_out_once(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    racing = [worker.execute("ann", SID, LOGOUT) for worker in (ledger, other) * 5]
+    outcomes = await asyncio.gather(*racing, return_exceptions=True)
+    assert sum(isinstance(outcome, State) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, SessionEnded) for outcome in outcomes) == 9
+
+
+async def test_a_child_made_while_its_parent_logs_out_lives_nowhere(ledger: Ledger, other: Ledger) -> None:
+    for number in range(10):
+        parent = sid_of(f"parent {number}")
+        await ledger.execute("ann", parent, CREATE)
+        made = child_of(ledger, f"child {number}", parent)
+        ended = other.execute("ann", parent, LOGOUT)
+        racing = [made, ended] if number % 2 else [ended, made]
+        await asyncio.gather(*racing, return_exceptions=True)
+        assert await ledger.devices("ann") == []
+    await assert_clean(ledger.store)
+
+
+async def test_a_command_that_never_gets_its_turn_is_contended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    rival = ledger_on(ledger.store)
+    count = 0
+    racing = ledger_on(ledger.store)
+    await racing.load("ann", SID)
+    original = service.Ledger._append
+
+    async def one_behind(self: Ledger, *args: object, **more: object) -> object:
+        if self is racing:
+            nonlocal count
+            count += 1
+            await rival.execute("ann", SID, RequestReset(count % 2 == 1, "ann"))
+        return await original(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.Ledger, "_append", one_behind)
+    with pytest.raises(Contended, match="try again"):
+        await racing.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert count == service.ATTEMPTS
+
+
+# Expiry is decided on what the script that ends a session still finds
+
+
+async def test_a_device_heard_of_in_the_moment_of_its_expiry_stays(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    before = ExpireSession(idle_before_us=NOW + HOUR_US, seen_us=NOW)
+    other.clock = Clock(NOW + 2 * HOUR_US)
+    await other.load("ann", SID)  # a request without an event
+    state = await ledger.execute("ann", SID, before)
+    assert state.ended is None
+    assert await ledger.load("ann", SID) == state
+
+
+# A lost connection
+
+
+@dataclass
+class Lost:
+    """A ledger behind a proxy that loses connections, and one that does not know of it."""
+
+    ledger: Ledger
+    proxy: LosingProxy
+    witness: Ledger
+
+
+@pytest.fixture
+async def lost(shared_valkey: RedisServer) -> AsyncIterator[Lost]:
+    shared_valkey.flush()
+    witness = await open_store(shared_valkey.url)
+    async with LosingProxy(shared_valkey.port) as proxy:
+        store = await open_store(proxy.url, timeout_s=2)
+        try:
+            await ledger_on(store).execute("ann", sid_of("warm"), CREATE)
+            await ledger_on(store).execute("ann", sid_of("warm"), LOGOUT)
+            yield Lost(ledger_on(store), proxy, ledger_on(witness))
+        finally:
+            await store.close()
+            await witness.close()
+
+
+both = pytest.mark.parametrize("when", ["before", "after"])
+
+
+@both
+async def test_an_ack_whose_reply_is_lost_is_recorded_once(lost: Lost, when: str) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    await lost.ledger.execute("ann", SID, offer("AssetV1"))
+    lost.proxy.lose(when, _APPEND)  # type: ignore[arg-type]
+    state = await lost.ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert (lost.proxy.lost, state.seq) == (1, 3)
+    assert await lost.witness.load("ann", SID) == state
+    assert await events_of(lost.witness) == [CREATED, offered("AssetV1"), moved(ack("AssetV1", EARLY))]
+    assert (await lost.ledger.execute("ann", SID, acks(ack("AssetV1", LATE)))).seq == 4
+
+
+@both
+async def test_a_login_whose_reply_is_lost_has_one_session(lost: Lost, when: str) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    lost.proxy.lose(when, _APPEND)  # type: ignore[arg-type]
+    state = await child_of(lost.ledger, "child")
+    assert lost.proxy.lost == 1
+    assert await lost.witness.load("ann", sid_of("child")) == state
+    assert len(await events_of(lost.witness, sid_of("child"))) == 1
+
+
+@both
+async def test_a_logout_whose_reply_is_lost_has_ended_the_session(lost: Lost, when: str) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    await child_of(lost.ledger, "child")
+    lost.proxy.lose(when, _END)  # type: ignore[arg-type]
+    state = await lost.ledger.execute("ann", SID, LOGOUT)
+    assert (lost.proxy.lost, state.ended) == (1, "logout")
+    assert await lost.witness.devices("ann") == []
+    await assert_clean(lost.witness.store)
+
+
+@both
+async def test_others_that_write_meanwhile_do_not_hide_the_outcome(lost: Lost, when: str) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    await lost.ledger.execute("ann", SID, offer("AssetV1", "AlbumV2"))
+
+    async def meanwhile() -> None:
+        for number in range(5):
+            await lost.witness.execute("ann", SID, acks(ack("AlbumV2", EARLY + number)))
+
+    lost.proxy.lose(when, _APPEND, then=meanwhile)  # type: ignore[arg-type]
+    state = await lost.ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert state.checkpoints["AssetV1"].position.at_us == EARLY
+    recorded = [event for event in await events_of(lost.witness) if isinstance(event, AcksRecorded)]
+    assert [event for event in recorded if event == moved(ack("AssetV1", EARLY))] == [moved(ack("AssetV1", EARLY))]
+    assert len(recorded) == 6
+    await assert_clean(lost.witness.store)
+
+
+@both
+async def test_a_logout_meanwhile_is_found_out(lost: Lost, when: str) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    await lost.ledger.execute("ann", SID, offer("AssetV1"))
+
+    async def meanwhile() -> None:
+        await lost.witness.execute("ann", SID, LOGOUT)
+
+    lost.proxy.lose(when, _APPEND, then=meanwhile)  # type: ignore[arg-type]
+    command = acks(ack("AssetV1", EARLY))
+    if when == "before":
+        with pytest.raises(SessionEnded):
+            await lost.ledger.execute("ann", SID, command)
+    else:
+        assert (await lost.ledger.execute("ann", SID, command)).seq == 3, "it was recorded before the session ended"
+    with pytest.raises(SessionEnded):
+        await lost.ledger.execute("ann", SID, acks(ack("AssetV1", LATE)))
+    await assert_clean(lost.witness.store)
+
+
+@both
+async def test_a_store_that_stays_away_is_unavailable_and_the_same_command_repeats_safely(
+    lost: Lost, when: str
+) -> None:
+    await lost.ledger.execute("ann", SID, CREATE)
+    await lost.ledger.execute("ann", SID, offer("AssetV1"))
+    lost.proxy.lose(when, _APPEND, close=True)  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable):
+        await lost.ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    assert (await lost.witness.load("ann", SID)).seq == (2 if when == "before" else 3)
+    lost.proxy.open_again()
+    for _ in range(100):
+        try:
+            state = await lost.ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+    assert state.seq == 3
+    assert await events_of(lost.witness) == [CREATED, offered("AssetV1"), moved(ack("AssetV1", EARLY))]
