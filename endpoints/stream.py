@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import falcon
@@ -13,21 +12,16 @@ import msgspec
 from endpoints import bodies
 from endpoints.operations import Operation, Route, Text
 from endpoints.request import Request
+from endpoints.sending import guarded
 from endpoints.services import Services
-from endpoints.stream_guard import Guard
 from endpoints.stream_lines import RESET_LINE, chunks
 from ledger.commands import ClearCheckpoints, OfferStream
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import InvalidInput
-from ledger.state import State
-from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
-
-log = logging.getLogger(__name__)
+from projections.entities.registry import REQUEST_TYPES, entity_types_for
 
 JSON_LINES: Final = "application/jsonlines+json"
-TRANSPORT: Final = "ledger.transport"
-"""The ASGI extension by which the server gives the connection's transport."""
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
 
 
@@ -65,30 +59,8 @@ class SyncStream:
         if reset_due(state, floor_us):
             resp.data = RESET_LINE
             return
-        resp.stream = self._body(req, state, rows, snapshot_us)
-
-    async def _body(
-        self, req: Request, state: State, rows: tuple[EntityTypeRow, ...], snapshot_us: int
-    ) -> AsyncIterator[bytes]:
-        """Send the chunks; whatever goes wrong from here on breaks the connection."""
-        transport = req.scope.get("extensions", {}).get(TRANSPORT)
         made = chunks(self._source, state, rows, snapshot_us)
-        with Guard(req.receive, transport, lambda: self._ledger.lives(state), self._services.stall_s) as guard:
-            try:
-                async for chunk in made:
-                    await guard.check()
-                    if guard.over is not None:
-                        break
-                    yield chunk
-            except Exception:
-                log.exception("stream broken off [%s]", req.correlation_id)
-                guard.break_off()
-            finally:
-                await made.aclose()
-            if guard.over is not None:
-                log.info("stream over: %s [%s]", guard.over, req.correlation_id)
-                if guard.over != "gone":
-                    guard.break_off()
+        resp.stream = guarded(req, made, lambda: self._ledger.lives(state), self._services.stall_s)
 
 
 def _known(types: list[str]) -> list[str]:

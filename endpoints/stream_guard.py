@@ -18,7 +18,7 @@ LOOK_S: Final = 5.0
 """How often a stream that waits for its reader looks at its session."""
 
 
-class StreamBroken(Exception):  # noqa: N818 - it is how a stream ends
+class StreamBroken(Exception):
     """Break the connection: clients take a clean end for success."""
 
 

@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 from ledger.acks import RESET_TEXT, Ack, format_ack
+from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, RESET
+from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import EntityTypeRow
@@ -64,6 +66,8 @@ async def _chunks(
                 yield b"".join(parts) if len(parts) > 1 else part
                 parts.clear()
                 size = 0
+    if reset_due(state, await source.tombstone_floor(state.library)):
+        raise DeletesPurged("Delete markers were purged in mid-stream; the next sync starts over")
     yield b"".join((*parts, complete_line(snapshot_us, state.epoch_of(COMPLETE))))
 
 

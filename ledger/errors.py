@@ -12,7 +12,8 @@ LedgerError
 ├── Unavailable               try again later (`retry_after_s`); says nothing about sessions
 │   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
 │   ├── StoreFull             the store is at its memory limit
-│   └── Contended             too many writers at one session
+│   ├── Contended             too many writers at one session
+│   └── DeletesPurged         delete markers went while they were being streamed
 ├── LayoutError               the store holds a ledger this service must not use as configured
 └── CorruptLedger             stored data contradicts itself
     └── UnknownEvent          an event written by a newer version
@@ -96,6 +97,10 @@ class StoreFull(Unavailable):
 
 class Contended(Unavailable):
     """Too many writers at one session for this attempt."""
+
+
+class DeletesPurged(Unavailable):
+    """Delete markers that a running stream still had to send were purged; the next stream asks for a reset."""
 
 
 class StoreReplyError(LedgerError):

@@ -38,7 +38,7 @@ def meta() -> bytes:
 
 
 def api_keys() -> bytes:
-    """Hash: SHA-256 of an API key -> its name, scopes and dates."""
+    """Hash: id of an API key (the start of its SHA-256) -> its hash, name, scopes and dates."""
     return b"ledger:api-keys"
 
 
