@@ -60,7 +60,7 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
         try:
             listener = stack.enter_context(listen(settings.host, settings.port))
             if settings.redis_url is None:
-                server = EmbeddedServer(settings.data_dir, cancelled=signals.asked)
+                server = EmbeddedServer(settings.data_dir, report=log.info, cancelled=signals.asked)
                 redis_url = server.join()
                 stack.callback(server.leave)
                 server.watch()

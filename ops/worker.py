@@ -45,9 +45,10 @@ class LedgerHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._extensions: dict[str, Any] = {}
-        self._head_bytes = 0
-        self._in_head = True
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._unfinished: object = None
+        """The scope of a request whose head did not come whole at once."""
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: a client that says nothing is not kept for ever."""
@@ -58,13 +59,12 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a head that is too long or takes too long ends the connection."""
-        if self._in_head:
-            self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
-            self._refuse_head()
-        elif self._head_deadline is None and self._in_head and self._head_bytes:
-            self._wait_for_head()
+        scope: Any = self.scope  # None before the first request
+        if scope is not None and "method" not in scope:  # only a whole head has told its method
+            self._head_goes_on(scope, len(data))
+        elif self._head_deadline is not None:
+            self._head_arrived()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -77,18 +77,16 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
-    def on_headers_complete(self) -> None:
-        """Start the application on a request."""
-        self._in_head = False
-        if self._head_deadline is not None:
+    def _head_goes_on(self, scope: object, new_bytes: int) -> None:
+        """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
+        if scope is not self._unfinished:
+            self._unfinished, self._head_bytes = scope, 0
             self._head_arrived()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """End a request's body: what comes next is a head."""
-        self._in_head = True
-        self._head_bytes = 0
-        super().on_message_complete()
+            self._wait_for_head()
+            return
+        self._head_bytes += new_bytes
+        if self._head_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
+            self._refuse_head()
 
     def _wait_for_head(self) -> None:
         self._head_deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
