@@ -12,17 +12,15 @@ if not head then
 end
 local top_seq, top_at, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
+-- The values of an entry lie where append.lua put them: sid, seq, at, schema, event, hash, prev, skip at 2, 4, 6 … 16.
 local function read(id)
-  local reply = redis.call('XRANGE', KEYS[1], id, id)[1]
+  local reply = redis.call('XRANGE', KEYS[1], id, id, 'COUNT', 1)[1]
   if not reply then
     return nil
   end
-  local entry = {reply = reply}
-  for i = 1, #reply[2], 2 do
-    entry[reply[2][i]] = reply[2][i + 1]
-  end
-  entry.too_new = tonumber(entry.seq) > top_seq or tonumber(entry.at) > top_at
-  return entry
+  local values = reply[2]
+  local too_new = tonumber(values[4]) > top_seq or tonumber(values[6]) > top_at
+  return {reply = reply, too_new = too_new, prev = values[14], skip = values[16]}
 end
 
 local entry = read(head)
