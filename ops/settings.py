@@ -185,6 +185,10 @@ VARIABLES: dict[str, Variable] = {
 }
 
 
+CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY"}
+"""What commands that talk to a service read themselves; a shell may have them set when it serves."""
+
+
 def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     """Build the settings from `environ` and the command line's `overrides` (by field; None: not given).
 
@@ -213,7 +217,11 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return the `LEDGER_*` variables that no setting reads: misspelt ones, most likely."""
-    known = {v.name for v in VARIABLES.values()} | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
+    known = (
+        CLIENT_VARIABLES
+        | {v.name for v in VARIABLES.values()}
+        | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
+    )
     return sorted(name for name in environ if name.startswith("LEDGER_") and name not in known)
 
 

@@ -184,7 +184,13 @@ def test_passwords_are_masked_in_urls() -> None:
 
 
 def test_misspelt_variables_are_found() -> None:
-    environ = {"LEDGER_STAL": "1s", "LEDGER_STALL": "1s", "LEDGER_TOKEN_KEY_FILE": "x", "PATH": "y"}
+    environ = {
+        "LEDGER_STAL": "1s",
+        "LEDGER_TOKEN": "x",
+        "LEDGER_STALL": "1s",
+        "LEDGER_TOKEN_KEY_FILE": "x",
+        "PATH": "y",
+    }
     assert unknown_variables(environ) == ["LEDGER_STAL"]
 
 
