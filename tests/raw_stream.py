@@ -42,16 +42,12 @@ class RawStream:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self._socket.settimeout(30)
         self._socket.connect(("127.0.0.1", port))
+        self.local_port: int = self._socket.getsockname()[1]
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         self._socket.sendall(head.encode() + content)
-
-    @property
-    def local_port(self) -> int:
-        """The client's own port."""
-        return int(self._socket.getsockname()[1])
 
     @property
     def lines(self) -> list[dict[str, Any]]:

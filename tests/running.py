@@ -25,6 +25,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ledger import keys
 from ops.commands.session import sign_in
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
@@ -225,6 +226,11 @@ class RunningService:
         """Return an HTTP client that presents a token."""
         presented = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(base_url=self.url, headers={**presented, **headers}, timeout=60, trust_env=False)
+
+    def events(self, user: str) -> int:
+        """Count the events in the partition of a user."""
+        with self.store() as store:
+            return int(store.xlen(keys.stream(keys.partition_of(user, self.settings.partitions))))
 
     def store(self) -> redis.Redis:
         """Return a client of the store, to look at what is in it."""
