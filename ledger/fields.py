@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -45,9 +46,9 @@ def session_fields(state: State) -> Fields:
         fields[b"parent"] = state.parent.encode()
     if state.expires_at_us is not None:
         fields[b"expires_at_us"] = b"%d" % state.expires_at_us
-    for name, to_bytes in _LATER.items():
-        if value := to_bytes(getattr(state, name)):
-            fields[name.encode()] = value
+    for (field, to_bytes), fact in zip(_LATER_FIELDS, _later(state), strict=True):
+        if value := to_bytes(fact):
+            fields[field] = value
     return fields
 
 
@@ -62,13 +63,12 @@ def changes(before: State | None, after: State) -> Changes:
         return Changes(session_fields(after), [], checkpoint_fields(after), [])
     to_set: Fields = {}
     remove: list[bytes] = []
-    for name, to_bytes in _LATER.items():
-        old, new = getattr(before, name), getattr(after, name)
+    for (field, to_bytes), old, new in zip(_LATER_FIELDS, _later(before), _later(after), strict=True):
         if old is not new and old != new:
             if value := to_bytes(new):
-                to_set[name.encode()] = value
+                to_set[field] = value
             else:
-                remove.append(name.encode())
+                remove.append(field)
     set_checkpoints: Fields = {}
     remove_checkpoints: list[bytes] = []
     if after.checkpoints is not before.checkpoints:
@@ -145,6 +145,11 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "offered": _print_offered,
     "noted": _print_noted,
 }
+
+
+# PERF: one call reads all of them; comparing states is on the way of every write.
+_later: Final = attrgetter(*_LATER)
+_LATER_FIELDS: Final = tuple((name.encode(), to_bytes) for name, to_bytes in _LATER.items())
 
 
 def _checkpoint(checkpoint: Checkpoint) -> bytes:
