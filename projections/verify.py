@@ -1,31 +1,31 @@
 """Verify: every projection against its fold, every chain link by link, while the ledger is in use.
 
 A partition is read up to the entry that was its newest at the start. What a session did since is then read back along
-its own chain and folded on, until stored and folded state are of the same version.
+its own chain and folded on, up to the version at which its hashes were read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 import msgspec
 
 from ledger.chain import GENESIS, link
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.evolve import evolve
 from ledger.fields import checkpoint_fields, session_fields
 from ledger.log.append import parse_ended
-from ledger.log.reader import Entry, last_id, parse_entry, read_raw, walk
-from ledger.log.sessions import RawSession, living_sids, read_raw_session
+from ledger.log.reader import SKIP, Entry, last_id, parse_entry, read_raw, walk
+from ledger.log.sessions import RawSession, device_sids, indexed_sids, read_raw_session
 from ledger.log.store import Store
 from ledger.state import State
 
 REPORTED: Final = 1000
 """How many differences a report names; all are counted."""
 _CATCH_UP_PAGE: Final = 200
-_ATTEMPTS: Final = 50
+_GONE: Final = ("no session, though its events do not end", "ended, but not kept as ended")
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -100,13 +100,17 @@ class _Partition:
                     self._fold_row(row)
                 self._report.events += len(rows)
                 self._on_progress(self._report)
-        living = await living_sids(self._store, self._partition)
-        for sid in living - self._folded.keys():
-            self._folded[sid] = _Folded()  # signed in since, or not at all: its own chain tells
-        sids = list(self._folded)
-        for start in range(0, len(sids), _CATCH_UP_PAGE):
-            page = sids[start : start + _CATCH_UP_PAGE]
-            await asyncio.gather(*(self._compare(sid, self._folded[sid]) for sid in page))
+        await self._compare_all(await indexed_sids(self._store, self._partition) | self._folded.keys())
+        users = {folded.state.user for folded in self._folded.values() if folded.state}
+        for page in _pages(users):
+            devices = await asyncio.gather(*(device_sids(self._store, self._partition, user) for user in page))
+            await self._compare_all(set().union(*devices) - self._folded.keys())
+
+    async def _compare_all(self, sids: Collection[str]) -> None:
+        """Compare sessions; those without a fold signed in since, or are in an index only: their own chain tells."""
+        for page in _pages(sids):
+            folds = [self._folded.setdefault(sid, _Folded()) for sid in page]
+            await asyncio.gather(*map(self._compare, page, folds))
 
     def _fold_row(self, row: list[object]) -> None:
         try:
@@ -127,6 +131,8 @@ class _Partition:
             wrong = f"seq {recorded.seq} follows seq {seq}"
         elif entry.prev != folded.head:
             wrong = f"prev is {entry.prev or 'empty'}, the event before is {folded.head or 'none'}"
+        elif entry.skip != (folded.skip if recorded.seq % SKIP == 0 else None):
+            wrong = f"skip is {entry.skip or 'none'}, the last skip pointer is {folded.skip}"
         elif recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
             wrong = "the hash does not match the event and the hash before it"
         else:
@@ -143,46 +149,50 @@ class _Partition:
             folded.skip = entry.id
 
     async def _compare(self, sid: str, folded: _Folded) -> None:
-        """Bring the fold to the stored version and compare."""
-        for _ in range(_ATTEMPTS):
-            if folded.broken:
-                break
-            stored = await read_raw_session(self._store, self._partition, sid, folded.state)
-            stored_seq = _seq(stored)
-            if stored_seq is None:
-                self._note(sid, "no session, though its events do not end" if folded.state else "half a session")
-                break
-            if stored_seq < (folded.state.seq if folded.state else 0):
-                self._note(sid, f"stored at seq {stored_seq}, behind its events at {folded.state and folded.state.seq}")
-                break
-            if folded.state is not None and stored_seq == folded.state.seq:
-                self._compare_equal(sid, folded, folded.state, stored)
-                break
-            if not await self._catch_up(sid, folded, stored_seq):
-                break
-        else:
-            self._note(sid, f"still moving after {_ATTEMPTS} looks; verify it again")
+        """Compare a session with its fold, brought to the stored version, and count it."""
+        try:
+            await self._compare_stored(sid, folded)
+        except (CorruptLedger, StoreReplyError) as error:  # what is stored cannot be read, or is of another type
+            self._note(sid, str(error), str(error.details.get("id", "")) if isinstance(error, CorruptLedger) else "")
         if folded.state is not None and folded.state.ended is not None:
             self._report.ended += 1
         else:
             self._report.sessions += 1
 
+    async def _compare_stored(self, sid: str, folded: _Folded) -> None:
+        """Read a session, fold on to the version that was read, and compare; what it does meanwhile does not matter."""
+        while not folded.broken:
+            state = folded.state
+            stored = await read_raw_session(self._store, self._partition, sid, state)
+            stored_seq = _seq(stored)
+            if stored_seq is None:
+                self._note(sid, "is in an index only" if state is None else _GONE[state.ended is not None])
+                return
+            if state is not None and stored_seq < state.seq:
+                self._note(sid, f"stored at seq {stored_seq}, behind its events at {state.seq}")
+                return
+            if not await self._catch_up(sid, folded, stored_seq):
+                return
+            if state is not None and folded.state is not None:
+                self._compare_equal(sid, folded, folded.state, stored)
+                return
+            # Only now is known whose session it is, and so which index of devices to look at.
+
     async def _catch_up(self, sid: str, folded: _Folded, stored_seq: int) -> bool:
-        """Fold what happened since, up to `stored_seq`; False if the chain does not lead there."""
+        """Fold what happened since, up to `stored_seq`; False if the chain is broken or does not lead there."""
         known = folded.state.seq if folded.state else 0
         while known < stored_seq and not folded.broken:
             top = min(known + _CATCH_UP_PAGE, stored_seq)
             page = await walk(self._store, self._partition, sid, top_seq=top, count=top - known)
-            if page is None:
-                return True  # it ended meanwhile: look again
-            if len(page.entries) != top - known:
+            entries = page.entries if page else []
+            if [entry.recorded.seq for entry in entries] != list(range(top, known, -1)):
                 self._note(sid, f"events {known + 1} to {top} cannot be reached from its head")
                 return False
-            for entry in reversed(page.entries):
+            for entry in reversed(entries):
                 self._fold(entry, folded)
-            self._report.events += len(page.entries)
+            self._report.events += len(entries)
             known = top
-        return True
+        return not folded.broken
 
     def _compare_equal(self, sid: str, folded: _Folded, state: State, stored: RawSession) -> None:
         """Compare a fold with what is stored of the same version."""
@@ -200,8 +210,10 @@ class _Partition:
             self._note(sid, "is not in the activity index")
 
     def _compare_ended(self, sid: str, folded: _Folded, state: State, stored: RawSession) -> None:
-        kept = parse_ended(stored.ended or b"")
-        if (kept.head, kept.seq, kept.hash, kept.user) != (folded.head, state.seq, state.hash, state.user):
+        kept = None if stored.ended is None else parse_ended(stored.ended)
+        if kept is None:
+            self._note(sid, _GONE[True])
+        elif (kept.head, kept.seq, kept.hash, kept.user) != (folded.head, state.seq, state.hash, state.user):
             self._note(sid, "what is kept of the ended session differs from its events")
         left = [("session", stored.session), ("checkpoints", stored.checkpoints), ("activity", stored.active)]
         for name in [name for name, value in left if value] + (["devices"] if stored.device is not None else []):
@@ -217,8 +229,17 @@ class _Partition:
         self._report.note(Difference(self._partition, sid, what, event))
 
 
+def _pages(sids: Collection[str]) -> Iterator[list[str]]:
+    every = list(sids)
+    for start in range(0, len(every), _CATCH_UP_PAGE):
+        yield every[start : start + _CATCH_UP_PAGE]
+
+
 def _seq(stored: RawSession) -> int | None:
     """Tell at which seq a session is stored, living or ended; None if neither."""
     if stored.session:
-        return int(stored.session.get(b"seq", 0))
+        seq = stored.session.get(b"seq", b"nothing")
+        if not seq.isdigit() or seq == b"0":
+            raise CorruptLedger(f"a session at seq {seq!r}")
+        return int(seq)
     return None if stored.ended is None else parse_ended(stored.ended).seq

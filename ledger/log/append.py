@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger import keys
+from ledger.errors import CorruptLedger
 from ledger.events import Recorded
 from ledger.fields import Fields, changes, read_state
 from ledger.log.store import Arg, Script, Store
@@ -98,9 +99,12 @@ async def read_ended(store: Store, partition: int, sid: str) -> Ended | None:
 
 
 def parse_ended(kept: bytes) -> Ended:
-    """Read a value of the `ended` hash."""
+    """Read a value of the `ended` hash; raises CorruptLedger."""
     head, _, rest = kept.partition(b" ")
-    return Ended(head.decode(), *_kept.decode(rest))
+    try:
+        return Ended(head.decode(), *_kept.decode(rest))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise CorruptLedger(f"what is kept of an ended session cannot be read: {error!r}") from error
 
 
 def _pack(section: Section, args: list[Arg]) -> None:

@@ -14,6 +14,8 @@ from ledger.log.store import Script, Store
 PAGE: Final = 500
 """Entries per read: about 100 KB."""
 ANY_SEQ: Final = 2**53
+SKIP: Final = 128
+"""Every how many events of a session append.lua puts a skip pointer."""
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 

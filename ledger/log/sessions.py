@@ -37,13 +37,22 @@ async def read_raw_session(store: Store, partition: int, sid: str, state: State 
     return RawSession(pairs(session), pairs(checkpoints), ended, score is not None, device)
 
 
-async def living_sids(store: Store, partition: int) -> set[str]:
-    """List the sessions in a partition's activity index."""
-    name = keys.activity(partition)
+async def indexed_sids(store: Store, partition: int) -> set[str]:
+    """List the sessions in a partition's indexes of living and of ended sessions."""
     found: set[str] = set()
-    cursor = b"0"
-    while True:
-        cursor, rows = await store.command("ZSCAN", name, cursor, "COUNT", 1000, key=name)
-        found.update(sid.decode() for sid in rows[::2])
-        if cursor == b"0":
-            return found
+    for scan, name in (("ZSCAN", keys.activity(partition)), ("HSCAN", keys.ended(partition))):
+        cursor = b""
+        while cursor != b"0":
+            cursor, rows = await store.command(scan, name, cursor or b"0", "COUNT", 1000, key=name)
+            found.update(map(_sid, rows[::2]))
+    return found
+
+
+async def device_sids(store: Store, partition: int, user: str) -> set[str]:
+    """List the sessions in the index of a user's devices."""
+    name = keys.devices(partition, user)
+    return set(map(_sid, await store.command("HKEYS", name, key=name)))
+
+
+def _sid(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")
