@@ -236,10 +236,13 @@ def _pages(sids: Collection[str]) -> Iterator[list[str]]:
 
 
 def _seq(stored: RawSession) -> int | None:
-    """Tell at which seq a session is stored, living or ended; None if neither."""
+    """Tell at which seq a session is stored, living or ended; None if neither. Raises CorruptLedger for what is none."""
     if stored.session:
         seq = stored.session.get(b"seq", b"nothing")
-        if not seq.isdigit() or seq == b"0":
-            raise CorruptLedger(f"a session at seq {seq!r}")
-        return int(seq)
-    return None if stored.ended is None else parse_ended(stored.ended).seq
+    elif stored.ended is not None:
+        seq = b"%d" % parse_ended(stored.ended).seq
+    else:
+        return None
+    if not seq.isdigit() or int(seq) < 1:
+        raise CorruptLedger(f"a session at seq {seq!r}")
+    return int(seq)

@@ -246,6 +246,11 @@ STORED = {
     "an unknown session in the activity index": (NOBODY, ["ZADD", keys.activity, 1, NOBODY], "is in an index only"),
     "an unknown session among the devices": (NOBODY, ["HSET", devices, NOBODY, ""], "is in an index only"),
     "an unknown session kept as ended": (NOBODY, ["HSET", keys.ended, NOBODY, b"1-1 \x93\x04\xc4\x00\xa0"], "reached"),
+    "an unknown session kept at seq 0": (
+        NOBODY,
+        ["HSET", keys.ended, NOBODY, b"1-1 \x93\x00\xc4\x00\xa0"],
+        "at seq b'0'",
+    ),
     "an index entry that is no session": ("\\xff", ["ZADD", keys.activity, 1, b"\xff"], "is in an index only"),
 }
 
