@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: `500ms`, `10s`, `15m`, `2h`, `30d`; `64KiB`, `10MiB`, `1GiB`."""
+"""Durations as people write them: `500ms`, `10s`, `15m`, `2h`, `30d`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import re
 UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 LONGEST_MS = 36_525 * UNIT_MS["d"]
 
-UNIT_BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-
 _DURATION = re.compile(r"(\d{1,15})(?:\.(\d{1,3}))?(ms|s|m|h|d)", re.ASCII)
-_SIZE = re.compile(r"(\d{1,15})(|KiB|MiB|GiB)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
@@ -38,19 +35,3 @@ def format_duration(duration_s: float) -> str:
         if duration_ms and duration_ms % UNIT_MS[unit] == 0:
             return f"{duration_ms // UNIT_MS[unit]}{unit}"
     return f"{duration_ms}ms" if duration_ms else "0s"
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that `text` names: a number, alone or with KiB, MiB or GiB; else raises ValueError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size such as 65536, 64KiB, 10MiB or 1GiB")
-    return int(match[1]) * UNIT_BYTES[match[2]]
-
-
-def format_size(size_bytes: int) -> str:
-    """Return the exact form in the largest unit that divides it; `parse_size` reads it back."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size_bytes and size_bytes % UNIT_BYTES[unit] == 0:
-            return f"{size_bytes // UNIT_BYTES[unit]}{unit}"
-    return str(size_bytes)

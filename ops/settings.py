@@ -15,9 +15,9 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from ledger.errors import InvalidInput
-from ops.durations import format_duration, format_size, parse_duration, parse_size
+from ops.durations import format_duration, parse_duration
 
-Durability = Literal["default", "fsync", "replica"]
+Durability = Literal["default", "fsync"]
 Source = Literal["catalog"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -44,12 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tombstones_s: float = 30 * 86400.0
     expire_interval_s: float = 300.0
     redis_timeout_s: float = 5.0
-    max_body_bytes: int = 8 * 1024**2
-    """Limit of a request body that is read whole."""
-    max_line_bytes: int = 1024**2
-    """Limit of one line of a streamed NDJSON body."""
     log: LogLevel = "info"
-    access_log: bool = False
     token_key: str | None = None
     """Key that signs tokens; None: made on first start and kept in `data_dir`."""
 
@@ -116,22 +111,6 @@ def _duration(shortest_s: float) -> Callable[[str], float]:
     return parse
 
 
-def _size(smallest_bytes: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        size_bytes = parse_size(text)
-        if size_bytes < smallest_bytes:
-            raise ValueError(f"{text!r} is smaller than {format_size(smallest_bytes)}")
-        return size_bytes
-
-    return parse
-
-
-def _switch(text: str) -> bool:
-    if text.strip().lower() not in ("0", "1", "false", "true", "no", "yes", "off", "on"):
-        raise ValueError(f"{text!r} is neither on nor off")
-    return text.strip().lower() in ("1", "true", "yes", "on")
-
-
 def _host(text: str) -> str:
     host = text.strip().removeprefix("[").removesuffix("]")
     if ":" in host:
@@ -177,10 +156,7 @@ VARIABLES: dict[str, Variable] = {
     "tombstones_s": Variable("LEDGER_TOMBSTONES", _duration(60)),
     "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", _duration(1)),
     "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", _duration(0.05)),
-    "max_body_bytes": Variable("LEDGER_MAX_BODY", _size(1024)),
-    "max_line_bytes": Variable("LEDGER_MAX_LINE", _size(1024)),
     "log": Variable("LEDGER_LOG", _choice(LogLevel)),
-    "access_log": Variable("LEDGER_ACCESS_LOG", _switch),
     "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
 }
 

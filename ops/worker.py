@@ -195,7 +195,8 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         super().__init__(*args, **kwargs)
         settings = self.app.settings
         self.config.timeout_graceful_shutdown = settings.grace_s  # type: ignore[assignment] # any number will do
-        for name, heard in (("uvicorn.error", True), ("uvicorn.access", settings.access_log)):
+        # No access log: a query may hold a token, and the log must not.
+        for name, heard in (("uvicorn.error", True), ("uvicorn.access", False)):
             logger = logging.getLogger(name)
             logger.handlers = []
             logger.propagate = heard

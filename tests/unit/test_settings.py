@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
-from ops.durations import LONGEST_MS, format_duration, format_size, parse_duration, parse_size
+from ops.durations import LONGEST_MS, format_duration, parse_duration
 from ops.settings import VARIABLES, Settings, read_settings, unknown_variables, without_password
 
 KEY = "k" * 40
@@ -53,17 +53,6 @@ def test_durations_round_trip(duration_ms: int) -> None:
     assert parse_duration(format_duration(duration_ms / 1000)) == duration_ms / 1000
 
 
-@given(st.integers(0, 2**45))
-def test_sizes_round_trip(size_bytes: int) -> None:
-    assert parse_size(format_size(size_bytes)) == size_bytes
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1.5MiB", "1MB", "1 MiB", "x"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a size"):
-        parse_size(text)
-
-
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert read_settings({}) == Settings()
     assert read_settings({variable.name: "" for variable in VARIABLES.values()}) == Settings()
@@ -85,8 +74,6 @@ def test_the_environment_is_read() -> None:
         "LEDGER_DURABILITY": "FSYNC",
         "LEDGER_STALL": "2m",
         "LEDGER_GRACE": "250ms",
-        "LEDGER_MAX_BODY": "1MiB",
-        "LEDGER_ACCESS_LOG": "on",
         "LEDGER_TOKEN_KEY": KEY,
     }
     assert read_settings(environ) == Settings(
@@ -98,8 +85,6 @@ def test_the_environment_is_read() -> None:
         durability="fsync",
         stall_s=120,
         grace_s=0.25,
-        max_body_bytes=1024**2,
-        access_log=True,
         token_key=KEY,
     )
 
@@ -124,11 +109,9 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_HOST", "1:2"),
         ("LEDGER_REDIS", "localhost:6379"),
         ("LEDGER_REDIS", "http://localhost"),
-        ("LEDGER_DURABILITY", "always"),
+        ("LEDGER_DURABILITY", "replica"),
         ("LEDGER_SOURCE", "files"),
-        ("LEDGER_MAX_BODY", "1B"),
         ("LEDGER_LOG", "loud"),
-        ("LEDGER_ACCESS_LOG", "maybe"),
         ("LEDGER_TOKEN_KEY", "short"),
         ("LEDGER_TOKEN_KEY_FILE", "/does/not/exist"),
     ],
