@@ -236,7 +236,7 @@ def _pages(sids: Collection[str]) -> Iterator[list[str]]:
 
 
 def _seq(stored: RawSession) -> int | None:
-    """Tell at which seq a session is stored, living or ended; None if neither. Raises CorruptLedger for what is none."""
+    """Tell at which seq a session is stored, living or ended; None if neither. Raises CorruptLedger if it is none."""
     if stored.session:
         seq = stored.session.get(b"seq", b"nothing")
     elif stored.ended is not None:

@@ -1,0 +1,198 @@
+"""Expiry: who is idle or expired is ended exactly once, however many workers look; old delete markers are purged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from ledger import keys
+from ledger.commands import CreateSession
+from ledger.errors import SessionEnded
+from ledger.events import Event
+from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.reader import read_partition
+from ledger.log.store import Store
+from ledger.service import Ledger
+from projections.entities.catalog import Catalog
+from projections.entities.entity import read_line
+from projections.expiry import ExpiryReport, claim, expire
+from projections.verify import verify
+from tests.given import NOW, SNAPSHOT, ack, acks, offer
+from tests.ledgers import Clock, sid_of
+
+PARTITIONS = 4
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+IDLE_US = 90 * DAY_US
+SID = sid_of("first")
+CREATE = CreateSession("ann", "photos")
+
+
+class Workers:
+    """Workers on one store that share a clock."""
+
+    def __init__(self, store: Store, count: int = 1) -> None:
+        self.clock = Clock()
+        self.ledgers = [Ledger(store, PARTITIONS, self.clock) for _ in range(count)]
+        self.ledger = self.ledgers[0]
+        self.catalog = Catalog(store)
+
+    async def expire(self, ledger: Ledger | None = None) -> ExpiryReport:
+        return await expire(ledger or self.ledger, self.catalog, idle_us=IDLE_US, tombstones_us=30 * DAY_US)
+
+    async def last_event(self, sid: str, user: str = "ann") -> Event:
+        pages = read_partition(self.ledger.store, self.ledger.partition_of(user))
+        return [e.recorded.event async for page in pages for e in page if e.recorded.sid == sid][-1]
+
+
+@pytest.fixture
+def workers(store: Store) -> Workers:
+    return Workers(store, 4)
+
+
+async def test_a_session_nothing_was_heard_of_is_ended_as_idle(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    workers.clock.now_us = NOW + IDLE_US
+    assert await workers.expire() == ExpiryReport(sessions=1)
+    workers.clock.now_us += 1
+    assert await workers.expire() == ExpiryReport(sessions=1, idle=1)
+    assert await workers.last_event(SID) == SessionEndedEvent("idle")
+    assert await workers.expire() == ExpiryReport()
+    with pytest.raises(SessionEnded):
+        await workers.ledger.load("ann", SID)
+
+
+async def test_requests_without_events_keep_a_session_alive(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    state = await workers.ledger.execute("ann", SID, offer("AssetV1"))
+    workers.clock.now_us = NOW + IDLE_US - DAY_US
+    assert await workers.ledger.execute("ann", SID, offer("AssetV1")) == state
+    workers.clock.now_us = NOW + IDLE_US + DAY_US
+    assert await workers.expire() == ExpiryReport(sessions=1)
+
+
+async def test_looking_is_no_sign_of_life(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    workers.clock.now_us = NOW + IDLE_US - DAY_US
+    await workers.expire()
+    await workers.ledger.devices("ann")
+    await verify(workers.ledger.store, PARTITIONS)
+    workers.clock.now_us = NOW + IDLE_US + 1
+    assert (await workers.expire()).idle == 1
+
+
+async def test_a_session_past_its_time_is_ended_as_expired_however_busy_it_was(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CreateSession("ann", "photos", expires_at_us=NOW + HOUR_US))
+    workers.clock.now_us = NOW + HOUR_US - 1
+    await workers.ledger.load("ann", SID)
+    assert await workers.expire() == ExpiryReport(sessions=1)
+    workers.clock.now_us = NOW + HOUR_US
+    assert await workers.expire() == ExpiryReport(sessions=1, expired=1)
+    assert await workers.last_event(SID) == SessionEndedEvent("expired")
+
+
+async def test_children_end_with_an_idle_parent(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    workers.clock.now_us = NOW + IDLE_US
+    child = sid_of("child")
+    await workers.ledger.execute("ann", child, CreateSession("ann", "photos", parent=SID))
+    workers.clock.now_us += 1
+    report = await workers.expire()
+    assert report.idle == 1
+    assert await workers.last_event(child) == SessionEndedEvent("parent_ended")
+    assert await workers.ledger.devices("ann") == []
+
+
+async def test_many_workers_end_each_session_exactly_once(workers: Workers) -> None:
+    users = [f"user-{number}" for number in range(30)]
+    for number, user in enumerate(users):
+        expires_at_us = NOW + HOUR_US if number % 3 == 0 else None
+        for device in ("phone", "tablet"):
+            sid = sid_of(f"{user} {device}")
+            await workers.ledger.execute(user, sid, CreateSession(user, "photos", expires_at_us=expires_at_us))
+    workers.clock.now_us = NOW + IDLE_US - DAY_US
+    for user in users[1::3]:
+        await workers.ledger.load(user, sid_of(f"{user} phone"))
+    workers.clock.now_us = NOW + IDLE_US + 1
+    reports = await asyncio.gather(*map(workers.expire, workers.ledgers))
+    assert sum(report.expired for report in reports) == 20
+    assert sum(report.idle for report in reports) == 30
+    for user in users:
+        living = [state.sid for state in await workers.ledger.devices(user)]
+        assert living == ([sid_of(f"{user} phone")] if user in users[1::3] else [])
+    report = await verify(workers.ledger.store, PARTITIONS)
+    assert (report.differences, report.events, report.ended) == ([], 60 + 50, 50)
+
+
+async def test_a_device_that_acts_while_it_is_looked_at_stays(workers: Workers) -> None:
+    clock = workers.clock
+    sids = [sid_of(f"device {number}") for number in range(40)]
+    for sid in sids:
+        await workers.ledger.execute("ann", sid, CREATE)
+        await workers.ledger.execute("ann", sid, offer("AssetV1"))
+    clock.now_us = NOW + IDLE_US + 1
+
+    async def act(number: int, sid: str) -> bool:
+        """Ack or only ask; tell whether the device was admitted."""
+        await asyncio.sleep(number / 4000)
+        try:
+            if number % 2:
+                await workers.ledgers[1].execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 1)))
+            else:
+                await workers.ledgers[1].load("ann", sid)
+        except SessionEnded:
+            return False
+        return True
+
+    _, *admitted = await asyncio.gather(workers.expire(), *(act(number, sid) for number, sid in enumerate(sids)))
+    living = {state.sid for state in await workers.ledger.devices("ann")}
+    assert living == {sid for sid, was in zip(sids, admitted, strict=True) if was}
+    assert (await verify(workers.ledger.store, PARTITIONS)).differences == []
+
+
+async def test_seen_is_noted_at_most_hourly_by_each_worker(workers: Workers) -> None:
+    first, second = workers.ledgers[:2]
+    await first.execute("ann", SID, CREATE)
+    await first.execute("ann", SID, offer("AssetV1"))
+    noted = {NOW // 1000}
+    for minute in range(1, 5 * 60):
+        workers.clock.now_us = NOW + minute * 60_000_000
+        for worker in (first, second):
+            await worker.execute("ann", SID, offer("AssetV1"))
+            await worker.execute("ann", SID, acks(ack("AssetV1", SNAPSHOT - 1000 + minute)))
+        noted.update(await first.seen_ms("ann", [SID]))
+    assert len(noted) == 5
+    gaps = [(later - earlier) // 60_000 for earlier, later in zip(sorted(noted), sorted(noted)[1:], strict=False)]
+    assert min(gaps) >= 60
+
+
+async def test_one_worker_claims_each_run(workers: Workers) -> None:
+    claims = await asyncio.gather(*(claim(ledger, HOUR_US) for ledger in workers.ledgers))
+    assert sorted(claims) == [False, False, False, True]
+    workers.clock.now_us += HOUR_US - 1000
+    assert not await claim(workers.ledger, HOUR_US)
+    workers.clock.now_us += 1000
+    assert await claim(workers.ledger, HOUR_US)
+
+
+async def test_delete_markers_nobody_needs_are_purged_and_the_floor_is_raised(real_store: Store) -> None:
+    workers = Workers(real_store)
+    ids = [f"0194803a-1111-7000-8000-{number:012x}" for number in range(3)]
+    markers = [read_line(b'{"type":"AssetDeleteV1","data":{"assetId":"%b"}}' % each.encode()) for each in ids]
+    assert (await workers.catalog.put("photos", markers)).taken == 3
+    horizon_us = await workers.catalog.horizon("photos")
+    workers.clock.now_us = time.time_ns() // 1000
+    assert (await workers.expire()).delete_markers == 0
+    workers.clock.now_us += 30 * DAY_US + 1_000_000
+    assert (await workers.expire()).delete_markers == 3
+    assert await workers.catalog.tombstone_floor("photos") == horizon_us - 1
+    assert await workers.catalog.horizon("photos") == horizon_us
+    assert (await workers.expire()).delete_markers == 0
+    assert (
+        await real_store.command(
+            "EXISTS", keys.catalog_rows("photos", "AssetDeleteV1"), key=keys.catalog_meta("photos")
+        )
+        == 0
+    )
