@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -142,18 +143,25 @@ class RunningService:
         ]
         return [worker for arbiter in arbiters for worker in arbiter.children()]
 
-    def kill_all(self) -> None:
-        """Send SIGKILL to everything at once, embedded server included, and wait until all are gone."""
-        if self.process is None:
-            return
+    def kill_all(self, dice: random.Random | None = None) -> None:
+        """Send SIGKILL to everything, embedded server included, and wait until all are gone.
+
+        All at one moment; with `dice` one after the other: first those who would start another, then in any order.
+        """
         victims = self.processes()
-        for victim in victims:
-            with suppress(psutil.NoSuchProcess):
-                victim.suspend()  # so that none of them sees another's death
+        if dice is None:
+            for victim in victims:
+                with suppress(psutil.NoSuchProcess):
+                    victim.suspend()  # so that none of them sees another's death
+        else:
+            rest = victims[2:]
+            dice.shuffle(rest)
+            victims[2:] = rest
         for victim in victims:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
-        self.process.wait(STOP_TIMEOUT_S)
+        if self.process is not None:
+            self.process.wait(STOP_TIMEOUT_S)
         wait_until(lambda: not any(process_alive(victim.pid) for victim in victims), "all processes to be gone")
 
     def kill_store(self) -> None:
