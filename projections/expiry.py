@@ -47,7 +47,7 @@ async def expire(
     tombstones_us: int,
     on_progress: Callable[[ExpiryReport], None] = lambda _: None,
 ) -> ExpiryReport:
-    """End sessions unheard of for `idle_us` or past their expiry, and purge delete markers older than `tombstones_us`."""
+    """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`."""
     report = ExpiryReport()
     for partition in range(ledger.partitions):
         async for page in _seen(ledger, partition):
