@@ -128,13 +128,14 @@ class Catalog:
         """Move an entity to another library: a delete in the old one, then an upsert in the new one.
 
         What refers to it is deleted with it and must be written again. Returns False if the old library has not got it.
+        Raises InvalidInput for what only goes with its parent.
         """
         stored = row(row(entity_type).stored)
         line = await self._line(old, stored, entity_id)
         if line is None or stored.is_delete:
             return False
         moved = entity_of(stored, payload_of(stored, line), entity_id)
-        await self._writer.take_out(old, moved)
+        await self._writer.remove(old, moved)
         written = await self.put(new, [moved])
         if written.refused:
             raise InvalidInput([(path, message) for _, path, message in written.refused])

@@ -40,8 +40,9 @@ def keys_of(library: str) -> tuple[bytes, ...]:
 def _description(form: Form) -> dict[str, Any]:
     """Tell a script of one form.
 
-    `refs`: fields that make edges, with their tables. `is_parent`: edges may begin at its rows. `with`: the table whose
-    rows it shares its id with and goes with; `blank`: its head with nothing known, around the id.
+    `refs`: fields that make edges, with their tables. `is_parent`: edges may begin at its rows. `is_owned`: its rows
+    refer to an owner and may have others below them. `with`: the table whose rows it shares its id with and goes with;
+    `blank`: its head with nothing known, around the id.
     """
     payload = row(form.type_of("u")).payload
     names = {field.name: field.encode_name for field in msgspec.structs.fields(payload)}
@@ -52,6 +53,7 @@ def _description(form: Form) -> dict[str, Any]:
         "variants": form.variants,
         "refs": [(names[parent.field], parent.table) for parent in form.parents if parent.indexed],
         "is_parent": any(parent.indexed and parent.table == form.table for other in FORMS for parent in other.parents),
+        "is_owned": "ownerId" in names.values() and form.table in {p.table for other in FORMS for p in other.parents},
         "with": goes_with or "",
         "blank": _blank(form, payload) if goes_with else (),
     }

@@ -2,14 +2,14 @@
 --
 -- KEYS  meta, edges, then for each form of the layout: ids, and the rows of each variant
 -- ARGV  1: the layout (JSON), then five for each write:
---         <form number><letter>   u, m, b: an upsert; d: a delete marker; x: take out without a marker
+--         <form number><letter>   u, m, b: an upsert; d: a delete marker
 --         id
---         head                    the line up to its time (empty for x)
+--         head                    the line up to its time
 --         refs                    parents, one a line: table|id, or *table|id to give the parent a new time with this
 --         expected                what the form's ids must hold for the id; empty: anything
 --
--- Returns one letter for each write (w written, u unchanged, m not as expected, c children are left, o a parent was
--- deleted), then for each o: the number of the write and the table of the parent.
+-- Returns one letter for each write (w written, u unchanged, m not as expected, c children are left, k the owner may not
+-- change, o a parent was deleted), then for each o: the number of the write and the table of the parent.
 -- A write that is not w or u changes nothing. Stamps are the server's time in µs, or one more than the last.
 
 local forms, tables, parts = cjson.decode(ARGV[1]), {}, {}
@@ -185,9 +185,27 @@ local function link(form, id, refs)
   end
 end
 
+local function has_edges(form, id)
+  local prefix = form.table .. '|' .. id
+  return #redis.call('ZRANGEBYLEX', edges, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', 0, 1) > 0
+end
+
+-- A device removes a user's rows with all below them. Had a row changed its owner since, it would come again, but not
+-- what is below it: so an owner stays while there is anything.
+local function is_bound(form, id, line, refs)
+  local owner = string.match(refs, 'user|([^\n]+)')
+  if not owner or string.find(line, '"ownerId":"' .. escaped(owner) .. '"', 1, true) then return false end
+  for _, part in ipairs(tables[form.table].parts) do
+    if is_upsert(redis.call('HGET', part.ids, id)) then return true end
+  end
+  return form.is_parent and has_edges(form, id)
+end
+
 local function upsert(form, letter, id, head, refs, held)
-  if held and string.sub(held, 1, 1) == letter then
-    if string.sub(line_at(form, held), 1, #head) == head then return 'u' end
+  if is_upsert(held) then
+    local line = line_at(form, held)
+    if string.sub(held, 1, 1) == letter and string.sub(line, 1, #head) == head then return 'u' end
+    if form.is_owned and is_bound(form, id, line, refs) then return 'k' end
   end
   local orphaned_by = deleted_parent(refs)
   if orphaned_by then return 'o', orphaned_by end
@@ -198,22 +216,16 @@ local function upsert(form, letter, id, head, refs, held)
   return 'w'
 end
 
-local function remove(form, letter, id, head, held)
-  local was = held and string.sub(held, 1, 1)
-  if letter == 'x' and not is_upsert(held) then return 'u' end
-  if letter == 'd' and was == 'd' and string.sub(line_at(form, held), 1, #head) == head then return 'u' end
-  local prefix = form.table .. '|' .. id
-  if form.is_parent and #redis.call('ZRANGEBYLEX', edges, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', 0, 1) > 0
-  then
-    return 'c'
-  end
+local function remove(form, id, head, held)
+  if held and not is_upsert(held) and string.sub(line_at(form, held), 1, #head) == head then return 'u' end
+  if form.is_parent and has_edges(form, id) then return 'c' end
   local own = tables[form.table]
   for _, other in ipairs(own.forms) do
     local entry = other ~= form and redis.call('HGET', other.ids, id)
     if is_upsert(entry) then
       take_out(other, id, entry)
       redis.call('HDEL', other.ids, id)
-      if letter == 'd' and other.rows.d then
+      if other.rows.d then
         local skip = #form.types.d
         local data = string.sub(head, 19 + skip, #head - 9 - skip)
         add(other, 'd', id, '{"type":"' .. other.types.d .. '","data":' .. data .. ',"ack":"' .. other.types.d .. '|')
@@ -228,7 +240,7 @@ local function remove(form, letter, id, head, held)
     end
   end
   if held then take_out(form, id, held) end
-  if letter == 'd' then add(form, 'd', id, head) else redis.call('HDEL', form.ids, id) end
+  add(form, 'd', id, head)
   return 'w'
 end
 
@@ -240,8 +252,8 @@ for at = 2, #ARGV, 5 do
   local code, why
   if expected ~= '' and held ~= expected then
     code = 'm'
-  elseif letter == 'd' or letter == 'x' then
-    code = remove(form, letter, id, head, held)
+  elseif letter == 'd' then
+    code = remove(form, id, head, held)
   else
     code, why = upsert(form, letter, id, head, refs, held)
   end

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Struct
 
 from ledger import keys
-from ledger.errors import Contended
+from ledger.errors import Contended, InvalidInput
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from projections.entities.cascade import Child, child_writes
 from projections.entities.entity import Entity, entity_of
-from projections.entities.forms import DELETE, FORMS, form
+from projections.entities.forms import DELETE, FORMS, form, forms_of
 from projections.entities.layout import LAYOUT, keys_of
 from projections.entities.lines import payload_of, position_of
 from projections.entities.payloads.albums import AlbumUserDeleteV1
@@ -52,8 +52,9 @@ class Writer:
     async def put(self, library: str, entities: Sequence[Entity]) -> Written:
         """Write entities in their order; each is whole or untouched, equal ones keep their place.
 
-        Runs of upserts are one script; a delete removes what refers to it before it is done itself. A row whose parent
-        was deleted is refused. If this raises, some of the entities may be written; writing all again is harmless.
+        Runs of upserts are one script; a delete removes what refers to it before it is done itself. Refused are a row
+        whose parent was deleted, and another owner of a row that others refer to. If this raises, some of the entities
+        may be written; writing all again is harmless.
         """
         written = Written()
         at = 0
@@ -72,9 +73,11 @@ class Writer:
             at += len(some)
         return written
 
-    async def take_out(self, library: str, entity: Entity) -> None:
-        """Delete an upsert: by its marker, or without one if its form has none."""
+    async def remove(self, library: str, entity: Entity) -> None:
+        """Replace an upsert by its delete marker; raises InvalidInput for what only goes with its parent."""
         assert entity.row.form is not None
+        if not any(f.delete_type for f in forms_of(entity.row.form.table)):
+            raise InvalidInput([(("type",), f"{entity.row.name} has no delete marker; it goes with its parent")])
         await self._remove(library, [Write.removing(entity.row.form, entity.data, entity.id, self._now_us())])
 
     async def owners(self, library: str, albums: Iterable[str]) -> list[tuple[str, str, bytes, bytes]]:
@@ -142,8 +145,8 @@ class Writer:
         return bool(reply[0]), children
 
     async def _remove_rows_of_users(self, library: str, users: set[str]) -> None:
-        """Remove all rows that refer to users, by reading everything; forms with a delete marker first."""
-        for referring in sorted(FORMS, key=lambda f: f.delete_type is None):
+        """Remove all rows that refer to users, by reading everything."""
+        for referring in FORMS:
             fields = [parent.field for parent in referring.parents if parent.table == _USERS]
             for letter, stored in referring.variants if fields else ():
                 if letter != DELETE:
@@ -168,7 +171,7 @@ class Writer:
             low = f"({position_of(lines[-1]).at_us}"
 
     async def _run(self, library: str, writes: Sequence[Write]) -> list[str]:
-        """Run writes; returns `w`, `u`, `m` or `c` for each as the script says, or the table of the deleted parent."""
+        """Run writes; returns a letter for each as the script does, or the table of the deleted parent."""
         outcomes: list[str] = []
         for batch in batches(writes):
             reply = await self._store.script(WRITE, keys_of(library), arguments(batch))
@@ -191,7 +194,13 @@ def _tell(written: Written, start: int, entities: Sequence[Entity], outcomes: Se
         elif outcome == "u":
             written.unchanged += 1
         else:
-            written.refused.append((at, _path_to(entity, outcome), f"the {outcome} was deleted; write it again first"))
+            written.refused.append((at, *_problem(entity, outcome)))
+
+
+def _problem(entity: Entity, outcome: str) -> tuple[tuple[str | int, ...], str]:
+    if outcome == "k":
+        return ("data", "ownerId"), "cannot change while others refer to this; delete it, then write it and them again"
+    return _path_to(entity, outcome), f"the {outcome} was deleted; write it again first"
 
 
 def _path_to(entity: Entity, table: str) -> tuple[str | int, ...]:

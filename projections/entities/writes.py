@@ -10,18 +10,17 @@ from msgspec import Struct
 from ledger.log.script import Arg
 from ledger.positions import iso_from_us
 from projections.entities.entity import Entity, entity_of
-from projections.entities.forms import Form
+from projections.entities.forms import Form, forms_of
 from projections.entities.layout import FORM_NUMBERS, LAYOUT
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import row
 
 BATCH_ROWS: Final = 500
 BATCH_BYTES: Final = 512 * 1024
-TAKE_OUT: Final = "x"
 
 
 class Write(Struct, frozen=True):
-    """One change: `letter` is the variant written, or TAKE_OUT.
+    """One change of a row; `letter` is the variant written.
 
     `expected` is what the form's ids must hold for the id, else nothing changes; empty for anything.
     """
@@ -46,10 +45,11 @@ class Write(Struct, frozen=True):
 
     @classmethod
     def removing(cls, form: Form, data: Payload, entity_id: str, now_us: int, expected: bytes = b"") -> Write:
-        """Replace a row by its delete marker; take it out where its form has none."""
-        if form.delete_type is None:
-            return cls(form, TAKE_OUT, entity_id, expected=expected)
-        marker_row = row(form.delete_type)
+        """Replace a row by its delete marker; where its form has none, by that of another form of its table.
+
+        An asset in an album is one row on the device with the own asset of that id, and goes by AssetDeleteV1.
+        """
+        marker_row = row(next(f.delete_type for f in (form, *forms_of(form.table)) if f.delete_type is not None))
         values = {
             field: iso_from_us(now_us) if field == "deleted_at" else getattr(data, field, None)
             for field in marker_row.payload.__struct_fields__

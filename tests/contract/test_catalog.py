@@ -1,0 +1,573 @@
+"""What the embedded catalog promises on every backend: Valkey 9, Redis 7, a cluster, and fakeredis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ledger import keys
+from ledger.errors import InvalidInput, StoreReplyError
+from ledger.log.store import Store, open_store
+from ledger.positions import Position, iso_from_us, us_from_iso
+from projections.entities.catalog import START_US, Catalog
+from projections.entities.entity import Entity, read_line
+from projections.entities.lines import position_of
+from projections.entities.source import Held, Page
+from projections.entities.writer import Written
+from tests.fake_store import FakeStore
+from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
+
+LIBRARY = "L1"
+END_US = 2**52
+EXIF_TYPES = ("AssetExifV1", "AlbumAssetExifCreateV1", "PartnerAssetExifV1")
+
+
+@pytest.fixture(params=["valkey", "redis7", "cluster", "fake"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "fake":
+        store: Store = FakeStore()
+    else:
+        store = await open_store(request.getfixturevalue(f"{request.param}_url"))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def catalog(store: Store) -> Catalog:
+    return Catalog(store)
+
+
+def entity(entity_type: str, entity_id: str | None = None, **changes: Any) -> Entity:
+    line = {"type": entity_type, "data": sample(entity_type, **changes)}
+    return read_line(json.dumps(line if entity_id is None else {**line, "id": entity_id}).encode())
+
+
+async def put(catalog: Catalog, *entities: Entity, library: str = LIBRARY) -> Written:
+    return await catalog.put(library, entities)
+
+
+async def pages(
+    catalog: Catalog,
+    entity_type: str,
+    after: Position | None = None,
+    before: int = END_US,
+    limit: int = 1000,
+    library: str = LIBRARY,
+) -> list[Page]:
+    return [page async for page in catalog.pages(library, entity_type, after, before, limit)]
+
+
+async def rows(catalog: Catalog, entity_type: str, **bounds: Any) -> list[dict[str, Any]]:
+    """Read all rows of a type as the JSON objects a device gets."""
+    return [json.loads(line + b'"}') for page in await pages(catalog, entity_type, **bounds) for line in page.lines]
+
+
+async def data(catalog: Catalog, entity_type: str, **bounds: Any) -> list[dict[str, Any]]:
+    return [found["data"] for found in await rows(catalog, entity_type, **bounds)]
+
+
+async def living(catalog: Catalog, library: str = LIBRARY) -> dict[str, int]:
+    return {name: count for name, count in (await catalog.count(library)).items() if count}
+
+
+# Stamps and the horizon
+
+
+async def test_a_library_without_entities_has_a_horizon_that_stays(catalog: Catalog) -> None:
+    assert await catalog.horizon(LIBRARY) == START_US
+    assert await pages(catalog, "AssetV2") == []
+    assert await catalog.tombstone_floor(LIBRARY) == 0
+    assert await living(catalog) == {}
+    assert await catalog.libraries() == []
+    assert [page async for page in catalog.entities(LIBRARY)] == []
+
+
+async def test_every_write_has_a_stamp_of_its_own_and_the_horizon_is_one_past_the_last(catalog: Catalog) -> None:
+    await put(catalog, *(entity("AssetV2", id=f"a{number}") for number in range(50)))
+    await put(catalog, entity("AlbumV2"), entity("AssetV2", id="b"))
+    stamps = [position_of(line).at_us for page in await pages(catalog, "AssetV2") for line in page.lines]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) == 51
+    assert await catalog.horizon(LIBRARY) == stamps[-1] + 1
+    assert await catalog.horizon(LIBRARY) == stamps[-1] + 1
+
+
+async def test_a_line_is_what_a_device_reads(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"))
+    (page,) = await pages(catalog, "AssetV2")
+    (line,) = page.lines
+    read = json.loads(line + b'"}')
+    assert list(read) == ["type", "data", "ack"]
+    assert read["type"] == "AssetV2"
+    assert read["data"] == sample("AssetV2")
+    assert read["ack"] == f"AssetV2|{iso_from_us(page.last.at_us)}|{ASSET_ID}"
+    assert page.last == Position(page.last.at_us, ASSET_ID)
+    assert page.horizon_us == page.last.at_us + 1
+
+
+async def test_the_same_data_again_keeps_its_place(catalog: Catalog) -> None:
+    everything = [entity("UserV1"), entity("AssetV2"), entity("AlbumUserV1"), entity("AssetDeleteV1", assetId="gone")]
+    assert await put(catalog, *everything) == Written(taken=4)
+    horizon = await catalog.horizon(LIBRARY)
+    assert await put(catalog, *everything) == Written(unchanged=4)
+    assert await catalog.horizon(LIBRARY) == horizon
+    assert await put(catalog, entity("AssetV2", isFavorite=True)) == Written(taken=1)
+    assert await catalog.horizon(LIBRARY) > horizon
+    assert await living(catalog) == {"UserV1": 1, "AssetV2": 1, "AlbumUserV1": 1, "AssetDeleteV1": 1}
+
+
+async def test_stamps_go_on_growing_when_the_servers_clock_is_behind(catalog: Catalog, store: Store) -> None:
+    meta = keys.catalog_meta(LIBRARY)
+    future = 4_102_444_799_999_998  # the last microseconds of 2099
+    await store.command("HSET", meta, "last", future, key=meta)
+    await put(catalog, entity("AssetV2", id="a"), entity("AssetV2", id="b"))
+    first, second = (found["ack"] for found in await rows(catalog, "AssetV2"))
+    assert first == "AssetV2|2099-12-31T23:59:59.999999Z|a"
+    assert second == "AssetV2|2100-01-01T00:00:00.000000Z|b"
+    assert await catalog.horizon(LIBRARY) == future + 3
+
+
+@pytest.mark.parametrize(
+    "iso",
+    [
+        "2027-12-31T23:59:59.999999Z",
+        "2028-02-28T23:59:59.999999Z",
+        "2028-02-29T00:00:00.000000Z",
+        "2028-03-01T12:34:56.000007Z",
+        "2100-02-28T23:59:59.999999Z",
+        "2100-03-01T00:00:00.000000Z",
+        "2254-10-09T08:07:06.050403Z",
+    ],
+)
+async def test_times_are_those_of_the_calendar(catalog: Catalog, store: Store, iso: str) -> None:
+    meta, stored = keys.catalog_meta(LIBRARY), keys.catalog_rows(LIBRARY, "AssetV2")
+    await store.command("HSET", meta, "last", us_from_iso(iso) - 1, key=meta)
+    await put(catalog, entity("AssetV2"))
+    ((found,),) = [page.lines for page in await pages(catalog, "AssetV2", before=2**53)]
+    assert found.endswith(f"AssetV2|{iso}|{ASSET_ID}".encode())
+    score = await store.command("ZSCORE", stored, found, key=stored)
+    assert int(float(score)) == us_from_iso(iso)
+
+
+async def test_writers_at_the_same_time_share_no_stamp(catalog: Catalog) -> None:
+    await asyncio.gather(
+        *(put(catalog, *(entity("AssetV2", id=f"{w}-{n}") for n in range(20))) for w in range(20)),
+    )
+    stamps = [position_of(line).at_us for page in await pages(catalog, "AssetV2") for line in page.lines]
+    assert len(set(stamps)) == 400
+
+
+# Pages
+
+
+async def test_a_page_begins_strictly_after_a_position(catalog: Catalog) -> None:
+    await put(catalog, *(entity("AssetV2", id=name) for name in ("a", "m", "z")))
+    at_us = [position_of(line).at_us for page in await pages(catalog, "AssetV2") for line in page.lines]
+
+    async def after(us: int, entity_id: str) -> list[str]:
+        return [found["id"] for found in await data(catalog, "AssetV2", after=Position(us, entity_id))]
+
+    assert await after(at_us[1], "m") == ["z"]
+    assert await after(at_us[1], "") == ["z"]
+    assert await after(at_us[1], "l") == ["m", "z"]
+    assert await after(at_us[1], "n") == ["z"]
+    assert await after(at_us[1], "é") == ["z"]
+    assert await after(at_us[1] - 1, "") == ["m", "z"]
+    assert await after(at_us[2], "z") == []
+    assert await after(0, "") == ["a", "m", "z"]
+
+
+async def test_a_page_ends_below_the_snapshot(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2", id="a"))
+    snapshot = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("AssetV2", id="b"))
+    assert [found["id"] for found in await data(catalog, "AssetV2", before=snapshot)] == ["a"]
+    (page,) = await pages(catalog, "AssetV2", before=snapshot)
+    assert page.horizon_us > snapshot
+    assert await data(catalog, "AssetV2", before=snapshot - 1) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 15, 16, 17, 100, 1000])
+async def test_pages_hold_no_more_rows_than_asked_for_and_none_is_skipped(catalog: Catalog, limit: int) -> None:
+    names = [f"a{number:03}" for number in range(300)]
+    await put(catalog, *(entity("AssetV2", id=name) for name in names))
+    found = await pages(catalog, "AssetV2", limit=limit)
+    assert all(0 < len(page.lines) <= limit for page in found)
+    assert [json.loads(line + b'"}')["data"]["id"] for page in found for line in page.lines] == names
+
+
+async def test_pages_are_bounded_in_bytes(catalog: Catalog) -> None:
+    sizes = [10, 70_000, 200_000, 5, *[100] * 300, 60_000, 60_000, 60_000, *[2_000] * 100, 150_000, *[1] * 50]
+    await put(
+        catalog,
+        *(entity("AssetMetadataV1", key=f"{n}", value={"x": "y" * size}) for n, size in enumerate(sizes)),
+    )
+    found = await pages(catalog, "AssetMetadataV1")
+    assert [json.loads(line + b'"}')["data"]["key"] for page in found for line in page.lines] == [
+        str(number) for number in range(len(sizes))
+    ]
+    for page in found:
+        assert len(page.lines) == 1 or sum(map(len, page.lines)) <= 128 * 1024
+    assert len(found) < 30
+
+
+async def test_ids_with_quotes_come_back_as_they_are(catalog: Catalog) -> None:
+    for name in ('quo"te', "back\\slash", "ünï", "a b"):
+        await put(catalog, entity("AssetV2", id=name))
+        assert json.loads(await catalog.entity(LIBRARY, "AssetV2", name) or b"")["id"] == name
+        await put(catalog, entity("AssetFaceV2", id="f" + name, assetId=name))
+    acks = [found["ack"].split("|")[2] for found in await rows(catalog, "AssetV2")]
+    assert acks == ['quo"te', "back\\slash", "ünï", "a b"]
+    await put(catalog, *(entity("AssetDeleteV1", assetId=name) for name in acks))
+    assert await living(catalog) == {"AssetDeleteV1": 4, "AssetFaceDeleteV1": 4}
+    assert await catalog.purge_tombstones(LIBRARY, END_US) == 8
+    assert await living(catalog) == {}
+
+
+# One variant at a time
+
+
+async def test_an_id_is_in_one_variant_at_a_time(catalog: Catalog) -> None:
+    for name in ("AlbumAssetCreateV2", "AlbumAssetUpdateV2", "AlbumAssetBackfillV2", "AlbumAssetUpdateV1"):
+        await put(catalog, entity(name))
+        assert await living(catalog) == {name.replace("V1", "V2"): 1}
+    for name in ("PartnerStackV1", "PartnerStackBackfillV1", "PartnerStackDeleteV1", "PartnerStackV1"):
+        await put(catalog, entity(name))
+        assert (await living(catalog))[name] == 1
+        assert sum((await living(catalog)).values()) == 2
+
+
+async def test_a_delete_marker_and_its_upsert_replace_each_other(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetDeleteV1"))
+    assert await living(catalog) == {"AssetDeleteV1": 1}
+    assert await data(catalog, "AssetDeleteV1") == [{"assetId": ASSET_ID}]
+    assert await catalog.entity(LIBRARY, "AssetV2", ASSET_ID) is None
+    await put(catalog, entity("AssetV2"))
+    assert await living(catalog) == {"AssetV2": 1}
+    assert json.loads(await catalog.entity(LIBRARY, "AssetV2", ASSET_ID) or b"") == sample("AssetV2")
+
+
+async def test_a_pair_is_deleted_by_the_id_that_it_was_given(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumUserV1", "mine"))
+    await put(catalog, entity("AlbumUserDeleteV1", "mine"))
+    assert await living(catalog) == {"AlbumUserDeleteV1": 1}
+
+
+async def test_an_asset_in_another_form_ends_its_delete_marker(catalog: Catalog) -> None:
+    """A device applies PartnerAssetDeleteV1 after AssetV2: the marker would delete the new row."""
+    await put(catalog, entity("PartnerAssetV2"), entity("PartnerAssetDeleteV1"), entity("AssetV2"))
+    assert await living(catalog) == {"AssetV2": 1}
+
+
+async def test_a_delete_ends_the_asset_in_all_its_forms(catalog: Catalog) -> None:
+    await put(catalog, entity("PartnerAssetV2"), entity("AlbumAssetCreateV2"), entity("AssetV2"))
+    await put(catalog, entity("AssetDeleteV1"))
+    assert await living(catalog) == {"AssetDeleteV1": 1, "PartnerAssetDeleteV1": 1}
+    assert await data(catalog, "PartnerAssetDeleteV1") == [{"assetId": ASSET_ID}]
+
+
+# Cascades
+
+
+async def test_a_deleted_asset_takes_along_what_refers_to_it(catalog: Catalog) -> None:
+    await put(
+        catalog,
+        entity("UserV1"), entity("AssetV2"), entity("AssetV2", id="other"), entity("AssetExifV1"),
+        entity("PartnerAssetExifV1"), entity("AlbumV2", thumbnailAssetId=ASSET_ID), entity("AlbumToAssetBackfillV1"),
+        entity("AlbumToAssetV1", assetId="other"), entity("MemoryV1"), entity("MemoryToAssetV1"),
+        entity("AssetFaceV2"), entity("AssetOcrV1"), entity("AssetEditV1"), entity("AssetMetadataV1"),
+        entity("PersonV1"),
+    )  # fmt: skip
+    await put(catalog, entity("AssetDeleteV1"))
+    assert await living(catalog) == {
+        "UserV1": 1, "AssetV2": 1, "AssetDeleteV1": 1, "AlbumV2": 1, "AlbumToAssetV1": 1, "AlbumToAssetDeleteV1": 1,
+        "MemoryV1": 1, "MemoryToAssetDeleteV1": 1, "AssetFaceDeleteV1": 1, "AssetOcrDeleteV1": 1,
+        "AssetEditDeleteV1": 1, "AssetMetadataDeleteV1": 1, "PersonV1": 1,
+    }  # fmt: skip
+    assert (await data(catalog, "AlbumV2"))[0]["thumbnailAssetId"] is None
+    assert await data(catalog, "AlbumToAssetDeleteV1") == [{"albumId": ALBUM_ID, "assetId": ASSET_ID}]
+    (marker,) = await data(catalog, "AssetOcrDeleteV1")
+    assert marker["assetId"] == ASSET_ID
+    (album,) = await rows(catalog, "AlbumV2")
+    (deleted,) = await rows(catalog, "AssetDeleteV1")
+    assert album["ack"].split("|")[1] < deleted["ack"].split("|")[1]  # the parent goes last
+
+
+async def test_a_deleted_person_leaves_the_face_without_a_name(catalog: Catalog) -> None:
+    await put(catalog, entity("PersonV1"), entity("AssetFaceV2", personId=PERSON_ID), entity("AssetFaceV2", id="f2"))
+    horizon = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("PersonDeleteV1"))
+    assert [face["personId"] for face in await data(catalog, "AssetFaceV2")] == [None, None]
+    changed = [found["data"]["id"] for found in await rows(catalog, "AssetFaceV2", after=Position(horizon - 1, ""))]
+    assert changed == [FACE_ID]
+
+
+async def test_a_face_that_moved_to_another_person_is_left_alone(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetFaceV2", personId="p1"), entity("PersonV1", id="p1"), entity("PersonV1", id="p2"))
+    await put(catalog, entity("AssetFaceV2", personId="p2"))
+    await put(catalog, entity("PersonDeleteV1", personId="p1"))
+    assert [face["personId"] for face in await data(catalog, "AssetFaceV2")] == ["p2"]
+    await put(catalog, entity("PersonDeleteV1", personId="p2"))
+    assert [face["personId"] for face in await data(catalog, "AssetFaceV2")] == [None]
+
+
+async def test_a_deleted_album_takes_its_members_and_places(catalog: Catalog) -> None:
+    await put(
+        catalog, entity("AlbumV2"), entity("AlbumUserV1"), entity("AlbumToAssetV1"), entity("AlbumUserV1", albumId="b")
+    )
+    await put(catalog, entity("AlbumDeleteV1"))
+    assert await living(catalog) == {
+        "AlbumDeleteV1": 1, "AlbumUserV1": 1, "AlbumUserDeleteV1": 1, "AlbumToAssetDeleteV1": 1,
+    }  # fmt: skip
+
+
+async def test_a_deleted_user_takes_all_that_is_theirs(catalog: Catalog) -> None:
+    other = {"ownerId": PARTNER_ID}
+    await put(
+        catalog,
+        entity("UserV1"), entity("UserV1", id=PARTNER_ID), entity("PartnerV1"), entity("UserMetadataV1"),
+        *(entity("AssetV2", id=f"a{n}") for n in range(250)), entity("AssetV2", id="theirs", **other),
+        entity("AlbumAssetCreateV2", id="shared"), entity("AssetFaceV2", assetId="a7"),
+        entity("AssetFaceV2", id="f2", assetId="theirs", personId=PERSON_ID), entity("PersonV1"),
+        entity("AlbumV2"), entity("AlbumUserV1"), entity("MemoryV1", **other), entity("StackV1"),
+    )  # fmt: skip
+    await put(catalog, entity("UserDeleteV1"))
+    assert await living(catalog) == {
+        "UserV1": 1, "UserDeleteV1": 1, "PartnerDeleteV1": 1, "UserMetadataDeleteV1": 1, "AssetV2": 1,
+        "AssetDeleteV1": 251, "AssetFaceV2": 1, "AssetFaceDeleteV1": 1, "PersonDeleteV1": 1, "AlbumV2": 1,
+        "AlbumUserDeleteV1": 1, "MemoryV1": 1, "StackDeleteV1": 1,
+    }  # fmt: skip
+    assert (await data(catalog, "AssetFaceV2"))[0]["personId"] is None
+
+
+async def test_a_delete_with_many_children_is_done_in_bounded_steps(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), *(entity("AssetOcrV1", id=f"o{number}") for number in range(1100)))
+    await put(catalog, entity("AssetDeleteV1"))
+    assert await living(catalog) == {"AssetDeleteV1": 1, "AssetOcrDeleteV1": 1100}
+
+
+async def test_many_deletes_in_one_go(catalog: Catalog) -> None:
+    await put(catalog, *(entity("AssetV2", id=f"a{n}") for n in range(600)))
+    await put(catalog, *(entity("AssetFaceV2", id=f"f{n}", assetId=f"a{n}") for n in range(600)))
+    written = await put(catalog, *(entity("AssetDeleteV1", assetId=f"a{n}") for n in range(600)))
+    assert written == Written(taken=600)
+    assert await living(catalog) == {"AssetDeleteV1": 600, "AssetFaceDeleteV1": 600}
+
+
+async def test_a_row_of_a_deleted_parent_is_refused_until_the_parent_is_back(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetDeleteV1"), entity("PersonDeleteV1"), entity("UserDeleteV1"))
+    written = await put(
+        catalog,
+        entity("AssetFaceV2"), entity("AssetExifV1"), entity("AssetFaceV2", assetId="new", personId=PERSON_ID),
+        entity("AssetV2"), entity("AlbumV1"), entity("AlbumV2", id="b"),
+    )  # fmt: skip
+    assert [(index, path) for index, path, _ in written.refused] == [
+        (0, ("data", "assetId")),
+        (1, ("data", "assetId")),
+        (2, ("data", "personId")),
+        (3, ("data", "ownerId")),
+        (4, ("data", "ownerId")),
+    ]
+    assert written.taken == 1
+    written = await put(catalog, entity("UserV1"), entity("AlbumAssetCreateV2"), entity("AssetFaceV2"))
+    assert written == Written(taken=3)
+
+
+async def test_exif_of_an_asset_that_came_back_does_not_stay_from_before(catalog: Catalog) -> None:
+    """Exif has no delete marker: a device that missed the asset's delete would keep what it has."""
+    await put(catalog, entity("AssetV2"), entity("AssetExifV1"), entity("AssetDeleteV1"))
+    assert await living(catalog) == {"AssetDeleteV1": 1}
+    await put(catalog, entity("AssetV2"))
+    (exif,) = await data(catalog, "AssetExifV1")
+    assert exif == {**dict.fromkeys(sample("AssetExifV1")), "assetId": ASSET_ID}
+    assert await put(catalog, entity("AssetExifV1")) == Written(taken=1)
+    assert await data(catalog, "AssetExifV1") == [sample("AssetExifV1")]
+    await put(catalog, entity("AssetV2", id="without"), entity("AssetDeleteV1", assetId="without"))
+    await put(catalog, entity("AssetV2", id="without"))
+    assert len(await data(catalog, "AssetExifV1")) == 1
+
+
+# Versions
+
+
+async def test_a_version_is_served_from_the_other(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV1"), entity("AssetFaceV2"))
+    assert await data(catalog, "AssetV2") == [sample("AssetV2")]
+    assert await data(catalog, "AssetV1") == [sample("AssetV1")]
+    assert await data(catalog, "AssetFaceV1") == [sample("AssetFaceV1")]
+    ((old,), (new,)) = (await rows(catalog, "AssetV1"), await rows(catalog, "AssetV2"))
+    assert old["type"] == "AssetV1"
+    assert old["ack"] == new["ack"].replace("AssetV2|", "AssetV1|")
+    assert json.loads(await catalog.entity(LIBRARY, "AssetV1", ASSET_ID) or b"") == sample("AssetV1")
+    assert await put(catalog, entity("AssetV2")) == Written(unchanged=1)
+
+
+async def test_an_album_v1_waits_for_its_owner_and_then_comes_again(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumV2"), entity("AlbumUserV1", userId="someone", role="editor"))
+    assert await data(catalog, "AlbumV1") == []
+    assert await catalog.entity(LIBRARY, "AlbumV1", ALBUM_ID) is None
+    done = (await pages(catalog, "AlbumV2"))[0].last
+    await put(catalog, entity("AlbumUserV1"))
+    assert await data(catalog, "AlbumV1", after=done) == [sample("AlbumV1")]
+    done = (await pages(catalog, "AlbumV1"))[0].last
+    await put(catalog, entity("AlbumUserV1"), entity("AlbumUserV1", userId="someone", role="viewer"))
+    assert await data(catalog, "AlbumV1", after=done) == []
+
+
+async def test_an_album_v1_writes_its_owner_and_a_new_one_replaces_the_former(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumV1"), entity("AlbumUserV1", userId="guest", role="viewer"))
+    assert await data(catalog, "AlbumV2") == [sample("AlbumV2")]
+    assert sample("AlbumUserV1") in await data(catalog, "AlbumUserV1")
+    assert await put(catalog, entity("AlbumV1")) == Written(unchanged=1)
+    await put(catalog, entity("AlbumV1", ownerId=PARTNER_ID))
+    assert [album["ownerId"] for album in await data(catalog, "AlbumV1")] == [PARTNER_ID]
+    assert await data(catalog, "AlbumUserDeleteV1") == [{"albumId": ALBUM_ID, "userId": USER_ID}]
+    assert {member["userId"]: member["role"] for member in await data(catalog, "AlbumUserV1")} == {
+        "guest": "viewer",
+        PARTNER_ID: "owner",
+    }
+
+
+async def test_an_owner_with_a_given_id_is_not_doubled(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumV2"), entity("AlbumUserV1", "mine"), entity("AlbumV1"))
+    assert await living(catalog) == {"AlbumV2": 1, "AlbumUserV1": 1}
+
+
+# Children held back
+
+
+async def held(
+    catalog: Catalog, entity_type: str, snapshot: int, limits: dict[str, Position] | None = None
+) -> Held | None:
+    (page,) = await pages(catalog, entity_type, before=snapshot)
+    return await catalog.first_held(LIBRARY, entity_type, page, snapshot, limits or {})
+
+
+async def test_a_child_waits_for_a_parent_that_changed_since_the_snapshot(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetV2", id="b"))
+    await put(catalog, entity("AssetFaceV2", id="f1", assetId="b"), entity("AssetFaceV2", id="f2"))
+    snapshot = await catalog.horizon(LIBRARY)
+    assert await held(catalog, "AssetFaceV2", snapshot) is None
+    await put(catalog, entity("PersonV1"))
+    assert await held(catalog, "AssetFaceV2", snapshot) is None
+    await put(catalog, entity("AssetV2", isFavorite=True))
+    found = await held(catalog, "AssetFaceV2", snapshot)
+    assert found is not None
+    assert (found.index, found.position.id) == (1, "f2")
+    found = await held(catalog, "AssetFaceV1", snapshot)
+    assert found is not None
+    assert found.index == 1
+    assert await held(catalog, "AssetFaceV2", await catalog.horizon(LIBRARY)) is None
+
+
+async def test_a_child_waits_for_a_parent_behind_the_cut_of_its_run(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetV2", id="b"), entity("AssetExifV1"), entity("UserV1"))
+    snapshot = await catalog.horizon(LIBRARY)
+    places = [position_of(line) for page in await pages(catalog, "AssetV2") for line in page.lines]
+    assert await held(catalog, "AssetExifV1", snapshot, {"AssetV2": places[1]}) is None
+    for cut in ({"AssetV2": places[0]}, {"AssetV1": places[0]}):
+        found = await held(catalog, "AssetExifV1", snapshot, cut)
+        assert found is not None
+        assert found.index == 0
+    assert await held(catalog, "AssetExifV1", snapshot, {"PersonV1": places[0]}) is None
+
+
+async def test_one_form_of_the_parent_that_was_sent_is_enough(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AlbumToAssetV1"), entity("AlbumV2"))
+    snapshot = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("AlbumAssetCreateV2"))
+    assert await held(catalog, "AlbumToAssetV1", snapshot) is None
+    await put(catalog, entity("AssetV2", isFavorite=True))
+    assert await held(catalog, "AlbumToAssetV1", snapshot) is not None
+
+
+async def test_a_parent_that_never_was_holds_nothing_back(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetFaceV2", assetId="unknown"))
+    snapshot = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("AssetV2"))
+    assert await held(catalog, "AssetFaceV2", snapshot) is None
+
+
+# Forgetting, moving, listing
+
+
+async def test_purged_delete_markers_raise_the_floor(catalog: Catalog) -> None:
+    await put(catalog, *(entity("AssetDeleteV1", assetId=f"a{number}") for number in range(1200)))
+    old = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("AlbumDeleteV1"), entity("AssetV2"))
+    assert await catalog.purge_tombstones(LIBRARY, 1) == 0
+    assert await catalog.tombstone_floor(LIBRARY) == 0
+    assert await catalog.purge_tombstones(LIBRARY, old) == 1200
+    assert await catalog.tombstone_floor(LIBRARY) == old - 1
+    assert await living(catalog) == {"AlbumDeleteV1": 1, "AssetV2": 1}
+    assert await put(catalog, entity("AssetFaceV2", assetId="a5")) == Written(taken=1)
+
+
+async def test_a_purge_leaves_nothing_of_what_was_deleted(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetExifV1"), entity("AssetFaceV2"), entity("AssetDeleteV1"))
+    await catalog.purge_tombstones(LIBRARY, END_US)
+    assert await living(catalog) == {}
+    for form in ("asset", "exif", "face"):
+        key = keys.catalog_ids(LIBRARY, form)
+        assert await store.command("EXISTS", key, key=key) == 0
+    edges = keys.catalog_edges(LIBRARY)
+    assert await store.command("EXISTS", edges, key=edges) == 0
+
+
+async def test_a_move_is_a_delete_here_and_an_upsert_there(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetFaceV2"), entity("AlbumAssetCreateV2", id="shared"))
+    assert await catalog.move("AssetV1", ASSET_ID, LIBRARY, "L2")
+    assert await living(catalog) == {"AssetDeleteV1": 1, "AssetFaceDeleteV1": 1, "AlbumAssetCreateV2": 1}
+    assert await living(catalog, "L2") == {"AssetV2": 1}
+    assert await data(catalog, "AssetV2", library="L2") == [sample("AssetV2")]
+    assert not await catalog.move("AssetV2", ASSET_ID, LIBRARY, "L2")
+    assert await catalog.move("AlbumAssetCreateV2", "shared", LIBRARY, "L2")
+    assert await living(catalog) == {"AssetDeleteV1": 2, "AssetFaceDeleteV1": 1}
+    await put(catalog, entity("AssetV2"), entity("AssetExifV1"))
+    with pytest.raises(InvalidInput):
+        await catalog.move("AssetExifV1", ASSET_ID, LIBRARY, "L2")
+
+
+async def test_an_owner_stays_while_others_refer_to_the_row(catalog: Catalog) -> None:
+    """A device that deletes the former owner loses the row's children, which would not be sent again."""
+    await put(catalog, entity("AssetV2"), entity("PersonV1"), entity("AssetV2", id="free"))
+    await put(catalog, entity("AssetExifV1"), entity("AssetFaceV2", assetId="b", personId=PERSON_ID))
+    other = {"ownerId": PARTNER_ID}
+    written = await put(catalog, entity("AssetV2", **other), entity("PersonV1", **other), entity("MemoryV1", **other))
+    assert [(index, path) for index, path, _ in written.refused] == [(0, ("data", "ownerId")), (1, ("data", "ownerId"))]
+    assert await put(catalog, entity("AssetV2", id="free", **other), entity("AssetV2", width=5)) == Written(taken=2)
+    await put(catalog, entity("AssetDeleteV1"))
+    assert await put(catalog, entity("AssetV2", **other)) == Written(taken=1)
+
+
+async def test_libraries_do_not_touch_each_other(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetFaceV2"))
+    await put(catalog, entity("AssetV2"), entity("AssetDeleteV1"), library="L2")
+    assert await living(catalog) == {"AssetV2": 1, "AssetFaceV2": 1}
+    assert await living(catalog, "L2") == {"AssetDeleteV1": 1}
+    assert await catalog.horizon("L3") == START_US
+    assert await catalog.libraries() == ["L1", "L2"]
+    with pytest.raises(InvalidInput):
+        await put(catalog, entity("AssetV2"), library="no{tags}")
+
+
+async def test_the_listing_is_what_import_reads(catalog: Catalog) -> None:
+    written = [entity("UserV1"), entity("AssetV2"), entity("AlbumUserV1", "mine"), entity("AlbumV2")]
+    await put(catalog, *written, entity("AssetDeleteV1", assetId="gone"))
+    listed = [read_line(line) for page in [page async for page in catalog.entities(LIBRARY)] for line in page]
+    assert sorted(listed, key=lambda found: found.row.name) == sorted(written, key=lambda found: found.row.name)
+    with_markers = [page async for page in catalog.entities(LIBRARY, ["AssetDeleteV1"], markers=True)]
+    assert len(with_markers) == 1
+
+
+async def test_a_key_of_another_kind_stops_the_write_before_it_begins(catalog: Catalog, store: Store) -> None:
+    ids = keys.catalog_ids(LIBRARY, "edit")
+    await store.command("SET", ids, "not a hash", key=ids)
+    with pytest.raises(StoreReplyError, match="WRONGTYPE"):
+        await put(catalog, entity("AssetV2"))
+    assert await catalog.horizon(LIBRARY) == START_US
+    assert await pages(catalog, "AssetV2") == []
