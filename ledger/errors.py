@@ -22,10 +22,7 @@ LedgerError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ledger.events import Event
+from typing import Any
 
 
 class LedgerError(Exception):
@@ -35,7 +32,7 @@ class LedgerError(Exception):
 class Refused(LedgerError):
     """The request is wrong; `record` holds events that must be appended although it is refused."""
 
-    def __init__(self, message: str, *, record: tuple[Event, ...] = ()) -> None:
+    def __init__(self, message: str, *, record: tuple[Any, ...] = ()) -> None:
         super().__init__(message)
         self.record = record
 
