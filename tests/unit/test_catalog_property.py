@@ -1,0 +1,277 @@
+"""I3 and I4 over the catalog: whatever is written while a device syncs, cut off anywhere, it ends with the catalog.
+
+The device is the simulated one: its own SQLite copy with the app's foreign keys, which no row may ever break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from endpoints.stream_lines import chunks
+from ledger.acks import parse_ack
+from ledger.decide import reset_due
+from ledger.entity_types import COMPLETE
+from ledger.positions import Position
+from ledger.state import Checkpoint, State
+from ops.simulate.api import Server
+from ops.simulate.check import check
+from ops.simulate.copy import Copy
+from ops.simulate.parse import parse_runs
+from ops.simulate.tables import TYPES_V1, TYPES_V2
+from projections.entities.catalog import Catalog
+from projections.entities.entity import Entity, read_line
+from projections.entities.forms import DELETE, forms_of
+from projections.entities.registry import entity_types_for, row
+from projections.entities.source import Held, Page
+from tests.fake_store import FakeStore
+from tests.samples import sample
+
+LIBRARY: Final = "L"
+USERS: Final = ("u1", "u2")
+ASSETS: Final = ("a1", "a2")
+ALBUMS: Final = ("b1", "b2")
+PEOPLE: Final = ("p1", "p2")
+
+Op = tuple[str, Any]
+
+
+def _asset(draw: DrawFn) -> dict[str, Any]:
+    asset = draw(st.sampled_from(ASSETS))
+    changes = {"id": asset, "ownerId": draw(st.sampled_from(USERS)), "checksum": asset}
+    return {**changes, "isFavorite": draw(st.booleans())}
+
+
+@st.composite
+def upserts(draw: DrawFn) -> Op:
+    one_of = st.sampled_from
+    user, asset, album, person = (draw(one_of(ids)) for ids in (USERS, ASSETS, ALBUMS, PEOPLE))
+    maybe_asset, maybe_person = draw(one_of([None, asset])), draw(one_of([None, person]))
+    text = draw(one_of(["x", "y"]))
+    pair = {"albumId": album, "assetId": asset}
+    entity_type, changes = draw(
+        one_of(
+            [
+                ("AuthUserV1", {"name": text}),
+                ("UserV1", {"id": user, "name": text}),
+                ("UserV1", {"id": user, "name": text}),
+                ("AssetV2", None), ("AssetV2", None), ("AssetV1", None), ("PartnerAssetV2", None),
+                ("PartnerAssetBackfillV1", None), ("AlbumAssetCreateV2", None), ("AlbumAssetUpdateV2", None),
+                ("AssetExifV1", {"assetId": asset, "city": text}),
+                ("AlbumAssetExifUpdateV1", {"assetId": asset, "city": text}),
+                ("PartnerAssetExifV1", {"assetId": asset, "city": text}),
+                ("AlbumV2", {"id": album, "name": text, "thumbnailAssetId": maybe_asset}),
+                ("AlbumV1", {"id": album, "name": text, "thumbnailAssetId": maybe_asset, "ownerId": user}),
+                ("AlbumUserV1", {"albumId": album, "userId": user, "role": draw(one_of(["owner", "viewer"]))}),
+                ("AlbumToAssetV1", pair), ("AlbumToAssetBackfillV1", pair),
+                ("PersonV1", {"id": person, "ownerId": user, "name": text}),
+                ("AssetFaceV2", {"id": f"f{text}", "assetId": asset, "personId": maybe_person}),
+                ("AssetOcrV1", {"id": f"o{text}", "assetId": asset}),
+                ("AssetEditV1", {"id": f"e{text}", "assetId": asset}),
+                ("AssetMetadataV1", {"assetId": asset, "key": text}),
+                ("MemoryV1", {"id": "m1", "ownerId": user, "isSaved": text == "x"}),
+                ("MemoryToAssetV1", {"memoryId": "m1", "assetId": asset}),
+                ("StackV1", {"id": "s1", "ownerId": user}), ("PartnerStackBackfillV1", {"id": "s1", "ownerId": user}),
+                ("PartnerV1", {"sharedById": "u2", "sharedWithId": "u1", "inTimeline": text == "x"}),
+                ("UserMetadataV1", {"userId": user, "value": {"a": text}}),
+            ]
+        )
+    )  # fmt: skip
+    return "put", (entity_type, _asset(draw) if changes is None else changes)
+
+
+@st.composite
+def deletes(draw: DrawFn) -> Op:
+    one_of = st.sampled_from
+    user, asset, album, person = (draw(one_of(ids)) for ids in (USERS, ASSETS, ALBUMS, PEOPLE))
+    text = draw(one_of(["x", "y"]))
+    return "put", draw(
+        one_of(
+            [
+                ("UserDeleteV1", {"userId": user}), ("AssetDeleteV1", {"assetId": asset}),
+                ("PartnerAssetDeleteV1", {"assetId": asset}), ("AlbumDeleteV1", {"albumId": album}),
+                ("AlbumUserDeleteV1", {"albumId": album, "userId": user}),
+                ("AlbumToAssetDeleteV1", {"albumId": album, "assetId": asset}),
+                ("PersonDeleteV1", {"personId": person}), ("AssetFaceDeleteV1", {"assetFaceId": f"f{text}"}),
+                ("AssetOcrDeleteV1", {"id": f"o{text}", "assetId": asset}), ("MemoryDeleteV1", {"memoryId": "m1"}),
+                ("MemoryToAssetDeleteV1", {"memoryId": "m1", "assetId": asset}), ("StackDeleteV1", {"stackId": "s1"}),
+                ("PartnerStackDeleteV1", {"stackId": "s1"}),
+                ("PartnerDeleteV1", {"sharedById": "u2", "sharedWithId": "u1"}),
+                ("AssetMetadataDeleteV1", {"assetId": asset, "key": text}),
+                ("AssetEditDeleteV1", {"editId": f"e{text}"}),
+            ]
+        )
+    )  # fmt: skip
+
+
+@st.composite
+def writes(draw: DrawFn) -> Op:
+    return draw(deletes() if draw(st.integers(0, 3)) == 0 else upserts())
+
+
+@st.composite
+def ops(draw: DrawFn) -> Op:
+    kind = draw(st.integers(0, 19))
+    if kind == 19:
+        return "purge", None
+    if kind >= 16:
+        return "sync", (draw(st.integers(0, 40)), draw(st.lists(writes(), max_size=8)))
+    return draw(writes())
+
+
+BEGINNING: Final[list[Op]] = [
+    ("put", found)
+    for found in [
+        *[("UserV1", {"id": user}) for user in USERS],
+        *[("AssetV2", {"id": asset, "ownerId": "u1", "checksum": asset}) for asset in ASSETS],
+        ("AlbumV2", {"id": "b1", "thumbnailAssetId": "a1"}),
+        ("AlbumUserV1", {"albumId": "b1", "userId": "u1"}),
+        ("AlbumToAssetV1", {"albumId": "b1", "assetId": "a1"}),
+        ("AssetExifV1", {"assetId": "a1"}),
+        ("PersonV1", {"id": "p1", "ownerId": "u1"}),
+        ("AssetFaceV2", {"id": "fx", "assetId": "a1", "personId": "p1"}),
+        ("MemoryV1", {"id": "m1", "ownerId": "u1"}),
+        ("MemoryToAssetV1", {"memoryId": "m1", "assetId": "a1"}),
+    ]
+]
+"""A small library to begin with, so that most of what is drawn changes something."""
+
+
+class Sink:
+    """A library, and who writes into it: never a child whose parent was never there."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog(FakeStore())
+
+    async def write(self, entity_type: str, changes: dict[str, Any]) -> None:
+        data = sample(entity_type, **changes)
+        entity = read_line(json.dumps({"type": entity_type, "data": data}).encode())
+        if entity.row.is_delete or await self._has_parents(entity):
+            await self.catalog.put(LIBRARY, [entity])
+
+    async def _has_parents(self, entity: Entity) -> bool:
+        for ref in entity.refs:
+            table, _, parent = ref.lstrip("*").partition("|")
+            if ref.startswith("*"):
+                continue
+            places = [name for form in forms_of(table) for letter, name in form.variants if letter != DELETE]
+            if not any([await self.catalog.entity(LIBRARY, name, parent) is not None for name in places]):
+                return False
+        return True
+
+
+class Busy:
+    """The catalog as a stream reads it, while others write between its pages."""
+
+    def __init__(self, sink: Sink, meanwhile: list[Op]) -> None:
+        self._sink = sink
+        self._meanwhile = iter(meanwhile)
+
+    async def horizon(self, library: str) -> int:
+        return await self._sink.catalog.horizon(library)
+
+    async def tombstone_floor(self, library: str) -> int:
+        return await self._sink.catalog.tombstone_floor(library)
+
+    async def pages(
+        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
+    ) -> AsyncIterator[Page]:
+        async for page in self._sink.catalog.pages(library, entity_type, after, before, 2):
+            yield page
+            if (op := next(self._meanwhile, None)) is not None:
+                await self._sink.write(*op[1])
+
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        return await self._sink.catalog.first_held(library, entity_type, page, snapshot_us, limits)
+
+
+class Phone:
+    """A device over the catalog: the stream's own lines, one ack per run, cut off after any of them."""
+
+    def __init__(self, sink: Sink, copy: Copy, types: tuple[str, ...]) -> None:
+        self._sink = sink
+        self._copy = copy
+        self._rows = entity_types_for(types)
+        self._state = State(sid="s", user="u", library=LIBRARY, seq=1, at_us=0, hash=b"", created_at_us=0)
+
+    async def sync(self, lines: int | None = None, meanwhile: list[Op] | None = None) -> None:
+        """Read up to so many lines (None: all), while others write between the pages."""
+        source = Busy(self._sink, meanwhile or [])
+        snapshot = await source.horizon(LIBRARY)
+        if reset_due(self._state, await source.tombstone_floor(LIBRARY)):
+            self._copy.wipe()
+            self._state = State(sid="s", user="u", library=LIBRARY, seq=1, at_us=0, hash=b"", created_at_us=0)
+        if self._state.epoch_start_us is None:
+            self._with(epoch_start_us=snapshot)
+        body = b"".join([chunk async for chunk in chunks(source, self._state, self._rows, snapshot)])
+        read = body.splitlines(keepends=True)[:lines]
+        for run in parse_runs(b"".join(read), 1):
+            self._copy.apply(run)
+            ack = parse_ack(run.acks[-1])
+            self._with(checkpoints={**self._state.checkpoints, ack.type: Checkpoint(ack.position, 0)})
+
+    def _with(self, **changes: Any) -> None:
+        fields = {name: getattr(self._state, name) for name in State.__struct_fields__}
+        self._state = State(**{**fields, **changes})
+
+    @property
+    def complete(self) -> Position:
+        return self._state.checkpoints[COMPLETE].position
+
+
+class Listing:
+    """Stands where `check` reads the service's listing."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
+    @contextlib.contextmanager
+    def listing(self, library: str, api_key: str | None) -> Iterator[Iterator[bytes]]:
+        yield iter(self._lines)
+
+
+async def run(drawn: list[Op], types: tuple[str, ...], folder: str) -> None:
+    sink = Sink()
+    with Copy(Path(folder) / "copy.sqlite") as copy:
+        phone = Phone(sink, copy, types)
+        for op, argument in BEGINNING + drawn:
+            if op == "put":
+                await sink.write(*argument)
+            elif op == "sync":
+                await phone.sync(*argument)
+            else:
+                horizon = await sink.catalog.horizon(LIBRARY)
+                await sink.catalog.purge_tombstones(LIBRARY, horizon)
+        await phone.sync()
+        await phone.sync()
+        assert phone.complete == (await sink.catalog.horizon(LIBRARY), "")
+        lines = [line for page in [p async for p in sink.catalog.entities(LIBRARY)] for line in page]
+        result = check(copy, cast(Server, Listing(lines)), LIBRARY, types)
+        assert result.equal, [str(difference) for difference in result.differences]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ops(), min_size=15, max_size=60))
+def test_a_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
+    note(json.dumps(drawn))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(drawn, TYPES_V2, folder))
+
+
+def test_the_types_of_the_test_cover_every_form() -> None:
+    asked = {found.form.name for found in entity_types_for(TYPES_V2) if found.form is not None}
+    assert asked == {found.form.name for name in TYPES_V1 for found in entity_types_for([name]) if found.form} | {
+        "edit", "ocr"
+    }  # fmt: skip
+    assert row("AssetV2").form is not None
