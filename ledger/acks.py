@@ -48,7 +48,9 @@ def parse_ack(text: str) -> Ack:
         raise InvalidAck(f"Invalid ack of {entity_type}: the id {error.problems[0][1]}") from error
     except ValueError as error:
         raise InvalidAck(f"Invalid ack of {entity_type}: {error}") from error
-    epoch = more[1] if len(more) == 2 else "1"
+    if len(more) < 2:
+        return Ack(entity_type, Position(at_us, entity_id), 1)
+    epoch = more[1]
     if not (epoch.isascii() and epoch.isdigit() and len(epoch) <= 10 and 1 <= int(epoch) <= MAX_EPOCH):
         raise InvalidAck(f"Invalid ack of {entity_type}: the epoch is not a positive number")
     return Ack(entity_type, Position(at_us, entity_id), int(epoch))

@@ -133,7 +133,7 @@ def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
         before = reached.get(ack.type)
         if before is None and (checkpoint := state.checkpoints.get(ack.type)) is not None:
             before = checkpoint.position
-        if before is None or ack.position.key > before.key:
+        if before is None or ack.position.at_us > before.at_us or ack.position.key > before.key:
             moved[ack.type] = stored
             reached[ack.type] = ack.position
         elif ack.position != before:

@@ -154,7 +154,7 @@ _LATER_FIELDS: Final = tuple((name.encode(), to_bytes) for name, to_bytes in _LA
 
 def _checkpoint(checkpoint: Checkpoint) -> bytes:
     (at_us, entity_id), acked_at_us = checkpoint
-    return b"%d|%b|%d" % (at_us, entity_id.encode(), acked_at_us)
+    return f"{at_us}|{entity_id}|{acked_at_us}".encode()
 
 
 def _read_checkpoint(value: bytes) -> Checkpoint:

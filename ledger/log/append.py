@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded
-from ledger.fields import Fields, changes, read_state
+from ledger.fields import Changes, Fields, changes, read_state
 from ledger.log.store import Arg, Script, Store
 from ledger.state import State
 
@@ -20,6 +21,7 @@ _LOAD: Final = Script.load("ledger.log", "load.lua", allow_oom=True)
 SEEN_FOR_US: Final = 3_600_000_000
 """How long a note of "seen" is good for: at most one write an hour and session."""
 
+_NO_CHANGES: Final = Changes({}, [], {}, [])
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
 
 
@@ -76,13 +78,11 @@ async def append(
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
     ends).
     """
-    user = sections[0].after.user
-    names = [keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)]
+    names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000, len(sections)]
     script = _APPEND
     for section in sections:
-        sid = section.after.sid
-        names += (keys.session(partition, sid), keys.checkpoints(partition, sid))
+        names += _session_keys(partition, section.after.sid)
         _pack(section, args)
         if section.after.ended is not None:
             script = _END
@@ -90,6 +90,16 @@ async def append(
     if reply[0] == 1:
         return None
     return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+
+
+@lru_cache(8192)
+def _shared_keys(partition: int, user: str) -> tuple[bytes, ...]:
+    return keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)
+
+
+@lru_cache(8192)
+def _session_keys(partition: int, sid: str) -> tuple[bytes, ...]:
+    return keys.session(partition, sid), keys.checkpoints(partition, sid)
 
 
 async def read_ended(store: Store, partition: int, sid: str) -> Ended | None:
@@ -112,31 +122,18 @@ def _pack(section: Section, args: list[Arg]) -> None:
     before, events, after = section
     ended = after.ended is not None
     keep = msgspec.msgpack.encode((after.seq, after.hash, after.user)) if ended else b""
-    args += (
-        after.sid,
-        bytes.fromhex(after.sid),
-        0 if before is None else before.seq,
-        "ended" if ended else "live",
-        after.parent or "",
-        keep,
-        len(events),
-    )
+    to_set, remove, to_set_checkpoints, remove_checkpoints = _NO_CHANGES if ended else changes(before, after)
+    args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
+    args += (b"ended" if ended else b"live", after.parent or b"", keep)
+    args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     for event in events:
         args += (event.seq, event.at_us, event.schema, event.raw, event.hash)
-    if ended:
-        args += (0, 0, 0, 0)
-        return
-    change = changes(before, after)
-    for fields, removed in ((change.set, change.remove), (change.set_checkpoints, change.remove_checkpoints)):
-        _pack_fields(fields, args)
-        args.append(len(removed))
-        args += removed
-
-
-def _pack_fields(fields: Fields, args: list[Arg]) -> None:
-    args.append(len(fields))
-    for pair in fields.items():
+    for pair in to_set.items():
         args += pair
+    args += remove
+    for pair in to_set_checkpoints.items():
+        args += pair
+    args += remove_checkpoints
 
 
 def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:
