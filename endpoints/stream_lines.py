@@ -84,7 +84,9 @@ async def _run(
     async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
         held = await source.first_held(state.library, row.name, page, snapshot_us, limits)
         if held is None:
-            yield end.join((*page.lines, b""))
+            text = end.join((*page.lines, b""))
+            page.lines.clear()  # while a chunk waits for its reader only its text is kept
+            yield text
             continue
         if held.index:
             yield end.join((*page.lines[: held.index], b""))

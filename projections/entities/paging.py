@@ -53,7 +53,9 @@ async def read_rows(
             lines = [line for line in lines if position_of(line).key > done]
             done = None
         if lines:
-            yield Rows(lines, last, int(last_stamp or 0) + 1)
+            page, lines = Rows(lines, last, int(last_stamp or 0) + 1), []
+            yield page
+            del page
         if not more:
             return
         low = f"({last.at_us}"
