@@ -106,7 +106,7 @@ A demo device is signed in. Its token, for a second terminal:
 
 Or sync it all as the app does:
 
-  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check
+  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check --fresh
 
 Documentation of the API: {url}/docs      Stop with Ctrl-C.
 """
