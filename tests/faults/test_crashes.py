@@ -1,0 +1,258 @@
+"""kill -9 of everything, again and again, in mid-ack, mid-stream and mid-write: what was answered is there."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from ledger.acks import Ack, format_ack
+from ledger.entity_types import CODES
+from ledger.events import AcksRecorded, StoredAck
+from ledger.keys import partition_of
+from ledger.positions import Position
+from ops.connect import Opened
+from ops.demo_library import DemoLibrary, Entity
+from ops.simulate.check import check
+from ops.simulate.device import Device
+from ops.simulate.errors import DeviceError
+from projections.verify import Report, verify
+from tests.raw_stream import RawStream
+from tests.running import APP_TYPES, RunningService
+
+KILLS = 20
+ACKERS = 3
+ASSETS = 1200
+LIBRARY = "lib"
+FIRST_ACK_US = 1_500_000_000_000_000
+MAX_MID_S = 0.6
+"""The longest a round goes on before everything is killed."""
+
+
+class Acker:
+    """A session that acknowledges one position after the other, and knows which were answered."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.sid = sha256(token.encode()).hexdigest()
+        self.answered = 0
+        self.statuses: set[int] = set()
+
+    def work(self, url: str) -> None:
+        """Acknowledge until the service is gone; an ack without an answer is sent again by the next round."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+            if not self.answered:
+                client.post("/api/sync/stream", json={"types": ["UserMetadataV1"]})
+            while True:
+                ack = format_ack(Ack("UserMetadataV1", position(self.answered + 1), 1))
+                status = client.post("/api/sync/ack", json={"acks": [ack]}).status_code
+                self.statuses.add(status)
+                if status == 204:
+                    self.answered += 1
+
+
+class Guest:
+    """Makes sessions and ends them, and knows what was answered."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.made: list[str] = []
+        self.ended: set[str] = set()
+        self.ending: set[str] = set()
+
+    def work(self, url: str) -> None:
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+            while True:
+                mine = {"Authorization": f"Bearer {self.token}"}
+                answer = client.post("/api/sessions", json={}, headers=mine)
+                if answer.status_code == 201:
+                    self.made.append(answer.json()["token"])
+                if len(self.made) % 2:
+                    token = self.made[-1]
+                    self.ending.add(token)
+                    gone = client.post("/api/auth/logout", headers={"Authorization": f"Bearer {token}"})
+                    if gone.status_code == 200:
+                        self.ended.add(token)
+
+
+class Filler:
+    """Writes the library in slices, again from the last one that was answered."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.left: list[list[Entity]] = []
+        entities = iter(DemoLibrary(user="ann", name="Ann", assets=ASSETS))
+        while batch := list(islice(entities, 60)):
+            self.left.append(batch)
+
+    def work(self, url: str) -> None:
+        while self.left:
+            self.put(url)
+            time.sleep(0.05)
+
+    def put(self, url: str) -> None:
+        lines = [
+            msgspec.json.encode({"type": e.type, "data": e.data, **({"id": e.id} if e.id else {})})
+            for e in self.left[0]
+        ]
+        answer = httpx.post(
+            f"{url}/ledger/libraries/{LIBRARY}/entities",
+            content=b"\n".join(lines), headers={"x-api-key": self.key}, timeout=30, trust_env=False,
+        )  # fmt: skip
+        if answer.status_code == 200:
+            assert answer.json()["refused"] == 0, answer.text
+            self.left.pop(0)
+
+
+class Phone:
+    """The simulated device, with its own copy of the library; each round is a new start of the app."""
+
+    def __init__(self, token: str, file: Path) -> None:
+        self.token = token
+        self.file = file
+        self.starts = 0
+        self.broken = 0
+
+    def work(self, url: str) -> None:
+        self.starts += 1
+        rate = 400_000 if self.starts % 4 == 1 else None  # so that it is killed in mid-stream, and in mid-ack
+        with Device(url, self.token, self.file, timeout_s=30, read_bytes_per_s=rate) as device:
+            try:
+                while True:
+                    device.sync()
+            except DeviceError:
+                self.broken += 1
+
+
+class Reader:
+    """Reads whole streams slowly and acknowledges nothing: each kill finds one open."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.broken = 0
+
+    def work(self, url: str) -> None:
+        port = int(url.rpartition(":")[2])
+        while not self.broken_off(port):
+            pass
+
+    def broken_off(self, port: int) -> bool:
+        """Read one stream; tell whether it broke. One that ends cleanly is whole."""
+        try:
+            stream = RawStream(port, self.token, APP_TYPES, receive_buffer_bytes=64 * 1024)
+        except OSError:
+            return True  # between two streams
+        with stream:
+            while stream.read(8 * 1024):
+                time.sleep(0.01)
+            if stream.clean:
+                assert stream.status in (200, 503)
+                assert stream.status == 503 or stream.lines[-1]["type"] == "SyncCompleteV1"
+                return False
+            self.broken += stream.status == 200
+            return True
+
+
+def position(number: int) -> Position:
+    """The number-th position of an acker; all lie below any snapshot."""
+    return Position(FIRST_ACK_US + number, f"k{number}")
+
+
+def until_gone(work: Callable[[str], None], url: str, failures: list[Exception]) -> Callable[[], None]:
+    """Run work that ends with the service; any other end of it is a failure."""
+
+    def run() -> None:
+        try:
+            work(url)
+        except httpx.TransportError:
+            return
+        except Exception as error:  # noqa: BLE001 - told by the test's own thread
+            failures.append(error)
+
+    return run
+
+
+async def verified(found: Opened) -> Report:
+    """Verify the whole ledger."""
+    return await verify(found.store, found.ledger.partitions)
+
+
+async def recorded_acks(found: Opened, user: str, sid: str) -> set[StoredAck]:
+    """Read all acks that a session's history holds."""
+    acks: set[StoredAck] = set()
+    partition, top = partition_of(user, found.ledger.partitions), 2**53
+    while top > 0:
+        page = await found.ledger.history(partition, sid, top_seq=top, top_at_us=2**53, count=500)
+        for entry in page.entries:
+            if isinstance(entry.recorded.event, AcksRecorded):
+                acks.update(entry.recorded.event.moved)
+        if not page.entries:
+            break
+        top = page.entries[-1].recorded.seq - 1
+    return acks
+
+
+def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Path) -> None:
+    dice = random.Random(20)
+    failures: list[Exception] = []
+    service = RunningService(tmp_path / "s", workers=2)
+    with service:
+        tokens = service.sign_in_many(ACKERS + 2) + service.sign_in_many(1, "guest")
+        ackers = [Acker(token) for token in tokens[:ACKERS]]
+        phone, guest = Phone(tokens[ACKERS], tmp_path / "phone.db"), Guest(tokens[-1])
+        reader = Reader(tokens[ACKERS + 1])
+        filler = Filler(service.entities_key)
+        filler.put(service.url)
+        workers = [acker.work for acker in ackers] + [phone.work, reader.work, guest.work, filler.work]
+        for kill in range(KILLS):
+            threads = [threading.Thread(target=until_gone(work, service.url, failures)) for work in workers]
+            for thread in threads:
+                thread.start()
+            time.sleep(dice.uniform(0.05, MAX_MID_S))
+            service.kill_all(dice if kill % 2 else None)
+            for thread in threads:
+                thread.join(60)
+                assert not thread.is_alive()
+            assert not failures, failures
+            service.start()
+            report = service.inside(verified)
+            assert report.different == 0, report.differences
+        assert phone.broken == KILLS
+        assert reader.broken > KILLS / 2
+        while filler.left:
+            filler.put(service.url)
+
+        assert sum(acker.answered for acker in ackers) > KILLS * 10
+        for acker in ackers:
+            assert acker.statuses <= {204, 503}, acker.statuses
+            recorded = service.inside(partial(recorded_acks, user="ann", sid=acker.sid))
+            positions = [position(number) for number in range(1, acker.answered + 1)]
+            answered = {StoredAck(CODES["UserMetadataV1"], one.at_us, one.id, 1) for one in positions}
+            assert answered <= recorded, sorted(answered - recorded)[:3]
+            with service.client(acker.token) as client:
+                (kept,) = client.get("/api/sync/ack").json()
+            assert kept["ack"] in (
+                format_ack(Ack("UserMetadataV1", position(acker.answered + more), 1)) for more in (0, 1)
+            ), "the last one may have been carried out without an answer"
+        assert len(guest.ended) > KILLS
+        for token in guest.made:
+            with service.client(token) as client:
+                status = client.get("/api/users/me").status_code
+            assert status in ({401} if token in guest.ended else {200, 401} if token in guest.ending else {200})
+
+        with Device(service.url, phone.token, phone.file) as device:
+            assert device.sync().complete
+            assert device.sync().lines == 1
+            result = check(device.copy, device.server, LIBRARY, APP_TYPES, api_key=service.entities_key)
+        assert result.equal, result.differences
+        assert result.compared >= len(list(DemoLibrary(user="ann", name="Ann", assets=ASSETS)))
+        assert service.verify()["different"] == 0
