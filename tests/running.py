@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ledger import keys
+from ledger.tokens import read_token
 from ops.commands.session import sign_in
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
@@ -235,10 +236,12 @@ class RunningService:
         presented = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(base_url=self.url, headers={**presented, **headers}, timeout=60, trust_env=False)
 
-    def events(self, user: str) -> int:
-        """Count the events in the partition of a user."""
+    def events_of(self, token: str) -> int:
+        """Count the events in the partition of the user whose token this is."""
+        caller = read_token(token)
+        assert caller is not None
         with self.store() as store:
-            return int(store.xlen(keys.stream(keys.partition_of(user, self.settings.partitions))))
+            return int(store.xlen(keys.stream(keys.partition_of(caller.user, self.settings.partitions))))
 
     def store(self) -> redis.Redis:
         """Return a client of the store, to look at what is in it."""

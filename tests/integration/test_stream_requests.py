@@ -107,7 +107,7 @@ def test_an_idle_device_appends_nothing(service: RunningService) -> None:
         for ack in {line["type"]: line["ack"] for line in first}.values():
             assert client.post("/api/sync/ack", json={"acks": [ack]}).status_code == 204
         service.put("another", DemoLibrary(user="bob", name="Bob", assets=4))
-        before = service.events("idler")
+        before = service.events_of(token)
         for _ in range(POLLS):
             answer = client.post("/api/sync/stream", json={"types": APP_TYPES})
             assert answer.status_code == 200
@@ -115,4 +115,4 @@ def test_an_idle_device_appends_nothing(service: RunningService) -> None:
             assert line.startswith('{"type":"SyncCompleteV1"')
         for _ in range(20):  # the app acknowledges each completion; it is the same one
             assert client.post("/api/sync/ack", json={"acks": [first[-1]["ack"]]}).status_code == 204
-    assert service.events("idler") == before
+    assert service.events_of(token) == before
