@@ -17,7 +17,7 @@ from projections.entities.registry import ROWS, row
 
 def is_checked(entity_type: str, written_since: bool, limits: Mapping[str, Position]) -> bool:
     """Tell whether any row could be held: something was written since the snapshot, or a parent's run was cut."""
-    tables = _tables_above(entity_type)
+    tables = {table for _, table in _fields(entity_type)}
     return bool(tables) and (written_since or any(_table_of(cut) in tables for cut in limits))
 
 
@@ -77,11 +77,13 @@ def _versions(stored: str) -> tuple[str, ...]:
 
 
 @cache
-def _tables_above(entity_type: str) -> frozenset[str]:
+def _fields(entity_type: str) -> tuple[tuple[str, str], ...]:
+    """Name a payload's attributes that refer to parents, with their tables; an AlbumV1 also refers to its owner."""
     found = row(entity_type)
     if found.form is None or found.is_delete:
-        return frozenset()
-    return frozenset(parent.table for parent in found.form.parents)
+        return ()
+    owner = (("owner_id", "user"),) if found.needs_owner else ()
+    return tuple((parent.field, parent.table) for parent in found.form.parents) + owner
 
 
 @cache
@@ -93,8 +95,6 @@ def _table_of(entity_type: str) -> str:
 @cache
 def _reader(entity_type: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Make a decoder that reads nothing of a payload but its references."""
-    form = row(entity_type).form
-    assert form is not None
-    fields = tuple((parent.field, parent.table) for parent in form.parents)
+    fields = _fields(entity_type)
     struct = msgspec.defstruct("Refs", [(name, str | None) for name, _ in fields], rename="camel")
     return msgspec.json.Decoder(struct).decode, fields

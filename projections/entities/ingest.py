@@ -14,7 +14,8 @@ from ledger.errors import InvalidInput
 from projections.entities.entity import MAX_LINE_BYTES, Entity, read_line
 from projections.entities.writer import Written
 
-BATCH_LINES: Final = 400
+BATCH_LINES: Final = 200
+"""More would keep other clients of the store waiting for several milliseconds."""
 BATCH_BYTES: Final = 256 * 1024
 IN_FLIGHT: Final = 2
 MAX_REFUSALS: Final = 1000
