@@ -8,6 +8,7 @@ from typing import Final
 
 from endpoints.request import Request
 from endpoints.stream_guard import Guard
+from ledger.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ async def guarded(
                 if guard.over is not None:
                     break
                 yield chunk
+        except Unavailable as error:
+            log.error("stream broken off [%s]: %s", req.correlation_id, error)
+            guard.break_off()
         except Exception:
             log.exception("stream broken off [%s]", req.correlation_id)
             guard.break_off()

@@ -112,6 +112,6 @@ class Guard:
             self._abort(self._transport)
 
     def _abort(self, transport: asyncio.Transport) -> None:
-        with contextlib.suppress(OSError):  # already closed
+        with contextlib.suppress(OSError, ValueError):  # already closed
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         transport.abort()
