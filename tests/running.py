@@ -231,6 +231,10 @@ class RunningService:
         assert report["different"] == 0
         return report
 
+    def faults(self) -> list[str]:
+        """Pick the lines of its log that tell of a fault of its own, not of its store or its clients."""
+        return [line for line in self.log.read_text().splitlines() if "Traceback" in line or "never retrieved" in line]
+
     def client(self, token: str | None = None, **headers: str) -> httpx.Client:
         """Return an HTTP client that presents a token."""
         presented = {"Authorization": f"Bearer {token}"} if token else {}

@@ -256,3 +256,4 @@ def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Pat
         assert result.equal, result.differences
         assert result.compared >= len(list(DemoLibrary(user="ann", name="Ann", assets=ASSETS)))
         assert service.verify()["different"] == 0
+        assert service.faults() == []

@@ -103,3 +103,4 @@ def test_acks_that_race_logout_leave_nothing_of_the_session(tmp_path: Path) -> N
         assert sids <= ended
         report = service.verify()
         assert (report["sessions"], report["ended"]) == (0, len(ended))
+        assert service.faults() == []

@@ -41,6 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     with RunningService(tmp_path_factory.mktemp("broken"), workers=2, stall="2s") as service:
         fill(service)
         yield service
+        assert service.faults() == []
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     yield start
     for service in started:
         service.kill_all()
+        assert service.faults() == []
 
 
 def opened(service: RunningService, token: str) -> RawStream:
@@ -120,6 +122,7 @@ def test_a_silent_store_breaks_the_stream(tmp_path: Path) -> None:
                 assert_broken(stream)
                 server.resume()
             assert_serves(service, token)
+            assert service.faults() == []
 
 
 def test_trouble_in_the_store_is_503_and_never_401(tmp_path: Path) -> None:
@@ -154,6 +157,7 @@ def test_trouble_in_the_store_is_503_and_never_401(tmp_path: Path) -> None:
                     assert client.get("/api/server/ping").json() == {"res": "pong"}
                 come_back()
                 wait_for_store(service, token)  # a 401 would mean that the logout answered 503 happened
+            assert service.faults() == []
 
 
 def test_logout_elsewhere_ends_the_stream_of_a_slow_reader(service: RunningService) -> None:
