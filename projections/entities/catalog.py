@@ -19,14 +19,15 @@ from projections.entities.forms import sharing_id_with
 from projections.entities.held import Parents, is_checked
 from projections.entities.layout import keys_of
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.outlook import Outlook
 from projections.entities.paging import read_rows
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Held, Page
 from projections.entities.writer import Writer, Written
 
 PURGE_ROWS: Final = 500
-START_US: Final = 1
-"""The horizon of a library to which nothing was ever written."""
+KNOWN_LIBRARIES: Final = 4096
+"""How many libraries' outlooks are kept, to answer streams that find nothing new."""
 
 HELD: Final = Script.load("projections.entities", "held.lua")
 PURGE: Final = Script.load("projections.entities", "purge.lua", allow_oom=True)
@@ -40,24 +41,36 @@ class Catalog:
         self._store = store
         self._writer = Writer(store, now_us)
         self._known: set[str] = set()
+        self._outlooks: dict[str, Outlook] = {}
 
     # Reading
 
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear: one past the last stamp."""
-        last = await self._meta(library, "last")
-        return last + 1 if last else START_US
+        meta = keys.catalog_meta(library)
+        outlook = Outlook.of(await self._store.command("HGETALL", meta, key=meta))
+        if len(self._outlooks) >= KNOWN_LIBRARIES:
+            self._outlooks.clear()
+        self._outlooks[library] = outlook
+        return outlook.horizon_us
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""
-        return await self._meta(library, "floor")
+        meta = keys.catalog_meta(library)
+        return int(await self._store.command("HGET", meta, "floor", key=meta) or 0)
 
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
         """Yield what comes strictly after a position and below `before`, `limit` rows and about 64 KiB a page."""
         served = row(entity_type)
-        async for rows in read_rows(self._store, library, served.stored, after, before, limit):
+        outlook = self._outlooks.get(library)
+        longest = None
+        if outlook is not None and outlook.horizon_us == before:
+            if not outlook.has_after(served.stored, after):
+                return
+            longest = outlook.longest[served.stored]
+        async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
             lines = rows.lines
             if served.downgrade is not None:
                 lines = await self._older(library, served, lines)
@@ -154,10 +167,6 @@ class Catalog:
             while count := await self._store.script(PURGE, used, (older_than_us, PURGE_ROWS)):
                 purged += count
         return purged
-
-    async def _meta(self, library: str, field: str) -> int:
-        key = keys.catalog_meta(library)
-        return int(await self._store.command("HGET", key, field, key=key) or 0)
 
     async def _line(self, library: str, served: EntityTypeRow, entity_id: str) -> bytes | None:
         if served.form is None:

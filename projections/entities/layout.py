@@ -1,6 +1,7 @@
 """How a library's catalog lies in Redis, and what its scripts are told of it.
 
-    meta            hash: last stamp given, tombstone floor, the longest line there ever was of each stored type
+    meta            hash: last stamp given, tombstone floor; of each stored type the last row's stamp and id, and the
+                    length of the longest line there ever was
     rows:<type>     sorted set per stored entity type: the line itself by its stamp, so a page is one range
     ids:<form>      hash: entity id -> variant letter and stamp; `r` marks a row that went with its parent, unmarked
     edges           sorted set without scores: `table|parent id|form|child id`

@@ -1,8 +1,8 @@
 """Reading rows in pages that are bounded in bytes, at the cost of a bare range.
 
 A script can cut a page to size, but strings that pass through Lua cost the server five times as much as those it just
-sends. So the first page of a run is cut by a script, which also tells the longest line of the type; from then on plain
-ranges ask for so many rows as make up a page, if that many of the longest could not be too much.
+sends. So plain ranges ask for so many rows as make up a page, where that many of the longest could not be too much. The
+script reads where they could, or where the longest line is not known yet.
 """
 
 from __future__ import annotations
@@ -38,30 +38,20 @@ class Rows(Struct):
 
 
 async def read_rows(
-    store: Store, library: str, stored: str, after: Position | None, before: int, limit: int
+    store: Store, library: str, stored: str, after: Position | None, before: int, limit: int, longest: int | None
 ) -> AsyncIterator[Rows]:
-    """Yield the rows of a stored entity type strictly after a position and below an instant, `limit` at most a page."""
+    """Yield the rows of a stored entity type strictly after a position and below an instant, `limit` at most a page.
+
+    `longest` bounds the length of a line below `before`; None if that is not known yet.
+    """
     rows, meta = keys.catalog_rows(library, stored), keys.catalog_meta(library)
     high = f"({before}"
     low, done = _bound(after)
-    lines = await store.script(PAGE, (rows, meta), (low, high, limit, PAGE_BYTES, stored))
-    longest, last_stamp, more = int(lines.pop()), lines.pop(), lines.pop()
-    while lines:
-        last = position_of(lines[-1])
-        wanted = _rows_per_page(lines, longest, limit)
-        if done is not None:
-            lines = [line for line in lines if position_of(line).key > done]
-            done = None
-        if lines:
-            page, lines = Rows(lines, last, int(last_stamp or 0) + 1), []
-            yield page
-            del page
-        if not more:
-            return
-        low = f"({last.at_us}"
-        if wanted < FEWEST_ROWS <= limit:
+    wanted = 0 if longest is None else min(limit, MAX_BYTES // max(longest, 1))
+    while True:
+        if wanted < FEWEST_ROWS <= limit or wanted == 0:
             lines = await store.script(PAGE, (rows, meta), (low, high, limit, PAGE_BYTES, stored))
-            _, last_stamp, more = lines.pop(), lines.pop(), lines.pop()
+            longest, last_stamp, more = int(lines.pop()), lines.pop(), lines.pop()
         else:
             # Both leave in one write, the range first: what it missed shows in a higher stamp.
             stamp = asyncio.ensure_future(store.command("HGET", meta, "last", key=meta))
@@ -71,11 +61,18 @@ async def read_rows(
             finally:
                 stamp.cancel()
             more = len(lines) == wanted
-
-
-def _rows_per_page(lines: list[bytes], longest: int, limit: int) -> int:
-    """Tell how many rows like these make a page, as long as that many of the longest kind do not exceed the bound."""
-    return max(1, min(limit, PAGE_BYTES * len(lines) // sum(map(len, lines)), MAX_BYTES // max(longest, 1)))
+        if not lines:
+            return
+        last = position_of(lines[-1])
+        wanted = min(limit, PAGE_BYTES * len(lines) // sum(map(len, lines)), MAX_BYTES // max(longest or 1, 1))
+        if done is not None:
+            lines = [line for line in lines if position_of(line).key > done]
+            done = None
+        if lines:
+            yield Rows(lines, last, int(last_stamp or 0) + 1)
+        if not more:
+            return
+        low = f"({last.at_us}"
 
 
 def _bound(after: Position | None) -> tuple[str, tuple[int, bool, bytes] | None]:

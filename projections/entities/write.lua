@@ -48,7 +48,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local last = tonumber(redis.call('HGET', meta, 'last') or 0)
-local first, dated, date, longest = last, -1, nil, {}
+local first, dated, date, longest, newest = last, -1, nil, {}, {}
 
 -- The civil date of a count of days since 1970 (the sandbox has no os.date); Howard Hinnant's algorithm.
 local function civil(days)
@@ -121,6 +121,7 @@ local function add(form, letter, id, head)
     longest[field] = #line
     redis.call('HSET', meta, field, #line)
   end
+  newest['newest:' .. form.types[letter]] = stamp .. '|' .. id
   redis.call('ZADD', form.rows[letter], stamp, line)
   redis.call('HSET', form.ids, id, letter .. stamp)
   if letter == 'd' then tables[form.table].markers = tables[form.table].markers + 1 end
@@ -264,4 +265,5 @@ for at = 2, #ARGV, 5 do
   end
 end
 if last > first then redis.call('HSET', meta, 'last', string.format('%.0f', last)) end
+for field, place in pairs(newest) do redis.call('HSET', meta, field, place) end
 return { table.concat(codes), unpack(orphans) }

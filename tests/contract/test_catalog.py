@@ -13,9 +13,10 @@ from ledger import keys
 from ledger.errors import InvalidInput, StoreReplyError
 from ledger.log.store import Store, open_store
 from ledger.positions import Position, iso_from_us, us_from_iso
-from projections.entities.catalog import START_US, Catalog
+from projections.entities.catalog import Catalog
 from projections.entities.entity import Entity, read_line
 from projections.entities.lines import position_of
+from projections.entities.outlook import START_US
 from projections.entities.source import Held, Page
 from projections.entities.writer import Written
 from tests.fake_store import FakeStore
@@ -226,6 +227,40 @@ async def test_ids_with_quotes_come_back_as_they_are(catalog: Catalog) -> None:
     assert await living(catalog) == {"AssetDeleteV1": 4, "AssetFaceDeleteV1": 4}
     assert await catalog.purge_tombstones(LIBRARY, END_US) == 8
     assert await living(catalog) == {}
+
+
+async def test_a_stream_below_the_horizon_just_read_is_the_same_as_any(catalog: Catalog) -> None:
+    """The horizon's read tells what is there at all: types with nothing new cost nothing."""
+    await put(catalog, *(entity("AssetV2", id=f"a{n:03}") for n in range(200)), entity("AssetDeleteV1", assetId="x"))
+    last = (await pages(catalog, "AssetV2"))[-1].last
+    snapshot = await catalog.horizon(LIBRARY)
+    expected = [f"a{n:03}" for n in range(200)]
+    for limit in (1, 7, 1000):
+        assert [found["id"] for found in await data(catalog, "AssetV2", before=snapshot, limit=limit)] == expected
+    assert await pages(catalog, "AlbumV2", before=snapshot) == []
+    assert await pages(catalog, "AssetV2", before=snapshot, after=last) == []
+    assert await pages(catalog, "AssetV2", before=snapshot, after=Position(last.at_us, "")) == []
+    assert len(await rows(catalog, "AssetV2", before=snapshot, after=Position(last.at_us, "a100"))) == 1
+    await put(catalog, entity("AssetV2", id="a199", width=1), entity("AlbumV2"), entity("AssetV2", id="b"))
+    assert [found["id"] for found in await data(catalog, "AssetV2", before=snapshot)] == expected[:-1]
+    assert await pages(catalog, "AssetV2", before=snapshot, after=last) == []
+    assert await pages(catalog, "AlbumV2", before=snapshot) == []
+    snapshot = await catalog.horizon(LIBRARY)
+    assert [found["id"] for found in await data(catalog, "AssetV2", before=snapshot, after=last)] == ["a199", "b"]
+    assert len(await pages(catalog, "AlbumV2", before=snapshot)) == 1
+
+
+async def test_long_lines_are_bounded_below_the_horizon_just_read_too(catalog: Catalog) -> None:
+    sizes = [100_000, *[10] * 500, 100_000, 100_000]
+    await put(
+        catalog,
+        *(entity("AssetMetadataV1", key=f"{n}", value={"x": "y" * size}) for n, size in enumerate(sizes)),
+    )
+    found = await pages(catalog, "AssetMetadataV1", before=await catalog.horizon(LIBRARY))
+    assert [json.loads(line + b'"}')["data"]["key"] for page in found for line in page.lines] == [
+        str(number) for number in range(len(sizes))
+    ]
+    assert all(len(page.lines) == 1 or sum(map(len, page.lines)) <= 128 * 1024 for page in found)
 
 
 # One variant at a time
@@ -474,6 +509,16 @@ async def test_a_child_waits_for_a_parent_behind_the_cut_of_its_run(catalog: Cat
         assert found is not None
         assert found.index == 0
     assert await held(catalog, "AssetExifV1", snapshot, {"PersonV1": places[0]}) is None
+
+
+async def test_an_album_v1_waits_for_its_owner(catalog: Catalog) -> None:
+    await put(catalog, entity("UserV1"), entity("AlbumV1"))
+    snapshot = await catalog.horizon(LIBRARY)
+    await put(catalog, entity("UserV1", name="Ada L."))
+    assert await held(catalog, "AlbumV2", snapshot) is None
+    found = await held(catalog, "AlbumV1", snapshot)
+    assert found is not None
+    assert found.position.id == ALBUM_ID
 
 
 async def test_one_form_of_the_parent_that_was_sent_is_enough(catalog: Catalog) -> None:

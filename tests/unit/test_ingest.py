@@ -144,13 +144,14 @@ class Sink:
 
     async def put(self, library: str, entities: list[Entity]) -> Written:
         self.batches += 1
+        number = self.batches
         self.flying += 1
         self.most_flying = max(self.most_flying, self.flying)
         self.largest = max(self.largest, len(entities))
         try:
             for _ in range(5):
                 await asyncio.sleep(0)
-            if self.batches == self._fail_at:
+            if number == self._fail_at:
                 raise StoreUnavailable("gone", maybe_done=True)
         finally:
             self.flying -= 1
