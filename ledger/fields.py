@@ -41,6 +41,9 @@ def session_fields(state: State) -> Fields:
         b"library": state.library.encode(),
         b"created_at_us": b"%d" % state.created_at_us,
         b"authenticated_by": state.authenticated_by.encode(),
+        b"seq": _number(state.seq),
+        b"at_us": _number(state.at_us),
+        b"hash": state.hash,
     }
     if state.parent is not None:
         fields[b"parent"] = state.parent.encode()
@@ -58,17 +61,22 @@ def checkpoint_fields(state: State) -> Fields:
 
 
 def changes(before: State | None, after: State) -> Changes:
-    """Tell the field changes from `before` (None: nothing stored yet) to `after` of the same session."""
+    """Tell the field changes from `before` (None: nothing stored yet) to `after` of the same session.
+
+    Without `seq`, `at_us` and `hash`: the append script takes those from the last event itself.
+    """
     if before is None:
         return Changes(session_fields(after), [], checkpoint_fields(after), [])
     to_set: Fields = {}
     remove: list[bytes] = []
-    for (field, to_bytes), old, new in zip(_LATER_FIELDS, _later(before), _later(after), strict=True):
-        if old is not new and old != new:
-            if value := to_bytes(new):
-                to_set[field] = value
-            else:
-                remove.append(field)
+    facts_before, facts_after = _later(before), _later(after)
+    if facts_before != facts_after:
+        for (field, to_bytes), old, new in zip(_LATER_FIELDS, facts_before, facts_after, strict=True):
+            if old != new:
+                if value := to_bytes(new):
+                    to_set[field] = value
+                else:
+                    remove.append(field)
     set_checkpoints: Fields = {}
     remove_checkpoints: list[bytes] = []
     if after.checkpoints is not before.checkpoints:
@@ -130,11 +138,8 @@ def _print_noted(noted: tuple[StoredAck, ...]) -> bytes:
     return msgspec.msgpack.encode(noted) if noted else b""
 
 
-# Facts that may change after a session was created. What prints as nothing has its default and no field.
+# Facts of a session that events may change. What prints as nothing has its default and no field.
 _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
-    "seq": _number,
-    "at_us": _number,
-    "hash": bytes,
     "device_type": str.encode,
     "device_os": str.encode,
     "app_version": lambda value: b"" if value is None else value.encode(),

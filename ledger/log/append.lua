@@ -8,6 +8,7 @@
 --         fields and values to set in the checkpoints; fields to remove there
 -- Gives {1, head} of the first session, or on a conflict {0, its session fields, its checkpoint fields}, nothing written.
 -- Knows no event type: only that a session is at a version, lives, and belongs to another.
+-- The session's seq, at_us and hash are those of its last event here.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
 local SKIP = 128
 local call = redis.call
@@ -76,7 +77,8 @@ for i, at in ipairs(starts) do
   end
   first_head = first_head or head
   if ARGV[at + 3] == 'live' then
-    call('HSET', session, 'head', head, unpack(ARGV, set, remove - 1))
+    call('HSET', session, 'head', head, 'seq', ARGV[set - 5], 'at_us', ARGV[set - 4], 'hash', ARGV[set - 1],
+      unpack(ARGV, set, remove - 1))
     if moved_skip then
       call('HSET', session, 'skip', skip)
     end
