@@ -47,7 +47,7 @@ async def read_rows(
     rows, meta = keys.catalog_rows(library, stored), keys.catalog_meta(library)
     high = f"({before}"
     low, done = _bound(after)
-    wanted = 0 if longest is None else min(limit, MAX_BYTES // max(longest, 1))
+    wanted = 0 if longest is None else min(limit, PAGE_BYTES // max(longest, 1))
     while True:
         if wanted < FEWEST_ROWS <= limit or wanted == 0:
             lines = await store.script(PAGE, (rows, meta), (low, high, limit, PAGE_BYTES, stored))
