@@ -19,7 +19,7 @@ import termios
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Self
 
-from ledger.errors import Unavailable
+from ledger.errors import LedgerError
 
 LOOK_S: Final = 5.0
 """How often a stream that waits for its reader looks at its session."""
@@ -94,7 +94,7 @@ class Guard:
                 seen, moved_at = now, clock()
             elif clock() - moved_at > self._stall_s:
                 self._end("stalled")
-            with contextlib.suppress(Unavailable):  # no word on the session: looked at again in a moment
+            with contextlib.suppress(LedgerError):  # no word on the session: looked at again in a moment
                 await self._ask()
 
     def _untaken(self) -> int:

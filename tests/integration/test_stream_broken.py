@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.raw_stream import RawStream
@@ -71,8 +72,12 @@ def opened(service: RunningService, token: str) -> RawStream:
 
 def connected(service: RunningService, stream: RawStream) -> bool:
     """Tell whether a worker still holds the stream's connection."""
-    connections = [found for worker in service.workers() for found in worker.net_connections("tcp")]
-    return stream.local_port in [getattr(found.raddr, "port", 0) for found in connections]
+    return any(stream.local_port in clients_of(worker) for worker in service.workers())
+
+
+def clients_of(worker: psutil.Process) -> list[int]:
+    """List the ports of the clients that a worker holds connections of."""
+    return [getattr(connection.raddr, "port", 0) for connection in worker.net_connections("tcp")]
 
 
 def wait_for_store(service: RunningService, token: str) -> None:
@@ -109,6 +114,21 @@ def test_a_killed_store_breaks_the_stream_and_the_next_one_is_whole(own_service:
         service.kill_store()
         assert_broken(stream)
     wait_for_store(service, token)
+    assert_serves(service, token)
+
+
+def test_a_killed_worker_breaks_its_streams_alone(own_service: Callable[..., RunningService]) -> None:
+    service = own_service(workers=2)
+    token = service.sign_in()
+    with opened(service, token) as one, opened(service, token) as other:
+        holders = [worker for worker in service.workers() if one.local_port in clients_of(worker)]
+        assert len(holders) == 1
+        assert other.local_port not in clients_of(holders[0]), "connections are shared evenly"
+        holders[0].kill()
+        assert_broken(one)
+        other.read_to_end()
+        assert (other.clean, len(other.lines)) == (True, ROWS + 1)
+    wait_until(lambda: len(service.workers()) == 2, "the worker to be replaced", 30)
     assert_serves(service, token)
 
 
