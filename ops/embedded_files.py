@@ -15,12 +15,12 @@ import hashlib
 import os
 import pwd
 import stat
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from ledger.errors import Unavailable
 
+SHORT_FOLDERS = Path("/tmp")  # noqa: S108 - each folder in it is made and checked to be ours alone
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux and 104 on macOS, with the final zero
 
 
@@ -84,9 +84,12 @@ def prepare_files(data_dir: Path) -> Files:
 
 
 def _short_folder(folder: Path) -> Path:
-    """Return a folder of our own with a short path that follows from `folder`, made with 0700."""
+    """Return a folder of our own with a short path that follows from `folder` alone, made with 0700.
+
+    Whoever uses `folder` must come to the same one, whatever TMPDIR says to each.
+    """
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    short = Path(tempfile.gettempdir()) / f"syncledger-{os.geteuid()}-{digest}"
+    short = SHORT_FOLDERS / f"syncledger-{os.geteuid()}-{digest}"
     try:
         short.mkdir(mode=0o700, exist_ok=True)
         status = short.lstat()

@@ -17,6 +17,7 @@ from ledger.errors import (
     AckNotOffered,
     Contended,
     CorruptLedger,
+    DeletesPurged,
     InvalidAck,
     InvalidInput,
     LayoutError,
@@ -48,7 +49,12 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (falcon.HTTPInternalServerError(description="secret"), 500, errors.INTERNAL),
     (ZeroDivisionError("secret"), 500, errors.INTERNAL),
 ]
-UNAVAILABLE = [StoreUnavailable("redis://secret", maybe_done=True), StoreFull("OOM secret"), Contended("busy")]
+UNAVAILABLE = [
+    StoreUnavailable("redis://secret", maybe_done=True),
+    StoreFull("OOM secret"),
+    Contended("busy"),
+    DeletesPurged("gone"),
+]
 
 
 class Failing:
