@@ -194,7 +194,9 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = self.app.settings
-        self.config.timeout_graceful_shutdown = settings.grace_s  # type: ignore[assignment] # any number will do
+        # Streams are broken a little before the grace is over, so that all has ended when it is.
+        breaking_s = settings.grace_s - min(1.0, settings.grace_s / 2)
+        self.config.timeout_graceful_shutdown = breaking_s  # type: ignore[assignment] # any number will do
         # No access log: a query may hold a token, and the log must not.
         for name, heard in (("uvicorn.error", True), ("uvicorn.access", False)):
             logger = logging.getLogger(name)
