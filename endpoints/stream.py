@@ -53,10 +53,10 @@ class SyncStream:
         snapshot_us = await self._source.horizon(state.library)
         floor_us = await self._source.tombstone_floor(state.library)
         resp.content_type = JSON_LINES
-        if not reset_due(state, floor_us):
-            types = mask_of([COMPLETE, *(row.name for row in rows)])
+        types = mask_of([COMPLETE, *(row.name for row in rows)])
+        if not reset_due(state, floor_us, types):
             state = await self._ledger.execute(user, sid, OfferStream(snapshot_us, types))
-        if reset_due(state, floor_us):
+        if reset_due(state, floor_us, types):
             resp.data = RESET_LINE
             return
         made = chunks(self._source, state, rows, snapshot_us)

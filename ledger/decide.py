@@ -72,12 +72,12 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
     assert_never(command)
 
 
-def reset_due(state: State, tombstone_floor_us: int) -> bool:
-    """Tell whether the next stream may only ask the device to start over.
+def reset_due(state: State, tombstone_floor_us: int, types: int = 0) -> bool:
+    """Tell whether the next stream, of `types` (a mask), may only ask the device to start over.
 
     Either somebody asked for it, or delete markers up to `tombstone_floor_us` are gone that the device may have missed.
     """
-    synced_us = state.synced_us()
+    synced_us = state.synced_us(types)
     return state.pending_reset or (synced_us is not None and synced_us <= tombstone_floor_us)
 
 

@@ -68,10 +68,15 @@ class State(msgspec.Struct, frozen=True):
                 return offer.snapshot_us
         return -1
 
-    def synced_us(self) -> int | None:
-        """Tell up to when the device surely knows of deletes; None if it was never offered anything."""
+    def synced_us(self, types: int = 0) -> int | None:
+        """Tell up to when the device surely knows of deletes; None if it was never offered anything.
+
+        A stream that did not offer one of `types` (a mask) says nothing of that type's deletes, also if it completed.
+        """
         complete = self.checkpoints.get(COMPLETE)
-        return self.epoch_start_us if complete is None else complete.position.at_us
+        if complete is None:
+            return self.epoch_start_us
+        return min([complete.position.at_us, *(offer.snapshot_us for offer in self.offered if offer.mask & types)])
 
     def lives_at(self, now_us: int) -> bool:
         """Tell whether the session admits anybody at `now_us`."""

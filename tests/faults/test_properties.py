@@ -71,6 +71,7 @@ class Device:
     def __init__(self, world: World, name: str, library: str, user: str) -> None:
         self.world, self.name, self.library, self.user = world, name, library, user
         self.copy: dict[tuple[Form, str], int] = {}
+        self.rows = ROWS
         self.late: list[tuple[str, Ack]] = []
         """Acks still on their way: the session each was sent in, and the ack."""
         self.sessions = 0
@@ -119,13 +120,13 @@ class Device:
         ledger, source = self.world.ledger, self.world.source
         state = await ledger.load(self.user, self.sid)
         snapshot_us, floor_us = await source.horizon(self.library), await source.tombstone_floor(self.library)
-        if not reset_due(state, floor_us):
-            types = mask_of([COMPLETE, *(row.name for row in ROWS)])
+        types = mask_of([COMPLETE, *(row.name for row in self.rows)])
+        if not reset_due(state, floor_us, types):
             state = await ledger.execute(self.user, self.sid, OfferStream(snapshot_us, types))
-        if reset_due(state, floor_us):
+        if reset_due(state, floor_us, types):
             yield RESET_LINE
             return
-        async for chunk in chunks(source, state, ROWS, snapshot_us):
+        async for chunk in chunks(source, state, self.rows, snapshot_us):
             yield chunk
 
     async def sync(self, script: Script) -> int:
@@ -269,6 +270,8 @@ class World:
                 device.copy = {}
                 command = ClearCheckpoints(None, "reset", reset=True)
                 await self.ledger.execute(device.user, device.sid, command)
+            case ("ask for", number, requests):
+                self.devices[number].rows = entity_types_for(requests)
             case ("log out", number):
                 await self.devices[number].log_out()
             case ("purge", before_us):
@@ -418,6 +421,17 @@ SCENARIOS: Final[dict[str, list[tuple[Any, ...]]]] = {
         ("write", [Change("asset", "a1", delete=True)], True),
         ("purge", 99),
         ("write", [Change("asset", "a2")], True),
+    ],
+    "a device asked for fewer types while it missed a delete whose marker is gone": [
+        ("write", full, True),
+        WHOLE,
+        ("write", [Change("album", "b1", delete=True)], True),
+        ("ask for", PHONE, ("AssetsV2",)),
+        WHOLE,
+        ("purge", 99),
+        ("write", [Change("asset", "a2")], True),
+        WHOLE,
+        ("ask for", PHONE, REQUESTS),
     ],
     "delete markers are purged while a device that needs them streams": [
         ("write", full, True),

@@ -256,6 +256,15 @@ def test_a_reset_is_due_when_requested_or_when_a_delete_may_have_been_missed() -
     assert not reset_due(then(completed, cleared()), SNAPSHOT + 9)
 
 
+def test_a_stream_proves_nothing_of_the_types_it_left_out() -> None:
+    session = given(offered("AssetV1", "AlbumV2", snapshot_us=EARLY), moved(ack(COMPLETE, EARLY)))
+    session = then(session, offered("AssetV1", snapshot_us=LATE), moved(ack(COMPLETE, LATE)))
+    assert not reset_due(session, EARLY, mask_of(["AssetV1", "PersonV1"]))
+    assert reset_due(session, EARLY, mask_of(["AssetV1", "AlbumV2"]))
+    assert not reset_due(session, EARLY - 1, mask_of(["AssetV1", "AlbumV2"]))
+    assert not reset_due(then(session, cleared()), EARLY, mask_of(["AssetV1", "AlbumV2"]))
+
+
 # Streams
 
 
