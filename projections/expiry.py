@@ -19,7 +19,7 @@ from ledger.log.store import Script
 from ledger.service import Ledger
 from projections.entities.catalog import Catalog
 
-_CLAIM: Final = Script.load("projections", "claim.lua")
+_CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
 _PAGE: Final = 500
 JOB: Final = "expire_claimed_at_ms"
 

@@ -40,11 +40,13 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LayoutError(f"LEDGER_PARTITIONS must be 1 to {MAX_PARTITIONS}, not {partitions}")
     name = keys.meta()
-    # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
-    await store.command("HSETNX", name, "created_at_us", now_us, key=name)
-    await store.command("HSETNX", name, "format", FORMAT, key=name)
-    await store.command("HSETNX", name, "partitions", partitions, key=name)
     found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
+    if found is None:
+        # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
+        await store.command("HSETNX", name, "created_at_us", now_us, key=name)
+        await store.command("HSETNX", name, "format", FORMAT, key=name)
+        await store.command("HSETNX", name, "partitions", partitions, key=name)
+        found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
     if int(found_format) != FORMAT:
         raise LayoutError(
             f"This ledger has format {int(found_format)}, this version reads {FORMAT}: upgrade the service"

@@ -177,6 +177,18 @@ async def test_one_worker_claims_each_run(workers: Workers) -> None:
     assert await claim(workers.ledger, HOUR_US)
 
 
+async def test_idle_sessions_are_ended_also_at_the_memory_limit(real_store: Store) -> None:
+    workers = Workers(real_store)
+    await workers.ledger.execute("ann", SID, CREATE)
+    workers.clock.now_us = NOW + IDLE_US + 1
+    await real_store.each_primary("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert await claim(workers.ledger, HOUR_US)
+        assert (await workers.expire()).idle == 1
+    finally:
+        await real_store.each_primary("CONFIG", "SET", "maxmemory", 0)
+
+
 async def test_delete_markers_nobody_needs_are_purged_and_the_floor_is_raised(real_store: Store) -> None:
     workers = Workers(real_store)
     ids = [f"0194803a-1111-7000-8000-{number:012x}" for number in range(3)]

@@ -213,6 +213,7 @@ async def test_a_key_of_a_wrong_type_stops_an_append_before_its_first_write(
 
 async def test_at_the_memory_limit_nothing_is_appended_but_sessions_can_be_read_and_ended(real_store: Store) -> None:
     log = Log(real_store)
+    await open_layout(real_store, 8, NOW)
     state = await log.append(await log.create(), offered("AssetV1"))
     await real_store.each_primary("CONFIG", "SET", "maxmemory", 1)
     try:
@@ -222,6 +223,7 @@ async def test_at_the_memory_limit_nothing_is_appended_but_sessions_can_be_read_
             await log.try_append(section(None, CREATED, sid=sid_of("new")))
         assert await load(real_store, PARTITION, state.sid, NOW + 2 * HOUR_US, seen=True) == state
         assert await walk(real_store, PARTITION, state.sid) is not None
+        assert await open_layout(real_store, 8, NOW) == 8, "a service can be started"
         assert await log.try_append(section(state, ENDED)) is None
         assert await log.load(state.sid) is None
     finally:
