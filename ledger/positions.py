@@ -16,7 +16,9 @@ from ledger.errors import InvalidInput
 MAX_ID_BYTES: Final = 256
 MAX_US: Final = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z, the last instant datetime can print
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_ISO: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):?[0-5]\d)", re.ASCII)
+_ISO: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-](?:[01]\d|2[0-3]):?[0-5]\d)", re.ASCII
+)
 _UNFIT: Final = re.compile("[|\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
