@@ -129,6 +129,8 @@ class _Run:
         self._on_progress = on_progress
         self._batch = _Batch()
         self._flying: deque[_Batch] = deque()
+        # The first batch lands alone: while a server loads the script, a second one could overtake it.
+        self._landed = False
 
     async def take(self, line: bytes) -> None:
         self.report.lines += 1
@@ -164,17 +166,21 @@ class _Run:
         batch, self._batch = self._batch, _Batch()
         if not batch.entities:
             return
-        while self._flying and (len(self._flying) >= IN_FLIGHT or any(batch.follows(o) for o in self._flying)):
+        while self._flying and (not self._landed or self._must_wait(batch)):
             await self._land()
         batch.task = asyncio.create_task(self._catalog.put(self._library, batch.entities))
         self._flying.append(batch)
         await asyncio.sleep(0)
+
+    def _must_wait(self, batch: _Batch) -> bool:
+        return len(self._flying) >= IN_FLIGHT or any(batch.follows(other) for other in self._flying)
 
     async def _land(self) -> None:
         batch = self._flying[0]
         assert batch.task is not None
         written = await batch.task
         self._flying.popleft()
+        self._landed = True
         self.report.taken += written.taken
         self.report.unchanged += written.unchanged
         for index, path, message in written.refused:
