@@ -108,8 +108,8 @@ async def test_a_blocked_worker_does_not_hold_up_the_others(data_dir: Path) -> N
                 writer.close()
 
 
-async def test_a_stop_breaks_open_streams_after_the_grace(data_dir: Path) -> None:
-    with Service(data_dir, workers="2", grace="1s") as service:
+async def test_a_stop_lets_open_streams_go_on_and_breaks_them_within_the_grace(data_dir: Path) -> None:
+    with Service(data_dir, workers="2", grace="2s") as service:
         async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", f"{service.url}/stream") as response:
             chunks = response.aiter_raw()
             await anext(chunks)
@@ -121,7 +121,7 @@ async def test_a_stop_breaks_open_streams_after_the_grace(data_dir: Path) -> Non
                     pass
             assert time.monotonic() - began > 0.9
         assert service.wait() == 0
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 3.5  # the grace, and patience with a busy machine
         service.wait_ended()
         assert servers_of(data_dir) == []
         assert "Traceback" not in service.log.read_text()
