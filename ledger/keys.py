@@ -78,7 +78,7 @@ def catalog_libraries() -> bytes:
 
 
 def catalog_meta(library: str) -> bytes:
-    """Hash: last stamp given, tombstone floor."""
+    """Hash: last stamp given, tombstone floor; newest row and longest line of each entity type."""
     return b"{l%b}:meta" % library.encode()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput, StoreReplyError
-from ledger.log.store import Store, open_store
+from ledger.log.store import Store
 from ledger.positions import Position, iso_from_us, us_from_iso
 from projections.entities.catalog import Catalog
 from projections.entities.entity import Entity, read_line
@@ -19,22 +18,11 @@ from projections.entities.lines import position_of
 from projections.entities.outlook import START_US
 from projections.entities.source import Held, Page
 from projections.entities.writer import Written
-from tests.fake_store import FakeStore
 from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
 LIBRARY = "L1"
 END_US = 2**52
 EXIF_TYPES = ("AssetExifV1", "AlbumAssetExifCreateV1", "PartnerAssetExifV1")
-
-
-@pytest.fixture(params=["valkey", "redis7", "cluster", "fake"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    if request.param == "fake":
-        store: Store = FakeStore()
-    else:
-        store = await open_store(request.getfixturevalue(f"{request.param}_url"))
-    yield store
-    await store.close()
 
 
 @pytest.fixture

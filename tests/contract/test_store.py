@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from ledger.errors import StoreFull, StoreReplyError, StoreUnavailable
-from ledger.log.store import Script, Store, open_store
-from tests.fake_store import FakeStore
+from ledger.log.store import Script, Store
 
 ECHO = Script("echo", "return {KEYS[1], ARGV[1], #ARGV, false, redis.call('INCR', KEYS[1])}")
 FILL = Script("fill", "return redis.call('SET', KEYS[1], ARGV[1])")
 FREE = Script("free", "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('DEL', KEYS[1])", allow_oom=True)
-
-
-@pytest.fixture(params=["valkey", "redis7", "cluster", "fake"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    if request.param == "fake":
-        store: Store = FakeStore()
-    else:
-        store = await open_store(request.getfixturevalue(f"{request.param}_url"))
-    yield store
-    await store.close()
-
-
-@pytest.fixture(params=["valkey", "redis7", "cluster"])
-async def real_store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    store = await open_store(request.getfixturevalue(f"{request.param}_url"))
-    yield store
-    await store.close()
 
 
 async def test_replies_are_raw_resp2_values(store: Store) -> None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from ledger.log.store import open_store
-from tests.http import Service, serving
+from tests.http import Service
 
 PATH = "/ledger/libraries/lib/entities"
-
-
-@pytest.fixture
-async def service(valkey_url: str) -> AsyncIterator[Service]:
-    store = await open_store(valkey_url)
-    async with serving(store) as service:
-        yield service
-    await store.close()
 
 
 @pytest.fixture

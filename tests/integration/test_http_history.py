@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from ledger.commands import OfferStream
 from ledger.entity_types import mask_of
-from ledger.log.store import open_store
 from ledger.positions import iso_from_us
 from ledger.tokens import Issued
-from tests.http import SECOND_US, START_US, Service, serving
+from tests.http import SECOND_US, START_US, Service
 
 ACKS = 25
-
-
-@pytest.fixture
-async def service(valkey_url: str) -> AsyncIterator[Service]:
-    store = await open_store(valkey_url)
-    async with serving(store) as service:
-        yield service
-    await store.close()
 
 
 @pytest.fixture

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from ledger.log.store import open_store
-from tests.http import SECOND_US, Service, serving
+from tests.http import SECOND_US, Service
 
 HOUR_US = 3600 * SECOND_US
 ISO_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 KEYS = {"id", "createdAt", "updatedAt", "current", "deviceOS", "deviceType", "appVersion", "isPendingSyncReset"}
 NOT_ADMITTED = (401, {"message": "Invalid user token"})
-
-
-@pytest.fixture
-async def service(valkey_url: str) -> AsyncIterator[Service]:
-    store = await open_store(valkey_url)
-    async with serving(store) as service:
-        yield service
-    await store.close()
 
 
 async def listed(service: Service, token: str) -> list[dict[str, Any]]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
-from ledger.log.store import open_store
 from ledger.tokens import Issued
-from tests.http import SECOND_US, START_US, Service, serving
+from tests.http import SECOND_US, START_US, Service
 
 OFFERED_US = START_US + 1000 * SECOND_US
 ACK = "AssetV2|2023-11-14T22:13:20.000001Z|a1"
 LATER = "AssetV2|2023-11-14T22:13:21.000001Z|a1"
 BEYOND = "AssetV2|2024-11-14T22:13:21.000001Z|a1"
-
-
-@pytest.fixture
-async def service(valkey_url: str) -> AsyncIterator[Service]:
-    store = await open_store(valkey_url)
-    async with serving(store) as service:
-        yield service
-    await store.close()
 
 
 @pytest.fixture
