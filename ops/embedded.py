@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import redis
 
-from ops.embedded_files import EmbeddedServerError, Files, Lock, describe, prepare_files
+from ops.embedded_files import EmbeddedServerError, Files, Lock, describe, prepare_files, remove_short_folder
 from ops.embedded_process import (
     ANSWER_TIMEOUT_S,
     SHUTDOWN_TIMEOUT_S,
@@ -150,6 +150,7 @@ class EmbeddedServer:
         try:
             if (running := self._wait_for_predecessor(held)) is not None:
                 return running
+            prepare_files(self._data_dir)  # whoever left last may have removed the socket's folder since
             process = spawn(self.files, held)
         except OSError as error:
             raise EmbeddedServerError(f"Cannot start the embedded server: {describe(error)}") from error
@@ -211,6 +212,7 @@ class EmbeddedServer:
                     peer.signal(signal.SIGKILL)
                     peer.wait_ended(SHUTDOWN_TIMEOUT_S)
             reap(peer.pid)
+            remove_short_folder(self.files)
             log.info("embedded server stopped, pid %s", peer.pid)
         finally:
             peer.close()

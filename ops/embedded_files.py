@@ -15,6 +15,7 @@ import hashlib
 import os
 import pwd
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,14 @@ def _short_folder(folder: Path) -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise EmbeddedServerError(f"{short} is not a folder of ours alone: remove it or name a shorter --data-dir")
     return short
+
+
+def remove_short_folder(files: Files) -> None:
+    """Remove the folder that was made for the socket alone, if there is one. The start lock is held, no server runs."""
+    if files.socket.parent != files.folder:
+        files.socket.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody put something into it: it stays
+            files.socket.parent.rmdir()
 
 
 def describe(error: OSError) -> str:

@@ -220,6 +220,8 @@ def test_a_path_too_long_for_a_socket_moves_the_socket(tmp_path: Path) -> None:
     finally:
         server.leave()
     assert servers_of(data_dir) == []
+    assert not socket_path.parent.exists()
+    socket_path.parent.mkdir()
     socket_path.parent.chmod(0o777)
     try:
         with pytest.raises(EmbeddedServerError, match="not a folder of ours alone"):
