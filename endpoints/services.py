@@ -8,9 +8,14 @@ from typing import Any
 import msgspec
 
 from endpoints.auth import Auth
+from endpoints.identity.port import IdentityProvider
+from endpoints.limits import Limits
 from ledger.service import Ledger
 from ledger.tokens import TokenIssuer
+from projections.counters import Counters
+from projections.credentials import Credentials
 from projections.entities.source import EntitySource
+from projections.identities import Identities
 
 
 class HttpSettings(msgspec.Struct, frozen=True):
@@ -18,9 +23,16 @@ class HttpSettings(msgspec.Struct, frozen=True):
 
     external_domain: str = ""
     login_page_message: str = ""
-    oauth: bool = False
     oauth_auto_launch: bool = False
     oauth_button_text: str = "Login with OAuth"
+    mobile_redirect_uri: str = ""
+    """An https address that stands in for the app's own scheme at providers that take no other; empty: none."""
+    auto_register: bool = True
+    """Whether an identity that nobody knows yet gets a user."""
+    secure_cookies: bool = False
+    """Whether cookies are `Secure` also where the request does not show that it came over TLS."""
+    token_ttl_us: int | None = None
+    """How long a token is good for; None for tokens that last as long as their session."""
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -35,12 +47,18 @@ class Services(msgspec.Struct, frozen=True):
     """All that resources use.
 
     `row` reads the newest payload of one entity of a library, `readiness` asks the store how it is; both raise
-    StoreUnavailable. `stall_s` is for how long a stream's reader may take nothing.
+    StoreUnavailable. `stall_s` is for how long a stream's reader may take nothing. Without a `provider` nobody signs in
+    over HTTP: sessions are made by the command.
     """
 
     ledger: Ledger
     auth: Auth
     tokens: TokenIssuer
+    identities: Identities
+    credentials: Credentials
+    provider: IdentityProvider | None
+    limits: Limits
+    counters: Counters
     source: EntitySource
     row: Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
     readiness: Callable[[], Awaitable[Readiness]]

@@ -42,6 +42,26 @@ def api_keys() -> bytes:
     return b"ledger:api-keys"
 
 
+def api_keys_used() -> bytes:
+    """Hash: id of an API key -> when it was last used, in ms, noted now and then."""
+    return b"ledger:api-keys-used"
+
+
+def counters() -> bytes:
+    """Hash: name and labels of a counter -> how often it was counted, by all workers ever."""
+    return b"ledger:counters"
+
+
+def identity_link(digest: str) -> bytes:
+    """Value: the user and library of an identity; `digest` is SHA-256 hex of its issuer, a zero byte and its subject."""
+    return b"ledger:identity:%b" % digest.encode()
+
+
+def email(digest: str) -> bytes:
+    """Value: the user an e-mail address belongs to; `digest` is SHA-256 hex of the address in lower case."""
+    return b"ledger:email:%b" % digest.encode()
+
+
 def stream(partition: int) -> bytes:
     """Stream: the events of a partition."""
     return b"{p%d}:stream" % partition
@@ -70,6 +90,21 @@ def activity(partition: int) -> bytes:
 def devices(partition: int, user: str) -> bytes:
     """Hash: the living sessions of a user -> the session each belongs to, or nothing."""
     return b"{p%d}:devices:%b" % (partition, user.encode())
+
+
+def identity(partition: int, user: str) -> bytes:
+    """Hash: the identity record of a user; the only place that holds names and e-mail addresses."""
+    return b"{p%d}:identity:%b" % (partition, user.encode())
+
+
+def credentials(partition: int) -> bytes:
+    """Hash: living session -> the secret its identity provider gave for it, encrypted."""
+    return b"{p%d}:credentials" % partition
+
+
+def provider_sessions(partition: int) -> bytes:
+    """Sorted set without scores: `<digest of the provider's session, hex>:<living session>`, for its logout."""
+    return b"{p%d}:provider-sessions" % partition
 
 
 def catalog_libraries() -> bytes:

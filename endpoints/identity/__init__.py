@@ -1,0 +1,1 @@
+"""Signing in: what the service asks of an identity provider, and the providers it knows."""
