@@ -61,11 +61,11 @@ class SyncAcks:
         caller = await self._auth.device(req)
         body = await bodies.decode(req, _decode_set)
         acks = tuple([parse_ack(text) for text in body.acks])
-        await self._ledger.execute(*caller, RecordAcks(acks))
+        await self._ledger.act(caller, RecordAcks(acks))
         resp.status = falcon.HTTP_204
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        state = await self._ledger.load(*await self._auth.device(req))
+        state = await self._ledger.admit(await self._auth.device(req))
         send(
             resp,
             [
@@ -78,7 +78,7 @@ class SyncAcks:
         caller = await self._auth.device(req)
         body = await bodies.decode(req, _decode_delete)
         types = None if body.types is msgspec.UNSET else _known(body.types)
-        await self._ledger.execute(*caller, ClearCheckpoints(types, cause="deleted"))
+        await self._ledger.act(caller, ClearCheckpoints(types, cause="deleted"))
         resp.status = falcon.HTTP_204
 
 

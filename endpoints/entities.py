@@ -57,7 +57,7 @@ class Entities:
         lives = always
         if not isinstance(who, ApiKey):
             ledger = self._services.ledger
-            state = await ledger.load(*who)
+            state = await ledger.admit(who)
             if state.library != library:
                 raise Forbidden("Missing required permission: entities.read")
 

@@ -20,10 +20,10 @@ from endpoints.request import Request
 from endpoints.sending import always, guarded
 from endpoints.services import Services
 from endpoints.sessions import check_session_id
+from ledger.admission import Caller
 from ledger.entity_types import CODES
 from ledger.errors import InvalidInput, NoSuchSession
 from ledger.positions import us_from_iso
-from ledger.tokens import Caller
 from projections import history
 from projections.api_keys import ApiKey
 from projections.history import HistoryEvent, HistoryPage, Tag, Wanted
@@ -78,7 +78,7 @@ class History:
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         who = await self._auth.scoped(req, "audit.read")
         if isinstance(who, Caller):
-            await self._ledger.load(*who)
+            await self._ledger.admit(who)
         check_session_id(session_id)
         query = bodies.query(req, HistoryQuery)
         partition = await self._partition(who, session_id)

@@ -18,10 +18,10 @@ from endpoints.operations import Operation, Route
 from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
+from ledger.admission import Caller
 from ledger.commands import Command, CreateSession, EndSession, RequestReset
 from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
 from ledger.state import State
-from ledger.tokens import Caller
 
 MAX_DURATION_S: Final = 100 * 365 * 86_400
 MAX_DEVICE_CHARS: Final = 64
@@ -86,7 +86,7 @@ class Sessions:
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.create")
         body = await bodies.decode(req, _decode_create)
-        parent = await self._ledger.load(*caller)
+        parent = await self._ledger.admit(caller)
         ttl_us = None if body.duration is msgspec.UNSET else body.duration * 1_000_000
         issued = self._tokens.issue(parent.user, self._ledger.clock(), ttl_us)
         command = CreateSession(
@@ -104,13 +104,13 @@ class Sessions:
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.delete")
-        await self._ledger.load(*caller)
-        await self._ledger.end_others(*caller, EndSession("revoked_others", by=caller.user))
+        await self._ledger.admit(caller)
+        await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=caller.user))
         resp.status = falcon.HTTP_204
 
     async def _list(self, req: Request) -> list[SessionResponseDto]:
         caller = await self._auth.session(req, "session.read")
-        await self._ledger.load(*caller)
+        await self._ledger.admit(caller)
         states = await self._ledger.devices(caller.user)
         seen_ms = await self._ledger.seen_ms(caller.user, [state.sid for state in states])
         timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
@@ -148,7 +148,7 @@ class Session:
 
     async def _admitted(self, req: Request, session_id: str, permission: str) -> Caller:
         caller = await self._auth.session(req, permission)
-        await self._ledger.load(*caller)
+        await self._ledger.admit(caller)
         check_session_id(session_id)
         return caller
 

@@ -44,18 +44,18 @@ class SyncStream:
         self._source = services.source
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
-        user, sid = await self._services.auth.device(req)
+        caller = await self._services.auth.device(req)
         body = await bodies.decode(req, _decode)
         rows = entity_types_for(_known(body.types))
-        state = await self._ledger.load(user, sid)
+        state = await self._ledger.admit(caller)
         if body.reset:
-            state = await self._ledger.execute(user, sid, ClearCheckpoints(None, "reset", reset=True))
+            state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
         snapshot_us = await self._source.horizon(state.library)
         floor_us = await self._source.tombstone_floor(state.library)
         resp.content_type = JSON_LINES
         types = mask_of([COMPLETE, *(row.name for row in rows)])
         if not reset_due(state, floor_us, types):
-            state = await self._ledger.execute(user, sid, OfferStream(snapshot_us, types))
+            state = await self._ledger.act(caller, OfferStream(snapshot_us, types))
         if reset_due(state, floor_us, types):
             resp.data = RESET_LINE
             return

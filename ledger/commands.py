@@ -22,6 +22,8 @@ class CreateSession(_Command, frozen=True):
     app_version: str | None = None
     expires_at_us: int | None = None
     authenticated_by: str = ""
+    token_expires_at_us: int | None = None
+    provider_session: bytes = b""
 
 
 class OfferStream(_Command, frozen=True):
@@ -60,6 +62,22 @@ class DescribeDevice(_Command, frozen=True):
     app_version: str | None = None
 
 
+class RotateToken(_Command, frozen=True):
+    """Take a new token of digest `token` into the session, asked for with the one of digest `by`."""
+
+    by: bytes
+    token: bytes
+    number: int
+    expires_at_us: int | None = None
+
+
+class UseToken(_Command, frozen=True):
+    """Use a token; if it is new, those it replaces are good for `grace_us` more."""
+
+    token: bytes
+    grace_us: int
+
+
 class EndSession(_Command, frozen=True):
     """End the session."""
 
@@ -78,4 +96,14 @@ class ExpireSession(_Command, frozen=True):
 
 
 Ending = EndSession | ExpireSession
-Command = CreateSession | OfferStream | RecordAcks | ClearCheckpoints | RequestReset | DescribeDevice | Ending
+Command = (
+    CreateSession
+    | OfferStream
+    | RecordAcks
+    | ClearCheckpoints
+    | RequestReset
+    | DescribeDevice
+    | RotateToken
+    | UseToken
+    | Ending
+)

@@ -19,6 +19,8 @@ from ledger.commands import (
     OfferStream,
     RecordAcks,
     RequestReset,
+    RotateToken,
+    UseToken,
 )
 from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.errors import AckNotOffered, Refused, SessionEnded
@@ -32,6 +34,8 @@ from ledger.events import (
     StoredAck,
     StreamOffered,
     SyncResetRequested,
+    TokenFirstUsed,
+    TokenRotated,
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
@@ -69,6 +73,11 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
             return _NOTHING if command.on == state.pending_reset else (SyncResetRequested(command.on, command.by),)
         case DescribeDevice():
             return _describe(state, command)
+        case RotateToken():
+            return _rotate(state, command)
+        case UseToken():
+            is_new = any(command.token == token.digest for token in state.new_tokens)
+            return (TokenFirstUsed(command.token, now_us + command.grace_us),) if is_new else _NOTHING
     assert_never(command)
 
 
@@ -94,8 +103,16 @@ def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
             app_version=command.app_version or None,
             expires_at_us=command.expires_at_us,
             authenticated_by=command.authenticated_by,
+            token_expires_at_us=command.token_expires_at_us,
+            provider_session=command.provider_session,
         ),
     )
+
+
+def _rotate(state: State, command: RotateToken) -> tuple[Event, ...]:
+    if command.by != state.token_in_use:
+        raise Refused("This token was replaced by a newer one; refresh with that")
+    return (TokenRotated(command.token, command.number, command.expires_at_us),)
 
 
 def _expire(state: State, command: ExpireSession, now_us: int) -> tuple[Event, ...]:

@@ -8,6 +8,7 @@ LedgerError
 │   └── NothingToUpdate       an update that changes no field
 ├── NotAllowed                the caller may not do this
 │   ├── SessionEnded          no living session: unknown, ended or expired
+│   │   └── TokenReused       a token came long after it was replaced; its session was ended for it
 │   └── NoSuchSession         another session that does not exist or is not the caller's
 ├── Unavailable               try again later (`retry_after_s`); says nothing about sessions
 │   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
@@ -66,6 +67,10 @@ class SessionEnded(NotAllowed):
 
     def __init__(self) -> None:
         super().__init__("Invalid user token")
+
+
+class TokenReused(SessionEnded):
+    """A token came after it was replaced and its grace was over: somebody copied it, so its session was ended."""
 
 
 class NoSuchSession(NotAllowed):

@@ -31,7 +31,11 @@ class _Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"):
-    """A device signed in. `expires_at_us`: none by default, since an app cannot refresh; idleness ends it."""
+    """A device signed in. `expires_at_us`: none by default, since an app cannot refresh; idleness ends it.
+
+    `token_expires_at_us` is the first token's own expiry, which a refresh moves. `provider_session` names the session
+    at the identity provider by the first 16 bytes of a SHA-256; empty without one.
+    """
 
     user: str
     library: str
@@ -41,6 +45,8 @@ class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"
     app_version: str | None = None
     expires_at_us: int | None = None
     authenticated_by: str = ""
+    token_expires_at_us: int | None = None
+    provider_session: bytes = b""
 
 
 class StreamOffered(_Event, frozen=True, array_like=True, tag="stream_offered"):
@@ -90,8 +96,26 @@ class DeviceDescribed(_Event, frozen=True, array_like=True, tag="device_describe
     app_version: str | None = None
 
 
+class TokenRotated(_Event, frozen=True, array_like=True, tag="token_rotated"):
+    """A new token for the session; the one in use stays so until this one is used. `token` is its SHA-256, 32 bytes."""
+
+    token: bytes
+    number: int
+    expires_at_us: int | None = None
+
+
+class TokenFirstUsed(_Event, frozen=True, array_like=True, tag="token_first_used"):
+    """A new token was used for the first time: all others are replaced, and good until `until_us` at the latest."""
+
+    token: bytes
+    until_us: int
+
+
 class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
-    """The session is over: logout, revoked, revoked_others, parent_ended, idle or expired."""
+    """The session is over.
+
+    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused or erased.
+    """
 
     reason: str
     by: str = ""
@@ -105,6 +129,8 @@ Event = (
     | CheckpointsCleared
     | SyncResetRequested
     | DeviceDescribed
+    | TokenRotated
+    | TokenFirstUsed
     | SessionEnded
 )
 

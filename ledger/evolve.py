@@ -23,12 +23,16 @@ from ledger.events import (
     StoredAck,
     StreamOffered,
     SyncResetRequested,
+    TokenFirstUsed,
+    TokenRotated,
 )
 from ledger.positions import Position
-from ledger.state import Checkpoint, Offer, State
+from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
 
 NOTED: Final = 8
 """How many of the latest stale or refused acks a state remembers, to record each once."""
+TOKENS: Final = 8
+"""How many of the latest new and of the latest replaced tokens a state remembers."""
 
 
 def fold(state: State | None, events: Iterable[Recorded]) -> State | None:
@@ -82,6 +86,12 @@ def evolve(state: State | None, recorded: Recorded) -> State:
                 device_os=device_os or state.device_os,
                 app_version=app_version or state.app_version,
             )
+        case TokenRotated(token=token, number=number, expires_at_us=expires_at_us):
+            new = (*state.new_tokens, NewToken(token, expires_at_us))[-TOKENS:]
+            number = max(number, state.token_number)
+            return replace(state, seq=seq, at_us=at_us, hash=digest, new_tokens=new, token_number=number)
+        case TokenFirstUsed():
+            return _token_used(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case SessionEnded(reason=reason):
             return replace(state, seq=seq, at_us=at_us, hash=digest, ended=reason)
     assert_never(event)
@@ -104,6 +114,21 @@ def _created(recorded: Recorded, event: SessionCreated) -> State:
         app_version=event.app_version,
         expires_at_us=event.expires_at_us,
         authenticated_by=event.authenticated_by,
+        provider_session=event.provider_session,
+        token_expires_at_us=event.token_expires_at_us,
+    )
+
+
+def _token_used(state: State, event: TokenFirstUsed) -> State:
+    """Put a new token into use; what it replaces never becomes good for longer than it was."""
+    expires_at_us = next((token.expires_at_us for token in state.new_tokens if token.digest == event.token), None)
+    replaced = (state.token_in_use, *(token.digest for token in state.new_tokens if token.digest != event.token))
+    return replace(
+        state,
+        token=event.token,
+        token_expires_at_us=expires_at_us,
+        new_tokens=(),
+        old_tokens=(*state.old_tokens, *(OldToken(token, event.until_us) for token in replaced))[-TOKENS:],
     )
 
 

@@ -17,12 +17,13 @@ import msgspec
 from ledger.errors import CorruptLedger
 from ledger.events import StoredAck
 from ledger.positions import Position
-from ledger.state import Checkpoint, Offer, State
+from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
 
 Fields = dict[bytes, bytes]
-CHAIN_FIELDS: Final = frozenset({b"head", b"skip"})
 
 _acks: Final = msgspec.msgpack.Decoder(tuple[StoredAck, ...])
+_new_tokens: Final = msgspec.msgpack.Decoder(tuple[NewToken, ...])
+_old_tokens: Final = msgspec.msgpack.Decoder(tuple[OldToken, ...])
 
 
 class Changes(NamedTuple):
@@ -49,6 +50,8 @@ def session_fields(state: State) -> Fields:
         fields[b"parent"] = state.parent.encode()
     if state.expires_at_us is not None:
         fields[b"expires_at_us"] = b"%d" % state.expires_at_us
+    if state.provider_session:
+        fields[b"provider_session"] = state.provider_session
     for (field, to_bytes), fact in zip(_LATER_FIELDS, _later(state), strict=True):
         if value := to_bytes(fact):
             fields[field] = value
@@ -91,7 +94,7 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
     """Read a state back from its two hashes; raises CorruptLedger if they hold no whole state."""
     try:
         parent, expires, start = session.get(b"parent"), session.get(b"expires_at_us"), session.get(b"epoch_start_us")
-        app_version = session.get(b"app_version")
+        app_version, token_expires = session.get(b"app_version"), session.get(b"token_expires_at_us")
         return State(
             sid=sid,
             user=session[b"user"].decode(),
@@ -113,6 +116,12 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             epoch_start_us=None if start is None else int(start),
             offered=_read_offered(session.get(b"offered", b"")),
             noted=_acks.decode(noted) if (noted := session.get(b"noted")) else (),
+            provider_session=session.get(b"provider_session", b""),
+            token=session.get(b"token", b""),
+            token_number=int(session.get(b"token_number", 0)),
+            token_expires_at_us=None if token_expires is None else int(token_expires),
+            new_tokens=_new_tokens.decode(new) if (new := session.get(b"new_tokens")) else (),
+            old_tokens=_old_tokens.decode(old) if (old := session.get(b"old_tokens")) else (),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise CorruptLedger(f"a session hash cannot be read: {error!r}; run syncledger verify", sid=sid) from error
@@ -134,8 +143,12 @@ def _print_offered(offered: tuple[Offer, ...]) -> bytes:
     return b",".join(b"%d:%x" % offer for offer in offered)
 
 
-def _print_noted(noted: tuple[StoredAck, ...]) -> bytes:
-    return msgspec.msgpack.encode(noted) if noted else b""
+def _print_tuples(tuples: tuple[NamedTuple, ...]) -> bytes:
+    return msgspec.msgpack.encode(tuples) if tuples else b""
+
+
+def _print_optional(value: int | None) -> bytes:
+    return b"" if value is None else _number(value)
 
 
 # Facts of a session that events may change. What prints as nothing has its default and no field.
@@ -146,9 +159,14 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "pending_reset": _flag,
     "epoch": lambda value: b"" if value == 1 else _number(value),
     "epochs": _print_epochs,
-    "epoch_start_us": lambda value: b"" if value is None else _number(value),
+    "epoch_start_us": _print_optional,
     "offered": _print_offered,
-    "noted": _print_noted,
+    "noted": _print_tuples,
+    "token": bytes,
+    "token_number": lambda value: _number(value) if value else b"",
+    "token_expires_at_us": _print_optional,
+    "new_tokens": _print_tuples,
+    "old_tokens": _print_tuples,
 }
 
 

@@ -53,7 +53,7 @@ def counters() -> bytes:
 
 
 def identity_link(digest: str) -> bytes:
-    """Value: the user and library of an identity; `digest` is SHA-256 hex of its issuer, a zero byte and its subject."""
+    """Value: the user and library of an identity; `digest` is SHA-256 hex of issuer, a zero byte and subject."""
     return b"ledger:identity:%b" % digest.encode()
 
 

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from ledger import keys
+from ledger.admission import Caller, Standing, standing
 from ledger.chain import GENESIS, record
 from ledger.commands import (
     ClearCheckpoints,
@@ -23,9 +24,11 @@ from ledger.commands import (
     ExpireSession,
     OfferStream,
     RecordAcks,
+    RotateToken,
+    UseToken,
 )
 from ledger.decide import decide
-from ledger.errors import Contended, NoSuchSession, Refused, SessionEnded, StoreUnavailable
+from ledger.errors import Contended, NoSuchSession, Refused, SessionEnded, StoreUnavailable, TokenReused
 from ledger.events import Event
 from ledger.evolve import fold
 from ledger.keys import partition_of
@@ -39,14 +42,18 @@ ATTEMPTS: Final = 16
 RECENT: Final = 4096
 """How many sessions' states one process remembers, about 5 KB each."""
 _ENDED_TOGETHER: Final = 100
-_BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice)
+_REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
+_BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
 
 
 class Ledger:
     """The write side, and the state it is decided on. All methods raise StoreUnavailable when the store is away."""
 
-    def __init__(self, store: Store, partitions: int, clock: Callable[[], int]) -> None:
-        """`clock` tells the time in µs since 1970 UTC."""
+    def __init__(
+        self, store: Store, partitions: int, clock: Callable[[], int], token_grace_us: int = 60_000_000
+    ) -> None:
+        """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`."""
+        self._token_grace_us = token_grace_us
         self.store = store
         self.partitions = partitions
         self.clock = clock
@@ -57,8 +64,22 @@ class Ledger:
         """Tell the partition of a user."""
         return partition_of(user, self.partitions)
 
+    async def admit(self, caller: Caller) -> State:
+        """Load the session of which a token was presented, which notes it as seen.
+
+        The first use of a new token is appended. Raises SessionEnded if the token admits nobody, and TokenReused if it
+        was replaced before its grace was over: then the session has been ended for it.
+        """
+        return await self._admitted(await self.load(caller.user, caller.sid), caller)
+
+    async def act(self, caller: Caller, command: Command) -> State:
+        """Carry a command out in the name of a presented token; raises what `admit` and `execute` raise."""
+        if isinstance(command, Ending):
+            await self.admit(caller)
+        return await self.execute(caller.user, caller.sid, command, caller)
+
     async def load(self, user: str, sid: str) -> State:
-        """Load the session a device presents; raises SessionEnded if it does not live at this moment."""
+        """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
         now_us = self.clock()
         state = await load(self.store, self.partition_of(user), sid, now_us, seen=True)
         if state is None or state.user != user or not state.lives_at(now_us):
@@ -67,11 +88,12 @@ class Ledger:
         self._remember(state, now_us)
         return state
 
-    async def execute(self, user: str, sid: str, command: Command) -> State:
+    async def execute(self, user: str, sid: str, command: Command, caller: Caller | None = None) -> State:
         """Carry a command out on a session of a user and return its state after it.
 
         Decides on the state this process remembers: the append is taken only if that is still the current one. What
-        appends nothing is decided on a state loaded now. Raises what `decide` raises, Contended behind many writers.
+        appends nothing is decided on a state loaded now. With a `caller` the same holds for the token presented;
+        without one it is done by authority. Raises what `decide` raises, Contended behind many writers.
         """
         if isinstance(command, Ending):
             return await self._end(user, [sid], command)
@@ -85,7 +107,12 @@ class Ledger:
         try:
             for _ in range(ATTEMPTS):
                 now_us = self.clock()
-                events, refusal = _judge(state if state and state.user == user else None, command, now_us)
+                found = standing(state, caller, now_us) if caller and state else Standing.GOOD
+                if found in _REFUSED and current:
+                    raise await self._refused(user, sid, found)
+                before = None if state is None or state.user != user or found in _REFUSED else state
+                first = UseToken(caller.digest, self._token_grace_us) if caller and found is Standing.NEW else None
+                events, refusal = _judge(before, command, now_us, first)
                 if events:
                     section = _section(state, sid, events, now_us)
                     conflict = await self._append(partition, [section], now_us, living_parent)
@@ -111,13 +138,33 @@ class Ledger:
 
     async def lives(self, state: State) -> bool:
         """Tell whether a session still lives, without noting it as seen."""
-        name = keys.session(self.partition_of(state.user), state.sid)
-        return bool(await self.store.command("EXISTS", name, key=name)) and state.lives_at(self.clock())
+        partition, now_us = self.partition_of(state.user), self.clock()
+        if not state.lives_at(now_us):  # it may have got a token since that lasts longer
+            newest = await load(self.store, partition, state.sid, now_us, seen=False)
+            return newest is not None and newest.lives_at(now_us)
+        name = keys.session(partition, state.sid)
+        return bool(await self.store.command("EXISTS", name, key=name))
 
     async def devices(self, user: str) -> list[State]:
         """Load all living sessions of a user, in no order; each is loaded by itself, expired ones left out."""
         now_us = self.clock()
         return [state for state in await self._load_all(user, now_us) if state.lives_at(now_us)]
+
+    async def by_provider_session(self, provider_session: bytes) -> list[tuple[str, str]]:
+        """Find the living sessions that belong to a provider's session, as (user, session id); asks every partition."""
+        low = provider_session.hex().encode()
+        found = await asyncio.gather(
+            *(
+                self.store.command("ZRANGEBYLEX", name, b"[%b:" % low, b"(%b;" % low, key=name)
+                for name in map(keys.provider_sessions, range(self.partitions))
+            )
+        )
+        sids = [
+            (index, member.decode().rpartition(":")[2]) for index, members in enumerate(found) for member in members
+        ]
+        names = [keys.session(partition, sid) for partition, sid in sids]
+        users = await asyncio.gather(*(self.store.command("HGET", name, "user", key=name) for name in names))
+        return [(user.decode(), sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None]
 
     async def seen_ms(self, user: str, sids: Sequence[str]) -> list[int]:
         """Tell when sessions of a user were last seen, in ms (to the hour); 0 for one that does not live."""
@@ -145,7 +192,8 @@ class Ledger:
 
         Asks every partition: for operators, not for the way of a request.
         """
-        asked = [self.store.command("EXISTS", name, key=name) for name in self._session_keys(sid)]
+        names = [keys.session(partition, sid) for partition in range(self.partitions)]
+        asked = [self.store.command("EXISTS", name, key=name) for name in names]
         asked += [
             self.store.command("HEXISTS", name, sid, key=name) for name in map(keys.ended, range(self.partitions))
         ]
@@ -161,8 +209,22 @@ class Ledger:
             raise NoSuchSession(f"No session {sid}")
         return page
 
-    def _session_keys(self, sid: str) -> list[bytes]:
-        return [keys.session(partition, sid) for partition in range(self.partitions)]
+    async def _admitted(self, state: State, caller: Caller) -> State:
+        """Return a living session's state if the token admits, after noting its first use."""
+        found = standing(state, caller, self.clock())
+        if found is Standing.NEW:
+            return await self.execute(state.user, state.sid, UseToken(caller.digest, self._token_grace_us))
+        if found in _REFUSED:
+            raise await self._refused(state.user, state.sid, found)
+        return state
+
+    async def _refused(self, user: str, sid: str, found: Standing) -> SessionEnded:
+        """Return what a token that does not admit is answered with; a copied one ends the session."""
+        if found is Standing.UNKNOWN:
+            return SessionEnded()
+        with suppress(SessionEnded):  # somebody else ended it first
+            await self._end(user, [sid], EndSession("token_reused"))
+        return TokenReused()
 
     async def _load_all(self, user: str, now_us: int) -> list[State]:
         partition = self.partition_of(user)
@@ -254,15 +316,22 @@ class Ledger:
 
 
 def _judge(
-    state: State | None, command: Command, now_us: int
+    state: State | None, command: Command, now_us: int, first: UseToken | None = None
 ) -> tuple[tuple[Event, ...], Refused | SessionEnded | None]:
-    """Decide, with a refusal as a value beside the events that must be on record with it."""
+    """Decide, with a refusal as a value beside the events that must be on record with it.
+
+    `first` is decided before the command, which then finds the state after it.
+    """
+    events: tuple[Event, ...] = ()
     try:
-        return decide(state, command, now_us), None
+        if first is not None:
+            events = decide(state, first, now_us)
+            state = _section(state, state.sid, events, now_us).after if state and events else state
+        return (*events, *decide(state, command, now_us)), None
     except Refused as refusal:
-        return refusal.record, refusal
+        return (*events, *refusal.record), refusal
     except SessionEnded as ended:
-        return (), ended
+        return events, ended
 
 
 def _section(state: State | None, sid: str, events: tuple[Event, ...], now_us: int) -> Section:

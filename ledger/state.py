@@ -26,12 +26,27 @@ class Offer(NamedTuple):
     mask: int
 
 
+class NewToken(NamedTuple):
+    """A token that was issued and not used yet, by its SHA-256."""
+
+    digest: bytes
+    expires_at_us: int | None
+
+
+class OldToken(NamedTuple):
+    """A token that was replaced, by its SHA-256, and until when it is good all the same."""
+
+    digest: bytes
+    until_us: int
+
+
 class State(msgspec.Struct, frozen=True):
     """A session as of event `seq`.
 
     `epoch` counts the times everything was cleared, from 1; `epochs` adds what single types were cleared beyond that.
     `epoch_start_us` is the snapshot of the first stream since everything was last cleared: before it the device has
     nothing of this service, so it can have missed no delete. `noted` are the latest acks recorded as stale or refused.
+    `token` is the SHA-256 of the token in use, empty for the first one, whose digest is the session's id.
     """
 
     sid: str
@@ -54,7 +69,26 @@ class State(msgspec.Struct, frozen=True):
     epoch_start_us: int | None = None
     offered: tuple[Offer, ...] = ()
     noted: tuple[StoredAck, ...] = ()
+    provider_session: bytes = b""
+    token: bytes = b""
+    token_number: int = 0
+    token_expires_at_us: int | None = None
+    new_tokens: tuple[NewToken, ...] = ()
+    old_tokens: tuple[OldToken, ...] = ()
     ended: str | None = None
+
+    @property
+    def token_in_use(self) -> bytes:
+        """The SHA-256 of the token in use."""
+        return self.token or bytes.fromhex(self.sid)
+
+    @property
+    def over_at_us(self) -> int | None:
+        """When the session ends by itself: at its own expiry, or when no token is good any more; None for never."""
+        expiries = (self.token_expires_at_us, *(token.expires_at_us for token in self.new_tokens))
+        last_token_us = None if None in expiries else max(us for us in expiries if us is not None)
+        ends = [us for us in (self.expires_at_us, last_token_us) if us is not None]
+        return min(ends) if ends else None
 
     def epoch_of(self, entity_type: str) -> int:
         """Tell the current epoch of an entity type."""
@@ -80,4 +114,9 @@ class State(msgspec.Struct, frozen=True):
 
     def lives_at(self, now_us: int) -> bool:
         """Tell whether the session admits anybody at `now_us`."""
-        return self.ended is None and (self.expires_at_us is None or now_us < self.expires_at_us)
+        if self.ended is not None:
+            return False
+        if self.expires_at_us is None and self.token_expires_at_us is None:  # PERF: most sessions, at each request
+            return True
+        over_at_us = self.over_at_us
+        return over_at_us is None or now_us < over_at_us

@@ -65,10 +65,12 @@ async def _expire_one(
     """Look at one session without noting it as seen, and end it if its time is over."""
     report.sessions += 1
     name = keys.session(partition, sid)
-    user, at_us, expires_us = await ledger.store.command("HMGET", name, "user", "at_us", "expires_at_us", key=name)
+    user, at_us, *ends = await ledger.store.command(
+        "HMGET", name, "user", "at_us", "expires_at_us", "token_expires_at_us", key=name
+    )
     now_us = ledger.clock()
     idle_before_us = now_us - idle_us
-    expired = expires_us is not None and int(expires_us) <= now_us
+    expired = any(us is not None and int(us) <= now_us for us in ends)  # or may be: a newer token may last longer
     if user is None or not (expired or max(int(at_us), seen_us) < idle_before_us):
         return
     try:

@@ -21,6 +21,8 @@ from ledger.events import (
     StoredAck,
     StreamOffered,
     SyncResetRequested,
+    TokenFirstUsed,
+    TokenRotated,
     tag_of,
 )
 from ledger.log.append import load, read_ended
@@ -36,6 +38,8 @@ Tag = Literal[
     "checkpoints_cleared",
     "sync_reset_requested",
     "device_described",
+    "token_rotated",
+    "token_first_used",
     "session_ended",
 ]
 TAGS: Final[tuple[str, ...]] = get_args(Tag)
@@ -123,8 +127,10 @@ def _data(event: Event) -> dict[str, Any]:
                 "deviceType": event.device_type,
                 "deviceOS": event.device_os,
                 "appVersion": event.app_version,
-                "expiresAt": None if event.expires_at_us is None else iso_from_us(event.expires_at_us),
+                "expiresAt": _instant(event.expires_at_us),
                 "authenticatedBy": event.authenticated_by,
+                "tokenExpiresAt": _instant(event.token_expires_at_us),
+                "providerSession": event.provider_session.hex() or None,
             }
         case StreamOffered():
             return {"snapshot": iso_from_us(event.snapshot_us), "types": _types(event.types)}
@@ -139,8 +145,20 @@ def _data(event: Event) -> dict[str, Any]:
             return {"deviceType": event.device_type, "deviceOS": event.device_os, "appVersion": event.app_version}
         case SyncResetRequested():
             return {"on": event.on, "by": event.by}
+        case TokenRotated():
+            return {
+                "token": event.token.hex(),
+                "number": event.number,
+                "expiresAt": _instant(event.expires_at_us),
+            }
+        case TokenFirstUsed():
+            return {"token": event.token.hex(), "othersUntil": iso_from_us(event.until_us)}
         case SessionEnded():
             return {"reason": event.reason, "by": event.by}
+
+
+def _instant(us: int | None) -> str | None:
+    return None if us is None else iso_from_us(us)
 
 
 def _is_wanted(event: Event, wanted: Wanted) -> bool:

@@ -208,6 +208,8 @@ class _Partition:
             self._note(sid, "is not among its user's devices")
         if not stored.active:
             self._note(sid, "is not in the activity index")
+        if stored.provider != bool(state.provider_session):
+            self._note(sid, "is not among its provider's sessions")
 
     def _compare_ended(self, sid: str, folded: _Folded, state: State, stored: RawSession) -> None:
         kept = None if stored.ended is None else parse_ended(stored.ended)
@@ -215,7 +217,13 @@ class _Partition:
             self._note(sid, _GONE[True])
         elif (kept.head, kept.seq, kept.hash, kept.user) != (folded.head, state.seq, state.hash, state.user):
             self._note(sid, "what is kept of the ended session differs from its events")
-        left = [("session", stored.session), ("checkpoints", stored.checkpoints), ("activity", stored.active)]
+        left = [
+            ("session", stored.session),
+            ("checkpoints", stored.checkpoints),
+            ("activity", stored.active),
+            ("provider session", stored.provider),
+            ("credential", stored.credential),
+        ]
         for name in [name for name, value in left if value] + (["devices"] if stored.device is not None else []):
             self._note(sid, f"ended, but still has {name}")
 

@@ -21,6 +21,8 @@ from ledger.commands import (
     OfferStream,
     RecordAcks,
     RequestReset,
+    RotateToken,
+    UseToken,
 )
 from ledger.decide import decide
 from ledger.entity_types import CODES, COMPLETE, mask_of
@@ -125,6 +127,7 @@ ids: Final = st.text(
 positions: Final = st.builds(Position, st.integers(0, MAX_US), st.just("") | ids)
 few_positions: Final = st.builds(Position, st.integers(NOW, NOW + 6), st.sampled_from(("", "a", "b", "é")))
 few_acks: Final = st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integers(1, 3))
+few_tokens: Final = st.sampled_from([bytes([number]) * 32 for number in range(1, 12)])
 masks: Final = st.sets(st.sampled_from(TYPES)).map(mask_of)
 
 commands: Final[st.SearchStrategy[Command]] = st.one_of(
@@ -139,6 +142,14 @@ commands: Final[st.SearchStrategy[Command]] = st.one_of(
         st.sampled_from(("", "iOS")),
         st.sampled_from((None, "", "3.2.0", "3.2.1")),
     ),
+    st.builds(
+        RotateToken,
+        st.just(bytes.fromhex(SID)) | few_tokens,
+        few_tokens,
+        st.integers(1, 9),
+        st.none() | st.integers(NOW + 1000, NOW + 2000),
+    ),
+    st.builds(UseToken, few_tokens, st.integers(0, 60)),
 )
 endings: Final[st.SearchStrategy[Command]] = st.builds(EndSession, st.sampled_from(("logout", "revoked")))
 

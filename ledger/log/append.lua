@@ -1,13 +1,15 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
--- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints
+-- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints;
+--         then, if a session begins or ends: provider sessions (sorted set), credentials (hash)
 -- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
 --         ('' for any time), number of sessions; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
---         parent ('' for none), what to keep of it once ended; five counts of arguments, and then so many:
+--         parent ('' for none), what to keep of it once ended, its member of the provider sessions ('' for none);
+--         five counts of arguments, and then so many:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
--- Gives {1, head} of the first session, or on a conflict {0, its session fields, its checkpoint fields}, nothing written.
--- Knows no event type: only that a session is at a version, lives, and belongs to another.
+-- Gives {1}, or on a conflict {0, the first session's fields, its checkpoint fields} with nothing written.
+-- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- The session's seq, at_us and hash are those of its last event here.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
 local SKIP = 128
@@ -15,6 +17,11 @@ local call = redis.call
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
 local conflict, ending, starts, chains, at = false, {}, {}, {}, 5
+local provider_sessions, credentials = KEYS[5 + 2 * ARGV[4]], KEYS[6 + 2 * ARGV[4]]
+if provider_sessions then
+  call('ZCARD', provider_sessions)
+  call('HLEN', credentials)
+end
 for i = 1, tonumber(ARGV[4]) do
   local chain = call('HMGET', KEYS[3 + 2 * i], 'seq', 'head', 'skip')
   call('HLEN', KEYS[4 + 2 * i])
@@ -29,7 +36,7 @@ for i = 1, tonumber(ARGV[4]) do
     ending[ARGV[at]] = true
   end
   starts[i], chains[i] = at, chain
-  at = at + 11 + ARGV[at + 6] + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10]
+  at = at + 12 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   conflict = true
@@ -52,16 +59,15 @@ if conflict then
   return {0, call('HGETALL', KEYS[5]), call('HGETALL', KEYS[6])}
 end
 
-local first_head
 for i, at in ipairs(starts) do
   local session, checkpoints = KEYS[3 + 2 * i], KEYS[4 + 2 * i]
   local head, skip, moved_skip = chains[i][2] or '', chains[i][3] or '', false
-  local from = at + 11
-  local set = from + ARGV[at + 6] -- where each kind of argument begins
-  local remove = set + ARGV[at + 7]
-  local set_checkpoints = remove + ARGV[at + 8]
-  local remove_checkpoints = set_checkpoints + ARGV[at + 9]
-  local last = remove_checkpoints + ARGV[at + 10] - 1
+  local from = at + 12
+  local set = from + ARGV[at + 7] -- where each kind of argument begins
+  local remove = set + ARGV[at + 8]
+  local set_checkpoints = remove + ARGV[at + 9]
+  local remove_checkpoints = set_checkpoints + ARGV[at + 10]
+  local last = remove_checkpoints + ARGV[at + 11] - 1
   for event = from, set - 1, 5 do
     local seq = tonumber(ARGV[event])
     if seq % SKIP == 0 then
@@ -75,7 +81,6 @@ for i, at in ipairs(starts) do
       skip, moved_skip = head, true
     end
   end
-  first_head = first_head or head
   if ARGV[at + 3] == 'live' then
     call('HSET', session, 'head', head, 'seq', ARGV[set - 5], 'at_us', ARGV[set - 4], 'hash', ARGV[set - 1],
       unpack(ARGV, set, remove - 1))
@@ -94,12 +99,19 @@ for i, at in ipairs(starts) do
     if ARGV[at + 2] == '0' then
       call('HSET', KEYS[3], ARGV[at], ARGV[at + 4])
       call('ZADD', KEYS[2], 'GT', ARGV[1], ARGV[at])
+      if ARGV[at + 6] ~= '' then
+        call('ZADD', provider_sessions, 0, ARGV[at + 6])
+      end
     end
   else
     call('DEL', session, checkpoints)
     call('HDEL', KEYS[3], ARGV[at])
     call('ZREM', KEYS[2], ARGV[at])
     call('HSET', KEYS[4], ARGV[at], head .. ' ' .. ARGV[at + 5])
+    call('HDEL', credentials, ARGV[at])
+    if ARGV[at + 6] ~= '' then
+      call('ZREM', provider_sessions, ARGV[at + 6])
+    end
   end
 end
-return {1, first_head}
+return {1}

@@ -80,12 +80,16 @@ async def append(
     """
     names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000, len(sections)]
-    script = _APPEND
+    script, indexed = _APPEND, False
     for section in sections:
         names += _session_keys(partition, section.after.sid)
         _pack(section, args)
         if section.after.ended is not None:
-            script = _END
+            script, indexed = _END, True
+        elif section.before is None:
+            indexed = True
+    if indexed:
+        names += (keys.provider_sessions(partition), keys.credentials(partition))
     reply = await store.script(script, names, args)
     if reply[0] == 1:
         return None
@@ -117,6 +121,13 @@ def parse_ended(kept: bytes) -> Ended:
         raise CorruptLedger(f"what is kept of an ended session cannot be read: {error!r}") from error
 
 
+def provider_member(state: State) -> bytes:
+    """Lay out a session's member of the provider sessions; nothing if no provider knows it."""
+    if not state.provider_session:
+        return b""
+    return f"{state.provider_session.hex()}:{state.sid}".encode()
+
+
 def _pack(section: Section, args: list[Arg]) -> None:
     """Add a section's arguments as append.lua reads them."""
     before, events, after = section
@@ -124,7 +135,7 @@ def _pack(section: Section, args: list[Arg]) -> None:
     keep = msgspec.msgpack.encode((after.seq, after.hash, after.user)) if ended else b""
     to_set, remove, to_set_checkpoints, remove_checkpoints = _NO_CHANGES if ended else changes(before, after)
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (b"ended" if ended else b"live", after.parent or b"", keep)
+    args += (b"ended" if ended else b"live", after.parent or b"", keep, provider_member(after))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     for event in events:
         args += (event.seq, event.at_us, event.schema, event.raw, event.hash)

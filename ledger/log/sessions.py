@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from ledger import keys
 from ledger.fields import Fields
-from ledger.log.append import pairs
+from ledger.log.append import pairs, provider_member
 from ledger.log.store import Script, Store
 from ledger.state import State
 
@@ -21,30 +21,42 @@ class RawSession(NamedTuple):
     ended: bytes | None
     active: bool
     device: bytes | None
+    provider: bool
+    credential: bool
 
 
 async def read_raw_session(store: Store, partition: int, sid: str, state: State | None) -> RawSession:
-    """Read all that is stored of a session at one instant; the devices of its user only if `state` names the user."""
+    """Read all that is stored of a session at one instant; what is filed by user or provider only with its `state`."""
     user = state.user if state else ""
+    member = provider_member(state) if state else b""
     names = (
         keys.session(partition, sid),
         keys.checkpoints(partition, sid),
         keys.ended(partition),
         keys.activity(partition),
         keys.devices(partition, user),
+        keys.provider_sessions(partition),
+        keys.credentials(partition),
     )
-    session, checkpoints, ended, score, device = await store.script(_RAW, names, (sid,))
-    return RawSession(pairs(session), pairs(checkpoints), ended, score is not None, device)
+    session, checkpoints, ended, score, device, provider, held = await store.script(_RAW, names, (sid, member))
+    return RawSession(
+        pairs(session), pairs(checkpoints), ended, score is not None, device, provider is not None, bool(held)
+    )
 
 
 async def indexed_sids(store: Store, partition: int) -> set[str]:
-    """List the sessions in a partition's indexes of living and of ended sessions."""
+    """List the sessions in a partition's indexes: living, ended, known to a provider, with a credential."""
     found: set[str] = set()
-    for scan, name in (("ZSCAN", keys.activity(partition)), ("HSCAN", keys.ended(partition))):
+    for scan, name in (
+        ("ZSCAN", keys.activity(partition)),
+        ("HSCAN", keys.ended(partition)),
+        ("ZSCAN", keys.provider_sessions(partition)),
+        ("HSCAN", keys.credentials(partition)),
+    ):
         cursor = b""
         while cursor != b"0":
             cursor, rows = await store.command(scan, name, cursor or b"0", "COUNT", 1000, key=name)
-            found.update(map(_sid, rows[::2]))
+            found.update(_sid(row.rpartition(b":")[2]) for row in rows[::2])
     return found
 
 

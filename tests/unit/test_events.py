@@ -22,6 +22,8 @@ from ledger.events import (
     StoredAck,
     StreamOffered,
     SyncResetRequested,
+    TokenFirstUsed,
+    TokenRotated,
     decode_event,
     encode_event,
     mask_bytes,
@@ -31,6 +33,8 @@ from ledger.state import State
 from tests.given import histories
 
 ACK = StoredAck(3, 1_737_369_045_123_456, "0a1b", 1)
+
+TOKEN = bytes(range(32))
 
 # Bytes as version 0.1 stored them. Never change one: add samples when an event gets a new field.
 SAMPLES: list[tuple[str, Event]] = [
@@ -85,6 +89,34 @@ SAMPLES: list[tuple[str, Event]] = [
         DeviceDescribed("", "iOS", "3.2.1"),
     ),
     (
+        ("9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0a0a0c0c0a46f696463cf0006651728988000c40430313233"),
+        SessionCreated(
+            "ann",
+            "photos",
+            authenticated_by="oidc",
+            token_expires_at_us=1_800_000_000_000_000,
+            provider_session=b"0123",
+        ),
+    ),
+    (
+        ("94ad746f6b656e5f726f7461746564c420000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f01c0"),
+        TokenRotated(TOKEN, 1),
+    ),
+    (
+        (
+            "94ad746f6b656e5f726f7461746564c420000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+            "cd012ccf0006651728988000"
+        ),
+        TokenRotated(TOKEN, 300, 1_800_000_000_000_000),
+    ),
+    (
+        (
+            "93b0746f6b656e5f66697273745f75736564c420000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c"
+            "1d1e1fcf0006651728988000"
+        ),
+        TokenFirstUsed(TOKEN, 1_800_000_000_000_000),
+    ),
+    (
         "93ad73657373696f6e5f656e646564a66c6f676f7574a3616e6e",
         SessionEnded("logout", "ann"),
     ),
@@ -107,9 +139,9 @@ def test_the_tag_comes_first_and_is_stable(hexed: str, event: Event) -> None:
     assert tag == "".join("_" + c.lower() if c.isupper() else c for c in type(event).__name__).lstrip("_")
 
 
-@pytest.mark.parametrize(("hexed", "event"), SAMPLES)
-def test_later_fields_are_ignored(hexed: str, event: Event) -> None:
-    fields = msgspec.msgpack.decode(bytes.fromhex(hexed))
+@pytest.mark.parametrize("event", [event for _, event in SAMPLES])
+def test_later_fields_are_ignored(event: Event) -> None:
+    fields = msgspec.msgpack.decode(encode_event(event))
     assert decode_event(msgspec.msgpack.encode([*fields, "later", {"and": ["more"]}]), 1) == event
 
 
@@ -121,8 +153,8 @@ def test_events_read_back_as_they_were_written(history: list[tuple[Recorded, Sta
 
 
 def test_an_unknown_tag_is_named_with_the_schema_that_wrote_it() -> None:
-    with pytest.raises(UnknownEvent, match="'token_rotated' in schema 1"):
-        decode_event(msgspec.msgpack.encode(["token_rotated", b"x"]), 1)
+    with pytest.raises(UnknownEvent, match="'pin_changed' in schema 1"):
+        decode_event(msgspec.msgpack.encode(["pin_changed", b"x"]), 1)
 
 
 def test_a_newer_schema_is_not_guessed_at() -> None:

@@ -26,6 +26,8 @@ created = st.builds(
     app_version=st.none() | names,
     expires_at_us=st.none() | st.integers(NOW + 100, 2**53),
     authenticated_by=st.just("") | names,
+    token_expires_at_us=st.none() | st.integers(NOW + 100, 2**53),
+    provider_session=st.binary(max_size=16),
 )
 
 

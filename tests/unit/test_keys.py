@@ -22,6 +22,9 @@ OF_A_PARTITION = [
     keys.ended(17),
     keys.activity(17),
     keys.devices(17, USER),
+    keys.identity(17, USER),
+    keys.credentials(17),
+    keys.provider_sessions(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -29,7 +32,15 @@ OF_A_LIBRARY = [
     keys.catalog_ids(LIBRARY, "asset"),
     keys.catalog_edges(LIBRARY),
 ]
-OF_ALL = [keys.meta(), keys.api_keys(), keys.catalog_libraries()]
+OF_ALL = [
+    keys.meta(),
+    keys.api_keys(),
+    keys.api_keys_used(),
+    keys.counters(),
+    keys.catalog_libraries(),
+    keys.identity_link("5e"),
+    keys.email("5e"),
+]
 
 
 def test_the_names_in_the_store_never_change() -> None:
@@ -40,9 +51,20 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:ended",
         b"{p17}:activity",
         b"{p17}:devices:ann",
+        b"{p17}:identity:ann",
+        b"{p17}:credentials",
+        b"{p17}:provider-sessions",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [b"{lphotos}:meta", b"{lphotos}:rows:AssetV2", b"{lphotos}:ids:asset", b"{lphotos}:edges"]
-    assert OF_ALL == [b"ledger:meta", b"ledger:api-keys", b"ledger:libraries"]
+    assert OF_ALL == [
+        b"ledger:meta",
+        b"ledger:api-keys",
+        b"ledger:api-keys-used",
+        b"ledger:counters",
+        b"ledger:libraries",
+        b"ledger:identity:5e",
+        b"ledger:email:5e",
+    ]
 
 
 def test_every_key_function_is_told_here() -> None:

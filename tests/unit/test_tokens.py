@@ -13,10 +13,20 @@ from joserfc import jwt
 from joserfc.errors import BadSignatureError
 from joserfc.jwk import OKPKey
 
-from ledger.tokens import ALGORITHM, MAX_TOKEN_CHARS, TokenIssuer, make_key, read_key, read_token, session_id
+from ledger.tokens import (
+    ALGORITHM,
+    MAX_TOKEN_CHARS,
+    TokenIssuer,
+    digest,
+    make_key,
+    read_keyring,
+    read_token,
+    session_id,
+)
 from tests.given import NOW
 
 KEY = make_key()
+ISSUER = TokenIssuer(lambda: read_keyring(KEY))
 
 
 def payload(token: str) -> dict[str, object]:
@@ -31,34 +41,34 @@ def token_of(claims: bytes | str) -> str:
 
 
 def test_a_token_leads_to_its_user_and_session() -> None:
-    issued = TokenIssuer(read_key(KEY)).issue("ann", NOW)
+    issued = ISSUER.issue("ann", NOW)
     assert issued.sid == sha256(issued.token.encode()).hexdigest() == session_id(issued.token)
-    assert read_token(issued.token) == ("ann", issued.sid)
+    assert read_token(issued.token) == ("ann", issued.sid, digest(issued.token), 0, None, False)
     assert issued.expires_at_us is None
     assert set(payload(issued.token)) == {"sub", "iat", "jti"}
 
 
 def test_two_tokens_are_never_the_same() -> None:
-    issuer = TokenIssuer(read_key(KEY))
+    issuer = ISSUER
     assert len({issuer.issue("ann", NOW).sid for _ in range(20)}) == 20
 
 
 def test_a_token_with_a_time_to_live_says_so_and_expires_no_sooner_than_its_session() -> None:
-    issued = TokenIssuer(read_key(KEY)).issue("ann", NOW + 1, ttl_us=1_500_000)
+    issued = ISSUER.issue("ann", NOW + 1, ttl_us=1_500_000)
     assert issued.expires_at_us == NOW + 1_500_001
     assert payload(issued.token)["exp"] == NOW // 1_000_000 + 2
 
 
 def test_others_can_tell_a_token_of_ours() -> None:
-    token = TokenIssuer(read_key(KEY)).issue("ann", NOW).token
-    public = OKPKey.import_key(read_key(KEY).as_dict(private=False))
+    token = ISSUER.issue("ann", NOW).token
+    public = OKPKey.import_key(read_keyring(KEY)[0].as_dict(private=False))
     assert jwt.decode(token, public, algorithms=[ALGORITHM]).claims["sub"] == "ann"
     with pytest.raises(BadSignatureError):
-        jwt.decode(token, read_key(make_key()), algorithms=[ALGORITHM])
+        jwt.decode(token, read_keyring(make_key())[0], algorithms=[ALGORITHM])
 
 
 def test_a_changed_token_opens_another_session() -> None:
-    token = TokenIssuer(read_key(KEY)).issue("ann", NOW).token
+    token = ISSUER.issue("ann", NOW).token
     head, body, signature = token.split(".")
     forged = f"{head}.{body}.{signature[:-2]}"
     caller = read_token(forged)
@@ -107,10 +117,10 @@ def test_reading_never_fails(token: str) -> None:
         "[]",
         '{"kty":"oct","k":"c2VjcmV0"}',
         '{"kty":"OKP","crv":"X25519","x":"c2VjcmV0","d":"c2VjcmV0"}',
-        json.dumps(read_key(KEY).as_dict(private=False)),
+        json.dumps(read_keyring(KEY)[0].as_dict(private=False)),
     ],
 )
 def test_what_is_no_private_signing_key_is_refused_without_telling_it(text: str) -> None:
     with pytest.raises(ValueError, match="the token key is not") as refused:
-        read_key(text)
+        read_keyring(text)
     assert "c2VjcmV0" not in str(refused.value)
