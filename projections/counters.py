@@ -1,0 +1,101 @@
+"""How often things happened, counted for all workers in one hash of the store; it survives restarts.
+
+For what is rare and worth an operator's look: refusals, not requests. A count may miss what happened while the store
+was away, and is never taken for more than a hint.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ledger import keys
+from ledger.log.store import Store
+
+OTHER: Final = "other"
+
+
+class Known(NamedTuple):
+    """What a counter counts, and the one label it may have with all its values."""
+
+    help: str
+    label: str = ""
+    values: tuple[str, ...] = ()
+
+
+# Every counter there is. The values of labels are listed, so that the hash is bounded whoever asks for what.
+COUNTERS: Final[dict[str, Known]] = {
+    "sign_in_refused": Known(
+        "Sign-ins that admitted nobody, by why.",
+        "reason",
+        (
+            "not_enabled",
+            "state_missing",
+            "state_mismatch",
+            "verifier_missing",
+            "answer_invalid",
+            "provider_refused",
+            "code_refused",
+            "issuer_mismatch",
+            "id_token_invalid",
+            "nonce_mismatch",
+            "id_token_expired",
+            "email_missing",
+            "not_registered",
+            "email_taken",
+            "identity_taken",
+            "logout_token_invalid",
+        ),
+    ),
+    "provider_unavailable": Known("Requests that failed because the identity provider did not answer."),
+    # Refused credentials of requests, sign-ins left out.
+    "bad_tokens": Known("Credentials that admitted nobody: unknown, ended, expired or replaced."),
+    "token_reused": Known("Sessions ended because a token came back long after it was replaced: a copy, most likely."),
+    "limited": Known(
+        "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
+    ),
+}
+
+
+class Count(NamedTuple):
+    """A counter's value; `label_value` is empty for a counter without a label."""
+
+    name: str
+    label_value: str
+    value: int
+
+
+class Counters:
+    """Counters in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def add(self, name: str, **labels: str) -> None:
+        """Count one more; a label's unknown value counts as `other`. Raises Unavailable, KeyError for no known counter.
+
+        A count whose reply was lost is not made again.
+        """
+        await self._store.command("HINCRBY", keys.counters(), _field(name, labels), 1, key=keys.counters())
+
+    async def all(self) -> list[Count]:
+        """Read every counter in the order of the table, with every value of its label; 0 where nothing was counted."""
+        flat = await self._store.command("HGETALL", keys.counters(), key=keys.counters())
+        found = {field.decode(): int(value) for field, value in zip(flat[::2], flat[1::2], strict=True)}
+        counts = []
+        for name, known in COUNTERS.items():
+            for value in (*known.values, OTHER) if known.label else ("",):
+                field = _field(name, {known.label: value} if known.label else {})
+                if value != OTHER or field in found:
+                    counts.append(Count(name, value, found.get(field, 0)))
+        return counts
+
+
+def _field(name: str, labels: dict[str, str]) -> str:
+    """Name a count: the counter, then its label and value."""
+    known = COUNTERS[name]
+    if labels.keys() != ({known.label} if known.label else set()):
+        raise KeyError(f"{name} has the label {known.label!r}, and is given {sorted(labels)}")
+    if not known.label:
+        return name
+    value = labels[known.label]
+    return f"{name}{{{known.label}={value if value in known.values else OTHER}}}"
