@@ -2,26 +2,35 @@
 
 A key is 256 random bits, shown once. Kept is only its SHA-256, under an id that is the start of that hash: a fast hash
 is enough, because nobody can guess what it is the hash of.
+
+When a key was last used is noted beside it, at most once a minute by each process, and no request waits for that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from ledger import keys
-from ledger.errors import CorruptLedger, InvalidInput, Refused
+from ledger.errors import CorruptLedger, InvalidInput, LedgerError, Refused
 
-SCOPES: Final = ("audit.read", "entities.read", "entities.write")
+SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read")
 PREFIX: Final = "slk_"
 MAX_NAME_CHARS: Final = 100
 _ID_CHARS: Final = 16
 _MAX_KEY_CHARS: Final = 128
+NOTED_FOR_US: Final = 60_000_000
+"""How long a note of use is good for."""
+
+log = logging.getLogger("syncledger.api_keys")
 
 
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,8 +53,12 @@ _decode: Final = msgspec.json.Decoder(ApiKey).decode
 class ApiKeys:
     """The API keys of a ledger."""
 
-    def __init__(self, store: _Store) -> None:
+    def __init__(self, store: _Store, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        """`clock` tells the time in µs since 1970 UTC."""
         self._store = store
+        self._clock = clock
+        self._noted_us: dict[str, int] = {}
+        self._notes: set[asyncio.Task[None]] = set()
 
     async def create(self, scopes: Iterable[str], *, name: str, now_us: int) -> tuple[str, ApiKey]:
         """Make a key and return it, for the only time, with what is kept of it; raises InvalidInput."""
@@ -58,7 +71,7 @@ class ApiKeys:
         return text, key
 
     async def find(self, text: str) -> ApiKey | None:
-        """Look a presented key up; None if there is no such key."""
+        """Look a presented key up; None if there is no such key. Its use is noted in the background."""
         if len(text) > _MAX_KEY_CHARS:
             return None
         digest = _digest(text)
@@ -66,19 +79,50 @@ class ApiKeys:
         if raw is None:
             return None
         key = _read(raw)
-        return key if hmac.compare_digest(key.hash, digest) else None
+        if not hmac.compare_digest(key.hash, digest):
+            return None
+        self._note_use(key.id)
+        return key
 
     async def all(self) -> list[ApiKey]:
         """List all keys, oldest first; empty without any."""
         raw = await self._run("HVALS", keys.api_keys())
         return sorted((_read(value) for value in raw), key=lambda key: (key.created_at_us, key.id))
 
+    async def used_ms(self) -> dict[str, int]:
+        """Tell when keys were last used, in ms since 1970 UTC, to the minute; one never used is not among them."""
+        flat = await self._run("HGETALL", keys.api_keys_used())
+        return {name.decode(): int(at_ms) for name, at_ms in zip(flat[::2], flat[1::2], strict=True)}
+
     async def revoke(self, key_id: str) -> bool:
         """Delete a key by its id; False if there was none."""
-        return bool(await self._run("HDEL", keys.api_keys(), key_id))
+        deleted = await self._run("HDEL", keys.api_keys(), key_id)
+        # A note may arrive after its key has gone: whatever belongs to no key goes along, now or the next time.
+        noted = await self._run("HKEYS", keys.api_keys_used())
+        left = set(noted) - set(await self._run("HKEYS", keys.api_keys()))
+        if left:
+            await self._run("HDEL", keys.api_keys_used(), *left)
+        return bool(deleted)
 
-    async def _run(self, *args: bytes | str | int) -> Any:
-        return await self._store.command(*args, key=keys.api_keys())
+    def _note_use(self, key_id: str) -> None:
+        """Note the use of a key, unless this process did so lately."""
+        now_us = self._clock()
+        if now_us - self._noted_us.get(key_id, -NOTED_FOR_US) < NOTED_FOR_US:
+            return
+        self._noted_us[key_id] = now_us
+        task = asyncio.create_task(self._write_use(key_id, now_us // 1000))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _write_use(self, key_id: str, now_ms: int) -> None:
+        try:
+            await self._run("HSET", keys.api_keys_used(), key_id, now_ms)
+        except LedgerError as error:
+            self._noted_us.pop(key_id, None)
+            log.warning("the use of an API key could not be noted: %s", error)
+
+    async def _run(self, command: str, name: bytes, *args: bytes | str | int) -> Any:
+        return await self._store.command(command, name, *args, key=name)
 
 
 def _digest(text: str) -> str:

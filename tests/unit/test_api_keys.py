@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput
-from projections.api_keys import PREFIX, SCOPES, ApiKeys
+from ledger.log.script import Arg
+from projections.api_keys import NOTED_FOR_US, PREFIX, SCOPES, ApiKeys
 from tests.fake_store import FakeStore
+from tests.ledgers import Clock
 
 
 async def test_a_key_is_found_by_its_text_only() -> None:
@@ -49,3 +54,86 @@ async def test_a_key_needs_known_scopes(scopes: list[str]) -> None:
 async def test_a_name_is_short_and_printable(name: str) -> None:
     with pytest.raises(InvalidInput):
         await ApiKeys(FakeStore()).create(SCOPES, name=name, now_us=1)
+
+
+class CountingStore(FakeStore):
+    """A store that counts the notes of use, and waits with them until they may be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = 0
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        if args[0] == "HSET" and key == keys.api_keys_used():
+            self.notes += 1
+            await self.may_write.wait()
+        return await super().command(*args, key=key)
+
+
+async def noted(api_keys: ApiKeys) -> dict[str, int]:
+    """Let notes on their way arrive, and read them."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return await api_keys.used_ms()
+
+
+async def test_the_last_use_of_a_key_is_noted_once_a_minute() -> None:
+    store, clock = CountingStore(), Clock()
+    api_keys = ApiKeys(store, clock)
+    text, made = await api_keys.create(["audit.read"], name="", now_us=1)
+    other, _ = await api_keys.create(["audit.read"], name="", now_us=1)
+    assert await noted(api_keys) == {}
+    began_us = clock.now_us
+    for _ in range(50):
+        await api_keys.find(text)
+        clock.now_us += NOTED_FOR_US // 50
+    assert await noted(api_keys) == {made.id: began_us // 1000}
+    assert store.notes == 1
+    await api_keys.find(text)
+    assert await noted(api_keys) == {made.id: (began_us + NOTED_FOR_US) // 1000}
+    assert store.notes == 2
+    assert await api_keys.find(f"{other}x") is None
+    assert len(await noted(api_keys)) == 1
+
+
+async def test_nobody_waits_for_the_note() -> None:
+    store = CountingStore()
+    api_keys = ApiKeys(store)
+    text, made = await api_keys.create(["audit.read"], name="", now_us=1)
+    store.may_write.clear()
+    assert await asyncio.wait_for(api_keys.find(text), 5) == made
+    assert await noted(api_keys) == {}
+    store.may_write.set()
+    assert set(await noted(api_keys)) == {made.id}
+
+
+async def test_a_note_that_failed_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    store = CountingStore()
+    api_keys = ApiKeys(store)
+    text, made = await api_keys.create(["audit.read"], name="", now_us=1)
+    name = keys.api_keys_used()
+    await store.command("SET", name, "of another type", key=name)
+    assert await api_keys.find(text) == made
+    await asyncio.sleep(0.01)
+    assert "could not be noted" in caplog.text
+    assert text not in caplog.text
+    await store.command("DEL", name, key=name)
+    assert await api_keys.find(text) == made
+    assert set(await noted(api_keys)) == {made.id}
+
+
+async def test_a_revoked_key_leaves_no_note_also_if_one_comes_late() -> None:
+    store = CountingStore()
+    api_keys = ApiKeys(store)
+    text, made = await api_keys.create(["audit.read"], name="", now_us=1)
+    kept_text, kept = await api_keys.create(["audit.read"], name="", now_us=1)
+    await api_keys.find(kept_text)
+    store.may_write.clear()
+    await api_keys.find(text)
+    assert await api_keys.revoke(made.id) is True
+    store.may_write.set()
+    assert set(await noted(api_keys)) == {made.id, kept.id}
+    assert await api_keys.revoke(made.id) is False
+    assert set(await noted(api_keys)) == {kept.id}
