@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
-from joserfc.jwk import OKPKey
 
 from ledger.errors import InvalidInput, LayoutError
 from ledger.log.layout import StorePromise, open_layout, read_promise
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
-from ledger.tokens import make_key, read_key
+from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded import embedded_server
+from ops.key_files import FileSource, read_or_make
 from ops.settings import Settings
 from projections.api_keys import ApiKeys
 from projections.entities.catalog import Catalog
 
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
+SECOND_US = 1_000_000
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -52,7 +51,8 @@ async def open_all(url: str, settings: Settings) -> Opened:
     except BaseException:
         await store.close()
         raise
-    return Opened(store, Ledger(store, partitions, now_us), Catalog(store), ApiKeys(store), promise)
+    ledger = Ledger(store, partitions, now_us, token_grace_us=int(settings.token_grace_s * SECOND_US))
+    return Opened(store, ledger, Catalog(store), ApiKeys(store, now_us), promise)
 
 
 @asynccontextmanager
@@ -73,29 +73,20 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
             await found.store.close()
 
 
-def token_key(settings: Settings) -> OKPKey:
-    """Read the key that signs tokens, from the settings or the data folder, where it is made on first use."""
-    text = settings.token_key
-    if text is None:
-        text = _kept_key(settings.data_dir / TOKEN_KEY_FILE)
+def keyring_source(settings: Settings) -> Callable[[], Keyring]:
+    """Give the keys that sign tokens, whenever asked.
+
+    A file, of the settings or in the data folder, where one is made on first use, is read again when it has changed, so
+    keys are rotated without a restart. Raises InvalidInput naming LEDGER_TOKEN_KEY.
+    """
     try:
-        return read_key(text)
+        if settings.token_key is not None and settings.token_key_file is None:
+            keyring = read_keyring(settings.token_key)
+            return lambda: keyring
+        if settings.token_key_file is not None:
+            return FileSource(settings.token_key_file, read_keyring)
+        file = settings.data_dir / TOKEN_KEY_FILE
+        read_or_make(file, make_key)
+        return FileSource(file, read_keyring)
     except ValueError as error:
         raise InvalidInput([(("LEDGER_TOKEN_KEY",), str(error))]) from None
-
-
-def _kept_key(file: Path) -> str:
-    """Read the key file, made whole and only once however many start together; readable by its owner only."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not file.exists():
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as stream:
-            stream.write(make_key())
-            stream.flush()
-            os.fsync(stream.fileno())
-        with suppress(FileExistsError):
-            os.link(draft, file)
-        draft.unlink()
-    return file.read_text()

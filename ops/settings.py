@@ -1,27 +1,45 @@
 """All that can be configured, read once: `LEDGER_*` in the environment, overridden by the command line.
 
-Secrets (the token key, a Redis URL with a password) come from the environment or from a file named by the variable
-with `_FILE` behind it, never from the command line, where every user of the machine can read them.
+Secrets (keys, the client's secret, a Redis URL with a password) come from the environment or from a file named by the
+variable with `_FILE` behind it, never from the command line, where every user of the machine can read them.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from ledger.errors import InvalidInput
-from ops.durations import format_duration, parse_duration
+from ledger.tokens import read_keyring
+from ops import setting_parsers as read
+from ops.identity_settings import (
+    ALGORITHMS,
+    GumnutSettings,
+    Identity,
+    OidcSettings,
+    TokenAuth,
+    default_identity,
+    missing,
+    shown,
+)
 
 Durability = Literal["default", "fsync"]
 Source = Literal["catalog"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+SecureCookies = Literal["auto", "always"]
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How often somebody may try, in the notation of the `limits` library; endpoints/limits.py says what counts."""
+
+    sign_in: str = "30/minute"
+    account: str = "20/10 minutes"
+    bad_token: str = "120/minute"  # noqa: S105 - no secret
+    refresh: str = "30/minute"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,14 +64,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_timeout_s: float = 5.0
     log: LogLevel = "info"
     token_key: str | None = None
-    """Key that signs tokens; None: made on first start and kept in `data_dir`."""
+    """Key or keys that sign tokens; None: made on first start and kept in `data_dir`."""
+    token_key_file: Path | None = None
+    """The file `token_key` was read from; a service reads it again when it changes."""
+    token_ttl_s: float | None = None
+    """How long a token is good for; None: as long as its session."""
+    token_grace_s: float = 60.0
+    """How long a token is good for after the one that replaces it was first used."""
+    credential_keys: tuple[str, ...] = ()
+    """Keys that encrypt what providers entrust, newest first; empty: made on first start and kept in `data_dir`."""
+    external_domain: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose word on the client's address and scheme is taken."""
+    secure_cookies: SecureCookies = "auto"
+    identity: Identity = "none"
+    oidc: OidcSettings = OidcSettings()
+    gumnut: GumnutSettings = GumnutSettings()
+    limits: LimitSettings = LimitSettings()
 
     def __repr__(self) -> str:
         """Show everything but secrets."""
-        shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        shown["token_key"] = "hidden" if self.token_key else None
-        shown["redis_url"] = without_password(self.redis_url) if self.redis_url else None
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return shown(
+            self,
+            token_key="hidden" if self.token_key else None,
+            credential_keys=f"{len(self.credential_keys)} hidden",
+            redis_url=without_password(self.redis_url) if self.redis_url else None,
+        )
 
     def __rich_repr__(self) -> Any:
         """Show the same as `repr`."""
@@ -66,6 +102,64 @@ class Variable(NamedTuple):
     name: str
     parse: Callable[[str], Any]
     secret: bool = False
+
+
+def _token_key(text: str) -> str:
+    read_keyring(text)
+    return text
+
+
+VARIABLES: dict[str, Variable] = {
+    "host": Variable("LEDGER_HOST", read.host),
+    "port": Variable("LEDGER_PORT", read.integer(0, 65535)),
+    "workers": Variable("LEDGER_WORKERS", read.integer(1, 256)),
+    "data_dir": Variable("LEDGER_DATA_DIR", read.path),
+    "redis_url": Variable("LEDGER_REDIS", read.redis_url, secret=True),
+    "partitions": Variable("LEDGER_PARTITIONS", read.integer(1, 4096)),
+    "durability": Variable("LEDGER_DURABILITY", read.choice(Durability)),
+    "source": Variable("LEDGER_SOURCE", read.choice(Source)),
+    "stall_s": Variable("LEDGER_STALL", read.duration(1)),
+    "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
+    "idle_s": Variable("LEDGER_IDLE", read.duration(0)),
+    "tombstones_s": Variable("LEDGER_TOMBSTONES", read.duration(0)),
+    "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", read.duration(1)),
+    "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", read.duration(0.05)),
+    "log": Variable("LEDGER_LOG", read.choice(LogLevel)),
+    "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
+    "token_ttl_s": Variable("LEDGER_TOKEN_TTL", read.duration(1)),
+    "token_grace_s": Variable("LEDGER_TOKEN_GRACE", read.duration(0)),
+    "credential_keys": Variable("LEDGER_CREDENTIAL_KEY", read.fernet_keys, secret=True),
+    "external_domain": Variable("LEDGER_EXTERNAL_DOMAIN", read.origin),
+    "trusted_proxies": Variable("LEDGER_TRUSTED_PROXIES", read.networks),
+    "secure_cookies": Variable("LEDGER_SECURE_COOKIES", read.choice(SecureCookies)),
+    "identity": Variable("LEDGER_IDENTITY", read.choice(Identity)),
+    "oidc.issuer": Variable("LEDGER_OIDC_ISSUER", read.issuer_url),
+    "oidc.client_id": Variable("LEDGER_OIDC_CLIENT_ID", read.line),
+    "oidc.client_secret": Variable("LEDGER_OIDC_CLIENT_SECRET", read.secret, secret=True),
+    "oidc.scope": Variable("LEDGER_OIDC_SCOPE", read.scope),
+    "oidc.prompt": Variable("LEDGER_OIDC_PROMPT", read.line),
+    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*ALGORITHMS)),
+    "oidc.token_auth": Variable("LEDGER_OIDC_TOKEN_AUTH", read.choice(TokenAuth)),
+    "oidc.clock_skew_s": Variable("LEDGER_OIDC_CLOCK_SKEW", read.duration(0)),
+    "oidc.end_session": Variable("LEDGER_OIDC_END_SESSION", read.https_url),
+    "oidc.user_claim": Variable("LEDGER_OIDC_USER_CLAIM", read.line),
+    "oidc.library_claim": Variable("LEDGER_OIDC_LIBRARY_CLAIM", read.line),
+    "oidc.role_claim": Variable("LEDGER_OIDC_ROLE_CLAIM", read.line),
+    "oidc.mobile_redirect_uri": Variable("LEDGER_OIDC_MOBILE_REDIRECT_URI", read.https_url),
+    "oidc.auto_register": Variable("LEDGER_OIDC_AUTO_REGISTER", read.flag),
+    "oidc.auto_launch": Variable("LEDGER_OIDC_AUTO_LAUNCH", read.flag),
+    "oidc.button_text": Variable("LEDGER_OIDC_BUTTON_TEXT", read.line),
+    "gumnut.url": Variable("LEDGER_GUMNUT_URL", read.https_url),
+    "gumnut.library": Variable("LEDGER_GUMNUT_LIBRARY", read.name),
+    "limits.sign_in": Variable("LEDGER_SIGN_IN_LIMIT", read.rate),
+    "limits.account": Variable("LEDGER_ACCOUNT_LIMIT", read.rate),
+    "limits.bad_token": Variable("LEDGER_BAD_TOKEN_LIMIT", read.rate),
+    "limits.refresh": Variable("LEDGER_REFRESH_LIMIT", read.rate),
+}
+"""By the field a variable sets; `group.field` is a field of one of the settings' parts."""
+
+CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY"}
+"""What commands that talk to a service read themselves; a shell may have them set when it serves."""
 
 
 def without_password(url: str) -> str:
@@ -83,112 +177,40 @@ def without_password(url: str) -> str:
     return urlunsplit((parts.scheme, user + host, parts.path, query, parts.fragment))
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.strip().isascii() and text.strip().isdigit()) or not low <= int(text) <= high:
-            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _choice(options: Any) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.strip().lower() not in get_args(options):
-            raise ValueError(f"{text!r} is none of {', '.join(get_args(options))}")
-        return text.strip().lower()
-
-    return parse
-
-
-def _duration(shortest_s: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        duration_s = parse_duration(text)
-        if duration_s < shortest_s:
-            raise ValueError(f"{text!r} is shorter than {format_duration(shortest_s)}")
-        return duration_s
-
-    return parse
-
-
-def _host(text: str) -> str:
-    host = text.strip().removeprefix("[").removesuffix("]")
-    if ":" in host:
-        ipaddress.IPv6Address(host.partition("%")[0])
-    if not host or any(c.isspace() or c == "/" for c in host):
-        raise ValueError(f"{text!r} is not a host name or address")
-    return host
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError("a folder is expected")
-    return Path(text).expanduser()
-
-
-def _redis_url(text: str) -> str:
-    url = text.strip()
-    scheme, separator, rest = url.partition("://")
-    if scheme not in REDIS_SCHEMES or not separator or not rest:
-        schemes = ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES)
-        raise ValueError(f"a Redis URL begins with one of {schemes}")  # its text may hold a password: never shown
-    return url
-
-
-def _token_key(text: str) -> str:
-    if len(text) < 32:
-        raise ValueError("a key of at least 32 characters is expected")
-    return text
-
-
-VARIABLES: dict[str, Variable] = {
-    "host": Variable("LEDGER_HOST", _host),
-    "port": Variable("LEDGER_PORT", _integer(0, 65535)),
-    "workers": Variable("LEDGER_WORKERS", _integer(1, 256)),
-    "data_dir": Variable("LEDGER_DATA_DIR", _path),
-    "redis_url": Variable("LEDGER_REDIS", _redis_url, secret=True),
-    "partitions": Variable("LEDGER_PARTITIONS", _integer(1, 4096)),
-    "durability": Variable("LEDGER_DURABILITY", _choice(Durability)),
-    "source": Variable("LEDGER_SOURCE", _choice(Source)),
-    "stall_s": Variable("LEDGER_STALL", _duration(1)),
-    "grace_s": Variable("LEDGER_GRACE", _duration(0)),
-    "idle_s": Variable("LEDGER_IDLE", _duration(0)),
-    "tombstones_s": Variable("LEDGER_TOMBSTONES", _duration(0)),
-    "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", _duration(1)),
-    "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", _duration(0.05)),
-    "log": Variable("LEDGER_LOG", _choice(LogLevel)),
-    "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
-}
-
-
-CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY"}
-"""What commands that talk to a service read themselves; a shell may have them set when it serves."""
-
-
 def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     """Build the settings from `environ` and the command line's `overrides` (by field; None: not given).
 
     A string, wherever it comes from, is parsed; an empty variable counts as not set. Raises InvalidInput with one
-    problem for each variable or option that does not fit; none of them shows a secret.
+    problem for each variable or option that does not fit or is missing; none of them shows a secret.
     """
     problems: list[tuple[tuple[str], str]] = []
     values: dict[str, Any] = {}
+    given: dict[str, object] = {}
     for field, variable in VARIABLES.items():
         override = overrides.pop(field, None)
         name = variable.name if override is None else "--" + field.removesuffix("_url").replace("_", "-")
         try:
-            given = _from_environment(variable, environ) if override is None else override
+            value = _from_environment(variable, environ) if override is None else override
             if field == "redis_url" and isinstance(override, str):
                 _refuse_password(override)
-            if given is not None:
-                values[field] = variable.parse(given) if isinstance(given, str) else given
+            if value is not None:
+                given[variable.name] = value
+                values[field] = variable.parse(value) if isinstance(value, str) else value
         except (ValueError, OSError) as error:
+            given[variable.name] = None
             problems.append(((name,), str(error)))
     if overrides:
         raise TypeError(f"no such settings: {', '.join(overrides)}")
+    oidc = OidcSettings(**_part("oidc", values))
+    identity = values.setdefault("identity", default_identity(oidc))
+    problems += missing(identity, oidc, given)
     if problems:
         raise InvalidInput(problems)
-    return Settings(**values)
+    gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
+    key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
+    return Settings(
+        **values, oidc=oidc, gumnut=gumnut, limits=limits, token_key_file=Path(key_file) if key_file else None
+    )
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -199,6 +221,12 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
         | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
     )
     return sorted(name for name in environ if name.startswith("LEDGER_") and name not in known)
+
+
+def _part(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of one part of the settings out of all."""
+    names = [name for name in values if name.startswith(f"{group}.")]
+    return {name.removeprefix(f"{group}."): values.pop(name) for name in names}
 
 
 def _from_environment(variable: Variable, environ: Mapping[str, str]) -> str | None:

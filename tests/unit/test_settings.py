@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
+from ledger.tokens import make_key
 from ops.durations import LONGEST_MS, format_duration, parse_duration
-from ops.settings import VARIABLES, Settings, read_settings, unknown_variables, without_password
+from ops.identity_settings import OidcSettings
+from ops.setting_parsers import rate
+from ops.settings import VARIABLES, LimitSettings, Settings, read_settings, unknown_variables, without_password
 
-KEY = "k" * 40
+KEY = make_key()
+FERNET = urlsafe_b64encode(b"k" * 32).decode()
+OIDC = {"LEDGER_OIDC_ISSUER": "https://id.example.org/realms/photos", "LEDGER_OIDC_CLIENT_ID": "ledger"}
 
 
 def problem(environ: dict[str, str], **overrides: object) -> tuple[tuple[str | int, ...], str]:
@@ -59,7 +66,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_a_variable_of_its_own() -> None:
-    assert set(VARIABLES) == set(Settings.__struct_fields__)
+    parts = ("oidc", "gumnut", "limits")
+    fields = set(Settings.__struct_fields__) - {*parts, "token_key_file"}
+    fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
+    assert set(VARIABLES) == fields
     assert len({variable.name for variable in VARIABLES.values()}) == len(VARIABLES)
     assert all(variable.name.startswith("LEDGER_") for variable in VARIABLES.values())
 
@@ -113,6 +123,33 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_SOURCE", "files"),
         ("LEDGER_LOG", "loud"),
         ("LEDGER_TOKEN_KEY", "short"),
+        ("LEDGER_TOKEN_KEY", "k" * 40),
+        ("LEDGER_TOKEN_KEY", '{"kty":"oct","k":"c2VjcmV0"}'),
+        ("LEDGER_TOKEN_KEY", '{"keys":[]}'),
+        ("LEDGER_TOKEN_TTL", "never"),
+        ("LEDGER_TOKEN_TTL", "0s"),
+        ("LEDGER_TOKEN_GRACE", "60"),
+        ("LEDGER_CREDENTIAL_KEY", "short"),
+        ("LEDGER_CREDENTIAL_KEY", ","),
+        ("LEDGER_CREDENTIAL_KEY", f"{FERNET},é"),
+        ("LEDGER_IDENTITY", "ldap"),
+        ("LEDGER_GUMNUT_URL", "http://api.gumnut.ai"),
+        ("LEDGER_GUMNUT_LIBRARY", "a b"),
+        ("LEDGER_TRUSTED_PROXIES", "*"),
+        ("LEDGER_TRUSTED_PROXIES", "proxy.example.org"),
+        ("LEDGER_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("LEDGER_SECURE_COOKIES", "never"),
+        ("LEDGER_EXTERNAL_DOMAIN", "photos.example.org"),
+        ("LEDGER_EXTERNAL_DOMAIN", "https://photos.example.org/app"),
+        ("LEDGER_EXTERNAL_DOMAIN", "https://a@photos.example.org"),
+        ("LEDGER_EXTERNAL_DOMAIN", "https://photos.example.org?x"),
+        ("LEDGER_EXTERNAL_DOMAIN", "https://photos.example.org:port"),
+        ("LEDGER_EXTERNAL_DOMAIN", "https://"),
+        ("LEDGER_SIGN_IN_LIMIT", "30"),
+        ("LEDGER_SIGN_IN_LIMIT", "0/minute"),
+        ("LEDGER_ACCOUNT_LIMIT", "1/second;5/minute"),
+        ("LEDGER_BAD_TOKEN_LIMIT", "30/fortnight"),
+        ("LEDGER_REFRESH_LIMIT", "99999999999/minute"),
         ("LEDGER_TOKEN_KEY_FILE", "/does/not/exist"),
     ],
 )
@@ -133,25 +170,188 @@ def test_all_problems_are_told_at_once() -> None:
     assert {path for path, _ in caught.value.problems} == {("LEDGER_STALL",), ("LEDGER_PORT",)}
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LEDGER_OIDC_ISSUER", "http://id.example.org"),
+        ("LEDGER_OIDC_ISSUER", "http://127.0.0.1.example.org"),
+        ("LEDGER_OIDC_ISSUER", "http://127.0.0.1@example.org"),
+        ("LEDGER_OIDC_ISSUER", "id.example.org"),
+        ("LEDGER_OIDC_ISSUER", "https://"),
+        ("LEDGER_OIDC_ISSUER", "https://id.example.org/?tenant=a"),
+        ("LEDGER_OIDC_ISSUER", "https://id.example.org/#a"),
+        ("LEDGER_OIDC_ISSUER", "https://user:secret@id.example.org"),
+        ("LEDGER_OIDC_ISSUER", "https://id.example.org\nx"),
+        ("LEDGER_OIDC_ISSUER", "https://id.example.org:x"),
+        ("LEDGER_OIDC_ISSUER", "https://[::1"),
+        ("LEDGER_OIDC_CLIENT_ID", "a\nb"),
+        ("LEDGER_OIDC_CLIENT_SECRET", "a\nb"),
+        ("LEDGER_OIDC_SCOPE", "email profile"),
+        ("LEDGER_OIDC_ALGORITHMS", "none"),
+        ("LEDGER_OIDC_ALGORITHMS", "RS256,HS256"),
+        ("LEDGER_OIDC_ALGORITHMS", " , "),
+        ("LEDGER_OIDC_TOKEN_AUTH", "private_key_jwt"),
+        ("LEDGER_OIDC_CLOCK_SKEW", "30"),
+        ("LEDGER_OIDC_MOBILE_REDIRECT_URI", "app.immich:///oauth-callback"),
+        ("LEDGER_OIDC_MOBILE_REDIRECT_URI", "http://photos.example.org/api/oauth/mobile-redirect"),
+        ("LEDGER_OIDC_END_SESSION", "/logout"),
+        ("LEDGER_OIDC_AUTO_REGISTER", "perhaps"),
+        ("LEDGER_OIDC_AUTO_LAUNCH", "2"),
+        ("LEDGER_OIDC_BUTTON_TEXT", "a\nb"),
+    ],
+)
+def test_a_bad_value_of_the_provider_names_its_variable(name: str, text: str) -> None:
+    path, message = problem(OIDC | {name: text})
+    assert path == (name,)
+    assert message
+
+
+def test_a_provider_is_read() -> None:
+    settings = read_settings(
+        OIDC
+        | {
+            "LEDGER_OIDC_CLIENT_SECRET": "secret",
+            "LEDGER_OIDC_SCOPE": "openid  email",
+            "LEDGER_OIDC_PROMPT": "select_account",
+            "LEDGER_OIDC_ALGORITHMS": "RS256, ES256,RS256",
+            "LEDGER_OIDC_TOKEN_AUTH": "client_secret_basic",
+            "LEDGER_OIDC_CLOCK_SKEW": "1m",
+            "LEDGER_OIDC_END_SESSION": "https://id.example.org/logout",
+            "LEDGER_OIDC_USER_CLAIM": "immich_id",
+            "LEDGER_OIDC_LIBRARY_CLAIM": "library",
+            "LEDGER_OIDC_ROLE_CLAIM": "role",
+            "LEDGER_OIDC_MOBILE_REDIRECT_URI": "https://photos.example.org/api/oauth/mobile-redirect",
+            "LEDGER_OIDC_AUTO_REGISTER": "no",
+            "LEDGER_OIDC_AUTO_LAUNCH": "True",
+            "LEDGER_OIDC_BUTTON_TEXT": "Sign in — Grüße",
+        }
+    )
+    assert settings.identity == "oidc"
+    assert settings.oidc == OidcSettings(
+        issuer="https://id.example.org/realms/photos",
+        client_id="ledger",
+        client_secret="secret",
+        scope="openid email",
+        prompt="select_account",
+        algorithms=("RS256", "ES256"),
+        token_auth="client_secret_basic",
+        clock_skew_s=60,
+        end_session="https://id.example.org/logout",
+        user_claim="immich_id",
+        library_claim="library",
+        role_claim="role",
+        mobile_redirect_uri="https://photos.example.org/api/oauth/mobile-redirect",
+        auto_register=False,
+        auto_launch=True,
+        button_text="Sign in — Grüße",
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "127.1.2.3", "localhost:1", "[::1]:8080"])
+def test_an_issuer_on_this_machine_may_use_http(host: str) -> None:
+    assert read_settings(OIDC | {"LEDGER_OIDC_ISSUER": f"http://{host}"}).oidc.issuer == f"http://{host}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "identity"),
+    [
+        ({}, "none"),
+        (OIDC, "oidc"),
+        (OIDC | {"LEDGER_IDENTITY": "none"}, "none"),
+        (OIDC | {"LEDGER_IDENTITY": "gumnut"}, "gumnut"),
+        ({"LEDGER_IDENTITY": "GUMNUT"}, "gumnut"),
+    ],
+)
+def test_the_provider_follows_from_what_is_set(environ: dict[str, str], identity: str) -> None:
+    assert read_settings(environ).identity == identity
+
+
+@pytest.mark.parametrize(
+    ("environ", "lacking"),
+    [
+        ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, ["LEDGER_OIDC_CLIENT_ID"]),
+        ({"LEDGER_OIDC_CLIENT_ID": "ledger"}, ["LEDGER_OIDC_ISSUER"]),
+        ({"LEDGER_IDENTITY": "oidc"}, ["LEDGER_OIDC_ISSUER", "LEDGER_OIDC_CLIENT_ID"]),
+        (OIDC | {"LEDGER_OIDC_TOKEN_AUTH": "client_secret_post"}, ["LEDGER_OIDC_CLIENT_SECRET"]),
+    ],
+)
+def test_what_a_half_configured_provider_lacks_is_named(environ: dict[str, str], lacking: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_settings(environ)
+    assert [path for path, _ in caught.value.problems] == [(name,) for name in lacking]
+    assert all("is not set" in message for _, message in caught.value.problems)
+
+
+def test_a_malformed_issuer_is_not_also_called_missing() -> None:
+    assert problem(OIDC | {"LEDGER_OIDC_ISSUER": "id.example.org"})[0] == ("LEDGER_OIDC_ISSUER",)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://photos.example.org", "https://photos.example.org"),
+        ("https://Photos.example.org:443/", "https://photos.example.org"),
+        ("http://photos.lan:8080", "http://photos.lan:8080"),
+        ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_do(text: str, origin: str) -> None:
+    assert read_settings({"LEDGER_EXTERNAL_DOMAIN": text}).external_domain == origin
+
+
+def test_proxies_limits_and_credential_keys_are_read() -> None:
+    other = Fernet.generate_key().decode()
+    settings = read_settings(
+        {
+            "LEDGER_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8,fd00::/8",
+            "LEDGER_SECURE_COOKIES": "always",
+            "LEDGER_SIGN_IN_LIMIT": "5/minute",
+            "LEDGER_ACCOUNT_LIMIT": "1 per 10 seconds",
+            "LEDGER_CREDENTIAL_KEY": f"{FERNET}, {other}",
+            "LEDGER_TOKEN_TTL": "30d",
+            "LEDGER_TOKEN_GRACE": "0s",
+        }
+    )
+    assert settings.trusted_proxies == ("127.0.0.1", "10.0.0.0/8", "fd00::/8")
+    assert settings.secure_cookies == "always"
+    assert settings.limits == LimitSettings(sign_in="5/minute", account="1 per 10 seconds")
+    assert settings.credential_keys == (FERNET, other)
+    assert (settings.token_ttl_s, settings.token_grace_s) == (30 * 86400, 0)
+
+
+def test_the_default_limits_are_limits() -> None:
+    assert all(rate(text) == text for text in msgspec.structs.astuple(LimitSettings()))
+
+
 def test_secrets_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     (tmp_path / "redis").write_text("redis://:secret@db\n")
     environ = {"LEDGER_TOKEN_KEY_FILE": str(tmp_path / "key"), "LEDGER_REDIS_FILE": str(tmp_path / "redis")}
     settings = read_settings(environ)
     assert (settings.token_key, settings.redis_url) == (KEY, "redis://:secret@db")
+    assert settings.token_key_file == tmp_path / "key"
     assert "either" in problem(environ | {"LEDGER_TOKEN_KEY": KEY})[1]
 
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
-    settings = Settings(token_key=KEY, redis_url="redis://user:hunter2@db:1/0?password=hunter2&x=1")
+    settings = Settings(
+        token_key="hunter2",
+        redis_url="redis://user:hunter2@db:1/0?password=hunter2&x=1",
+        credential_keys=("hunter2",),
+        oidc=OidcSettings(client_id="ledger", client_secret="hunter2"),
+    )
     for shown in (repr(settings), str(settings), f"{settings!r}", str(list(settings.__rich_repr__()))):
-        assert KEY not in shown
         assert "hunter2" not in shown
     assert "db:1" in repr(settings)
+    assert "ledger" in repr(settings)
     (tmp_path / "key").write_text("hunter2")
-    for environ in ({"LEDGER_TOKEN_KEY": "hunter2"}, {"LEDGER_REDIS": "hunter2://x"}, {"LEDGER_REDIS": "hunter2"}):
-        assert "hunter2" not in str(problem(environ))
-    assert "hunter2" not in str(problem({"LEDGER_TOKEN_KEY_FILE": str(tmp_path / "key")}))
+    for name in ("LEDGER_TOKEN_KEY", "LEDGER_CREDENTIAL_KEY"):
+        assert "hunter2" not in str(problem({name: "hunter2"}))
+        assert "hunter2" not in str(problem({f"{name}_FILE": str(tmp_path / "key")}))
+    for url in ("hunter2://x", "hunter2"):
+        assert "hunter2" not in str(problem({"LEDGER_REDIS": url}))
+    assert "hunter2" not in str(problem(OIDC | {"LEDGER_OIDC_CLIENT_SECRET": "hunter2\x00"}))
+    assert "hunter2" not in str(problem(OIDC | {"LEDGER_OIDC_ISSUER": "https://ann:hunter2@id.example.org"}))
 
 
 def test_a_password_on_the_command_line_is_refused_and_not_repeated() -> None:
@@ -178,6 +378,10 @@ def test_misspelt_variables_are_found() -> None:
 
 
 def test_settings_travel_as_json() -> None:
-    settings = Settings(data_dir=Path("a b"), token_key=KEY, redis_url="redis://:p@db")
+    settings = read_settings(
+        OIDC | {"LEDGER_DATA_DIR": "a b", "LEDGER_TRUSTED_PROXIES": "::1", "LEDGER_CREDENTIAL_KEY": FERNET}
+    )
+    assert settings.oidc.issuer
+    settings = msgspec.structs.replace(settings, token_key=KEY, token_key_file=Path("c d"), redis_url="redis://:p@db")
     encoded = msgspec.json.encode(settings, enc_hook=str)
     assert msgspec.json.decode(encoded, type=Settings, dec_hook=lambda kind, value: kind(value)) == settings
