@@ -1,0 +1,65 @@
+"""Something fetched when it is needed, once for all who wait for it, and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+KEEP_S: Final = 3600.0
+REST_S: Final = 1.0
+
+
+class Cached(Generic[T]):
+    """A value that is `keep_s` old at most. Whatever `fetch` raises goes to all who wait, and is not kept.
+
+    Between two fetches that `newer` asks for lie `rest_s` at least: what makes it ask comes from anybody.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[T]], keep_s: float = KEEP_S, rest_s: float = REST_S) -> None:
+        self._fetch = fetch
+        self._keep_s = keep_s
+        self._rest_s = rest_s
+        self._value: T | None = None
+        self._fetched_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._flight: asyncio.Task[T] | None = None
+
+    async def get(self) -> T:
+        """Return the value, fetched if there is none or it is too old."""
+        if self._value is not None and time.monotonic() < self._fetched_at + self._keep_s:
+            return self._value
+        return await self._joined(rest_s=0.0)
+
+    async def newer(self, seen: T) -> T:
+        """Return a value fetched after `seen` was; waits for the rest between two fetches to be over."""
+        if self._value is not None and self._value is not seen:
+            return self._value
+        return await self._joined(self._rest_s)
+
+    async def close(self) -> None:
+        """End a fetch that nobody waits for any more."""
+        if self._flight is not None:
+            self._flight.cancel()
+            await asyncio.wait([self._flight])
+
+    async def _joined(self, rest_s: float) -> T:
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._fly(rest_s))
+            self._flight.add_done_callback(self._landed)
+        return await asyncio.shield(self._flight)  # one who leaves must not take the others' fetch along
+
+    async def _fly(self, rest_s: float) -> T:
+        await asyncio.sleep(max(0.0, self._tried_at + rest_s - time.monotonic()))
+        self._tried_at = time.monotonic()
+        self._value = await self._fetch()
+        self._fetched_at = time.monotonic()
+        return self._value
+
+    def _landed(self, flight: asyncio.Task[T]) -> None:
+        self._flight = None
+        if not flight.cancelled():
+            flight.exception()  # all who waited may have left: asyncio must not log it as never retrieved

@@ -1,0 +1,60 @@
+"""The exchange of a code for tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from endpoints.identity.oidc.http import Http
+from endpoints.identity.oidc.oauth import TokenRequest
+from endpoints.identity.port import ProviderUnavailable, SignInRefused
+
+WHAT: Final = "token endpoint"
+ERRORS: Final = frozenset(
+    ("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type",
+     "invalid_scope")
+)  # fmt: skip
+"""The error codes of RFC 6749, section 5.2; any other text of a provider is not repeated."""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """What a code was exchanged for; all of it secret."""
+
+    id_token: str
+    access_token: str
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return "Tokens()"
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    id_token: str | None = None
+    access_token: str | None = None
+    token_type: str | None = None
+    error: Any = None
+
+
+async def exchange(http: Http, address: str, request: TokenRequest) -> Tokens:
+    """Exchange a code. Raises SignInRefused if the provider refuses it, ProviderUnavailable if it fails."""
+    reply = await http.post(WHAT, address, request.headers, request.form)
+    if reply.status == 200:
+        answer = reply.json(_Answer)
+    elif 400 <= reply.status < 500 and reply.status != 429:
+        answer = reply.json(_Answer)
+        if answer.error is None:
+            reply.ok()
+    else:
+        raise ProviderUnavailable(f"The provider's {WHAT} answered with status {reply.status}")
+    if answer.error is not None:
+        known = f": {answer.error}" if isinstance(answer.error, str) and answer.error in ERRORS else ""
+        raise SignInRefused("code_refused", f"The identity provider refused the code{known}")
+    if not answer.id_token:
+        raise SignInRefused("id_token_invalid", "The identity provider sent no ID token")
+    access_token = answer.access_token or ""
+    if (answer.token_type or "bearer").lower() != "bearer" or not (
+        access_token.isascii() and access_token.isprintable()
+    ):
+        raise ProviderUnavailable(f"The provider's {WHAT} gave an access token that is no bearer token")
+    return Tokens(answer.id_token, access_token)
