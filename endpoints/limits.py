@@ -65,12 +65,13 @@ class Limits:
         rules: LimitRules = LimitRules(),  # noqa: B008 - it is frozen
         *,
         timeout_s: float = 5.0,
+        at_once: int = AT_ONCE,
         trouble: tuple[type[Exception], ...] = (),
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take a strategy with its storage; `trouble` is what the storage raises, `close` what ends its connections.
+        """Take a strategy with its storage, which is asked at most `at_once` questions together, for `timeout_s` each.
 
-        Raises ValueError for a rule that cannot be read.
+        `trouble` is what the storage raises, `close` ends its connections. Raises ValueError for an unreadable rule.
         """
         self._limiter = limiter
         self._sign_in, self._account, self._bad_token, self._refresh = (
@@ -79,7 +80,7 @@ class Limits:
         self._timeout_s = timeout_s
         self._trouble: tuple[type[Exception], ...] = (*trouble, StorageError, OSError)  # a TimeoutError is an OSError
         self._close = close
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = asyncio.Semaphore(at_once)
 
     async def sign_in(self, req: Request) -> None:
         """Count a request of signing in by where it comes from."""
@@ -112,17 +113,17 @@ class Limits:
                     return
                 reset_at_s = (await self._limiter.get_window_stats(rule, *identifiers)).reset_time
         except self._trouble as exc:
-            raise StoreUnavailable(f"the limits are not known: {exc or 'timed out'}", maybe_done=True) from exc
+            reason = str(exc) or "timed out"
+            raise StoreUnavailable(f"the limits are not known: {reason}", maybe_done=True) from exc
         raise Limited(what, max(1, math.ceil(reset_at_s - time.time())))
 
 
 def client_network(req: Request) -> str:
-    """Tell where a request comes from: the client's IPv4 address or IPv6 network; empty where nothing is known.
+    """Tell where a request comes from: the client's IPv4 address or IPv6 network.
 
-    It is the connection's peer, or what a trusted proxy says (`ops/worker.py`).
+    It is the connection's peer, or what a trusted proxy says (`ops/worker.py`); 127.0.0.1 where a server knows neither.
     """
-    client = req.scope.get("client")
-    return _network(client[0]) if client else ""
+    return _network(req.remote_addr)
 
 
 def _network(host: str) -> str:
