@@ -7,6 +7,7 @@ LedgerError            status
 ├── SessionEnded       401
 ├── Unauthenticated    401
 ├── Forbidden          403
+├── Limited            429 with Retry-After
 ├── Unavailable        503 with Retry-After: an app logs out on 401, so trouble in a store must never look like one
 └── all others         500, logged
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import falcon
@@ -23,6 +24,8 @@ import falcon.asgi
 import msgspec
 
 from endpoints.bodies import ClientGone
+from endpoints.identity.port import ProviderUnavailable
+from endpoints.limits import Limited
 from endpoints.request import Request
 from ledger.errors import (
     InvalidInput,
@@ -35,6 +38,8 @@ from ledger.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+Judged = Callable[[Request, Exception], Awaitable[Exception]]
 
 MAX_MESSAGE_CHARS: Final = 300
 _WS_CODES: Final = 3000
@@ -77,23 +82,35 @@ class Forbidden(NotAllowed):
     """The credential is good, but not for this."""
 
 
-def install(app: falcon.asgi.App[Request, falcon.asgi.Response]) -> None:
-    """Make an app answer every error in our shape, falcon's own ones too."""
+async def unchanged(req: Request, error: Exception) -> Exception:
+    """Answer every error as what it is."""
+    return error
+
+
+def install(app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged = unchanged) -> None:
+    """Make an app answer every error in our shape, falcon's own ones too.
+
+    `judged` is told of each error before it is answered, and returns the one to answer with.
+    """
+
+    async def answer(
+        req: Request,
+        resp: falcon.asgi.Response,
+        error: Exception,
+        params: Mapping[str, Any],
+        ws: falcon.asgi.WebSocket | None = None,
+    ) -> None:
+        if ws is not None:  # nothing here speaks WebSocket; the app tries, and does without
+            await ws.close(_WS_CODES + answer_to(error, req.method, req.path)[0])
+            return
+        _answer(req, resp, await judged(req, error))
+
     for kind in (falcon.HTTPError, LedgerError, ClientGone, Exception):
-        app.add_error_handler(kind, _answer)
+        app.add_error_handler(kind, answer)
 
 
-async def _answer(
-    req: Request,
-    resp: falcon.asgi.Response,
-    error: Exception,
-    params: Mapping[str, Any],
-    ws: falcon.asgi.WebSocket | None = None,
-) -> None:
+def _answer(req: Request, resp: falcon.asgi.Response, error: Exception) -> None:
     status, body = answer_to(error, req.method, req.path)
-    if ws is not None:  # nothing here speaks WebSocket; the app tries, and does without
-        await ws.close(_WS_CODES + status)
-        return
     resp.set_headers(_headers(error))
     if status >= 500:
         _log(status, error, req)
@@ -115,6 +132,10 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 401, _said(error)
         case NotAllowed():
             return 403, _said(error)
+        case Limited():
+            return 429, _said(error)
+        case ProviderUnavailable():
+            return 503, ErrorDto("The identity provider is not available; try again later")
         case Unavailable():
             return 503, ErrorDto("The sync ledger's store is not available; try again later")
         case falcon.HTTPRouteNotFound() | falcon.HTTPMethodNotAllowed():
@@ -139,7 +160,7 @@ def _problem(path: tuple[str | int, ...], message: str) -> Problem:
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | Limited):
         return {"retry-after": str(error.retry_after_s)}
     if isinstance(error, falcon.HTTPError):
         return dict(error.headers or {})

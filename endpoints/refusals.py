@@ -1,0 +1,60 @@
+"""What is counted when a request is refused, and what too many refusals become.
+
+Only a request that is refused comes here: a good credential costs nothing and is never limited, however many bad ones
+come from its address or claim its account.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from endpoints.auth import presented
+from endpoints.errors import Unauthenticated
+from endpoints.identity.port import ProviderUnavailable
+from endpoints.limits import Limited, Limits
+from endpoints.request import Request
+from ledger.errors import LedgerError, SessionEnded, TokenReused
+from ledger.tokens import read_token
+from projections.counters import Counters
+
+log = logging.getLogger(__name__)
+
+
+class Refusals:
+    """Counts refused requests."""
+
+    def __init__(self, limits: Limits, counters: Counters) -> None:
+        self._limits = limits
+        self._counters = counters
+
+    async def judged(self, req: Request, error: Exception) -> Exception:
+        """Count an error that a request ended with, once, and return the one to answer with.
+
+        A bad credential that came too often becomes Limited, or StoreUnavailable where its limit is not known.
+        """
+        if isinstance(error, SessionEnded | Unauthenticated) and (credential := presented(req).value):
+            await self._add("bad_tokens")
+            if isinstance(error, TokenReused):
+                await self._add("token_reused")
+            try:
+                await self._limits.bad_token(req, _claimed_account(credential))
+            except LedgerError as instead:
+                error = instead
+        if isinstance(error, Limited):
+            await self._add("limited", what=error.what)
+        elif isinstance(error, ProviderUnavailable):
+            await self._add("provider_unavailable")
+        return error
+
+    async def _add(self, name: str, **labels: str) -> None:
+        """Count, or say that it could not be counted: an answer does not depend on it."""
+        try:
+            await self._counters.add(name, **labels)
+        except LedgerError as error:
+            log.error("not counted: %s: %s", name, error)
+
+
+def _claimed_account(credential: str) -> str | None:
+    """Tell whose a credential says it is; None for an API key, and for a token that is none of ours."""
+    caller = read_token(credential)
+    return None if caller is None else caller.user
