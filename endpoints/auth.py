@@ -11,13 +11,14 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from endpoints import cookies
 from endpoints.errors import Forbidden, Unauthenticated
+from endpoints.origins import Origins
 from endpoints.request import Request
+from ledger.admission import Caller
 from ledger.errors import SessionEnded
-from ledger.tokens import Caller
 from projections.api_keys import ApiKey, ApiKeys
 
-ACCESS_COOKIE: Final = "immich_access_token"
 CACHED_TOKENS: Final = 8192
 NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
 
@@ -28,6 +29,7 @@ class Kind(Enum):
     NOTHING = "nothing"
     SHARE = "share link"
     TOKEN = "token"  # noqa: S105 (a kind, no secret)
+    COOKIE = "token in a cookie"
     KEY = "API key"
 
 
@@ -48,42 +50,39 @@ def presented(req: Request) -> Presented:
         return _with_query(req, given)
     if given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug"):
         return Presented(Kind.SHARE, "")
-    token = _first_token(given) or _later_token(given)
+    token = _first_token(given) or _bearer(given)
     if token:
         return Presented(Kind.TOKEN, token)
-    return _key(given.get(b"x-api-key", b"").decode("latin-1"))
+    return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1"))
 
 
 def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
     shared = given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug")
     if shared or _param(req, "key") or _param(req, "slug"):
         return Presented(Kind.SHARE, "")
-    token = _first_token(given) or _param(req, "sessionKey") or _later_token(given)
+    token = _first_token(given) or _param(req, "sessionKey") or _bearer(given)
     if token:
         return Presented(Kind.TOKEN, token)
-    return _key(given.get(b"x-api-key", b"").decode("latin-1") or _param(req, "apiKey"))
+    return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1") or _param(req, "apiKey"))
 
 
 def _first_token(given: dict[bytes, bytes]) -> str:
     return (given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token") or b"").decode("latin-1")
 
 
-def _later_token(given: dict[bytes, bytes]) -> str:
+def _bearer(given: dict[bytes, bytes]) -> str:
     authorization = given.get(b"authorization")
     if authorization:
         scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() == b"bearer" and token.strip():
+        if scheme.lower() == b"bearer":
             return token.strip().decode("latin-1")
-    cookies = given.get(b"cookie")
-    return _cookie(cookies.decode("latin-1"), ACCESS_COOKIE) if cookies else ""
-
-
-def _cookie(header: str, wanted: str) -> str:
-    for pair in header.split(";"):
-        name, _, value = pair.partition("=")
-        if name.strip() == wanted:
-            return value.strip().strip('"')
     return ""
+
+
+def _cookie(given: dict[bytes, bytes]) -> Presented | None:
+    header = given.get(b"cookie")
+    token = cookies.find(header, cookies.ACCESS_TOKEN) if header else ""
+    return Presented(Kind.COOKIE, token) if token else None
 
 
 def _param(req: Request, name: str) -> str:
@@ -98,8 +97,14 @@ def _key(value: str) -> Presented:
 class Auth:
     """Turns what a client presents into who it is."""
 
-    def __init__(self, read_token: Callable[[str], Caller | None], api_keys: ApiKeys) -> None:
-        """Take `read_token`, a pure function of the token: which session it claims, None if it is none of ours."""
+    def __init__(
+        self, read_token: Callable[[str], Caller | None], api_keys: ApiKeys, external_domain: str = ""
+    ) -> None:
+        """Take `read_token`, a pure function of the token: which session it claims, None if it is none of ours.
+
+        `external_domain` is an address whose pages are our own, beside that of the request itself.
+        """
+        self.origins = Origins(external_domain)
         self._read_token = read_token
         self._api_keys = api_keys
         self._claimed = lru_cache(CACHED_TOKENS)(self._claim)
@@ -109,6 +114,8 @@ class Auth:
         kind, value = presented(req)
         if kind is Kind.TOKEN:
             return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
         await self._known_key(kind, value)
         raise Forbidden(f"Missing required permission: {permission}")
 
@@ -117,6 +124,8 @@ class Auth:
         kind, value = presented(req)
         if kind is Kind.TOKEN:
             return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
         if kind is not Kind.SHARE:
             await self._known_key(kind, value)
         raise Forbidden(NO_SYNC_WITH_KEYS)
@@ -126,6 +135,8 @@ class Auth:
         kind, value = presented(req)
         if kind is Kind.TOKEN:
             return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
         key = await self._known_key(kind, value)
         if scope not in key.scopes:
             raise Forbidden(f"Missing required permission: {scope}")
@@ -137,6 +148,11 @@ class Auth:
         if isinstance(who, Caller):
             raise Forbidden(f"Missing required permission: {scope}")
         return who
+
+    def _from_cookie(self, req: Request, value: str) -> Caller:
+        """Admit a token that a browser sends by itself, whoever made it send the request: so look who did."""
+        self.origins.check(req)
+        return self._claimed(value)
 
     async def _known_key(self, kind: Kind, value: str) -> ApiKey:
         if kind is Kind.NOTHING:

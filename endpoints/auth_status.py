@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Final
 
 import falcon.asgi
 import msgspec
 
-from endpoints.auth import ACCESS_COOKIE
+from endpoints import cookies
+from endpoints.identity.port import IdentityProvider, ProviderUnavailable
 from endpoints.operations import Operation, Route
 from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
 from ledger.commands import EndSession
+from ledger.errors import CorruptLedger
+from ledger.state import State
+from projections.credentials import CredentialUnreadable
+
+log = logging.getLogger(__name__)
 
 LOGIN_PAGE: Final = "/auth/login?autoLaunch=0"
-COOKIES: Final = (ACCESS_COOKIE, "immich_auth_type", "immich_is_authenticated")
 
 
 class ValidateAccessTokenResponseDto(msgspec.Struct, frozen=True, rename="camel"):
@@ -48,20 +54,46 @@ class AuthStatus:
         self._services = services
 
     async def on_post_validate(self, req: Request, resp: falcon.asgi.Response) -> None:
-        await self._services.ledger.load(*await self._services.auth.session(req, "auth.validate"))
+        await self._services.ledger.admit(await self._services.auth.session(req, "auth.validate"))
         send(resp, ValidateAccessTokenResponseDto())
 
     async def on_get_status(self, req: Request, resp: falcon.asgi.Response) -> None:
-        state = await self._services.ledger.load(*await self._services.auth.session(req, "auth.status"))
+        state = await self._services.ledger.admit(await self._services.auth.session(req, "auth.status"))
         expires = msgspec.UNSET if state.expires_at_us is None else iso_ms(state.expires_at_us)
         send(resp, AuthStatusResponseDto(is_elevated=False, password=False, pin_code=False, expires_at=expires))
 
     async def on_post_logout(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._services.auth.session(req, "auth.logout")
-        await self._services.ledger.execute(*caller, EndSession("logout", by=caller.user))
-        for name in COOKIES:
-            resp.append_header("set-cookie", f"{name}=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT")
-        send(resp, LogoutResponseDto())
+        """End the session; who signed in at a provider is told where to end that session, too."""
+        services = self._services
+        caller = await services.auth.session(req, "auth.logout")
+        state = await services.ledger.admit(caller)
+        provider, credential = services.provider, None
+        if provider is not None and state.authenticated_by != provider.name and not cookies.signed_in_by_oauth(req):
+            provider = None
+        if provider is not None:  # the credential goes with the session
+            credential = await self._credential(req, state)
+        await services.ledger.act(caller, EndSession("logout", by=caller.user))
+        cookies.clear(resp, *cookies.ACCESS)
+        uri = None if provider is None else await self._logout_url(req, provider, credential)
+        send(resp, LogoutResponseDto(uri or LOGIN_PAGE))
+
+    async def _credential(self, req: Request, state: State) -> str | None:
+        """Read what the provider gave for a session; one that cannot be read keeps nobody signed in."""
+        try:
+            return await self._services.credentials.read(state.user, state.sid)
+        except (CredentialUnreadable, CorruptLedger) as error:
+            log.error("logout without the provider's credential: %s [%s]", error, req.correlation_id)
+            return None
+
+    async def _logout_url(self, req: Request, provider: IdentityProvider, credential: str | None) -> str | None:
+        """Ask where the provider's session is ended; the user is logged out here, whether it answers or not."""
+        domain = self._services.settings.external_domain.rstrip("/")
+        return_to = domain + LOGIN_PAGE if domain.startswith(("https://", "http://")) else None
+        try:
+            return await provider.logout_url(credential, return_to)
+        except ProviderUnavailable as error:
+            log.warning("logout without the identity provider: %s [%s]", error, req.correlation_id)
+            return None
 
 
 def routes(services: Services) -> Iterator[Route]:

@@ -13,19 +13,35 @@ from endpoints import (
     errors,
     health,
     history,
+    oauth,
     openapi,
     server_info,
     sessions,
     stream,
+    tokens,
     users,
     well_known,
 )
 from endpoints.operations import Route
+from endpoints.refusals import Refusals
 from endpoints.request import Correlation, Request
 from endpoints.services import Services
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
-_SUBJECTS = (well_known, health, server_info, auth_status, users, sessions, acks, stream, history, entities)
+_SUBJECTS = (
+    well_known,
+    health,
+    server_info,
+    oauth,
+    auth_status,
+    tokens,
+    users,
+    sessions,
+    acks,
+    stream,
+    history,
+    entities,
+)
 
 
 def routes(services: Services) -> Iterator[Route]:
@@ -38,7 +54,7 @@ def routes(services: Services) -> Iterator[Route]:
 def build(services: Services) -> App:
     """Build the ASGI app."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
-    errors.install(app)
+    errors.install(app, Refusals(services.limits, services.counters).judged)
     for route in routes(services):
         add(app, route)
     return app

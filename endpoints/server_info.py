@@ -95,15 +95,14 @@ class About:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._services.auth.session(req, "server.about")
-        await self._services.ledger.load(*caller)
+        await self._services.ledger.admit(await self._services.auth.session(req, "server.about"))
         send(resp, ServerAboutResponseDto("v" + ".".join(map(str, PROTOCOL_VERSION))))
 
 
 def routes(services: Services) -> Iterator[Route]:
     """List the routes under /api/server."""
     settings = services.settings
-    features = ServerFeaturesDto(oauth=settings.oauth, oauth_auto_launch=settings.oauth_auto_launch)
+    features = ServerFeaturesDto(oauth=services.provider is not None, oauth_auto_launch=settings.oauth_auto_launch)
     config = ServerConfigDto(
         external_domain=settings.external_domain,
         login_page_message=settings.login_page_message,

@@ -1,4 +1,4 @@
-"""The signed-in user, from the library's own `AuthUserV1` row where the source has one."""
+"""The signed-in user, from the library's own `AuthUserV1` row where the source has one, else from their identity."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
 from ledger.commands import DescribeDevice
+from projections.identities import Profile
 
 NO_CLUSTER: Final = "00000000-0000-0000-0000-000000000000"
 ARCHIVE_BYTES: Final = 4 << 30  # upstream's default
@@ -158,33 +159,38 @@ class Me:
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         """Answer what an app asks first when it starts; what it says of itself is noted if it changed."""
         ledger = self._services.ledger
-        user, sid = await self._services.auth.session(req, "user.read")
-        state = await ledger.load(user, sid)
+        caller = await self._services.auth.session(req, "user.read")
+        state = await ledger.admit(caller)
         device = device_of(req)
-        if device.app_version is not None and device != (state.device_type, state.device_os, state.app_version):
-            state = await ledger.execute(user, sid, DescribeDevice(*device))
-        row = await self._services.row(state.library, "AuthUserV1", state.user)
-        send(resp, user_of(state.user, iso_ms(state.created_at_us), row or {}))
+        if device.is_app and device != (state.device_type, state.device_os, state.app_version):
+            state = await ledger.act(caller, DescribeDevice(*device))
+        send(resp, await describe(self._services, state.user, state.library, iso_ms(state.created_at_us)))
 
     async def on_get_preferences(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._services.auth.session(req, "userPreference.read")
-        await self._services.ledger.load(*caller)
+        await self._services.ledger.admit(await self._services.auth.session(req, "userPreference.read"))
         send(resp, UserPreferencesResponseDto())
 
 
-def user_of(user: str, since: str, row: dict[str, Any]) -> UserAdminResponseDto:
-    """Describe a user by the library's row of them; without one by what a session knows: the id, and `since` when."""
+async def describe(services: Services, user: str, library: str, since: str) -> UserAdminResponseDto:
+    """Describe a user by the library's row of them, without one by what their identity provider told."""
+    row = await services.row(library, "AuthUserV1", user)
+    return user_of(user, since, row or {}, None if row else await services.identities.profile(user))
+
+
+def user_of(user: str, since: str, row: dict[str, Any], profile: Profile | None) -> UserAdminResponseDto:
+    """Describe a user by a row or a profile; without both by what a session knows: the id, and `since` when."""
     changed = row.get("profileChangedAt") or since
+    email, name, admin = ("", "", False) if profile is None else (profile.email, profile.name, profile.admin)
     return UserAdminResponseDto(
         id=user,
-        email=row.get("email") or (user if "@" in user else f"{user}@localhost"),
-        name=row.get("name") or user,
+        email=row.get("email") or email or (user if "@" in user else f"{user}@localhost"),
+        name=row.get("name") or name or user,
         created_at=since,
         updated_at=changed,
         profile_changed_at=changed,
         avatar_color=row.get("avatarColor") or "primary",
         deleted_at=row.get("deletedAt"),
-        is_admin=bool(row.get("isAdmin")),
+        is_admin=bool(row.get("isAdmin", admin)),
         oauth_id=row.get("oauthId") or "",
         quota_size_in_bytes=row.get("quotaSizeInBytes"),
         quota_usage_in_bytes=row.get("quotaUsageInBytes"),

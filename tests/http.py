@@ -13,20 +13,28 @@ import falcon.testing
 import httpx
 import msgspec
 import uvicorn
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
 
 from endpoints.auth import Auth
+from endpoints.identity.port import IdentityProvider
+from endpoints.limits import LimitRules, Limits
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
-from ledger.tokens import Issued, TokenIssuer, make_key, read_key, read_token
+from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.api_keys import ApiKeys
+from projections.counters import Counters
+from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
+from projections.identities import Identities
 from tests.servers import free_port, wait_until
 
 T = TypeVar("T")
 
+PARTITIONS = 8
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 
@@ -44,21 +52,38 @@ class Clock:
 class Service:
     """The app, what it is made of, and requests to it."""
 
-    def __init__(self, store: Store, settings: HttpSettings | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: HttpSettings | None = None,
+        *,
+        provider: IdentityProvider | None = None,
+        rules: LimitRules | None = None,
+    ) -> None:
         self.clock = Clock()
         self.store = store
-        self.ledger = Ledger(store, 8, self.clock)
+        self.ledger = Ledger(store, PARTITIONS, self.clock)
         self.api_keys = ApiKeys(store)
         self.catalog = Catalog(store, self.clock)
-        self.tokens = TokenIssuer(read_key(make_key()))
+        keyring = read_keyring(make_key())
+        self.tokens = TokenIssuer(lambda: keyring)
+        self.identities = Identities(store, PARTITIONS)
+        self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
+        self.counters = Counters(store)
+        settings = settings or HttpSettings()
         self.services = Services(
             ledger=self.ledger,
-            auth=Auth(read_token, self.api_keys),
+            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain),
             tokens=self.tokens,
+            identities=self.identities,
+            credentials=self.credentials,
+            provider=provider,
+            limits=Limits(MovingWindowRateLimiter(MemoryStorage()), rules or LimitRules()),
+            counters=self.counters,
             source=self.catalog,
             row=self._row,
             readiness=self._readiness,
-            settings=settings or HttpSettings(),
+            settings=settings,
         )
         self.app = build(self.services)
         self.client: falcon.testing.ASGIConductor
@@ -98,9 +123,9 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(store: Store, settings: HttpSettings | None = None) -> AsyncIterator[Service]:
-    """Run the app in this process for the length of a test."""
-    service = Service(store, settings)
+async def serving(store: Store, settings: HttpSettings | None = None, **options: Any) -> AsyncIterator[Service]:
+    """Run the app in this process for the length of a test; `options` are those of Service."""
+    service = Service(store, settings, **options)
     async with falcon.testing.ASGIConductor(service.app) as client:
         service.client = client
         yield service
@@ -109,8 +134,10 @@ async def serving(store: Store, settings: HttpSettings | None = None) -> AsyncIt
 class Live:
     """The app under uvicorn on a port of its own, in a thread of its own."""
 
-    def __init__(self, store_url: str) -> None:
+    def __init__(self, store_url: str, settings: HttpSettings | None = None, **options: Any) -> None:
+        """Take what a Service takes, but for the store its address."""
         self._store_url = store_url
+        self._settings, self._options = settings, options
         self._loop = asyncio.new_event_loop()
         self.port = free_port()
         self.service: Service
@@ -153,4 +180,4 @@ class Live:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _open(self) -> Service:
-        return Service(await open_store(self._store_url))
+        return Service(await open_store(self._store_url), self._settings, **self._options)
