@@ -6,26 +6,19 @@ import asyncio
 import gc
 import logging
 import random
-from contextlib import suppress
-from typing import Any, Final
+from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import msgspec
 
-from endpoints.auth import Auth
 from endpoints.routes import App, build
-from endpoints.services import Readiness, Services
-from ledger.errors import LedgerError
-from ledger.log.layout import read_promise
-from ledger.log.store import open_store
-from ledger.tokens import TokenIssuer, read_token
-from ops.connect import Opened, open_all, token_key
-from ops.settings import Settings, without_password
-from projections.entities.catalog import Catalog
+from ledger.errors import InvalidInput, LedgerError
+from ops.connect import SECOND_US, Opened
+from ops.open_services import open_services
+from ops.settings import Settings
 from projections.expiry import claim, expire
 
 log = logging.getLogger("syncledger.app")
-
-_SECOND_US: Final = 1_000_000
 
 
 class Application:
@@ -47,50 +40,25 @@ class Application:
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
-        try:
-            found = await open_all(self._redis_url, self._settings)
-            # Pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
-            pages = await open_store(self._redis_url, timeout_s=self._settings.redis_timeout_s)
-            self._app = build(self._services(found, Catalog(pages)))
-        except LedgerError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        log.info("store: %s, %s", found.promise.server, found.promise.text)
-        job = asyncio.create_task(self._expire(found))
-        # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        job.cancel()
-        with suppress(asyncio.CancelledError):
-            await job
-        await pages.close()
-        await found.store.close()
+        async with AsyncExitStack() as closing:
+            try:
+                found, services = await open_services(self._redis_url, self._settings, closing)
+                self._app = build(services)
+            except LedgerError as error:
+                await send({"type": "lifespan.startup.failed", "message": _told(error)})
+                return
+            log.info("store: %s, %s", found.promise.server, found.promise.text)
+            job = asyncio.create_task(self._expire(found))
+            # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 100)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            job.cancel()
+            with suppress(asyncio.CancelledError):
+                await job
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _services(self, found: Opened, pages: Catalog) -> Services:
-        settings = self._settings
-
-        async def row(library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
-            data = await found.catalog.entity(library, entity_type, entity_id)
-            return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
-
-        async def readiness() -> Readiness:
-            promise = await read_promise(found.store)
-            where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
-            return Readiness(f"{promise.server} ({where})", f"{promise.fsync}: {promise.text}", where == "embedded")
-
-        return Services(
-            ledger=found.ledger,
-            auth=Auth(read_token, found.api_keys),
-            tokens=TokenIssuer(token_key(settings)),
-            source=pages,
-            row=row,
-            readiness=readiness,
-            stall_s=settings.stall_s,
-        )
 
     async def _expire(self, found: Opened) -> None:
         """End what is over, again and again; of all workers the one that claims a turn does it."""
@@ -98,17 +66,24 @@ class Application:
         while True:
             await asyncio.sleep(every_s * random.uniform(0.5, 1))  # noqa: S311 - spreads workers, guards nothing
             try:
-                if await claim(found.ledger, int(every_s * _SECOND_US)):
+                if await claim(found.ledger, int(every_s * SECOND_US)):
                     report = await expire(
                         found.ledger,
                         found.catalog,
-                        idle_us=int(self._settings.idle_s * _SECOND_US),
-                        tombstones_us=int(self._settings.tombstones_s * _SECOND_US),
+                        idle_us=int(self._settings.idle_s * SECOND_US),
+                        tombstones_us=int(self._settings.tombstones_s * SECOND_US),
                     )
                     if report.idle or report.expired or report.delete_markers:
                         log.info("expired: %s", msgspec.json.encode(report).decode())
             except LedgerError as error:
                 log.error("the expiry job will try again: %s", error)
+
+
+def _told(error: LedgerError) -> str:
+    """Tell what keeps the service from starting."""
+    if not isinstance(error, InvalidInput):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems)
 
 
 def create_app(settings: Settings, redis_url: str | None = None) -> Application:

@@ -1,4 +1,4 @@
-"""Opening what settings name: the store, and on it the ledger, the catalog and the API keys."""
+"""Opening what settings name: the store, on it the ledger and what lies beside it, and the keys of both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from ledger.service import Ledger
 from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded import embedded_server
 from ops.key_files import FileSource, read_or_make
+from ops.setting_parsers import fernet_keys
 from ops.settings import Settings
 from projections.api_keys import ApiKeys
+from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
+from projections.identities import Identities
 
+CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
 SECOND_US = 1_000_000
 
@@ -30,6 +34,7 @@ class Opened(msgspec.Struct, frozen=True):
     ledger: Ledger
     catalog: Catalog
     api_keys: ApiKeys
+    identities: Identities
     promise: StorePromise
 
 
@@ -52,7 +57,8 @@ async def open_all(url: str, settings: Settings) -> Opened:
         await store.close()
         raise
     ledger = Ledger(store, partitions, now_us, token_grace_us=int(settings.token_grace_s * SECOND_US))
-    return Opened(store, ledger, Catalog(store), ApiKeys(store, now_us), promise)
+    identities = Identities(store, partitions)
+    return Opened(store, ledger, Catalog(store), ApiKeys(store, now_us), identities, promise)
 
 
 @asynccontextmanager
@@ -77,16 +83,32 @@ def keyring_source(settings: Settings) -> Callable[[], Keyring]:
     """Give the keys that sign tokens, whenever asked.
 
     A file, of the settings or in the data folder, where one is made on first use, is read again when it has changed, so
-    keys are rotated without a restart. Raises InvalidInput naming LEDGER_TOKEN_KEY.
+    keys are rotated without a restart. Raises InvalidInput for keys that cannot be read.
     """
+    file = settings.token_key_file or settings.data_dir / TOKEN_KEY_FILE
+    given = settings.token_key is not None
     try:
         if settings.token_key is not None and settings.token_key_file is None:
             keyring = read_keyring(settings.token_key)
             return lambda: keyring
-        if settings.token_key_file is not None:
-            return FileSource(settings.token_key_file, read_keyring)
-        file = settings.data_dir / TOKEN_KEY_FILE
-        read_or_make(file, make_key)
+        if not given:
+            read_or_make(file, make_key)
         return FileSource(file, read_keyring)
     except ValueError as error:
-        raise InvalidInput([(("LEDGER_TOKEN_KEY",), str(error))]) from None
+        raise InvalidInput([(("LEDGER_TOKEN_KEY" if given else str(file),), str(error))]) from None
+
+
+def open_credentials(found: Opened, settings: Settings) -> Credentials:
+    """Give access to what identity providers entrust; raises InvalidInput for keys that cannot be read."""
+    return Credentials(found.store, found.ledger.partitions, credential_cipher(settings))
+
+
+def credential_cipher(settings: Settings) -> Cipher:
+    """Take the keys of the settings, or those in the data folder, where one is made on first use."""
+    if settings.credential_keys:
+        return Cipher.from_keys(settings.credential_keys)
+    file = settings.data_dir / CREDENTIAL_KEY_FILE
+    try:
+        return Cipher.from_keys(fernet_keys(read_or_make(file, Cipher.make_key)))
+    except ValueError as error:
+        raise InvalidInput([((str(file),), str(error))]) from None

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
-Identity = Literal["none", "oidc", "gumnut"]
-TokenAuth = Literal["client_secret_post", "client_secret_basic", "none"]
+from endpoints.identity.oidc.config import TokenAuth
 
-ALGORITHMS: Final = (
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
-)  # fmt: skip
-"""What an ID token may be signed with. None of them takes a key that both sides know, and `none` is not among them."""
+Identity = Literal["none", "oidc", "gumnut"]
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,23 +5,22 @@ No message repeats a text that may be a secret.
 
 from __future__ import annotations
 
-import binascii
 import ipaddress
 import re
-from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
-from urllib.parse import SplitResult, urlsplit
 
+from endpoints.identity.oidc.addresses import problem_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.durations import format_duration, parse_duration
+from projections.credentials import Cipher
 
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST_TEXT: Final = 2048
-FERNET_KEY_BYTES: Final = 32
 MOST: Final = 1_000_000
+_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE)
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -71,13 +70,15 @@ def flag(text: str) -> bool:
     raise ValueError(f"{text!r} is neither true nor false")
 
 
-def duration(shortest_s: float) -> Callable[[str], float]:
+def duration(shortest_s: float, longest_s: float = float("inf")) -> Callable[[str], float]:
     """Read a duration in seconds, like `15m`."""
 
     def parse(text: str) -> float:
         duration_s = parse_duration(text)
         if duration_s < shortest_s:
             raise ValueError(f"{text!r} is shorter than {format_duration(shortest_s)}")
+        if duration_s > longest_s:
+            raise ValueError(f"{text!r} is longer than {format_duration(longest_s)}")
         return duration_s
 
     return parse
@@ -158,32 +159,27 @@ def redis_url(text: str) -> str:
 
 def https_url(text: str) -> str:
     """Read an https URL without user, password and fragment; http is good enough on this machine only."""
-    url, parts = text.strip(), _split(text)
-    loopback = parts.scheme == "http" and is_loopback(parts.hostname or "")
-    if not parts.hostname or not (parts.scheme == "https" or loopback):
-        raise ValueError("a URL that begins with https:// is expected (http:// only on this machine, as 127.0.0.1)")
-    if "@" in parts.netloc or "#" in url:
-        raise ValueError("a URL without a user, a password or a fragment is expected")
-    return url
+    problem = problem_of(text.strip(), plain=True)
+    if problem:
+        raise ValueError(problem)
+    return text.strip()
 
 
-def issuer_url(text: str) -> str:
-    """Read an issuer: an https URL that also has no query (OpenID Connect Discovery 1.0, section 3)."""
+def https_address(text: str) -> str:
+    """Read an https URL that also has no query, as an issuer's must not: OpenID Connect Discovery 1.0, section 3."""
     url = https_url(text)
     if "?" in url:
-        raise ValueError("an issuer's URL has no query")
+        raise ValueError("must not have a query")
     return url
 
 
 def origin(text: str) -> str:
     """Read the origin of a site, as a browser writes it: scheme, host and perhaps a port, nothing behind."""
-    parts = _split(text)
-    bare = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
+    match = _ORIGIN.fullmatch(text.strip())
+    if match is None or not 0 < int(match[3] or 1) < 65536:
         raise ValueError(f"{text!r} is not an origin such as https://photos.example.org")
-    default = {"http": 80, "https": 443}[parts.scheme]
-    netloc = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{netloc}" + ("" if parts.port in (None, default) else f":{parts.port}")
+    scheme, place, port = match[1].lower(), match[2].lower(), match[3]
+    return f"{scheme}://{place}" + ("" if port in (None, {"http": "80", "https": "443"}[scheme]) else f":{port}")
 
 
 def rate(text: str) -> str:
@@ -201,34 +197,6 @@ def rate(text: str) -> str:
 
 
 def fernet_keys(text: str) -> tuple[str, ...]:
-    """Read encryption keys, newest first: each 32 bytes in URL-safe Base64, as Fernet has them."""
-    keys = listed(text)
-    for key in keys:
-        try:
-            good = len(urlsafe_b64decode(key)) == FERNET_KEY_BYTES
-        except (binascii.Error, ValueError):
-            good = False
-        if not good:
-            raise ValueError("Fernet keys are expected: 32 bytes in URL-safe Base64, commas or spaces between them")
-    if not keys:
-        raise ValueError("at least one Fernet key is expected")
-    return keys
-
-
-def is_loopback(host_name: str) -> bool:
-    """Tell whether a host is this machine, without asking a name server."""
-    if host_name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host_name).is_loopback
-    except ValueError:
-        return False
-
-
-def _split(text: str) -> SplitResult:
-    url = text.strip()
-    if len(url) > LONGEST_TEXT or not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
-        raise ValueError("a URL in plain ASCII is expected")
-    parts = urlsplit(url)
-    _ = parts.port  # raises ValueError if it is no number
-    return parts
+    """Read encryption keys, newest first, with commas or spaces between them."""
+    Cipher.from_keys(listed(text))
+    return listed(text)

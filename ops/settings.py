@@ -13,19 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from endpoints.identity.oidc.config import ALGORITHMS, TokenAuth
 from ledger.errors import InvalidInput
 from ledger.tokens import read_keyring
 from ops import setting_parsers as read
-from ops.identity_settings import (
-    ALGORITHMS,
-    GumnutSettings,
-    Identity,
-    OidcSettings,
-    TokenAuth,
-    default_identity,
-    missing,
-    shown,
-)
+from ops.identity_settings import GumnutSettings, Identity, OidcSettings, default_identity, missing, shown
 
 Durability = Literal["default", "fsync"]
 Source = Literal["catalog"]
@@ -133,19 +125,19 @@ VARIABLES: dict[str, Variable] = {
     "trusted_proxies": Variable("LEDGER_TRUSTED_PROXIES", read.networks),
     "secure_cookies": Variable("LEDGER_SECURE_COOKIES", read.choice(SecureCookies)),
     "identity": Variable("LEDGER_IDENTITY", read.choice(Identity)),
-    "oidc.issuer": Variable("LEDGER_OIDC_ISSUER", read.issuer_url),
+    "oidc.issuer": Variable("LEDGER_OIDC_ISSUER", read.https_address),
     "oidc.client_id": Variable("LEDGER_OIDC_CLIENT_ID", read.line),
     "oidc.client_secret": Variable("LEDGER_OIDC_CLIENT_SECRET", read.secret, secret=True),
     "oidc.scope": Variable("LEDGER_OIDC_SCOPE", read.scope),
     "oidc.prompt": Variable("LEDGER_OIDC_PROMPT", read.line),
-    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*ALGORITHMS)),
+    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*sorted(ALGORITHMS))),
     "oidc.token_auth": Variable("LEDGER_OIDC_TOKEN_AUTH", read.choice(TokenAuth)),
-    "oidc.clock_skew_s": Variable("LEDGER_OIDC_CLOCK_SKEW", read.duration(0)),
+    "oidc.clock_skew_s": Variable("LEDGER_OIDC_CLOCK_SKEW", read.duration(0, 600)),
     "oidc.end_session": Variable("LEDGER_OIDC_END_SESSION", read.https_url),
     "oidc.user_claim": Variable("LEDGER_OIDC_USER_CLAIM", read.line),
     "oidc.library_claim": Variable("LEDGER_OIDC_LIBRARY_CLAIM", read.line),
     "oidc.role_claim": Variable("LEDGER_OIDC_ROLE_CLAIM", read.line),
-    "oidc.mobile_redirect_uri": Variable("LEDGER_OIDC_MOBILE_REDIRECT_URI", read.https_url),
+    "oidc.mobile_redirect_uri": Variable("LEDGER_OIDC_MOBILE_REDIRECT_URI", read.https_address),
     "oidc.auto_register": Variable("LEDGER_OIDC_AUTO_REGISTER", read.flag),
     "oidc.auto_launch": Variable("LEDGER_OIDC_AUTO_LAUNCH", read.flag),
     "oidc.button_text": Variable("LEDGER_OIDC_BUTTON_TEXT", read.line),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ops.commands.bench import bench
+from ops.commands.credentials import credentials
 from ops.commands.demo import demo
 from ops.commands.expire import expire
 from ops.commands.history import history
@@ -10,7 +11,12 @@ from ops.commands.import_ import import_entities
 from ops.commands.key import key
 from ops.commands.serve import serve
 from ops.commands.session import session
+from ops.commands.signing_key import signing_key
 from ops.commands.simulate import simulate
+from ops.commands.user import user
 from ops.commands.verify import verify
 
-COMMANDS = (serve, demo, session, import_entities, simulate, key, history, expire, verify, bench)
+COMMANDS = (
+    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, expire, verify,
+    bench,
+)  # fmt: skip

@@ -16,6 +16,7 @@ from ops.commands.serve import serve_options
 from ops.commands.session import sign_in
 from ops.connect import Opened, opened
 from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
+from ops.identity import check_identity
 from ops.serve import serve
 from ops.settings import Settings
 from projections.entities.ingest import ingest
@@ -41,6 +42,7 @@ def demo(
 ) -> None:
     """Load a demo library (the first time), sign a device in, tell how to sync it, and serve."""
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+    check_identity(settings)
 
     async def prepare() -> str:
         async with opened(settings) as found:
@@ -80,7 +82,7 @@ async def _token(found: Opened, settings: Settings) -> str:
         caller = read_token(kept)
         try:
             if caller is not None:
-                await found.ledger.load(*caller)
+                await found.ledger.admit(caller)
                 return kept
         except SessionEnded:
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from click import echo
 from ledger.entity_types import ENTITY_TYPES
 from ledger.log.reader import ANY_SEQ
 from ledger.positions import us_from_iso
-from ops.commands.options import json_option, print_json, run, settings_from, store_options
+from ops.commands.options import json_option, print_json, run, session_id, settings_from, store_options
 from ops.connect import opened
 from projections.history import TAGS, HistoryEvent, Wanted, pages
 
@@ -25,15 +24,8 @@ def _instant(context: click.Context, parameter: click.Parameter, value: str | No
         raise click.BadParameter(str(error)) from None
 
 
-def _session_id(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Read an argument that is a session id."""
-    if not re.fullmatch("[0-9a-f]{64}", value):
-        raise click.BadParameter("a session id is 64 hex digits")
-    return value
-
-
 @click.command()
-@click.argument("session", callback=_session_id)
+@click.argument("session", callback=session_id)
 @click.option("--from", "since_us", callback=_instant, help="Not before this time, like 2025-01-20T10:00:00Z.")
 @click.option("--to", "until_us", callback=_instant, help="Not after this time.")
 @click.option("--event", "tag", type=click.Choice(TAGS), metavar="TAG", help=f"Only these: {', '.join(TAGS)}.")

@@ -9,8 +9,9 @@ from click import echo
 
 from ledger.positions import iso_from_us
 from ops.commands.options import json_option, print_json, run, settings_from, store_options
+from ops.commands.tables import columns, minute
 from ops.connect import now_us, opened
-from projections.api_keys import SCOPES, ApiKey
+from projections.api_keys import MAX_NAME_CHARS, SCOPES, ApiKey
 
 
 @click.group()
@@ -37,23 +38,20 @@ def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url:
 @store_options
 @json_option
 def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """List the keys: their ids, names and scopes."""
+    """List the keys: their ids, scopes and names, and when each was made and last used (UTC)."""
 
-    async def work() -> list[ApiKey]:
+    async def work() -> tuple[list[ApiKey], dict[str, int]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            return await found.api_keys.all()
+            return await found.api_keys.all(), await found.api_keys.used_ms()
 
-    keys = run(work())
+    keys, used_ms = run(work())
     if as_json:
-        print_json(
-            [
-                {"id": kept.id, "name": kept.name, "scopes": kept.scopes, "createdAt": iso_from_us(kept.created_at_us)}
-                for kept in keys
-            ]
-        )
+        print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
         return
-    for kept in keys:
-        echo(f"{kept.id}  {iso_from_us(kept.created_at_us)}  {','.join(kept.scopes)}  {kept.name}")
+    header = ("id", "made", "last used", "scopes", "name")
+    rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]
+    for line in columns([header, *rows], MAX_NAME_CHARS):
+        echo(line)
 
 
 @key.command()
@@ -68,3 +66,18 @@ def revoke(key_id: str, data_dir: Path | None, redis_url: str | None) -> None:
 
     if not run(work()):
         raise click.ClickException(f"no key has the id {key_id}; syncledger key list shows them")
+
+
+def _row(key: ApiKey, used_ms: int | None) -> tuple[str, ...]:
+    used = "never" if used_ms is None else minute(used_ms * 1000)
+    return key.id, minute(key.created_at_us), used, ",".join(key.scopes), key.name
+
+
+def _json(key: ApiKey, used_ms: int | None) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": key.scopes,
+        "createdAt": iso_from_us(key.created_at_us),
+        "lastUsedAt": None if used_ms is None else iso_from_us(used_ms * 1000),
+    }

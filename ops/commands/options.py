@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,13 @@ def store_options(command: Command) -> Command:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def session_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Read an argument that is a session id."""
+    if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+        raise click.BadParameter("a session id is 64 hex digits")
+    return value
 
 
 def settings_from(**overrides: object) -> Settings:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ops.commands.options import Command, settings_from, store_options
+from ops.identity import check_identity
 from ops.serve import serve as serve_until_stopped
 
 
@@ -25,4 +26,5 @@ def serve(
 ) -> None:
     """Serve until stopped; SIGTERM ends it within LEDGER_GRACE."""
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+    check_identity(settings)
     raise click.exceptions.Exit(serve_until_stopped(settings))

@@ -1,0 +1,21 @@
+"""Tables, the same on a terminal and in a pipe: columns as wide as what is in them, and times one can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+WIDEST = 24
+
+
+def columns(rows: Sequence[Sequence[str]], widest: int = WIDEST) -> Iterator[str]:
+    """Yield the rows as lines, each value cut to `widest` characters and padded to the widest of its column."""
+    cut = [[value if len(value) <= widest else f"{value[: widest - 1]}…" for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
+    for row in cut:
+        yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+
+
+def minute(at_us: int) -> str:
+    """Write a time in µs since 1970 as UTC to the minute."""
+    return f"{datetime.fromtimestamp(at_us / 1e6, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,79 @@
+"""Opening all that the endpoints work with: on the store, on connections beside it, and the identity provider."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+
+from endpoints.auth import Auth
+from endpoints.limits import LimitRules
+from endpoints.services import HttpSettings, Readiness, Services
+from ledger.log.layout import read_promise
+from ledger.log.store import open_store
+from ledger.tokens import TokenIssuer
+from ops.connect import SECOND_US, Opened, keyring_source, open_all, open_credentials
+from ops.identity import make_provider
+from ops.limits import open_limits
+from ops.settings import Settings, without_password
+from projections.counters import Counters
+from projections.entities.catalog import Catalog
+
+
+async def open_services(redis_url: str, settings: Settings, closing: AsyncExitStack) -> tuple[Opened, Services]:
+    """Open the ledger and what the endpoints use beside it; `closing` gets what must be closed.
+
+    Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
+    """
+    found = await open_all(redis_url, settings)
+    closing.push_async_callback(found.store.close)
+    # Pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
+    pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
+    closing.push_async_callback(pages.close)
+    rules = LimitRules(**msgspec.structs.asdict(settings.limits))
+    limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
+    closing.push_async_callback(limits.close)
+    provider = make_provider(settings)
+    if provider is not None:
+        closing.push_async_callback(provider.close)
+    tokens = TokenIssuer(keyring_source(settings))
+
+    async def row(library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
+        data = await found.catalog.entity(library, entity_type, entity_id)
+        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+
+    async def readiness() -> Readiness:
+        promise = await read_promise(found.store)
+        where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
+        return Readiness(f"{promise.server} ({where})", f"{promise.fsync}: {promise.text}", where == "embedded")
+
+    return found, Services(
+        ledger=found.ledger,
+        auth=Auth(tokens.read, found.api_keys, settings.external_domain),
+        tokens=tokens,
+        identities=found.identities,
+        credentials=open_credentials(found, settings),
+        provider=provider,
+        limits=limits,
+        counters=Counters(found.store),
+        source=Catalog(pages),
+        row=row,
+        readiness=readiness,
+        settings=http_settings(settings),
+        stall_s=settings.stall_s,
+    )
+
+
+def http_settings(settings: Settings) -> HttpSettings:
+    """Pick the settings that clients see."""
+    oidc = settings.oidc
+    return HttpSettings(
+        external_domain=settings.external_domain,
+        oauth_auto_launch=oidc.auto_launch,
+        oauth_button_text=oidc.button_text,
+        mobile_redirect_uri=oidc.mobile_redirect_uri,
+        auto_register=oidc.auto_register,
+        secure_cookies=settings.secure_cookies == "always",
+        token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
+    )
