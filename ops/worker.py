@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 from ops.accept import Acceptor, Load
+from ops.proxies import ProxyHint, trust, trusts
 
 if TYPE_CHECKING:
     from ops.arbiter import LedgerApplication
@@ -77,6 +79,11 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
+    def on_headers_complete(self) -> None:
+        """Begin a request whose head is whole."""
+        self.server_state.proxy_hint.look(self.headers, self.client)
+        super().on_headers_complete()
+
     def _head_goes_on(self, scope: object, new_bytes: int) -> None:
         """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
         if scope is not self._unfinished:
@@ -111,8 +118,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 class WorkerState(ServerState):
     """What all connections of a worker share; tells the other workers how many they are."""
 
-    def __init__(self, load: Load, slot: int) -> None:
+    def __init__(self, load: Load, slot: int, proxy_hint: ProxyHint) -> None:
         super().__init__()
+        self.proxy_hint = proxy_hint
         self._load = load
         self._slot = slot
 
@@ -129,7 +137,8 @@ class LedgerServer(Server):
         self._arbiter_pid = worker.ppid
         self._ready_fd = worker.app.ready_fd
         self._load = worker.app.connections
-        self._state = WorkerState(worker.app.connections, worker.slot)
+        hint = ProxyHint(partial(trusts, config))
+        self._state = WorkerState(worker.app.connections, worker.slot, hint)
         self.server_state = self._state
         self._acceptors: list[Acceptor] = []
 
@@ -194,6 +203,7 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = self.app.settings
+        trust(self.config, settings.trusted_proxies)
         # Streams are broken a little before the grace is over, so that all has ended when it is.
         breaking_s = settings.grace_s - min(1.0, settings.grace_s / 2)
         self.config.timeout_graceful_shutdown = breaking_s  # type: ignore[assignment] # any number will do
