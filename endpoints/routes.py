@@ -13,6 +13,7 @@ from endpoints import (
     errors,
     health,
     history,
+    metrics,
     oauth,
     openapi,
     server_info,
@@ -31,6 +32,7 @@ App = falcon.asgi.App[Request, falcon.asgi.Response]
 _SUBJECTS = (
     well_known,
     health,
+    metrics,
     server_info,
     oauth,
     auth_status,

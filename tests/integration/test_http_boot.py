@@ -12,6 +12,7 @@ from endpoints.services import HttpSettings
 from ledger.log.store import open_store
 from projections.entities.entity import read_line
 from tests.http import Service, serving
+from tests.provider import MemoryProvider
 
 APP = {"user-agent": "immich-android/3.2.0", "deviceModel": "Pixel 8", "deviceType": "Android"}
 
@@ -19,7 +20,8 @@ APP = {"user-agent": "immich-android/3.2.0", "deviceModel": "Pixel 8", "deviceTy
 @pytest.fixture
 async def service(valkey_url: str) -> AsyncIterator[Service]:
     store = await open_store(valkey_url)
-    async with serving(store, HttpSettings(external_domain="https://photos.example", oauth=True)) as service:
+    settings = HttpSettings(external_domain="https://photos.example")
+    async with serving(store, settings, provider=MemoryProvider()) as service:
         yield service
     await store.close()
 

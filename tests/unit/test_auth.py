@@ -4,28 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
+import falcon
 import falcon.testing
 import pytest
 
 from endpoints.auth import Auth, Kind, Presented, presented
+from endpoints.cookies import MAX_HEADER_BYTES
 from endpoints.errors import Forbidden, Unauthenticated
 from endpoints.request import Request
+from ledger.admission import Caller
 from ledger.errors import SessionEnded
-from ledger.tokens import MAX_TOKEN_CHARS, Caller, TokenIssuer, make_key, read_key, read_token, session_id
+from ledger.tokens import MAX_TOKEN_CHARS, TokenIssuer, digest, make_key, read_keyring, read_token, session_id
 from projections.api_keys import ApiKeys
 from tests.fake_store import FakeStore
 
 
-def request(query: str = "", **headers: str) -> Request:
+def request(query: str = "", method: str = "GET", **headers: str) -> Request:
     """A request with headers given as `x_api_key="..."`."""
     pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
-    scope = falcon.testing.create_scope(headers=pairs, query_string=query)
+    scope = falcon.testing.create_scope(method=method, headers=pairs, query_string=query)
+    if "host" in headers:  # in place of Falcon's own
+        own = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope["headers"] = [*own, (b"host", headers["host"].encode())]
     event = {"type": "http.request", "body": b"", "more_body": False}
 
     async def receive() -> dict[str, Any]:
         return event
 
     return Request(scope, receive, first_event=event)
+
+
+def new_token(user: str = "ann") -> str:
+    keyring = read_keyring(make_key())
+    return TokenIssuer(lambda: keyring).issue(user, 1).token
 
 
 ORDER = [
@@ -43,7 +54,8 @@ def test_a_token_goes_before_all_that_is_below_it_in_the_order(position: int) ->
     for way in reversed(ORDER[position:]):
         given |= way
     expected = next(iter(ORDER[position].values())).split("=")[-1].removeprefix("Bearer ")
-    assert presented(request(**given)) == Presented(Kind.TOKEN, expected)
+    kind = Kind.COOKIE if "cookie" in ORDER[position] else Kind.TOKEN
+    assert presented(request(**given)) == Presented(kind, expected)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +94,48 @@ def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
     ],
 )
 def test_the_cookie_is_found_among_others(cookie: str) -> None:
-    assert presented(request(cookie=cookie)) == Presented(Kind.TOKEN, "T")
+    assert presented(request(cookie=cookie)) == Presented(Kind.COOKIE, "T")
+    assert presented(request(cookie=cookie, query="limit=1")) == Presented(Kind.COOKIE, "T")
+
+
+def test_a_cookie_header_that_is_too_long_is_refused_where_it_would_be_read() -> None:
+    long = "a=" + "x" * MAX_HEADER_BYTES + "; immich_access_token=T"
+    assert presented(request(cookie=long, authorization="Bearer t")) == Presented(Kind.TOKEN, "t")
+    with pytest.raises(falcon.HTTPRequestHeaderFieldsTooLarge):
+        presented(request(cookie=long, x_api_key="key"))
 
 
 async def test_a_token_of_ours_names_its_user_and_session() -> None:
-    token = TokenIssuer(read_key(make_key())).issue("ann", 1).token
+    token = new_token()
     auth = Auth(read_token, ApiKeys(FakeStore()))
+    caller = Caller("ann", session_id(token), digest(token))
     for _ in range(2):
-        assert await auth.device(request(authorization=f"Bearer {token}")) == Caller("ann", session_id(token))
+        assert await auth.device(request(authorization=f"Bearer {token}")) == caller
+        assert await auth.device(request(cookie=f"immich_access_token={token}")) == caller
+
+
+async def test_a_cookie_admits_no_change_that_another_origins_page_asks_for() -> None:
+    token, auth = new_token(), Auth(read_token, ApiKeys(FakeStore()))
+    cookie, foreign = f"immich_access_token={token}", {"sec_fetch_site": "cross-site", "origin": "https://evil.example"}
+    for ask in (
+        lambda req: auth.session(req, "p"),
+        auth.device,
+        lambda req: auth.scoped(req, "p"),
+        lambda req: auth.key(req, "p"),
+    ):
+        with pytest.raises(Forbidden, match=r"^Cross-origin request refused$"):
+            await ask(request(method="POST", cookie=cookie, **foreign))
+    assert (await auth.device(request(method="POST", cookie=cookie))).user == "ann"
+    assert (await auth.device(request(method="GET", cookie=cookie, **foreign))).user == "ann"
+    assert (await auth.device(request(method="POST", authorization=f"Bearer {token}", **foreign))).user == "ann"
+
+
+async def test_pages_of_the_external_domain_are_our_own() -> None:
+    auth = Auth(read_token, ApiKeys(FakeStore()), "https://photos.example")
+    given = {"cookie": f"immich_access_token={new_token()}", "host": "10.0.0.7:2283"}
+    assert (await auth.device(request(method="POST", origin="https://photos.example", **given))).user == "ann"
+    with pytest.raises(Forbidden):
+        await auth.device(request(method="POST", origin="https://other.example", **given))
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "a.e30.c", "é.e30.x", "a." + "A" * MAX_TOKEN_CHARS + ".c"])
@@ -140,6 +186,6 @@ async def test_share_links_open_nothing_here() -> None:
 
 async def test_a_token_is_not_an_api_key() -> None:
     auth = Auth(read_token, ApiKeys(FakeStore()))
-    token = TokenIssuer(read_key(make_key())).issue("ann", 1).token
+    token = new_token()
     with pytest.raises(Forbidden):
         await auth.key(request(authorization=f"Bearer {token}"), "entities.write")
