@@ -4,9 +4,9 @@
         redirect = provider.sign_in(authorize_url, login="ann")     # the address the user is sent back to
         provider.rotate_keys()
 
-Any login name is a user: `<login>@example.test`, named `The User <login>`. Some are special: `no-email` and `no-name` have
-none, the address of `userinfo-email` is only in the userinfo, that of `upper-email` is badly written, `with-role` is an
-admin. `account` makes others special, `reset` forgets all that a test changed.
+Any login name is a user: `<login>@example.test`, named `The User <login>`. Some are special: `no-email` and `no-name`
+have none, the address of `userinfo-email` is only in the userinfo, that of `upper-email` is badly written, `with-role`
+is an admin. `account` makes others special, `reset` forgets all that a test changed.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -25,20 +25,20 @@ class Cached(Generic[T]):
         self._rest_s = rest_s
         self._value: T | None = None
         self._fetched_at = float("-inf")
-        self._tried_at = float("-inf")
+        self._asked_at = float("-inf")
         self._flight: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
         """Return the value, fetched if there is none or it is too old."""
         if self._value is not None and time.monotonic() < self._fetched_at + self._keep_s:
             return self._value
-        return await self._joined(rest_s=0.0)
+        return await self._joined(self._fly)
 
     async def newer(self, seen: T) -> T:
-        """Return a value fetched after `seen` was; waits for the rest between two fetches to be over."""
+        """Return a value fetched after `seen` was; waits for the rest to be over."""
         if self._value is not None and self._value is not seen:
             return self._value
-        return await self._joined(self._rest_s)
+        return await self._joined(self._fly_rested)
 
     async def close(self) -> None:
         """End a fetch that nobody waits for any more."""
@@ -46,18 +46,21 @@ class Cached(Generic[T]):
             self._flight.cancel()
             await asyncio.wait([self._flight])
 
-    async def _joined(self, rest_s: float) -> T:
+    async def _joined(self, fly: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._flight is None:
-            self._flight = asyncio.create_task(self._fly(rest_s))
+            self._flight = asyncio.create_task(fly())
             self._flight.add_done_callback(self._landed)
         return await asyncio.shield(self._flight)  # one who leaves must not take the others' fetch along
 
-    async def _fly(self, rest_s: float) -> T:
-        await asyncio.sleep(max(0.0, self._tried_at + rest_s - time.monotonic()))
-        self._tried_at = time.monotonic()
+    async def _fly(self) -> T:
         self._value = await self._fetch()
         self._fetched_at = time.monotonic()
         return self._value
+
+    async def _fly_rested(self) -> T:
+        await asyncio.sleep(max(0.0, self._asked_at + self._rest_s - time.monotonic()))
+        self._asked_at = time.monotonic()
+        return await self._fly()
 
     def _landed(self, flight: asyncio.Task[T]) -> None:
         self._flight = None

@@ -53,8 +53,7 @@ async def exchange(http: Http, address: str, request: TokenRequest) -> Tokens:
     if not answer.id_token:
         raise SignInRefused("id_token_invalid", "The identity provider sent no ID token")
     access_token = answer.access_token or ""
-    if (answer.token_type or "bearer").lower() != "bearer" or not (
-        access_token.isascii() and access_token.isprintable()
-    ):
+    bearer = (answer.token_type or "bearer").lower() == "bearer"
+    if not bearer or not access_token.isascii() or not access_token.isprintable():
         raise ProviderUnavailable(f"The provider's {WHAT} gave an access token that is no bearer token")
     return Tokens(answer.id_token, access_token)

@@ -7,7 +7,9 @@ with the next one's request.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple, TypeVar
 
@@ -50,6 +52,7 @@ class Http:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
+            verify=_trusted(),
             timeout=timeout_s,
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
             follow_redirects=False,
@@ -83,6 +86,14 @@ class Http:
             raise ProviderUnavailable(f"The provider's {what} did not answer: {type(error).__name__}") from None
         media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         return Reply(what, response.status_code, media_type, body)
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Trust the public authorities, and those this machine trusts: a provider at home often has one of its own."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
 
 
 async def _read(what: str, response: httpx.Response) -> bytes:

@@ -19,7 +19,7 @@ _CHECKED: Final = ("iss", "sub", "aud", "azp", "exp", "nbf", "iat", "at_hash")
 def check_id_token(config: OidcConfig, signed: Signed, *, nonce: str, access_token: str, now_s: float) -> None:
     """Raise SignInRefused if a signed ID token is not the provider's for this very sign-in."""
     claims = signed.claims
-    if not isinstance(claims.get("at_hash", ""), str):
+    if "at_hash" in claims and not is_id(claims["at_hash"]):
         raise _unfit("at_hash")
     expected = CodeIDToken(
         {name: claims[name] for name in _CHECKED if name in claims},
@@ -43,7 +43,7 @@ def check_id_token(config: OidcConfig, signed: Signed, *, nonce: str, access_tok
 
 
 def is_id(value: Any) -> bool:
-    """Tell whether a subject or a provider's session is one that can be stored."""
+    """Tell whether a claim is a text of a length and of characters that can be worked with and stored."""
     return isinstance(value, str) and 0 < len(value) <= MAX_SUBJECT_CHARS and value.isprintable()
 
 
