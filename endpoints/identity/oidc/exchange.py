@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from endpoints.identity.oidc.http import Http
+from endpoints.identity.oidc.http import Http, Reply
 from endpoints.identity.oidc.oauth import TokenRequest
 from endpoints.identity.port import ProviderUnavailable, SignInRefused
 
@@ -18,15 +19,12 @@ ERRORS: Final = frozenset(
 """The error codes of RFC 6749, section 5.2; any other text of a provider is not repeated."""
 
 
-class Tokens(msgspec.Struct, frozen=True):
-    """What a code was exchanged for; all of it secret."""
+@dataclass(frozen=True, repr=False)
+class Tokens:
+    """What a code was exchanged for. All of it is secret and none is shown."""
 
     id_token: str
     access_token: str
-
-    def __repr__(self) -> str:
-        """Show nothing."""
-        return "Tokens()"
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -39,17 +37,11 @@ class _Answer(msgspec.Struct, frozen=True):
 async def exchange(http: Http, address: str, request: TokenRequest) -> Tokens:
     """Exchange a code. Raises SignInRefused if the provider refuses it, ProviderUnavailable if it fails."""
     reply = await http.post(WHAT, address, request.headers, request.form)
-    if reply.status == 200:
-        answer = reply.json(_Answer)
-    elif 400 <= reply.status < 500 and reply.status != 429:
-        answer = reply.json(_Answer)
-        if answer.error is None:
-            reply.ok()
-    else:
-        raise ProviderUnavailable(f"The provider's {WHAT} answered with status {reply.status}")
+    answer = (reply if _is_refusal(reply) else reply.ok()).json(_Answer)
     if answer.error is not None:
         known = f": {answer.error}" if isinstance(answer.error, str) and answer.error in ERRORS else ""
         raise SignInRefused("code_refused", f"The identity provider refused the code{known}")
+    reply.ok()
     if not answer.id_token:
         raise SignInRefused("id_token_invalid", "The identity provider sent no ID token")
     access_token = answer.access_token or ""
@@ -57,3 +49,8 @@ async def exchange(http: Http, address: str, request: TokenRequest) -> Tokens:
     if not bearer or not access_token.isascii() or not access_token.isprintable():
         raise ProviderUnavailable(f"The provider's {WHAT} gave an access token that is no bearer token")
     return Tokens(answer.id_token, access_token)
+
+
+def _is_refusal(reply: Reply) -> bool:
+    """Tell whether the request is at fault (RFC 6749, section 5.2), not the endpoint or its load."""
+    return 400 <= reply.status < 500 and reply.status != 429

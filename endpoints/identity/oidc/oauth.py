@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
 from urllib.parse import quote_plus
 
 from authlib.oauth2.auth import ClientAuth  # type: ignore[import-untyped]
@@ -18,8 +18,9 @@ from endpoints.identity.oidc.config import OidcConfig, TokenAuth
 from endpoints.identity.oidc.discovery import Metadata
 
 
-class TokenRequest(NamedTuple):
-    """The request that turns a code into tokens. It holds the code and the client's secret: never show it."""
+@dataclass(frozen=True, repr=False)
+class TokenRequest:
+    """The request that turns a code into tokens. It holds the code and the client's secret and shows neither."""
 
     headers: dict[str, str]
     form: str
