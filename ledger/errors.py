@@ -14,6 +14,7 @@ LedgerError
 │   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
 │   ├── StoreFull             the store is at its memory limit
 │   ├── Contended             too many writers at one session
+│   ├── Rebuilding            the session may be among those that are not rebuilt yet
 │   └── DeletesPurged         delete markers went while they were being streamed
 ├── LayoutError               the store holds a ledger this service must not use as configured
 └── CorruptLedger             stored data contradicts itself
@@ -99,6 +100,15 @@ class StoreFull(Unavailable):
 
 class Contended(Unavailable):
     """Too many writers at one session for this attempt."""
+
+
+class Rebuilding(Unavailable):
+    """Projections were lost and are not whole again, so it is not known whether the session lives."""
+
+    retry_after_s = 5
+
+    def __init__(self) -> None:
+        super().__init__("The sessions are being rebuilt (syncledger rebuild); try again later")
 
 
 class DeletesPurged(Unavailable):

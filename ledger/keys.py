@@ -107,6 +107,16 @@ def provider_sessions(partition: int) -> bytes:
     return b"{p%d}:provider-sessions" % partition
 
 
+def whole(partition: int) -> bytes:
+    """Value: `1` while the partition has all its projections; else who rebuilds or copies it, or nothing."""
+    return b"{p%d}:whole" % partition
+
+
+def broken(partition: int) -> bytes:
+    """Hash: session that cannot be rebuilt -> where its events are damaged."""
+    return b"{p%d}:broken" % partition
+
+
 def catalog_libraries() -> bytes:
     """Set: the libraries that have a catalog."""
     return b"ledger:libraries"

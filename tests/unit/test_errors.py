@@ -24,6 +24,7 @@ from ledger.errors import (
     LedgerError,
     NoSuchSession,
     NothingToUpdate,
+    Rebuilding,
     SessionEnded,
     StoreFull,
     StoreReplyError,
@@ -53,6 +54,7 @@ UNAVAILABLE = [
     StoreUnavailable("redis://secret", maybe_done=True),
     StoreFull("OOM secret"),
     Contended("busy"),
+    Rebuilding(),
     DeletesPurged("gone"),
 ]
 

@@ -25,6 +25,8 @@ OF_A_PARTITION = [
     keys.identity(17, USER),
     keys.credentials(17),
     keys.provider_sessions(17),
+    keys.whole(17),
+    keys.broken(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -54,6 +56,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:identity:ann",
         b"{p17}:credentials",
         b"{p17}:provider-sessions",
+        b"{p17}:whole",
+        b"{p17}:broken",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [b"{lphotos}:meta", b"{lphotos}:rows:AssetV2", b"{lphotos}:ids:asset", b"{lphotos}:edges"]
     assert OF_ALL == [
