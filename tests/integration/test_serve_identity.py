@@ -1,0 +1,102 @@
+"""A service with an identity provider: wrong settings keep it from starting, a provider that is down does not."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from ledger.tokens import make_key
+from tests.running import COMMAND, RunningService
+from tests.servers import free_port
+
+OIDC = {"LEDGER_OIDC_ISSUER": "https://id.example.org", "LEDGER_OIDC_CLIENT_ID": "ledger"}
+
+
+def refused(folder: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `serve` with settings that must keep it from starting."""
+    service = RunningService(folder)
+    environment = service.environment | settings
+    return subprocess.run(
+        [*COMMAND, "serve"], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (OIDC | {"LEDGER_OIDC_ISSUER": "http://id.example.org"}, "LEDGER_OIDC_ISSUER"),
+        ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, "LEDGER_OIDC_CLIENT_ID"),
+        (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_ALGORITHMS"),
+        ({"LEDGER_CREDENTIAL_KEY": "hunter2"}, "LEDGER_CREDENTIAL_KEY"),
+        ({"LEDGER_TOKEN_KEY": "hunter2"}, "LEDGER_TOKEN_KEY"),
+        ({"LEDGER_TRUSTED_PROXIES": "*"}, "LEDGER_TRUSTED_PROXIES"),
+    ],
+)
+def test_wrong_settings_keep_a_service_from_starting(tmp_path: Path, settings: dict[str, str], named: str) -> None:
+    done = refused(tmp_path, settings)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {named}: ")
+    assert "hunter2" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spoilt_key_in_the_data_folder_keeps_a_service_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "token-key.json"
+    file.parent.mkdir()
+    file.write_text("hunter2")
+    done = refused(tmp_path, {})
+    assert (done.returncode, str(file) in done.stderr, "hunter2" in done.stderr) == (2, True, False)
+
+
+def test_a_service_starts_while_its_provider_is_down(tmp_path: Path, valkey_url: str) -> None:
+    service = RunningService(
+        tmp_path,
+        redis_url=valkey_url,
+        oidc_issuer=f"http://127.0.0.1:{free_port()}",
+        oidc_client_id="ledger",
+        oidc_client_secret="hunter2",
+        oidc_auto_launch="true",
+        oidc_button_text="Come in",
+        external_domain="https://photos.example.org",
+        credential_key=Fernet.generate_key().decode(),
+        token_key=make_key(),
+    )
+    with service, service.client() as client:
+        features = client.get("/api/server/features").json()
+        assert (features["oauth"], features["oauthAutoLaunch"]) == (True, True)
+        config = client.get("/api/server/config").json()
+        assert (config["oauthButtonText"], config["externalDomain"]) == ("Come in", "https://photos.example.org")
+        refused = client.post("/api/oauth/authorize", json={"redirectUri": "app.immich:///oauth-callback"})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        with service.client(service.sign_in()) as device:
+            assert device.get("/api/sessions").status_code == 200
+        assert service.faults() == []
+    assert "hunter2" not in service.log.read_text()
+    assert not service.data_dir.exists()
+
+
+def test_without_a_provider_nobody_signs_in_over_http(tmp_path: Path, valkey_url: str) -> None:
+    with RunningService(tmp_path, redis_url=valkey_url) as service, service.client() as client:
+        assert client.get("/api/server/features").json()["oauth"] is False
+        refused = client.post("/api/oauth/authorize", json={"redirectUri": "app.immich:///oauth-callback"})
+        assert (refused.status_code, refused.json()["message"]) == (400, "OAuth is not enabled")
+
+
+def test_a_key_rotated_by_the_command_signs_in_a_running_service(tmp_path: Path, valkey_url: str) -> None:
+    with RunningService(tmp_path, workers=2, redis_url=valkey_url) as service:
+        token = service.sign_in()
+        with service.client() as client:
+            (before,) = client.get("/.well-known/jwks.json").json()["keys"]
+        new = service.command("signing-key", "rotate").stdout.strip()
+        for _ in range(8):  # whichever worker answers
+            with service.client(token) as client:
+                assert [key["kid"] for key in client.get("/.well-known/jwks.json").json()["keys"]] == [
+                    new,
+                    before["kid"],
+                ]
+                assert client.get("/api/sessions").status_code == 200
