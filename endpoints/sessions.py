@@ -187,7 +187,7 @@ def session_dto(state: State, updated_us: int, *, current: bool) -> SessionRespo
         deviceType=state.device_type,
         appVersion=state.app_version,
         isPendingSyncReset=state.pending_reset,
-        expiresAt=msgspec.UNSET if state.expires_at_us is None else iso_ms(state.expires_at_us),
+        expiresAt=msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us),
     )
 
 

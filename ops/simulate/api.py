@@ -38,6 +38,7 @@ class Server:
         self.api = f"{self.root}/api"
         self._rate = read_bytes_per_s
         small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER_BYTES)] if read_bytes_per_s else []
+        self._present: Presentation = present
         headers, params = _presented(token, present)
         self._client = httpx.Client(
             headers={"User-Agent": USER_AGENT, **headers},
@@ -46,6 +47,12 @@ class Server:
             transport=httpx.HTTPTransport(socket_options=small),
             trust_env=False,
         )
+
+    def present(self, token: str) -> None:
+        """Present this token from now on: a newer one of the same session."""
+        headers, params = _presented(token, self._present)
+        self._client.headers.update(headers)
+        self._client.params = self._client.params.merge(params)
 
     def close(self) -> None:
         """Close all connections."""
