@@ -92,6 +92,11 @@ def devices(partition: int, user: str) -> bytes:
     return b"{p%d}:devices:%b" % (partition, user.encode())
 
 
+def archive(partition: int) -> bytes:
+    """Hash: how far a partition is archived, in which segments, and who is archiving it."""
+    return b"{p%d}:archive" % partition
+
+
 def identity(partition: int, user: str) -> bytes:
     """Hash: the identity record of a user; the only place that holds names and e-mail addresses."""
     return b"{p%d}:identity:%b" % (partition, user.encode())

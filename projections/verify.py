@@ -16,8 +16,9 @@ from ledger.chain import GENESIS, link
 from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.evolve import evolve
 from ledger.fields import checkpoint_fields, session_fields
+from ledger.log import skips
 from ledger.log.append import parse_ended
-from ledger.log.reader import SKIP, Entry, last_id, parse_entry, read_raw, walk
+from ledger.log.reader import Entry, last_id, parse_entry, read_raw, walk
 from ledger.log.sessions import RawSession, device_sids, indexed_sids, read_raw_session
 from ledger.log.store import Store
 from ledger.state import State
@@ -55,7 +56,7 @@ class Report(msgspec.Struct):
 
 
 class _Folded(msgspec.Struct):
-    """A session's fold so far: its state, and the stream ids of its last event and last skip pointer."""
+    """A session's fold so far: its state, and the stream ids of its last event and of its last marks."""
 
     state: State | None = None
     head: str = ""
@@ -131,8 +132,8 @@ class _Partition:
             wrong = f"seq {recorded.seq} follows seq {seq}"
         elif entry.prev != folded.head:
             wrong = f"prev is {entry.prev or 'empty'}, the event before is {folded.head or 'none'}"
-        elif entry.skip != (folded.skip if recorded.seq % SKIP == 0 else None):
-            wrong = f"skip is {entry.skip or 'none'}, the last skip pointer is {folded.skip}"
+        elif not skips.fits(folded.skip, recorded.seq, entry.skip):
+            wrong = f"skip is {entry.skip}, the last marks are {folded.skip}"
         elif recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
             wrong = "the hash does not match the event and the hash before it"
         else:
@@ -145,8 +146,7 @@ class _Partition:
             self._note(recorded.sid, wrong, entry.id)
             return
         folded.head = entry.id
-        if recorded.seq == 1 or entry.skip is not None:
-            folded.skip = entry.id
+        folded.skip = skips.moved(folded.skip, recorded.seq, entry.id)
 
     async def _compare(self, sid: str, folded: _Folded) -> None:
         """Compare a session with its fold, brought to the stored version, and count it."""

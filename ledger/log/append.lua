@@ -12,8 +12,14 @@
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- The session's seq, at_us and hash are those of its last event here.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
-local SKIP = 128
 local call = redis.call
+
+-- Give the marks of a session (ledger/log/skips.py): ids of its last events whose seq is a multiple of 16, 128, 1024.
+local function split(marks)
+  local near, middle, far = string.match(marks, '^(%S*) ?(%S*) ?(%S*)$')
+  middle = middle ~= '' and middle or near
+  return near, middle, far ~= '' and far or middle
+end
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
 local conflict, ending, starts, chains, at = false, {}, {}, {}, 5
@@ -70,15 +76,25 @@ for i, at in ipairs(starts) do
   local last = remove_checkpoints + ARGV[at + 11] - 1
   for event = from, set - 1, 5 do
     local seq = tonumber(ARGV[event])
-    if seq % SKIP == 0 then
+    if seq % 16 == 0 then
+      local near, middle, far = split(skip)
+      skip = near
+      if seq % 1024 == 0 then
+        skip = near .. ' ' .. middle .. ' ' .. far
+      elseif seq % 128 == 0 then
+        skip = near .. ' ' .. middle
+      end
       head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
         ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head, 'skip', skip)
+      middle = seq % 128 == 0 and head or middle
+      far = seq % 1024 == 0 and head or far
+      skip, moved_skip = head .. ' ' .. middle .. ' ' .. far, true
     else
       head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
         ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head)
-    end
-    if seq == 1 or seq % SKIP == 0 then
-      skip, moved_skip = head, true
+      if seq == 1 then
+        skip, moved_skip = head, true
+      end
     end
   end
   if ARGV[at + 3] == 'live' then

@@ -14,15 +14,15 @@ from ledger.log.store import Script, Store
 PAGE: Final = 500
 """Entries per read: about 100 KB."""
 ANY_SEQ: Final = 2**53
-SKIP: Final = 128
-"""Every how many events of a session append.lua puts a skip pointer."""
+_BELOW_FLOOR: Final = 1
+_LOST: Final = 2
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 
 class Entry(NamedTuple):
     """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''.
 
-    `skip`: in every 128th event of a session the stream id of the one 128 before it (or of its first).
+    `skip`: in every 16th event of a session pointers further back (`ledger.log.skips`).
     """
 
     id: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A page of a session's history, newest first; `below_floor`: older events are in the archive only."""
+    """A page of a session's history, newest first; `below_floor`: what is older lies in the archive only."""
 
     entries: list[Entry]
     below_floor: bool
@@ -71,12 +71,19 @@ async def last_id(store: Store, partition: int) -> str | None:
 async def walk(
     store: Store, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
 ) -> Walk | None:
-    """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown."""
-    names = (keys.stream(partition), keys.session(partition, sid), keys.ended(partition))
+    """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown.
+
+    Raises CorruptLedger where an event is missing that was never archived.
+    """
+    names = (keys.stream(partition), keys.session(partition, sid), keys.ended(partition), keys.archive(partition))
     reply = await store.script(_WALK, names, (sid, top_seq, top_at_us, count))
     if not reply:
         return None
-    return Walk([parse_entry(row) for row in reply[0]], reply[1] == 1)
+    rows, end, stopped_at = reply
+    if end == _LOST:
+        lost = stopped_at.decode()
+        raise CorruptLedger(f"event {lost} is missing, though it was never archived", sid=sid, id=lost)
+    return Walk([parse_entry(row) for row in rows], end == _BELOW_FLOOR)
 
 
 def parse_entry(row: list[Any]) -> Entry:

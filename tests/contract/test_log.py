@@ -293,28 +293,58 @@ async def test_a_history_is_walked_in_pages_by_seq_and_by_time(log: Log) -> None
     assert await walk(log.store, PARTITION, sid_of("nobody")) is None
 
 
-async def test_skip_pointers_lie_every_128_events(log: Log) -> None:
-    state = await long_history(log, 260)
+async def test_skip_pointers_lead_16_128_and_1024_events_back(log: Log) -> None:
+    state = await long_history(log, 1060)
     entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    skips = {seq: entry.skip for seq, entry in entries.items() if entry.skip is not None}
-    assert skips == {128: entries[1].id, 256: entries[128].id}
+    for seq, entry in entries.items():
+        spans = [span for span in (16, 128, 1024) if seq % span == 0]
+        pointers = " ".join(entries[max(1, seq - span)].id for span in spans)
+        assert entry.skip == (pointers or None)
     found = await contents(log.store, PARTITION, [state.sid])
-    assert found[keys.session(PARTITION, state.sid)][b"skip"] == entries[256].id.encode()
+    marks = f"{entries[1056].id} {entries[1024].id} {entries[1024].id}"
+    assert found[keys.session(PARTITION, state.sid)][b"skip"] == marks.encode()
 
 
-async def test_a_walk_below_a_trimmed_stream_says_so(log: Log) -> None:
+async def archived(log: Log, floor: str) -> None:
+    """Record that all up to a stream id is in segments."""
+    await log.store.command("HSET", keys.archive(PARTITION), "floor", floor, key=keys.archive(PARTITION))
+
+
+async def test_a_walk_below_the_archives_floor_says_so(log: Log) -> None:
     state = await long_history(log, 300)
     entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
     name = keys.stream(PARTITION)
+    await archived(log, entries[210].id)
+    assert await page(log, state.sid, top_seq=205, count=2) == ([205, 204], False), "it is not trimmed yet"
     await log.store.command("XTRIM", name, "MINID", entries[200].id, key=name)
     assert await page(log, state.sid, count=2) == ([300, 299], False)
     assert await page(log, state.sid, count=1000) == (list(range(300, 199, -1)), True)
     assert await page(log, state.sid, top_seq=201, count=5) == ([201, 200], True)
     assert await page(log, state.sid, top_seq=100) == ([], True)
+    assert await page(log, state.sid, top_at_us=NOW + 100) == ([], True)
+    await archived(log, entries[300].id)
     await log.store.command("XTRIM", name, "MAXLEN", 0, key=name)
     assert await page(log, state.sid) == ([], True)
     over = await log.append(state, ENDED)
     assert await page(log, over.sid) == ([301], True)
+
+
+@pytest.mark.parametrize(
+    ("lost", "top"), [(300, 300), (200, 210), (256, 200), (128, 127)], ids=["head", "prev", "mark", "mark at the page"]
+)
+async def test_an_event_that_is_missing_above_the_floor_is_corruption(log: Log, lost: int, top: int) -> None:
+    state = await long_history(log, 300)
+    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
+    name = keys.stream(PARTITION)
+    for floor in ("", entries[100].id):
+        if floor:
+            await archived(log, floor)
+        await log.store.command("XDEL", name, entries[lost].id, entries[90].id, key=name)
+        with pytest.raises(CorruptLedger, match=f"event {entries[lost].id} is missing") as caught:
+            await walk(log.store, PARTITION, state.sid, top_seq=top, count=1000)
+        assert caught.value.details == {"sid": state.sid, "id": entries[lost].id}
+    await archived(log, entries[lost].id)
+    assert (await page(log, state.sid, top_seq=top, count=1000))[1], "it was archived"
 
 
 # Reading a partition

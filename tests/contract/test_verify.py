@@ -140,7 +140,7 @@ EVENT_DAMAGE = {
     "a seq": (PHONE, 2, {"seq": b"7"}, "seq 7 follows seq 1"),
     "prev": (PHONE, 3, {"prev": b"1-1"}, "prev is 1-1, the event before is"),
     "no prev": (PHONE, 3, {"prev": b""}, "prev is empty"),
-    "a skip pointer": (TABLET, 128, {"skip": b"1-1"}, "skip is 1-1, the last skip pointer is"),
+    "a skip pointer": (TABLET, 128, {"skip": b"1-1"}, "skip is 1-1, the last marks are"),
     "a skip pointer where none belongs": (PHONE, 2, {"skip": b"1-1"}, "skip is 1-1"),
 }
 
@@ -186,17 +186,18 @@ async def test_an_event_given_to_another_session_is_named_in_both(damaged: Damag
     [
         (PHONE, (1,), "seq 2 follows seq 0"),
         (PHONE, (2,), "seq 3 follows seq 1"),
-        (PHONE, (3,), "events 3 to 3 cannot be reached from its head"),
-        (PHONE, (1, 2, 3), "events 1 to 3 cannot be reached from its head"),
+        (PHONE, (3,), "is missing, though it was never archived"),
+        (PHONE, (1, 2, 3), "is missing, though it was never archived"),
         (TABLET, (129,), "seq 130 follows seq 128"),
-        (GONE, (4,), "events 4 to 4 cannot be reached from its head"),
-        (GONE, (1, 2, 3, 4), "events 1 to 4 cannot be reached from its head"),
+        (GONE, (4,), "is missing, though it was never archived"),
+        (GONE, (1, 2, 3, 4), "is missing, though it was never archived"),
     ],
 )
 async def test_dropped_events_are_named(damaged: Damaged, sid: str, seqs: tuple[int, ...], what: str) -> None:
     await damaged.drop(sid, *seqs)
     (difference,) = await damaged.found()
-    assert (difference.session, difference.what) == (sid, what)
+    assert difference.session == sid
+    assert what in difference.what
 
 
 STORED = {
@@ -245,7 +246,7 @@ STORED = {
     "a session with another parent": (PHONE, ["HSET", devices, PHONE, TABLET], "is not among its user's devices"),
     "an unknown session in the activity index": (NOBODY, ["ZADD", keys.activity, 1, NOBODY], "is in an index only"),
     "an unknown session among the devices": (NOBODY, ["HSET", devices, NOBODY, ""], "is in an index only"),
-    "an unknown session kept as ended": (NOBODY, ["HSET", keys.ended, NOBODY, b"1-1 \x93\x04\xc4\x00\xa0"], "reached"),
+    "an unknown session kept as ended": (NOBODY, ["HSET", keys.ended, NOBODY, b"1-1 \x93\x04\xc4\x00\xa0"], "missing"),
     "an unknown session kept at seq 0": (
         NOBODY,
         ["HSET", keys.ended, NOBODY, b"1-1 \x93\x00\xc4\x00\xa0"],

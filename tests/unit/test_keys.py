@@ -25,6 +25,7 @@ OF_A_PARTITION = [
     keys.identity(17, USER),
     keys.credentials(17),
     keys.provider_sessions(17),
+    keys.archive(17),
     keys.whole(17),
     keys.broken(17),
 ]
@@ -56,6 +57,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:identity:ann",
         b"{p17}:credentials",
         b"{p17}:provider-sessions",
+        b"{p17}:archive",
         b"{p17}:whole",
         b"{p17}:broken",
     ] == OF_A_PARTITION
