@@ -121,6 +121,8 @@ const restart = () => {
       idTokenSigningAlgValues: ['RS256', 'ES256', 'PS256'],
       userinfoSigningAlgValues: ['RS256', 'ES256', 'PS256'],
     },
+    // Without its dispatcher, which keeps it from calling addresses on this machine back.
+    fetch: (url, { dispatcher, ...options }) => fetch(url, options),
     findAccount: (_, login) => ({ accountId: login, claims: (use) => claimsOf(login, use) }),
   });
   provider.on('backchannel.error', (_, error) => console.error(`back-channel logout: ${error}`));
@@ -142,7 +144,7 @@ const calls = {
   account: (login, claims) => {
     accounts[login] = claims;
   },
-  // The provider's clock, in seconds ahead of the real one.
+  // The provider's clock, in seconds ahead of the real one. Set far back it makes cookies that are expired at once.
   clock: (ahead) => {
     Date.now = () => realNow() + ahead * 1000;
   },

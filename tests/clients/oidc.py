@@ -67,6 +67,13 @@ class Browser:
         """Follow the sign-in to its end; returns the address the provider sends the user back to, errors included."""
         return self._walk(authorize_url)
 
+    def cancel(self, authorize_url: str) -> str:
+        """Leave the sign-in at its first page; returns the address the provider sends the user back to."""
+        page = self._http.get(authorize_url, follow_redirects=True)
+        abort = re.search(r'href="([^"]+/abort)"', page.text)
+        assert abort, f"{page.status_code} at {page.url}"
+        return self._walk(urljoin(str(page.url), html.unescape(abort[1])))
+
     def sign_out(self, logout_url: str) -> str:
         """Confirm the end of the session at the provider; returns where it sends the user then."""
         return self._walk(logout_url)
@@ -144,7 +151,10 @@ class Oidc:
         self._call("account", login, {"id_token": dict(id_token or {}), "userinfo": dict(userinfo or {})})
 
     def clock(self, ahead_s: float) -> None:
-        """Set the provider's clock: two hours back, and every ID token it makes is expired."""
+        """Set the provider's clock: two hours back, and the ID token of a code that is there already is expired.
+
+        Sign in before: a browser drops the cookies of a log-in page that is hours behind. A code is good for 60 s.
+        """
         self._call("clock", ahead_s)
 
     def reset(self) -> None:
