@@ -28,13 +28,14 @@ from ledger.commands import (
     UseToken,
 )
 from ledger.decide import decide
-from ledger.errors import Contended, NoSuchSession, Refused, SessionEnded, StoreUnavailable, TokenReused
+from ledger.errors import Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable, TokenReused
 from ledger.events import Event
 from ledger.evolve import fold
 from ledger.keys import partition_of
-from ledger.log.append import SEEN_FOR_US, Conflict, Section, append, load
+from ledger.log.append import SEEN_FOR_US, Conflict, Section, append, is_known, load
 from ledger.log.reader import Walk, walk
 from ledger.log.store import Store
+from ledger.log.whole import read_if_whole
 from ledger.state import State
 
 ATTEMPTS: Final = 16
@@ -47,7 +48,11 @@ _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, 
 
 
 class Ledger:
-    """The write side, and the state it is decided on. All methods raise StoreUnavailable when the store is away."""
+    """The write side, and the state it is decided on.
+
+    All methods raise StoreUnavailable when the store is away, and Rebuilding where a session that is not found may be
+    one that is not rebuilt yet.
+    """
 
     def __init__(
         self, store: Store, partitions: int, clock: Callable[[], int], token_grace_us: int = 60_000_000
@@ -101,8 +106,9 @@ class Ledger:
         living_parent = (command.parent or "") if isinstance(command, CreateSession) else ""
         state = self._remembered(sid)
         current = state is None
+        begins = isinstance(command, CreateSession)
         if current:
-            state = await load(self.store, partition, sid, self.clock(), seen=seen)
+            state = await load(self.store, partition, sid, self.clock(), seen=seen, begins=begins)
         turn: asyncio.Lock | None = None
         try:
             for _ in range(ATTEMPTS):
@@ -116,16 +122,16 @@ class Ledger:
                 if events:
                     section = _section(state, sid, events, now_us)
                     conflict = await self._append(partition, [section], now_us, living_parent)
-                    if conflict is None:
-                        state = self._remember(section.after, now_us if current and seen else None)
-                    elif state is None and conflict.state is None and not conflict.lost:
-                        raise SessionEnded  # of this id was one before, or its parent is over
-                    else:
+                    if conflict is not None:
+                        if state is None and conflict.state is None and not conflict.lost:
+                            raise SessionEnded  # of this id was one before, or its parent is over
                         turn = turn or await self._turn(sid)
-                        state, current = self._newest(conflict.state)
+                        newest = conflict.state or await load(self.store, partition, sid, now_us, seen=False)
+                        state, current = self._newest(newest)
                         continue
+                    state = self._remember(section.after, now_us if current and seen else None)
                 elif not current:
-                    state, current = await load(self.store, partition, sid, now_us, seen=seen), True
+                    state, current = await load(self.store, partition, sid, now_us, seen=seen, begins=begins), True
                     continue
                 if refusal:
                     raise refusal
@@ -139,11 +145,13 @@ class Ledger:
     async def lives(self, state: State) -> bool:
         """Tell whether a session still lives, without noting it as seen."""
         partition, now_us = self.partition_of(state.user), self.clock()
-        if not state.lives_at(now_us):  # it may have got a token since that lasts longer
-            newest = await load(self.store, partition, state.sid, now_us, seen=False)
-            return newest is not None and newest.lives_at(now_us)
-        name = keys.session(partition, state.sid)
-        return bool(await self.store.command("EXISTS", name, key=name))
+        if state.lives_at(now_us):
+            name = keys.session(partition, state.sid)
+            if await self.store.command("EXISTS", name, key=name):
+                return True
+        # It may have got a token since that lasts longer, or only be missing.
+        newest = await load(self.store, partition, state.sid, now_us, seen=False)
+        return newest is not None and newest.lives_at(now_us)
 
     async def devices(self, user: str) -> list[State]:
         """Load all living sessions of a user, in no order; each is loaded by itself, expired ones left out."""
@@ -155,8 +163,8 @@ class Ledger:
         low = provider_session.hex().encode()
         found = await asyncio.gather(
             *(
-                self.store.command("ZRANGEBYLEX", name, b"[%b:" % low, b"(%b;" % low, key=name)
-                for name in map(keys.provider_sessions, range(self.partitions))
+                read_if_whole(self.store, partition, "ZRANGEBYLEX", name, b"[%b:" % low, b"(%b;" % low)
+                for partition, name in enumerate(map(keys.provider_sessions, range(self.partitions)))
             )
         )
         sids = [
@@ -192,19 +200,22 @@ class Ledger:
 
         Asks every partition: for operators, not for the way of a request.
         """
-        names = [keys.session(partition, sid) for partition in range(self.partitions)]
-        asked = [self.store.command("EXISTS", name, key=name) for name in names]
-        asked += [
-            self.store.command("HEXISTS", name, sid, key=name) for name in map(keys.ended, range(self.partitions))
-        ]
-        for index, found in enumerate(await asyncio.gather(*asked)):
-            if found:
-                return index % self.partitions
-        raise NoSuchSession(f"No session {sid}")
+        asked = (is_known(self.store, partition, sid) for partition in range(self.partitions))
+        unknown: Rebuilding | None = None
+        for partition, found in enumerate(await asyncio.gather(*asked, return_exceptions=True)):
+            if isinstance(found, Rebuilding):
+                unknown = found
+            elif isinstance(found, BaseException):
+                raise found
+            elif found:
+                return partition
+        raise unknown or NoSuchSession(f"No session {sid}")
 
     async def history(self, partition: int, sid: str, *, top_seq: int, top_at_us: int, count: int) -> Walk:
         """Read a page of a session's events backwards, newest first; raises NoSuchSession."""
         page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
+        if page is None and await is_known(self.store, partition, sid):  # it was rebuilt at this moment
+            page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
         if page is None:
             raise NoSuchSession(f"No session {sid}")
         return page
@@ -229,7 +240,7 @@ class Ledger:
     async def _load_all(self, user: str, now_us: int) -> list[State]:
         partition = self.partition_of(user)
         name = keys.devices(partition, user)
-        sids = await self.store.command("HKEYS", name, key=name)
+        sids = await read_if_whole(self.store, partition, "HKEYS", name)
         states = await asyncio.gather(*(load(self.store, partition, sid.decode(), now_us, seen=False) for sid in sids))
         return [state for state in states if state is not None]
 

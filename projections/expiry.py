@@ -14,8 +14,9 @@ import msgspec
 
 from ledger import keys
 from ledger.commands import ExpireSession
-from ledger.errors import SessionEnded
+from ledger.errors import Rebuilding, SessionEnded
 from ledger.log.store import Script
+from ledger.log.whole import is_whole
 from ledger.service import Ledger
 from projections.entities.catalog import Catalog
 
@@ -31,6 +32,7 @@ class ExpiryReport(msgspec.Struct):
     idle: int = 0
     expired: int = 0
     delete_markers: int = 0
+    partitions_not_whole: int = 0
 
 
 async def claim(ledger: Ledger, every_us: int) -> bool:
@@ -47,9 +49,15 @@ async def expire(
     tombstones_us: int,
     on_progress: Callable[[ExpiryReport], None] = lambda _: None,
 ) -> ExpiryReport:
-    """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`."""
+    """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`.
+
+    Partitions that are not whole are left for a later run: what belongs to a session may be missing there.
+    """
     report = ExpiryReport()
     for partition in range(ledger.partitions):
+        if not await is_whole(ledger.store, partition):
+            report.partitions_not_whole += 1
+            continue
         async for page in _seen(ledger, partition):
             await asyncio.gather(*(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in page))
             on_progress(report)
@@ -75,8 +83,8 @@ async def _expire_one(
         return
     try:
         state = await ledger.execute(user.decode(), sid, ExpireSession(idle_before_us, seen_us))
-    except SessionEnded:
-        return  # somebody else ended it first
+    except (SessionEnded, Rebuilding):
+        return  # somebody else ended it first, or the partition is not whole any more
     report.idle += state.ended == "idle"
     report.expired += state.ended == "expired"
 

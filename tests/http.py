@@ -22,7 +22,9 @@ from endpoints.limits import LimitRules, Limits
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
+from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
+from ledger.log.whole import mark_new
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.api_keys import ApiKeys
@@ -30,6 +32,7 @@ from projections.counters import Counters
 from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
 from projections.identities import Identities
+from tests.fake_store import FakeStore
 from tests.servers import free_port, wait_until
 
 T = TypeVar("T")
@@ -88,6 +91,11 @@ class Service:
         self.app = build(self.services)
         self.client: falcon.testing.ASGIConductor
 
+    async def open(self) -> None:
+        """Create the ledger, as a service does when it starts; the store of unit tests cannot tell what it is."""
+        if not isinstance(self.store, FakeStore):
+            await open_layout(self.store, PARTITIONS, self.clock())
+
     async def sign_in(self, user: str = "ann", library: str = "lib", **fields: Any) -> Issued:
         """Create a session and return its token and id."""
         issued = self.tokens.issue(user, self.clock())
@@ -126,6 +134,7 @@ class Service:
 async def serving(store: Store, settings: HttpSettings | None = None, **options: Any) -> AsyncIterator[Service]:
     """Run the app in this process for the length of a test; `options` are those of Service."""
     service = Service(store, settings, **options)
+    await service.open()
     async with falcon.testing.ASGIConductor(service.app) as client:
         service.client = client
         yield service
@@ -180,4 +189,6 @@ class Live:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _open(self) -> Service:
-        return Service(await open_store(self._store_url), self._settings, **self._options)
+        service = Service(await open_store(self._store_url), self._settings, **self._options)
+        await service.open()
+        return service

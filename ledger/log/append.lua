@@ -1,6 +1,6 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
 -- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints;
---         then, if a session begins or ends: provider sessions (sorted set), credentials (hash)
+--         then, if a session begins or ends: provider sessions (sorted set), credentials (hash), whole (string)
 -- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
 --         ('' for any time), number of sessions; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
@@ -8,7 +8,9 @@
 --         five counts of arguments, and then so many:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
--- Gives {1}, or on a conflict {0, the first session's fields, its checkpoint fields} with nothing written.
+-- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
+--         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
+-- A session that begins the partition's stream makes it whole; in one that is being copied none begins.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- The session's seq, at_us and hash are those of its last event here.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
@@ -23,10 +25,13 @@ end
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
 local conflict, ending, starts, chains, at = false, {}, {}, {}, 5
-local provider_sessions, credentials = KEYS[5 + 2 * ARGV[4]], KEYS[6 + 2 * ARGV[4]]
+local provider_sessions, credentials, whole = KEYS[5 + 2 * ARGV[4]], KEYS[6 + 2 * ARGV[4]], KEYS[7 + 2 * ARGV[4]]
+local says, begins_stream = false, false
 if provider_sessions then
   call('ZCARD', provider_sessions)
   call('HLEN', credentials)
+  says = call('GET', whole)
+  begins_stream = not says and call('EXISTS', KEYS[1]) == 0
 end
 for i = 1, tonumber(ARGV[4]) do
   local chain = call('HMGET', KEYS[3 + 2 * i], 'seq', 'head', 'skip')
@@ -35,8 +40,12 @@ for i = 1, tonumber(ARGV[4]) do
     conflict = conflict or chain[1] or call('HEXISTS', KEYS[4], ARGV[at]) == 1
     call('ZCARD', KEYS[2])
     call('HLEN', KEYS[3])
+    if says and string.sub(says, 1, 8) == 'copying ' then
+      return {2}
+    end
   else
     conflict = conflict or chain[1] ~= ARGV[at + 2]
+    begins_stream = false
   end
   if ARGV[at + 3] == 'ended' then
     ending[ARGV[at]] = true
@@ -45,6 +54,9 @@ for i = 1, tonumber(ARGV[4]) do
   at = at + 12 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
+  if says ~= '1' and not begins_stream then
+    return {2}
+  end
   conflict = true
 end
 if ARGV[3] ~= '' then
@@ -52,6 +64,9 @@ if ARGV[3] ~= '' then
   conflict = conflict or (seen and tonumber(seen) > tonumber(ARGV[3]))
 end
 if next(ending) then
+  if says ~= '1' then
+    return {2}
+  end
   call('ZCARD', KEYS[2])
   call('HLEN', KEYS[4])
   local devices = call('HGETALL', KEYS[3])
@@ -129,5 +144,8 @@ for i, at in ipairs(starts) do
       call('ZREM', provider_sessions, ARGV[at + 6])
     end
   end
+end
+if begins_stream then
+  call('SET', whole, '1')
 end
 return {1}

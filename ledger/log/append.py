@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger import keys
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, Rebuilding
 from ledger.events import Recorded
 from ledger.fields import Changes, Fields, changes, read_state
 from ledger.log.store import Arg, Script, Store
@@ -22,6 +22,9 @@ SEEN_FOR_US: Final = 3_600_000_000
 """How long a note of "seen" is good for: at most one write an hour and session."""
 
 _NO_CHANGES: Final = Changes({}, [], {}, [])
+_ENDED: Final = 1  # what load.lua knows of a session that does not live
+_UNKNOWN: Final = 2
+_NOT_WHOLE: Final = 2  # what append.lua answers
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
 
 
@@ -52,15 +55,27 @@ class Ended(NamedTuple):
     user: str
 
 
-async def load(store: Store, partition: int, sid: str, now_us: int, *, seen: bool) -> State | None:
+async def load(
+    store: Store, partition: int, sid: str, now_us: int, *, seen: bool, begins: bool = False
+) -> State | None:
     """Load a session with its checkpoints at one instant; None if it does not live.
 
-    `seen`: the session itself asks, and its activity is noted, at most hourly.
+    `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
+    is not rebuilt yet, unless it `begins` only now.
     """
-    names = (keys.session(partition, sid), keys.checkpoints(partition, sid), keys.activity(partition))
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
-    session, checkpoints = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms))
-    return _state(sid, session, checkpoints)
+    reply = await store.script(_LOAD, _load_keys(partition, sid), (sid, now_us // 1000, note_before_ms))
+    if not reply[0] and reply[2] == _UNKNOWN and not begins:
+        raise Rebuilding
+    return _state(sid, reply[0], reply[1])
+
+
+async def is_known(store: Store, partition: int, sid: str) -> bool:
+    """Tell whether a session lives or has ended in a partition; raises Rebuilding if that is not known."""
+    session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+    if known == [_UNKNOWN]:
+        raise Rebuilding
+    return bool(session) or known == [_ENDED]
 
 
 async def append(
@@ -76,7 +91,7 @@ async def append(
     Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is
     a session that must live for this, `seen_by_us` when the first section's session may last have been seen. Raises
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
-    ends).
+    ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
     names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000, len(sections)]
@@ -89,16 +104,27 @@ async def append(
         elif section.before is None:
             indexed = True
     if indexed:
-        names += (keys.provider_sessions(partition), keys.credentials(partition))
+        names += (keys.provider_sessions(partition), keys.credentials(partition), keys.whole(partition))
     reply = await store.script(script, names, args)
     if reply[0] == 1:
         return None
+    if reply[0] == _NOT_WHOLE:
+        raise Rebuilding
     return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
 
 
 @lru_cache(8192)
 def _shared_keys(partition: int, user: str) -> tuple[bytes, ...]:
     return keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)
+
+
+def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:
+    return *_session_keys(partition, sid), *_around_keys(partition)
+
+
+@lru_cache(1024)
+def _around_keys(partition: int) -> tuple[bytes, ...]:
+    return keys.activity(partition), keys.whole(partition), keys.ended(partition), keys.broken(partition)
 
 
 @lru_cache(8192)

@@ -7,10 +7,12 @@ from typing import Final, NamedTuple
 from ledger import keys
 from ledger.errors import LayoutError, StoreReplyError
 from ledger.log.store import Store
+from ledger.log.whole import mark_new
 
 FORMAT: Final = 1
 """The layout this version reads and writes; raised when keys or stored fields change incompatibly."""
 MAX_PARTITIONS: Final = 16_384
+_MARKED: Final = "whole_marked_at_us"
 
 
 class StorePromise(NamedTuple):
@@ -40,7 +42,7 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LayoutError(f"LEDGER_PARTITIONS must be 1 to {MAX_PARTITIONS}, not {partitions}")
     name = keys.meta()
-    found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
+    found_format, found, marked = await store.command("HMGET", name, "format", "partitions", _MARKED, key=name)
     if found is None:
         # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
         await store.command("HSETNX", name, "created_at_us", now_us, key=name)
@@ -56,6 +58,10 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
             f"This ledger was created with {int(found)} partitions, and the count cannot change: "
             f"set LEDGER_PARTITIONS={int(found)} (it is {partitions})"
         )
+    if marked is None:
+        # Once in the life of a ledger, because later a partition of which nothing is said has lost its projections.
+        await mark_new(store, partitions)
+        await store.command("HSETNX", name, _MARKED, now_us, key=name)
     return int(found)
 
 

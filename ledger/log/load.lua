@@ -1,10 +1,17 @@
 -- Load a session: both its hashes at one instant, and note at most so often that it was seen.
--- KEYS  session hash, checkpoint hash, activity (sorted set)
+-- KEYS  session hash, checkpoint hash, activity (sorted set), whole (string), ended (hash), broken (hash)
 -- ARGV  session id, now in ms, note it as seen if it was last seen before this (ms)
--- Gives {session fields, checkpoint fields}, both empty when there is no such session.
+-- Gives {session fields, checkpoint fields}, and without such a session {{}, {}, what is known of it}:
+--         0 there is none, 1 it has ended, 2 it may be one that is not rebuilt yet.
 local session = redis.call('HGETALL', KEYS[1])
 if #session == 0 then
-  return {session, session}
+  local known = 0
+  if redis.call('HEXISTS', KEYS[5], ARGV[1]) == 1 then
+    known = 1
+  elseif redis.call('GET', KEYS[4]) ~= '1' or redis.call('HEXISTS', KEYS[6], ARGV[1]) == 1 then
+    known = 2
+  end
+  return {session, session, known}
 end
 local seen = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if tonumber(seen or 0) < tonumber(ARGV[3]) then

@@ -14,6 +14,7 @@ from ledger.events import Event
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
 from ledger.log.store import Store
+from ledger.log.whole import mark_new
 from ledger.service import Ledger
 from projections.entities.catalog import Catalog
 from projections.entities.entity import read_line
@@ -48,7 +49,8 @@ class Workers:
 
 
 @pytest.fixture
-def workers(store: Store) -> Workers:
+async def workers(store: Store) -> Workers:
+    await mark_new(store, PARTITIONS)
     return Workers(store, 4)
 
 

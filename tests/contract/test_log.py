@@ -71,6 +71,7 @@ async def test_events_and_what_they_fold_into_are_written_together(log: Log) -> 
 
 
 async def test_a_session_that_does_not_exist_is_none(log: Log) -> None:
+    await log.create()
     assert await log.load(sid_of("nobody")) is None
 
 

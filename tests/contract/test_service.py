@@ -24,6 +24,7 @@ from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.append import _APPEND, _END
 from ledger.log.reader import read_partition
 from ledger.log.store import Store, open_store
+from ledger.log.whole import mark_new
 from ledger.service import Ledger
 from ledger.state import State
 from projections.verify import verify
@@ -45,7 +46,8 @@ def ledger_on(store: Store, clock: Clock | None = None) -> Ledger:
 
 
 @pytest.fixture
-def ledger(store: Store) -> Ledger:
+async def ledger(store: Store) -> Ledger:
+    await mark_new(store, PARTITIONS)
     return ledger_on(store)
 
 
