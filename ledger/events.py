@@ -1,20 +1,22 @@
 """What happened to a session, as it is stored.
 
 Events are msgpack arrays that begin with their tag: names cost nothing, new fields go to the end and have defaults, and
-unknown later fields are ignored. Entity types are stored by their code, sets of types as a bit mask of codes
-(`ledger.entity_types`). Events hold no personal data but opaque ids and a device's type, OS and app version.
+unknown later fields are ignored. Any other change is a new schema (`ledger.upcast`). Entity types are stored by their
+code, sets of types as a bit mask of codes (`ledger.entity_types`). Events hold no personal data but opaque ids and a
+device's type, OS and app version.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ledger.errors import CorruptLedger, UnknownEvent
+from ledger.upcast import upcast
 
 SCHEMA: Final = 1
-"""The schema this version writes; a higher one in the log is an UnknownEvent."""
+"""The schema this version writes; a lower one is upcast when it is read, a higher one is an UnknownEvent."""
 
 
 class StoredAck(NamedTuple):
@@ -149,6 +151,7 @@ class Recorded(NamedTuple):
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Event)
+_plain_decoder: Final = msgspec.msgpack.Decoder(list[Any])
 _tag_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
@@ -162,13 +165,26 @@ def decode_event(raw: bytes, schema: int = SCHEMA) -> Event:
     if schema > SCHEMA:
         raise UnknownEvent(f"an event of schema {schema}; this version reads up to {SCHEMA}: upgrade the service")
     try:
-        event: Event = _decoder.decode(raw)
+        event: Event = _decoder.decode(raw) if schema == SCHEMA else _decode_older(raw, schema)
     except msgspec.ValidationError as error:
         if "tag" in str(error) or "Invalid value" in str(error):
             raise UnknownEvent(f"an event of unknown type {_tag_of(raw)!r} in schema {schema}") from error
         raise CorruptLedger(f"an event does not fit its type: {error}") from error
     except msgspec.DecodeError as error:
         raise CorruptLedger(f"an event cannot be read: {error}") from error
+    return event
+
+
+def _decode_older(raw: bytes, schema: int) -> Event:
+    """Decode what an older schema wrote; raises CorruptLedger and what the decoder raises."""
+    if schema < 1:
+        raise CorruptLedger(f"an event of schema {schema}, which never was")
+    stored = _plain_decoder.decode(raw)
+    try:
+        newest = upcast(stored, schema, SCHEMA)
+    except (ValueError, TypeError, LookupError) as error:
+        raise CorruptLedger(f"an event of schema {schema} cannot be read: {error!r}") from error
+    event: Event = msgspec.convert(newest, Event)
     return event
 
 

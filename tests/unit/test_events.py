@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Final, get_args
 
 import msgspec
 import pytest
 from hypothesis import given as forall
 
+from ledger import events
+from ledger.chain import GENESIS, link
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     SCHEMA,
@@ -30,13 +32,14 @@ from ledger.events import (
     tag_of,
 )
 from ledger.state import State
-from tests.given import histories
+from ledger.upcast import UPCASTS, Stored, upcast
+from tests.given import NOW, SID, histories
 
 ACK = StoredAck(3, 1_737_369_045_123_456, "0a1b", 1)
 
 TOKEN = bytes(range(32))
 
-# Bytes as version 0.1 stored them. Never change one: add samples when an event gets a new field.
+# Bytes as schema 1 was stored. Never change one: add samples when an event gets a new field.
 SAMPLES: list[tuple[str, Event]] = [
     (
         "99af73657373696f6e5f63726561746564a3616e6ea670686f746f73c0a0a0c0c0a0",
@@ -89,6 +92,10 @@ SAMPLES: list[tuple[str, Event]] = [
         DeviceDescribed("", "iOS", "3.2.1"),
     ),
     (
+        "94b06465766963655f646573637269626564a5506978656ca0c0",
+        DeviceDescribed("Pixel"),
+    ),
+    (
         ("9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0a0a0c0c0a46f696463cf0006651728988000c40430313233"),
         SessionCreated(
             "ann",
@@ -123,13 +130,146 @@ SAMPLES: list[tuple[str, Event]] = [
 ]
 
 
-@pytest.mark.parametrize(("hexed", "event"), SAMPLES)
-def test_bytes_once_stored_decode_for_ever(hexed: str, event: Event) -> None:
-    assert decode_event(bytes.fromhex(hexed), 1) == event
+ALL_SAMPLES: Final = {1: SAMPLES}
+"""By the schema that wrote them; the events as this version understands them."""
+
+# Every field ever written, in the order in which they were added. What stands here was stored and stays readable:
+# - a field is added at the end, with a default: add it here, and samples with it (the older ones stay);
+# - anything else (order, type, meaning, a field less) is a new schema: raise SCHEMA, add what leads there to
+#   `ledger.upcast.UPCASTS`, and here what the new schema writes, with samples.
+FIELDS: Final[dict[int, dict[str, list[str]]]] = {
+    1: {
+        "session_created": [
+            "user: str", "library: str", "parent: str | None = None", "device_type: str = ''", "device_os: str = ''",
+            "app_version: str | None = None", "expires_at_us: int | None = None", "authenticated_by: str = ''",
+            "token_expires_at_us: int | None = None", "provider_session: bytes = b''",
+        ],
+        "stream_offered": ["snapshot_us: int", "types: bytes"],
+        "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
+        "ack_refused": ["ack: StoredAck", "reason: str"],
+        "checkpoints_cleared": ["types: bytes | None", "cause: str", "reset: bool = False"],
+        "sync_reset_requested": ["on: bool", "by: str"],
+        "device_described": ["device_type: str = ''", "device_os: str = ''", "app_version: str | None = None"],
+        "token_rotated": ["token: bytes", "number: int", "expires_at_us: int | None = None"],
+        "token_first_used": ["token: bytes", "until_us: int"],
+        "session_ended": ["reason: str", "by: str = ''"],
+        "StoredAck": ["code: int", "at_us: int", "id: str", "epoch: int"],
+    },
+}  # fmt: skip
+# With how many fields an event was written before it got those above; each is a version of it, and has a sample.
+EARLIER: Final[dict[int, dict[str, list[int]]]] = {1: {"session_created": [8]}}
+
+
+def fields_of(event: type[Event]) -> list[str]:
+    """Print the fields of an event as FIELDS has them."""
+    printed = []
+    for field in msgspec.structs.fields(event):
+        assert field.default_factory is msgspec.NODEFAULT
+        default = "" if field.default is msgspec.NODEFAULT else f" = {field.default!r}"
+        printed.append(f"{field.name}: {event.__annotations__[field.name]}{default}")
+    return printed
+
+
+def tags() -> dict[str, type[Event]]:
+    """Tell the events by their tags."""
+    return {str(event.__struct_config__.tag): event for event in get_args(Event)}
+
+
+SCHEMA_SAMPLES: Final = [(schema, *sample) for schema, samples in ALL_SAMPLES.items() for sample in samples]
+
+
+@pytest.mark.parametrize(("schema", "hexed", "event"), SCHEMA_SAMPLES)
+def test_bytes_once_stored_decode_for_ever(schema: int, hexed: str, event: Event) -> None:
+    assert decode_event(bytes.fromhex(hexed), schema) == event
 
 
 def test_there_is_a_sample_of_every_event() -> None:
     assert {type(event) for _, event in SAMPLES} == set(get_args(Event))
+
+
+def test_no_field_changes_without_being_written_down_here() -> None:
+    assert set(FIELDS) == set(ALL_SAMPLES) == set(range(1, SCHEMA + 1))
+    written = {tag: fields_of(event) for tag, event in tags().items()}
+    written["StoredAck"] = [f"{name}: {kind.__forward_arg__}" for name, kind in StoredAck.__annotations__.items()]
+    assert written == FIELDS[SCHEMA]
+
+
+@pytest.mark.parametrize("schema", FIELDS)
+def test_every_version_of_every_event_has_a_sample(schema: int) -> None:
+    written = {tag: fields for tag, fields in FIELDS[schema].items() if tag != "StoredAck"}
+    expected = {(tag, len(fields)) for tag, fields in written.items()}
+    expected |= {(tag, count) for tag, counts in EARLIER[schema].items() for count in counts}
+    samples = [msgspec.msgpack.decode(bytes.fromhex(hexed)) for hexed, _ in ALL_SAMPLES[schema]]
+    assert {(tag, len(fields)) for tag, *fields in samples} == expected
+    for tag, fields in written.items():
+        for number, field in enumerate(fields, 1):
+            _, _, default = field.partition(" = ")
+            values = [sample[number] for sample in samples if sample[0] == tag and number < len(sample)]
+            assert any(repr(value) not in (default, default.replace("()", "[]")) for value in values), (
+                f"no sample of {tag} says anything in {field}"
+            )
+
+
+def test_every_step_to_a_newer_schema_leads_to_one_there_is() -> None:
+    assert set(UPCASTS) <= set(range(1, SCHEMA))
+    for schema, steps in UPCASTS.items():
+        assert set(steps) <= set(FIELDS[schema])
+
+
+def by_whom_first(stored: Stored) -> Stored:
+    """Stand for a change to come: schema 2 would have `session_ended` with its fields the other way round."""
+    tag, reason, by = stored
+    return [tag, by, reason]
+
+
+def test_an_older_event_is_read_as_what_it_means_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "SCHEMA", 3)
+    monkeypatch.setitem(UPCASTS, 1, {"session_ended": by_whom_first})
+    monkeypatch.setitem(UPCASTS, 2, {"session_ended": lambda stored: [stored[0], stored[1].upper(), stored[2]]})
+    raw = encode_event(SessionEnded("logout", "ann"))
+    assert decode_event(raw, 1) == SessionEnded("ANN", "logout")
+    assert decode_event(raw, 2) == SessionEnded("LOGOUT", "ann")
+    assert decode_event(raw, 3) == SessionEnded("logout", "ann")
+    for hexed, event in SAMPLES:
+        if not isinstance(event, SessionEnded):
+            assert decode_event(bytes.fromhex(hexed), 1) == event
+    with pytest.raises(UnknownEvent, match="schema 4"):
+        decode_event(raw, 4)
+    with pytest.raises(UnknownEvent, match="'pin_changed' in schema 1"):
+        decode_event(msgspec.msgpack.encode(["pin_changed", b"x"]), 1)
+    for damaged in (
+        b"",
+        b"\xc1",
+        b"\x80",
+        b"\x90",
+        msgspec.msgpack.encode([7]),
+        msgspec.msgpack.encode(["session_ended"]),
+    ):
+        with pytest.raises(CorruptLedger) as caught:
+            decode_event(damaged, 1)
+        assert not isinstance(caught.value, UnknownEvent)
+
+
+def test_reading_an_older_event_does_not_change_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encode_event(SessionEnded("logout", "ann"))
+    before = link(GENESIS, SID, 1, NOW, 1, raw)
+    monkeypatch.setattr(events, "SCHEMA", 2)
+    monkeypatch.setitem(UPCASTS, 1, {"session_ended": by_whom_first})
+    recorded = Recorded(SID, 1, NOW, 1, decode_event(raw, 1), raw, before)
+    assert recorded.event == SessionEnded("ann", "logout")
+    assert link(GENESIS, SID, 1, NOW, recorded.schema, recorded.raw) == recorded.hash
+
+
+def test_a_step_is_taken_only_from_the_schema_it_is_for() -> None:
+    steps = {2: {"a": lambda stored: [*stored, 2]}, 3: {"a": lambda stored: [*stored, 3], "b": lambda stored: ["c"]}}
+    assert [upcast(["a"], schema, 4, steps) for schema in (1, 2, 3, 4)] == [["a", 2, 3], ["a", 2, 3], ["a", 3], ["a"]]
+    assert upcast(["b", 1], 1, 4, steps) == ["c"]
+
+
+@pytest.mark.parametrize("schema", [0, -1])
+def test_a_schema_that_never_was_is_damage(schema: int) -> None:
+    with pytest.raises(CorruptLedger, match=f"schema {schema}"):
+        decode_event(encode_event(SessionEnded("logout")), schema)
 
 
 @pytest.mark.parametrize(("hexed", "event"), SAMPLES)
