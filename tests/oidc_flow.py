@@ -14,7 +14,7 @@ import pytest
 from endpoints.identity.oidc.config import OidcConfig
 from endpoints.identity.oidc.oauth import challenge_of
 from endpoints.identity.oidc.provider import OidcProvider
-from endpoints.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
+from endpoints.identity.port import Answer, Identity, IdentityProvider, ProviderUnavailable, SignInRefused
 from tests.oidc_server import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, OidcServer
 
 
@@ -30,6 +30,8 @@ async def provider_of(
 ) -> AsyncIterator[OidcProvider]:  # fmt: skip
     """Use a provider, and close it."""
     provider = OidcProvider(config) if now_s is None else OidcProvider(config, now_s)
+    behind_the_port: IdentityProvider = provider
+    assert (behind_the_port.name, behind_the_port.checks_state) == ("oidc", False)
     try:
         yield provider
     finally:

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from endpoints.identity.oidc.config import OidcConfig
 from endpoints.identity.oidc.exchange import Tokens
+from endpoints.identity.oidc.http import Reply
 from endpoints.identity.oidc.oauth import TokenRequest
+from endpoints.identity.oidc.signatures import Signed
 from ledger.errors import InvalidInput
 
 
@@ -94,6 +96,12 @@ def test_the_secret_is_shown_by_nothing_that_prints_the_settings() -> None:
 
 def test_what_carries_secrets_inside_shows_none() -> None:
     out = StringIO()
-    for holder in (TokenRequest({"authorization": "hush"}, "code=hush"), Tokens("hush", "hush")):
+    holders = (
+        TokenRequest({"authorization": "hush"}, "code=hush"),
+        Tokens("hush", "hush"),
+        Reply("token endpoint", 200, "application/json", b"hush"),
+        Signed("RS256", "JWT", {"email": "hush"}),
+    )
+    for holder in holders:
         Console(file=out, width=500).print(holder)
         assert "hush" not in f"{holder!r}{holder}{out.getvalue()}"

@@ -51,10 +51,10 @@ async def test_a_broken_answer_is_trouble_of_the_provider_and_passes_with_it(
 ) -> None:
     server.claims = {"email": None}
     server.pages = {path: BROKEN[broken]}
-    async with provider_of(config_of(server, timeout_s=0.5)) as provider:
+    async with provider_of(config_of(server, timeout_s=2)) as provider:
         began = time.monotonic()
         await unavailable(server, sign_in(server, provider))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 8  # the one without an end would take ten seconds
         assert server.times("/elsewhere") == 0
         server.pages.clear()
         assert (await sign_in(server, provider)).subject == SUBJECT

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
@@ -24,8 +25,9 @@ MAX_CONNECTIONS: Final = 32
 T = TypeVar("T")
 
 
-class Reply(NamedTuple):
-    """What the provider answered; `what` names the thing asked, for errors."""
+@dataclass(frozen=True, repr=False)
+class Reply:
+    """What the provider answered, which may be secret; `what` names the thing asked, for errors."""
 
     what: str
     status: int

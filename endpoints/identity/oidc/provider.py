@@ -67,16 +67,14 @@ class OidcProvider:
         tokens = await exchange(self._http, metadata.token_endpoint, request)
         signed = await self._signatures.verify(tokens.id_token)
         nonce = nonce_of(answer.state, challenge_of(verifier))
-        check_id_token(
-            self._config, signed, nonce=nonce, access_token=tokens.access_token, now_s=self._now_s()
-        )  # fmt: skip
+        check_id_token(self._config, signed, nonce=nonce, access_token=tokens.access_token, now_s=self._now_s())
         claims = signed.claims
-        if about.is_incomplete(self._config, claims) and metadata.userinfo_endpoint and tokens.access_token:
-            userinfo = await fetch_userinfo(
-                self._http, self._signatures, self._config,
-                metadata.userinfo_endpoint, tokens.access_token, claims["sub"], self._now_s(),
-            )  # fmt: skip
-            claims = about.completed(self._config, claims, userinfo)
+        userinfo = metadata.userinfo_endpoint
+        if userinfo and tokens.access_token and about.is_incomplete(self._config, claims):
+            told = await fetch_userinfo(
+                self._http, self._signatures, self._config, userinfo, tokens.access_token, claims["sub"], self._now_s()
+            )
+            claims = about.completed(self._config, claims, told)
         return about.identity_of(self._config, claims, tokens.id_token)
 
     async def logout_url(self, credential: str | None, return_to: str | None) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 from joserfc import jwt
@@ -21,8 +22,9 @@ RSA_BITS: Final = range(2048, 8192 + 1)
 _MEMBERS: Final = frozenset(("kty", "n", "e", "crv", "x", "y", "use", "key_ops", "alg", "kid"))
 
 
-class Signed(NamedTuple):
-    """A token the provider did sign. What its claims say is still to be checked."""
+@dataclass(frozen=True, repr=False)
+class Signed:
+    """A token the provider did sign. What its claims say is still to be checked, and personal."""
 
     alg: str
     typ: str
