@@ -24,7 +24,6 @@ from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
 from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
-from ledger.log.whole import mark_new
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.api_keys import ApiKeys
