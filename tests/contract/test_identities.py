@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -273,6 +274,23 @@ async def test_what_broke_off_anywhere_is_completed_by_doing_it_again(
         outcomes.append([await stored(store, user) for user in users])
     assert 3 <= stops < 15
     assert all(outcome == outcomes[-1] for outcome in outcomes)
+
+
+@pytest.mark.parametrize("reply_lost", [False, True])
+@pytest.mark.parametrize("change", [_register, _change_address, _unlink, _erase])
+async def test_whatever_broke_off_the_user_can_sign_in(
+    store: Store, change: Callable[[Identities], Awaitable[None]], reply_lost: bool
+) -> None:
+    for step in range(1, 10):
+        whole = Identities(store, PARTITIONS)
+        first = await sign_in(whole)
+        with suppress(Stopped):
+            await change(Identities(Stopping(store, step, reply_lost=reply_lost), PARTITIONS))
+        assert await sign_in(whole) == first
+        await sign_in(whole, "new", "new@example.test")
+        await check_whole(store, ANN, user_for(ISSUER, "new"))
+        await whole.erase(ANN)
+        await whole.erase(user_for(ISSUER, "new"))
 
 
 @pytest.mark.parametrize("reply_lost", [False, True])

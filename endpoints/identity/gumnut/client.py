@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, TypeVar
 
 import gumnut
@@ -60,14 +59,13 @@ class Pool:
         self._transport = _Bounded(httpx.AsyncHTTPTransport(limits=limits, trust_env=False), MAX_BODY_BYTES)
 
     def client(self, auth: httpx.Auth | None = None, *, retries: int = RETRIES) -> gumnut.AsyncGumnut:
-        """Make a client whose requests `auth` signs; cheap, and never to be closed by itself."""
+        """Make a client for one user, whose requests `auth` signs; cheap, and never to be closed by itself."""
         http = httpx.AsyncClient(
             auth=auth,
             transport=self._transport,
             timeout=self._config.timeout_s,
             follow_redirects=False,
             trust_env=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"accept-encoding": "identity"},
         )
         return _Client(api_key="", base_url=self._config.base_url, http_client=http, max_retries=retries)
