@@ -1,0 +1,161 @@
+"""Many sessions in the real service: listed, ended by their owner, by the command, and by the background job."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from ledger.commands import CreateSession
+from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.reader import read_partition
+from ledger.tokens import read_token
+from ops.connect import Opened
+from projections.expiry import expire
+from tests.ledgers import sid_of
+from tests.running import RunningService
+from tests.servers import wait_until
+
+SESSIONS = 1000
+IDLE_S = 5.0
+IDLE_SESSIONS = 500
+WORKERS = 4
+
+
+@contextmanager
+def timed(what: str, at_most_s: float, report: list[str]) -> Iterator[None]:
+    """Measure; the bound is far above what it takes, to notice only what has gone wrong."""
+    began = time.monotonic()
+    yield
+    took_s = time.monotonic() - began
+    report.append(f"{what}: {took_s * 1000:,.0f} ms")
+    assert took_s < at_most_s, what
+
+
+def sid(token: str) -> str:
+    """Tell the session a token opens."""
+    caller = read_token(token)
+    assert caller is not None
+    return caller.sid
+
+
+def test_a_thousand_sessions_of_one_user_are_listed_and_ended(tmp_path: Path) -> None:
+    times: list[str] = []
+    with RunningService(tmp_path, workers=2) as service:
+        other = service.sign_in("bob")
+        with timed("1,000 signed in", 120, times):
+            tokens = service.sign_in_many(SESSIONS)
+        with service.client(tokens[-1]) as client:
+            with timed("GET /api/sessions", 20, times):
+                listed = client.get("/api/sessions")
+            assert [session["current"] for session in listed.json()].count(True) == 1
+            assert {session["id"] for session in listed.json()} == set(map(sid, tokens))
+            assert len(listed.json()) == SESSIONS
+            with timed("DELETE /api/sessions", 60, times):
+                assert client.delete("/api/sessions").status_code == 204
+            assert [session["id"] for session in client.get("/api/sessions").json()] == [sid(tokens[-1])]
+        for token in (tokens[0], tokens[SESSIONS // 2], tokens[-2]):
+            with service.client(token) as client:
+                assert client.get("/api/sessions").status_code == 401
+        assert service.verify()["ended"] == SESSIONS - 1
+
+        tokens = [tokens[-1], *service.sign_in_many(SESSIONS - 1)]
+        with timed("session list", 30, times):
+            shown = service.command("session", "list", "--user", "ann").stdout
+        assert all(sid(token) in shown for token in tokens)
+        with timed("session end --all", 60, times):
+            assert service.command("session", "end", "--user", "ann", "--all").stdout == "1,000 sessions of ann ended\n"
+        with service.client(tokens[0]) as client:
+            assert client.get("/api/sessions").status_code == 401
+        with service.client(other) as client:
+            assert len(client.get("/api/sessions").json()) == 1
+        report = service.verify()
+        assert (report["sessions"], report["ended"]) == (1, 2 * SESSIONS - 1)
+        assert service.faults() == []
+    print("; ".join(times))
+
+
+def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(tmp_path: Path) -> None:
+    service = RunningService(tmp_path, workers=WORKERS, idle=f"{IDLE_S}s", expire_interval="1s")
+    idle: set[str] = set()
+
+    def sign_in(wave: int) -> None:
+        async def work(found: Opened) -> None:
+            for user, count in {"many": 10, **{f"user-{number}": 5 for number in range(8)}}.items():
+                sids = [sid_of(f"{wave} {user} {number}") for number in range(count)]
+                for number, name in enumerate(sids):
+                    parent = sids[number - 1] if number % 5 == 4 else None
+                    await found.ledger.execute(user, name, CreateSession(user, "lib", parent=parent))
+                idle.update(sids)
+
+        service.inside(work)
+
+    with service:
+        busy = service.sign_in("many")
+        over = threading.Event()
+
+        def act() -> None:
+            """Do something that is on record, again and again."""
+            with service.client(busy) as client:
+                while not over.wait(IDLE_S / 8):
+                    for pending in (True, False):
+                        answer = client.put(f"/api/sessions/{sid(busy)}", json={"isPendingSyncReset": pending})
+                        assert answer.status_code == 200, (answer.text, service.faults())
+
+        def expire_too() -> None:
+            """Do what `syncledger expire` does, again and again, beside the service."""
+
+            async def work(found: Opened) -> None:
+                await expire(found.ledger, found.catalog, idle_us=int(IDLE_S * 1e6), tombstones_us=10**15)
+
+            while not over.wait(0.05):
+                service.inside(work)
+
+        with ThreadPoolExecutor() as pool:
+            try:
+                beside = [pool.submit(act)]
+                deadline = time.monotonic() + 90
+                while len(idle) < IDLE_SESSIONS or len(ended_by(service)) < 2:
+                    assert time.monotonic() < deadline, "one worker alone runs the job"
+                    sign_in(len(idle))
+                    time.sleep(0.7)  # so that they are idle in turns of many workers
+                beside.append(pool.submit(expire_too))
+                wait_until(lambda: len(ends(service)) >= len(idle), "the idle sessions to be ended", 120)
+                time.sleep(3)  # for more turns of the job
+                found = ends(service)
+                assert service.verify()["ended"] == len(idle)
+                with service.client(busy) as client:
+                    assert [session["id"] for session in client.get("/api/sessions").json()] == [sid(busy)]
+            finally:
+                over.set()
+            for future in beside:
+                future.result(30)
+        assert found.keys() == idle
+        assert set(found.values()) == {1}
+        assert service.faults() == []
+        assert "will try again" not in service.log.read_text()
+
+
+def ended_by(service: RunningService) -> Counter[str]:
+    """Count for each worker how often it says that it ended sessions."""
+    told = [line for line in service.log.read_text().splitlines() if "expired:" in line]
+    return Counter(line.partition("pid=")[2].split()[0] for line in told)
+
+
+def ends(service: RunningService) -> Counter[str]:
+    """Count the ends of each session in all streams."""
+
+    async def count(found: Opened) -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for partition in range(found.ledger.partitions):
+            async for page in read_partition(found.store, partition):
+                counted.update(
+                    entry.recorded.sid for entry in page if isinstance(entry.recorded.event, SessionEndedEvent)
+                )
+        return counted
+
+    return service.inside(count)
