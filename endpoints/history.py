@@ -1,12 +1,12 @@
-"""What happened to a session: GET /ledger/sessions/{id}/events.
+"""What happened to a session: GET /ledger/sessions/{id}/events; to all of a user's: GET /ledger/events.
 
 A user sees the history of their own devices, ended ones too; an API key with `audit.read` sees everybody's.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from typing import Annotated, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Annotated, Final, Literal, Protocol
 
 import falcon
 import falcon.asgi
@@ -14,6 +14,7 @@ import msgspec
 
 from endpoints import bodies
 from endpoints.acks import EntityTypeName
+from endpoints.errors import Forbidden
 from endpoints.operations import EITHER, NDJSON, Operation, Route, Text
 from endpoints.replies import send
 from endpoints.request import Request
@@ -23,17 +24,19 @@ from endpoints.sessions import check_session_id
 from ledger.admission import Caller
 from ledger.entity_types import CODES
 from ledger.errors import InvalidInput, NoSuchSession
+from ledger.keys import check_name
 from ledger.positions import us_from_iso
 from projections import history
 from projections.api_keys import ApiKey
-from projections.history import HistoryEvent, HistoryPage, Tag, Wanted
+from projections.history import HistoryEvent, Tag, Wanted
+from projections.user_history import Place, UserEvent, user_pages
 
 MAX_LIMIT: Final = 1000
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class HistoryDto(msgspec.Struct, frozen=True, rename="camel"):
-    """A page of a session's events, newest first; ask again with its `next` as `before`, until that is null.
+    """A page of a session's events; ask again with its `next` as `before` (`after` in order `asc`) until that is null.
 
     `belowFloor`: what is older is in the archive only. With a filter a page may hold fewer events than asked for.
     """
@@ -44,15 +47,32 @@ class HistoryDto(msgspec.Struct, frozen=True, rename="camel"):
     below_floor: bool
 
 
-class HistoryQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to", "entity_type": "entity"}):
-    """Which events; times are ISO 8601 with a zone."""
+class UserHistoryDto(msgspec.Struct, frozen=True, rename="camel"):
+    """A page of a user's events; ask again with its `next` as `beyond` until that is null.
+
+    `belowFloor`: what is older is in the archive only. With a filter a page may hold fewer events than asked for.
+    """
+
+    user: str
+    events: list[UserEvent]
+    next: str | None
+    below_floor: bool
+
+
+class _Filter(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to", "entity_type": "entity"}):
+    """Which events, and in which order; times are ISO 8601 with a zone."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="Events to look at for one page")] = 100
-    before: Annotated[int, msgspec.Meta(ge=1, le=2**53, description="The `next` of the page before")] | None = None
+    order: Annotated[Literal["desc", "asc"], msgspec.Meta(description="Newest or oldest first")] = "desc"
     since: Annotated[str, msgspec.Meta(description="Only events at or after this time")] | None = None
     until: Annotated[str, msgspec.Meta(description="Only events at or before this time")] | None = None
     event: Annotated[Tag, msgspec.Meta(description="Only events of this kind")] | None = None
     entity_type: Annotated[EntityTypeName, msgspec.Meta(description="Only events about this entity type")] | None = None
+
+    @property
+    def forward(self) -> bool:
+        """Whether the oldest come first."""
+        return self.order == "asc"
 
     def wanted(self) -> Wanted:
         """Read the filter; raises InvalidInput."""
@@ -60,60 +80,147 @@ class HistoryQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until"
             raise InvalidInput([(("entity",), "Invalid enum value")])
         everything = Wanted()
         return Wanted(
-            _instant("from", self.since, everything.since_us),
-            _instant("to", self.until, everything.until_us),
+            instant("from", self.since, everything.since_us),
+            instant("to", self.until, everything.until_us),
             self.event,
             self.entity_type,
         )
+
+
+class HistoryQuery(_Filter, frozen=True):
+    """Which events of a session, in which order, from where on; times are ISO 8601 with a zone."""
+
+    before: (
+        Annotated[int, msgspec.Meta(ge=1, le=2**53, description="Newest first: `next` of the page before")] | None
+    ) = None
+    after: (
+        Annotated[int, msgspec.Meta(ge=0, le=2**53, description="Oldest first: `next` of the page before")] | None
+    ) = None
+
+    def beyond(self) -> int | None:
+        """Tell from which seq to go on; raises InvalidInput for one that does not go with the order."""
+        given, wrong = (self.after, "before") if self.forward else (self.before, "after")
+        if getattr(self, wrong) is not None:
+            raise InvalidInput([((wrong,), f"It does not go with order={self.order}")])
+        return given
+
+
+class UserHistoryQuery(_Filter, frozen=True):
+    """Whose events, in which order, from where on; times are ISO 8601 with a zone."""
+
+    user: Annotated[str, msgspec.Meta(description="The user; without it the one who asks")] | None = None
+    beyond: Annotated[str, msgspec.Meta(description="The `next` of the page before")] | None = None
+
+    def place(self) -> Place | None:
+        """Tell from where to go on; raises InvalidInput."""
+        try:
+            return None if self.beyond is None else Place.parse(self.beyond)
+        except ValueError as error:
+            raise InvalidInput([(("beyond",), str(error))]) from error
 
 
 class History:
     """The events of one session."""
 
     def __init__(self, services: Services) -> None:
-        self._auth = services.auth
+        self._services = services
         self._ledger = services.ledger
-        self._stall_s = services.stall_s
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        who = await self._auth.scoped(req, "audit.read")
-        if isinstance(who, Caller):
-            await self._ledger.admit(who)
-        check_session_id(session_id)
+        partition = await readable_partition(self._services, req, session_id)
         query = bodies.query(req, HistoryQuery)
-        partition = await self._partition(who, session_id)
-        pages = history.pages(self._ledger, partition, session_id, query.wanted(), query.before, query.limit)
+        pages = history.pages(
+            self._ledger, partition, session_id, query.wanted(), query.beyond(), query.limit, forward=query.forward
+        )
         first = await anext(pages)
-        if req.client_prefers((falcon.MEDIA_JSON, NDJSON)) == NDJSON:
+        if _wants_lines(req):
             resp.content_type = NDJSON
-            resp.stream = guarded(req, _lines(first, pages), always, self._stall_s)
+            resp.stream = guarded(req, _lines(first, pages), always, self._services.stall_s)
         else:
             send(resp, HistoryDto(session_id, first.events, first.next_seq, first.below_floor))
 
-    async def _partition(self, who: Caller | ApiKey, session_id: str) -> int:
-        """Find where the history lies; falcon's 404 if there is none that they may see."""
-        try:
-            if isinstance(who, ApiKey):
-                return await self._ledger.locate(session_id)
-            partition = self._ledger.partition_of(who.user)
-            if await history.owner(self._ledger, partition, session_id) == who.user:
-                return partition
-        except NoSuchSession:
-            pass
-        raise falcon.HTTPNotFound(description=f"No session {session_id}")
+
+class UserHistory:
+    """The events of all sessions of one user, living and ended, merged by time."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._ledger = services.ledger
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        who = await self._services.auth.scoped(req, "audit.read")
+        if isinstance(who, Caller):
+            await self._ledger.admit(who)
+        query = bodies.query(req, UserHistoryQuery)
+        user = _user(who, query.user)
+        partition = self._ledger.partition_of(user)
+        pages = user_pages(
+            self._ledger,
+            self._ledger.store,
+            partition,
+            user,
+            query.wanted(),
+            query.place(),
+            query.limit,
+            forward=query.forward,
+        )
+        first = await anext(pages)
+        if _wants_lines(req):
+            resp.content_type = NDJSON
+            resp.stream = guarded(req, _lines(first, pages), always, self._services.stall_s)
+        else:
+            following = None if first.next_place is None else first.next_place.text
+            send(resp, UserHistoryDto(user, first.events, following, first.below_floor))
 
 
-async def _lines(first: HistoryPage, rest: AsyncIterator[HistoryPage]) -> AsyncGenerator[bytes]:
+async def readable_partition(services: Services, req: Request, session_id: str) -> int:
+    """Find where a session lies that whoever asks may see: an own one, or any with `audit.read`; falcon's 404."""
+    who = await services.auth.scoped(req, "audit.read")
+    if isinstance(who, Caller):
+        await services.ledger.admit(who)
+    check_session_id(session_id)
+    try:
+        if isinstance(who, ApiKey):
+            return await services.ledger.locate(session_id)
+        partition = services.ledger.partition_of(who.user)
+        if await history.owner(services.ledger, partition, session_id) == who.user:
+            return partition
+    except NoSuchSession:
+        pass
+    raise falcon.HTTPNotFound(description=f"No session {session_id}")
+
+
+def _user(who: Caller | ApiKey, asked_for: str | None) -> str:
+    if isinstance(who, Caller):
+        if asked_for not in (None, who.user):
+            raise Forbidden("Only an API key with the scope audit.read may ask for another user")
+        return who.user
+    if asked_for is None:
+        raise InvalidInput([(("user",), "Name the user")])
+    return check_name("user", asked_for)
+
+
+def _wants_lines(req: Request) -> bool:
+    return bool(req.client_prefers((falcon.MEDIA_JSON, NDJSON)) == NDJSON)
+
+
+class _Page(Protocol):
+    @property
+    def events(self) -> Sequence[HistoryEvent]: ...
+
+
+async def _lines(first: _Page, rest: AsyncIterator[_Page]) -> AsyncGenerator[bytes]:
     yield _joined(first)
     async for page in rest:
         yield _joined(page)
 
 
-def _joined(page: HistoryPage) -> bytes:
+def _joined(page: _Page) -> bytes:
     return b"".join(_encode(event) + b"\n" for event in page.events)
 
 
-def _instant(name: str, text: str | None, default: int) -> int:
+def instant(name: str, text: str | None, default: int) -> int:
+    """Read a parameter that is an instant; raises InvalidInput naming it."""
     try:
         return default if text is None else us_from_iso(text)
     except ValueError as error:
@@ -121,8 +228,8 @@ def _instant(name: str, text: str | None, default: int) -> int:
 
 
 def routes(services: Services) -> Iterator[Route]:
-    """List the one route."""
-    page = Text(NDJSON, "All events that are wanted, one a line, newest first")
+    """List the routes of history."""
+    page = Text(NDJSON, "All events that are wanted, one a line, in the order asked for")
     operation = Operation(
         "GET",
         "getSessionEvents",
@@ -133,3 +240,12 @@ def routes(services: Services) -> Iterator[Route]:
         refusals=(404,),
     )
     yield Route("/ledger/sessions/{session_id}/events", History(services), (operation,))
+    of_user = Operation(
+        "GET",
+        "getUserEvents",
+        "Tell what happened to all sessions of a user",
+        {200: (UserHistoryDto, page)},
+        EITHER,
+        query=UserHistoryQuery,
+    )
+    yield Route("/ledger/events", UserHistory(services), (of_user,))

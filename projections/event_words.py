@@ -1,0 +1,136 @@
+"""Events in words, as people and programs read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+
+from ledger.acks import Ack, format_ack
+from ledger.entity_types import CODES, ENTITY_TYPES, types_in
+from ledger.events import (
+    AckRefused,
+    AcksRecorded,
+    CheckpointsCleared,
+    DeviceDescribed,
+    Event,
+    SessionCreated,
+    SessionEnded,
+    StoredAck,
+    StreamOffered,
+    SyncResetRequested,
+    TokenFirstUsed,
+    TokenRotated,
+    tag_of,
+)
+from ledger.log.reader import Entry
+from ledger.positions import Position, iso_from_us
+
+Tag = Literal[
+    "session_created",
+    "stream_offered",
+    "acks_recorded",
+    "ack_refused",
+    "checkpoints_cleared",
+    "sync_reset_requested",
+    "device_described",
+    "token_rotated",
+    "token_first_used",
+    "session_ended",
+]
+TAGS: Final[tuple[str, ...]] = get_args(Tag)
+
+
+class HistoryEvent(msgspec.Struct, frozen=True):
+    """An event in words. `hash` chains it to the one before; `stream_id` is where it lies."""
+
+    seq: int
+    at: str
+    event: str
+    data: dict[str, Any]
+    hash: str
+    stream_id: str = msgspec.field(name="streamId")
+
+
+def readable(entry: Entry) -> HistoryEvent:
+    """Put an event into words."""
+    recorded = entry.recorded
+    event = recorded.event
+    return HistoryEvent(
+        recorded.seq, iso_from_us(recorded.at_us), tag_of(event), _data(event), recorded.hash.hex(), entry.id
+    )
+
+
+def _data(event: Event) -> dict[str, Any]:
+    match event:
+        case SessionCreated():
+            return {
+                "user": event.user,
+                "library": event.library,
+                "parent": event.parent,
+                "deviceType": event.device_type,
+                "deviceOS": event.device_os,
+                "appVersion": event.app_version,
+                "expiresAt": instant(event.expires_at_us),
+                "authenticatedBy": event.authenticated_by,
+                "tokenExpiresAt": instant(event.token_expires_at_us),
+                "providerSession": event.provider_session.hex() or None,
+            }
+        case StreamOffered():
+            return {"snapshot": iso_from_us(event.snapshot_us), "types": names_of(event.types)}
+        case AcksRecorded():
+            return {"moved": _texts(event.moved), "stale": _texts(event.stale)}
+        case AckRefused():
+            return {"ack": ack_text(event.ack), "reason": event.reason}
+        case CheckpointsCleared():
+            types = None if event.types is None else names_of(event.types)
+            return {"types": types, "cause": event.cause, "reset": event.reset}
+        case DeviceDescribed():
+            return {"deviceType": event.device_type, "deviceOS": event.device_os, "appVersion": event.app_version}
+        case SyncResetRequested():
+            return {"on": event.on, "by": event.by}
+        case TokenRotated():
+            return {
+                "token": event.token.hex(),
+                "number": event.number,
+                "expiresAt": instant(event.expires_at_us),
+            }
+        case TokenFirstUsed():
+            return {"token": event.token.hex(), "othersUntil": iso_from_us(event.until_us)}
+        case SessionEnded():
+            return {"reason": event.reason, "by": event.by}
+
+
+def instant(us: int | None) -> str | None:
+    """Print an instant; None stays None."""
+    return None if us is None else iso_from_us(us)
+
+
+def codes_of(event: Event) -> set[int]:
+    """Name the entity types an event is about; one that clears all is about each."""
+    match event:
+        case AcksRecorded():
+            return {ack.code for ack in (*event.moved, *event.stale)}
+        case AckRefused():
+            return {event.ack.code}
+        case StreamOffered():
+            return {CODES[name] for name in names_of(event.types)}
+        case CheckpointsCleared():
+            return set(CODES.values() if event.types is None else (CODES[name] for name in names_of(event.types)))
+        case _:
+            return set()
+
+
+def names_of(mask: bytes) -> tuple[str, ...]:
+    """Name the entity types of a stored mask."""
+    return types_in(int.from_bytes(mask, "big"))
+
+
+def _texts(acks: Sequence[StoredAck]) -> list[str]:
+    return [ack_text(ack) for ack in acks]
+
+
+def ack_text(ack: StoredAck) -> str:
+    """Print a stored ack as devices send it."""
+    return format_ack(Ack(ENTITY_TYPES[ack.code], Position(ack.at_us, ack.id), ack.epoch))
