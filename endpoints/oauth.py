@@ -206,7 +206,7 @@ def routes(services: Services) -> Iterator[Route]:
                     {201: LoginResponseDto},
                     NOBODY,
                     body=OAuthCallbackDto,
-                    refusals=(403, 429, 503),
+                    refusals=(403, 429, 431, 503),
                 ),
             ),
             (
