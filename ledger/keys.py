@@ -53,12 +53,18 @@ def counters() -> bytes:
 
 
 def identity_link(digest: str) -> bytes:
-    """Value: the user and library of an identity; `digest` is SHA-256 hex of issuer, a zero byte and subject."""
+    """Value: the user of an identity, a space, the token it is held under.
+
+    `digest` is SHA-256 hex of issuer, a zero byte and subject.
+    """
     return b"ledger:identity:%b" % digest.encode()
 
 
 def email(digest: str) -> bytes:
-    """Value: the user an e-mail address belongs to; `digest` is SHA-256 hex of the address in lower case."""
+    """Value: the user an e-mail address belongs to, a space, the token it is held under.
+
+    `digest` is SHA-256 hex of the address in lower case.
+    """
     return b"ledger:email:%b" % digest.encode()
 
 

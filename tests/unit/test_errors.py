@@ -12,6 +12,7 @@ import pytest
 
 from endpoints import errors
 from endpoints.bodies import ClientGone
+from endpoints.identity.port import SignInRefused
 from endpoints.request import Correlation, Request
 from ledger.errors import (
     AckNotOffered,
@@ -29,6 +30,7 @@ from ledger.errors import (
     StoreFull,
     StoreReplyError,
     StoreUnavailable,
+    TokenReused,
     UnknownEvent,
 )
 
@@ -37,7 +39,9 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (AckNotOffered("Cannot take ack"), 400, "Cannot take ack"),
     (NothingToUpdate("No fields to update"), 400, "No fields to update"),
     (NoSuchSession("Not found or no authDevice.delete access"), 400, "Not found or no authDevice.delete access"),
+    (SignInRefused("code_refused"), 400, "OAuth authentication failed"),
     (SessionEnded(), 401, "Invalid user token"),
+    (TokenReused(), 401, "Invalid user token"),
     (errors.Unauthenticated("Authentication required"), 401, "Authentication required"),
     (errors.Forbidden("Missing required permission: p"), 403, "Missing required permission: p"),
     (ClientGone(), 400, "The request ended before its body was complete"),
