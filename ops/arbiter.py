@@ -6,6 +6,7 @@ processes.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import math
@@ -70,8 +71,8 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
             "worker_class": LedgerWorker,
             "worker_tmp_dir": shared_memory if Path(shared_memory).is_dir() else None,
             "timeout": WORKER_TIMEOUT_S,
-            # uvicorn breaks open streams after the grace; who still lives a second later is killed.
-            "graceful_timeout": math.ceil(self.settings.grace_s + 0.5),
+            # Workers break open streams before (ops/worker.py); who still lives at the end of the grace is killed.
+            "graceful_timeout": max(1, math.ceil(self.settings.grace_s)),
             "keepalive": KEEP_ALIVE_S,
             "logger_class": ArbiterLog,
             "proc_name": "syncledger",
@@ -134,7 +135,10 @@ def main() -> None:
     start = decode_start(sys.stdin.buffer.read())
     configure_logging(start.settings.log)
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
-    LedgerArbiter(LedgerApplication(start, listen_fd, ready_fd)).run()
+    try:
+        LedgerArbiter(LedgerApplication(start, listen_fd, ready_fd)).run()
+    finally:
+        gc.freeze()  # PERF: Python collects garbage once more when it ends; with our modules that is half a second
 
 
 if __name__ == "__main__":

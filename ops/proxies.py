@@ -40,7 +40,12 @@ class ProxyHint:
 
     def look(self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None) -> None:
         """Look at a request's headers (names in lower case) and its connection's peer."""
-        if self._told or FORWARDED.isdisjoint([name for name, _ in headers]):
+        if self._told:
+            return
+        for name, _ in headers:
+            if name in FORWARDED:
+                break
+        else:
             return
         host = peer[0] if peer else ""
         if not self._trusts(host):

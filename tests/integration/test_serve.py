@@ -121,7 +121,7 @@ async def test_a_stop_lets_open_streams_go_on_and_breaks_them_within_the_grace(d
                     pass
             assert time.monotonic() - began > 0.9
         assert service.wait() == 0
-        assert time.monotonic() - began < 3.5  # the grace, and patience with a busy machine
+        assert time.monotonic() - began < 3  # the grace, and patience with a busy machine
         service.wait_ended()
         assert servers_of(data_dir) == []
         assert "Traceback" not in service.log.read_text()

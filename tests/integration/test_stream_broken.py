@@ -257,7 +257,7 @@ def test_a_departed_client_leaves_no_work_behind(service: RunningService) -> Non
 def test_sigterm_is_answered_within_the_grace_with_streams_open(
     own_service: Callable[..., RunningService], workers: int
 ) -> None:
-    grace_s = 2.0
+    grace_s = 4.0
     service = own_service(workers=workers, grace=f"{grace_s:g}s")
     tokens = service.sign_in_many(3)
     with opened(service, tokens[0]) as stalled, opened(service, tokens[1]) as slow, opened(service, tokens[2]) as quick:
@@ -267,11 +267,11 @@ def test_sigterm_is_answered_within_the_grace_with_streams_open(
             wait_until(lambda: httpx.get(f"{service.url}/healthz", timeout=5) is None, "the door to be shut", 5)
         quick.read_to_end()
         assert quick.clean is True, "who takes what there is within the grace gets it whole"
-        while slow.read(4096, timeout_s=grace_s + 1 + SLACK_S):
+        while slow.read(4096, timeout_s=grace_s + 1):
             time.sleep(0.01)
         assert service.process is not None
-        service.process.wait(grace_s + 1 + SLACK_S)
-        assert time.monotonic() - told < grace_s + 1 + SLACK_S
+        service.process.wait(grace_s + 1)
+        assert time.monotonic() - told < grace_s + 1, "the grace, and patience with a busy machine"
         assert service.process.returncode == 0
         assert_broken(slow)
         assert_broken(stalled)
