@@ -169,8 +169,9 @@ def _headers(error: Exception) -> dict[str, str]:
 
 def _log(status: int, error: Exception, req: Request) -> None:
     """Log with the id the client was given; the path without its query, which may hold a token."""
+    path = req.path[:MAX_MESSAGE_CHARS]
     where = "%s %s %s [%s]"
     if isinstance(error, Unavailable):
-        log.error(where + ": %s", status, req.method, req.path, req.correlation_id, error)
+        log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
     else:
-        log.error(where, status, req.method, req.path, req.correlation_id, exc_info=error)
+        log.error(where, status, req.method, path, req.correlation_id, exc_info=error)

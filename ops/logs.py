@@ -11,32 +11,48 @@ from datetime import UTC, datetime
 
 from ops.settings import LogLevel
 
-# Of these, what they do themselves is told by our own lines; trouble is still heard.
-CHATTY = ("gunicorn.error", "uvicorn.error", "httpx", "httpcore", "asyncio")
+# Only these are heard below WARNING. Libraries are not, also when we debug: some log requests with all that is in them.
+OURS = ("syncledger", "ops", "endpoints", "projections", "ledger")
+# What these do is told by our own lines; heard only when we debug.
+SERVERS = ("gunicorn.error", "uvicorn.error", "asyncio")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 _PLAIN = re.compile(r"[\w.:/@+,;%()\[\]#*-]+")
+# What the values of parameters, cookies and fields with these names are, a log need not say.
+_NAMES = r"(?:\w*(?:key|token|token_hint|password|secret|verifier)|code|state|nonce)"
+# PERF: each of these is linear in the length of a text, which a stranger may have chosen.
 _SECRETS = (
-    (re.compile(r"eyJ[\w-]{6,}\.[\w-]+(\.[\w-]*)?"), "[token]"),
+    (re.compile(r"eyJ[\w-]{6,}(?:\.[\w-]*){0,4}"), "[token]"),
+    (re.compile(r"\bslk_[\w-]+"), "[key]"),
     (re.compile(r"(://[^/@\s:]*:)[^@/\s]+@"), r"\1***@"),
-    (re.compile(r"(?i)\b((?:api|session)?_?-?(?:key|token|password|secret)=)[^\s&\"']+"), r"\1***"),
-    (re.compile(r"(?i)\b(bearer )[^\s\"']+"), r"\1***"),
+    (re.compile(rf"(?i)\b({_NAMES}=)[^\s&\"';]+"), r"\1***"),
+    (re.compile(rf"(?i)([\"']{_NAMES}[\"']: ?b?[\"'])[^\"']+"), r"\1***"),
+    (re.compile(r"(?i)\b(bearer |basic (?=\S*[\d=]))[^\s\"']+"), r"\1***"),
+    (re.compile(r"[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}"), "[e-mail]"),
 )
 
 
 def configure_logging(level: LogLevel) -> None:
     """Send all log records of this process to stderr, from `level` on; may be called again."""
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    at_least_warning = max(wanted, logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.basicConfig(level=at_least_warning, handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(wanted)
+    for name in SERVERS:
+        logging.getLogger(name).setLevel(wanted if level == "debug" else at_least_warning)
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     logging.captureWarnings(capture=True)
 
 
 def masked(text: str) -> str:
-    """Return `text` without the secrets that can be recognised: tokens, passwords in URLs, keys in queries."""
+    """Return `text` without what can be recognised as secret or personal.
+
+    That is: tokens, API keys, e-mail addresses, passwords in URLs, values in queries, cookies, forms and JSON by their
+    names. A last resort: nothing here may be logged in the first place.
+    """
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
