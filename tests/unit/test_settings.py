@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
@@ -378,6 +379,14 @@ def test_misspelt_variables_are_found() -> None:
         "PATH": "y",
     }
     assert unknown_variables(environ) == ["LEDGER_STAL"]
+
+
+def test_the_readme_tells_of_the_settings_there_are() -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"LEDGER_[A-Z_]+", readme))
+    assert unknown_variables(dict.fromkeys(told, "x")) == []
+    # One has a single choice so far, the other is for slow networks.
+    assert {v.name for v in VARIABLES.values()} - told == {"LEDGER_SOURCE", "LEDGER_REDIS_TIMEOUT"}
 
 
 def test_settings_travel_as_json() -> None:
