@@ -1,0 +1,186 @@
+"""What too many bad credentials are answered, what is counted, and that a good one never notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import falcon.testing
+import msgspec
+import pytest
+
+from endpoints.limits import LimitRules
+from endpoints.metrics import CONTENT_TYPE
+from endpoints.routes import build
+from ledger.commands import EndSession
+from ledger.log.store import Store, open_store
+from ops.limits import open_limits
+from projections.counters import COUNTERS, Counters
+from tests.http import SECOND_US, Service, serving
+from tests.servers import RedisServer
+
+ME = "/api/users/me"
+RULES = LimitRules(bad_token="3/minute")
+
+
+@pytest.fixture
+async def store(valkey_url: str) -> AsyncIterator[Store]:
+    store = await open_store(valkey_url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def service(store: Store) -> AsyncIterator[Service]:
+    async with serving(store, rules=RULES) as service:
+        yield service
+
+
+@asynccontextmanager
+async def changed(store: Store, **parts: Any) -> AsyncIterator[Service]:
+    """Run the app with some of its services replaced."""
+    service = Service(store)
+    await service.open()
+    service.app = build(msgspec.structs.replace(service.services, **parts))
+    async with falcon.testing.ASGIConductor(service.app) as client:
+        service.client = client
+        yield service
+
+
+async def statuses(service: Service, token: str, times: int, address: str = "192.0.2.1") -> list[int]:
+    return [(await service.ask("GET", ME, token, remote_addr=address)).status_code for _ in range(times)]
+
+
+async def counted(service: Service) -> dict[str, int]:
+    """Read what is not 0, as `name` or `name.label`."""
+    counts = await service.counters.all()
+    return {".".join(filter(None, (each.name, each.label_value))): each.value for each in counts if each.value}
+
+
+async def ended(service: Service, user: str) -> str:
+    """Make a token of a session that has ended."""
+    issued = await service.sign_in(user)
+    await service.ledger.execute(user, issued.sid, EndSession("logout", by="user"))
+    return issued.token
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer made-up"},
+        {"Cookie": "immich_access_token=made-up"},
+        {"x-immich-user-token": "made-up"},
+        {"x-api-key": "slk_made-up"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+async def test_bad_credentials_are_429_after_so_many_and_counted_once_each(
+    service: Service, headers: dict[str, str]
+) -> None:
+    answers = [await service.ask("GET", "/api/sync/ack", headers=headers) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+    limited = answers[-1]
+    after_s = int(limited.headers["retry-after"])
+    assert 1 <= after_s <= 60
+    assert limited.json == {"message": f"Too many requests; try again in {after_s} seconds"}
+    assert limited.headers["content-type"] == "application/json"
+    assert limited.headers["x-correlation-id"]
+    assert await counted(service) == {"bad_tokens": 5, "limited.bad_token": 2}
+
+
+async def test_no_credential_is_not_a_bad_one(service: Service) -> None:
+    for _ in range(5):
+        assert (await service.ask("GET", ME)).status_code == 401
+    assert await counted(service) == {}
+
+
+async def test_a_good_token_from_the_same_address_is_never_limited(service: Service) -> None:
+    """Phones behind one NAT: one of them tries a token that has ended, again and again."""
+    good = [(await service.sign_in(user)).token for user in ("ann", "bob", "bob")]
+    bad = await ended(service, "ann")
+    assert await statuses(service, bad, 6) == [401, 401, 401, 429, 429, 429]
+    for token in good:
+        assert await statuses(service, token, 6) == [200] * 6
+    assert await counted(service) == {"bad_tokens": 6, "limited.bad_token": 3}
+
+
+async def test_a_claimed_account_is_limited_from_anywhere_and_its_own_devices_are_not(service: Service) -> None:
+    good = (await service.sign_in("ann")).token
+    bad = await ended(service, "ann")
+    found = [(await statuses(service, bad, 1, f"192.0.2.{n}"))[0] for n in range(5)]
+    assert found == [401, 401, 401, 429, 429]
+    assert await statuses(service, good, 3, "192.0.2.1") == [200] * 3
+    assert await statuses(service, await ended(service, "bob"), 1, "192.0.2.1") == [401]
+
+
+async def test_a_good_request_asks_the_limits_nothing(store: Store, valkey_server: RedisServer) -> None:
+    """Where the limits are counted is away: good credentials go on, bad ones are told nothing."""
+    limits = await open_limits(valkey_server.url, RULES, 1.0)
+    async with changed(store, limits=limits) as service:
+        good, bad = (await service.sign_in()).token, await ended(service, "bob")
+        assert await statuses(service, bad, 1) == [401]
+        valkey_server.kill()
+        assert await statuses(service, good, 3) == [200] * 3
+        assert (await service.ask("POST", "/api/sync/ack", good, json={"acks": []})).status_code == 204
+        answer = await service.ask("GET", ME, bad)
+        assert answer.status_code == 503, "closed, not open, and no 401: an app would log out"
+        assert int(answer.headers["retry-after"]) >= 1
+    await limits.close()
+
+
+async def test_a_reused_token_is_counted_as_such(service: Service) -> None:
+    issued = await service.sign_in()
+    new = (await service.ask("POST", "/ledger/token/refresh", issued.token)).json["accessToken"]
+    assert await statuses(service, new, 1) == [200]
+    service.clock.now_us += 3600 * SECOND_US
+    assert await statuses(service, issued.token, 1) == [401]
+    assert await statuses(service, new, 1) == [401]
+    assert await counted(service) == {"bad_tokens": 2, "token_reused": 1}
+
+
+async def test_what_cannot_be_counted_does_not_change_the_answer(
+    store: Store, valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = await open_store(valkey_url)
+    await gone.close()
+    async with changed(store, counters=Counters(gone)) as service:
+        assert (await service.ask("GET", ME, "made-up")).status_code == 401
+    assert "not counted: bad_tokens" in caplog.text
+
+
+# /metrics -------------------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_are_given_to_a_key_with_their_scope_only(service: Service) -> None:
+    good, _ = await service.api_keys.create(["metrics.read"], name="", now_us=1)
+    other, _ = await service.api_keys.create(["audit.read"], name="", now_us=1)
+    session = (await service.sign_in()).token
+    assert (await service.ask("GET", "/metrics")).status_code == 401
+    assert (await service.ask("GET", "/metrics", headers={"x-api-key": other})).status_code == 403
+    assert (await service.ask("GET", "/metrics", session)).status_code == 403
+    answer = await service.ask("GET", "/metrics", headers={"x-api-key": good})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_metrics_tell_every_counter_with_help_and_what_was_counted(service: Service) -> None:
+    key, _ = await service.api_keys.create(["metrics.read"], name="", now_us=1)
+    await asyncio.gather(*(service.counters.add("sign_in_refused", reason="state_mismatch") for _ in range(7)))
+    await service.counters.add("sign_in_refused", reason="something new")
+    await statuses(service, "made-up", 4)
+    text = (await service.ask("GET", "/metrics", headers={"x-api-key": key})).text
+    lines = text.splitlines()
+    for name, known in COUNTERS.items():
+        assert f"# HELP syncledger_{name}_total {known.help}" in lines
+        assert f"# TYPE syncledger_{name}_total counter" in lines
+        for value in known.values:
+            assert any(line.startswith(f'syncledger_{name}_total{{{known.label}="{value}"}} ') for line in lines)
+    assert 'syncledger_sign_in_refused_total{reason="state_mismatch"} 7.0' in lines
+    assert 'syncledger_sign_in_refused_total{reason="other"} 1.0' in lines
+    assert 'syncledger_sign_in_refused_total{reason="not_enabled"} 0.0' in lines
+    assert "syncledger_bad_tokens_total 4.0" in lines
+    assert 'syncledger_limited_total{what="bad_token"} 1.0' in lines
+    assert "something new" not in text
+    assert "python_info" not in text, "only what was counted here, nothing of a registry that all share"
