@@ -2,69 +2,176 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
 from ledger import keys
+from ledger.errors import StoreReplyError
 from ledger.fields import Fields
-from ledger.log.append import pairs, provider_member
+from ledger.log.append import pairs
 from ledger.log.store import Script, Store
-from ledger.state import State
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
+_DROP_MISTYPED: Final = Script.load("ledger.log", "drop_mistyped.lua", allow_oom=True)
+_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset")  # of the first keys of raw_keys, without credentials
+_PAGE: Final = 1000
+_OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices):(.*)", re.DOTALL)
 
 
 class RawSession(NamedTuple):
-    """All that is stored of one session at one instant; `device` is None where its user has no such device."""
+    """All that is stored of one session at one instant.
+
+    `score` is when it was last seen, in ms; `device` the session it belongs to ('' for none) among its user's devices.
+    Each is None where it is not there.
+    """
 
     session: Fields
     checkpoints: Fields
     ended: bytes | None
-    active: bool
+    score: bytes | None
     device: bytes | None
     provider: bool
     credential: bool
 
+    @property
+    def is_nowhere(self) -> bool:
+        """Tell whether nothing is stored of it."""
+        return self == _NOWHERE
 
-async def read_raw_session(store: Store, partition: int, sid: str, state: State | None) -> RawSession:
-    """Read all that is stored of a session at one instant; what is filed by user or provider only with its `state`."""
-    user = state.user if state else ""
-    member = provider_member(state) if state else b""
-    names = (
+
+_NOWHERE: Final = RawSession({}, {}, None, None, None, False, False)
+
+
+async def read_raw_session(store: Store, partition: int, sid: str, user: str | None, member: bytes = b"") -> RawSession:
+    """Read all that is stored of a session at one instant; what is filed by `user` or provider (`member`) if given."""
+    names = raw_keys(partition, sid, user)
+    session, checkpoints, ended, score, device, provider, held = await store.script(_RAW, names, (sid, member))
+    return RawSession(pairs(session), pairs(checkpoints), ended, score, device, provider is not None, bool(held))
+
+
+def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
+    """Name the keys that hold something of a session."""
+    return (
         keys.session(partition, sid),
         keys.checkpoints(partition, sid),
         keys.ended(partition),
         keys.activity(partition),
-        keys.devices(partition, user),
+        keys.devices(partition, user or ""),
         keys.provider_sessions(partition),
         keys.credentials(partition),
-    )
-    session, checkpoints, ended, score, device, provider, held = await store.script(_RAW, names, (sid, member))
-    return RawSession(
-        pairs(session), pairs(checkpoints), ended, score is not None, device, provider is not None, bool(held)
     )
 
 
 async def indexed_sids(store: Store, partition: int) -> set[str]:
-    """List the sessions in a partition's indexes: living, ended, known to a provider, with a credential."""
+    """List the sessions in a partition's indexes: living, ended, with a credential."""
     found: set[str] = set()
     for scan, name in (
         ("ZSCAN", keys.activity(partition)),
         ("HSCAN", keys.ended(partition)),
-        ("ZSCAN", keys.provider_sessions(partition)),
         ("HSCAN", keys.credentials(partition)),
     ):
-        cursor = b""
-        while cursor != b"0":
-            cursor, rows = await store.command(scan, name, cursor or b"0", "COUNT", 1000, key=name)
-            found.update(_sid(row.rpartition(b":")[2]) for row in rows[::2])
+        async for rows in _scan(store, scan, name):
+            found.update(map(text_of, rows[::2]))
     return found
+
+
+async def provider_members(store: Store, partition: int) -> AsyncIterator[list[tuple[bytes, str]]]:
+    """Yield the members of a partition's provider sessions in pages, each with the session it names."""
+    async for rows in _scan(store, "ZSCAN", keys.provider_sessions(partition)):
+        yield [(row, text_of(row.rpartition(b":")[2])) for row in rows[::2]]
 
 
 async def device_sids(store: Store, partition: int, user: str) -> set[str]:
     """List the sessions in the index of a user's devices."""
     name = keys.devices(partition, user)
-    return set(map(_sid, await store.command("HKEYS", name, key=name)))
+    return set(map(text_of, await store.command("HKEYS", name, key=name)))
 
 
-def _sid(raw: bytes) -> str:
+class Strays(NamedTuple):
+    """What lies in a store without the index that leads to it: sessions, and users with devices, by partition."""
+
+    sids: dict[int, set[str]]
+    users: dict[int, set[str]]
+
+
+async def find_strays(store: Store, partitions: int, on_progress: Callable[[int], None] = lambda _: None) -> Strays:
+    """Look at every key of a store for hashes that no index leads to; those of a whole ledger are few.
+
+    A session hash must be in the activity index, and of a user's devices one must be a session of this user.
+    `on_progress` is told how many keys were looked at. While a cluster moves slots some keys may be missed.
+    """
+    strays, looked = Strays({}, {}), 0
+    async for names in _all_keys(store):
+        looked += len(names)
+        found = [(int(match[1]), match[2], match[3]) for match in map(_OURS.fullmatch, names) if match]
+        await asyncio.gather(
+            *(_find_stray(store, strays, place, kind, rest) for place, kind, rest in found if place < partitions)
+        )
+        on_progress(looked)
+    return strays
+
+
+async def _find_stray(store: Store, strays: Strays, partition: int, kind: bytes, rest: bytes) -> None:
+    if kind == b"devices":
+        if not await _is_owner(store, partition, rest):
+            strays.users.setdefault(partition, set()).add(text_of(rest))
+    elif not await _is_active(store, partition, rest):
+        strays.sids.setdefault(partition, set()).add(text_of(rest))
+
+
+async def _is_active(store: Store, partition: int, sid: bytes) -> bool:
+    name = keys.activity(partition)
+    try:
+        return await store.command("ZSCORE", name, sid, key=name) is not None
+    except StoreReplyError:  # a key of another type
+        return False
+
+
+async def _is_owner(store: Store, partition: int, user: bytes) -> bool:
+    """Tell whether one of a user's devices lives as this user's, so that the user is found by it."""
+    name = keys.devices(partition, text_of(user))
+    try:
+        for sid in (await store.command("HKEYS", name, key=name))[:1]:
+            session = keys.session(partition, text_of(sid))
+            return bool(await store.command("HGET", session, "user", key=session) == user)
+    except StoreReplyError:  # a key of another type
+        pass
+    return False
+
+
+async def drop_mistyped(store: Store, partition: int, sid: str, user: str | None) -> int:
+    """Delete the keys of another type among those that hold something of a session; returns how many there were."""
+    names = raw_keys(partition, sid, user)
+    dropped: int = await store.script(_DROP_MISTYPED, names[:-1], _TYPES)
+    return dropped
+
+
+async def _all_keys(store: Store) -> AsyncIterator[list[bytes]]:
+    """Yield all keys of a store in pages, some perhaps twice; those of one server after those of another."""
+    servers, number = 1, 0
+    while number < servers:
+        cursor = b""
+        while cursor != b"0":
+            replies = await store.each_primary("SCAN", cursor or b"0", "MATCH", "{p*", "COUNT", _PAGE)
+            servers = len(replies)
+            if number >= servers:
+                return
+            cursor, names = replies[number]
+            if names:
+                yield names
+        number += 1
+
+
+async def _scan(store: Store, command: str, name: bytes) -> AsyncIterator[list[bytes]]:
+    cursor = b""
+    while cursor != b"0":
+        cursor, rows = await store.command(command, name, cursor or b"0", "COUNT", _PAGE, key=name)
+        if rows:
+            yield rows
+
+
+def text_of(raw: bytes) -> str:
+    """Read what should be a session id or a user; what cannot be read is made visible."""
     return raw.decode(errors="backslashreplace")

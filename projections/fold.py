@@ -1,0 +1,242 @@
+"""A partition folded anew from its events, link by link: what verify compares with and rebuild writes.
+
+It begins with the states that an archive sealed and reads the stream from there on. The fold can be brought forward
+again and again to what was appended meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from ledger.errors import CorruptLedger, LayoutError
+from ledger.log.append import Ended, pairs
+from ledger.log.reader import Entry, parse_entry, read_raw
+from ledger.log.store import Store
+from ledger.state import State
+from projections.archive.fold import Fold
+from projections.archive.format import EndedLine, place
+from projections.archive.record import read_record
+
+_SID_BYTES: Final = 32
+
+
+class Folded(msgspec.Struct):
+    """A session as its events tell it: the fold while it lives, what is kept of it once it has ended.
+
+    `broken` is the first event that could not be folded and why; what came before it is no state to go by.
+    """
+
+    fold: Fold
+    kept: Ended | None = None
+    broken: str = ""
+
+    @property
+    def state(self) -> State | None:
+        """The state of a session that lives."""
+        return self.fold.state
+
+    @property
+    def head(self) -> str:
+        """The stream id of its last event; empty without any."""
+        return self.fold.head if self.kept is None else self.kept.head
+
+    @property
+    def skip(self) -> str:
+        """The stream ids of its last marks."""
+        return self.fold.skip
+
+    @property
+    def seq(self) -> int:
+        """The seq of its last event; 0 without any."""
+        if self.kept is not None:
+            return self.kept.seq
+        return 0 if self.fold.state is None else self.fold.state.seq
+
+    @property
+    def user(self) -> str | None:
+        """Whose session it is; None without any event."""
+        if self.kept is not None:
+            return self.kept.user
+        return None if self.fold.state is None else self.fold.state.user
+
+
+class Fault(NamedTuple):
+    """An event that cannot be folded: of which session ('' if even that cannot be read), why, and its stream id."""
+
+    session: str
+    what: str
+    event: str
+
+
+class Sealed(Protocol):
+    """What an archive holds of a partition up to its floor."""
+
+    def states(self, partition: int) -> AsyncIterator[list[tuple[str, Fold]]]:
+        """Read the sessions alive at the floor, some at a time."""
+        ...
+
+    def ended(self, partition: int) -> AsyncIterator[list[EndedLine]]:
+        """Read the sessions that ended at or below it, some at a time."""
+        ...
+
+
+class PartitionFold:
+    """The fold of one partition, of all its sessions or `only` some.
+
+    `faults` are the events at which folds stopped. `lost`: of one of them it cannot be told whose it is, so no
+    session's fold is sure to be complete. `events` counts what was read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        partition: int,
+        *,
+        sealed: Sealed | None = None,
+        only: Collection[str] | None = None,
+        on_events: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_events` is told how many more events were read; fewer when it has to begin again."""
+        self.sessions: dict[str, Folded] = {}
+        self.faults: list[Fault] = []
+        self.lost = False
+        self.events = 0
+        self._store = store
+        self._partition = partition
+        self._sealed = sealed
+        self._only = None if only is None else {bytes.fromhex(sid) for sid in only if is_sid(sid)}
+        self._on_events = on_events
+        self._at: str | None = None
+
+    async def forward(self, until: str = "+") -> None:
+        """Fold what lies behind what was folded before, up to the stream id `until`.
+
+        Raises LayoutError if what lies before the stream is in an archive that is not given.
+        """
+        while True:
+            begins = self._at is None
+            since = await self._begin() if self._at is None else self._at
+            at = since or "-"
+            async for rows in read_raw(self._store, self._partition, at, until):
+                for row in rows:
+                    self._fold_row(row, begins)
+                at = rows[-1][0].decode()
+                self._count(len(rows))
+            self._at = "" if at == "-" else at
+            floor = (await read_record(self._store, self._partition)).floor
+            if not floor or not behind(floor, since):
+                return
+            # Somebody archived and trimmed meanwhile, perhaps what was not read yet.
+            self._begin_again()
+
+    def of(self, sid: str) -> Folded:
+        """Return a session's fold, an empty one if it has no event."""
+        folded = self.sessions.get(sid)
+        if folded is None:
+            folded = self.sessions[sid] = Folded(Fold())
+        return folded
+
+    def take(self, entry: Entry) -> None:
+        """Fold an entry onto its session; a broken chain is a fault once and followed no further."""
+        sid = entry.recorded.sid
+        folded = self.of(sid)
+        if folded.broken:
+            return
+        if folded.kept is not None:
+            self._break(sid, "an event follows the session's end", entry.id)
+            return
+        fold = folded.fold
+        wrong = fold.take(entry)
+        if wrong:
+            self._break(sid, wrong, entry.id)
+        elif fold.state is not None and fold.state.ended is not None:
+            # No more is asked of it: of a long history far more sessions have ended than live.
+            folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
+            folded.fold = Fold()
+
+    async def _begin(self) -> str:
+        """Take over what is sealed and return behind which stream id to read on; '' for from the beginning."""
+        while True:
+            floor = (await read_record(self._store, self._partition)).floor
+            if not floor:
+                return ""
+            if self._sealed is None:
+                raise LayoutError(
+                    f"Events of partition {self._partition} up to {floor} are in the archive: set LEDGER_ARCHIVE"
+                )
+            async for states in self._sealed.states(self._partition):
+                self.sessions.update((sid, Folded(fold)) for sid, fold in states if self._wants(sid))
+            async for lines in self._sealed.ended(self._partition):
+                for line in lines:
+                    if self._wants(line.sid):
+                        kept = Ended(line.head, line.seq, bytes.fromhex(line.hash), line.user)
+                        self.sessions[line.sid] = Folded(Fold(), kept)
+            if floor == (await read_record(self._store, self._partition)).floor:
+                return floor
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._count(-self.events)
+        self.sessions.clear()
+        self.faults.clear()
+        self.lost, self._at = False, None
+
+    def _count(self, more: int) -> None:
+        self.events += more
+        self._on_events(more)
+
+    def _wants(self, sid: str) -> bool:
+        return self._only is None or bytes.fromhex(sid) in self._only
+
+    def _fold_row(self, row: list[Any], begins: bool) -> None:
+        if self._only is not None and len(whose := _sid_bytes(row)) == _SID_BYTES and whose not in self._only:
+            return
+        try:
+            entry = parse_entry(row)
+        except CorruptLedger as error:
+            self._unreadable(row, str(error))
+            return
+        if begins or behind(entry.id, self.of(entry.recorded.sid).head):
+            self.take(entry)
+
+    def _unreadable(self, row: list[Any], what: str) -> None:
+        """Break the session of an event that cannot be read: were it left out, an older state would come back."""
+        event, whose = row[0].decode(), _sid_bytes(row)
+        if len(whose) == _SID_BYTES:
+            self._break(whose.hex(), what, event)
+        else:
+            self.lost = True
+            self.faults.append(Fault("", what, event))
+
+    def _break(self, sid: str, what: str, event: str) -> None:
+        folded = self.of(sid)
+        if not folded.broken:
+            folded.broken = f"{event} {what}"
+            self.faults.append(Fault(sid, what, event))
+
+
+def behind(stream_id: str, other: str) -> bool:
+    """Tell whether a stream id lies behind another one, or behind nothing ('')."""
+    return not other or place(stream_id) > place(other)
+
+
+def pages_of(sids: Collection[str], size: int = 200) -> Iterator[list[str]]:
+    """Cut sessions into pages."""
+    every = list(sids)
+    for start in range(0, len(every), size):
+        yield every[start : start + size]
+
+
+def _sid_bytes(row: list[Any]) -> bytes:
+    """Read whose event a stream entry is, as far as that can be read."""
+    fields = row[1]
+    sid = fields[1] if fields[:1] == [b"sid"] else pairs(fields).get(b"sid", b"")
+    return bytes(sid)
+
+
+def is_sid(sid: str) -> bool:
+    """Tell whether a text can be a session's id."""
+    return len(sid) == 2 * _SID_BYTES and all(char in "0123456789abcdef" for char in sid)
