@@ -18,6 +18,7 @@ from endpoints import (
     openapi,
     server_info,
     sessions,
+    state,
     stream,
     tokens,
     users,
@@ -42,6 +43,7 @@ _SUBJECTS = (
     acks,
     stream,
     history,
+    state,
     entities,
 )
 

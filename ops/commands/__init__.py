@@ -13,10 +13,11 @@ from ops.commands.serve import serve
 from ops.commands.session import session
 from ops.commands.signing_key import signing_key
 from ops.commands.simulate import simulate
+from ops.commands.state import state
 from ops.commands.user import user
 from ops.commands.verify import verify
 
 COMMANDS = (
-    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, expire, verify,
-    bench,
+    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, expire,
+    verify, bench,
 )  # fmt: skip

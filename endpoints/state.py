@@ -1,0 +1,56 @@
+"""A session as it was: GET /ledger/sessions/{id}/state?at=."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints import bodies
+from endpoints.history import instant, readable_partition
+from endpoints.operations import EITHER, Operation, Route
+from endpoints.replies import send
+from endpoints.request import Request
+from endpoints.services import Services
+from ledger.errors import NoSuchSession
+from projections.timetravel import StateThen, describe, fold_at
+
+
+class StateQuery(msgspec.Struct, frozen=True):
+    """When."""
+
+    at: Annotated[str, msgspec.Meta(description="ISO 8601 with a zone; without it now")] | None = None
+
+
+class StateAt:
+    """The fold of a session's events up to an instant."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
+        partition = await readable_partition(self._services, req, session_id)
+        ledger = self._services.ledger
+        at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
+        try:
+            moment = await fold_at(ledger, partition, session_id, at_us)
+        except NoSuchSession as error:
+            raise falcon.HTTPNotFound(description=str(error)) from error
+        send(resp, describe(moment, at_us))
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the one route."""
+    operation = Operation(
+        "GET",
+        "getSessionState",
+        "Tell what a session was like at a time",
+        {200: StateThen},
+        EITHER,
+        query=StateQuery,
+        refusals=(404,),
+    )
+    yield Route("/ledger/sessions/{session_id}/state", StateAt(services), (operation,))

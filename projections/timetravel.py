@@ -1,0 +1,169 @@
+"""A session as it was at an instant, from the fold of its events alone: no projection is looked at."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from ledger.acks import Ack, format_ack
+from ledger.chain import GENESIS, link
+from ledger.entity_types import CODES, types_in
+from ledger.errors import CorruptLedger, LayoutError, NoSuchSession
+from ledger.events import Recorded, SessionEnded
+from ledger.evolve import evolve
+from ledger.log.reader import ANY_SEQ, PAGE, Entry
+from ledger.positions import iso_from_us
+from ledger.state import State
+from projections.chains import Past, runs
+from projections.event_words import ack_text, instant
+
+
+class Moment(NamedTuple):
+    """A session's fold up to an instant, and the last event in it."""
+
+    state: State
+    last: Entry
+
+
+class CheckpointThen(msgspec.Struct, frozen=True, rename="camel"):
+    """How far the device had acknowledged one entity type."""
+
+    ack: str
+    acknowledged_at: str
+
+
+class OfferThen(msgspec.Struct, frozen=True):
+    """Up to where which entity types had been offered."""
+
+    snapshot: str
+    types: tuple[str, ...]
+
+
+class TokensThen(msgspec.Struct, frozen=True, rename="camel"):
+    """The session's tokens: which number is in use, until when, and how many others were good or remembered."""
+
+    number: int
+    expires_at: str | None
+    not_used_yet: int
+    replaced: int
+
+
+class EndThen(msgspec.Struct, frozen=True):
+    """Why, by whom and when the session was ended."""
+
+    reason: str
+    by: str
+    at: str
+
+
+class EventThen(msgspec.Struct, frozen=True, rename="camel"):
+    """The last event of the fold: the hash proves all before it."""
+
+    seq: int
+    at: str
+    hash: str
+    stream_id: str
+
+
+class StateThen(msgspec.Struct, frozen=True, rename="camel"):
+    """A session and its checkpoints as they were at an instant.
+
+    `status` is living, ended, or expired: over, though no event has said so yet. `epochs` are those of single types
+    beyond `epoch`; `epoch_start` is the snapshot of the first stream since everything was last cleared. `ignored` are
+    the latest acks that were stale or refused. `event` is the last one that happened by then.
+    """
+
+    session_id: str
+    at: str
+    status: Literal["living", "ended", "expired"]
+    ended: EndThen | None
+    user: str
+    library: str
+    parent: str | None
+    device_type: str
+    device_os: str = msgspec.field(name="deviceOS")
+    app_version: str | None
+    authenticated_by: str
+    created_at: str
+    expires_at: str | None
+    pending_reset: bool
+    checkpoints: dict[str, CheckpointThen]
+    epoch: int
+    epochs: dict[str, int]
+    epoch_start: str | None
+    offered: list[OfferThen]
+    ignored: list[str]
+    tokens: TokensThen
+    event: EventThen
+
+
+async def fold_at(past: Past, partition: int, sid: str, at_us: int) -> Moment:
+    """Fold a session's events up to an instant, itself included, checking each link of the chain.
+
+    Raises NoSuchSession before its first event, CorruptLedger where the chain is broken, LayoutError if its beginning
+    lies in an archive that is not read.
+    """
+    state: State | None = None
+    last: Entry | None = None
+    async for run in runs(past, partition, sid, until_us=at_us, forward=True, size=PAGE):
+        if run.below_floor:
+            raise LayoutError(f"The first events of session {sid} lie in the archive: set LEDGER_ARCHIVE to read them")
+        for entry in run.entries:
+            state, last = _folded(state, entry.recorded), entry
+    if state is None or last is None:
+        raise await _not_yet(past, partition, sid, at_us)
+    return Moment(state, last)
+
+
+def describe(moment: Moment, at_us: int) -> StateThen:
+    """Put a fold into words, as of an instant not before its last event."""
+    state, last = moment
+    event, ended = last.recorded.event, None
+    if isinstance(event, SessionEnded):
+        ended = EndThen(event.reason, event.by, iso_from_us(last.recorded.at_us))
+    return StateThen(
+        session_id=state.sid,
+        at=iso_from_us(at_us),
+        status="ended" if ended else "living" if state.lives_at(at_us) else "expired",
+        ended=ended,
+        user=state.user,
+        library=state.library,
+        parent=state.parent,
+        device_type=state.device_type,
+        device_os=state.device_os,
+        app_version=state.app_version,
+        authenticated_by=state.authenticated_by,
+        created_at=iso_from_us(state.created_at_us),
+        expires_at=instant(state.over_at_us),
+        pending_reset=state.pending_reset,
+        checkpoints={
+            name: CheckpointThen(
+                format_ack(Ack(name, held.position, state.epoch_of(name))), iso_from_us(held.acked_at_us)
+            )
+            for name, held in sorted(state.checkpoints.items(), key=lambda pair: CODES[pair[0]])
+        },
+        epoch=state.epoch,
+        epochs={name: state.epoch_of(name) for name in sorted(state.epochs)},
+        epoch_start=instant(state.epoch_start_us),
+        offered=[OfferThen(iso_from_us(offer.snapshot_us), types_in(offer.mask)) for offer in state.offered],
+        ignored=[ack_text(ack) for ack in state.noted],
+        tokens=TokensThen(
+            state.token_number, instant(state.token_expires_at_us), len(state.new_tokens), len(state.old_tokens)
+        ),
+        event=EventThen(state.seq, iso_from_us(state.at_us), state.hash.hex(), last.id),
+    )
+
+
+def _folded(state: State | None, recorded: Recorded) -> State:
+    previous = GENESIS if state is None else state.hash
+    if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
+        raise CorruptLedger("the hash does not match the event before it", sid=recorded.sid, seq=recorded.seq)
+    return evolve(state, recorded)
+
+
+async def _not_yet(past: Past, partition: int, sid: str, at_us: int) -> NoSuchSession:
+    """Tell that a session had not begun; raises NoSuchSession if it never did."""
+    walk = await past.history(partition, sid, top_seq=1, top_at_us=ANY_SEQ, count=1)
+    began = f": it was created at {iso_from_us(walk.entries[0].recorded.at_us)}" if walk.entries else ""
+    return NoSuchSession(f"Session {sid} had not begun at {iso_from_us(at_us)}{began}")
