@@ -29,6 +29,14 @@ _SCHEMES: Final = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "apiKeyParam": {"type": "apiKey", "in": "query", "name": "apiKey"},
 }
+_REFUSALS: Final = {
+    403: "Another origin's page may not ask for this",
+    404: "There is no such thing",
+    409: "That is not kept here",
+    429: "Too many requests; see Retry-After",
+    431: "The Cookie header is too large",
+    503: "The store or the identity provider is not available; see Retry-After",
+}
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 _DESCRIPTION: Final = (
     "An event-sourced ledger of devices and what they acknowledged. Under /api it speaks the Immich mobile protocol; "
@@ -176,13 +184,15 @@ def _refusals(operation: Operation) -> dict[str, Any]:
     if operation.security:
         refusals["401"] = ("No credential, or one that admits nobody", {"$ref": error})
         refusals["403"] = ("The credential is not good for this", {"$ref": error})
+        refusals["429"] = ("Too many bad credentials; see Retry-After", {"$ref": error})
+        refusals["431"] = ("The Cookie header is too large", {"$ref": error})
     if operation.security or operation.id == "getReadiness":
         refusals["503"] = ("The store is not available; see Retry-After", {"$ref": error})
     if operation.body is not None:
         refusals["413"] = ("The body is too large", {"$ref": error})
-    for status, text in ((404, "There is no such thing"), (409, "That is not kept here")):
+    for status, text in _REFUSALS.items():
         if status in operation.refusals:
-            refusals[str(status)] = (text, {"$ref": error})
+            refusals.setdefault(str(status), (text, {"$ref": error}))
     return {
         status: {"description": text, "headers": _headers(), "content": {falcon.MEDIA_JSON: {"schema": schema}}}
         for status, (text, schema) in sorted(refusals.items())

@@ -189,11 +189,14 @@ class Ledger:
         while own is not None and own in states and own not in kept:
             kept.add(own)
             own = states[own].parent
-        ending = [other for other in states if other not in kept and other != sid]
-        for start in range(0, len(ending), _ENDED_TOGETHER):
+        return await self.end_all(user, [other for other in states if other not in kept and other != sid], command)
+
+    async def end_all(self, user: str, sids: Sequence[str], command: EndSession) -> int:
+        """End sessions of a user, in few scripts; returns how many were to end. What has ended already stays so."""
+        for start in range(0, len(sids), _ENDED_TOGETHER):
             with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
-                await self._end(user, ending[start : start + _ENDED_TOGETHER], command)
-        return len(ending)
+                await self._end(user, sids[start : start + _ENDED_TOGETHER], command)
+        return len(sids)
 
     async def locate(self, sid: str) -> int:
         """Find the partition of a session, living or ended, by its id alone; raises NoSuchSession.

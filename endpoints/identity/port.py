@@ -52,9 +52,9 @@ class Answer(NamedTuple):
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who signed in, as the provider says.
 
-    `issuer` and `subject` identify; all else only describes. `user`, `library` and `admin` come from claims named in the
-    settings, None where there are none. `provider_session` is the provider's `sid`. `credential` is a secret that calls
-    in the name of the user need, or that ends the provider's session: it is only ever stored encrypted.
+    `issuer` and `subject` identify; all else only describes. `user`, `library` and `admin` come from claims named in
+    the settings, None where there are none. `provider_session` is the provider's `sid`. `credential` is a secret that
+    calls in the name of the user need, or that ends the provider's session: it is only ever stored encrypted.
     """
 
     issuer: str
@@ -73,11 +73,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoggedOut(NamedTuple):
-    """What a provider's logout token ends: one session at the provider, or all of a subject. At least one is given."""
+    """What a provider's logout token ends: one session at the provider, or all of a subject. At least one is given.
+
+    Sessions that began at `before_us` or later are not meant, so showing a token again does little.
+    """
 
     issuer: str
     subject: str | None
     provider_session: str | None
+    before_us: int
 
 
 class IdentityProvider(Protocol):

@@ -290,7 +290,7 @@ async def test_a_logout_at_the_provider_is_told_through_the_back_channel(at: Oid
             assert len(tokens) == 1
             app.hidden.update(tokens)
             ended = await app.provider.logged_out(tokens[0])
-            assert ended == (at.issuer, "cat", identity.provider_session)
+            assert ended[:3] == (at.issuer, "cat", identity.provider_session)
             at.rotate_keys()
             await app.finish(await app.answer())  # with the new keys known, the old one's token is none
             with pytest.raises(SignInRefused) as caught:

@@ -16,10 +16,11 @@ from endpoints.services import HttpSettings
 from ledger import keys
 from ledger.log.store import Store, open_store
 from ledger.tokens import session_id
-from tests.http import Service, serving
+from tests.http import SECOND_US, START_US, Service, serving
 from tests.provider import ANN, ISSUER, MemoryProvider
 from tests.sign_ins import SignIn, browser, client, living, refused
 
+LATER_US = START_US + 1
 LOGIN_PAGE = "/auth/login?autoLaunch=0"
 BOB = Identity(issuer=ISSUER, subject="sub-bob", email="bob@example.test", provider_session="op-session-9")
 
@@ -136,7 +137,7 @@ async def test_the_provider_ends_the_sessions_of_one_of_its_own(service: Service
     first, second = await signed_in(service, provider), await signed_in(service, provider)
     elsewhere = await signed_in(service, provider, msgspec.structs.replace(ANN, provider_session="op-session-2"))
     bob = await signed_in(service, provider, BOB)
-    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-ann", "op-session-1")
+    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-ann", "op-session-1", LATER_US)
     for _ in range(2):  # the same again finds nothing to end
         answer = await told(service)
         assert (answer.status_code, answer.content) == (200, b"")
@@ -152,7 +153,7 @@ async def test_the_provider_ends_the_sessions_of_one_of_its_own(service: Service
 
 async def test_another_providers_session_of_the_same_name_lives_on(service: Service, provider: MemoryProvider) -> None:
     token = await signed_in(service, provider)
-    provider.logout_tokens["t"] = LoggedOut("https://other.example", None, "op-session-1")
+    provider.logout_tokens["t"] = LoggedOut("https://other.example", None, "op-session-1", LATER_US)
     assert (await told(service)).status_code == 200
     assert await living(service) == [session_id(token)]
 
@@ -167,15 +168,27 @@ async def test_the_provider_ends_all_sessions_of_a_subject_that_began_there(
     user = (await service.ask("GET", "/api/users/me", ann)).json["id"]
     by_command = await service.sign_in(user, user, authenticated_by="command")
     assert child in await living(service)
-    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-ann", None)
+    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-ann", None, LATER_US)
     for _ in range(2):
         assert (await told(service)).status_code == 200
         assert await living(service) == sorted([session_id(bob), by_command.sid])
 
 
+async def test_a_logout_token_shown_again_ends_nothing_that_began_since(
+    service: Service, provider: MemoryProvider
+) -> None:
+    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-ann", None, LATER_US)
+    await signed_in(service, provider)
+    assert (await told(service)).status_code == 200
+    service.clock.now_us += SECOND_US
+    again = await signed_in(service, provider)
+    assert (await told(service)).status_code == 200
+    assert await living(service) == [session_id(again)]
+
+
 async def test_a_subject_nobody_knows(service: Service, provider: MemoryProvider) -> None:
     token = await signed_in(service, provider)
-    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-nobody", None)
+    provider.logout_tokens["t"] = LoggedOut(ISSUER, "sub-nobody", None, LATER_US)
     assert (await told(service)).status_code == 200
     assert await living(service) == [session_id(token)]
 
@@ -197,7 +210,7 @@ async def test_what_is_no_good_logout_token(
     service: Service, provider: MemoryProvider, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
     token = await signed_in(service, provider)
-    provider.logout_tokens["good"] = LoggedOut(ISSUER, "sub-ann", "op-session-1")
+    provider.logout_tokens["good"] = LoggedOut(ISSUER, "sub-ann", "op-session-1", LATER_US)
     answer = await told(service, "a-bad-token", **options)
     assert answer.status_code == 400
     assert answer.headers["cache-control"] == "no-store"
@@ -216,7 +229,7 @@ async def test_too_many_bad_logout_tokens(service: Service) -> None:
 async def test_a_browser_that_was_logged_out_by_the_provider_signs_in_anew(
     service: Service, provider: MemoryProvider
 ) -> None:
-    provider.logout_tokens["t"] = LoggedOut(ISSUER, None, "op-session-1")
+    provider.logout_tokens["t"] = LoggedOut(ISSUER, None, "op-session-1", LATER_US)
     async with browser(service) as http:
         sign_in = SignIn(http, provider, by_app=False)
         assert (await sign_in.complete()).status_code == 201

@@ -16,6 +16,7 @@ from endpoints.routes import routes
 from projections.api_keys import SCOPES
 from tests.fake_store import FakeStore
 from tests.http import Live, Service
+from tests.provider import MemoryProvider
 
 # An ack, a time or an id that fits its schema may still be refused: JSON Schema does not tell all of it.
 # Who is admitted is tested by itself.
@@ -33,7 +34,7 @@ def lines(ctx: schemathesis.SerializationContext, value: Any) -> bytes:
 
 @pytest.fixture
 def server(valkey_url: str) -> Iterator[Live]:
-    with Live(valkey_url) as server:
+    with Live(valkey_url, provider=MemoryProvider()) as server:
         yield server
 
 

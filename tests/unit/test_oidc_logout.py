@@ -81,7 +81,10 @@ async def test_a_logout_token_tells_what_it_ends(
     server: OidcServer, claims: dict[str, Any], subject: str | None, provider_session: str | None
 ) -> None:
     ended = await logged_out(server, server.logout_token(**claims))
-    assert ended == LoggedOut(server.issuer, subject, provider_session)
+    assert ended == LoggedOut(server.issuer, subject, provider_session, ended.before_us)
+    made_ago_s = time.time() - ended.before_us / 1_000_000
+    told_s = claims["iat"]() - time.time() if "iat" in claims else 0
+    assert -told_s - 35 < made_ago_s < -told_s, "made a moment ago as told, but for the clocks' difference"
 
 
 @pytest.mark.parametrize("typ", ["logout+jwt", "LOGOUT+JWT", "application/logout+jwt", "JWT", None])

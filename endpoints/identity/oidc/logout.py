@@ -56,7 +56,8 @@ def check_logout_token(config: OidcConfig, signed: Signed, now_s: float) -> Logg
     )
     if not good:
         raise refused()
-    return LoggedOut(config.issuer, subject, provider_session)
+    before_us = int((claims["iat"] + 1 + config.clock_skew_s) * 1_000_000)
+    return LoggedOut(config.issuer, subject, provider_session, before_us)
 
 
 def refused() -> SignInRefused:
