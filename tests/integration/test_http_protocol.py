@@ -11,6 +11,7 @@ from uvicorn.config import Config
 
 import ops.worker
 from ops.accept import Load
+from ops.proxies import ProxyHint
 from ops.worker import LedgerHttpProtocol, WorkerState
 
 
@@ -45,7 +46,7 @@ def load() -> Load:
 async def port(app: Seen, load: Load) -> AsyncIterator[int]:
     """A port on which the protocol is served."""
     config = Config(app, log_config=None, lifespan="off", ws="none", interface="asgi3")
-    state = WorkerState(load, 0)
+    state = WorkerState(load, 0, ProxyHint(lambda host: False))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: LedgerHttpProtocol(config, state, {}), "127.0.0.1", 0)
     async with server:
