@@ -12,7 +12,8 @@ import pytest
 
 from endpoints import errors
 from endpoints.bodies import ClientGone
-from endpoints.identity.port import SignInRefused
+from endpoints.identity.port import ProviderUnavailable, SignInRefused
+from endpoints.limits import Limited
 from endpoints.request import Correlation, Request
 from ledger.errors import (
     AckNotOffered,
@@ -44,6 +45,9 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (TokenReused(), 401, "Invalid user token"),
     (errors.Unauthenticated("Authentication required"), 401, "Authentication required"),
     (errors.Forbidden("Missing required permission: p"), 403, "Missing required permission: p"),
+    (Limited("sign_in", 7), 429, "Too many requests; try again in 7 seconds"),
+    (ProviderUnavailable("secret"), 503, "The identity provider is not available; try again later"),
+    (StoreUnavailable("secret", maybe_done=True), 503, "The sync ledger's store is not available; try again later"),
     (ClientGone(), 400, "The request ended before its body was complete"),
     (falcon.HTTPUnsupportedMediaType(description="no"), 415, "no"),
     (falcon.HTTPNotFound(description="No such thing"), 404, "No such thing"),
@@ -72,6 +76,9 @@ class Failing:
         resp.text = "half"
         raise self.error
 
+    async def on_get_named(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        raise self.error
+
     async def on_get_fine(self, req: Request, resp: falcon.asgi.Response) -> None:
         resp.text = "fine"
 
@@ -88,6 +95,7 @@ def client(failing: Failing) -> falcon.testing.TestClient:
     )
     errors.install(app)
     app.add_route("/fails", failing)
+    app.add_route("/fails/{name}", failing, suffix="named")
     app.add_route("/fine", failing, suffix="fine")
     return falcon.testing.TestClient(app)
 
@@ -115,6 +123,12 @@ def test_trouble_in_the_store_is_503_with_retry_after_and_never_tells_of_it(
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
     assert "secret" not in answer.text
+
+
+def test_who_comes_too_often_is_told_when_to_come_again(client: falcon.testing.TestClient, failing: Failing) -> None:
+    failing.error = Limited("sign_in", 7)
+    assert get(client).headers["retry-after"] == "7"
+    assert str(Limited("sign_in", 1)) == "Too many requests; try again in 1 second"
 
 
 def test_every_class_of_the_tree_has_been_thought_of() -> None:
@@ -157,6 +171,15 @@ def test_a_failure_is_logged_with_its_correlation_id_and_without_the_query(
     assert answer.headers["x-correlation-id"] in caplog.text
     assert "ZeroDivisionError: why" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_long_path_is_cut_in_the_log(
+    client: falcon.testing.TestClient, failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.error = StoreFull("full")
+    with caplog.at_level(logging.ERROR):
+        assert get(client, "/fails/" + "x" * 5000).status_code == 503
+    assert len(caplog.text) < 1000
 
 
 def test_a_sane_correlation_id_is_echoed_and_others_are_replaced(client: falcon.testing.TestClient) -> None:
