@@ -32,10 +32,14 @@ class Entry(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A page of a session's history, newest first; `below_floor`: what is older lies in the archive only."""
+    """A page of a session's history, newest first.
+
+    `below_floor`: what is older is not in the stream any more but in the archive, its newest event at `next_id`.
+    """
 
     entries: list[Entry]
     below_floor: bool
+    next_id: str = ""
 
 
 async def read_partition(
@@ -79,11 +83,12 @@ async def walk(
     reply = await store.script(_WALK, names, (sid, top_seq, top_at_us, count))
     if not reply:
         return None
-    rows, end, stopped_at = reply
+    rows, end, at = reply
     if end == _LOST:
-        lost = stopped_at.decode()
+        lost = at.decode()
         raise CorruptLedger(f"event {lost} is missing, though it was never archived", sid=sid, id=lost)
-    return Walk([parse_entry(row) for row in rows], end == _BELOW_FLOOR)
+    entries, below_floor = [parse_entry(row) for row in rows], end == _BELOW_FLOOR
+    return Walk(entries, below_floor, at.decode() if below_floor else "")
 
 
 def parse_entry(row: list[Any]) -> Entry:

@@ -1,0 +1,60 @@
+"""What archiving is configured with, and where the archive is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from ledger.errors import InvalidInput
+from ops.setting_parsers import flag
+from projections.archive.objects import Objects, open_objects
+
+SEGMENT_EVENTS = 200_000
+
+
+class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run seals and removes.
+
+    `hot_s`: events younger than this stay in the stream. `hot_events`: no more than so many of a partition do, however
+    young; None for any number. `retention_s`: segments that are older are removed; None: none is. `spool`: the folder
+    where a segment is built, the system's for temporary files if None.
+    """
+
+    hot_s: float = 30 * 86400.0
+    hot_events: int | None = None
+    retention_s: float | None = None
+    segment_events: int = SEGMENT_EVENTS
+    spool: Path | None = None
+    lease_s: float = 60.0
+
+
+class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the archive is; credentials are in the environment as obstore reads them (AWS_ACCESS_KEY_ID, …)."""
+
+    url: str
+    endpoint: str | None = None
+    path_style: bool = False
+    region: str = ""
+
+    def open(self) -> Objects:
+        """Open it; raises InvalidInput."""
+        return open_objects(self.url, endpoint=self.endpoint, path_style=self.path_style, region=self.region)
+
+
+def place_from(environ: Mapping[str, str]) -> ArchivePlace | None:
+    """Read where the archive is from LEDGER_ARCHIVE and its companions; None if it is not set. Raises InvalidInput."""
+    url = environ.get("LEDGER_ARCHIVE", "").strip()
+    if not url:
+        return None
+    try:
+        path_style = flag(environ.get("LEDGER_ARCHIVE_PATH_STYLE") or "false")
+    except ValueError as error:
+        raise InvalidInput([(("LEDGER_ARCHIVE_PATH_STYLE",), str(error))]) from None
+    return ArchivePlace(
+        url=url,
+        endpoint=environ.get("LEDGER_ARCHIVE_ENDPOINT", "").strip() or None,
+        path_style=path_style,
+        region=environ.get("LEDGER_ARCHIVE_REGION", "").strip(),
+    )

@@ -1,0 +1,223 @@
+"""Sealing a partition: what is old enough goes into a segment, is read back, is noted as archived, and is trimmed.
+
+Nothing is noted before it was read back, and nothing trimmed before it was noted. So at whatever point this ends, the
+next one goes on: a segment that was written and not noted is adopted if it is what the stream holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from ledger import keys
+from ledger.log.reader import PAGE, Entry, read_partition
+from ledger.log.store import Store
+from ledger.positions import iso_from_us
+from ops.archive.options import ArchiveOptions
+from ops.archive.report import ArchiveReport
+from projections.archive.catalog import Archive
+from projections.archive.check import SegmentCheck
+from projections.archive.errors import BadSegment, CannotSeal, ObjectExists
+from projections.archive.fold import Fold, ended_line, read_fold, state_line
+from projections.archive.format import EndedLine, Previous, folder, place
+from projections.archive.lease import Lease
+from projections.archive.segment import Segment
+from projections.archive.writer import Built, SegmentWriter
+
+
+class Sealer:
+    """Seals one partition while its lease is held. Raises Fenced, CannotSeal, ArchiveUnavailable, StoreUnavailable."""
+
+    def __init__(
+        self,
+        store: Store,
+        archive: Archive,
+        partition: int,
+        lease: Lease,
+        options: ArchiveOptions,
+        now_us: int,
+        report: ArchiveReport,
+        on_progress: Callable[[ArchiveReport], None],
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._partition = partition
+        self._lease = lease
+        self._options = options
+        self._now_us = now_us
+        self._report = report
+        self._on_progress = on_progress
+        self._folds: dict[str, Fold] | None = None
+
+    async def finish_earlier(self) -> None:
+        """Finish what an earlier run left: trim what is noted, remove strays, adopt segments that were not noted."""
+        self._report.trimmed += await self._lease.trim()
+        await self._sweep()
+        await self._adopt()
+
+    async def seal(self) -> None:
+        """Seal what is old enough, segment by segment."""
+        hot_ms = (self._now_us - int(self._options.hot_s * 1_000_000)) // 1000
+        while await self._hot_begins_before(hot_ms):
+            try:
+                if not await self._seal_one(hot_ms):
+                    return
+            except ObjectExists:
+                floor = self._lease.record.floor
+                await self._adopt()
+                if self._lease.record.floor == floor:
+                    raise
+
+    async def _hot_begins_before(self, hot_ms: int) -> bool:
+        """Tell whether there is anything to seal, without reading what it would go on from."""
+        if await excess(self._store, self._partition, self._options) > 0:
+            return True
+        async for page in _stream(self._store, self._partition, self._lease.record.floor, page=1):
+            return place(page[0].id)[0] < hot_ms
+        return False
+
+    async def _seal_one(self, hot_ms: int) -> bool:
+        """Seal one segment; False if nothing, or no more than it, was old enough."""
+        folds = await self._base()
+        beyond = await excess(self._store, self._partition, self._options)
+        ended: dict[str, EndedLine] = {}
+        with SegmentWriter(self._partition, self._previous(), self._options.spool) as writer:
+            async for entry in self._old(hot_ms, beyond):
+                self._fold(folds, entry, ended)
+                writer.add(entry)
+                if writer.count == self._options.segment_events:
+                    break
+            if not writer.count:
+                return False
+            built = await asyncio.to_thread(
+                writer.finish,
+                [ended[sid] for sid in sorted(ended)],
+                (state_line(sid, folds[sid]) for sid in sorted(folds)),
+                iso_from_us(self._now_us),
+            )
+            self._folds = None  # until it is noted, these are ahead
+            await self._archive.objects.create(str(built.name), built.file)
+            await self._read_back(built)
+        await self._note(Previous(str(built.name), built.digest.hex()), built.name.last)
+        self._folds = folds
+        self._report.segments += 1
+        self._report.bytes += built.size
+        self._report.events += built.header.count
+        self._report.trimmed += await self._lease.trim()
+        self._on_progress(self._report)
+        return built.header.count == self._options.segment_events
+
+    async def _old(self, hot_ms: int, beyond: int) -> AsyncIterator[Entry]:
+        """Give the events above the floor that are old enough, or of which there are too many."""
+        count = 0
+        async for page in _stream(self._store, self._partition, self._lease.record.floor):
+            for entry in page:
+                if count >= beyond and place(entry.id)[0] >= hot_ms:
+                    return
+                count += 1
+                yield entry
+            self._report.read += len(page)
+            self._on_progress(self._report)
+
+    def _fold(self, folds: dict[str, Fold], entry: Entry, ended: dict[str, EndedLine]) -> None:
+        """Fold an event on; what does not follow is not sealed, for then it would be trimmed."""
+        sid = entry.recorded.sid
+        fold = folds.setdefault(sid, Fold())
+        wrong = fold.take(entry)
+        if wrong:
+            raise CannotSeal(f"partition {self._partition}: event {entry.id} of session {sid}: {wrong}")
+        if fold.state is not None and fold.state.ended is not None:
+            ended[sid] = ended_line(sid, folds.pop(sid))
+
+    async def _read_back(self, built: Built) -> None:
+        """Read a segment back from where it was written, every frame; raises BadSegment."""
+        segment = await Segment.open(self._archive.objects, str(built.name))
+        if segment.digest != built.digest:
+            raise BadSegment(segment.text, "it reads back otherwise than it was written")
+        await segment.check_frames()
+
+    async def _note(self, segment: Previous, last: str) -> None:
+        """Note that all up to `last` is archived, of which the newest segment is `segment`."""
+        record = self._lease.record
+        await self._lease.advance(
+            record._replace(floor=last, segment=segment.name, digest=segment.digest, segments=record.segments + 1)
+        )
+
+    async def _base(self) -> dict[str, Fold]:
+        """Give the living sessions at the floor, which the newest segment keeps."""
+        if self._folds is None:
+            self._folds = {}
+            if self._lease.record.segment:
+                segment = await Segment.open(self._archive.objects, self._lease.record.segment)
+                if segment.digest.hex() != self._lease.record.digest:
+                    raise BadSegment(segment.text, "its digest is not the one that was noted")
+                async for lines in segment.states():
+                    self._folds |= {line.sid: read_fold(segment.text, line) for line in lines}
+        return self._folds
+
+    def _previous(self) -> Previous | None:
+        record = self._lease.record
+        return Previous(record.segment, record.digest) if record.segment else None
+
+    async def _sweep(self) -> None:
+        """Remove segments over events that another segment has: archivers wrote them that had lost the lease."""
+        record = self._lease.record
+        for path in self._archive.objects.leftovers(folder(self._partition)):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        if not record.floor:
+            return
+        counted = set(await self._archive.segments(self._partition, record))
+        cut = place(record.cut) if record.cut else (-1, -1)
+        strays = [
+            str(name)
+            for name in await self._archive.objects_of(self._partition)
+            if name not in counted and cut < place(name.last) and place(name.first) <= place(record.floor)
+        ]
+        await self._archive.objects.delete(strays)
+        self._report.swept += len(strays)
+
+    async def _adopt(self) -> None:
+        """Note segments that were written and not noted, if they are what the stream holds; raises CannotSeal."""
+        for name in await self._archive.objects_of(self._partition):
+            record = self._lease.record
+            if record.floor and place(name.first) <= place(record.floor):
+                continue
+            segment, folds = await Segment.open(self._archive.objects, str(name)), await self._base()
+            self._folds = None
+            differs = await self._compare(segment, folds, name.last)
+            if differs:
+                raise CannotSeal(f"{name} lies beyond what is archived and is not what the stream holds: {differs[0]}")
+            await self._note(segment.as_previous, name.last)
+            self._folds = folds
+            self._report.adopted += 1
+            self._report.trimmed += await self._lease.trim()
+
+    async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> list[str]:
+        """Tell how a segment differs from what the stream holds up to `last`; brings the folds there."""
+        differs: list[str] = []
+        held = (e async for page in _stream(self._store, self._partition, self._lease.record.floor, last) for e in page)
+
+        async def compare(page: list[Entry]) -> None:
+            there = [await anext(held, None) for _ in page]
+            differs.extend(
+                f"event {one.id} is not the stream's" for one, other in zip(page, there, strict=True) if one != other
+            )
+
+        check = SegmentCheck(lambda *what: differs.append(" ".join(filter(None, what))), folds, self._previous())
+        await check.check(segment, compare)
+        if await anext(held, None) is not None:
+            differs.append("the stream has more events")
+        return differs
+
+
+async def excess(store: Store, partition: int, options: ArchiveOptions) -> int:
+    """Tell how many events of a partition are more than may stay in its stream."""
+    if options.hot_events is None:
+        return 0
+    name = keys.stream(partition)
+    return max(0, int(await store.command("XLEN", name, key=name)) - options.hot_events)
+
+
+def _stream(store: Store, partition: int, floor: str, until: str = "+", page: int = PAGE) -> AsyncIterator[list[Entry]]:
+    """Read a partition's stream above the floor."""
+    return read_partition(store, partition, floor or "-", until, page)

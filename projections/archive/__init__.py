@@ -1,0 +1,1 @@
+"""The archive: sealed segments of partitions in object storage, and reading across them and the hot streams."""

@@ -1,0 +1,125 @@
+"""Which segments a partition has, in order, and reading in them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from typing import Final
+
+from ledger.log.store import Store
+from projections.archive.errors import BadSegment, ObjectMissing
+from projections.archive.fold import Fold, read_fold
+from projections.archive.format import EndedLine, Name, folder, parse_name, place
+from projections.archive.objects import Objects
+from projections.archive.record import Record, read_record
+from projections.archive.segment import Frames, Segment
+
+KEPT_CATALOGS: Final = 512
+KEPT_SEGMENTS: Final = 512
+"""How many footers are kept, of a few KB each."""
+
+
+class Archive:
+    """The segments of all partitions of a ledger. Reads only; what differs raises BadSegment."""
+
+    def __init__(self, store: Store, objects: Objects) -> None:
+        self.store = store
+        self.objects = objects
+        self._frames = Frames()
+        self._catalogs: OrderedDict[int, tuple[Record, list[Name]]] = OrderedDict()
+        self._segments: OrderedDict[str, Segment] = OrderedDict()
+
+    async def segments(self, partition: int, record: Record | None = None) -> list[Name]:
+        """List a partition's segments in order, oldest first: those up to the floor that retention has not removed.
+
+        They follow each other without a gap. Raises BadSegment if the newest one is not there.
+        """
+        record = await read_record(self.store, partition) if record is None else record
+        kept = self._catalogs.get(partition)
+        if kept is not None and kept[0] == record:
+            self._catalogs.move_to_end(partition)
+            return kept[1]
+        names = await self._chain(partition, record)
+        self._catalogs[partition] = (record, names)
+        if len(self._catalogs) > KEPT_CATALOGS:
+            self._catalogs.popitem(last=False)
+        return names
+
+    async def objects_of(self, partition: int) -> list[Name]:
+        """List all segments in a partition's folder, in the order of their names, whether they count or not."""
+        found = [
+            name
+            async for page in self.objects.names(folder(partition))
+            for info in page
+            if (name := parse_name(info.name)) is not None and name.partition == partition
+        ]
+        return sorted(found, key=str)
+
+    async def open(self, name: Name) -> Segment:
+        """Open a segment; raises ObjectMissing."""
+        text = str(name)
+        segment = self._segments.get(text)
+        if segment is None:
+            segment = self._segments[text] = await Segment.open(self.objects, text, self._frames)
+            if len(self._segments) > KEPT_SEGMENTS:
+                self._segments.popitem(last=False)
+        self._segments.move_to_end(text)
+        return segment
+
+    async def newest(self, partition: int) -> Segment | None:
+        """Open a partition's newest segment, whose states are those at the floor; None if it has none."""
+        record = await read_record(self.store, partition)
+        return None if not record.segment else await self.open(_recorded(record))
+
+    async def states(self, partition: int) -> AsyncIterator[list[tuple[str, Fold]]]:
+        """Read the sessions alive at a partition's floor, some at a time, in the order of their ids."""
+        segment = await self.newest(partition)
+        if segment is not None:
+            async for lines in segment.states():
+                yield [(line.sid, read_fold(segment.text, line)) for line in lines]
+
+    async def ended(self, partition: int) -> AsyncIterator[list[EndedLine]]:
+        """Read the sessions that ended at or below a partition's floor and whose history is kept, oldest segment first.
+
+        Raises what `segments` does.
+        """
+        for name in await self.segments(partition):
+            async for lines in (await self.open(name)).ended():
+                yield lines
+
+    async def _chain(self, partition: int, record: Record) -> list[Name]:
+        """Find the segments that lead to the newest one, each behind the one before."""
+        if not record.floor:
+            return []
+        floor, cut = place(record.floor), place(record.cut) if record.cut else (-1, -1)
+        found = [
+            name for name in await self.objects_of(partition) if place(name.last) <= floor and place(name.last) > cut
+        ]
+        newest = _recorded(record)
+        if newest not in found:
+            raise BadSegment(record.segment, "the newest segment is not in the archive: is LEDGER_ARCHIVE another one?")
+        if len(found) == record.segments and _apart(found):
+            return found
+        # Somebody who lost the lease left a segment over the same events: then the headers tell which one counts.
+        chain, by_name = [newest], {str(name): name for name in found}
+        while (previous := (await (await self.open(chain[-1])).header()).previous) is not None:
+            name = parse_name(previous.name)
+            if name is None or place(name.last) <= cut:
+                break
+            if previous.name not in by_name:
+                raise ObjectMissing(f"segment {previous.name} is not in the archive", object=previous.name)
+            chain.append(name)
+        return chain[::-1]
+
+
+def _recorded(record: Record) -> Name:
+    name = parse_name(record.segment)
+    if name is None:
+        raise BadSegment(record.segment, "the name of the newest segment is none of a segment")
+    return name
+
+
+def _apart(names: list[Name]) -> bool:
+    """Tell whether each segment begins behind the one before."""
+    return all(place(one.last) < place(other.first) for one, other in pairwise(names))

@@ -1,0 +1,195 @@
+"""Checking one segment: its frames against their digests, its events' chains, and all it says against the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from ledger.chain import link
+from ledger.errors import CorruptLedger
+from ledger.log.reader import Entry
+from projections.archive.errors import BadSegment
+from projections.archive.fold import Fold, ended_line, read_fold, state_line
+from projections.archive.format import Previous, place
+from projections.archive.index import Index
+from projections.archive.segment import Segment
+
+Note = Callable[[str, str, str], None]
+"""Takes what differs, the session it is about and the event, both '' if there is none."""
+
+
+async def _nothing(_: list[Entry]) -> None:
+    """Look at nothing else."""
+
+
+class _Loose(msgspec.Struct):
+    """A session whose beginning retention removed: only how its events follow each other can be told."""
+
+    seq: int
+    hash: bytes
+    head: str
+
+
+class SegmentCheck:
+    """Checks a partition's segments one behind the other, oldest first. What it finds goes to `note`, each thing once.
+
+    `folds` are the living sessions after the last segment, by id, and `broken` those that differ, which are followed no
+    further. `whole`: nothing is missing among the folds.
+    """
+
+    def __init__(self, note: Note, folds: dict[str, Fold] | None = None, previous: Previous | None = None) -> None:
+        """`folds` and `previous`: the living sessions at the end of the segment before, and its name."""
+        self.folds = {} if folds is None else folds
+        self.previous = previous
+        self.events = 0
+        self._note = note
+        self.whole = True
+        self._follows_any = False
+        self._loose: dict[str, _Loose] = {}
+        self.broken: set[str] = set()
+
+    def begin_anew(self, *, whole: bool) -> None:
+        """Go on with a segment whatever is before it; `whole`: nothing is, so that all sessions begin in it or later.
+
+        Else nothing is known of sessions from before: how their events follow each other is looked at, and at the end
+        of the segment they are as it says.
+        """
+        self.folds, self._loose, self.whole, self.previous, self._follows_any = {}, {}, whole, None, True
+
+    async def check(self, segment: Segment, on_page: Callable[[list[Entry]], Awaitable[None]] = _nothing) -> None:
+        """Check the next segment; `on_page` is given its events. Raises ObjectMissing, ArchiveUnavailable."""
+        whole = True
+        try:
+            await self._check(segment, on_page)
+        except BadSegment as error:
+            self._note(str(error.details["what"]), "", "")
+            whole = await self._reload(segment)
+        except CorruptLedger as error:
+            if "segment" not in error.details:
+                raise
+            self._note(str(error), "", str(error.details.get("id", "")))
+            whole = await self._reload(segment)
+        self.previous = segment.as_previous
+        self._loose, self.whole, self._follows_any = {}, whole, False
+
+    async def _check(self, segment: Segment, on_page: Callable[[list[Entry]], Awaitable[None]]) -> None:
+        header = await segment.header()
+        if header.previous != self.previous and not self._follows_any:
+            was = "none" if header.previous is None else f"{header.previous.name} {header.previous.digest}"
+            expected = "none" if self.previous is None else f"{self.previous.name} {self.previous.digest}"
+            self._note(f"it follows {was}, and the segment before is {expected}", "", "")
+        index, ended, count, first, last, frame = Index(), dict[str, Fold](), 0, "", "", 0
+        async for page in segment.pages():
+            for entry in page:
+                if last and place(entry.id) <= place(last):
+                    self._note(f"it does not follow {last}, the event before it", entry.recorded.sid, entry.id)
+                last = entry.id
+                self._take(entry, ended)
+                index.add(entry, frame)
+            first = first or page[0].id
+            count += len(page)
+            self.events += len(page)
+            frame += 1
+            await on_page(page)
+        await self._compare_index(segment, index)
+        await self._compare_ended(segment, ended)
+        living = await self._compare_states(segment)
+        said = (header.first, header.last, header.count, header.living)
+        if said != (first, last, count, living) or (self.whole and header.ended != len(ended)):
+            self._note(f"its header says {said} of what is {(first, last, count, living)}", "", "")
+
+    def _take(self, entry: Entry, ended: dict[str, Fold]) -> None:
+        sid, seq = entry.recorded.sid, entry.recorded.seq
+        if sid in self.broken:
+            return
+        fold = self.folds.get(sid)
+        if fold is None:
+            if not self.whole and (sid in self._loose or seq > 1):
+                self._take_loosely(entry)
+                return
+            fold = self.folds[sid] = Fold()
+        wrong = fold.take(entry)
+        if wrong:
+            self.broken.add(sid)
+            self._note(wrong, sid, entry.id)
+        elif fold.state is not None and fold.state.ended is not None:
+            ended[sid] = self.folds.pop(sid)
+
+    def _take_loosely(self, entry: Entry) -> None:
+        """Follow a session whose earlier events are gone."""
+        recorded = entry.recorded
+        loose = self._loose.get(recorded.sid)
+        if loose is not None:
+            expected = link(loose.hash, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
+            if (recorded.seq, entry.prev, recorded.hash) != (loose.seq + 1, loose.head, expected):
+                self.broken.add(recorded.sid)
+                self._note("it does not follow the session's event before it", recorded.sid, entry.id)
+        self._loose[recorded.sid] = _Loose(recorded.seq, recorded.hash, entry.id)
+
+    async def _compare_index(self, segment: Segment, index: Index) -> None:
+        seen = 0
+        async for lines in segment.index():
+            seen += len(lines)
+            for line in lines:
+                if line != index.get(line.sid):
+                    self._note("its index does not lead to the session's events", line.sid, "")
+        if seen != len(index):
+            self._note(f"its index has {seen} sessions, its events are of {len(index)}", "", "")
+
+    async def _compare_ended(self, segment: Segment, ended: dict[str, Fold]) -> None:
+        seen = 0
+        async for lines in segment.ended():
+            for line in lines:
+                fold = ended.get(line.sid)
+                if fold is not None:
+                    seen += 1
+                    agrees = line == ended_line(line.sid, fold)
+                else:
+                    agrees = _ends(self._loose.pop(line.sid, None), line.seq, line.hash, line.head)
+                if not agrees and line.sid not in self.broken:
+                    self._note("what it keeps of the ended session differs from its events", line.sid, "")
+        if seen != len(ended):
+            self._note(f"it keeps {seen} ended sessions, by its events there are {len(ended)}", "", "")
+
+    async def _compare_states(self, segment: Segment) -> int:
+        """Compare the states with the folds; those of sessions that were only followed loosely are taken over."""
+        seen = lines_seen = 0
+        async for lines in segment.states():
+            for line in lines:
+                lines_seen += 1
+                fold = self.folds.get(line.sid)
+                if line.sid in self.broken:
+                    seen += fold is not None
+                    continue
+                if fold is not None:
+                    seen += 1
+                    agrees = line == state_line(line.sid, fold)
+                else:
+                    fold = read_fold(segment.text, line)
+                    loose, state = self._loose.get(line.sid), fold.state
+                    assert state is not None
+                    agrees = not self.whole and (loose is None or _ends(loose, state.seq, state.hash.hex(), fold.head))
+                    self.folds[line.sid] = fold
+                    seen += 1
+                if not agrees:
+                    self._note("the state it keeps differs from the fold of its events", line.sid, "")
+        if seen != len(self.folds):
+            self._note(f"it keeps {seen} living sessions, by its events there are {len(self.folds)}", "", "")
+        return lines_seen
+
+    async def _reload(self, segment: Segment) -> bool:
+        """Go on from the states a damaged segment keeps; False if they cannot be read."""
+        self.folds = {}
+        try:
+            async for lines in segment.states():
+                self.folds |= {line.sid: read_fold(segment.text, line) for line in lines}
+        except CorruptLedger as error:
+            self._note(f"nor can its states be read: {error}", "", "")
+            self.folds = {}
+            return False
+        return True
+
+
+def _ends(loose: _Loose | None, seq: int, digest: str, head: str) -> bool:
+    return loose is not None and (loose.seq, loose.hash.hex(), loose.head) == (seq, digest, head)

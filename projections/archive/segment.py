@@ -1,0 +1,224 @@
+"""Reading a segment: the frames that are needed, each checked against its digest."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
+from typing import Final, TypeVar
+
+import msgspec
+import zstandard
+
+from ledger.errors import CorruptLedger
+from ledger.events import Recorded, decode_event
+from ledger.log.reader import Entry
+from projections.archive.errors import BadSegment
+from projections.archive.fold import Fold, read_fold
+from projections.archive.format import (
+    FORMAT,
+    TAIL_BYTES,
+    EndedLine,
+    EventLine,
+    Footer,
+    Frame,
+    Header,
+    IndexLine,
+    Name,
+    Previous,
+    StateLine,
+    footer_size,
+    parse_name,
+    unpack_footer,
+)
+from projections.archive.objects import Objects
+
+KEPT_FRAMES: Final = 8
+"""How many unpacked frames a reader keeps, of about 1 MB each."""
+T = TypeVar("T")
+
+_header: Final = msgspec.json.Decoder(Header)
+_event: Final = msgspec.json.Decoder(EventLine)
+_index: Final = msgspec.json.Decoder(IndexLine)
+_ended: Final = msgspec.json.Decoder(EndedLine)
+_state: Final = msgspec.json.Decoder(StateLine)
+
+
+class Frames:
+    """The frames last read, unpacked."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def get(self, name: str, frame: Frame) -> bytes | None:
+        """Give a frame that was read a short time ago."""
+        key = (name, frame.offset)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, name: str, frame: Frame, content: bytes) -> None:
+        """Keep a frame for a while."""
+        self._kept[name, frame.offset] = content
+        if len(self._kept) > KEPT_FRAMES:
+            self._kept.popitem(last=False)
+
+
+class Segment:
+    """An opened segment. What is read and is not what it should be raises BadSegment."""
+
+    def __init__(self, objects: Objects, text: str, name: Name, footer: Footer, digest: bytes, frames: Frames) -> None:
+        self.text = text
+        self.name = name
+        self.footer = footer
+        self.digest = digest
+        self._objects = objects
+        self._frames = frames
+
+    @classmethod
+    async def open(cls, objects: Objects, text: str, frames: Frames | None = None) -> Segment:
+        """Read a segment's footer; raises ObjectMissing."""
+        name = parse_name(text)
+        if name is None:
+            raise BadSegment(text, "its name is none of a segment")
+        tail, size = await objects.tail(text, TAIL_BYTES)
+        length = footer_size(text, tail)
+        if length > size:
+            raise BadSegment(text, "its footer is damaged")
+        packed = tail[-length:] if length <= len(tail) else await objects.read(text, size - length, length)
+        footer, digest = unpack_footer(text, packed, size)
+        return cls(objects, text, name, footer, digest, frames or Frames())
+
+    @property
+    def as_previous(self) -> Previous:
+        """Name this segment as the one behind it does."""
+        return Previous(self.text, self.digest.hex())
+
+    async def header(self) -> Header:
+        """Read the header."""
+        (header,) = await self._lines(self.footer.header, _header)
+        if (header.format, header.partition, header.first, header.last) != (FORMAT, *self.name):
+            raise BadSegment(self.text, "its header is another segment's")
+        return header
+
+    async def pages(self) -> AsyncIterator[list[Entry]]:
+        """Read all events in order, a frame at a time."""
+        for frame in self.footer.events:
+            lines = await self._lines(frame, _event)
+            yield [self._entry(line) for line in lines]
+
+    async def find(self, sid: str) -> IndexLine | None:
+        """Find where a session's events are; None if there are none."""
+        return await self._look_up(self.footer.index, sid, _index)
+
+    async def state(self, sid: str) -> Fold | None:
+        """Read the state of a session after the last event; None if it did not live then."""
+        line = await self._look_up(self.footer.states, sid, _state)
+        return None if line is None else read_fold(self.text, line)
+
+    async def index(self) -> AsyncIterator[list[IndexLine]]:
+        """Read where each session's events are, in the order of session ids."""
+        for frame in self.footer.index:
+            yield await self._lines(frame, _index)
+
+    async def states(self) -> AsyncIterator[list[StateLine]]:
+        """Read the sessions alive after the last event, in the order of their ids."""
+        for frame in self.footer.states:
+            yield await self._lines(frame, _state)
+
+    async def ended(self) -> AsyncIterator[list[EndedLine]]:
+        """Read the sessions that ended here, in the order of their ids."""
+        for frame in self.footer.ended:
+            yield await self._lines(frame, _ended)
+
+    async def of_session(self, sid: str, found: IndexLine, top_seq: int, top_at_us: int, count: int) -> list[Entry]:
+        """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards."""
+        page: list[Entry] = []
+        mark = b'"sid":"%b"' % sid.encode()
+        for run in reversed(found.runs):
+            if run.first_seq > top_seq or run.first_at_us > top_at_us:
+                continue
+            if not 0 <= run.frame < len(self.footer.events):
+                raise BadSegment(self.text, f"its index leads session {sid} to a frame that is not there")
+            lines = (await self._content(self.footer.events[run.frame])).split(b"\n")
+            for line in reversed([line for line in lines if mark in line]):
+                entry = self._entry(self._decode(line, _event))
+                recorded = entry.recorded
+                if recorded.sid == sid and recorded.seq <= top_seq and recorded.at_us <= top_at_us:
+                    page.append(entry)
+                    if len(page) == count:
+                        return page
+        return page
+
+    async def check_frames(self) -> int:
+        """Read every frame and compare it with its digest; gives how many bytes that were."""
+        for frame in self.footer.frames:
+            await self._read(frame)
+        return sum(frame.length for frame in self.footer.frames)
+
+    async def _look_up(self, frames: Sequence[Frame], sid: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+        """Find a session's line in frames that are in the order of session ids."""
+        at = bisect_right([frame.first for frame in frames], sid) - 1
+        if at < 0:
+            return None
+        mark = b'{"sid":"%b"' % sid.encode()
+        content = await self._content(frames[at])
+        start = 0 if content.startswith(mark) else content.find(b"\n" + mark) + 1
+        if not content.startswith(mark, start):
+            return None
+        return self._decode(content[start : content.index(b"\n", start)], decoder)
+
+    async def _lines(self, frame: Frame, decoder: msgspec.json.Decoder[T]) -> list[T]:
+        """Read a frame's lines, without keeping it."""
+        content = self._unpack(frame, await self._read(frame))
+        try:
+            lines = decoder.decode_lines(content)
+        except msgspec.DecodeError as error:
+            raise BadSegment(self.text, f"a line cannot be read in its frame at {frame.offset}: {error}") from error
+        if len(lines) != frame.lines:
+            raise BadSegment(self.text, f"{len(lines)} lines in its frame at {frame.offset}, {frame.lines} were meant")
+        return lines
+
+    async def _content(self, frame: Frame) -> bytes:
+        """Read a frame that may be asked for again soon."""
+        content = self._frames.get(self.text, frame)
+        if content is None:
+            content = self._unpack(frame, await self._read(frame))
+            self._frames.keep(self.text, frame, content)
+        return content
+
+    async def _read(self, frame: Frame) -> bytes:
+        packed = await self._objects.read(self.text, frame.offset, frame.length)
+        if sha256(packed).digest() != frame.digest:
+            raise BadSegment(self.text, f"its frame at {frame.offset} does not match its digest")
+        return packed
+
+    def _unpack(self, frame: Frame, packed: bytes) -> bytes:
+        try:
+            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=frame.size)
+        except zstandard.ZstdError as error:
+            raise BadSegment(self.text, f"its frame at {frame.offset} cannot be unpacked: {error}") from error
+        if len(content) != frame.size:
+            raise BadSegment(self.text, f"its frame at {frame.offset} holds {len(content)} bytes, not {frame.size}")
+        return content
+
+    def _decode(self, line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+        try:
+            return decoder.decode(line)
+        except msgspec.DecodeError as error:
+            raise BadSegment(self.text, f"a line cannot be read: {error}") from error
+
+    def _entry(self, line: EventLine) -> Entry:
+        """Make of a line what the stream had; raises BadSegment naming the event."""
+        try:
+            event = decode_event(line.raw, line.schema)
+            digest = bytes.fromhex(line.hash)
+        except CorruptLedger as error:
+            error.details.setdefault("id", line.id)
+            error.details.setdefault("segment", self.text)
+            raise
+        except ValueError as error:
+            raise BadSegment(self.text, f"event {line.id} cannot be read: {error}") from error
+        recorded = Recorded(line.sid, line.seq, line.at, line.schema, event, line.raw, digest)
+        return Entry(line.id, recorded, line.prev, line.skip)
