@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops.commands.archive import archive
 from ops.commands.bench import bench
 from ops.commands.credentials import credentials
 from ops.commands.demo import demo
