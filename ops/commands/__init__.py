@@ -20,5 +20,5 @@ from ops.commands.verify import verify
 
 COMMANDS = (
     serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, expire,
-    verify, bench,
+    verify, archive, bench,
 )  # fmt: skip
