@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -10,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from ledger import keys
 from ledger.commands import CreateSession
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
@@ -17,7 +21,7 @@ from ledger.tokens import read_token
 from ops.connect import Opened
 from projections.expiry import expire
 from tests.ledgers import sid_of
-from tests.running import RunningService
+from tests.running import COMMAND, RunningService
 from tests.servers import wait_until
 
 SESSIONS = 1000
@@ -77,6 +81,35 @@ def test_a_thousand_sessions_of_one_user_are_listed_and_ended(tmp_path: Path) ->
         assert (report["sessions"], report["ended"]) == (1, 2 * SESSIONS - 1)
         assert service.faults() == []
     print("; ".join(times))
+
+
+def test_an_interrupted_command_leaves_nothing_half_done(tmp_path: Path, valkey_url: str) -> None:
+    service = RunningService(tmp_path, redis_url=valkey_url)
+    count = 4000
+
+    async def sign_in(found: Opened) -> None:
+        sids = [sid_of(str(number)) for number in range(count)]
+        await asyncio.gather(*(found.ledger.execute("ann", sid, CreateSession("ann", "lib")) for sid in sids))
+
+    service.inside(sign_in)
+    devices = keys.devices(keys.partition_of("ann", service.settings.partitions), "ann")
+    with service.store() as store:
+        ending = subprocess.Popen(
+            [*COMMAND, "session", "end", "--user", "ann", "--all"],
+            env=service.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: store.hlen(devices) < count, "the first sessions to be ended")
+        ending.send_signal(signal.SIGINT)
+        out, err = ending.communicate(timeout=30)
+        assert (ending.returncode, out, err.strip()) == (130, "", "interrupted")
+        left = store.hlen(devices)
+    assert 0 < left < count
+    assert service.verify()["sessions"] == left
+    assert service.command("session", "end", "--user", "ann", "--all").stdout == f"{left:,} sessions of ann ended\n"
+    assert service.verify()["ended"] == count
 
 
 def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(tmp_path: Path) -> None:
