@@ -28,7 +28,7 @@ Json = dict[str, Any]
 Sign = Callable[[Json], str]
 
 CLIENT_ID: Final = "ledger"
-CLIENT_SECRET: Final = "the-secret-of-the-client"
+CLIENT_SECRET: Final = "the+secret of the client: 100%"
 REDIRECT_URI: Final = "app.immich:///oauth-callback"
 SUBJECT: Final = "subject-1"
 EMAIL: Final = "ann.private@example.test"

@@ -15,6 +15,7 @@ from endpoints.identity.oidc.config import ALGORITHMS
 from tests.oidc_flow import config_of, provider_of, refused, sign_in, try_in
 from tests.oidc_server import (
     CLIENT_ID,
+    CLIENT_SECRET,
     SUBJECT,
     Json,
     OidcServer,
@@ -65,7 +66,7 @@ FORGED: dict[str, Sign] = {
     "HS256 with the public key as PEM": lambda claims: hmac_of(rsa_key().as_pem(private=False))(claims),
     "HS256 with the public key as DER": lambda claims: hmac_of(rsa_key().as_der(private=False))(claims),
     "HS256 with the public key as JWK": lambda claims: hmac_of(public_jwk())(claims),
-    "HS256 with the client's secret": hmac_of(b"the-secret-of-the-client"),
+    "HS256 with the client's secret": hmac_of(CLIENT_SECRET.encode()),
     "another key under the same kid": lambda claims: signer(rsa_key("other"), kid="k1")(claims),
     "a key in its own header": lambda claims: signer(
         rsa_key("other"), kid="k1", jwk=rsa_key("other").as_dict(private=False)
