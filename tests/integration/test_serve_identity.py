@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
+from endpoints.identity.gumnut import GumnutConfig, GumnutSessions
 from ledger.tokens import make_key
+from ops.connect import Opened, open_credentials
+from projections.credentials import Cipher
+from tests.dump import bytes_of, values_of
+from tests.gumnut_flow import challenge_of
+from tests.gumnut_server import EMAIL, REDIRECT_URI, GumnutServer
 from tests.running import COMMAND, RunningService
 from tests.servers import free_port
 
 OIDC = {"LEDGER_OIDC_ISSUER": "https://id.example.org", "LEDGER_OIDC_CLIENT_ID": "ledger"}
+
+
+def tokens_of(server: GumnutServer) -> list[str]:
+    """List the tokens that Gumnut made, oldest first."""
+    return [text for text in server.secrets if text.count(".") == 2]
 
 
 def refused(folder: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -100,3 +113,56 @@ def test_a_key_rotated_by_the_command_signs_in_a_running_service(tmp_path: Path,
                     before["kid"],
                 ]
                 assert client.get("/api/sessions").status_code == 200
+
+
+def test_a_user_of_gumnut_signs_in_and_the_token_held_for_them_is_renewed(tmp_path: Path, valkey_url: str) -> None:
+    old_key, new_key = Cipher.make_key(), Cipher.make_key()
+    server = GumnutServer()
+    settings = {"identity": "gumnut", "gumnut_url": server.url, "credential_key": old_key}
+    app = {"user-agent": "immich-ios/3.2.0", "deviceModel": "iPhone15,2", "deviceType": "iOS"}
+    with server.running(), RunningService(tmp_path, workers=2, redis_url=valkey_url, **settings) as service:
+        verifier = secrets.token_urlsafe(48)
+        with service.client(**app) as client:
+            begun = client.post(
+                "/api/oauth/authorize", json={"redirectUri": REDIRECT_URI, "codeChallenge": challenge_of(verifier)}
+            )
+            assert begun.status_code == 201, begun.text
+            back = {"url": server.sign_in(begun.json()["url"]), "codeVerifier": verifier}
+            signed_in = client.post("/api/oauth/callback", json=back)
+            assert signed_in.status_code == 201, signed_in.text
+        token, user = signed_in.json()["accessToken"], signed_in.json()["userId"]
+        (held,) = tokens_of(server)
+        (session,) = json.loads(service.command("session", "list", "--user", user, "--json").stdout)
+        assert (session["deviceType"], session["deviceOS"], session["appVersion"]) == ("iPhone15,2", "iOS", "3.2.0")
+        assert session["authenticatedBy"] == "gumnut"
+        shown = json.loads(service.command("user", "show", user, "--json").stdout)
+        assert (shown["email"], shown["sessions"]) == (EMAIL.lower(), 1)
+
+        server.refresh = 1
+
+        async def ask(found: Opened) -> str | None:
+            credentials = open_credentials(found, service.settings)
+            sessions = GumnutSessions(GumnutConfig(server.url), credentials)
+            try:
+                assert await credentials.read(user, session["id"]) == held
+                assert (await sessions.profile(user, session["id"])).email == EMAIL
+            finally:
+                await sessions.close()
+            stored = [bytes_of(value) for value in (await values_of(found.store)).values()]
+            assert not [value for value in stored if any(text.encode() in value for text in server.secrets)]
+            return await credentials.read(user, session["id"])
+
+        renewed = service.inside(ask)
+        assert renewed == tokens_of(server)[-1] != held
+        with service.client(token) as client:
+            assert [listed["id"] for listed in client.get("/api/sessions").json()] == [session["id"]]
+
+        service.environment["LEDGER_CREDENTIAL_KEY"] = f"{new_key} {old_key}"
+        assert service.command("credentials", "rekey").stdout == "1 encrypted with the newest key\n"
+        service.command("user", "erase", user, "--yes")
+        with service.client(token) as client:
+            assert client.get("/api/sessions").status_code == 401
+        assert service.verify()["ended"] == 1
+        assert service.faults() == []
+        said = service.log.read_text()
+    assert not [text for text in (*server.secrets, verifier, EMAIL, old_key) if text in said]
