@@ -35,7 +35,12 @@ def stored_seq(stored: RawSession) -> int | None:
 
 
 def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
-    """Name all that differs between a fold and what is stored of the same version; raises CorruptLedger."""
+    """Name all that differs between a fold and what is stored of the same version; raises CorruptLedger.
+
+    With a broken fold nothing is compared.
+    """
+    if folded.broken:
+        return iter(())
     if folded.kept is not None:
         return _of_ended(folded, stored)
     if folded.state is not None:

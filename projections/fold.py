@@ -13,7 +13,7 @@ import msgspec
 
 from ledger.errors import CorruptLedger, LayoutError
 from ledger.log.append import Ended, pairs
-from ledger.log.reader import Entry, parse_entry, read_raw
+from ledger.log.reader import Entry, parse_entry, read_raw, walk
 from ledger.log.store import Store
 from ledger.state import State
 from projections.archive.fold import Fold
@@ -21,6 +21,7 @@ from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
 
 _SID_BYTES: Final = 32
+_CATCH_UP_PAGE: Final = 200
 
 
 class Folded(msgspec.Struct):
@@ -132,6 +133,11 @@ class PartitionFold:
             # Somebody archived and trimmed meanwhile, perhaps what was not read yet.
             self._begin_again()
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is no event, neither in the stream nor sealed."""
+        return self.events == 0 and not any(folded.seq for folded in self.sessions.values())
+
     def of(self, sid: str) -> Folded:
         """Return a session's fold, an empty one if it has no event."""
         folded = self.sessions.get(sid)
@@ -156,6 +162,24 @@ class PartitionFold:
             # No more is asked of it: of a long history far more sessions have ended than live.
             folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
             folded.fold = Fold()
+
+    async def catch_up(self, sid: str, version: int) -> str:
+        """Fold what a session did since along its own chain, up to a stored version.
+
+        Returns what is wrong if the chain does not lead there; '' if it does, or is a fault. Raises CorruptLedger.
+        """
+        folded, seq = self.of(sid), self.of(sid).seq
+        while seq < version and not folded.broken:
+            top = min(seq + _CATCH_UP_PAGE, version)
+            page = await walk(self._store, self._partition, sid, top_seq=top, count=top - seq)
+            entries = page.entries if page else []
+            if [entry.recorded.seq for entry in entries] != list(range(top, seq, -1)):
+                return f"events {seq + 1} to {top} cannot be reached from its head"
+            for entry in reversed(entries):
+                self.take(entry)
+            self._count(len(entries))
+            seq = top
+        return ""
 
     async def _begin(self) -> str:
         """Take over what is sealed and return behind which stream id to read on; '' for from the beginning."""

@@ -14,7 +14,7 @@ import msgspec
 
 from ledger.errors import CorruptLedger, LayoutError, StoreReplyError
 from ledger.log.append import provider_member
-from ledger.log.reader import last_id, walk
+from ledger.log.reader import last_id
 from ledger.log.sessions import (
     RawSession,
     Strays,
@@ -31,7 +31,6 @@ from projections.fold import Folded, PartitionFold, Sealed, is_sid, pages_of
 
 REPORTED: Final = 1000
 """How many differences a report names; all are counted."""
-_CATCH_UP_PAGE: Final = 200
 NOT_WHOLE: Final = "is not whole: syncledger rebuild makes it so"
 
 
@@ -173,7 +172,8 @@ class _Partition:
             if version < seq:
                 self._note(sid, f"stored at seq {version}, behind its events at {seq}")
                 return
-            if not await self._catch_up(sid, folded, version):
+            if wrong := await self._fold.catch_up(sid, version):
+                self._note(sid, wrong)
                 return
             if seq:
                 for what in differences(folded, stored):
@@ -184,22 +184,6 @@ class _Partition:
     async def _read(self, sid: str, folded: Folded) -> RawSession:
         member = b"" if folded.state is None else provider_member(folded.state)
         return await read_raw_session(self._store, self._partition, sid, folded.user, member)
-
-    async def _catch_up(self, sid: str, folded: Folded, version: int) -> bool:
-        """Fold what happened since, up to a stored version; False if the chain is broken or does not lead there."""
-        known = folded.seq
-        while known < version and not folded.broken:
-            top = min(known + _CATCH_UP_PAGE, version)
-            page = await walk(self._store, self._partition, sid, top_seq=top, count=top - known)
-            entries = page.entries if page else []
-            if [entry.recorded.seq for entry in entries] != list(range(top, known, -1)):
-                self._note(sid, f"events {known + 1} to {top} cannot be reached from its head")
-                return False
-            for entry in reversed(entries):
-                self._fold.take(entry)
-            self._count(len(entries))
-            known = top
-        return not folded.broken
 
     async def _compare_devices(self) -> None:
         """Compare the devices of all users with whose sessions they are; what a session lacks there was noted."""

@@ -147,6 +147,15 @@ def parse_ended(kept: bytes) -> Ended:
         raise CorruptLedger(f"what is kept of an ended session cannot be read: {error!r}") from error
 
 
+def keep(ended: Ended) -> bytes:
+    """Lay out a value of the `ended` hash as append.lua does."""
+    return b"%b %b" % (ended.head.encode(), _keep(ended.seq, ended.hash, ended.user))
+
+
+def _keep(seq: int, digest: bytes, user: str) -> bytes:
+    return msgspec.msgpack.encode((seq, digest, user))
+
+
 def provider_member(state: State) -> bytes:
     """Lay out a session's member of the provider sessions; nothing if no provider knows it."""
     if not state.provider_session:
@@ -158,10 +167,10 @@ def _pack(section: Section, args: list[Arg]) -> None:
     """Add a section's arguments as append.lua reads them."""
     before, events, after = section
     ended = after.ended is not None
-    keep = msgspec.msgpack.encode((after.seq, after.hash, after.user)) if ended else b""
+    kept = _keep(after.seq, after.hash, after.user) if ended else b""
     to_set, remove, to_set_checkpoints, remove_checkpoints = _NO_CHANGES if ended else changes(before, after)
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (b"ended" if ended else b"live", after.parent or b"", keep, provider_member(after))
+    args += (b"ended" if ended else b"live", after.parent or b"", kept, provider_member(after))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     for event in events:
         args += (event.seq, event.at_us, event.schema, event.raw, event.hash)

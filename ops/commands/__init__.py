@@ -10,6 +10,7 @@ from ops.commands.expire import expire
 from ops.commands.history import history
 from ops.commands.import_ import import_entities
 from ops.commands.key import key
+from ops.commands.rebuild import rebuild
 from ops.commands.serve import serve
 from ops.commands.session import session
 from ops.commands.signing_key import signing_key
@@ -20,5 +21,5 @@ from ops.commands.verify import verify
 
 COMMANDS = (
     serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, expire,
-    verify, archive, bench,
+    verify, rebuild, archive, bench,
 )  # fmt: skip
