@@ -15,7 +15,7 @@ from hmac import compare_digest
 from typing import Final, NamedTuple
 
 import falcon.asgi
-from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from endpoints import cookies
 from endpoints.devices import Device

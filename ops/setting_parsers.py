@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from endpoints.identity.oidc.addresses import problem_of
+from endpoints.identity.addresses import problem_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.durations import format_duration, parse_duration

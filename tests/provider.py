@@ -6,7 +6,7 @@ import secrets
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from endpoints.identity.port import Answer, Authorization, Identity, LoggedOut, ProviderUnavailable, SignInRefused
 

@@ -7,9 +7,8 @@ PKCE verifier, which the client holds, and a nonce made of both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -48,6 +47,10 @@ class Answer(NamedTuple):
     iss: str = ""
     error: str = ""
 
+    def __repr__(self) -> str:
+        """Show nothing: the code is a secret until it was used."""
+        return "Answer()"
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who signed in, as the provider says.
@@ -70,6 +73,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Show nothing personal."""
         return f"Identity(issuer={self.issuer!r})"
+
+    def __rich_repr__(self) -> Any:
+        """Show the same as `repr`."""
+        yield repr(self)
 
 
 class LoggedOut(NamedTuple):
@@ -119,9 +126,3 @@ class IdentityProvider(Protocol):
 def provider_session_digest(issuer: str, provider_session: str) -> bytes:
     """Name a provider's session without telling its id: the first 16 bytes of SHA-256."""
     return sha256(b"%b\0%b" % (issuer.encode(), provider_session.encode())).digest()[:16]
-
-
-def claim_text(claims: Mapping[str, object], name: str | None) -> str | None:
-    """Read a claim that must be a text; None if it is not named, absent or empty."""
-    value = claims.get(name) if name else None
-    return value if isinstance(value, str) and value else None

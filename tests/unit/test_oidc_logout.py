@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from endpoints.identity.port import Identity, LoggedOut, ProviderUnavailable, SignInRefused
-from tests.oidc_flow import assert_tells_nothing, config_of, provider_of, query_of, sign_in
+from tests.oidc_flow import assert_tells_nothing, config_of, provider_of, query_of, sign_in, try_in
 from tests.oidc_server import CLIENT_ID, SUBJECT, OidcServer, Page, ahead, hmac_of, rsa_key, signer, unsigned
 from tests.unit.oidc_fixtures import server
 
@@ -57,10 +57,10 @@ async def test_a_provider_without_such_a_page_has_none(server: OidcServer) -> No
         assert await provider.logout_url("x", None) is None
 
 
-async def test_an_id_token_too_long_for_an_address_is_left_out(server: OidcServer) -> None:
-    async with provider_of(config_of(server)) as provider:
-        url = await provider.logout_url("x" * 5000, None)
-    assert url == f"{server.issuer}/logout?client_id={CLIENT_ID}"
+async def test_an_id_token_too_long_for_an_address_is_not_kept(server: OidcServer) -> None:
+    assert (await try_in(server)).credential is not None
+    server.claims = {"more": "x" * 4000}
+    assert (await try_in(server)).credential is None
 
 
 @pytest.mark.parametrize(

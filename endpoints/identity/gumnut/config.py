@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from endpoints.identity.oidc.addresses import is_plain, problem_of
+from endpoints.identity.addresses import is_plain, problem_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 

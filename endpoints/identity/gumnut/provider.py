@@ -8,11 +8,11 @@ from urllib.parse import parse_qs, urlsplit
 from gumnut.types import AuthURLResponse, ExchangeResponse, LogoutEndpointResponse, UserResponse
 from gumnut.types.exchange_response import User
 
+from endpoints.identity.addresses import problem_of
 from endpoints.identity.gumnut.client import ANONYMOUS, Declined, Pool, expected
 from endpoints.identity.gumnut.config import GumnutConfig
 from endpoints.identity.gumnut.library import choose_library, is_library
 from endpoints.identity.gumnut.token import Token, is_jwt
-from endpoints.identity.oidc.addresses import problem_of
 from endpoints.identity.port import (
     MAX_SUBJECT_CHARS,
     Answer,

@@ -13,6 +13,8 @@ from ledger.keys import check_name
 
 MAX_EMAIL_CHARS: Final = 254
 MAX_NAME_CHARS: Final = 200
+MAX_HINT_CHARS: Final = 4096
+"""A longer ID token would make a logout address that servers refuse; the client's id tells them enough."""
 NO_EMAIL: Final = "OAuth profile does not have an email address"
 _EMAIL: Final = re.compile(r"[^@\s]{1,64}@[^@\s]+")
 
@@ -34,7 +36,7 @@ def completed(config: OidcConfig, claims: Mapping[str, Any], userinfo: Mapping[s
     return {**claims, **added}
 
 
-def identity_of(config: OidcConfig, claims: Mapping[str, Any], credential: str) -> Identity:
+def identity_of(config: OidcConfig, claims: Mapping[str, Any], id_token: str) -> Identity:
     """Make an Identity of checked claims; raises SignInRefused if they do not make one."""
     email = email_of(claims)
     if email is None:
@@ -48,7 +50,7 @@ def identity_of(config: OidcConfig, claims: Mapping[str, Any], credential: str) 
         library=_id_of(claims, config.library_claim),
         admin=_is_admin(claims, config.role_claim),
         provider_session=claims.get("sid"),
-        credential=credential,
+        credential=id_token if len(id_token) <= MAX_HINT_CHARS else None,
     )
 
 

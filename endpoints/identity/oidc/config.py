@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from endpoints.identity.oidc.addresses import is_plain, problem_of
+from endpoints.identity.addresses import is_plain, problem_of
 from ledger.errors import InvalidInput
 
 TokenAuth = Literal["client_secret_post", "client_secret_basic", "none"]

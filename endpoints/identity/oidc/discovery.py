@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from endpoints.identity.oidc.addresses import problem_of
+from endpoints.identity.addresses import problem_of
 from endpoints.identity.oidc.config import OidcConfig
 from endpoints.identity.oidc.http import Http
 from endpoints.identity.port import ProviderUnavailable

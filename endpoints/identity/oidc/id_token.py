@@ -5,7 +5,7 @@ from __future__ import annotations
 from hmac import compare_digest
 from typing import Any, Final
 
-from authlib.oidc.core import CodeIDToken  # type: ignore[import-untyped]
+from authlib.oidc.core import CodeIDToken
 from joserfc.errors import ClaimError, ExpiredTokenError
 
 from endpoints.identity.oidc.config import OidcConfig

@@ -16,15 +16,13 @@ from endpoints.identity.port import LoggedOut, SignInRefused
 EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 MAX_AGE_S: Final = 120
 """How long ago a logout token may have been made, beside the clocks' difference."""
-MAX_HINT_CHARS: Final = 4096
-"""A longer ID token would make an address that servers refuse; the client's id tells them enough."""
 _TYPES: Final = ("", "jwt", "logout+jwt", "application/logout+jwt")
 
 
 def logout_url(config: OidcConfig, endpoint: str, credential: str | None, return_to: str | None) -> str:
     """Return the address where a user ends their session at the provider. It holds their ID token: never log it."""
     query = {"client_id": config.client_id}
-    if credential and len(credential) <= MAX_HINT_CHARS:
+    if credential:
         query["id_token_hint"] = credential
     if return_to:
         query["post_logout_redirect_uri"] = return_to

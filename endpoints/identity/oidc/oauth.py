@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import quote_plus
 
-from authlib.oauth2.auth import ClientAuth  # type: ignore[import-untyped]
-from authlib.oauth2.rfc6749.parameters import (  # type: ignore[import-untyped]
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import (
     prepare_grant_uri,
     prepare_token_request,
 )
-from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from endpoints.identity.oidc.config import OidcConfig, TokenAuth
 from endpoints.identity.oidc.discovery import Metadata
