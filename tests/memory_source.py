@@ -16,7 +16,7 @@ import msgspec
 
 from ledger.positions import Position, iso_from_us
 from projections.entities.lines import data_of, position_of
-from projections.entities.source import Held, Page
+from projections.entities.source import Ahead, Held, Page
 
 Form = Literal["asset", "album", "link"]
 UPSERTS: Final[Mapping[Form, str]] = {"asset": "AssetV2", "album": "AlbumV2", "link": "AlbumToAssetV1"}
@@ -149,6 +149,16 @@ class MemorySource:
             if any(self._unsent(of, parent, snapshot_us, limits) for parent in parents):
                 return Held(index, position_of(line))
         return None
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        stamps = [
+            row.position.at_us
+            for row in self._library(library).rows.values()
+            if row.type == entity_type
+            and row.position.at_us < before
+            and (after is None or row.position.key > after.key)
+        ]
+        return Ahead(len(stamps), max(stamps, default=None))
 
     def _library(self, library: str) -> _Library:
         return self._libraries.setdefault(library, _Library())

@@ -5,6 +5,7 @@ How it lies there is told in `layout.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Final
@@ -22,7 +23,7 @@ from projections.entities.lines import as_type, data_of, export_line, payload_of
 from projections.entities.outlook import Outlook
 from projections.entities.paging import read_rows
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
-from projections.entities.source import Held, Page
+from projections.entities.source import Ahead, Held, Page
 from projections.entities.writer import Writer, Written
 
 PURGE_ROWS: Final = 500
@@ -98,6 +99,21 @@ class Catalog:
         found = await self._store.script(HELD, (every[0], *used), args)
         index = parents.first_held(found, snapshot_us, limits)
         return None if index is None else Held(index, position_of(page.lines[index]))
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        """Tell how much comes strictly after a position and before an instant; two lookups in a sorted set."""
+        stored, high = row(entity_type).stored, f"({before}"
+        rows = keys.catalog_rows(library, stored)
+        low = "-inf" if after is None else f"({after.at_us}"
+        counted = self._store.command("ZCOUNT", rows, low, high, key=rows)
+        newest = self._store.command("ZRANGE", rows, high, low, "BYSCORE", "REV", "LIMIT", 0, 1, key=rows)
+        count, last = await asyncio.gather(counted, newest)
+        positions = [position_of(line) for line in last]
+        if after is not None and after.id and after.at_us < before:  # of that very instant, what its id leaves open
+            lines = await self._store.command("ZRANGE", rows, after.at_us, after.at_us, "BYSCORE", key=rows)
+            left = [position for position in map(position_of, lines) if position.key > after.key]
+            count, positions = count + len(left), positions or left
+        return Ahead(int(count), positions[-1].at_us if positions else None)
 
     async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
         """Return an entity's data in the version asked for; None if it is not there as this entity type."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -30,6 +30,16 @@ class Held(Struct, frozen=True):
     position: Position
 
 
+class Ahead(NamedTuple):
+    """What of one entity type lies beyond a position: how many rows, at most, and the time of the newest; None without.
+
+    It may count rows that an older version of the type leaves out.
+    """
+
+    rows: int
+    newest_us: int | None
+
+
 class EntitySource(Protocol):
     """Serves entities of a library in the order `(updated_at, id)`; instants are µs since 1970, by its clock."""
 
@@ -54,6 +64,10 @@ class EntitySource(Protocol):
         A parent was sent if its row lies below the snapshot and, where its own entity type's run was cut, before the
         position in `limits`. A parent the source never had holds nothing back.
         """
+        ...
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        """Tell how much comes strictly after a position and before an instant, without reading it."""
         ...
 
     async def tombstone_floor(self, library: str) -> int:

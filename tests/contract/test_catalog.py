@@ -16,7 +16,7 @@ from projections.entities.catalog import Catalog
 from projections.entities.entity import Entity, read_line
 from projections.entities.lines import position_of
 from projections.entities.outlook import START_US
-from projections.entities.source import Held, Page
+from projections.entities.source import Ahead, Held, Page
 from projections.entities.writer import Written
 from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
@@ -604,3 +604,26 @@ async def test_a_key_of_another_kind_stops_the_write_before_it_begins(catalog: C
         await put(catalog, entity("AssetV2"))
     assert await catalog.horizon(LIBRARY) == START_US
     assert await pages(catalog, "AssetV2") == []
+
+
+async def test_how_much_lies_ahead(catalog: Catalog) -> None:
+    assert await catalog.ahead(LIBRARY, "AssetV2", None, END_US) == Ahead(0, None)
+    await put(catalog, *(entity("AssetV2", id=f"{ASSET_ID[:-1]}{n}") for n in range(5)))
+    await put(catalog, entity("AlbumV2"))
+    positions = [page.last for page in await pages(catalog, "AssetV2", limit=1)]
+    assert len(positions) == 5
+    newest_us = positions[-1].at_us
+    assert await catalog.ahead(LIBRARY, "AssetV2", None, END_US) == Ahead(5, newest_us)
+    assert await catalog.ahead(LIBRARY, "AssetV1", None, END_US) == Ahead(5, newest_us)
+    assert await catalog.ahead(LIBRARY, "AlbumToAssetV1", None, END_US) == Ahead(0, None)
+    for index, (at_us, entity_id) in enumerate(positions):
+        rest = Ahead(4 - index, newest_us if index < 4 else None)
+        assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, entity_id), END_US) == rest
+        assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, ""), END_US) == rest
+        and_itself = Ahead(5 - index, newest_us)
+        assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, "0"), END_US) == and_itself
+        assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us - 1, ""), END_US) == and_itself
+        before = Ahead(index, positions[index - 1].at_us if index else None)
+        assert await catalog.ahead(LIBRARY, "AssetV2", None, at_us) == before
+    assert await catalog.ahead(LIBRARY, "AssetV2", positions[2], positions[1].at_us) == Ahead(0, None)
+    assert await catalog.ahead("other", "AssetV2", None, END_US) == Ahead(0, None)

@@ -32,7 +32,7 @@ from projections.entities.catalog import Catalog
 from projections.entities.entity import Entity, read_line
 from projections.entities.forms import DELETE, forms_of
 from projections.entities.registry import entity_types_for, row
-from projections.entities.source import Held, Page
+from projections.entities.source import Ahead, Held, Page
 from tests.fake_store import FakeStore
 from tests.samples import sample
 
@@ -194,6 +194,9 @@ class Busy:
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
     ) -> Held | None:
         return await self._sink.catalog.first_held(library, entity_type, page, snapshot_us, limits)
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        return await self._sink.catalog.ahead(library, entity_type, after, before)
 
 
 class Phone:
