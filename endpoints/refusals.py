@@ -1,20 +1,23 @@
 """What is counted when a request is refused, and what too many refusals become.
 
 Only a request that is refused comes here: a good credential costs nothing and is never limited, however many bad ones
-come from its address or claim its account.
+come from its address or claim its account. A token of a session that has ended is no guess: it stays 401, however often
+a device shows it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from endpoints.auth import presented
 from endpoints.errors import Unauthenticated
 from endpoints.identity.port import ProviderUnavailable
 from endpoints.limits import Limited, Limits
 from endpoints.request import Request
+from ledger.admission import Caller
 from ledger.errors import LedgerError, SessionEnded, TokenReused
-from ledger.tokens import read_token
+from ledger.service import Ledger
 from projections.counters import Counters
 
 log = logging.getLogger(__name__)
@@ -23,7 +26,11 @@ log = logging.getLogger(__name__)
 class Refusals:
     """Counts refused requests."""
 
-    def __init__(self, limits: Limits, counters: Counters) -> None:
+    def __init__(
+        self, ledger: Ledger, read_token: Callable[[str], Caller | None], limits: Limits, counters: Counters
+    ) -> None:
+        self._ledger = ledger
+        self._read_token = read_token
         self._limits = limits
         self._counters = counters
 
@@ -36,8 +43,10 @@ class Refusals:
             await self._add("bad_tokens")
             if isinstance(error, TokenReused):
                 await self._add("token_reused")
+            caller = self._read_token(credential)
             try:
-                await self._limits.bad_token(req, _claimed_account(credential))
+                if caller is None or not await self._ledger.once_admitted(caller):
+                    await self._limits.bad_token(req, caller.user if caller else None)
             except LedgerError as instead:
                 error = instead
         if isinstance(error, Limited):
@@ -52,9 +61,3 @@ class Refusals:
             await self._counters.add(name, **labels)
         except LedgerError as error:
             log.error("not counted: %s: %s", name, error)
-
-
-def _claimed_account(credential: str) -> str | None:
-    """Tell whose a credential says it is; None for an API key, and for a token that is none of ours."""
-    caller = read_token(credential)
-    return None if caller is None else caller.user

@@ -58,7 +58,8 @@ def routes(services: Services) -> Iterator[Route]:
 def build(services: Services) -> App:
     """Build the ASGI app."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
-    errors.install(app, Refusals(services.limits, services.counters).judged)
+    refusals = Refusals(services.ledger, services.tokens.read, services.limits, services.counters)
+    errors.install(app, refusals.judged)
     for route in routes(services):
         add(app, route)
     return app

@@ -198,6 +198,11 @@ class Ledger:
                 await self._end(user, sids[start : start + _ENDED_TOGETHER], command)
         return len(sids)
 
+    async def once_admitted(self, caller: Caller) -> bool:
+        """Tell whether a token that does not admit is one of a session that is there or has ended, and no guess."""
+        ours = caller.number == 0 or caller.genuine
+        return ours and await is_known(self.store, self.partition_of(caller.user), caller.sid)
+
     async def locate(self, sid: str) -> int:
         """Find the partition of a session, living or ended, by its id alone; raises NoSuchSession.
 
@@ -247,12 +252,24 @@ class Ledger:
         states = await asyncio.gather(*(load(self.store, partition, sid.decode(), now_us, seen=False) for sid in sids))
         return [state for state in states if state is not None]
 
+    async def _load_families(self, user: str, sids: Sequence[str], now_us: int) -> dict[str, State]:
+        """Load those of these sessions that live, with all that end with them."""
+        partition = self.partition_of(user)
+        name = keys.devices(partition, user)
+        flat = await read_if_whole(self.store, partition, "HGETALL", name)
+        parents = {sid.decode(): parent.decode() for sid, parent in zip(flat[::2], flat[1::2], strict=True)}
+        family = {sid for sid in sids if sid in parents}
+        while children := [sid for sid, parent in parents.items() if parent in family and sid not in family]:
+            family.update(children)
+        states = await asyncio.gather(*(load(self.store, partition, sid, now_us, seen=False) for sid in family))
+        return {state.sid: state for state in states if state is not None}
+
     async def _end(self, user: str, sids: Sequence[str], command: Ending) -> State:
         """End sessions with all that belong to them, in one script; returns the first one's last state."""
         partition = self.partition_of(user)
         for _ in range(ATTEMPTS):
             now_us = self.clock()
-            states = {state.sid: state for state in await self._load_all(user, now_us)}
+            states = await self._load_families(user, sids, now_us)
             chosen = [states[sid] for sid in sids if sid in states]
             if not chosen:
                 raise SessionEnded

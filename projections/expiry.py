@@ -22,6 +22,8 @@ from projections.entities.catalog import Catalog
 
 _CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
 _PAGE: Final = 500
+_AT_ONCE: Final = 32
+"""How many sessions are ended at the same time: requests of the same worker share the connection."""
 JOB: Final = "expire_claimed_at_ms"
 
 
@@ -59,8 +61,12 @@ async def expire(
             report.partitions_not_whole += 1
             continue
         async for page in _seen(ledger, partition):
-            await asyncio.gather(*(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in page))
-            on_progress(report)
+            for start in range(0, len(page), _AT_ONCE):
+                turn = page[start : start + _AT_ONCE]
+                await asyncio.gather(
+                    *(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in turn)
+                )
+                on_progress(report)
     for library in await catalog.libraries():
         report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
         on_progress(report)

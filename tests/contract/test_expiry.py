@@ -128,6 +128,19 @@ async def test_many_workers_end_each_session_exactly_once(workers: Workers) -> N
     assert (report.differences, report.events, report.ended) == ([], 60 + 50, 50)
 
 
+async def test_many_idle_sessions_of_one_user_are_ended_in_one_run(real_store: Store) -> None:
+    workers = Workers(real_store)
+    sids = [sid_of(f"device {number}") for number in range(600)]
+    for number, sid in enumerate(sids):
+        parent = sids[number - 1] if number % 3 == 2 else None
+        await workers.ledger.execute("ann", sid, CreateSession("ann", "photos", parent=parent))
+    workers.clock.now_us = NOW + IDLE_US + 1
+    assert (await workers.expire()).idle >= 400, "the others end with those they belong to"
+    assert await workers.ledger.devices("ann") == []
+    report = await verify(real_store, PARTITIONS)
+    assert (report.differences, report.ended, report.events) == ([], 600, 1200)
+
+
 async def test_a_device_that_acts_while_it_is_looked_at_stays(workers: Workers) -> None:
     clock = workers.clock
     sids = [sid_of(f"device {number}") for number in range(40)]

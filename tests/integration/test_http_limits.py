@@ -16,6 +16,7 @@ from endpoints.metrics import CONTENT_TYPE
 from endpoints.routes import build
 from ledger.commands import EndSession
 from ledger.log.store import Store, open_store
+from ledger.tokens import TokenIssuer, make_key, read_keyring
 from ops.limits import open_limits
 from projections.counters import COUNTERS, Counters
 from tests.http import SECOND_US, Service, serving
@@ -59,11 +60,9 @@ async def counted(service: Service) -> dict[str, int]:
     return {".".join(filter(None, (each.name, each.label_value))): each.value for each in counts if each.value}
 
 
-async def ended(service: Service, user: str) -> str:
-    """Make a token of a session that has ended."""
-    issued = await service.sign_in(user)
-    await service.ledger.execute(user, issued.sid, EndSession("logout", by="user"))
-    return issued.token
+def guessed(service: Service, user: str) -> str:
+    """Make a token that names a user, of a session that never was."""
+    return service.tokens.issue(user, service.clock()).token
 
 
 @pytest.mark.parametrize(
@@ -97,29 +96,45 @@ async def test_no_credential_is_not_a_bad_one(service: Service) -> None:
 
 
 async def test_a_good_token_from_the_same_address_is_never_limited(service: Service) -> None:
-    """Phones behind one NAT: one of them tries a token that has ended, again and again."""
+    """Phones behind one NAT: one of them tries a token that is none, again and again."""
     good = [(await service.sign_in(user)).token for user in ("ann", "bob", "bob")]
-    bad = await ended(service, "ann")
+    bad = guessed(service, "ann")
     assert await statuses(service, bad, 6) == [401, 401, 401, 429, 429, 429]
     for token in good:
         assert await statuses(service, token, 6) == [200] * 6
     assert await counted(service) == {"bad_tokens": 6, "limited.bad_token": 3}
 
 
+async def test_a_token_of_a_session_that_has_ended_is_401_however_often_it_comes(service: Service) -> None:
+    issued = await service.sign_in("ann")
+    await service.ledger.execute("ann", issued.sid, EndSession("logout", by="ann"))
+    assert await statuses(service, issued.token, 9) == [401] * 9
+    assert await counted(service) == {"bad_tokens": 9}
+
+
+async def test_a_forged_token_is_limited_though_it_names_a_session_that_is_there(service: Service) -> None:
+    issued = await service.sign_in("ann")
+    key = read_keyring(make_key())
+    state = await service.ledger.load("ann", issued.sid)
+    forged = TokenIssuer(lambda: key).renew(state, service.clock()).token
+    assert await statuses(service, forged, 5) == [401, 401, 401, 429, 429]
+    assert await statuses(service, issued.token, 1) == [200]
+
+
 async def test_a_claimed_account_is_limited_from_anywhere_and_its_own_devices_are_not(service: Service) -> None:
     good = (await service.sign_in("ann")).token
-    bad = await ended(service, "ann")
+    bad = guessed(service, "ann")
     found = [(await statuses(service, bad, 1, f"192.0.2.{n}"))[0] for n in range(5)]
     assert found == [401, 401, 401, 429, 429]
     assert await statuses(service, good, 3, "192.0.2.1") == [200] * 3
-    assert await statuses(service, await ended(service, "bob"), 1, "192.0.2.1") == [401]
+    assert await statuses(service, guessed(service, "bob"), 1, "192.0.2.1") == [401]
 
 
 async def test_a_good_request_asks_the_limits_nothing(store: Store, valkey_server: RedisServer) -> None:
     """Where the limits are counted is away: good credentials go on, bad ones are told nothing."""
     limits = await open_limits(valkey_server.url, RULES, 1.0)
     async with changed(store, limits=limits) as service:
-        good, bad = (await service.sign_in()).token, await ended(service, "bob")
+        good, bad = (await service.sign_in()).token, guessed(service, "bob")
         assert await statuses(service, bad, 1) == [401]
         valkey_server.kill()
         assert await statuses(service, good, 3) == [200] * 3
