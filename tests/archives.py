@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import IO, Final
+
+from obstore.store import LocalStore
 
 from ledger import keys
 from ledger.events import SessionCreated, SessionEnded
-from ledger.log.append import read_ended
 from ledger.log.reader import Entry, read_partition
 from ledger.log.store import Store
 from ops.archive.job import archive
@@ -15,7 +17,7 @@ from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
 from projections.archive.chain import walk_across
-from projections.archive.objects import Objects
+from projections.archive.objects import Objects, open_objects
 from tests.given import NOW, ack, cleared, moved, offered
 from tests.ledgers import PARTITION, Log, sid_of
 
@@ -83,12 +85,30 @@ async def histories(
     return read
 
 
-async def kept_of_ended(store: Store, sid: str) -> object:
-    """Read what is kept of an ended session."""
-    return await read_ended(store, PARTITION, sid)
-
-
 async def length(store: Store, partition: int = PARTITION) -> int:
     """Tell how many events are in the hot stream."""
     name = keys.stream(partition)
     return int(await store.command("XLEN", name, key=name))
+
+
+def opened(path: Path) -> Objects:
+    """Open a folder for segments."""
+    return open_objects(f"file://{path}")
+
+
+class Dying(Objects):
+    """Object storage whose writer ends right after it wrote the object of that number, as a killed process would."""
+
+    def __init__(self, path: Path, number: int = 1) -> None:
+        super().__init__(LocalStore(path, mkdir=True), path)
+        self._left = number
+
+    async def create(self, name: str, file: IO[bytes]) -> None:
+        await super().create(name, file)
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+
+
+class Killed(BaseException):
+    """The end of a process."""

@@ -76,6 +76,7 @@ class _PartitionCheck:
         except CorruptLedger as error:
             self._checking = record.segment
             self._note(str(error), "", str(error.details.get("id", "")))
+            self._check.begin_anew(whole=False)
             return record.segment
         for name in names:
             if not done or place(name.last) > place(_last(done)):
