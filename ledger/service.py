@@ -43,6 +43,7 @@ ATTEMPTS: Final = 16
 RECENT: Final = 4096
 """How many sessions' states one process remembers, about 5 KB each."""
 _ENDED_TOGETHER: Final = 100
+_LOADED_TOGETHER: Final = 250
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
 
@@ -249,8 +250,15 @@ class Ledger:
         partition = self.partition_of(user)
         name = keys.devices(partition, user)
         sids = await read_if_whole(self.store, partition, "HKEYS", name)
-        states = await asyncio.gather(*(load(self.store, partition, sid.decode(), now_us, seen=False) for sid in sids))
-        return [state for state in states if state is not None]
+        return await self._load_these(partition, [sid.decode() for sid in sids], now_us)
+
+    async def _load_these(self, partition: int, sids: Sequence[str], now_us: int) -> list[State]:
+        """Load those of these sessions that live, some at a time: others wait for the same connection."""
+        found: list[State | None] = []
+        for start in range(0, len(sids), _LOADED_TOGETHER):
+            some = sids[start : start + _LOADED_TOGETHER]
+            found += await asyncio.gather(*(load(self.store, partition, sid, now_us, seen=False) for sid in some))
+        return [state for state in found if state is not None]
 
     async def _load_families(self, user: str, sids: Sequence[str], now_us: int) -> dict[str, State]:
         """Load those of these sessions that live, with all that end with them."""
@@ -261,8 +269,7 @@ class Ledger:
         family = {sid for sid in sids if sid in parents}
         while children := [sid for sid, parent in parents.items() if parent in family and sid not in family]:
             family.update(children)
-        states = await asyncio.gather(*(load(self.store, partition, sid, now_us, seen=False) for sid in family))
-        return {state.sid: state for state in states if state is not None}
+        return {state.sid: state for state in await self._load_these(partition, list(family), now_us)}
 
     async def _end(self, user: str, sids: Sequence[str], command: Ending) -> State:
         """End sessions with all that belong to them, in one script; returns the first one's last state."""
