@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from socket import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.arbiter import Arbiter
 from uvicorn.config import Config
@@ -35,8 +35,23 @@ HEADER_TIMEOUT_S = 30.0
 TRANSPORT = "ledger.transport"
 
 
+class HeadTooLargeError(Exception):
+    """Ends the parsing of a request that was refused for the size of its head."""
+
+
+class Trailers(list[tuple[bytes, bytes]]):
+    """Where the fields go that come behind a body: nowhere.
+
+    They are no headers (RFC 9110, section 6.5.1), though the parser takes them for such: a proxy that cleans headers
+    may let them through, and there is no end to them.
+    """
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        """Keep nothing."""
+
+
 class LedgerHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 that gives the application the connection's transport and bounds what a request's head may be.
+    """HTTP/1.1 that gives the application the connection's transport and bounds all of a request but its body.
 
     The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
     and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
@@ -51,6 +66,10 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._unfinished: object = None
         """The scope of a request whose head did not come whole at once."""
         self._head_bytes = 0
+        self._first_bytes = 0
+        self._fed_bytes = 0
+        self._idle_bytes = 0
+        """How much came since there was part of a body, or a head was whole: chunk extensions and trailers."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: a client that says nothing is not kept for ever."""
@@ -61,12 +80,17 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a head that is too long or takes too long ends the connection."""
+        self._fed_bytes = len(data)
+        self._idle_bytes += len(data)
         super().data_received(data)
         scope: Any = self.scope  # None before the first request
         if scope is not None and "method" not in scope:  # only a whole head has told its method
             self._head_goes_on(scope, len(data))
-        elif self._head_deadline is not None:
+            return
+        if self._head_deadline is not None:
             self._head_arrived()
+        if self._idle_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -81,13 +105,33 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request whose head is whole."""
+        self._idle_bytes = 0
+        carried = self._first_bytes + self._head_bytes if self.scope is self._unfinished else 0
+        if carried + self._fed_bytes > HEADER_LIMIT_BYTES and self._head_size() > HEADER_LIMIT_BYTES:
+            self._refuse_head()
+            raise HeadTooLargeError
         self.server_state.proxy_hint.look(self.headers, self.client)
         super().on_headers_complete()
+        self.headers = _TRAILERS
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, unless it was refused already."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _head_size(self) -> int:
+        between = len(b": \r\n")
+        return len(self.url) + sum(len(name) + len(value) + between for name, value in self.headers)
 
     def _head_goes_on(self, scope: object, new_bytes: int) -> None:
         """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
         if scope is not self._unfinished:
-            self._unfinished, self._head_bytes = scope, 0
+            self._unfinished, self._first_bytes, self._head_bytes = scope, new_bytes, 0
             self._head_arrived()
             self._wait_for_head()
             return
@@ -113,6 +157,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             return
         self.transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
+
+
+_TRAILERS: Final = Trailers()
 
 
 class WorkerState(ServerState):

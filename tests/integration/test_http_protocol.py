@@ -100,6 +100,63 @@ async def test_a_head_that_does_not_end_is_refused(port: int, app: Seen, head: b
     assert app.scopes == []
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("field", [b"a: b\r\n" * 20_000, b"a: " + b"x" * 70_000 + b"\r\n"], ids=["many", "long"])
+async def test_a_head_that_is_whole_and_too_long_is_refused(
+    port: int, app: Seen, field: bytes, in_pieces: bool
+) -> None:
+    head = b"GET / HTTP/1.1\r\n" + field + b"\r\n"
+    parts = (head[:60_000], head[60_000:]) if in_pieces else (head,)
+    assert (await exchange(port, *parts, pause_s=0.05)).startswith(b"HTTP/1.1 431 ")
+    assert app.scopes == []
+    assert b"200 OK" in await exchange(port, b"GET / HTTP/1.1\r\na: " + b"x" * 60_000 + b"\r\n\r\n")
+
+
+async def test_trailers_are_no_headers(port: int, app: Seen) -> None:
+    request = (
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n0\r\nx-forwarded-for: 203.0.113.7\r\ncookie: a=b\r\n\r\n"
+    )
+    assert (await exchange(port, request, request, pause_s=0.02)).count(b"200 OK") == 2
+    for scope in app.scopes:
+        assert [name for name, _ in scope["headers"]] == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"0\r\n", b"a: b\r\n" * 200), (b"0\r\na: ", b"x" * 1000), (b"3;", b"x" * 1000)],
+    ids=["many trailers", "a long trailer", "a long chunk extension"],
+)
+async def test_what_is_neither_head_nor_body_has_an_end(port: int, app: Seen, begin: bytes, more: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = 0
+
+    async def send(data: bytes) -> None:
+        nonlocal sent
+        writer.write(data)
+        await writer.drain()
+        sent += len(data)
+        await asyncio.sleep(0)
+
+    async def send_for_ever() -> None:
+        await send(head + begin)
+        while True:
+            await send(more)
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_for_ever(), 20)
+    assert sent < 1_000_000, "the limit, and what the kernel holds"
+    writer.close()
+
+
+async def test_a_body_in_tiny_chunks_is_a_body(port: int) -> None:
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunks = b"1;name=value\r\na\r\n" * 20_000 + b"0\r\n\r\n"
+    pieces = [chunks[at : at + 50_000] for at in range(0, len(chunks), 50_000)]
+    assert b"200 OK" in await exchange(port, request, *pieces, pause_s=0.01)
+
+
 async def test_a_head_that_takes_too_long_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops.worker, "HEADER_TIMEOUT_S", 0.3)
     for parts in ((), (b"GET / HTTP/1.1\r\n",), (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / ")):
