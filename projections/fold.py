@@ -152,12 +152,12 @@ class PartitionFold:
         if folded.broken:
             return
         if folded.kept is not None:
-            self._break(sid, "an event follows the session's end", entry.id)
+            self._break(sid, "an event follows the session's end", entry.id, entry.prev)
             return
         fold = folded.fold
         wrong = fold.take(entry)
         if wrong:
-            self._break(sid, wrong, entry.id)
+            self._break(sid, wrong, entry.id, entry.prev)
         elif fold.state is not None and fold.state.ended is not None:
             # No more is asked of it: of a long history far more sessions have ended than live.
             folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
@@ -228,18 +228,21 @@ class PartitionFold:
 
     def _unreadable(self, row: list[Any], what: str) -> None:
         """Break the session of an event that cannot be read: were it left out, an older state would come back."""
-        event, whose = row[0].decode(), _sid_bytes(row)
-        if len(whose) == _SID_BYTES:
-            self._break(whose.hex(), what, event)
-        else:
-            self.lost = True
-            self.faults.append(Fault("", what, event))
+        prev = pairs(row[1]).get(b"prev", b"").decode(errors="replace")
+        self._break(_sid_bytes(row).hex(), what, row[0].decode(), prev)
 
-    def _break(self, sid: str, what: str, event: str) -> None:
-        folded = self.of(sid)
-        if not folded.broken:
-            folded.broken = f"{event} {what}"
-            self.faults.append(Fault(sid, what, event))
+    def _break(self, sid: str, what: str, event: str, prev: str) -> None:
+        """Stop a session's fold, and that of another one if the event follows its last: it may have been that one's."""
+        owners = [other for other, folded in self.sessions.items() if prev and folded.head == prev]
+        broken = [sid, *owners] if is_sid(sid) else owners
+        self.lost = self.lost or not broken
+        if not broken:
+            self.faults.append(Fault("", what, event))
+        for each in dict.fromkeys(broken):
+            folded = self.of(each)
+            if not folded.broken:
+                folded.broken = f"{event} {what}"
+                self.faults.append(Fault(each, what, event))
 
 
 def behind(stream_id: str, other: str) -> bool:

@@ -6,7 +6,6 @@ that it ended. That is also what tells the next rebuild where an interrupted one
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -25,6 +24,7 @@ from ledger.log.sessions import (
     provider_members,
 )
 from ledger.log.store import Store
+from projections.at_once import each
 from projections.fold import PartitionFold, Sealed, is_sid
 from projections.rebuild_sessions import Misfiled, SessionWriter
 
@@ -96,15 +96,7 @@ class Rebuild:
 
     async def partitions(self, which: Collection[int], strays: Strays, at_once: int = 2) -> None:
         """Rebuild partitions whole, `at_once` of them interleaved; those that end are whole, whatever comes after."""
-        gate = asyncio.Semaphore(at_once)
-
-        async def one(partition: int) -> None:
-            async with gate:
-                await self.partition(partition, strays)
-
-        async with asyncio.TaskGroup() as group:
-            for partition in which:
-                group.create_task(one(partition))
+        await each(which, lambda partition: self.partition(partition, strays), at_once)
 
     async def partition(self, partition: int, strays: Strays, copied: bytes = b"") -> None:
         """Rebuild a partition whole; `copied` is what it says while the copy that is over made it.
@@ -147,7 +139,7 @@ class Rebuild:
         await fold.forward()
         listed = await self._devices_of(partition, user)
         await fold.forward()
-        misfiled = {sid: Misfiled([user]) for sid in listed if fold.of(sid).user not in (user, None)}
+        misfiled = {sid: Misfiled([user]) for sid in listed if fold.of(sid).user != user}
         sids = {sid for sid, folded in fold.sessions.items() if folded.user == user} | listed
         await self._write(partition, fold, sids, misfiled)
         self._done()

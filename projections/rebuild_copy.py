@@ -20,6 +20,7 @@ from ledger.log.layout import FORMAT
 from ledger.log.reader import last_id, read_raw
 from ledger.log.sessions import Strays
 from ledger.log.store import Arg, Script, Store
+from projections.at_once import each
 from projections.rebuild import Rebuild
 
 _COPY: Final = Script.load("projections", "rebuild_copy.lua")
@@ -53,23 +54,20 @@ async def copy_streams(
     mark = await _identify(source, partitions)
     await _claim_all(target, partitions, mark)
     copied = Copied()
-    gate = asyncio.Semaphore(at_once)
 
-    async def one(partition: int, says: bytes | None) -> None:
-        async with gate:
-            if says == mark:
-                await _copy_archived(source, target, partition)
-                async for count in _pages(source, target, partition, mark):
-                    copied.events += count
-                    on_progress(copied)
-            if says != whole.WHOLE:
-                await rebuild.partition(partition, Strays({}, {}), copied=mark)
-            copied.partitions += 1
-            on_progress(copied)
+    async def one(standing: tuple[int, bytes | None]) -> None:
+        partition, says = standing
+        if says == mark:
+            await _copy_archived(source, target, partition)
+            async for count in _pages(source, target, partition, mark):
+                copied.events += count
+                on_progress(copied)
+        if says != whole.WHOLE:
+            await rebuild.partition(partition, Strays({}, {}), copied=mark)
+        copied.partitions += 1
+        on_progress(copied)
 
-    async with asyncio.TaskGroup() as group:
-        for partition, says in enumerate(await whole.read_marks(target, partitions)):
-            group.create_task(one(partition, says))
+    await each(enumerate(await whole.read_marks(target, partitions)), one, at_once)
     await target.command("HDEL", keys.meta(), _FROM, key=keys.meta())
     return copied
 

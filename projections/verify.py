@@ -26,6 +26,7 @@ from ledger.log.sessions import (
 )
 from ledger.log.store import Store
 from ledger.log.whole import is_whole
+from projections.at_once import each
 from projections.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq
 from projections.fold import Folded, PartitionFold, Sealed, is_sid, pages_of
 
@@ -86,17 +87,13 @@ async def verify(
     """
     report = Report()
     found = await find_strays(store, partitions) if strays is None else strays
-    gate = asyncio.Semaphore(at_once)
 
     async def one(partition: int) -> None:
-        async with gate:
-            await _Partition(store, partition, report, sealed, found, on_progress).verify()
-            report.partitions += 1
-            on_progress(report)
+        await _Partition(store, partition, report, sealed, found, on_progress).verify()
+        report.partitions += 1
+        on_progress(report)
 
-    async with asyncio.TaskGroup() as group:
-        for partition in range(partitions) if only is None else only:
-            group.create_task(one(partition))
+    await each(range(partitions) if only is None else only, one, at_once)
     return report
 
 

@@ -1,0 +1,543 @@
+"""Rebuild: what events fold into comes back key by key, whatever was lost; damage is named and stays where it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import pytest
+
+from ledger import keys
+from ledger.commands import CreateSession, EndSession, RequestReset
+from ledger.errors import LayoutError, Rebuilding
+from ledger.events import SCHEMA
+from ledger.log import whole
+from ledger.log.layout import open_layout
+from ledger.log.sessions import find_strays
+from ledger.log.store import Store, open_store
+from ledger.service import Ledger
+from projections.rebuild import Rebuild, RebuildReport, find_session, not_whole
+from projections.rebuild_copy import copy_streams
+from projections.verify import NOT_WHOLE, verify
+from tests.given import NOW, SNAPSHOT, ack, acks, offer
+from tests.ledgers import Clock, sid_of
+from tests.lives import delete_projections, dump, last_seen_by_events, live
+from tests.servers import RedisServer, valkey_binary
+
+PARTITIONS = 4
+PHONE, TABLET, GONE, NOBODY = map(sid_of, ("phone", "tablet", "gone", "nobody"))
+
+
+async def rebuild(store: Store, *, everything: bool = False, **options: Any) -> RebuildReport:
+    made = Rebuild(store, "one", **options)
+    which = range(PARTITIONS) if everything else await not_whole(store, PARTITIONS)
+    await made.partitions(which, await find_strays(store, PARTITIONS))
+    return made.report
+
+
+async def assert_clean(store: Store) -> None:
+    assert (await verify(store, PARTITIONS)).differences == []
+
+
+@pytest.fixture
+async def ledger(store: Store) -> Ledger:
+    await whole.mark_new(store, PARTITIONS)
+    return Ledger(store, PARTITIONS, Clock())
+
+
+# All of it
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_that_was_deleted_comes_back_as_it_was(store: Store, seed: int) -> None:
+    clock = Clock()
+    await whole.mark_new(store, PARTITIONS)
+    ledger = Ledger(store, PARTITIONS, clock)
+    await live(ledger, clock, Random(seed))
+    before, seen = await dump(store), await last_seen_by_events(store, PARTITIONS)
+    living = sum(len(held) for name, held in before.items() if name.endswith(b":activity"))
+    ended = sum(len(held) for name, held in before.items() if name.endswith(b":ended"))
+    assert living > 3
+    assert ended > 3
+
+    await delete_projections(store, PARTITIONS)
+    found = await verify(store, PARTITIONS)
+    assert {difference.what for difference in found.differences} >= {NOT_WHOLE}
+    assert found.different >= living + ended
+
+    report = await rebuild(store)
+    assert report.is_complete
+    assert (report.sessions, report.ended, report.written, report.unchanged) == (living, ended, living + ended, 0)
+    assert report.events == sum(len(held) for name, held in before.items() if name.endswith(b":stream"))
+    after = await dump(store)
+    for name, held in before.items():
+        if name.endswith(b":activity"):
+            held.update((sid, seen[sid]) for sid in held)
+    assert after == before
+    await assert_clean(store)
+
+    again = await rebuild(store, everything=True)
+    assert (again.written, again.removed, again.unchanged) == (0, 0, living + ended)
+    assert await dump(store) == before
+
+
+async def test_when_a_session_was_last_seen_is_kept_where_it_is_known(ledger: Ledger) -> None:
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    name = keys.activity(ledger.partition_of("ann"))
+    await ledger.store.command("ZADD", name, NOW // 1000 + 9_000_000, PHONE, key=name)
+    session = keys.session(ledger.partition_of("ann"), PHONE)
+    await ledger.store.command("DEL", session, key=session)
+    assert (await rebuild(ledger.store, everything=True)).written == 1
+    assert float(await ledger.store.command("ZSCORE", name, PHONE, key=name)) == NOW // 1000 + 9_000_000
+
+
+async def test_of_several_rebuilds_at_once_none_harms_another(store: Store) -> None:
+    clock = Clock()
+    await whole.mark_new(store, PARTITIONS)
+    await live(Ledger(store, PARTITIONS, clock), clock, Random(7))
+    before = await dump(store)
+    await delete_projections(store, PARTITIONS)
+    reports = await asyncio.gather(*(rebuild(store, everything=True) for _ in range(4)))
+    assert all(report.is_complete for report in reports)
+    after = await dump(store)
+    assert {name: held for name, held in after.items() if not name.endswith(b"activity")} == {
+        name: held for name, held in before.items() if not name.endswith(b"activity")
+    }
+    await assert_clean(store)
+
+
+async def test_what_is_not_whole_is_rebuilt_and_nothing_else(store: Store) -> None:
+    clock = Clock()
+    await whole.mark_new(store, PARTITIONS)
+    ledger = Ledger(store, PARTITIONS, clock)
+    await live(ledger, clock, Random(1))
+    assert (await rebuild(store)).partitions == 0
+    await store.command("DEL", keys.whole(2), key=keys.whole(2))
+    assert await not_whole(store, PARTITIONS) == [2]
+    assert (await rebuild(store)).partitions == 1
+    assert await not_whole(store, PARTITIONS) == []
+
+
+async def test_a_rebuild_whose_work_is_deleted_meanwhile_begins_again(ledger: Ledger) -> None:
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    partition, deleted = ledger.partition_of("ann"), 0
+    store = ledger.store
+
+    class Meanwhile:
+        """The store, with everything deleted right before the partition is said to be whole."""
+
+        async def script(self, script: Any, *args: Any) -> Any:
+            nonlocal deleted
+            if script is whole._FINISH and not deleted:
+                deleted += await delete_projections(store, PARTITIONS)
+            return await store.script(script, *args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+    made = Rebuild(Meanwhile(), "one")
+    await made.partition(partition, await find_strays(store, PARTITIONS))
+    assert deleted
+    assert (await ledger.load("ann", PHONE)).seq == 1
+    assert await whole.is_whole(store, partition)
+
+
+# Meanwhile
+
+
+async def test_what_sessions_do_while_they_are_rebuilt_is_not_lost(valkey_url: str) -> None:
+    mine, theirs = await open_store(valkey_url), await open_store(valkey_url)
+    await whole.mark_new(mine, PARTITIONS)
+    ledger, over = Ledger(theirs, PARTITIONS, Clock()), asyncio.Event()
+    answered: dict[str, int] = {}
+    refused = 0
+
+    async def device(number: int) -> None:
+        nonlocal refused
+        user, sid = f"user-{number % 5}", sid_of(f"device {number}")
+        await ledger.execute(user, sid, CreateSession(user, "photos"))
+        step = 0
+        while not over.is_set() or step < 20:
+            step += 1
+            try:
+                state = await ledger.execute(user, sid, RequestReset(step % 2 == 1, user))
+                answered[sid] = state.seq
+            except Rebuilding:
+                refused += 1
+                step -= 1
+                await asyncio.sleep(0.001)
+
+    devices = [asyncio.create_task(device(number)) for number in range(20)]
+    try:
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            await delete_projections(mine, PARTITIONS)
+            await asyncio.sleep(0.02)
+            assert (await rebuild(mine)).is_complete
+    finally:
+        over.set()
+        await asyncio.gather(*devices)
+    assert refused
+    for sid, seq in answered.items():
+        partition = await ledger.locate(sid)
+        name = keys.session(partition, sid)
+        assert int(await mine.command("HGET", name, "seq", key=name)) >= seq
+    await assert_clean(mine)
+    for store in (mine, theirs):
+        await store.close()
+
+
+async def test_a_session_that_acts_between_the_look_and_the_write_is_looked_at_again(ledger: Ledger) -> None:
+    store, acted = ledger.store, 0
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    name = keys.devices(ledger.partition_of("ann"), "ann")
+    await store.command("DEL", name, key=name)
+
+    class Meanwhile:
+        """The store, with a session that acts right before it is written."""
+
+        async def script(self, script: Any, *args: Any) -> Any:
+            nonlocal acted
+            if script.name == "rebuild" and acted < 5:
+                acted += 1
+                await ledger.execute("ann", PHONE, RequestReset(acted % 2 == 1, "ann"))
+            return await store.script(script, *args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+    report = await rebuild(Meanwhile(), everything=True)
+    assert (acted, report.written) == (5, 1)
+    assert (await ledger.load("ann", PHONE)).seq == 6
+    await assert_clean(store)
+
+
+# Damage of what is stored
+
+
+@pytest.fixture
+async def filled(ledger: Ledger) -> Ledger:
+    for sid in (PHONE, TABLET, GONE):
+        await ledger.execute("ann", sid, CreateSession("ann", "photos", provider_session=b"\x01" * 16))
+        await ledger.execute("ann", sid, offer("AssetV1"))
+        await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a")))
+    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+    await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
+    return ledger
+
+
+def _session(sid: str) -> Any:
+    return lambda partition: keys.session(partition, sid)
+
+
+def _devices(user: str) -> Any:
+    return lambda partition: keys.devices(partition, user)
+
+
+DAMAGE = {
+    "a field": ["HSET", _session(PHONE), "library", "other"],
+    "a seq behind": ["HSET", _session(PHONE), "seq", "2"],
+    "a seq that is no number": ["HSET", _session(PHONE), "seq", "x"],
+    "the head": ["HSET", _session(PHONE), "head", "1-1"],
+    "a lost session": ["DEL", _session(PHONE)],
+    "lost checkpoints": ["DEL", lambda partition: keys.checkpoints(partition, PHONE)],
+    "a session of another type": ["SET", _session(PHONE), "x"],
+    "the activity index": ["DEL", keys.activity],
+    "an activity index of another type": ["SET", keys.activity, "x"],
+    "devices of another type": ["SET", _devices("ann"), "x"],
+    "the ended sessions": ["DEL", keys.ended],
+    "an ended session kept wrongly": ["HSET", keys.ended, GONE, b"1-1 \x93\x04\xc4\x00\xa0"],
+    "an ended session that lives": ["HSET", _session(GONE), "seq", "4"],
+    "an ended session among the devices": ["HSET", _devices("ann"), GONE, ""],
+    "a session among another user's devices": ["HSET", _devices("eve"), PHONE, ""],
+    "a session of another parent": ["HSET", _devices("ann"), PHONE, TABLET],
+    "a living session kept as ended": ["HSET", keys.ended, PHONE, b"1-1 \x93\x01\xc4\x00\xa0"],
+    "the provider's sessions": ["DEL", keys.provider_sessions],
+    "an ended session at its provider": ["ZADD", keys.provider_sessions, 0, "01" * 16 + ":" + GONE],
+    "a session at another provider": ["ZADD", keys.provider_sessions, 0, "02" * 16 + ":" + PHONE],
+    "nobody at a provider": ["ZADD", keys.provider_sessions, 0, "02" * 16 + ":" + NOBODY],
+    "nobody who was seen": ["ZADD", keys.activity, 1, NOBODY],
+    "nobody among the devices": ["HSET", _devices("ann"), NOBODY, ""],
+    "nobody among nobody's devices": ["HSET", _devices("eve"), NOBODY, ""],
+    "a session without an event": ["HSET", _session(NOBODY), "user", "eve", "seq", "3", "head", "1-1"],
+    "checkpoints without a session": ["HSET", lambda partition: keys.checkpoints(partition, NOBODY), "UserV1", "1||1"],
+}
+
+
+@pytest.mark.parametrize("command", DAMAGE.values(), ids=DAMAGE)
+async def test_damage_is_named_and_mended(valkey_store: Store, command: list[Any]) -> None:
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    for sid in (PHONE, TABLET, GONE):
+        await ledger.execute("ann", sid, CreateSession("ann", "photos", provider_session=b"\x01" * 16))
+        await ledger.execute("ann", sid, offer("AssetV1"))
+        await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a")))
+    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+    before, partition = await dump(valkey_store), ledger.partition_of("ann")
+    args = [arg(partition) if callable(arg) else arg for arg in command]
+    await valkey_store.command(*args, key=keys.stream(partition))
+    found = await verify(valkey_store, PARTITIONS)
+    assert found.different
+    assert {difference.partition for difference in found.differences} == {partition}
+
+    made = Rebuild(valkey_store, "one")
+    await made.repair(partition, await find_strays(valkey_store, PARTITIONS))
+    assert made.report.is_complete
+    assert await dump(valkey_store) == before
+    await assert_clean(valkey_store)
+
+
+async def test_a_session_stored_beyond_its_events_is_named_and_left_alone(filled: Ledger) -> None:
+    """Either it is wrong, or events that were answered are lost: to take it back is for people to decide."""
+    partition = filled.partition_of("ann")
+    name = keys.session(partition, PHONE)
+    await filled.store.command("HSET", name, "seq", 9, key=name)
+    report = await rebuild(filled.store, everything=True)
+    assert [(broken.session, broken.what) for broken in report.named] == [
+        (PHONE, "stored at seq 9, but its events end at seq 3")
+    ]
+    assert await filled.store.command("HGET", name, "seq", key=name) == b"9"
+
+
+async def test_where_the_stream_is_lost_nothing_is_removed(filled: Ledger) -> None:
+    partition = filled.partition_of("ann")
+    await filled.store.command("DEL", keys.stream(partition), key=keys.stream(partition))
+    before = await dump(filled.store)
+    report = await rebuild(filled.store, everything=True)
+    assert report.not_whole == [partition]
+    assert "no event at all" in report.named[0].what
+    after = await dump(filled.store)
+    assert after.pop(keys.whole(partition)).startswith(whole.REBUILDING)
+    before.pop(keys.whole(partition))
+    assert after == before
+
+
+# One session, one user
+
+
+async def test_one_session_is_rebuilt_alone(filled: Ledger) -> None:
+    partition, before = filled.partition_of("ann"), await dump(filled.store)
+    for sid in (PHONE, TABLET):
+        name = keys.session(partition, sid)
+        await filled.store.command("DEL", name, key=name)
+    assert await find_session(filled.store, PARTITIONS, PHONE) == partition
+    assert await find_session(filled.store, PARTITIONS, NOBODY) is None
+    made = Rebuild(filled.store, "one")
+    await made.session(partition, PHONE)
+    assert (made.report.written, made.report.sessions) == (1, 1)
+    assert (await filled.load("ann", PHONE)).seq == 3
+    found = await verify(filled.store, PARTITIONS)
+    assert {difference.session for difference in found.differences} == {TABLET}
+    await made.session(partition, TABLET)
+    assert await dump(filled.store) == before
+
+
+async def test_the_sessions_of_one_user_are_rebuilt_alone(filled: Ledger) -> None:
+    partition, before = filled.partition_of("ann"), await dump(filled.store)
+    for sid in (PHONE, TABLET):
+        name = keys.session(partition, sid)
+        await filled.store.command("DEL", name, key=name)
+    await filled.store.command("DEL", keys.devices(partition, "ann"), key=keys.devices(partition, "ann"))
+    await filled.store.command("HSET", keys.devices(partition, "ann"), NOBODY, "", key=keys.devices(partition, "ann"))
+    made = Rebuild(filled.store, "one")
+    await made.user(partition, "ann")
+    assert (made.report.sessions, made.report.ended, made.report.written, made.report.removed) == (2, 1, 2, 1)
+    assert await dump(filled.store) == before
+
+
+# Damage of events
+
+
+async def damage(store: Store, partition: int, of: str, seq: int, **values: bytes) -> str:
+    """Write the stream anew with one entry's values changed, under the same ids; returns that entry's id."""
+    name, changed = keys.stream(partition), ""
+    rows = await store.command("XRANGE", name, "-", "+", key=name)
+    await store.command("DEL", name, key=name)
+    for entry_id, flat in rows:
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        if (fields[b"sid"].hex(), fields[b"seq"]) == (of, b"%d" % seq):
+            fields.update({name.encode(): value for name, value in values.items()})
+            changed = entry_id.decode()
+        await store.command("XADD", name, entry_id, *(part for pair in fields.items() for part in pair), key=name)
+    return changed
+
+
+BAD_EVENTS = {
+    "the event": {"event": b"\xc1"},
+    "its hash": {"hash": b"\x00" * 32},
+    "its schema": {"schema": b"%d" % (SCHEMA + 1)},
+    "its place": {"prev": b"1-1"},
+}
+
+
+@pytest.mark.parametrize("seq", [1, 2, 3])
+@pytest.mark.parametrize("values", BAD_EVENTS.values(), ids=BAD_EVENTS)
+async def test_a_bad_event_stops_its_session_alone(valkey_store: Store, values: dict[str, bytes], seq: int) -> None:
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    for sid in (PHONE, TABLET):
+        await ledger.execute("ann", sid, CreateSession("ann", "photos"))
+        await ledger.execute("ann", sid, offer("AssetV1"))
+        await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a")))
+    partition = ledger.partition_of("ann")
+    event = await damage(valkey_store, partition, PHONE, seq, **values)
+    await delete_projections(valkey_store, PARTITIONS)
+    report = await rebuild(valkey_store)
+    assert [(broken.session, broken.event) for broken in report.named] == [(PHONE, event)]
+    assert (report.broken, report.written, report.not_whole) == (1, 1, [])
+    assert (await ledger.load("ann", TABLET)).seq == 3
+    with pytest.raises(Rebuilding):
+        await Ledger(valkey_store, PARTITIONS, Clock()).load("ann", PHONE)
+    found = await verify(valkey_store, PARTITIONS)
+    assert {difference.session for difference in found.differences} == {PHONE}
+
+
+async def test_a_session_whose_events_are_mended_is_rebuilt(valkey_store: Store) -> None:
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    await ledger.execute("ann", PHONE, offer("AssetV1"))
+    partition = ledger.partition_of("ann")
+    before = await dump(valkey_store)
+    row = before[keys.stream(partition)][1][1]
+    await damage(valkey_store, partition, PHONE, 2, hash=b"\x00" * 32)
+    await delete_projections(valkey_store, PARTITIONS)
+    assert (await rebuild(valkey_store)).broken == 1
+    await damage(valkey_store, partition, PHONE, 2, hash=row[row.index(b"hash") + 1])
+    assert (await rebuild(valkey_store, everything=True)).is_complete
+    assert await dump(valkey_store) == before
+
+
+async def test_a_damaged_session_that_is_stored_goes_on(valkey_store: Store) -> None:
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    state = await ledger.execute("ann", PHONE, offer("AssetV1"))
+    await damage(valkey_store, ledger.partition_of("ann"), PHONE, 1, hash=b"\x00" * 32)
+    report = await rebuild(valkey_store, everything=True)
+    assert (report.broken, report.removed, report.written) == (1, 0, 0)
+    assert await ledger.load("ann", PHONE) == state
+
+
+async def test_an_event_of_nobody_can_tell_whom_leaves_its_partition_alone(valkey_store: Store) -> None:
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    partition = ledger.partition_of("ann")
+    event = await damage(valkey_store, partition, PHONE, 1, sid=b"x")
+    await delete_projections(valkey_store, PARTITIONS)
+    report = await rebuild(valkey_store)
+    assert [(broken.session, broken.event) for broken in report.named] == [("", event)]
+    assert (report.not_whole, report.written) == ([partition], 0)
+
+
+async def test_an_event_given_to_another_session_breaks_its_own_too(valkey_store: Store) -> None:
+    """Else the session would come back as it was before that event: perhaps before its end."""
+    await whole.mark_new(valkey_store, PARTITIONS)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    await ledger.execute("ann", TABLET, CreateSession("ann", "photos"))
+    await ledger.execute("ann", PHONE, EndSession("logout", "ann"))
+    partition = ledger.partition_of("ann")
+    await damage(valkey_store, partition, PHONE, 2, sid=bytes.fromhex(TABLET))
+    await delete_projections(valkey_store, PARTITIONS)
+    report = await rebuild(valkey_store)
+    assert {broken.session for broken in report.named} == {PHONE, TABLET}
+    with pytest.raises(Rebuilding):
+        await ledger.load("ann", PHONE)
+
+
+# From another server
+
+
+@pytest.fixture
+async def elsewhere(tmp_path: Any) -> AsyncIterator[Store]:
+    """A ledger full of history on another server."""
+    with RedisServer(valkey_binary(), tmp_path / "elsewhere") as server:
+        store = await open_store(server.url)
+        await open_layout(store, PARTITIONS, NOW)
+        clock = Clock()
+        await live(Ledger(store, PARTITIONS, clock), clock, Random(3))
+        yield store
+        await store.close()
+
+
+async def test_another_servers_events_are_copied_and_rebuilt(real_store: Store, elsewhere: Store) -> None:
+    await open_layout(real_store, PARTITIONS, NOW + 5)
+    made = Rebuild(real_store, "one")
+    copied = await copy_streams(elsewhere, real_store, PARTITIONS, made)
+    assert made.report.is_complete
+    ours, theirs = await dump(real_store), await dump(elsewhere)
+    seen = await last_seen_by_events(elsewhere, PARTITIONS)
+    for name, held in theirs.items():
+        if name.endswith(b":activity"):
+            held.update((sid, seen[sid]) for sid in held)
+    assert ours == theirs
+    assert copied.events == made.report.events > 0
+    await assert_clean(real_store)
+    with pytest.raises(LayoutError, match="has events already"):
+        await copy_streams(elsewhere, real_store, PARTITIONS, Rebuild(real_store, "two"))
+
+
+async def test_a_copy_that_was_stopped_anywhere_goes_on(valkey_store: Store, elsewhere: Store) -> None:
+    await open_layout(valkey_store, PARTITIONS, NOW + 5)
+    left = 0
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping:
+        """The target, that breaks off after so many scripts."""
+
+        async def script(self, *args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Stopped
+            return await valkey_store.script(*args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(valkey_store, name)
+
+    stopped, copied = 0, None
+    for scripts in [*range(1, 14, 2), *range(20, 2000, 60)]:
+        left = scripts
+        with suppress(Stopped):
+            copied = await copy_streams(elsewhere, Stopping(), PARTITIONS, Rebuild(Stopping(), "x"))
+            break
+        stopped += 1
+    assert copied is not None
+    assert stopped > 3
+    await assert_clean(valkey_store)
+    assert {n: v for n, v in (await dump(valkey_store)).items() if n.endswith(b"stream")} == {
+        n: v for n, v in (await dump(elsewhere)).items() if n.endswith(b"stream")
+    }
+
+
+async def test_nothing_begins_while_a_ledger_is_copied_to(valkey_store: Store, elsewhere: Store) -> None:
+    await open_layout(valkey_store, PARTITIONS, NOW + 5)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    mark = whole.COPYING + b"%d" % NOW
+    for partition in range(PARTITIONS):
+        await valkey_store.command("SET", keys.whole(partition), mark, key=keys.whole(partition))
+    with pytest.raises(Rebuilding):
+        await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    with pytest.raises(LayoutError, match="unfinished copy"):
+        await not_whole(valkey_store, PARTITIONS)
+    await copy_streams(elsewhere, valkey_store, PARTITIONS, Rebuild(valkey_store, "x"))
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+
+
+async def test_a_copy_needs_an_empty_ledger_of_as_many_partitions(valkey_store: Store, elsewhere: Store) -> None:
+    await open_layout(valkey_store, PARTITIONS, NOW)
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
+    before = await dump(valkey_store)
+    with pytest.raises(LayoutError, match="has events already"):
+        await copy_streams(elsewhere, valkey_store, PARTITIONS, Rebuild(valkey_store, "x"))
+    with pytest.raises(LayoutError, match="LEDGER_PARTITIONS=4"):
+        await copy_streams(elsewhere, valkey_store, PARTITIONS * 2, Rebuild(valkey_store, "x"))
+    assert await dump(valkey_store) == before
