@@ -11,6 +11,7 @@ from endpoints import (
     auth_status,
     entities,
     errors,
+    explain,
     health,
     history,
     metrics,
@@ -44,6 +45,7 @@ _SUBJECTS = (
     stream,
     history,
     state,
+    explain,
     entities,
 )
 

@@ -7,6 +7,7 @@ from ops.commands.bench import bench
 from ops.commands.credentials import credentials
 from ops.commands.demo import demo
 from ops.commands.expire import expire
+from ops.commands.explain import explain
 from ops.commands.history import history
 from ops.commands.import_ import import_entities
 from ops.commands.key import key
@@ -20,6 +21,6 @@ from ops.commands.user import user
 from ops.commands.verify import verify
 
 COMMANDS = (
-    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, expire,
-    verify, rebuild, archive, bench,
+    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, explain,
+    expire, verify, rebuild, archive, bench,
 )  # fmt: skip

@@ -1,0 +1,97 @@
+"""What `explain` is given: all that is known of a session, its library, and what of it lies ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from ledger.entity_types import COMPLETE, RESET, mask_of, types_in
+from ledger.events import Event, StreamOffered
+from ledger.log.append import load
+from ledger.log.reader import Entry
+from ledger.positions import Position
+from ledger.service import Ledger
+from ledger.state import State
+from projections.chains import Past, runs
+from projections.entities.registry import ROWS
+from projections.entities.source import Ahead, EntitySource
+from projections.timetravel import fold_at
+
+LOOKED_AT: Final = 1000
+"""How many of a session's newest events are looked at."""
+
+
+class Facts(NamedTuple):
+    """A session as of now, its newest events (newest first), and its library.
+
+    `seen_us` is when a request of it was last noted, at most hourly; None for one that does not live. `types` are those
+    it last asked for, in the order of the stream, empty if that is not known. `ahead` has what of each lies beyond its
+    checkpoint, `offered` the part of it that was offered.
+    """
+
+    state: State
+    entries: Sequence[Entry]
+    seen_us: int | None
+    horizon_us: int
+    floor_us: int
+    types: tuple[str, ...]
+    ahead: Mapping[str, Ahead]
+    offered: Mapping[str, Ahead]
+
+    def position(self, entity_type: str) -> Position | None:
+        """Tell how far one entity type was acknowledged."""
+        held = self.state.checkpoints.get(entity_type)
+        return None if held is None else held.position
+
+
+async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: int, sid: str) -> Facts:
+    """Gather the facts of a session, living or ended; raises NoSuchSession. Asks the source nothing of an ended one."""
+    now_us = ledger.clock()
+    state = await load(ledger.store, partition, sid, now_us, seen=False)
+    seen_us = None
+    if state is None:
+        state = (await fold_at(past, partition, sid, now_us)).state
+    elif (seen_ms := (await ledger.seen_ms(state.user, [sid]))[0]) > 0:
+        seen_us = seen_ms * 1000
+    newest = await anext(runs(past, partition, sid, beyond_seq=state.seq + 1, size=LOOKED_AT))
+    entries, types = newest.entries, last_asked_for(newest.entries, state)
+    if state.ended is not None:
+        return Facts(state, entries, seen_us, 0, 0, types, {}, {})
+    horizon_us, floor_us = await asyncio.gather(source.horizon(state.library), source.tombstone_floor(state.library))
+
+    async def count(entity_type: str, before_us: int) -> Ahead:
+        held = state.checkpoints.get(entity_type)
+        return await source.ahead(state.library, entity_type, held.position if held else None, before_us)
+
+    ahead = await asyncio.gather(*(count(name, horizon_us) for name in types))
+    offered = await asyncio.gather(*(count(name, max(state.offered_us(name), 0)) for name in types))
+    return Facts(
+        state,
+        entries,
+        seen_us,
+        horizon_us,
+        floor_us,
+        types,
+        dict(zip(types, ahead, strict=True)),
+        dict(zip(types, offered, strict=True)),
+    )
+
+
+def last_asked_for(entries: Sequence[Entry], state: State) -> tuple[str, ...]:
+    """Tell the entity types a device last asked for, in the order of the stream; none if it never asked.
+
+    Its last offer tells it; where that lies too far back, all that it was offered.
+    """
+    mask = next(
+        (int.from_bytes(event.types, "big") for event in map(_event, entries) if isinstance(event, StreamOffered)),
+        0,
+    )
+    for offer in () if mask else state.offered:
+        mask |= offer.mask
+    asked_for = set(types_in(mask & ~mask_of((COMPLETE, RESET))))
+    return tuple(row.name for row in ROWS if row.name in asked_for)
+
+
+def _event(entry: Entry) -> Event:
+    return entry.recorded.event

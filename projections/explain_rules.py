@@ -1,0 +1,288 @@
+"""What can be wrong with a device that syncs: one rule for each thing, in the order in which they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from ledger.decide import reset_due
+from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, RESET, mask_of
+from ledger.events import SessionEnded, SyncResetRequested
+from ledger.positions import iso_from_us
+from projections.entities.source import Ahead
+from projections.event_words import ack_text, instant
+from projections.explain_facts import Facts
+from projections.explain_story import Ignored, Story
+
+DAY_US: Final = 86_400_000_000
+IDLE_US: Final = 7 * DAY_US
+"""Unheard of for so long, a device is taken to be away."""
+UNFINISHED: Final = 3
+"""After so many new offers without a finished one it is said that streams do not finish."""
+_SHOWN: Final = 10
+
+Weight = Literal["stops", "hinders", "note"]
+
+_REASONS: Final = {
+    "logout": "it signed out",
+    "provider_logout": "its user signed out at the identity provider",
+    "revoked": "it was signed out by its owner or an operator",
+    "revoked_others": "another device signed all others out",
+    "parent_ended": "the session it belonged to ended",
+    "idle": "nothing was heard of it for too long",
+    "expired": "its time was over",
+    "token_reused": "a token of it came again long after it was replaced, so somebody had copied it",
+    "erased": "its user was erased",
+}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was found; `events` are the seqs of the events that show it, the latest last."""
+
+    code: str
+    weight: Weight
+    says: str
+    events: list[int] = []
+
+
+class Case:
+    """What the rules look at."""
+
+    def __init__(self, facts: Facts, story: Story, now_us: int) -> None:
+        self.facts, self.story, self.now_us = facts, story, now_us
+        self.state = facts.state
+        by_others = SyncResetRequested | SessionEnded
+        heard = [e.recorded.at_us for e in facts.entries if not isinstance(e.recorded.event, by_others)]
+        self.heard_us = max(facts.seen_us or 0, heard[0] if heard else self.state.created_at_us)
+        named = {name for name in (*facts.types, *self.state.checkpoints, *story.types) if name != RESET}
+        self.types = [*facts.types, *sorted(named - set(facts.types), key=CODES.__getitem__)]
+
+    @property
+    def over(self) -> bool:
+        """Whether the session admits nobody any more."""
+        return not self.state.lives_at(self.now_us)
+
+    @property
+    def reset_due(self) -> bool:
+        """Whether the next stream is nothing but a reset."""
+        mask = mask_of((COMPLETE, *self.facts.types))
+        return not self.over and reset_due(self.state, self.facts.floor_us, mask)
+
+    @property
+    def rows_ahead(self) -> int:
+        """How many rows lie beyond the checkpoints, of all types it asks for."""
+        return sum(ahead.rows for ahead in self.facts.ahead.values())
+
+    @property
+    def rows_offered(self) -> int:
+        """How many of them were offered."""
+        return sum(offered.rows for offered in self.facts.offered.values())
+
+    @property
+    def waiting(self) -> list[str]:
+        """The types of which rows were offered that are not acknowledged, in the order of the stream."""
+        return [name for name in self.facts.types if self.facts.offered.get(name, Ahead(0, None)).rows]
+
+    def is_stuck(self, entity_type: str) -> bool:
+        """Tell whether others advanced past a type that waits, although it is sent before them or was sent again."""
+        offers = self.story.of(entity_type).offers
+        if not offers:
+            return False
+        passed = {name for name in self.types if self.story.of(name).advanced_seq > offers[0]}
+        later = {COMPLETE, *self.facts.types[self.facts.types.index(entity_type) + 1 :]}
+        is_first = entity_type == self.waiting[0]
+        return not passed.isdisjoint(later) or (is_first and len(offers) > 1 and bool(passed))
+
+
+Rule = Callable[[Case], Finding | None]
+
+
+def _ended(case: Case) -> Finding | None:
+    entry = case.story.ended
+    if entry is None or not isinstance(entry.recorded.event, SessionEnded):
+        return None
+    event = entry.recorded.event
+    because = _REASONS.get(event.reason, event.reason)
+    by = f" (by {event.by})" if event.by else ""
+    says = f"The session ended at {iso_from_us(entry.recorded.at_us)}: {because}{by}. The device must sign in again."
+    return Finding(f"ended_{event.reason}", "stops", says, [entry.recorded.seq])
+
+
+def _expired(case: Case) -> Finding | None:
+    if case.state.ended is not None or not case.over:
+        return None
+    says = f"The session or its token was good until {instant(case.state.over_at_us)}. The device must sign in again."
+    return Finding("expired", "stops", says)
+
+
+def _idle(case: Case) -> Finding | None:
+    away_us = case.now_us - case.heard_us
+    if case.over or away_us < IDLE_US:
+        return None
+    says = f"Nothing was heard of the device for {away_us // DAY_US} days: it is off, away, or the app is gone."
+    return Finding("idle", "stops", says)
+
+
+def _reset_pending(case: Case) -> Finding | None:
+    state, entry = case.state, case.story.reset_asked
+    if case.over or not state.pending_reset:
+        return None
+    asked = "The device was asked to start over"
+    if entry is None or not isinstance(entry.recorded.event, SyncResetRequested):
+        return Finding("reset_ignored", "stops", f"{asked} long ago and has not answered.")
+    asked += f" at {iso_from_us(entry.recorded.at_us)} by {entry.recorded.event.by}"
+    if case.heard_us > entry.recorded.at_us:
+        says = f"{asked}. It has asked for a stream or sent something since, at {iso_from_us(case.heard_us)}, but has "
+        says += "not acknowledged the reset: until it does, it is sent nothing else."
+        return Finding("reset_ignored", "stops", says, [entry.recorded.seq])
+    says = f"{asked}, and has not been heard of since: it is told when it asks next."
+    return Finding("reset_waiting", "note", says, [entry.recorded.seq])
+
+
+def _reset_due(case: Case) -> Finding | None:
+    if case.state.pending_reset or not case.reset_due:
+        return None
+    synced_us = case.state.synced_us(mask_of(case.facts.types))
+    says = (
+        f"Deletes up to {iso_from_us(case.facts.floor_us)} were purged, and the device knows of deletes up to "
+        f"{instant(synced_us)} only: it must start over, and is sent nothing else until it acknowledges that."
+    )
+    return Finding("deletes_purged", "stops", says)
+
+
+def _refused(case: Case) -> Finding | None:
+    refused = case.story.ignored("refused")
+    if not refused or case.over:
+        return None
+    last = refused[-1]
+    says = (
+        f"{len(refused)} different acks of {_names(refused)} were refused since the last progress; the last, "
+        f"{ack_text(last.ack)}, because {last.reason}."
+    )
+    return Finding("acks_refused", "hinders", says, _seqs(refused))
+
+
+def _stale_epoch(case: Case) -> Finding | None:
+    stale = [one for one in case.story.ignored("stale") if one.older_epoch]
+    if not stale or case.over:
+        return None
+    says = (
+        f"The device still acknowledges what it had before its checkpoints were cleared: {len(stale)} different acks "
+        f"of {_names(stale)} count for nothing."
+    )
+    return Finding("acks_of_older_epoch", "hinders", says, _seqs(stale))
+
+
+def _stale(case: Case) -> Finding | None:
+    stale = [one for one in case.story.ignored("stale") if not one.older_epoch]
+    if not stale or case.over:
+        return None
+    says = f"{len(stale)} late acks of {_names(stale)} came behind newer ones and changed nothing; that is harmless."
+    return Finding("acks_late", "note", says, _seqs(stale))
+
+
+def _never_streamed(case: Case) -> Finding | None:
+    state = case.state
+    if case.over or case.reset_due or state.offered or state.checkpoints:
+        return None
+    if case.story.cleared_seq:
+        says = f"Its checkpoints were cleared ({case.story.cleared_cause}), and it has not asked for a stream since."
+        return Finding("not_streamed_since", "stops", says, [case.story.cleared_seq])
+    return Finding("never_streamed", "stops", "The device signed in and has never asked for a stream.", [1])
+
+
+def _never_acked(case: Case) -> Finding | None:
+    if case.over or case.reset_due or case.state.checkpoints or not case.state.offered:
+        return None
+    streams = case.story.streams
+    says = (
+        f"The device was offered {rows_text(case.rows_offered)} in {_times(len(streams))} and has acknowledged nothing"
+        + (": it breaks off while it reads or stores them, or its acks do not arrive." if len(streams) > 1 else " yet.")
+    )
+    return Finding("never_acked", "stops" if len(streams) > 1 else "hinders", says, streams[-_SHOWN:])
+
+
+def _stuck_types(case: Case) -> Finding | None:
+    if case.over or case.reset_due:
+        return None
+    stuck = [name for name in case.waiting if case.is_stuck(name)]
+    if not stuck:
+        return None
+    told = "; ".join(_standing(case, name) for name in stuck[:_SHOWN])
+    says = f"Other types advanced, but not {', '.join(stuck[:_SHOWN])}. {told}. Its first rows there may stop it."
+    seqs = sorted({seq for name in stuck for seq in case.story.of(name).offers})
+    return Finding("type_stuck", "stops", says, seqs[-_SHOWN:])
+
+
+def _no_progress(case: Case) -> Finding | None:
+    streams = case.story.streams
+    if case.over or case.reset_due or not case.state.checkpoints or not case.rows_offered or len(streams) < 2:
+        return None
+    since = f"since {iso_from_us(case.story.advanced_at_us)}" if case.story.advanced_seq else "for long"
+    says = (
+        f"No checkpoint advanced {since}, though {rows_text(case.rows_offered)} ahead were offered in "
+        f"{_times(len(streams))}."
+    )
+    return Finding("no_progress", "stops", says, streams[-_SHOWN:])
+
+
+def _unfinished(case: Case) -> Finding | None:
+    offers = case.story.of(COMPLETE).offers
+    if case.over or case.reset_due or len(offers) < UNFINISHED or not case.state.checkpoints:
+        return None
+    says = f"{len(offers)} streams with something new began since one was last acknowledged to its end."
+    return Finding("not_finishing", "hinders", says, offers[-_SHOWN:])
+
+
+def _behind(case: Case) -> Finding | None:
+    if case.over or case.reset_due or not case.rows_ahead or not case.state.checkpoints:
+        return None
+    most = sorted(case.facts.ahead.items(), key=lambda pair: -pair[1].rows)
+    parts = [f"{name} {ahead.rows:,}" for name, ahead in most[:3] if ahead.rows]
+    says = f"The device is {rows_text(case.rows_ahead)} behind its library ({', '.join(parts)})."
+    return Finding("behind", "note", says)
+
+
+def _up_to_date(case: Case) -> Finding | None:
+    complete = case.state.checkpoints.get(COMPLETE)
+    if case.over or case.reset_due or case.rows_ahead or complete is None:
+        return None
+    says = f"The device has all there is, and finished a stream up to {iso_from_us(complete.position.at_us)}."
+    return Finding("up_to_date", "note", says, [case.story.advanced_seq] if case.story.advanced_seq else [])
+
+
+def _standing(case: Case, name: str) -> str:
+    offers = len(case.story.of(name).offers)
+    return f"{rows_text(case.facts.offered[name].rows)} of it{after_text(case, name)} were offered in {_times(offers)}"
+
+
+def after_text(case: Case, name: str) -> str:
+    """Tell behind which position of a type the device goes on."""
+    held = case.facts.position(name)
+    return f" behind {iso_from_us(held.at_us)}|{held.id}" if held else ""
+
+
+def rows_text(count: int) -> str:
+    """Tell a count of rows."""
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _times(count: int) -> str:
+    return "one stream" if count == 1 else f"{count:,} streams with something new"
+
+
+def _names(ignored: list[Ignored]) -> str:
+    return ", ".join(dict.fromkeys(ENTITY_TYPES[one.ack.code] for one in ignored))
+
+
+def _seqs(ignored: list[Ignored]) -> list[int]:
+    return [one.seq for one in ignored][-_SHOWN:]
+
+
+WEIGHTS: Final[tuple[Weight, ...]] = ("stops", "hinders", "note")
+RULES: Final[tuple[Rule, ...]] = (
+    _ended, _expired, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types, _never_acked, _no_progress,
+    _refused, _stale_epoch, _unfinished, _behind, _up_to_date, _stale,
+)  # fmt: skip
