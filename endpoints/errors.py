@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 Judged = Callable[[Request, Exception], Awaitable[Exception]]
 
 MAX_MESSAGE_CHARS: Final = 300
+MAX_PROBLEMS: Final = 100
+"""Of one request; else a body of 1 MB could be answered with 20 MB."""
 _WS_CODES: Final = 3000
 INTERNAL: Final = "Internal server error"
 _CODES: Final = (
@@ -125,7 +127,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
     """Tell the status and the body an error becomes."""
     match error:
         case InvalidInput():
-            return 400, ValidationErrorDto(str(error), tuple(_problem(path, text) for path, text in error.problems))
+            told = error.problems[:MAX_PROBLEMS]
+            return 400, ValidationErrorDto(str(error), tuple(_problem(path, text) for path, text in told))
         case Refused() | NoSuchSession():
             return 400, _said(error)
         case SessionEnded() | Unauthenticated():

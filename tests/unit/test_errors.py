@@ -154,6 +154,12 @@ def test_a_validation_error_names_code_path_and_message(client: falcon.testing.T
     }
 
 
+def test_of_many_problems_the_first_are_told(client: falcon.testing.TestClient, failing: Failing) -> None:
+    failing.error = InvalidInput([(("types", n), "Invalid enum value") for n in range(200_000)])
+    told = get(client).json["errors"]
+    assert [problem["path"] for problem in told] == [["types", n] for n in range(errors.MAX_PROBLEMS)]
+
+
 def test_an_unknown_path_and_method_are_refused_as_upstream_words_it(client: falcon.testing.TestClient) -> None:
     answer = get(client, "/nowhere", query_string="apiKey=secret")
     assert (answer.status_code, answer.json) == (404, {"message": "Cannot GET /nowhere"})
