@@ -1,0 +1,309 @@
+"""Why is this phone stuck? Devices in trouble, and what is said of each."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import pytest
+
+from ledger import keys
+from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset
+from ledger.entity_types import COMPLETE
+from ledger.errors import NoSuchSession, Refused
+from ledger.log.store import Store
+from ledger.positions import iso_from_us
+from ledger.service import Ledger
+from projections.entities.catalog import Catalog
+from projections.entities.entity import read_line
+from projections.explain import Explanation, explain
+from projections.explain_facts import gather
+from tests.given import ack, acks, clear, offer
+from tests.ledgers import Clock, sid_of
+from tests.samples import ALBUM_ID, ASSET_ID, sample
+
+PARTITIONS: Final = 2
+SECOND_US: Final = 1_000_000
+DAY_US: Final = 86_400 * SECOND_US
+SID: Final = sid_of("phone")
+
+
+class Phone:
+    """A device, its library, and time that passes."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = Clock()
+        self.ledger = Ledger(store, PARTITIONS, self.clock)
+        self.catalog = Catalog(store)
+        self.assets = 0
+
+    async def do(self, *given: Command) -> None:
+        """Carry out commands, a second apart; a refusal is what the device gets."""
+        for command in given:
+            self.clock.now_us += SECOND_US
+            try:
+                await self.ledger.execute("ann", SID, command)
+            except Refused:
+                continue
+
+    async def sign_in(self) -> None:
+        await self.do(CreateSession("ann", "lib", device_type="Pixel"))
+
+    async def add(self, entity_type: str, count: int = 1) -> None:
+        """Write rows to the library; the clock goes with it."""
+        for _ in range(count):
+            self.assets += 1
+            entity_id = (ALBUM_ID if entity_type == "AlbumV2" else ASSET_ID)[:-4] + f"{self.assets:04}"
+            line = {"type": entity_type, "data": sample(entity_type, id=entity_id)}
+            await self.catalog.put("lib", [read_line(json.dumps(line).encode())])
+        self.clock.now_us = max(self.clock.now_us, await self.catalog.horizon("lib"))
+
+    async def stream(self, *types: str) -> int:
+        """Ask for a stream, as the endpoint does, and tell its snapshot."""
+        snapshot_us = await self.catalog.horizon("lib")
+        await self.do(offer(*types, snapshot_us=snapshot_us))
+        return snapshot_us
+
+    async def sync(self, *types: str) -> None:
+        """Ask for a stream and acknowledge all of it."""
+        snapshot_us = await self.stream(*types)
+        for entity_type in types:
+            pages = self.catalog.pages("lib", entity_type, None, snapshot_us, 1000)
+            async for page in pages:
+                await self.do(acks(ack(entity_type, *page.last)))
+        await self.do(acks(ack(COMPLETE, snapshot_us)))
+
+    async def explained(self) -> Explanation:
+        """Ask why."""
+        partition = self.ledger.partition_of("ann")
+        facts = await gather(self.ledger, self.ledger, self.catalog, partition, SID)
+        return explain(facts, self.clock.now_us)
+
+
+@pytest.fixture
+async def phone(store: Store) -> Phone:
+    for partition in range(PARTITIONS):
+        await store.command("SET", keys.whole(partition), "1", key=keys.whole(partition))
+    phone = Phone(store)
+    await phone.add("AssetV2", 3)
+    await phone.add("AlbumV2", 2)
+    await phone.sign_in()
+    return phone
+
+
+def codes(found: Explanation) -> list[tuple[str, str]]:
+    return [(finding.weight, finding.code) for finding in found.findings]
+
+
+async def test_healthy(phone: Phone) -> None:
+    await phone.sync("AssetV2", "AlbumV2")
+    found = await phone.explained()
+    assert codes(found) == [("note", "up_to_date")]
+    assert found.summary == found.findings[0].says
+    assert "has all there is" in found.summary
+    assert (found.next.sends, found.next.entity_type) == ("complete", COMPLETE)
+    rows = {
+        figures.type: (figures.rows_ahead, figures.offers, figures.refused, figures.stale) for figures in found.types
+    }
+    assert rows == {"AssetV2": (0, 0, 0, 0), "AlbumV2": (0, 0, 0, 0), COMPLETE: (None, 0, 0, 0)}
+    assert found.types[0].acknowledged_at is not None
+    assert (found.events, found.events_looked_at) == (5, 5)
+    assert not any("Only the newest" in said for said in found.known)
+
+
+async def test_never_streamed(phone: Phone) -> None:
+    found = await phone.explained()
+    assert codes(found) == [("stops", "never_streamed")]
+    assert found.findings[0].events == [1]
+    assert found.next.sends == "unknown"
+    assert found.types == []
+
+
+async def test_streaming_but_never_acks(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    assert codes(await phone.explained()) == [("hinders", "never_acked")]
+    await phone.add("AssetV2")
+    await phone.stream("AssetV2", "AlbumV2")
+    await phone.stream("AssetV2", "AlbumV2")  # leaves no event: nothing is new
+    found = await phone.explained()
+    assert codes(found) == [("stops", "never_acked")]
+    assert "6 rows in 2 streams" in found.summary
+    assert found.findings[0].events == [2, 3]
+    assert (found.next.sends, found.next.entity_type) == ("rows", "AssetV2")
+    assert "4 rows of AssetV2" in found.next.says
+    assert any("leaves no event" in said for said in found.known)
+
+
+async def test_acks_are_refused(phone: Phone) -> None:
+    snapshot_us = await phone.stream("AssetV2", "AlbumV2")
+    beyond = ack("AssetV2", snapshot_us + 5, "x")
+    await phone.do(acks(beyond), acks(beyond), acks(ack("AssetV2", snapshot_us + 6, "x")), acks(ack("StackV1", 5, "s")))
+    found = await phone.explained()
+    assert ("hinders", "acks_refused") in codes(found)
+    refused = next(finding for finding in found.findings if finding.code == "acks_refused")
+    assert refused.events == [3, 4, 5]
+    assert "3 different acks of AssetV2, StackV1" in refused.says
+    told = {(each.type, each.times): each.reason for each in found.ignored}
+    assert set(told) == {("AssetV2", 2), ("StackV1", 1)}
+    assert "beyond the newest snapshot" in told["AssetV2", 2]
+    assert "no stream offered this type" in told["StackV1", 1]
+    assert {figures.type: figures.refused for figures in found.types} == {
+        "AssetV2": 2, "AlbumV2": 0, "StackV1": 1, COMPLETE: 0,
+    }  # fmt: skip
+
+
+async def test_what_was_refused_before_progress_is_over(phone: Phone) -> None:
+    snapshot_us = await phone.stream("AssetV2")
+    await phone.do(acks(ack("AssetV2", snapshot_us + 5, "x")))
+    await phone.sync("AssetV2")
+    found = await phone.explained()
+    assert codes(found) == [("note", "up_to_date")]
+    assert found.ignored == []
+
+
+async def test_stale_acks_after_a_reset(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    await phone.do(RequestReset(on=True, by="ann"), clear(cause="reset_acked", reset=True))
+    snapshot_us = await phone.stream("AssetV2")
+    await phone.do(acks(ack("AssetV2", snapshot_us - 3, "a")), acks(ack("AssetV2", snapshot_us - 2, "b")))
+    found = await phone.explained()
+    assert codes(found) == [("hinders", "never_acked"), ("hinders", "acks_of_older_epoch")]
+    stale = found.findings[1]
+    assert len(stale.events) == 2
+    assert "2 different acks of AssetV2 count for nothing" in stale.says
+    assert [(each.type, each.times, each.reason) for each in found.ignored] == [
+        ("AssetV2", 2, "from before its checkpoint was cleared")
+    ]
+    assert found.types[0].epoch == 2
+
+
+async def test_cleared_and_not_streamed_since(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    await phone.do(clear())
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "not_streamed_since")
+    assert "(deleted)" in found.summary
+
+
+async def test_stuck_at_one_type_while_others_advance(phone: Phone) -> None:
+    snapshot_us = await phone.stream("AssetV2", "AlbumV2")
+    pages = [page async for page in phone.catalog.pages("lib", "AssetV2", None, snapshot_us, 1000)]
+    await phone.do(acks(ack("AssetV2", *pages[-1].last)))
+    assert ("stops", "type_stuck") not in codes(
+        await phone.explained()
+    )  # albums come after assets: they may be on their way
+    await phone.add("AssetV2")
+    snapshot_us = await phone.stream("AssetV2", "AlbumV2")
+    pages = [page async for page in phone.catalog.pages("lib", "AssetV2", None, snapshot_us, 1000)]
+    await phone.do(acks(ack("AssetV2", *pages[-1].last)))
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "type_stuck")
+    assert "but not AlbumV2" in found.summary
+    assert "2 rows of it were offered in 2 streams" in found.summary
+    assert found.findings[0].events == [2, 4]
+    figures = next(each for each in found.types if each.type == "AlbumV2")
+    assert (figures.ack, figures.rows_ahead, figures.offers) == (None, 2, 2)
+    assert (found.next.sends, found.next.entity_type) == ("rows", "AlbumV2")
+
+
+async def test_passed_by_a_type_that_is_sent_later(phone: Phone) -> None:
+    snapshot_us = await phone.stream("AssetV2", "AlbumV2")
+    pages = [page async for page in phone.catalog.pages("lib", "AlbumV2", None, snapshot_us, 1000)]
+    await phone.do(acks(ack("AlbumV2", *pages[-1].last)), acks(ack(COMPLETE, snapshot_us)))
+    found = await phone.explained()
+    assert codes(found) == [("stops", "type_stuck"), ("note", "behind")]
+    assert "but not AssetV2" in found.summary
+
+
+async def test_no_progress_at_all(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    for _ in range(3):
+        await phone.add("AssetV2", 2)
+        await phone.stream("AssetV2")
+    found = await phone.explained()
+    assert codes(found) == [("stops", "no_progress"), ("hinders", "not_finishing"), ("note", "behind")]
+    assert "6 rows ahead were offered in 3 streams" in found.summary
+
+
+async def test_a_reset_that_nobody_answers(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    await phone.do(RequestReset(on=True, by="bob"))
+    found = await phone.explained()
+    assert codes(found) == [("note", "reset_waiting")]
+    assert "by bob, and has not been heard of since" in found.summary
+    await phone.do(DescribeDevice(app_version="3.3.0"))
+    found = await phone.explained()
+    assert codes(found) == [("stops", "reset_ignored")]
+    assert "has not acknowledged the reset" in found.summary
+    assert found.pending_reset
+    assert (found.next.sends, found.next.entity_type) == ("reset", "SyncResetV1")
+    assert len(found.findings[0].events) == 1
+
+
+async def test_deletes_were_purged_beyond_it(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    line = {"type": "AssetDeleteV1", "data": {"assetId": ASSET_ID[:-4] + "0001"}}
+    await phone.catalog.put("lib", [read_line(json.dumps(line).encode())])
+    await phone.catalog.purge_tombstones("lib", await phone.catalog.horizon("lib") + 1)
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "deletes_purged")
+    assert iso_from_us(await phone.catalog.tombstone_floor("lib")) in found.summary
+    assert found.next.sends == "reset"
+
+
+async def test_idle_for_weeks(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    phone.clock.now_us += 21 * DAY_US
+    found = await phone.explained()
+    assert codes(found) == [("stops", "idle"), ("note", "up_to_date")]
+    assert "for 21 days" in found.summary
+    name = keys.activity(phone.ledger.partition_of("ann"))
+    await phone.store.command("ZADD", name, (phone.clock.now_us - DAY_US) // 1000, SID, key=name)
+    assert codes(await phone.explained()) == [("note", "up_to_date")]
+
+
+async def test_behind_by_some_rows(phone: Phone) -> None:
+    await phone.sync("AssetV2", "AlbumV2")
+    await phone.add("AssetV2", 7)
+    await phone.add("AlbumV2", 2)
+    found = await phone.explained()
+    assert codes(found) == [("note", "behind")]
+    assert found.summary == "The device is 9 rows behind its library (AssetV2 7, AlbumV2 2)."
+    assert {figures.type: figures.rows_ahead for figures in found.types} == {"AssetV2": 7, "AlbumV2": 2, COMPLETE: None}
+
+
+async def test_ended_by_a_copied_token(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    await phone.do(EndSession("token_reused"))
+    found = await phone.explained()
+    assert codes(found) == [("stops", "ended_token_reused")]
+    assert "somebody had copied it" in found.summary
+    assert found.next.sends == "nothing"
+    assert found.findings[0].events == [found.events]
+
+
+async def test_expired(store: Store) -> None:
+    phone = Phone(store)
+    await phone.do(CreateSession("ann", "lib", expires_at_us=phone.clock.now_us + DAY_US))
+    phone.clock.now_us += 2 * DAY_US
+    found = await phone.explained()
+    assert codes(found) == [("stops", "expired")]
+    assert found.next.sends == "nothing"
+
+
+async def test_only_the_newest_events_are_looked_at(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projections.explain_facts.LOOKED_AT", 4)
+    await phone.sync("AssetV2", "AlbumV2")
+    for count in range(6):
+        await phone.do(DescribeDevice(app_version=f"3.2.{count}"))
+    found = await phone.explained()
+    assert (found.events, found.events_looked_at) == (11, 4)
+    assert any("newest 4 of 11" in said for said in found.known)
+    assert codes(found) == [("note", "up_to_date")]
+    assert [figures.type for figures in found.types] == ["AssetV2", "AlbumV2", COMPLETE]
+
+
+async def test_an_unknown_session(phone: Phone) -> None:
+    with pytest.raises(NoSuchSession):
+        await gather(phone.ledger, phone.ledger, phone.catalog, 0, "0" * 64)
