@@ -43,9 +43,9 @@ class Limited(LedgerError):
 class LimitRules(msgspec.Struct, frozen=True):
     """How many in how long, in the notation of `limits`: `30/minute`, `20/10minutes`."""
 
-    sign_in: str = "30/minute"
+    sign_in: str = "120/minute"
     """Requests of signing in, by address."""
-    account: str = "20/10minutes"
+    account: str = "60/10minutes"
     """Sign-ins of one account."""
     bad_token: str = "120/minute"  # noqa: S105 - a rule
     """Bad credentials, by address and again by the account they claim. Many phones may share an address."""

@@ -28,8 +28,8 @@ SecureCookies = Literal["auto", "always"]
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often somebody may try, in the notation of the `limits` library; endpoints/limits.py says what counts."""
 
-    sign_in: str = "30/minute"
-    account: str = "20/10 minutes"
+    sign_in: str = "120/minute"
+    account: str = "60/10 minutes"
     bad_token: str = "120/minute"  # noqa: S105 - no secret
     refresh: str = "30/minute"
 
