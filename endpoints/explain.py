@@ -27,7 +27,7 @@ class Explain:
         partition = await readable_partition(self._services, req, session_id)
         ledger = self._services.ledger
         try:
-            facts = await gather(ledger, ledger, self._services.source, partition, session_id)
+            facts = await gather(ledger, self._services.past, self._services.source, partition, session_id)
         except NoSuchSession as error:
             raise falcon.HTTPNotFound(description=str(error)) from error
         send(resp, explain(facts, ledger.clock()))

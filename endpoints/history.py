@@ -38,7 +38,8 @@ _encode: Final = msgspec.json.Encoder().encode
 class HistoryDto(msgspec.Struct, frozen=True, rename="camel"):
     """A page of a session's events; ask again with its `next` as `before` (`after` in order `asc`) until that is null.
 
-    `belowFloor`: what is older is in the archive only. With a filter a page may hold fewer events than asked for.
+    `belowFloor`: what is older was removed, or is in an archive that is not read. With a filter a page may hold fewer
+    events than asked for.
     """
 
     session_id: str
@@ -50,7 +51,8 @@ class HistoryDto(msgspec.Struct, frozen=True, rename="camel"):
 class UserHistoryDto(msgspec.Struct, frozen=True, rename="camel"):
     """A page of a user's events; ask again with its `next` as `beyond` until that is null.
 
-    `belowFloor`: what is older is in the archive only. With a filter a page may hold fewer events than asked for.
+    `belowFloor`: what is older was removed, or is in an archive that is not read. With a filter a page may hold fewer
+    events than asked for.
     """
 
     user: str
@@ -124,13 +126,18 @@ class History:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._ledger = services.ledger
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         partition = await readable_partition(self._services, req, session_id)
         query = bodies.query(req, HistoryQuery)
         pages = history.pages(
-            self._ledger, partition, session_id, query.wanted(), query.beyond(), query.limit, forward=query.forward
+            self._services.past,
+            partition,
+            session_id,
+            query.wanted(),
+            query.beyond(),
+            query.limit,
+            forward=query.forward,
         )
         first = await anext(pages)
         if _wants_lines(req):
@@ -155,8 +162,7 @@ class UserHistory:
         user = _user(who, query.user)
         partition = self._ledger.partition_of(user)
         pages = user_pages(
-            self._ledger,
-            self._ledger.store,
+            self._services.past,
             partition,
             user,
             query.wanted(),

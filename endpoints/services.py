@@ -16,6 +16,7 @@ from projections.counters import Counters
 from projections.credentials import Credentials
 from projections.entities.source import EntitySource
 from projections.identities import Identities
+from projections.past import Past
 
 
 class HttpSettings(msgspec.Struct, frozen=True):
@@ -52,6 +53,7 @@ class Services(msgspec.Struct, frozen=True):
     """
 
     ledger: Ledger
+    past: Past
     auth: Auth
     tokens: TokenIssuer
     identities: Identities

@@ -36,7 +36,7 @@ class StateAt:
         ledger = self._services.ledger
         at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
         try:
-            moment = await fold_at(ledger, partition, session_id, at_us)
+            moment = await fold_at(self._services.past, partition, session_id, at_us)
         except NoSuchSession as error:
             raise falcon.HTTPNotFound(description=str(error)) from error
         send(resp, describe(moment, at_us))

@@ -16,6 +16,7 @@ from ledger.tokens import TokenIssuer
 from ops.connect import SECOND_US, Opened, keyring_source, open_all, open_credentials
 from ops.identity import make_provider
 from ops.limits import open_limits
+from ops.past import open_past
 from ops.settings import Settings, without_password
 from projections.counters import Counters
 from projections.entities.catalog import Catalog
@@ -50,6 +51,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
 
     return found, Services(
         ledger=found.ledger,
+        past=open_past(found.store),
         auth=Auth(tokens.read, found.api_keys, settings.external_domain),
         tokens=tokens,
         identities=found.identities,

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ledger.log.reader import ANY_SEQ, PAGE, Entry, Walk
-
-
-class Past(Protocol):
-    """Where events are read from: a ledger's streams, or these and the archive behind them."""
-
-    async def history(self, partition: int, sid: str, *, top_seq: int, top_at_us: int, count: int) -> Walk:
-        """Read up to `count` events from seq and time backwards, newest first; raises NoSuchSession."""
-        ...
+from ledger.log.reader import ANY_SEQ, PAGE, Entry
+from projections.past import Past
 
 
 class Run(NamedTuple):
     """Some events of a session in the order asked for.
 
-    Those that follow come beyond seq `next_seq`; None at the end. `below_floor`: wanted events before these lie in the
-    archive, where they were not looked for.
+    Those that follow come beyond seq `next_seq`; None at the end. `below_floor`: wanted events before these were
+    removed, or lie in an archive that is not read.
     """
 
     entries: list[Entry]

@@ -13,9 +13,10 @@ from ledger.log.reader import Entry
 from ledger.positions import Position
 from ledger.service import Ledger
 from ledger.state import State
-from projections.chains import Past, runs
+from projections.chains import runs
 from projections.entities.registry import ROWS
 from projections.entities.source import Ahead, EntitySource
+from projections.past import Past
 from projections.timetravel import fold_at
 
 LOOKED_AT: Final = 1000

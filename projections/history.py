@@ -11,8 +11,9 @@ from ledger.events import tag_of
 from ledger.log.append import load, read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
 from ledger.service import Ledger
-from projections.chains import Past, runs
+from projections.chains import runs
 from projections.event_words import TAGS, HistoryEvent, Tag, codes_of, readable
+from projections.past import Past
 
 __all__ = ["TAGS", "HistoryEvent", "HistoryPage", "Tag", "Wanted", "owner", "pages", "readable"]
 
@@ -39,7 +40,7 @@ class Wanted(NamedTuple):
 class HistoryPage(NamedTuple):
     """Some events in the order asked for. The next page holds those beyond seq `next_seq`; None at the end.
 
-    `below_floor`: older events lie in the archive, where they were not looked for. `looked_at`: how many there were
+    `below_floor`: older events were removed, or lie in an archive that is not read. `looked_at`: how many there were
     before tag and entity type were asked for.
     """
 

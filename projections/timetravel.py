@@ -9,14 +9,15 @@ import msgspec
 from ledger.acks import Ack, format_ack
 from ledger.chain import GENESIS, link
 from ledger.entity_types import CODES, types_in
-from ledger.errors import CorruptLedger, LayoutError, NoSuchSession
+from ledger.errors import CorruptLedger, LayoutError, LedgerError, NoSuchSession
 from ledger.events import Recorded, SessionEnded
 from ledger.evolve import evolve
-from ledger.log.reader import ANY_SEQ, PAGE, Entry
+from ledger.log.reader import Entry
 from ledger.positions import iso_from_us
 from ledger.state import State
-from projections.chains import Past, runs
+from projections.chains import runs
 from projections.event_words import ack_text, instant
+from projections.past import Past
 
 
 class Moment(NamedTuple):
@@ -101,18 +102,21 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
 async def fold_at(past: Past, partition: int, sid: str, at_us: int) -> Moment:
     """Fold a session's events up to an instant, itself included, checking each link of the chain.
 
-    Raises NoSuchSession before its first event, CorruptLedger where the chain is broken, LayoutError if its beginning
-    lies in an archive that is not read.
+    Begins with the state that the archive kept last before then, if there is one, else with the first event. Raises
+    NoSuchSession before the first event, CorruptLedger where the chain is broken,
+    LayoutError if its beginning was removed or lies in an archive that is not read.
     """
-    state: State | None = None
-    last: Entry | None = None
-    async for run in runs(past, partition, sid, until_us=at_us, forward=True, size=PAGE):
+    newest = await past.history(partition, sid, top_at_us=at_us, count=1)
+    if not newest.entries:
+        raise await _not_yet(past, partition, sid, at_us)
+    last, state = newest.entries[0], await past.state_before(partition, sid, newest.entries[0])
+    begun_seq = 0 if state is None else state.seq
+    async for run in runs(past, partition, sid, until_us=at_us, beyond_seq=begun_seq, forward=True):
         if run.below_floor:
-            raise LayoutError(f"The first events of session {sid} lie in the archive: set LEDGER_ARCHIVE to read them")
+            raise _removed(sid)
         for entry in run.entries:
             state, last = _folded(state, entry.recorded), entry
-    if state is None or last is None:
-        raise await _not_yet(past, partition, sid, at_us)
+    assert state is not None
     return Moment(state, last)
 
 
@@ -162,8 +166,17 @@ def _folded(state: State | None, recorded: Recorded) -> State:
     return evolve(state, recorded)
 
 
-async def _not_yet(past: Past, partition: int, sid: str, at_us: int) -> NoSuchSession:
-    """Tell that a session had not begun; raises NoSuchSession if it never did."""
-    walk = await past.history(partition, sid, top_seq=1, top_at_us=ANY_SEQ, count=1)
-    began = f": it was created at {iso_from_us(walk.entries[0].recorded.at_us)}" if walk.entries else ""
+async def _not_yet(past: Past, partition: int, sid: str, at_us: int) -> LedgerError:
+    """Tell why there is no event of a session up to an instant; raises NoSuchSession if it never was."""
+    first = await past.history(partition, sid, top_seq=1, count=1)
+    if first.below_floor:
+        return _removed(sid)
+    began = f": it was created at {iso_from_us(first.entries[0].recorded.at_us)}" if first.entries else ""
     return NoSuchSession(f"Session {sid} had not begun at {iso_from_us(at_us)}{began}")
+
+
+def _removed(sid: str) -> LayoutError:
+    return LayoutError(
+        f"The first events of session {sid} are not here: they were removed by retention, or lie in the archive, "
+        "which is read where LEDGER_ARCHIVE is set"
+    )

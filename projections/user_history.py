@@ -24,9 +24,10 @@ from ledger.log.append import parse_ended
 from ledger.log.reader import PAGE, Entry
 from ledger.log.store import Script, Store
 from ledger.log.whole import read_if_whole
-from projections.chains import Past, runs
+from projections.chains import runs
 from projections.event_words import HistoryEvent, readable
 from projections.history import Wanted
+from projections.past import Past
 
 SCANNED: Final = 1000
 AT_ONCE: Final = 64
@@ -72,7 +73,7 @@ class UserEvent(HistoryEvent, frozen=True, kw_only=True):
 class UserPage(NamedTuple):
     """Some events of a user in the order asked for; the next page holds those beyond `next_place`, None at the end.
 
-    `below_floor`: older events lie in the archive, where they were not looked for. `looked_at`: how many there were
+    `below_floor`: older events were removed, or lie in an archive that is not read. `looked_at`: how many there were
     before tag and entity type were asked for.
     """
 
@@ -98,7 +99,6 @@ async def sessions_of(store: Store, partition: int, user: str) -> set[str]:
 
 async def user_pages(
     past: Past,
-    store: Store,
     partition: int,
     user: str,
     wanted: Wanted,
@@ -111,7 +111,7 @@ async def user_pages(
 
     Each page comes of looking at `size` events. Nobody's user has one empty page.
     """
-    sids = sorted(await sessions_of(store, partition, user))
+    sids = sorted(await sessions_of(past.store, partition, user))
     ahead = max(FEWEST, min(PAGE, size) * 2 // max(len(sids), 1))
     chains = [_Chain(past, partition, sid, wanted, beyond, forward, ahead) for sid in sids]
     for start in range(0, len(chains), AT_ONCE):

@@ -31,6 +31,7 @@ from projections.counters import Counters
 from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
 from projections.identities import Identities
+from projections.past import Past
 from tests.fake_store import FakeStore
 from tests.servers import free_port, wait_until
 
@@ -75,6 +76,7 @@ class Service:
         settings = settings or HttpSettings()
         self.services = Services(
             ledger=self.ledger,
+            past=Past(store),
             auth=Auth(self.tokens.read, self.api_keys, settings.external_domain),
             tokens=self.tokens,
             identities=self.identities,

@@ -18,6 +18,7 @@ from ledger.log.reader import ANY_SEQ
 from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
+from ops.past import open_past
 from projections.history import TAGS, HistoryEvent, Wanted, pages
 from projections.user_history import UserEvent, user_pages
 
@@ -77,12 +78,12 @@ def history(
 async def _pages(
     found: Opened, session: str | None, user: str | None, wanted: Wanted, forward: bool
 ) -> AsyncIterator[_Page]:
-    ledger = found.ledger
+    ledger, past = found.ledger, open_past(found.store)
     if session is None:
         assert user is not None
-        return user_pages(ledger, ledger.store, ledger.partition_of(user), user, wanted, forward=forward)
+        return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward)
     partition = ledger.partition_of(user) if user else await ledger.locate(session)
-    return pages(ledger, partition, session, wanted, forward=forward)
+    return pages(past, partition, session, wanted, forward=forward)
 
 
 async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
@@ -96,7 +97,7 @@ async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
                 print_json(event) if as_json else _print(event)
             advance(looked_at, "")
     if archived:
-        echo("older events are in the archive only", err=True)
+        echo("older events were removed, or are in the archive: set LEDGER_ARCHIVE", err=True)
 
 
 def _print(event: HistoryEvent) -> None:

@@ -18,6 +18,7 @@ from projections.entities.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.explain import Explanation, explain
 from projections.explain_facts import gather
+from projections.past import Past
 from tests.given import ack, acks, clear, offer
 from tests.ledgers import Clock, sid_of
 from tests.samples import ALBUM_ID, ASSET_ID, sample
@@ -77,7 +78,7 @@ class Phone:
     async def explained(self) -> Explanation:
         """Ask why."""
         partition = self.ledger.partition_of("ann")
-        facts = await gather(self.ledger, self.ledger, self.catalog, partition, SID)
+        facts = await gather(self.ledger, Past(self.store), self.catalog, partition, SID)
         return explain(facts, self.clock.now_us)
 
 
@@ -306,4 +307,4 @@ async def test_only_the_newest_events_are_looked_at(phone: Phone, monkeypatch: p
 
 async def test_an_unknown_session(phone: Phone) -> None:
     with pytest.raises(NoSuchSession):
-        await gather(phone.ledger, phone.ledger, phone.catalog, 0, "0" * 64)
+        await gather(phone.ledger, Past(phone.store), phone.catalog, 0, "0" * 64)

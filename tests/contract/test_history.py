@@ -16,6 +16,7 @@ from ledger.log.store import Store
 from ledger.service import Ledger
 from projections.chains import runs
 from projections.history import HistoryEvent, Wanted, pages, readable
+from projections.past import Past
 from projections.user_history import Place, UserEvent, sessions_of, user_pages
 from tests.given import NOW, ack
 from tests.ledgers import Clock, sid_of
@@ -84,12 +85,14 @@ async def story(store: Store) -> Story:
 
 async def session_events(story: Story, user: str, sid: str, wanted: Wanted, **how: Any) -> list[HistoryEvent]:
     partition = story.ledger.partition_of(user)
-    return [event async for page in pages(story.ledger, partition, sid, wanted, **how) for event in page.events]
+    return [
+        event async for page in pages(Past(story.ledger.store), partition, sid, wanted, **how) for event in page.events
+    ]
 
 
 async def user_events(story: Story, user: str, wanted: Wanted, **how: Any) -> list[UserEvent]:
     partition = story.ledger.partition_of(user)
-    read = user_pages(story.ledger, story.ledger.store, partition, user, wanted, **how)
+    read = user_pages(Past(story.ledger.store), partition, user, wanted, **how)
     return [event async for page in read for event in page.events]
 
 
@@ -119,7 +122,7 @@ async def test_a_page_goes_on_where_the_one_before_ended(story: Story) -> None:
         whole = await session_events(story, "ann", sid, Wanted(), forward=forward)
         beyond, found = None, []
         while True:
-            reading = pages(story.ledger, partition, sid, Wanted(), beyond, 2, forward=forward)
+            reading = pages(Past(story.ledger.store), partition, sid, Wanted(), beyond, 2, forward=forward)
             page = await anext(reading)
             found += page.events
             assert len(page.events) == page.looked_at <= 2
@@ -131,7 +134,7 @@ async def test_a_page_goes_on_where_the_one_before_ended(story: Story) -> None:
 
 async def test_forwards_it_ends_with_the_newest_of_the_beginning(story: Story) -> None:
     sid, partition = story.living["ann"][0], story.ledger.partition_of("ann")
-    reading = runs(story.ledger, partition, sid, forward=True, size=1)
+    reading = runs(Past(story.ledger.store), partition, sid, forward=True, size=1)
     first = await anext(reading)
     known = len(await session_events(story, "ann", sid, Wanted()))
     await story.ledger.execute("ann", sid, EndSession("logout"))
@@ -159,7 +162,7 @@ async def test_a_users_page_goes_on_from_its_place(story: Story, forward: bool) 
     beyond: Place | None = None
     found: list[UserEvent] = []
     while True:
-        reading = user_pages(story.ledger, story.ledger.store, partition, "ann", Wanted(), beyond, 3, forward=forward)
+        reading = user_pages(Past(story.ledger.store), partition, "ann", Wanted(), beyond, 3, forward=forward)
         page = await anext(reading)
         found += page.events
         if page.next_place is None:
