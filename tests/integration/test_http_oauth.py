@@ -244,15 +244,17 @@ async def test_features_and_config_tell_how_to_sign_in(store: Store, provider: M
         assert (await service.ask("GET", "/api/server/features")).json["oauth"] is False
 
 
-async def test_an_address_that_signs_in_too_often_has_to_wait(service: Service, provider: MemoryProvider) -> None:
-    async with client(service) as http:
-        sign_in = SignIn(http, provider, by_app=True)
-        answers = [(await sign_in.come_back("https://photos.example/?code=x&state=y")).status_code for _ in range(31)]
-        assert answers == [400] * 30 + [429]
-        answer = await http.post("/api/oauth/authorize", json={"redirectUri": APP_URI})
-    assert answer.status_code == 429
-    assert 1 <= int(answer.headers["retry-after"]) <= 60
-    assert await living(service) == []
+async def test_an_address_that_signs_in_too_often_has_to_wait(store: Store, provider: MemoryProvider) -> None:
+    async with serving(store, provider=provider, rules=LimitRules(sign_in="5/minute")) as service:
+        async with client(service) as http:
+            sign_in = SignIn(http, provider, by_app=True)
+            back = "https://photos.example/?code=x&state=y"
+            answers = [(await sign_in.come_back(back)).status_code for _ in range(6)]
+            assert answers == [400] * 5 + [429]
+            answer = await http.post("/api/oauth/authorize", json={"redirectUri": APP_URI})
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert await living(service) == []
 
 
 async def test_an_account_that_signs_in_too_often_has_to_wait(store: Store, provider: MemoryProvider) -> None:
