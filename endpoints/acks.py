@@ -24,6 +24,7 @@ from ledger.errors import InvalidInput
 from projections.entities.registry import upserts_of
 
 MAX_ACKS: Final = 1000
+MAX_TYPES: Final = 1000
 EntityTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ENTITY_TYPES)})]
 
 
@@ -43,7 +44,7 @@ class SyncAckDto(msgspec.Struct, frozen=True):
 class SyncAckDeleteDto(msgspec.Struct, frozen=True):
     """Which checkpoints to forget; without `types` all."""
 
-    types: list[EntityTypeName] | msgspec.UnsetType = msgspec.UNSET
+    types: Annotated[list[EntityTypeName], msgspec.Meta(max_length=MAX_TYPES)] | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_set: Final = msgspec.json.Decoder(SyncAckSetDto)

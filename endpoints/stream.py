@@ -23,12 +23,13 @@ from projections.entities.registry import REQUEST_TYPES, entity_types_for
 
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
+MAX_TYPES: Final = 1000
 
 
 class SyncStreamDto(msgspec.Struct, frozen=True):
     """Which types to stream; `reset` forgets all checkpoints first."""
 
-    types: list[RequestTypeName]
+    types: Annotated[list[RequestTypeName], msgspec.Meta(max_length=MAX_TYPES)]
     reset: bool = False
 
 

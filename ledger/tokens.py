@@ -26,7 +26,8 @@ from ledger.keys import check_name
 from ledger.state import State
 
 ALGORITHM: Final = "Ed25519"
-MAX_TOKEN_CHARS: Final = 4096
+MAX_TOKEN_CHARS: Final = 1536
+"""A token of the longest user id, with every character of it escaped, has less than 1,100."""
 _SESSION_ID: Final = re.compile("[0-9a-f]{64}")
 _SECOND_US: Final = 1_000_000
 

@@ -13,6 +13,8 @@ from joserfc import jwt
 from joserfc.errors import BadSignatureError
 from joserfc.jwk import OKPKey
 
+from ledger.events import SessionCreated, TokenRotated
+from ledger.keys import MAX_NAME_BYTES
 from ledger.tokens import (
     ALGORITHM,
     MAX_TOKEN_CHARS,
@@ -23,7 +25,8 @@ from ledger.tokens import (
     read_token,
     session_id,
 )
-from tests.given import NOW
+from tests.given import NOW, then
+from tests.given import given as state_of
 
 KEY = make_key()
 ISSUER = TokenIssuer(lambda: read_keyring(KEY))
@@ -124,3 +127,15 @@ def test_what_is_no_private_signing_key_is_refused_without_telling_it(text: str)
     with pytest.raises(ValueError, match="the token key is not") as refused:
         read_keyring(text)
     assert "c2VjcmV0" not in str(refused.value)
+
+
+@pytest.mark.parametrize("char", ["a", "é", "€", "𝄞"])
+def test_the_longest_user_id_fits_a_token(char: str) -> None:
+    user = char * (MAX_NAME_BYTES // len(char.encode()))
+    first = ISSUER.issue(user, NOW, ttl_us=1)
+    state = state_of(SessionCreated(user, "photos"), sid=first.sid)
+    token = ISSUER.renew(then(state, TokenRotated(b"x" * 32, 10**6)), NOW, ttl_us=10**12).token
+    assert len(token) < 1100
+    read = ISSUER.read(token)
+    assert read is not None
+    assert (read.user, read.sid, read.genuine) == (user, first.sid, True)
