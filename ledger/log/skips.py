@@ -23,8 +23,10 @@ def carried(marks: str, seq: int) -> str | None:
 
 def fits(marks: str, seq: int, skip: str | None) -> bool:
     """Tell whether what an event carries leads to marks of its session; older ledgers' events may carry fewer."""
+    if skip is None:  # PERF: so are 15 of 16, when a ledger is verified or rebuilt
+        return True
     expected = carried(marks, seq)
-    return skip in (None, expected) or (expected is not None and set(skip.split(" ")) <= set(_split(marks)))
+    return skip == expected or (expected is not None and set(skip.split(" ")) <= set(_split(marks)))
 
 
 def moved(marks: str, seq: int, stream_id: str) -> str:
