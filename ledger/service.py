@@ -173,6 +173,9 @@ class Ledger:
         ]
         names = [keys.session(partition, sid) for partition, sid in sids]
         users = await asyncio.gather(*(self.store.command("HGET", name, "user", key=name) for name in names))
+        for (partition, sid), user in zip(sids, users, strict=True):
+            if user is None:  # it ended meanwhile, or was lost
+                await is_known(self.store, partition, sid)
         return [(user.decode(), sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None]
 
     async def seen_ms(self, user: str, sids: Sequence[str]) -> list[int]:

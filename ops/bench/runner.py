@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, rss, sizes, stream, verify
+from ops.bench import acks, rebuild, rss, sizes, stream, verify
 from ops.bench.results import Result
 from ops.bench.rounds import Progress
 from ops.bench.scale import Scale
@@ -14,6 +14,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "acks": acks.run,
     "stream": stream.run,
     "verify": verify.run,
+    "rebuild": rebuild.run,
     "rss": rss.run,
     "sizes": sizes.run,
 }

@@ -30,12 +30,12 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         found.settle()
         count = found.event_count()
         floors, own = alternate(
-            rounds, lambda: _read_per_s(found, count), lambda: _verified_per_s(found, count), progress
+            rounds, lambda: read_per_s(found, count), lambda: _verified_per_s(found, count), progress
         )
     return [Comparison(name=f"verify of {count:,} events", unit="/s", floor=floors, ours=own)]
 
 
-def _read_per_s(found: Scene, count: int) -> float:
+def read_per_s(found: Scene, count: int) -> float:
     """Read all streams in pages with redis-py and hiredis."""
     with Redis.from_url(found.url) as redis:
         read, started = 0, time.perf_counter()

@@ -223,3 +223,13 @@ async def test_delete_markers_nobody_needs_are_purged_and_the_floor_is_raised(re
         )
         == 0
     )
+
+
+async def test_partitions_that_are_not_whole_are_left_for_a_later_run(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    name = keys.whole(workers.ledger.partition_of("ann"))
+    await workers.ledger.store.command("DEL", name, key=name)
+    workers.clock.now_us = NOW + IDLE_US + 1
+    assert await workers.expire() == ExpiryReport(partitions_not_whole=1)
+    await workers.ledger.store.command("SET", name, "1", key=name)
+    assert await workers.expire() == ExpiryReport(sessions=1, idle=1)

@@ -16,6 +16,7 @@ from ledger.log.layout import FORMAT, open_layout, read_promise
 from ledger.log.reader import Entry, last_id, read_partition, walk
 from ledger.log.store import Store
 from ledger.state import State
+from projections.rebuild import not_whole
 from tests.given import CREATED, NOW, SNAPSHOT, ack, cleared, moved, offered
 from tests.ledgers import PARTITION, Log, contents, section, sid_of
 
@@ -435,3 +436,15 @@ async def test_what_the_append_only_file_promises_is_told(real_store: Store) -> 
     assert "no append-only file" in promise.text
     assert promise.server.split()[0] in ("valkey", "redis")
     assert promise.server.split()[1][0].isdigit()
+
+
+async def test_a_ledger_of_before_says_once_that_its_partitions_are_whole(real_store: Store) -> None:
+    await open_layout(real_store, 8, NOW)
+    assert await not_whole(real_store, 8) == []
+    for name in (keys.whole(2), keys.whole(3)):
+        await real_store.command("DEL", name, key=name)
+    await open_layout(real_store, 8, NOW)
+    assert await not_whole(real_store, 8) == [2, 3], "what is lost later stays lost"
+    await real_store.command("HDEL", keys.meta(), "whole_marked_at_us", key=keys.meta())
+    await open_layout(real_store, 8, NOW)
+    assert await not_whole(real_store, 8) == []

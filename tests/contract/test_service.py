@@ -10,18 +10,20 @@ import pytest
 
 from ledger import keys, service
 from ledger.acks import Ack
+from ledger.admission import Caller
 from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset
 from ledger.errors import (
     AckNotOffered,
     Contended,
     NoSuchSession,
+    Rebuilding,
     Refused,
     SessionEnded,
     StoreUnavailable,
 )
 from ledger.events import AckRefused, AcksRecorded, Event, SessionCreated, StoredAck
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.log.append import _APPEND, _END
+from ledger.log.append import _APPEND, _END, append
 from ledger.log.reader import read_partition
 from ledger.log.store import Store, open_store
 from ledger.log.whole import mark_new
@@ -503,3 +505,112 @@ async def test_a_store_that_stays_away_is_unavailable_and_the_same_command_repea
             await asyncio.sleep(0.05)
     assert state.seq == 3
     assert await events_of(lost.witness) == [CREATED, offered("AssetV1"), moved(ack("AssetV1", EARLY))]
+
+
+# Where projections were lost
+
+
+async def lose(ledger: Ledger, user: str = "ann") -> None:
+    """Delete all that is stored of a user's partition but its stream."""
+    partition = ledger.partition_of(user)
+    for names in await ledger.store.each_primary("KEYS", f"{{p{partition}}}:*"):
+        for name in sorted(names, key=lambda name: not name.endswith(b":whole")):
+            if not name.endswith(b":stream"):
+                await ledger.store.command("DEL", name, key=name)
+
+
+async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(ledger: Ledger, other: Ledger) -> None:
+    state = await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    await child_of(ledger, "child")
+    await other.load("ann", SID)
+    await lose(ledger)
+    caller = Caller("ann", SID, bytes.fromhex(SID))
+    commands = (acks(ack("AssetV1", EARLY)), acks(), offer("AlbumV2"), clear(), RequestReset(True, "ann"), LOGOUT)
+    fresh = ledger_on(ledger.store)
+    for worker in (ledger, other, fresh):
+        for command in commands:
+            with pytest.raises(Rebuilding):
+                await worker.execute("ann", SID, command)
+            with pytest.raises(Rebuilding):
+                await worker.act(caller, command)
+        for asked in (
+            worker.load("ann", SID),
+            worker.admit(caller),
+            worker.lives(state),
+            worker.devices("ann"),
+            worker.end_others("ann", SID, EndSession("revoked_others", "ann")),
+            worker.by_provider_session(b"\x01" * 16),
+            worker.locate(SID),
+            worker.locate(sid_of("nobody")),
+            worker.history(worker.partition_of("ann"), SID, top_seq=9, top_at_us=2**53, count=9),
+            child_of(worker, "another child"),
+        ):
+            with pytest.raises(Rebuilding):
+                await asked
+    assert len(await events_of(ledger)) == 2
+    assert await events_of(ledger, sid_of("another child")) == []
+
+
+async def test_one_may_sign_in_where_not_all_is_rebuilt_but_nothing_ends_there(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await lose(ledger)
+    new = sid_of("new")
+    await ledger.execute("ann", new, CREATE)
+    await ledger.execute("ann", new, offer("AssetV1"))
+    await ledger.execute("ann", new, acks(ack("AssetV1", EARLY)))
+    assert (await child_of(ledger, "child of new", new)).parent == new
+    for command in (LOGOUT, ExpireSession(NOW + HOUR_US, NOW)):
+        with pytest.raises(Rebuilding):
+            await ledger.execute("ann", new, command)
+    assert (await ledger.load("ann", new)).seq == 3
+    assert await ledger.lives(await ledger.load("ann", new))
+    assert await ledger.locate(new) == ledger.partition_of("ann")
+
+
+async def test_an_end_does_not_overlook_children_that_are_lost_at_that_moment(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script that ends sessions looks itself, not only what was read before it."""
+    await ledger.execute("ann", SID, CREATE)
+    original = append
+
+    async def lost_right_before(*args: object, **more: object) -> object:
+        name = keys.whole(ledger.partition_of("ann"))
+        await ledger.store.command("DEL", name, key=name)
+        return await original(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service, "append", lost_right_before)
+    with pytest.raises(Rebuilding):
+        await ledger.execute("ann", SID, LOGOUT)
+    assert (await ledger.load("ann", SID)).ended is None
+
+
+async def test_who_is_known_to_have_ended_is_told_so_all_the_same(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, LOGOUT)
+    name = keys.whole(ledger.partition_of("ann"))
+    await ledger.store.command("DEL", name, key=name)
+    with pytest.raises(SessionEnded):
+        await ledger.load("ann", SID)
+    assert await ledger.locate(SID) == ledger.partition_of("ann")
+
+
+async def test_other_partitions_go_on_as_ever(ledger: Ledger) -> None:
+    users = ["ann", next(u for u in map(str, range(99)) if ledger.partition_of(u) != ledger.partition_of("ann"))]
+    for user in users:
+        await ledger.execute(user, sid_of(user), CreateSession(user, "photos"))
+    await lose(ledger)
+    with pytest.raises(SessionEnded):
+        await ledger.load(users[1], sid_of("nobody"))
+    await ledger.execute(users[1], sid_of(users[1]), LOGOUT)
+
+
+async def test_a_partition_becomes_whole_with_its_first_session_only(store: Store) -> None:
+    ledger = ledger_on(store)
+    name = keys.whole(ledger.partition_of("ann"))
+    await ledger.execute("ann", SID, CREATE)
+    assert await store.command("GET", name, key=name) == b"1"
+    await store.command("DEL", name, key=name)
+    await ledger.execute("ann", sid_of("second"), CREATE)
+    assert await store.command("GET", name, key=name) is None

@@ -1,0 +1,80 @@
+"""Streams of events made without a service: a million in seconds, as append.lua would have written them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from redis import Redis
+
+from ledger import keys
+from ledger.chain import GENESIS, record
+from ledger.entity_types import CODES, COMPLETE, mask_of
+from ledger.events import AcksRecorded, Event, SessionCreated, StoredAck, StreamOffered, mask_bytes
+from ledger.log import skips
+
+TYPE: Final = "AssetV1"
+_START_MS: Final = 1_790_000_000_000
+_BATCH: Final = 2000
+
+
+class _Chain(msgspec.Struct):
+    """Where a session's chain stands."""
+
+    sid: str
+    stream: bytes
+    events: Iterator[Event]
+    seq: int = 0
+    hash: bytes = GENESIS
+    head: str = ""
+    skip: str = ""
+
+
+def fill(url: str, partitions: int, devices: int, events: int) -> None:
+    """Give `devices` of as many users `events` in all, in turns: a sign-in, an offer, then acks. No projections."""
+    chains = [_chain(number, partitions, events // devices) for number in range(devices)]
+    made = 0
+    with Redis.from_url(url) as redis:
+        pipe = redis.pipeline(transaction=False)
+        for turn in range(events // devices):
+            for chain in chains:
+                _append(pipe, chain, _START_MS + turn)
+                made += 1
+                if made % _BATCH == 0:
+                    pipe.execute()
+        pipe.execute()
+
+
+def _chain(number: int, partitions: int, count: int) -> _Chain:
+    user = f"user-{number}"
+    stream = keys.stream(keys.partition_of(user, partitions))
+    return _Chain(f"{number:064x}", stream, _events(user, count))
+
+
+def _events(user: str, count: int) -> Iterator[Event]:
+    end_us = _START_MS * 1000 + count
+    yield SessionCreated(user, "bench", device_type="Pixel", device_os="Android", app_version="3.2.0")
+    yield StreamOffered(end_us, mask_bytes(mask_of([TYPE, COMPLETE])))
+    for number in range(count):
+        yield AcksRecorded((StoredAck(CODES[TYPE], _START_MS * 1000 + number, f"{number:032x}", 1),))
+
+
+def _append(pipe: Redis, chain: _Chain, at_ms: int) -> None:
+    (recorded,) = record((next(chain.events),), chain.sid, chain.seq, at_ms * 1000, chain.hash)
+    stream_id = f"{at_ms}-{int(chain.sid, 16)}"
+    fields: dict[Any, Any] = {
+        "sid": bytes.fromhex(chain.sid),
+        "seq": recorded.seq,
+        "at": recorded.at_us,
+        "schema": recorded.schema,
+        "event": recorded.raw,
+        "hash": recorded.hash,
+        "prev": chain.head,
+    }
+    skip = skips.carried(chain.skip, recorded.seq)
+    if skip is not None:
+        fields["skip"] = skip
+    pipe.xadd(chain.stream, fields, stream_id)
+    chain.seq, chain.hash, chain.head = recorded.seq, recorded.hash, stream_id
+    chain.skip = skips.moved(chain.skip, recorded.seq, stream_id)

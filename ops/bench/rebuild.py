@@ -1,0 +1,76 @@
+"""`rebuild`: events a second that a rebuild folds and writes, beside merely reading the same streams."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from redis import Redis
+
+from ops.bench import filling, verify
+from ops.bench.processes import BenchFailed, tool
+from ops.bench.rebuilding import Job, Rebuilt
+from ops.bench.results import Bound, Comparison, Result
+from ops.bench.rounds import Progress, alternate
+from ops.bench.scale import Scale
+from ops.bench.scene import Scene, scene
+
+MAX_ROUNDS: Final = 3
+"""A round takes many seconds; more of them would only take longer."""
+AT_LEAST_PER_S: Final = 100_000
+_TIMEOUT_S: Final = 300.0
+_MIB: Final = 1024 * 1024
+
+
+def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    """Fill streams, then in turn read them and rebuild everything from them."""
+    with scene() as found:
+        progress(f"writing {scale.rebuild_events:,} events of {scale.rebuild_devices:,} devices")
+        found.with_ledger(_nothing)
+        filling.fill(found.url, found.settings.partitions, scale.rebuild_devices, scale.rebuild_events)
+        found.settle()
+        count = found.event_count()
+        all_done: list[Rebuilt] = []
+
+        def rebuilt_per_s() -> float:
+            all_done.append(_rebuild(found, count, scale.rebuild_devices))
+            return count / all_done[-1].seconds
+
+        rounds = min(rounds, MAX_ROUNDS)
+        floors, own = alternate(rounds, lambda: verify.read_per_s(found, count), rebuilt_per_s, progress)
+    core_per_s = count / min(done.cpu_s for done in all_done)
+    idle, peak = min(done.idle_bytes for done in all_done), max(done.peak_bytes for done in all_done)
+    return [
+        Comparison(
+            name=f"rebuild of {count:,} events of {scale.rebuild_devices:,} devices",
+            unit="/s",
+            floor=floors,
+            ours=own,
+            notes=(f"{core_per_s:,.0f} events a second of its own CPU time; wanted: {AT_LEAST_PER_S:,} on one core",),
+        ),
+        Bound(
+            name=f"growth of a rebuild over {count:,} events",
+            unit="MiB",
+            value=(peak - idle) / _MIB,
+            at_most=100,
+            base=idle / _MIB,
+        ),
+    ]
+
+
+async def _nothing(found: object) -> None:
+    """Only let the ledger be created."""
+
+
+def _rebuild(found: Scene, count: int, devices: int) -> Rebuilt:
+    with Redis.from_url(found.url) as redis:
+        names = [name for name in redis.scan_iter("{p*", count=1000) if not name.endswith(b":stream")]
+        for start in range(0, len(names), 1000):
+            redis.delete(*names[start : start + 1000])
+    job = msgspec.json.encode(Job(found.url, found.settings.partitions))
+    done = msgspec.json.decode(tool("ops.bench.rebuilding", job, timeout_s=_TIMEOUT_S), type=Rebuilt)
+    if (done.events, done.sessions) != (count, devices):
+        raise BenchFailed(
+            f"{done.events:,} of {count:,} events and {done.sessions:,} of {devices:,} devices were rebuilt"
+        )
+    return done
