@@ -12,6 +12,7 @@ LedgerError
 │   └── NoSuchSession         another session that does not exist or is not the caller's
 ├── Unavailable               try again later (`retry_after_s`); says nothing about sessions
 │   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
+│   │   └── NotReplicated     it was written, but too few replicas said that they have it
 │   ├── StoreFull             the store is at its memory limit
 │   ├── Contended             too many writers at one session
 │   ├── Rebuilding            the session may be among those that are not rebuilt yet
@@ -90,6 +91,13 @@ class StoreUnavailable(Unavailable):
     def __init__(self, message: str, *, maybe_done: bool) -> None:
         super().__init__(message)
         self.maybe_done = maybe_done
+
+
+class NotReplicated(StoreUnavailable):
+    """A write was carried out, but not confirmed by as many replicas as must have it; to ask again does no harm."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, maybe_done=True)
 
 
 class StoreFull(Unavailable):

@@ -128,6 +128,11 @@ def broken(partition: int) -> bytes:
     return b"{p%d}:broken" % partition
 
 
+def barrier(partition: int) -> bytes:
+    """Value of no meaning: written behind what replicas must confirm, to wait for them."""
+    return b"{p%d}:barrier" % partition
+
+
 def catalog_libraries() -> bytes:
     """Set: the libraries that have a catalog."""
     return b"ledger:libraries"

@@ -34,6 +34,7 @@ from ledger.evolve import fold
 from ledger.keys import partition_of
 from ledger.log.append import SEEN_FOR_US, Conflict, Section, append, is_known, load
 from ledger.log.reader import Walk, walk
+from ledger.log.replicas import Replicas
 from ledger.log.store import Store
 from ledger.log.whole import read_if_whole
 from ledger.state import State
@@ -56,10 +57,19 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, partitions: int, clock: Callable[[], int], token_grace_us: int = 60_000_000
+        self,
+        store: Store,
+        partitions: int,
+        clock: Callable[[], int],
+        token_grace_us: int = 60_000_000,
+        replicas: Replicas | None = None,
     ) -> None:
-        """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`."""
+        """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
+
+        With `replicas` what must not be lost is answered when they have it.
+        """
         self._token_grace_us = token_grace_us
+        self._replicas = replicas
         self.store = store
         self.partitions = partitions
         self.clock = clock
@@ -137,6 +147,8 @@ class Ledger:
                 if refusal:
                     raise refusal
                 assert state is not None
+                if self._replicas is not None:
+                    await self._replicas.repeated(partition, state, command)
                 return state
         finally:
             if turn is not None:
@@ -312,6 +324,20 @@ class Ledger:
         now_us: int,
         living_parent: str = "",
         seen_by_us: int | None = None,
+    ) -> Conflict | None:
+        """Append, and wait for replicas where they are to confirm it; raises NotReplicated if they do not."""
+        conflict = await self._write(partition, sections, now_us, living_parent, seen_by_us)
+        if conflict is None and self._replicas is not None:
+            await self._replicas.appended(partition, sections)
+        return conflict
+
+    async def _write(
+        self,
+        partition: int,
+        sections: Sequence[Section],
+        now_us: int,
+        living_parent: str,
+        seen_by_us: int | None,
     ) -> Conflict | None:
         """Append; when the connection is lost on the way, read back what became of it instead of guessing."""
         try:

@@ -59,6 +59,14 @@ class ClusterStore:
         primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)
         return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
 
+    def mux_of(self, key: bytes) -> Mux:
+        """Give the connection to the primary that owns a key, as far as is known; raises StoreUnavailable."""
+        mux = self._owners[key_slot(key)]
+        if mux is None:
+            self._refresh_soon()
+            raise StoreUnavailable(f"no node of the store owns slot {key_slot(key)}", maybe_done=False)
+        return mux
+
     async def close(self) -> None:
         self._closed = True
         if self._refreshing is not None:

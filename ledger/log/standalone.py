@@ -33,5 +33,9 @@ class StandaloneStore:
     async def each_primary(self, *args: Arg) -> list[Any]:
         return [await self.mux.send(pack(args))]
 
+    def mux_of(self, key: bytes) -> Mux:
+        """Give the connection to the server that owns a key: there is one."""
+        return self.mux
+
     async def close(self) -> None:
         await self.mux.close()

@@ -26,6 +26,7 @@ from ledger.errors import (
     LedgerError,
     NoSuchSession,
     NothingToUpdate,
+    NotReplicated,
     Rebuilding,
     SessionEnded,
     StoreFull,
@@ -60,6 +61,7 @@ MESSAGES: list[tuple[Exception, int, str]] = [
 ]
 UNAVAILABLE = [
     StoreUnavailable("redis://secret", maybe_done=True),
+    NotReplicated("written, but not confirmed by the secret"),
     StoreFull("OOM secret"),
     Contended("busy"),
     Rebuilding(),

@@ -28,6 +28,7 @@ OF_A_PARTITION = [
     keys.archive(17),
     keys.whole(17),
     keys.broken(17),
+    keys.barrier(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -60,6 +61,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:archive",
         b"{p17}:whole",
         b"{p17}:broken",
+        b"{p17}:barrier",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [b"{lphotos}:meta", b"{lphotos}:rows:AssetV2", b"{lphotos}:ids:asset", b"{lphotos}:edges"]
     assert OF_ALL == [
