@@ -69,13 +69,6 @@ class RebuildReport(msgspec.Struct):
         if len(self.named) < REPORTED:
             self.named.append(broken)
 
-    def add(self, other: RebuildReport) -> None:
-        """Add what another report counted and named."""
-        for field in ("partitions", "events", "sessions", "ended", "written", "unchanged", "removed", "broken"):
-            setattr(self, field, getattr(self, field) + getattr(other, field))
-        self.named += other.named[: REPORTED - len(self.named)]
-        self.not_whole += other.not_whole
-
 
 class Rebuild:
     """A rebuild of some partitions; `token` names it in what they say while it runs."""

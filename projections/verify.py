@@ -53,21 +53,14 @@ class Report(msgspec.Struct):
     ended: int = 0
     different: int = 0
     differences: list[Difference] = []
+    differing_partitions: set[int] = set()
 
     def note(self, difference: Difference) -> None:
         """Count a difference, and name it if there is room."""
         self.different += 1
+        self.differing_partitions.add(difference.partition)
         if len(self.differences) < REPORTED:
             self.differences.append(difference)
-
-    def add(self, other: Report) -> None:
-        """Add what another report counted and named."""
-        self.partitions += other.partitions
-        self.events += other.events
-        self.sessions += other.sessions
-        self.ended += other.ended
-        self.different += other.different
-        self.differences += other.differences[: REPORTED - len(self.differences)]
 
 
 async def verify(

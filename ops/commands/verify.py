@@ -2,47 +2,118 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from uuid import uuid4
 
 import click
+import msgspec
 from click import echo
 
+from ledger.log.sessions import Strays, find_strays
+from ops.archive.options import place_from
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.connect import opened
-from projections.verify import REPORTED, Report
+from ops.connect import Opened, opened
+from projections.archive.catalog import Archive
+from projections.archive.verify import verify_segments
+from projections.rebuild import Rebuild, RebuildReport
+from projections.verify import REPORTED, Difference, Report
 from projections.verify import verify as verify_ledger
 
 
+class Verified(msgspec.Struct):
+    """What was found; with --repair what was done then, and what is left of the differences."""
+
+    found: Report
+    repaired: RebuildReport | None = None
+    left: Report | None = None
+
+    @property
+    def last(self) -> Report:
+        """The newest of what was found."""
+        return self.left or self.found
+
+
 @click.command()
+@click.option("--repair", is_flag=True, help="Write what the events say in place of what differs; never an event.")
 @store_options
 @json_option
-def verify(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """Check every chain and every projection against the events; exits 1 if anything differs.
+def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.
 
-    The ledger may be in use meanwhile. Nothing is written.
+    The ledger may be in use meanwhile. Nothing is written without --repair; with it the exit code tells what is left.
     """
 
-    async def work() -> Report:
+    async def work() -> Verified:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            with progress("verifying partitions", found.ledger.partitions) as advance:
-                return await verify_ledger(
-                    found.store,
-                    found.ledger.partitions,
-                    on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
-                )
+            place = place_from(os.environ)
+            archive = None if place is None else Archive(found.store, place.open())
+            every = range(found.ledger.partitions)
+            strays = await _strays(found)
+            verified = Verified(await _verify(found, archive, every, strays))
+            which = verified.found.differing_partitions
+            if repair and which:
+                made = Rebuild(found.store, uuid4().hex, sealed=archive)
+                with progress("repairing partitions", len(which)) as advance:
+                    for done, partition in enumerate(sorted(which)):
+                        advance(done, f"{made.report.written:,} written")
+                        await made.repair(partition, strays)
+                verified.repaired = made.report
+                verified.left = await _verify(found, archive, sorted(which), await _strays(found))
+            return verified
 
-    report = run(work())
+    verified = run(work())
     if as_json:
-        print_json(report)
+        print_json(verified if repair else verified.found)
     else:
-        for difference in report.differences:
-            where = f"partition {difference.partition} session {difference.session or '?'}"
-            echo(f"{where}: {difference.what}" + (f" (event {difference.event})" if difference.event else ""))
-        if report.different > REPORTED:
-            echo(f"… and {report.different - REPORTED:,} more")
-        echo(
-            f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
-            f"{report.partitions} partitions: " + (f"{report.different:,} differ" if report.different else "all agree")
-        )
-    if report.different:
+        _tell(verified)
+    if verified.last.different:
         raise click.exceptions.Exit(1)
+
+
+async def _strays(found: Opened) -> Strays:
+    with progress("looking at all keys") as advance:
+        return await find_strays(found.store, found.ledger.partitions, lambda looked: advance(0, f"{looked:,} keys"))
+
+
+async def _verify(found: Opened, archive: Archive | None, which: range | list[int], strays: Strays) -> Report:
+    with progress("verifying partitions", len(which)) as advance:
+        report = await verify_ledger(
+            found.store,
+            found.ledger.partitions,
+            only=which,
+            strays=strays,
+            sealed=archive,
+            on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
+        )
+    if archive is not None:
+        with progress("verifying segments", len(which)) as advance:
+            for done, partition in enumerate(which):
+                advance(done, "")
+                for differs in (await verify_segments(archive, partition)).differences:
+                    what = f"{differs.segment}: {differs.what}"
+                    report.note(Difference(partition, differs.session, what, differs.event))
+    return report
+
+
+def _tell(verified: Verified) -> None:
+    report = verified.found
+    _tell_differences(report)
+    echo(
+        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{report.partitions} partitions: " + (f"{report.different:,} differ" if report.different else "all agree")
+    )
+    if verified.repaired is not None and verified.left is not None:
+        echo(
+            f"repaired: {verified.repaired.written:,} sessions written, {verified.repaired.removed:,} removed; "
+            + (f"{verified.left.different:,} differ still" if verified.left.different else "all agree now")
+        )
+        _tell_differences(verified.left)
+
+
+def _tell_differences(report: Report) -> None:
+    for difference in report.differences:
+        where = f"partition {difference.partition} session {difference.session or '?'}"
+        echo(f"{where}: {difference.what}" + (f" (event {difference.event})" if difference.event else ""))
+    if report.different > REPORTED:
+        echo(f"… and {report.different - REPORTED:,} more")
