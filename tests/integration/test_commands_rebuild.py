@@ -1,0 +1,133 @@
+"""`syncledger rebuild` and `syncledger verify --repair`, as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+
+from ledger import keys
+from ops.bench import filling
+from tests.running import COMMAND, RunningService
+from tests.servers import RedisServer, valkey_binary, wait_until
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, valkey_url: str) -> RunningService:
+    """A ledger on a server of the test's own; the service does not run."""
+    return RunningService(tmp_path / "ledger", redis_url=valkey_url)
+
+
+def lose(ledger: RunningService) -> None:
+    with ledger.store() as store:
+        for name in store.scan_iter("{p*", count=1000):
+            if not name.endswith(b":stream"):
+                store.delete(name)
+
+
+def test_nothing_is_to_do_where_all_is_whole(ledger: RunningService) -> None:
+    ledger.sign_in()
+    assert "all partitions are whole" in ledger.command("rebuild").stdout
+    assert "1 as they were" in ledger.command("rebuild", "--all").stdout
+
+
+def test_lost_projections_are_named_and_rebuilt(ledger: RunningService) -> None:
+    ledger.sign_in_many(3)
+    lose(ledger)
+    found = ledger.command("verify", check=False)
+    assert found.returncode == 1
+    assert "is not whole: syncledger rebuild makes it so" in found.stdout
+    report = json.loads(ledger.command("rebuild", "--json").stdout)
+    assert (report["partitions"], report["written"], report["events"], report["broken"]) == (16, 3, 3, 0)
+    ledger.verify()
+
+
+def test_verify_repairs_what_differs(ledger: RunningService) -> None:
+    ledger.sign_in_many(3)
+    partition = keys.partition_of("ann", 16)
+    with ledger.store() as store:
+        sid = store.zrange(keys.activity(partition), 0, 0)[0].decode()
+        store.hset(keys.session(partition, sid), "library", "other")
+        store.hset(keys.devices(partition, "eve"), sid, "")
+    found = ledger.command("verify", check=False)
+    assert (found.returncode, "library" in found.stdout) == (1, True)
+    repaired = ledger.command("verify", "--repair")
+    assert "repaired: 1 sessions written, 0 removed; all agree now" in repaired.stdout
+    ledger.verify()
+    again = json.loads(ledger.command("verify", "--repair", "--json").stdout)
+    assert (again["found"]["different"], again["repaired"], again["left"]) == (0, None, None)
+
+
+def test_a_damaged_session_is_named_and_the_exit_code_tells(ledger: RunningService) -> None:
+    ledger.sign_in_many(2)
+    name = keys.stream(keys.partition_of("ann", 16))
+    with ledger.store() as store:
+        rows = store.xrange(name)
+        store.delete(name)
+        for number, (entry_id, fields) in enumerate(rows):
+            store.xadd(name, {**fields, **({b"event": b"\xc1"} if number == 0 else {})}, entry_id)
+        broken = rows[0][1][b"sid"].hex()
+    lose(ledger)
+    done = ledger.command("rebuild", check=False)
+    assert done.returncode == 1
+    assert f"session {broken}" in done.stdout
+    assert "1 written" in done.stdout
+    repaired = ledger.command("verify", "--repair", check=False)
+    assert (repaired.returncode, "differ still" in repaired.stdout) == (1, True)
+
+
+def test_one_session_one_user_one_partition(ledger: RunningService) -> None:
+    ledger.sign_in_many(2)
+    partition = keys.partition_of("ann", 16)
+    with ledger.store() as store:
+        sids = [sid.decode() for sid in store.zrange(keys.activity(partition), 0, -1)]
+        for options in (("--session", sids[0]), ("--user", "ann"), ("--partition", str(partition))):
+            store.delete(keys.session(partition, sids[0]))
+            report = json.loads(ledger.command("rebuild", "--json", *options).stdout)
+            assert report["written"] == 1
+            assert store.exists(keys.session(partition, sids[0]))
+    ledger.verify()
+    for wrong in (["--user", "ann", "--all"], ["--partition", "16"], ["--session", "x"]):
+        assert ledger.command("rebuild", *wrong, check=False).returncode == 2
+    assert ledger.command("rebuild", "--session", "0" * 64, check=False).returncode == 1
+
+
+def test_ctrl_c_leaves_a_rebuild_that_goes_on(ledger: RunningService) -> None:
+    ledger.sign_in()
+    assert ledger.settings.redis_url is not None
+    with ledger.store() as store:
+        store.flushall()
+    filling.fill(ledger.settings.redis_url, 16, 50, 40_000)
+    ledger.sign_in("zoe")
+    lose(ledger)
+    process = subprocess.Popen(
+        [*COMMAND, "rebuild"], cwd=ledger.folder, env=ledger.environment, stderr=subprocess.PIPE, text=True
+    )
+    with ledger.store() as store:
+        whole = [keys.whole(partition) for partition in range(16)]
+        wait_until(lambda: any(mark == b"1" for mark in store.mget(whole)) or process.poll() is not None, "a start")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "interrupted")
+    report = json.loads(ledger.command("rebuild", "--json").stdout)
+    assert 0 < report["partitions"] < 16
+    ledger.verify()
+
+
+def test_a_ledger_comes_from_another_server(ledger: RunningService, tmp_path: Path) -> None:
+    ledger.sign_in_many(3)
+    with RedisServer(valkey_binary(), tmp_path / "new") as server:
+        new = RunningService(tmp_path / "copy", redis_url=server.url)
+        assert ledger.settings.redis_url is not None
+        report = json.loads(new.command("rebuild", "--json", "--from", ledger.settings.redis_url).stdout)
+        assert (report["written"], report["events"], report["partitions"]) == (3, 3, 16)
+        assert new.verify()["sessions"] == 3
+        again = new.command("rebuild", "--from", ledger.settings.redis_url, check=False)
+        assert (again.returncode, "has events already" in again.stderr) == (1, True)
+        with redis.Redis.from_url(server.url) as theirs, ledger.store() as ours:
+            name = keys.stream(keys.partition_of("ann", 16))
+            assert theirs.xrange(name) == ours.xrange(name)
