@@ -16,6 +16,7 @@ PAGE: Final = 500
 ANY_SEQ: Final = 2**53
 _BELOW_FLOOR: Final = 1
 _LOST: Final = 2
+_FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 
@@ -94,14 +95,17 @@ async def walk(
 def parse_entry(row: list[Any]) -> Entry:
     """Read one stream entry; raises CorruptLedger naming its stream id."""
     stream_id = row[0].decode()
-    fields = pairs(row[1])
+    held, skip = row[1], None
     try:
-        sid, schema, raw = fields[b"sid"].hex(), int(fields[b"schema"]), fields[b"event"]
-        seq, at_us = int(fields[b"seq"]), int(fields[b"at"])
-        event = decode_event(raw, schema)
-        recorded = Recorded(sid, seq, at_us, schema, event, raw, fields[b"hash"])
-        skip = fields.get(b"skip")
-        return Entry(stream_id, recorded, fields[b"prev"].decode(), None if skip is None else skip.decode())
+        if held[::2] == _FIELDS:  # PERF: 15 of 16 entries, when whole streams are read
+            values = held[1::2]
+        else:
+            fields = pairs(held)
+            values, skip = [fields[field] for field in _FIELDS], fields.get(b"skip")
+        sid, seq, at_us, schema, raw, digest, prev = values
+        event = decode_event(raw, int(schema))
+        recorded = Recorded(sid.hex(), int(seq), int(at_us), int(schema), event, raw, digest)
+        return Entry(stream_id, recorded, prev.decode(), None if skip is None else skip.decode())
     except (KeyError, ValueError) as error:
         raise CorruptLedger(f"stream entry {stream_id} cannot be read: {error!r}", id=stream_id) from error
     except CorruptLedger as error:
