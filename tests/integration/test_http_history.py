@@ -123,3 +123,84 @@ async def test_who_may_read_it(service: Service, device: Issued) -> None:
         await service.ask("GET", f"/ledger/sessions/{'0' * 64}/events", headers={"x-api-key": audit})
     ).status_code == 404
     assert (await service.ask("GET", "/ledger/sessions/x/events", headers={"x-api-key": audit})).status_code == 400
+
+
+async def test_oldest_first(service: Service, device: Issued) -> None:
+    token = (await service.sign_in()).token
+    newest_first = (await page(service, device.sid, token, limit=1000))["events"]
+    assert (await page(service, device.sid, token, limit=1000, order="asc"))["events"] == newest_first[::-1]
+    found: list[dict[str, Any]] = []
+    params: dict[str, Any] = {"limit": 7, "order": "asc"}
+    while True:
+        one = await page(service, device.sid, token, **params)
+        found += one["events"]
+        if one["next"] is None:
+            break
+        params["after"] = one["next"]
+    assert found == newest_first[::-1]
+    since = iso_from_us(START_US + 24 * SECOND_US)
+    found = (await page(service, device.sid, token, order="asc", event="acks_recorded", **{"from": since}))["events"]
+    assert [event["seq"] for event in found] == [26, 27]
+
+
+@pytest.mark.parametrize(("order", "name"), [("asc", "before"), ("desc", "after"), ("up", "order")])
+async def test_a_page_goes_on_in_its_own_order(service: Service, device: Issued, order: str, name: str) -> None:
+    token, path = (await service.sign_in()).token, f"/ledger/sessions/{device.sid}/events"
+    answer = await service.ask("GET", path, token, params={"order": order, "before": 5, "after": 5})
+    assert (answer.status_code, answer.json["errors"][0]["path"]) == (400, [name])
+
+
+async def user_page(service: Service, token: str, **params: Any) -> dict[str, Any]:
+    answer = await service.ask("GET", "/ledger/events", token, params=params)
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json
+    return found
+
+
+async def test_a_users_devices_as_one_story(service: Service, device: Issued) -> None:
+    service.clock.now_us += SECOND_US
+    other = await service.sign_in(device_os="iOS")
+    stranger = await service.sign_in(user="bob")
+    whole = await user_page(service, other.token, limit=1000)
+    assert (whole["user"], whole["next"], whole["belowFloor"]) == ("ann", None, False)
+    told = [(event["session"], event["seq"]) for event in whole["events"]]
+    assert told == [(other.sid, 1), *((device.sid, seq) for seq in range(ACKS + 3, 0, -1))]
+    assert (await user_page(service, other.token, limit=1000, user="ann")) == whole
+    for order in ("desc", "asc"):
+        found: list[dict[str, Any]] = []
+        params: dict[str, Any] = {"limit": 10, "order": order}
+        while True:
+            one = await user_page(service, other.token, **params)
+            found += one["events"]
+            if one["next"] is None:
+                break
+            params["beyond"] = one["next"]
+        assert found == (whole["events"] if order == "desc" else whole["events"][::-1])
+    created = await user_page(service, other.token, event="session_created", limit=1000)
+    assert [event["data"]["deviceOS"] for event in created["events"]] == ["iOS", "Android"]
+    assert len((await user_page(service, stranger.token))["events"]) == 1
+    headers = {"authorization": f"Bearer {other.token}", "accept": "application/x-ndjson"}
+    lines = await service.read("/ledger/events", headers, {"limit": 4})
+    assert [json.loads(line) for line in lines.text.splitlines()] == whole["events"]
+
+
+async def test_who_may_read_a_users_story(service: Service, device: Issued) -> None:
+    bob = await service.sign_in(user="bob")
+    audit, _ = await service.api_keys.create(["audit.read"], name="", now_us=1)
+    other, _ = await service.api_keys.create(["entities.read"], name="", now_us=1)
+
+    async def status(token: str | None = None, key: str = "", **params: str) -> int:
+        headers = {"x-api-key": key} if key else {}
+        answer = await service.ask("GET", "/ledger/events", token, headers=headers, params=params)
+        return int(answer.status_code)
+
+    assert await status(bob.token, user="ann") == 403
+    assert await status(bob.token, user="bob") == 200
+    assert await status() == 401
+    assert await status(device.token) == 401
+    assert await status(key=other, user="ann") == 403
+    assert await status(key=audit, user="ann") == 200
+    assert await status(key=audit, user="nobody") == 200
+    assert await status(key=audit) == 400
+    assert await status(key=audit, user="a b") == 400
+    assert await status(key=audit, user="ann", beyond="x") == 400

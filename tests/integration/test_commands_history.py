@@ -1,0 +1,148 @@
+"""History, state and explanation from the command line, also of what lies in the archive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ledger.admission import Caller
+from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
+from ledger.entity_types import COMPLETE, mask_of
+from ledger.tokens import read_token
+from ops.connect import Opened
+from tests.commands import Commands, commands
+from tests.given import ack
+from tests.ledgers import sid_of
+
+__all__ = ["commands"]
+
+ROUNDS = 30
+
+
+def sign_in(commands: Commands, user: str = "ann") -> Caller:
+    """Sign a device in by the command."""
+    caller = read_token(commands("session", "create", "--user", user, "--library", "lib").strip())
+    assert caller is not None
+    return caller
+
+
+@pytest.fixture
+def phones(commands: Commands) -> list[Caller]:
+    """Two devices of ann that took turns, one of them signed out since."""
+    first, second = sign_in(commands), sign_in(commands)
+    types = mask_of(["AssetV2", COMPLETE])
+
+    async def live(found: Opened) -> None:
+        snapshot_us = await found.catalog.horizon("lib")
+        for number in range(ROUNDS):
+            for phone in (first, second):
+                await found.ledger.execute("ann", phone.sid, OfferStream(snapshot_us + 10 + number, types))
+                acked = RecordAcks((ack("AssetV2", snapshot_us + number),))
+                await found.ledger.execute("ann", phone.sid, acked)
+        await found.ledger.execute("ann", second.sid, EndSession("logout", by="ann"))
+        await found.ledger.execute("ann", first.sid, RequestReset(on=True, by="ann"))
+
+    commands.inside(live)
+    return [first, second]
+
+
+def events(commands: Commands, *args: str, **settings: str) -> list[dict[str, object]]:
+    """Run `history --json` and return its lines."""
+    return [json.loads(line) for line in commands("history", *args, "--json", **settings).splitlines()]
+
+
+def test_history_from_either_end_and_of_a_user(commands: Commands, phones: list[Caller]) -> None:
+    first, second = phones
+    newest_first = events(commands, first.sid)
+    assert [event["seq"] for event in newest_first] == list(range(2 * ROUNDS + 2, 0, -1))
+    assert events(commands, first.sid, "--user", "ann", "--forward") == newest_first[::-1]
+    whole = events(commands, "--user", "ann", "--forward")
+    assert len(whole) == 2 * (2 * ROUNDS + 2)
+    assert [event["at"] for event in whole] == sorted(str(event["at"]) for event in whole)
+    assert events(commands, "--user", "ann") == whole[::-1]
+    assert [event["session"] for event in events(commands, "--user", "ann", "--event", "session_ended")] == [second.sid]
+    assert events(commands, "--user", "bob") == []
+    shown = commands("history", "--user", "ann", "--event", "session_created", "--forward").splitlines()
+    assert [line.split()[0] for line in shown] == [first.sid[:12], second.sid[:12]]
+    ended = commands("history", second.sid).splitlines()[0]
+    assert "session_ended" in ended
+    assert '"reason":"logout"' in ended
+
+
+def test_state_then_and_now(commands: Commands, phones: list[Caller]) -> None:
+    first, second = phones
+    told = events(commands, second.sid, "--forward")
+    created, last = str(told[0]["at"]), str(told[-1]["at"])
+    assert commands.json("state", second.sid, "--at", created)["checkpoints"] == {}
+    middle = commands.json("state", second.sid, "--at", str(told[ROUNDS]["at"]))
+    assert (middle["status"], middle["event"]["hash"]) == ("living", told[ROUNDS]["hash"])
+    ended = commands.json("state", second.sid, "--user", "ann")
+    assert (ended["status"], ended["ended"]) == ("ended", {"reason": "logout", "by": "ann", "at": last})
+    shown = commands("state", first.sid)
+    for said in (first.sid, "living", "ann", "yes, it was asked to", "AssetV2|"):
+        assert said in shown
+    assert "ended: logout, by ann" in commands("state", second.sid)
+
+
+def test_why_in_words(commands: Commands, phones: list[Caller]) -> None:
+    first, second = phones
+    explained = commands.json("explain", second.sid)
+    assert explained["findings"][0]["code"] == "ended_logout"
+    explained = commands.json("explain", first.sid)
+    assert explained["findings"][0]["code"] in ("reset_waiting", "reset_ignored")
+    assert explained["next"]["sends"] == "reset"
+    shown = commands("explain", first.sid, "--user", "ann")
+    assert shown.splitlines()[0].split()[1] == explained["findings"][0]["code"] + ":"
+    for said in ("Next it is sent: Only SyncResetV1", "AssetV2", "leaves no event"):
+        assert said in shown
+
+
+def test_what_cannot_be_told(commands: Commands, phones: list[Caller]) -> None:
+    first = phones[0]
+    created = str(events(commands, first.sid)[-1]["at"])
+    for args, code, told in (
+        (("history",), 2, "name a SESSION"),
+        (("history", "x"), 2, "64 hex digits"),
+        (("history", first.sid, "--from", "yesterday"), 2, "ISO 8601"),
+        (("history", "--user", "a b"), 2, "spaces"),
+        (("history", sid_of("unknown")), 1, "No session"),
+        (("state", sid_of("unknown")), 1, "No session"),
+        (("state", first.sid, "--at", "2020-01-01T00:00:00Z"), 1, f"it was created at {created}"),
+        (("state", first.sid, "--at", "2020"), 2, "ISO 8601"),
+        (("explain", sid_of("unknown")), 1, "No session"),
+        (("explain",), 2, "SESSION"),
+    ):
+        done = commands.run(*args)
+        assert (done.code, told in done.err, done.out) == (code, True, ""), (args, done)
+
+
+def test_the_archive_answers_as_the_stream_did(commands: Commands, phones: list[Caller], tmp_path: Path) -> None:
+    archive = f"file://{tmp_path}/archive"
+    questions = [
+        *(("history", phone.sid, *order) for phone in phones for order in ((), ("--forward",))),
+        ("history", "--user", "ann"),
+        ("history", "--user", "ann", "--forward"),
+        *(("history", phone.sid, "--event", "session_created") for phone in phones),
+    ]
+    told = events(commands, phones[1].sid, "--forward")
+    questions += [("state", phone.sid, "--at", str(event["at"])) for phone in phones for event in told[::9]]
+    before = [commands(*question, "--json") for question in questions]
+    explained = commands.json("explain", phones[0].sid)
+    commands("archive", "--hot", "0s", "--segment-events", "25", archive=archive)
+
+    async def count(found: Opened) -> int:
+        partition = found.ledger.partition_of("ann")
+        return int(await found.store.command("XLEN", b"{p%d}:stream" % partition, key=b"{p%d}:stream" % partition))
+
+    assert commands.inside(count) < 10
+    assert [commands(*question, "--json", archive=archive) for question in questions] == before
+    again = commands.json("explain", phones[0].sid, archive=archive)
+    assert [finding["code"] for finding in again["findings"]] == [finding["code"] for finding in explained["findings"]]
+    assert (again["types"], again["eventsLookedAt"]) == (explained["types"], explained["eventsLookedAt"])
+    without = commands.run("history", phones[0].sid)
+    assert without.code == 0
+    assert "set LEDGER_ARCHIVE" in without.err
+    cut_off = commands.run("state", phones[0].sid)
+    assert (cut_off.code, "LEDGER_ARCHIVE" in cut_off.err) == (1, True)
