@@ -1,0 +1,95 @@
+"""Which backups there are, finding one, and removing old ones."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from projections.archive.objects import Objects
+from projections.backup.errors import BadBackup, NoSuchBackup
+from projections.backup.format import FOLDER, MANIFEST, MAX_MANIFEST_BYTES, Manifest, created_of, read_manifest
+
+LATEST: Final = "latest"
+HALF_KEPT_S: Final = 3600.0
+"""An unfinished backup may still be written to for so long; then it is removed with the old ones."""
+_CREATED: Final = "%Y%m%dT%H%M%SZ"
+
+
+class Listed(msgspec.Struct):
+    """A backup as its files tell: `complete` once its manifest is there."""
+
+    name: str
+    complete: bool = False
+    files: int = 0
+    bytes: int = 0
+
+    @property
+    def created(self) -> str:
+        """When it was begun, like 20260102T030405Z."""
+        return created_of(self.name) or ""
+
+
+def stamp(now_us: int) -> str:
+    """Write an instant as backups are named by it."""
+    return datetime.fromtimestamp(now_us // 1_000_000, UTC).strftime(_CREATED)
+
+
+async def list_backups(objects: Objects) -> list[Listed]:
+    """List all backups, oldest first, those that were never finished among them."""
+    found: dict[str, Listed] = {}
+    async for page in objects.names(FOLDER):
+        for info in page:
+            name, _, file = info.name.removeprefix(FOLDER).partition("/")
+            if created_of(name) is None or not file:
+                continue
+            listed = found.setdefault(name, Listed(name))
+            listed.files += 1
+            listed.bytes += info.size
+            listed.complete = listed.complete or file == MANIFEST
+    return sorted(found.values(), key=lambda listed: (listed.created, listed.name))
+
+
+async def find_backup(objects: Objects, name: str) -> str:
+    """Tell the folder of a backup, or of the newest one (`latest`), ending with a slash; raises NoSuchBackup."""
+    listed = await list_backups(objects)
+    complete = [each.name for each in listed if each.complete]
+    if name == LATEST:
+        if not complete:
+            raise NoSuchBackup("There is no backup" + (", only unfinished ones" if listed else ""))
+        return f"{FOLDER}{complete[-1]}/"
+    if name not in complete:
+        half = any(each.name == name for each in listed)
+        raise NoSuchBackup(f"{name} was never finished" if half else f"There is no backup {name}")
+    return f"{FOLDER}{name}/"
+
+
+async def load_manifest(objects: Objects, folder: str) -> Manifest:
+    """Read the manifest of the backup in a folder; raises NoSuchBackup, BadBackup, CannotRestore."""
+    name = folder + MANIFEST
+    size = await objects.size(name)
+    if size is None:
+        raise NoSuchBackup(f"There is no {name}: it is no backup, or was never finished")
+    if size > MAX_MANIFEST_BYTES:
+        raise BadBackup(name, f"it has {size:,} bytes, which is more than a manifest can have")
+    return read_manifest(name, await objects.read(name, 0, size))
+
+
+async def keep_newest(objects: Objects, keep: int, now_us: int) -> list[str]:
+    """Remove all backups but the newest `keep`, and unfinished ones that nobody can be writing; names those removed."""
+    listed = await list_backups(objects)
+    complete = [each for each in listed if each.complete]
+    old = stamp(now_us - int(HALF_KEPT_S * 1_000_000))
+    leaving = complete[:-keep] + [each for each in listed if not each.complete and each.created < old]
+    for each in leaving:
+        await _remove(objects, each.name)
+    return [each.name for each in leaving]
+
+
+async def _remove(objects: Objects, name: str) -> None:
+    """Remove a backup, its manifest first: what is left of it if that breaks off is none."""
+    folder = f"{FOLDER}{name}/"
+    await objects.delete([folder + MANIFEST])
+    names = [info.name async for page in objects.names(folder) for info in page]
+    await objects.delete(names)

@@ -1,0 +1,155 @@
+"""Restoring a ledger into an empty store: events and projections, a reset asked of every device, then verify."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from ledger import keys
+from ledger.commands import RequestReset
+from ledger.errors import Contended
+from ledger.log import whole
+from ledger.log.sessions import Strays
+from ledger.log.store import Store
+from ledger.service import Ledger
+from ops.backup import fill
+from projections.at_once import each
+from projections.backup.origin import Origin
+from projections.rebuild import Broken, Rebuild
+from projections.verify import Report, verify
+
+BY: Final = "restore"
+"""Who asked the restored sessions to reset, as their history says."""
+_PAGE: Final = 200
+
+
+class RestoreReport(msgspec.Struct):
+    """What was restored, and how it compares with its events. `doing` is the step it is at."""
+
+    doing: str = ""
+    resumed: bool = False
+    partitions: int = 0
+    events: int = 0
+    sessions: int = 0
+    resets: int = 0
+    broken: list[Broken] = []
+    not_whole: list[int] = []
+    signing_keys: str = ""
+    verified: Report = msgspec.field(default_factory=Report)
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether all was restored and nothing differs."""
+        return not (self.broken or self.not_whole or self.verified.different)
+
+
+Progress = Callable[[RestoreReport], None]
+
+
+async def restore(
+    store: Store,
+    origin: Origin,
+    clock: Callable[[], int],
+    *,
+    on_progress: Progress = lambda _: None,
+    open_signing_keys: Callable[[bytes], str] = lambda _: "",
+    at_once: int = 2,
+) -> RestoreReport:
+    """Restore into an empty store, or go on where an earlier run was interrupted.
+
+    What is restored must have been checked before. Raises CannotRestore with nothing written, BadBackup, StoreFull,
+    StoreUnavailable: then it may be run again.
+    """
+    return await _Restore(store, origin, clock, on_progress, open_signing_keys).run(at_once)
+
+
+class _Restore:
+    def __init__(
+        self,
+        store: Store,
+        origin: Origin,
+        clock: Callable[[], int],
+        on_progress: Progress,
+        open_signing_keys: Callable[[bytes], str],
+    ) -> None:
+        self._store = store
+        self._origin = origin
+        self._clock = clock
+        self._on_progress = on_progress
+        self._open_signing_keys = open_signing_keys
+        self._report = RestoreReport(doing="restoring partitions")
+        self._rebuild = Rebuild(store, uuid4().hex, sealed=origin.sealed)
+        self._ledger = Ledger(store, origin.partitions, clock)
+
+    async def run(self, at_once: int) -> RestoreReport:
+        report, partitions = self._report, self._origin.partitions
+        report.resumed = await fill.claim(self._store, self._origin, self._clock())
+        marks = await whole.read_marks(self._store, partitions)
+        await each(enumerate(marks), self._partition, at_once)
+        report.doing = "restoring what belongs to no partition"
+        await self._others()
+        report.doing = "verifying"
+        report.verified = await verify(
+            self._store, partitions, sealed=self._origin.sealed, on_progress=lambda _: self._on_progress(report)
+        )
+        await fill.finish(self._store, self._origin)
+        rebuilt = self._rebuild.report
+        report.broken, report.not_whole = rebuilt.named, rebuilt.not_whole
+        return report
+
+    async def _partition(self, standing: tuple[int, bytes | None]) -> None:
+        partition, says = standing
+        mark = fill.mark_of(self._origin)
+        if says == mark:
+            await self._copy(partition, mark)
+        if says != whole.WHOLE:
+            await self._rebuild.partition(partition, Strays({}, {}), copied=mark)
+        async for lines in self._origin.beside(partition):
+            for line in lines:
+                await fill.put_beside(self._store, partition, line)
+        await self._reset(partition)
+        self._report.partitions += 1
+        self._on_progress(self._report)
+
+    async def _copy(self, partition: int, mark: bytes) -> None:
+        await fill.put_record(self._store, partition, self._origin.record(partition))
+        last = await fill.last_event(self._store, partition)
+        async for events in self._origin.events(partition):
+            last = await fill.put_events(self._store, partition, mark, last, events)
+            self._report.events += len(events)
+            self._on_progress(self._report)
+
+    async def _reset(self, partition: int) -> None:
+        """Ask every session that lives again to start over: its device may be ahead of what was restored."""
+        name, cursor = keys.activity(partition), b""
+        while cursor != b"0":
+            cursor, flat = await self._store.command("ZSCAN", name, cursor or b"0", "COUNT", _PAGE, key=name)
+            done = await asyncio.gather(*(self._reset_one(partition, sid.decode()) for sid in flat[::2]))
+            self._report.sessions += len(done)
+            self._report.resets += sum(done)
+            self._on_progress(self._report)
+
+    async def _reset_one(self, partition: int, sid: str) -> bool:
+        """Ask one session to start over; False if that was asked of it before."""
+        name = keys.session(partition, sid)
+        user, pending = await self._store.command("HMGET", name, "user", "pending_reset", key=name)
+        if user is None:
+            raise Contended(f"Session {sid} ended while it was restored: stop the service and run it again")
+        if pending:
+            return False
+        await self._ledger.execute(user.decode(), sid, RequestReset(True, BY))
+        return True
+
+    async def _others(self) -> None:
+        async for lines in self._origin.others():
+            for line in lines:
+                if line.key == "signing-keys":
+                    for _, sealed in line.pairs:
+                        self._report.signing_keys = self._open_signing_keys(sealed)
+                else:
+                    await fill.put_other(self._store, self._origin.partitions, line)
+            self._on_progress(self._report)
