@@ -21,6 +21,7 @@ from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
 
 _SID_BYTES: Final = 32
+_PAGE: Final = 1000
 _CATCH_UP_PAGE: Final = 200
 
 
@@ -121,7 +122,7 @@ class PartitionFold:
             begins = self._at is None
             since = await self._begin() if self._at is None else self._at
             at = since or "-"
-            async for rows in read_raw(self._store, self._partition, at, until):
+            async for rows in read_raw(self._store, self._partition, at, until, _PAGE):
                 for row in rows:
                     self._fold_row(row, begins)
                 at = rows[-1][0].decode()

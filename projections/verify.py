@@ -62,6 +62,13 @@ class Report(msgspec.Struct):
         if len(self.differences) < REPORTED:
             self.differences.append(difference)
 
+    def add(self, other: Report) -> None:
+        """Add what another report counted and named."""
+        for field in ("partitions", "events", "sessions", "ended", "different"):
+            setattr(self, field, getattr(self, field) + getattr(other, field))
+        self.differences += other.differences[: REPORTED - len(self.differences)]
+        self.differing_partitions |= other.differing_partitions
+
 
 async def verify(
     store: Store,

@@ -14,6 +14,9 @@ from ledger.log.sessions import Strays, find_strays
 from ops.archive.options import place_from
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.connect import Opened, opened
+from ops.embedded_files import prepare_files
+from ops.settings import Settings
+from ops.verifying import Job, Said, processes_for, verify_in
 from projections.archive.catalog import Archive
 from projections.archive.verify import verify_segments
 from projections.rebuild import Rebuild, RebuildReport
@@ -45,12 +48,13 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
     """
 
     async def work() -> Verified:
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+        settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+        async with opened(settings) as found:
             place = place_from(os.environ)
             archive = None if place is None else Archive(found.store, place.open())
             every = range(found.ledger.partitions)
             strays = await _strays(found)
-            verified = Verified(await _verify(found, archive, every, strays))
+            verified = Verified(await _verify(found, settings, archive, list(every), strays))
             which = verified.found.differing_partitions
             if repair and which:
                 made = Rebuild(found.store, uuid4().hex, sealed=archive)
@@ -59,7 +63,7 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
                         advance(done, f"{made.report.written:,} written")
                         await made.repair(partition, strays)
                 verified.repaired = made.report
-                verified.left = await _verify(found, archive, sorted(which), await _strays(found))
+                verified.left = await _verify(found, settings, archive, sorted(which), await _strays(found))
             return verified
 
     verified = run(work())
@@ -76,16 +80,23 @@ async def _strays(found: Opened) -> Strays:
         return await find_strays(found.store, found.ledger.partitions, lambda looked: advance(0, f"{looked:,} keys"))
 
 
-async def _verify(found: Opened, archive: Archive | None, which: range | list[int], strays: Strays) -> Report:
+async def _verify(
+    found: Opened, settings: Settings, archive: Archive | None, which: list[int], strays: Strays
+) -> Report:
+    processes = await processes_for(found.store, which)
     with progress("verifying partitions", len(which)) as advance:
-        report = await verify_ledger(
-            found.store,
-            found.ledger.partitions,
-            only=which,
-            strays=strays,
-            sealed=archive,
-            on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
-        )
+
+        def tell(so_far: Report | Said) -> None:
+            advance(so_far.partitions, f"{so_far.events:,} events")
+
+        if processes > 1:
+            url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
+            job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays)
+            report = await verify_in(processes, job, tell)
+        else:
+            report = await verify_ledger(
+                found.store, found.ledger.partitions, only=which, strays=strays, sealed=archive, on_progress=tell
+            )
     if archive is not None:
         with progress("verifying segments", len(which)) as advance:
             for done, partition in enumerate(which):

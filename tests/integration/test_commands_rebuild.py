@@ -11,7 +11,12 @@ import pytest
 import redis
 
 from ledger import keys
+from ledger.log.layout import open_layout
+from ledger.log.sessions import find_strays
+from ledger.log.store import open_store
 from ops.bench import filling
+from ops.verifying import Job, VerifyFailed, processes_for, verify_in
+from projections.verify import verify
 from tests.running import COMMAND, RunningService
 from tests.servers import RedisServer, valkey_binary, wait_until
 
@@ -131,3 +136,23 @@ def test_a_ledger_comes_from_another_server(ledger: RunningService, tmp_path: Pa
         with redis.Redis.from_url(server.url) as theirs, ledger.store() as ours:
             name = keys.stream(keys.partition_of("ann", 16))
             assert theirs.xrange(name) == ours.xrange(name)
+
+
+async def test_several_processes_find_what_one_does(ledger: RunningService) -> None:
+    assert ledger.settings.redis_url is not None
+    url = ledger.settings.redis_url
+    store = await open_store(url)
+    await open_layout(store, 16, 1)
+    filling.fill(url, 16, 40, 2_000)
+    which = list(range(16))
+    assert await processes_for(store, which) == 1, "not worth it"
+    strays = await find_strays(store, 16)
+    alone = await verify(store, 16, strays=strays)
+    told: list[int] = []
+    together = await verify_in(3, Job(url, 5.0, 16, which, strays), lambda said: told.append(said.events))
+    assert (together.events, together.partitions, together.different) == (2_000, 16, 40)
+    assert together.differing_partitions == alone.differing_partitions
+    assert sorted(map(str, together.differences)) == sorted(map(str, alone.differences))
+    await store.close()
+    with pytest.raises(VerifyFailed):
+        await verify_in(2, Job("redis://127.0.0.1:1", 0.2, 16, which, strays), lambda said: None)
