@@ -1,4 +1,4 @@
-"""`sizes`: what an event costs in its stream, and that an idle device costs nothing."""
+"""`sizes`: what events and devices cost, in the store and in segments, and that an idle device costs nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from ledger.commands import OfferStream
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET, mask_of
-from ops.bench import acks, servers, wire
+from ops.bench import acks, device_sizes, servers, wire
 from ops.bench.processes import BenchFailed, Server
 from ops.bench.results import Bound, Result
 from ops.bench.rounds import Progress
@@ -37,7 +37,7 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         before, count = found.streams_bytes(), found.event_count()
         _offer(found, devices, scale.size_events)
         offer = _per_event("stream_offered", found, before, count, 200)
-    return [ack, offer, polled]
+    return [ack, offer, polled, *device_sizes.run(scale, progress)]
 
 
 def _per_event(name: str, found: Scene, before_bytes: int, before_count: int, at_most: int) -> Bound:
