@@ -196,15 +196,12 @@ class Sealer:
         """Tell how a segment differs from what the stream holds up to `last`; brings the folds there."""
         differs: list[str] = []
         held = (e async for page in _stream(self._store, self._partition, self._lease.record.floor, last) for e in page)
-
-        async def compare(page: list[Entry]) -> None:
+        async for page in segment.pages():
             there = [await anext(held, None) for _ in page]
-            differs.extend(
-                f"event {one.id} is not the stream's" for one, other in zip(page, there, strict=True) if one != other
-            )
-
+            pairs = zip(page, there, strict=True)
+            differs.extend(f"event {entry.id} is not the stream's" for entry, other in pairs if entry != other)
         check = SegmentCheck(lambda *what: differs.append(" ".join(filter(None, what))), folds, self._previous())
-        await check.check(segment, compare)
+        await check.check(segment)
         if await anext(held, None) is not None:
             differs.append("the stream has more events")
         return differs

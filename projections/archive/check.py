@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,10 +17,6 @@ from projections.archive.segment import Segment
 
 Note = Callable[[str, str, str], None]
 """Takes what differs, the session it is about and the event, both '' if there is none."""
-
-
-async def _nothing(_: list[Entry]) -> None:
-    """Look at nothing else."""
 
 
 class _Loose(msgspec.Struct):
@@ -57,11 +53,14 @@ class SegmentCheck:
         """
         self.folds, self._loose, self.whole, self.previous, self._follows_any = {}, {}, whole, None, True
 
-    async def check(self, segment: Segment, on_page: Callable[[list[Entry]], Awaitable[None]] = _nothing) -> None:
-        """Check the next segment; `on_page` is given its events. Raises ObjectMissing, ArchiveUnavailable."""
+    async def check(self, segment: Segment, on_events: Callable[[int], None] = lambda _: None) -> None:
+        """Check the next segment; `on_events` is told how many more of its events were looked at.
+
+        Raises ObjectMissing, ArchiveUnavailable.
+        """
         whole = True
         try:
-            await self._check(segment, on_page)
+            await self._check(segment, on_events)
         except BadSegment as error:
             self._note(str(error.details["what"]), "", "")
             whole = await self._reload(segment)
@@ -73,25 +72,27 @@ class SegmentCheck:
         self.previous = segment.as_previous
         self._loose, self.whole, self._follows_any = {}, whole, False
 
-    async def _check(self, segment: Segment, on_page: Callable[[list[Entry]], Awaitable[None]]) -> None:
+    async def _check(self, segment: Segment, on_events: Callable[[int], None]) -> None:
         header = await segment.header()
         if header.previous != self.previous and not self._follows_any:
             was = "none" if header.previous is None else f"{header.previous.name} {header.previous.digest}"
             expected = "none" if self.previous is None else f"{self.previous.name} {self.previous.digest}"
             self._note(f"it follows {was}, and the segment before is {expected}", "", "")
         index, ended, count, first, last, frame = Index(), dict[str, Fold](), 0, "", "", 0
-        async for page in segment.pages():
-            for entry in page:
-                if last and place(entry.id) <= place(last):
+        at = (-1, -1)
+        async for events in segment.runs():
+            for entry in events:
+                before, at = at, place(entry.id)
+                if at <= before:
                     self._note(f"it does not follow {last}, the event before it", entry.recorded.sid, entry.id)
                 last = entry.id
+                first = first or last
                 self._take(entry, ended)
                 index.add(entry, frame)
-            first = first or page[0].id
-            count += len(page)
-            self.events += len(page)
+                count += 1
+            on_events(segment.footer.events[frame].lines)
             frame += 1
-            await on_page(page)
+        self.events += count
         await self._compare_index(segment, index)
         await self._compare_ended(segment, ended)
         living = await self._compare_states(segment)

@@ -70,7 +70,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     created: str
 
 
-class EventLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event as a segment has it; `raw` are its exact bytes, in Base64, and `at` is in µs."""
 
     id: str

@@ -10,7 +10,7 @@ import msgspec
 from ledger.chain import link
 from ledger.errors import CorruptLedger
 from ledger.log.append import pairs
-from ledger.log.reader import Entry, last_id, read_raw
+from ledger.log.reader import last_id, read_raw
 from projections.archive.catalog import Archive
 from projections.archive.check import SegmentCheck
 from projections.archive.errors import BadSegment, ObjectMissing
@@ -131,8 +131,8 @@ class _PartitionCheck:
         if previous is not None and not (record.cut and place(_last(previous.name)) <= place(record.cut)):
             self._note(f"it follows {previous.name}, which is not in the archive", "", "")
 
-    async def _advance(self, page: list[Entry]) -> None:
-        self.report.events += len(page)
+    def _advance(self, events: int) -> None:
+        self.report.events += events
         self._on_progress(self.report)
 
     def _goes_on(self, stream_id: str, sid: str, fields: dict[bytes, Any]) -> None:
