@@ -120,10 +120,9 @@ class _Partition:
     async def verify(self) -> None:
         newest = await last_id(self._store, self._partition)
         try:
-            if newest is not None:
-                if not await is_whole(self._store, self._partition):
-                    self._note("", NOT_WHOLE)
-                await self._fold.forward(newest)
+            await self._fold.forward("+" if newest is None else newest)
+            if not self._fold.is_empty and not await is_whole(self._store, self._partition):
+                self._note("", NOT_WHOLE)
             self._note_faults()
             await self._compare_all(await self._sids())
             await self._compare_devices()

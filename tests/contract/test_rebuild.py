@@ -19,6 +19,10 @@ from ledger.log.layout import open_layout
 from ledger.log.sessions import find_strays
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
+from ops.archive.job import archive
+from ops.archive.options import ArchiveOptions
+from projections.archive.catalog import Archive
+from projections.archive.objects import open_objects
 from projections.rebuild import Rebuild, RebuildReport, find_session, not_whole
 from projections.rebuild_copy import copy_streams
 from projections.verify import NOT_WHOLE, verify
@@ -448,6 +452,73 @@ async def test_an_event_given_to_another_session_breaks_its_own_too(valkey_store
     assert {broken.session for broken in report.named} == {PHONE, TABLET}
     with pytest.raises(Rebuilding):
         await ledger.load("ann", PHONE)
+
+
+# With an archive
+
+
+@pytest.mark.parametrize("hot_events", [0, 40])
+async def test_what_is_archived_is_rebuilt_from_segments_and_the_hot_tail(
+    real_store: Store, tmp_path: Any, hot_events: int
+) -> None:
+    clock, objects = Clock(), open_objects(f"file://{tmp_path}/archive")
+    await whole.mark_new(real_store, PARTITIONS)
+    ledger = Ledger(real_store, PARTITIONS, clock)
+    options = ArchiveOptions(hot_s=10**9, hot_events=hot_events, segment_events=25)
+    for seed in range(2):
+        await live(ledger, clock, Random(seed), steps=150)
+        archived = await archive(real_store, objects, range(PARTITIONS), options, clock())
+        assert archived.failures == []
+    sealed = Archive(real_store, objects)
+    assert sum([len(await sealed.segments(partition)) for partition in range(PARTITIONS)]) > 4
+    before, seen = await dump(real_store), await last_seen_by_events(real_store, PARTITIONS)
+    assert (await verify(real_store, PARTITIONS, sealed=sealed)).differences == []
+
+    await delete_projections(real_store, PARTITIONS)
+    with pytest.raises(LayoutError, match="set LEDGER_ARCHIVE"):
+        await rebuild(real_store)
+    report = await rebuild(real_store, sealed=sealed)
+    assert report.is_complete
+    assert report.events == sum(len(held) for name, held in before.items() if name.endswith(b":stream"))
+    for name, held in before.items():
+        if name.endswith(b":activity"):
+            held.update((sid, seen[sid]) for sid in held)
+    assert await dump(real_store) == before
+    assert (await verify(real_store, PARTITIONS, sealed=sealed)).differences == []
+
+
+async def test_what_is_archived_while_it_is_read_is_not_missed(valkey_store: Store, tmp_path: Any) -> None:
+    clock, objects = Clock(), open_objects(f"file://{tmp_path}/archive")
+    await whole.mark_new(valkey_store, PARTITIONS)
+    await live(Ledger(valkey_store, PARTITIONS, clock), clock, Random(5))
+    before, seen = await dump(valkey_store), await last_seen_by_events(valkey_store, PARTITIONS)
+    options = ArchiveOptions(hot_s=10**9, hot_events=3, segment_events=25)
+    archived: set[bytes] = set()
+
+    class Meanwhile:
+        """The store, with every stream archived and trimmed right before it is read for the first time."""
+
+        async def command(self, *args: Any, key: bytes) -> Any:
+            if args[0] == "XRANGE" and key not in archived:
+                archived.add(key)
+                partition = next(p for p in range(PARTITIONS) if keys.stream(p) == key)
+                await archive(valkey_store, objects, [partition], options, clock())
+            return await valkey_store.command(*args, key=key)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(valkey_store, name)
+
+    await delete_projections(valkey_store, PARTITIONS)
+    sealed = Archive(valkey_store, objects)
+    assert (await rebuild(Meanwhile(), sealed=sealed)).is_complete
+    assert archived
+    assert (await verify(valkey_store, PARTITIONS, sealed=sealed)).differences == []
+    after = await dump(valkey_store)
+    for name, held in before.items():
+        if name.endswith(b":activity"):
+            held.update((sid, seen[sid]) for sid in held)
+        if not name.endswith(b":stream"):
+            assert after[name] == held
 
 
 # From another server
