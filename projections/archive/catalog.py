@@ -16,8 +16,8 @@ from projections.archive.record import Record, read_record
 from projections.archive.segment import Frames, Segment
 
 KEPT_CATALOGS: Final = 512
-KEPT_SEGMENTS: Final = 512
-"""How many footers are kept, of a few KB each."""
+KEPT_SEGMENTS: Final = 128
+"""How many footers are kept, of up to 50 KB each."""
 
 
 class Archive:

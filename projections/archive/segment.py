@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,6 +28,7 @@ from projections.archive.format import (
     IndexLine,
     Name,
     Previous,
+    Run,
     StateLine,
     footer_size,
     parse_name,
@@ -142,27 +144,27 @@ class Segment:
     async def of_session(self, sid: str, found: IndexLine, top_seq: int, top_at_us: int, count: int) -> list[Entry]:
         """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards."""
         page: list[Entry] = []
-        mark = b'"sid":"%b"' % sid.encode()
-        for run in reversed(found.runs):
-            if run.first_seq > top_seq or run.first_at_us > top_at_us:
-                continue
-            if not 0 <= run.frame < len(self.footer.events):
-                raise BadSegment(self.text, f"its index leads session {sid} to a frame that is not there")
-            lines = (await self._content(self.footer.events[run.frame])).split(b"\n")
-            for line in reversed([line for line in lines if mark in line]):
-                entry = self._entry(self._decode(line, _event))
-                recorded = entry.recorded
-                if recorded.sid == sid and recorded.seq <= top_seq and recorded.at_us <= top_at_us:
-                    page.append(entry)
-                    if len(page) == count:
-                        return page
-        return page
+        runs = [run for run in reversed(found.runs) if run.first_seq <= top_seq and run.first_at_us <= top_at_us]
+        while runs and len(page) < count:
+            taken = _enough(runs, count - len(page))
+            contents = await asyncio.gather(*(self._content(self._frame_of(run, sid)) for run in runs[:taken]))
+            del runs[:taken]
+            for content in contents:
+                lines = _lines_with(content, b'"sid":"%b"' % sid.encode())
+                entries = [self._entry(self._decode(line, _event)) for line in reversed(lines)]
+                page += [entry for entry in entries if _is_wanted(entry, sid, top_seq, top_at_us)]
+        return page[:count]
 
     async def check_frames(self) -> int:
         """Read every frame and compare it with its digest; gives how many bytes that were."""
         for frame in self.footer.frames:
             await self._read(frame)
         return sum(frame.length for frame in self.footer.frames)
+
+    def _frame_of(self, run: Run, sid: str) -> Frame:
+        if not 0 <= run.frame < len(self.footer.events):
+            raise BadSegment(self.text, f"its index leads session {sid} to a frame that is not there")
+        return self.footer.events[run.frame]
 
     async def _look_up(self, frames: Sequence[Frame], sid: str, decoder: msgspec.json.Decoder[T]) -> T | None:
         """Find a session's line in frames that are in the order of session ids."""
@@ -229,3 +231,28 @@ class Segment:
             raise BadSegment(self.text, f"event {line.id} cannot be read: {error}") from error
         recorded = Recorded(line.sid, line.seq, line.at, line.schema, event, line.raw, digest)
         return Entry(line.id, recorded, line.prev, line.skip)
+
+
+def _enough(runs: Sequence[Run], count: int) -> int:
+    """Tell how many of these runs are read together for `count` events: at most as many as frames are kept."""
+    events = 0
+    for number, run in enumerate(runs[:KEPT_FRAMES]):
+        events += run.last_seq - run.first_seq + 1
+        if events >= count:
+            return number + 1
+    return min(len(runs), KEPT_FRAMES)
+
+
+def _lines_with(content: bytes, mark: bytes) -> list[bytes]:
+    """Find the lines that hold a mark."""
+    lines, at = [], content.find(mark)
+    while at >= 0:
+        end = content.index(b"\n", at)
+        lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
+        at = content.find(mark, end)
+    return lines
+
+
+def _is_wanted(entry: Entry, sid: str, top_seq: int, top_at_us: int) -> bool:
+    recorded = entry.recorded
+    return recorded.sid == sid and recorded.seq <= top_seq and recorded.at_us <= top_at_us
