@@ -11,7 +11,7 @@ import msgspec
 
 from ledger import keys
 from ledger.commands import RequestReset
-from ledger.errors import Contended
+from ledger.errors import Contended, SessionEnded
 from ledger.log import whole
 from ledger.log.sessions import Strays
 from ledger.log.store import Store
@@ -28,7 +28,11 @@ _PAGE: Final = 200
 
 
 class RestoreReport(msgspec.Struct):
-    """What was restored, and how it compares with its events. `doing` is the step it is at."""
+    """What was restored, and how it compares with its events.
+
+    `doing`: the step it is at. `resets`: sessions asked to start over just now; others were before. `expired`: those
+    that were over before they came back, which nobody needs to ask.
+    """
 
     doing: str = ""
     resumed: bool = False
@@ -36,6 +40,7 @@ class RestoreReport(msgspec.Struct):
     events: int = 0
     sessions: int = 0
     resets: int = 0
+    expired: int = 0
     broken: list[Broken] = []
     not_whole: list[int] = []
     signing_keys: str = ""
@@ -141,7 +146,11 @@ class _Restore:
             raise Contended(f"Session {sid} ended while it was restored: stop the service and run it again")
         if pending:
             return False
-        await self._ledger.execute(user.decode(), sid, RequestReset(True, BY))
+        try:
+            await self._ledger.execute(user.decode(), sid, RequestReset(True, BY))
+        except SessionEnded:
+            self._report.expired += 1
+            return False
         return True
 
     async def _others(self) -> None:

@@ -25,10 +25,7 @@ def seal_keys(settings: Settings) -> tuple[bytes | None, str]:
     keys = [key.as_dict(private=True) for key in keyring_source(settings)()]
     sealed = credential_cipher(settings).encrypt(msgspec.json.encode({"keys": keys}))
     where = "LEDGER_CREDENTIAL_KEY" if settings.credential_keys else str(file)
-    return (
-        sealed,
-        f"signing keys are in it, encrypted; keep a copy of the key of {where} elsewhere, or nobody reads them",
-    )
+    return sealed, f"signing keys are in it, encrypted: keep a copy of the key of {where} elsewhere"
 
 
 def open_keys(settings: Settings, sealed: bytes) -> str:

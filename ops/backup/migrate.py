@@ -1,0 +1,142 @@
+"""Copying everything from one object storage to another.
+
+An object that is already there counts as copied only if all of it is the same: both are read and compared by SHA-256,
+which costs reading, but no writing. What is copied is hashed while it is read, written as a new object, and read back.
+Nothing is ever written over, and an object appears whole or not at all: so a run may be stopped anywhere, and the next
+one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from projections.archive.errors import ObjectExists, ObjectMissing
+from projections.archive.objects import Info, Objects
+from projections.at_once import each
+
+NAMED: Final = 1000
+"""How many objects that differ a report names; all are counted."""
+
+
+class MigrateReport(msgspec.Struct):
+    """What was done; in a dry run `copied` is what would be.
+
+    `same`: already there. `different`: there with another content, and left alone. `damaged`: read back otherwise than
+    written. `gone`: removed at the source meanwhile. `empty`: without content, which is nothing of a ledger's.
+    """
+
+    looked: int = 0
+    copied: int = 0
+    bytes: int = 0
+    same: int = 0
+    different: int = 0
+    damaged: int = 0
+    gone: int = 0
+    empty: int = 0
+    named: list[str] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether all that is at the source is at the target."""
+        return not (self.different or self.damaged)
+
+
+async def migrate(
+    source: Objects,
+    target: Objects,
+    *,
+    dry_run: bool = False,
+    concurrency: int = 4,
+    spool: Path | None = None,
+    on_progress: Callable[[MigrateReport], None] = lambda _: None,
+) -> MigrateReport:
+    """Copy all objects, `concurrency` of them at a time, each through a file in `spool` (the system's folder if None).
+
+    Raises ArchiveUnavailable: then it may be run again.
+    """
+    report = MigrateReport()
+
+    async def one(info: Info) -> None:
+        await _one(source, target, info, report, dry_run, spool)
+        report.looked += 1
+        on_progress(report)
+
+    async for page in source.names():
+        await each(page, one, concurrency)
+    return report
+
+
+async def _one(
+    source: Objects, target: Objects, info: Info, report: MigrateReport, dry_run: bool, spool: Path | None
+) -> None:
+    if info.size == 0:
+        report.empty += 1
+        return
+    try:
+        size = await target.size(info.name)
+        if size is None and dry_run:
+            report.copied += 1
+            report.bytes += info.size
+        elif size is None:
+            await _copy(source, target, info.name, report, spool)
+        else:
+            await _compare(source, target, info, size, report)
+    except ObjectMissing:
+        report.gone += 1
+
+
+async def _copy(source: Objects, target: Objects, name: str, report: MigrateReport, spool: Path | None) -> None:
+    with tempfile.TemporaryFile(dir=spool) as file:
+        read = await _fetch(source, name, file)
+        size = file.tell()
+        try:
+            await target.create(name, file)
+        except ObjectExists:  # somebody else copies too
+            await _compare(source, target, Info(name, size), await target.size(name) or 0, report)
+            return
+    if await _digest(target, name) != read:
+        report.damaged += 1
+        _name(report, f"{name} reads back otherwise than it was written")
+        return
+    report.copied += 1
+    report.bytes += size
+
+
+async def _compare(source: Objects, target: Objects, info: Info, size: int, report: MigrateReport) -> None:
+    if size != info.size:
+        what = f"{info.name} is there with {size:,} bytes, not {info.size:,}"
+    else:
+        ours, theirs = await asyncio.gather(_digest(source, info.name), _digest(target, info.name))
+        if ours == theirs:
+            report.same += 1
+            return
+        what = f"{info.name} is there with another content"
+    report.different += 1
+    _name(report, what)
+
+
+async def _fetch(source: Objects, name: str, file: IO[bytes]) -> bytes:
+    digest = sha256()
+    async for chunk in source.chunks(name):
+        digest.update(chunk)
+        file.write(chunk)
+    return digest.digest()
+
+
+async def _digest(objects: Objects, name: str) -> bytes:
+    digest = sha256()
+    async for chunk in objects.chunks(name):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _name(report: MigrateReport, what: str) -> None:
+    if len(report.named) < NAMED:
+        report.named.append(what)

@@ -1,0 +1,107 @@
+"""`syncledger backup`."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from click import echo
+
+from ops.archive.options import ArchivePlace, place_from
+from ops.backup.job import BackupOptions, BackupReport, back_up
+from ops.backup.listing import Listed, list_backups
+from ops.backup.signing import seal_keys
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.connect import now_us, opened
+from projections.archive.catalog import Archive
+
+
+@click.command()
+@click.option("--to", "to_url", help="Where to, like s3://bucket/prefix [default: LEDGER_ARCHIVE].")
+@click.option("--keep", type=click.IntRange(1), help="Remove all backups but the newest so many.")
+@click.option("--with-catalog", is_flag=True, help="Also the libraries of the embedded catalog.")
+@click.option("--list", "listing", is_flag=True, help="Only list the backups that are there.")
+@store_options
+@json_option
+def backup(
+    to_url: str | None,
+    keep: int | None,
+    with_catalog: bool,
+    listing: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Write all that a ledger needs to object storage, while it is in use.
+
+    What is archived stays where it is, and the backup says where. Signing keys are in it only encrypted, with
+    LEDGER_CREDENTIAL_KEY. A backup that was interrupted is none: it is listed as unfinished, and --keep removes it once
+    it is an hour old.
+    """
+    place = _place(to_url)
+    if listing:
+        _list(place, as_json)
+        return
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    objects, archive_place = place.open(), place_from(os.environ)
+
+    async def work() -> BackupReport:
+        sealed, words = seal_keys(settings)
+        async with opened(settings) as found:
+            options = BackupOptions(
+                version=version("syncledger"),
+                archive_url="" if archive_place is None else archive_place.url,
+                with_catalog=with_catalog,
+                keep=keep,
+                signing_keys=sealed,
+            )
+            archive = None if archive_place is None else Archive(found.store, archive_place.open())
+            with progress("backing up partitions", found.ledger.partitions) as advance:
+                report = await back_up(
+                    found.store,
+                    archive,
+                    objects,
+                    found.ledger.partitions,
+                    options,
+                    now_us(),
+                    on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
+                )
+            report.signing_keys = words
+            return report
+
+    report = run(work())
+    if as_json:
+        print_json(report)
+        return
+    echo(
+        f"{report.name}: {report.events:,} events of {report.partitions:,} partitions, {report.libraries:,} libraries, "
+        f"in {report.files:,} files of {report.bytes:,} bytes"
+    )
+    if report.segments and archive_place is not None:
+        echo(f"older events stay in {report.segments:,} segments in {archive_place.url}")
+    echo(report.signing_keys)
+    for name in report.removed:
+        echo(f"removed {name}")
+
+
+def _place(url: str | None) -> ArchivePlace:
+    """Tell where backups are; raises UsageError."""
+    place = place_from({**os.environ, **({"LEDGER_ARCHIVE": url} if url else {})})
+    if place is None:
+        raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
+    return place
+
+
+def _list(place: ArchivePlace, as_json: bool) -> None:
+    async def work() -> list[Listed]:
+        return await list_backups(place.open())
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    for listed in found:
+        unfinished = "" if listed.complete else "  unfinished"
+        echo(f"{listed.name}  {listed.files:,} files  {listed.bytes:,} bytes{unfinished}")

@@ -1,0 +1,87 @@
+"""`syncledger migrate`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from click import echo
+
+from ops.archive.options import place_from
+from ops.backup.migrate import NAMED, MigrateReport
+from ops.backup.migrate import migrate as migrate_objects
+from ops.commands.options import json_option, print_json, progress, run
+from projections.archive.objects import Objects
+
+
+@click.command()
+@click.option("--from", "from_url", required=True, help="Where the objects are, like file:///srv/ledger.")
+@click.option("--to", "to_url", required=True, help="Where to, like s3://bucket/prefix.")
+@click.option("--from-endpoint", help="S3-compatible server of --from [default: LEDGER_ARCHIVE_ENDPOINT].")
+@click.option("--to-endpoint", help="S3-compatible server of --to [default: LEDGER_ARCHIVE_ENDPOINT].")
+@click.option("--dry-run", is_flag=True, help="Only say what would be copied.")
+@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Objects at a time.")
+@json_option
+def migrate(
+    from_url: str,
+    to_url: str,
+    from_endpoint: str | None,
+    to_endpoint: str | None,
+    dry_run: bool,
+    concurrency: int,
+    as_json: bool,
+) -> None:
+    """Copy an archive with its backups to another storage.
+
+    What is already there and the same is not copied again; what is there and differs is named and left alone. May be
+    stopped and run again. Nothing is removed. Exits 1 if something differs.
+    """
+    one, other = from_url.rstrip("/"), to_url.rstrip("/")
+    inside = f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+    if inside and from_endpoint == to_endpoint:
+        raise click.UsageError("--from and --to lie in each other")
+
+    async def work() -> MigrateReport:
+        source, target = _open(from_url, from_endpoint), _open(to_url, to_endpoint)
+        with progress("copying") as advance:
+            return await migrate_objects(
+                source,
+                target,
+                dry_run=dry_run,
+                concurrency=concurrency,
+                on_progress=lambda report: advance(report.looked, f"{report.copied:,} copied, {report.bytes:,} bytes"),
+            )
+
+    report = run(work())
+    if as_json:
+        print_json(report)
+    else:
+        _tell(report, dry_run)
+    if not report.is_complete:
+        raise click.exceptions.Exit(1)
+
+
+def _open(url: str, endpoint: str | None) -> Objects:
+    given = {"LEDGER_ARCHIVE": url, **({"LEDGER_ARCHIVE_ENDPOINT": endpoint} if endpoint else {})}
+    place = place_from({**os.environ, **given})
+    if place is None:
+        raise click.UsageError("--from and --to are URLs like file:///srv/ledger or s3://bucket/prefix")
+    return place.open()
+
+
+def _tell(report: MigrateReport, dry_run: bool) -> None:
+    for what in report.named:
+        echo(what)
+    differing = report.different + report.damaged
+    if differing > NAMED:
+        echo(f"… and {differing - NAMED:,} more")
+    parts = [f"{report.copied:,} objects of {report.bytes:,} bytes {'would be ' if dry_run else ''}copied"]
+    parts.append(f"{report.same:,} there already")
+    for count, what in (
+        (differing, "differ"),
+        (report.gone, "were removed meanwhile"),
+        (report.empty, "without content left out"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
+    echo(", ".join(parts))

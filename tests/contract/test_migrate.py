@@ -1,0 +1,182 @@
+"""Migrating an archive between storages: nothing is copied twice, written over or half, and what differs is named."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+from typing import IO
+
+import pytest
+from obstore.store import LocalStore
+
+from ledger.log.store import Store
+from ops.archive.options import ArchivePlace
+from ops.backup.migrate import MigrateReport, migrate
+from projections.archive.errors import ArchiveUnavailable
+from projections.archive.objects import Info, Objects, open_objects
+from tests.backups import full, restored, saved
+from tests.s3_server import ENVIRONMENT, S3Server
+
+MB = 1024 * 1024
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Objects:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{random.getrandbits(64):x}"
+    s3.make_bucket(name)
+    return ArchivePlace(url=f"s3://{name}/ledger", endpoint=s3.endpoint, path_style=True).open()
+
+
+def folder(path: Path) -> Objects:
+    return open_objects(f"file://{path}")
+
+
+async def put(objects: Objects, name: str, content: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        await objects.create(name, file)
+
+
+async def content(objects: Objects) -> dict[str, bytes]:
+    names = [info.name async for page in objects.names() for info in page]
+    return {name: b"".join([chunk async for chunk in objects.chunks(name)]) for name in names}
+
+
+async def filled(objects: Objects) -> dict[str, bytes]:
+    dice = Random(1)
+    held = {f"p{number % 3:03d}/{number}.zst": dice.randbytes(dice.randrange(1, 40_000)) for number in range(COUNT - 1)}
+    held["backups/large"] = dice.randbytes(8 * MB)
+    for name, what in held.items():
+        await put(objects, name, what)
+    return held
+
+
+def done(copied: int = 0, same: int = 0) -> tuple[int, int, int, int]:
+    return copied, same, 0, 0
+
+
+def counts(report: MigrateReport) -> tuple[int, int, int, int]:
+    return report.copied, report.same, report.different, report.damaged
+
+
+async def test_local_to_s3_and_back(bucket: Objects, tmp_path: Path) -> None:
+    here, back = folder(tmp_path / "here"), folder(tmp_path / "back")
+    held = await filled(here)
+    dry = await migrate(here, bucket, dry_run=True)
+    assert (counts(dry), dry.bytes) == (done(COUNT), sum(map(len, held.values())))
+    assert await content(bucket) == {}
+    assert counts(await migrate(here, bucket)) == done(COUNT)
+    assert await content(bucket) == held
+    assert counts(await migrate(here, bucket)) == done(0, COUNT)
+    assert counts(await migrate(here, bucket, dry_run=True)) == done(0, COUNT)
+    assert counts(await migrate(bucket, back, concurrency=1)) == done(COUNT)
+    assert counts(await migrate(bucket, back, concurrency=20)) == done(0, COUNT)
+    assert await content(back) == held
+
+
+async def test_what_differs_is_named_and_left_alone(bucket: Objects, tmp_path: Path) -> None:
+    here = folder(tmp_path)
+    held = await filled(here)
+    same_size, other_size = "p001/1.zst", "p002/2.zst"
+    flipped = bytes([held[same_size][0] ^ 1]) + held[same_size][1:]
+    await put(bucket, same_size, flipped)
+    await put(bucket, other_size, b"other")
+    await put(bucket, "only/there", b"stays")
+    report = await migrate(here, bucket)
+    assert counts(report) == (COUNT - 2, 0, 2, 0)
+    assert not report.is_complete
+    assert sorted(what.split()[0] for what in report.named) == [same_size, other_size]
+    assert await content(bucket) == {**held, same_size: flipped, other_size: b"other", "only/there": b"stays"}
+
+
+class Cut(Objects):
+    """Storage that is gone after so many writes."""
+
+    def __init__(self, path: Path, left: int) -> None:
+        super().__init__(LocalStore(path, mkdir=True), path)
+        self._left = left
+
+    async def create(self, name: str, file: IO[bytes]) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ArchiveUnavailable("gone")
+        await super().create(name, file)
+
+
+class Forgetful(Objects):
+    """Storage that keeps something else than it was given."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(LocalStore(path, mkdir=True), path)
+
+    async def create(self, name: str, file: IO[bytes]) -> None:
+        with tempfile.TemporaryFile() as other:
+            file.seek(0)
+            other.write(file.read()[:-1] + b"?")
+            await super().create(name, other)
+
+
+async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
+    here, there = folder(tmp_path / "here"), tmp_path / "there"
+    held = await filled(here)
+    copied = 0
+    for left in (5, 0, 17):
+        with pytest.raises(ArchiveUnavailable):
+            await migrate(here, Cut(there, left), concurrency=1)
+        copied += left
+        assert len(await content(folder(there))) == copied
+    assert counts(await migrate(here, folder(there))) == done(COUNT - copied, copied)
+    assert await content(folder(there)) == held
+
+
+async def test_what_is_not_kept_as_written_is_found(tmp_path: Path) -> None:
+    here = folder(tmp_path / "here")
+    await put(here, "one", b"1")
+    report = await migrate(here, Forgetful(tmp_path / "there"))
+    assert (counts(report), report.is_complete) == ((0, 0, 0, 1), False)
+    assert "one" in report.named[0]
+
+
+class Losing(Objects):
+    """Storage that loses what it has just listed, but for one object."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(LocalStore(path, mkdir=True), path)
+
+    async def names(self, prefix: str = "") -> AsyncIterator[list[Info]]:
+        async for page in super().names(prefix):
+            await self.delete([info.name for info in page if info.name != "backups/large"])
+            yield page
+
+
+async def test_what_goes_meanwhile_is_not_missed(tmp_path: Path) -> None:
+    here, there = Losing(tmp_path / "here"), folder(tmp_path / "there")
+    held = await filled(here)
+    (tmp_path / "here" / "empty").touch()
+    report = await migrate(here, there)
+    assert report.gone + report.empty == len(held)
+    assert (report.copied, report.is_complete) == (1, True)
+    assert await content(there) == {"backups/large": held["backups/large"]}
+
+
+async def test_a_ledgers_archive_and_backups_are_good_where_they_come_to(
+    bucket: Objects, tmp_path: Path, valkey_store: Store
+) -> None:
+    here = folder(tmp_path / "here")
+    await full(valkey_store, here)
+    await saved(valkey_store, here)
+    assert (await migrate(here, bucket)).is_complete
+    await valkey_store.each_primary("FLUSHALL")
+    assert (await restored(valkey_store, bucket)).is_complete
