@@ -37,7 +37,7 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         before, count = found.streams_bytes(), found.event_count()
         _offer(found, devices, scale.size_events)
         offer = _per_event("stream_offered", found, before, count, 200)
-    return [ack, offer, polled, *device_sizes.run(scale, progress)]
+    return [ack, offer, *device_sizes.run(scale, progress), polled]
 
 
 def _per_event(name: str, found: Scene, before_bytes: int, before_count: int, at_most: int) -> Bound:

@@ -27,7 +27,7 @@ def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> N
     out, err = bench.communicate(timeout=180)
     assert bench.returncode == 0, err
     results = msgspec.json.decode(out)["results"]
-    assert [row["kind"] for row in results] == ["comparison"] * 5 + ["bound"] * 6
+    assert [row["kind"] for row in results] == ["comparison"] * 5 + ["bound"] * 9
     assert all(min(row["floor"] + row["ours"]) > 0 for row in results[:5])
     assert {row["unit"] for row in results[5:]} == {"MiB", "KiB", "bytes", "events"}
     assert results[-1]["value"] == 0
