@@ -1,0 +1,171 @@
+"""`backup`, `restore` and `migrate` killed at random points: nothing half counts as whole, and the next run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from ledger import keys
+from ledger.errors import LayoutError
+from ledger.log.layout import open_layout
+from ledger.log.store import Store, open_store
+from ops.archive.options import ArchivePlace
+from ops.backup.listing import list_backups, load_manifest
+from ops.connect import now_us
+from projections.archive.objects import Objects
+from projections.backup.format import FOLDER
+from projections.backup.origin import FromBackup
+from tests.backups import PARTITIONS, assert_restored, everything, full
+from tests.command_forks import CommandForks
+from tests.s3_server import ENVIRONMENT, S3Server
+
+KILLS: Final = 12
+
+
+class Scene(NamedTuple):
+    """Two servers, a place for backups, and commands."""
+
+    source_url: str
+    target_url: str
+    place: ArchivePlace
+    commands: CommandForks
+    environ: dict[str, str]
+
+    @property
+    def objects(self) -> Objects:
+        return self.place.open()
+
+
+@pytest.fixture(params=["file", "s3"])
+def scene(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str, redis7_url: str
+) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+        if request.param == "s3":
+            s3 = stack.enter_context(S3Server(tmp_path))
+            s3.make_bucket("ledger")
+            place = ArchivePlace(url="s3://ledger/prefix", endpoint=s3.endpoint, path_style=True)
+        environ = {
+            **ENVIRONMENT,
+            "LEDGER_ARCHIVE": place.url,
+            "LEDGER_ARCHIVE_ENDPOINT": place.endpoint or "",
+            "LEDGER_ARCHIVE_PATH_STYLE": "true",
+            "LEDGER_PARTITIONS": str(PARTITIONS),
+            "LEDGER_DATA_DIR": str(tmp_path / "data"),
+        }
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        commands = stack.enter_context(CommandForks(environ))
+        yield Scene(valkey_url, redis7_url, place, commands, environ)
+
+
+@pytest.fixture
+async def source(scene: Scene) -> AsyncIterator[Store]:
+    store = await open_store(scene.source_url)
+    await full(store, scene.objects, steps=400)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def target(scene: Scene) -> AsyncIterator[Store]:
+    store = await open_store(scene.target_url)
+    yield store
+    await store.close()
+
+
+async def run(scene: Scene, *args: str, **environ: str) -> tuple[int, float]:
+    """Run a command to its end; gives its exit code and how long it took."""
+    began = time.monotonic()
+    scene.commands.start(*args, **environ)
+    return await asyncio.to_thread(scene.commands.wait), time.monotonic() - began
+
+
+async def kill(scene: Scene, after_s: float, *args: str, **environ: str) -> bool:
+    """Run a command and kill it some time later; False if it had ended."""
+    pid = scene.commands.start(*args, **environ)
+    await asyncio.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    code = await asyncio.to_thread(scene.commands.wait)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+async def is_restoring(store: Store) -> bool:
+    return bool(await store.command("HEXISTS", keys.meta(), "restoring", key=keys.meta()))
+
+
+async def next_second() -> None:
+    """Wait until a backup gets another name."""
+    await asyncio.sleep(1.01 - time.time() % 1)
+
+
+async def test_a_killed_backup_is_none_and_a_finished_one_is_whole(scene: Scene, source: Store) -> None:
+    dice, killed = random.Random(3), 0
+    before = await everything(source)
+    code, took_s = await run(scene, "backup", "--with-catalog", redis=scene.source_url)
+    assert code == 0
+    for _ in range(KILLS):
+        await next_second()
+        killed += await kill(scene, dice.uniform(0, took_s), "backup", "--with-catalog", redis=scene.source_url)
+        assert await everything(source) == before
+    listed = await list_backups(scene.objects)
+    complete = [each for each in listed if each.complete]
+    assert killed > KILLS // 3
+    assert len(complete) == KILLS + 1 - killed
+    for each in complete:
+        folder = f"{FOLDER}{each.name}/"
+        origin = FromBackup(scene.objects, folder, await load_manifest(scene.objects, folder), None)
+        assert len([part async for part in origin.check()]) == each.files - 1
+
+
+async def test_a_killed_restore_goes_on_and_nobody_opens_the_ledger_meanwhile(
+    scene: Scene, source: Store, target: Store
+) -> None:
+    dice, killed = random.Random(4), 0
+    assert (await run(scene, "backup", "--with-catalog", redis=scene.source_url))[0] == 0
+    before = await everything(source)
+    restoring = ("restore", "latest", "--yes")
+    code, took_s = await run(scene, *restoring, redis=scene.target_url)
+    assert code == 0
+    for _ in range(3):
+        await target.each_primary("FLUSHALL")
+        for _ in range(KILLS // 3):
+            if not await kill(scene, dice.uniform(0.2, 1) * took_s, *restoring, redis=scene.target_url):
+                break
+            killed += 1
+            if await is_restoring(target):
+                with pytest.raises(LayoutError):
+                    await open_layout(target, PARTITIONS, now_us())
+        if await is_restoring(target) or await target.each_primary("DBSIZE") == [0]:
+            assert (await run(scene, *restoring, redis=scene.target_url))[0] == 0
+        assert_restored(before, await everything(target), now_us())
+        assert (await run(scene, "verify", redis=scene.target_url))[0] == 0
+    assert killed > KILLS // 3
+
+
+async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path: Path) -> None:
+    dice, killed = random.Random(5), 0
+    assert (await run(scene, "backup", "--with-catalog", redis=scene.source_url))[0] == 0
+    held = {info.name: info.size async for page in scene.objects.names() for info in page}
+    _, took_s = await run(scene, "migrate", "--from", scene.place.url, "--to", f"file://{tmp_path / 'once'}")
+    there = ArchivePlace(url=f"file://{tmp_path / 'there'}")
+    migrating = ("migrate", "--from", scene.place.url, "--to", there.url, "--concurrency", "2")
+    for _ in range(KILLS):
+        killed += await kill(scene, dice.uniform(0, 0.8) * took_s, *migrating)
+        copied = {info.name: info.size async for page in there.open().names() for info in page}
+        assert copied.items() <= held.items(), "whole or not there"
+    assert killed > KILLS // 3
+    assert (await run(scene, *migrating))[0] == 0
+    assert {info.name: info.size async for page in there.open().names() for info in page} == held
+    assert (await run(scene, *migrating, "--dry-run"))[0] == 0
