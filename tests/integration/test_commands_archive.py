@@ -1,0 +1,88 @@
+"""`syncledger archive`: what it says, what it does, and how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ledger import keys
+from ledger.commands import RequestReset
+from ops.connect import Opened
+from tests.commands import Commands, commands
+
+__all__ = ["commands"]
+
+NOTHING = {
+    "partitions": 8, "read": 0, "segments": 0, "events": 0, "bytes": 0, "adopted": 0, "trimmed": 0, "removed": 0,
+    "swept": 0, "busy": 0, "failures": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    """Where the archive is."""
+    return f"file://{tmp_path / 'archive'}"
+
+
+@pytest.fixture
+def partition(commands: Commands) -> int:
+    """The partition of a device with twelve events."""
+    commands("session", "create", "--user", "ann", "--library", "lib")
+
+    async def act(found: Opened) -> int:
+        (state,) = await found.ledger.devices("ann")
+        for number in range(11):
+            await found.ledger.execute("ann", state.sid, RequestReset(on=number % 2 == 0, by="ann"))
+        return found.ledger.partition_of("ann")
+
+    return commands.inside(act)
+
+
+def test_without_a_place_it_says_what_to_set(commands: Commands) -> None:
+    done = commands.run("archive")
+    assert (done.code, "LEDGER_ARCHIVE" in done.err) == (2, True)
+    for place in ("/srv/x", "s3://key:secret@bucket"):
+        done = commands.run("archive", archive=place)
+        assert (done.code, "LEDGER_ARCHIVE" in done.err, "secret" in done.err) == (2, True, False)
+    done = commands.run("archive", "--hot", "soon", archive="file:///x")
+    assert (done.code, "not a duration" in done.err) == (2, True)
+
+
+def test_a_dry_run_tells_what_a_run_then_does(commands: Commands, archive: str, partition: int, tmp_path: Path) -> None:
+    wanted = ("--max-events", "2", "--segment-events", "4")
+    assert commands.json("archive", archive=archive) == NOTHING, "all of it is young"
+    planned = commands.json("archive", "--dry-run", *wanted, archive=archive)
+    assert (planned["events"], planned["segments"]) == (10, 3)
+    assert not list(tmp_path.glob("archive/*/*"))
+    said = commands("archive", "--dry-run", *wanted, archive=archive)
+    assert said == "10 events of 8 partitions would go to 3 segments\n"
+    done = commands.json("archive", *wanted, archive=archive)
+    size = sum(file.stat().st_size for file in tmp_path.glob("archive/*/*"))
+    assert done == NOTHING | {"read": done["read"], "segments": 3, "events": 10, "trimmed": 10, "bytes": size}
+    assert len(list(tmp_path.glob("archive/*/*"))) == 3
+    said = commands("archive", *wanted, archive=archive)
+    assert said == "0 events sealed in 0 segments of 0 bytes, 0 events trimmed\n"
+    done = commands.json("archive", "--max-events", "0", "--partition", str(partition), archive=archive)
+    assert (done["partitions"], done["events"]) == (1, 2)
+    assert commands.run("archive", "--partition", "8", archive=archive).code == 2
+
+
+def test_a_partition_that_cannot_be_archived_is_named_and_the_others_are(
+    commands: Commands, archive: str, partition: int
+) -> None:
+    commands("session", "create", "--user", "bob", "--library", "lib")
+
+    async def lose_one(found: Opened) -> None:
+        name = keys.stream(partition)
+        (_, second, *_) = await found.store.command("XRANGE", name, "-", "+", key=name)
+        await found.store.command("XDEL", name, second[0], key=name)
+        assert found.ledger.partition_of("bob") != partition
+
+    commands.inside(lose_one)
+    done = commands.run("archive", "--max-events", "0", archive=archive)
+    assert done.code == 1
+    assert done.err.startswith(f"partition {partition}: ")
+    assert "seq 3 follows seq 1" in done.err
+    assert done.out.startswith("1 events sealed in 1 segments of ")
+    assert done.out.endswith(", 1 partitions failed\n")
