@@ -169,3 +169,17 @@ async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path:
     assert (await run(scene, *migrating))[0] == 0
     assert {info.name: info.size async for page in there.open().names() for info in page} == held
     assert (await run(scene, *migrating, "--dry-run"))[0] == 0
+
+
+async def test_ctrl_c_ends_a_command_in_order(scene: Scene, source: Store) -> None:
+    codes = set()
+    code, took_s = await run(scene, "backup", redis=scene.source_url)
+    assert code == 0
+    for after_s in (0.3, 0.5, 0.7):
+        await next_second()
+        pid = scene.commands.start("backup", redis=scene.source_url)
+        await asyncio.sleep(after_s * took_s)
+        os.kill(pid, signal.SIGINT)
+        codes.add(await asyncio.to_thread(scene.commands.wait))
+    assert codes <= {0, 130}
+    assert 130 in codes
