@@ -158,8 +158,7 @@ async def _put_catalog(store: Store, line: Pairs) -> None:
 async def _put_claim(store: Store, partitions: int, line: Pairs, digest: bytes, value: bytes) -> None:
     """Give a user an identity or an e-mail address, if the record restored for the user says so."""
     user, _, token = value.decode(errors="replace").partition(" ")
-    if user != _name("user", user):
-        return
+    _name("user", user)
     field, make = ("link:", keys.identity_link) if line.key == "links" else ("address:", keys.email)
     record = keys.identity(keys.partition_of(user, partitions), user)
     said = await store.command("HGET", record, field + digest.decode(), key=record)

@@ -19,6 +19,7 @@ import msgspec
 
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
+from ledger.log.layout import MAX_PARTITIONS
 from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotRestore
 
@@ -172,7 +173,8 @@ def _check(name: str, manifest: Manifest) -> None:
         if not _part.fullmatch(part.name):
             raise BadBackup(name, f"it names a file {part.name!r}, which is none of a backup")
     numbers = [held.partition for held in manifest.held]
-    if len(set(numbers)) != len(numbers) or not all(0 <= number < manifest.partitions for number in numbers):
+    in_range = all(0 <= number < manifest.partitions for number in numbers)
+    if not 1 <= manifest.partitions <= MAX_PARTITIONS or len(set(numbers)) != len(numbers) or not in_range:
         raise BadBackup(name, "its partitions are not those of one ledger")
     try:
         for library in manifest.libraries:

@@ -31,9 +31,11 @@ from projections.backup.errors import BadBackup, CannotBackUp, CannotRestore, No
 from projections.backup.format import FOLDER, MANIFEST
 from projections.backup.origin import FromSegments, find_records
 from projections.credentials import Credentials
+from projections.identities import Identities
 from projections.verify import verify
 from tests.backups import (
     CIPHER,
+    ISSUER,
     LATER,
     OPTIONS,
     PARTITIONS,
@@ -435,3 +437,41 @@ async def test_credentials_come_back_for_sessions_that_live(
     assert (await verify(redis7, PARTITIONS)).differences == []
     state = await Ledger(redis7, PARTITIONS, lambda: LATER).execute("user-2", sid, offer("AssetV1"))
     assert state.pending_reset
+
+
+async def test_damage_in_the_ledger_is_carried_along_and_named(
+    valkey_store: Store, redis7: Store, folder: Objects
+) -> None:
+    await full(valkey_store)
+    name = keys.stream(1)
+    (lost,) = await valkey_store.command("XRANGE", name, "-", "+", "COUNT", 1, key=name)
+    await valkey_store.command("XDEL", name, lost[0], key=name)
+    sid = lost[1][1].hex()
+    before = await everything(valkey_store)
+    await saved(valkey_store, folder)
+    report = await restored(redis7, folder)
+    assert not report.is_complete
+    assert {broken.session for broken in report.broken} == {sid}
+    assert sid in {difference.session for difference in report.verified.differences}
+    after = await everything(redis7)
+    assert after[name][: len(before[name])] == before[name]
+    lives = {name for name in before if b":session:" in name and sid.encode() not in name}
+    assert lives == {name for name in after if b":session:" in name}
+    assert await open_layout(redis7, PARTITIONS, LATER) == PARTITIONS, "the others may go on"
+
+
+async def test_identities_and_addresses_come_back_as_their_records_say(
+    valkey_store: Store, redis7: Store, folder: Objects
+) -> None:
+    await full(valkey_store)
+    before = await everything(valkey_store)
+    strays = [keys.email(sid_of("a")), keys.identity_link(sid_of("b"))]
+    for name in strays:
+        await valkey_store.command("SET", name, "user-1 0123456789abcdef", key=name)
+    await saved(valkey_store, folder)
+    assert (await restored(redis7, folder)).is_complete
+    assert_restored(before, await everything(redis7))
+    profile = await Identities(redis7, PARTITIONS).sign_in(
+        ISSUER, "subject 2", email="2@example.test", register=False, now_us=LATER
+    )
+    assert (profile.user, profile.name) == ("user-2", "N 2")
