@@ -32,6 +32,8 @@ from ledger.errors import (
     LedgerError,
     NoSuchSession,
     NotAllowed,
+    NotReplicated,
+    Rebuilding,
     Refused,
     SessionEnded,
     Unavailable,
@@ -139,6 +141,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 429, _said(error)
         case ProviderUnavailable():
             return 503, ErrorDto("The identity provider is not available; try again later")
+        case NotReplicated():
+            return 503, _said(error)
         case Unavailable():
             return 503, ErrorDto("The sync ledger's store is not available; try again later")
         case falcon.HTTPRouteNotFound() | falcon.HTTPMethodNotAllowed():
@@ -174,7 +178,9 @@ def _log(status: int, error: Exception, req: Request) -> None:
     """Log with the id the client was given; the path without its query, which may hold a token."""
     path = req.path[:MAX_MESSAGE_CHARS]
     where = "%s %s %s [%s]"
-    if isinstance(error, Unavailable):
+    if isinstance(error, Rebuilding):  # an operator's doing, at every request of the sessions it is about
+        log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
+    elif isinstance(error, Unavailable):
         log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
     else:
         log.error(where, status, req.method, path, req.correlation_id, exc_info=error)

@@ -13,7 +13,7 @@ import msgspec
 
 from endpoints.routes import App, build
 from ledger.errors import InvalidInput, LedgerError
-from ops.connect import SECOND_US, Opened
+from ops.connect import SECOND_US, Opened, waiting_text
 from ops.open_services import open_services
 from ops.settings import Settings
 from projections.expiry import claim, expire
@@ -47,7 +47,8 @@ class Application:
             except LedgerError as error:
                 await send({"type": "lifespan.startup.failed", "message": _told(error)})
                 return
-            log.info("store: %s, %s", found.promise.server, found.promise.text)
+            waits = await waiting_text(found, self._settings)
+            log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             job = asyncio.create_task(self._expire(found))
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()

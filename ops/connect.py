@@ -10,6 +10,7 @@ import msgspec
 
 from ledger.errors import InvalidInput, LayoutError
 from ledger.log.layout import StorePromise, open_layout, read_promise
+from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
 from ledger.tokens import Keyring, make_key, read_keyring
@@ -18,9 +19,11 @@ from ops.key_files import FileSource, read_or_make
 from ops.setting_parsers import fernet_keys
 from ops.settings import Settings
 from projections.api_keys import ApiKeys
+from projections.archive.catalog import Archive
 from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
 from projections.identities import Identities
+from projections.past import Past
 
 CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
@@ -28,7 +31,7 @@ SECOND_US = 1_000_000
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A ledger with all that lies beside it, on one store."""
+    """A ledger with all that lies beside it, on one store; `archive` where there is one."""
 
     store: Store
     ledger: Ledger
@@ -36,6 +39,19 @@ class Opened(msgspec.Struct, frozen=True):
     api_keys: ApiKeys
     identities: Identities
     promise: StorePromise
+    archive: Archive | None = None
+    replicas: Replicas | None = None
+
+    @property
+    def past(self) -> Past:
+        """All that happened, in the store and in the archive."""
+        return Past(self.store, self.archive)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self.replicas is not None:
+            await self.replicas.close()
+        await self.store.close()
 
 
 def now_us() -> int:
@@ -46,6 +62,7 @@ def now_us() -> int:
 async def open_all(url: str, settings: Settings) -> Opened:
     """Open the ledger at a store's URL; raises LayoutError, StoreUnavailable."""
     store = await open_store(url, timeout_s=settings.redis_timeout_s)
+    replicas: Replicas | None = None
     try:
         partitions = await open_layout(store, settings.partitions, now_us())
         promise = await read_promise(store)
@@ -53,12 +70,25 @@ async def open_all(url: str, settings: Settings) -> Opened:
             raise LayoutError(
                 f"LEDGER_DURABILITY=fsync needs appendonly yes and appendfsync always; the server has {promise.fsync}"
             )
+        if settings.durability == "replica":
+            replicas = await Replicas.open(
+                url, settings.replicas, wait_s=settings.replica_timeout_s, timeout_s=settings.redis_timeout_s
+            )
+        archive = None if settings.archive is None else Archive(store, settings.archive.open())
     except BaseException:
         await store.close()
         raise
-    ledger = Ledger(store, partitions, now_us, token_grace_us=int(settings.token_grace_s * SECOND_US))
-    identities = Identities(store, partitions)
-    return Opened(store, ledger, Catalog(store), ApiKeys(store, now_us), identities, promise)
+    grace_us = int(settings.token_grace_s * SECOND_US)
+    return Opened(
+        store=store,
+        ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas),
+        catalog=Catalog(store),
+        api_keys=ApiKeys(store, now_us),
+        identities=Identities(store, partitions),
+        promise=promise,
+        archive=archive,
+        replicas=replicas,
+    )
 
 
 @asynccontextmanager
@@ -69,14 +99,21 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
         try:
             yield found
         finally:
-            await found.store.close()
+            await found.close()
         return
     with embedded_server(settings.data_dir) as url:
         found = await open_all(url, settings)
         try:
             yield found
         finally:
-            await found.store.close()
+            await found.close()
+
+
+async def waiting_text(found: Opened, settings: Settings) -> str:
+    """Say what waiting for replicas adds to what the store promises; nothing where none are waited for."""
+    if found.replicas is None:
+        return ""
+    return f"; {promise_text(settings.replicas, await connected_replicas(found.store))}"
 
 
 def keyring_source(settings: Settings) -> Callable[[], Keyring]:

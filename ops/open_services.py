@@ -13,10 +13,9 @@ from endpoints.services import HttpSettings, Readiness, Services
 from ledger.log.layout import read_promise
 from ledger.log.store import open_store
 from ledger.tokens import TokenIssuer
-from ops.connect import SECOND_US, Opened, keyring_source, open_all, open_credentials
+from ops.connect import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.identity import make_provider
 from ops.limits import open_limits
-from ops.past import open_past
 from ops.settings import Settings, without_password
 from projections.counters import Counters
 from projections.entities.catalog import Catalog
@@ -28,7 +27,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
     """
     found = await open_all(redis_url, settings)
-    closing.push_async_callback(found.store.close)
+    closing.push_async_callback(found.close)
     # Pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
     closing.push_async_callback(pages.close)
@@ -46,12 +45,13 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
 
     async def readiness() -> Readiness:
         promise = await read_promise(found.store)
+        waits = await waiting_text(found, settings)
         where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
-        return Readiness(f"{promise.server} ({where})", f"{promise.fsync}: {promise.text}", where == "embedded")
+        return Readiness(f"{promise.server} ({where})", f"{promise.fsync}: {promise.text}{waits}", where == "embedded")
 
     return found, Services(
         ledger=found.ledger,
-        past=open_past(found.store),
+        past=found.past,
         auth=Auth(tokens.read, found.api_keys, settings.external_domain),
         tokens=tokens,
         identities=found.identities,

@@ -17,9 +17,10 @@ from endpoints.identity.oidc.config import ALGORITHMS, TokenAuth
 from ledger.errors import InvalidInput
 from ledger.tokens import read_keyring
 from ops import setting_parsers as read
+from ops.archive.options import ARCHIVE_VARIABLES, ArchivePlace, place_from
 from ops.identity_settings import GumnutSettings, Identity, OidcSettings, default_identity, missing, shown
 
-Durability = Literal["default", "fsync"]
+Durability = Literal["default", "fsync", "replica"]
 Source = Literal["catalog"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 SecureCookies = Literal["auto", "always"]
@@ -45,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """None: the embedded server in `data_dir`."""
     partitions: int = 256
     durability: Durability = "default"
+    replicas: int = 0
+    """How many replicas must have what must not be lost before it is answered; 0 unless `durability` is `replica`."""
+    replica_timeout_s: float = 1.0
     source: Source = "catalog"
     stall_s: float = 600.0
     """How long a reader of a stream may take nothing before its connection is broken."""
@@ -73,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     oidc: OidcSettings = OidcSettings()
     gumnut: GumnutSettings = GumnutSettings()
     limits: LimitSettings = LimitSettings()
+    archive: ArchivePlace | None = None
 
     def __repr__(self) -> str:
         """Show everything but secrets."""
@@ -109,6 +114,8 @@ VARIABLES: dict[str, Variable] = {
     "redis_url": Variable("LEDGER_REDIS", read.redis_url, secret=True),
     "partitions": Variable("LEDGER_PARTITIONS", read.integer(1, 4096)),
     "durability": Variable("LEDGER_DURABILITY", read.choice(Durability)),
+    "replicas": Variable("LEDGER_REPLICAS", read.integer(1, 100)),
+    "replica_timeout_s": Variable("LEDGER_REPLICA_TIMEOUT", read.duration(0.01, 60)),
     "source": Variable("LEDGER_SOURCE", read.choice(Source)),
     "stall_s": Variable("LEDGER_STALL", read.duration(1)),
     "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
@@ -196,12 +203,24 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     oidc = OidcSettings(**_part("oidc", values))
     identity = values.setdefault("identity", default_identity(oidc))
     problems += missing(identity, oidc, given)
+    if (values.get("durability") == "replica") != ("replicas" in values):
+        problems.append((("LEDGER_REPLICAS",), "goes with LEDGER_DURABILITY=replica, and is needed there"))
+    archive = None
+    try:
+        archive = place_from(environ)
+    except InvalidInput as error:
+        problems += error.problems  # type: ignore[arg-type] # each path has one part
     if problems:
         raise InvalidInput(problems)
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
-        **values, oidc=oidc, gumnut=gumnut, limits=limits, token_key_file=Path(key_file) if key_file else None
+        **values,
+        oidc=oidc,
+        gumnut=gumnut,
+        limits=limits,
+        archive=archive,
+        token_key_file=Path(key_file) if key_file else None,
     )
 
 
@@ -209,6 +228,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return the `LEDGER_*` variables that no setting reads: misspelt ones, most likely."""
     known = (
         CLIENT_VARIABLES
+        | ARCHIVE_VARIABLES
         | {v.name for v in VARIABLES.values()}
         | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
     )

@@ -30,6 +30,9 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 60.0
 
 
+ARCHIVE_VARIABLES = {"LEDGER_ARCHIVE", "LEDGER_ARCHIVE_ENDPOINT", "LEDGER_ARCHIVE_PATH_STYLE", "LEDGER_ARCHIVE_REGION"}
+
+
 class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
     """Where the archive is; credentials are in the environment as obstore reads them (AWS_ACCESS_KEY_ID, …)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ from click import echo
 
 from ops.archive.job import archive as archive_ledger
 from ops.archive.job import preview
-from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions, place_from
+from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.connect import now_us, opened
@@ -60,13 +59,14 @@ def archive(
     They are read back before they leave the store, and stay in every history. The ledger may be in use meanwhile, and
     other archivers may run. Exits 1 if a partition could not be archived.
     """
-    place = place_from(os.environ)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    place = settings.archive
     if place is None:
         raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
     options = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
 
     async def work() -> ArchiveReport:
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+        async with opened(settings) as found:
             if partition is not None and partition >= found.ledger.partitions:
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
             partitions = range(found.ledger.partitions) if partition is None else [partition]

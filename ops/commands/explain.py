@@ -11,7 +11,6 @@ from click import echo
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.connect import opened
-from ops.past import open_past
 from projections.explain import Explanation, TypeFigures
 from projections.explain import explain as explain_facts
 from projections.explain_facts import gather
@@ -33,7 +32,7 @@ def explain(session: str, user: str | None, data_dir: Path | None, redis_url: st
             ledger = found.ledger
             with progress("gathering facts"):
                 partition = ledger.partition_of(user) if user else await ledger.locate(session)
-                facts = await gather(ledger, open_past(found.store), found.catalog, partition, session)
+                facts = await gather(ledger, found.past, found.catalog, partition, session)
             return explain_facts(facts, ledger.clock())
 
     found = run(work())

@@ -18,7 +18,6 @@ from ledger.log.reader import ANY_SEQ
 from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
-from ops.past import open_past
 from projections.history import TAGS, HistoryEvent, Wanted, pages
 from projections.user_history import UserEvent, user_pages
 
@@ -78,7 +77,7 @@ def history(
 async def _pages(
     found: Opened, session: str | None, user: str | None, wanted: Wanted, forward: bool
 ) -> AsyncIterator[_Page]:
-    ledger, past = found.ledger, open_past(found.store)
+    ledger, past = found.ledger, found.past
     if session is None:
         assert user is not None
         return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward)

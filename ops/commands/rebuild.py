@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -14,11 +13,9 @@ from ledger.errors import NoSuchSession, Rebuilding
 from ledger.keys import check_name
 from ledger.log.sessions import Strays, find_strays
 from ledger.log.store import open_store
-from ops.archive.options import place_from
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
 from ops.settings import Settings
-from projections.archive.catalog import Archive
 from projections.rebuild import REPORTED, Rebuild, RebuildReport, find_session, not_whole
 from projections.rebuild_copy import copy_streams
 
@@ -76,11 +73,10 @@ def rebuild(
 
 
 def _rebuild(found: Opened, advance: Advance) -> Rebuild:
-    place = place_from(os.environ)
     return Rebuild(
         found.store,
         uuid4().hex,
-        sealed=None if place is None else Archive(found.store, place.open()),
+        sealed=found.archive,
         on_progress=lambda report: advance(report.partitions, f"{report.events:,} events, {report.written:,} written"),
     )
 

@@ -12,7 +12,6 @@ from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.connect import opened
-from ops.past import open_past
 from projections.timetravel import StateThen, describe, fold_at
 
 _WIDEST = 120
@@ -35,7 +34,7 @@ def state(
             partition = ledger.partition_of(user) if user else await ledger.locate(session)
             when_us = ledger.clock() if at_us is None else at_us
             with progress("folding events"):
-                return describe(await fold_at(open_past(found.store), partition, session, when_us), when_us)
+                return describe(await fold_at(found.past, partition, session, when_us), when_us)
 
     found = run(work())
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +10,6 @@ import msgspec
 from click import echo
 
 from ledger.log.sessions import Strays, find_strays
-from ops.archive.options import place_from
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
@@ -50,8 +48,7 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
     async def work() -> Verified:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found:
-            place = place_from(os.environ)
-            archive = None if place is None else Archive(found.store, place.open())
+            archive = found.archive
             every = range(found.ledger.partitions)
             strays = await _strays(found)
             verified = Verified(await _verify(found, settings, archive, list(every), strays))

@@ -47,6 +47,7 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (errors.Unauthenticated("Authentication required"), 401, "Authentication required"),
     (errors.Forbidden("Missing required permission: p"), 403, "Missing required permission: p"),
     (Limited("sign_in", 7), 429, "Too many requests; try again in 7 seconds"),
+    (NotReplicated("written, but not confirmed by 2 replicas"), 503, "written, but not confirmed by 2 replicas"),
     (ProviderUnavailable("secret"), 503, "The identity provider is not available; try again later"),
     (StoreUnavailable("secret", maybe_done=True), 503, "The sync ledger's store is not available; try again later"),
     (ClientGone(), 400, "The request ended before its body was complete"),
@@ -61,7 +62,6 @@ MESSAGES: list[tuple[Exception, int, str]] = [
 ]
 UNAVAILABLE = [
     StoreUnavailable("redis://secret", maybe_done=True),
-    NotReplicated("written, but not confirmed by the secret"),
     StoreFull("OOM secret"),
     Contended("busy"),
     Rebuilding(),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
 from ledger.tokens import make_key
+from ops.archive.options import ArchivePlace
 from ops.durations import LONGEST_MS, format_duration, parse_duration
 from ops.identity_settings import OidcSettings
 from ops.setting_parsers import rate
@@ -68,7 +69,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 def test_every_setting_is_a_variable_of_its_own() -> None:
     parts = ("oidc", "gumnut", "limits")
-    fields = set(Settings.__struct_fields__) - {*parts, "token_key_file"}
+    fields = set(Settings.__struct_fields__) - {*parts, "archive", "token_key_file"}
     fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
     assert set(VARIABLES) == fields
     assert len({variable.name for variable in VARIABLES.values()}) == len(VARIABLES)
@@ -120,7 +121,7 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_HOST", "1:2"),
         ("LEDGER_REDIS", "localhost:6379"),
         ("LEDGER_REDIS", "http://localhost"),
-        ("LEDGER_DURABILITY", "replica"),
+        ("LEDGER_DURABILITY", "some"),
         ("LEDGER_SOURCE", "files"),
         ("LEDGER_LOG", "loud"),
         ("LEDGER_TOKEN_KEY", "short"),
@@ -397,3 +398,22 @@ def test_settings_travel_as_json() -> None:
     settings = msgspec.structs.replace(settings, token_key=KEY, token_key_file=Path("c d"), redis_url="redis://:p@db")
     encoded = msgspec.json.encode(settings, enc_hook=str)
     assert msgspec.json.decode(encoded, type=Settings, dec_hook=lambda kind, value: kind(value)) == settings
+
+
+def test_replicas_are_waited_for_only_with_their_number() -> None:
+    for environ in ({"LEDGER_DURABILITY": "replica"}, {"LEDGER_REPLICAS": "2"}):
+        with pytest.raises(InvalidInput) as wrong:
+            read_settings(environ)
+        assert [path for path, _ in wrong.value.problems] == [("LEDGER_REPLICAS",)]
+    settings = read_settings({"LEDGER_DURABILITY": "replica", "LEDGER_REPLICAS": "2", "LEDGER_REPLICA_TIMEOUT": "3s"})
+    assert (settings.durability, settings.replicas, settings.replica_timeout_s) == ("replica", 2, 3.0)
+
+
+def test_the_archive_is_a_setting() -> None:
+    assert read_settings({}).archive is None
+    settings = read_settings({"LEDGER_ARCHIVE": "s3://bucket/ledger", "LEDGER_ARCHIVE_PATH_STYLE": "true"})
+    assert settings.archive == ArchivePlace(url="s3://bucket/ledger", path_style=True)
+    with pytest.raises(InvalidInput) as wrong:
+        read_settings({"LEDGER_ARCHIVE": "s3://bucket", "LEDGER_ARCHIVE_PATH_STYLE": "perhaps"})
+    assert [path for path, _ in wrong.value.problems] == [("LEDGER_ARCHIVE_PATH_STYLE",)]
+    assert unknown_variables({"LEDGER_ARCHIVE_ENDPOINT": "x", "LEDGER_ARCHIV": "y"}) == ["LEDGER_ARCHIV"]
