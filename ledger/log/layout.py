@@ -42,7 +42,11 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LayoutError(f"LEDGER_PARTITIONS must be 1 to {MAX_PARTITIONS}, not {partitions}")
     name = keys.meta()
-    found_format, found, marked = await store.command("HMGET", name, "format", "partitions", _MARKED, key=name)
+    found_format, found, marked, restoring = await store.command(
+        "HMGET", name, "format", "partitions", _MARKED, "restoring", key=name
+    )
+    if restoring is not None:
+        raise LayoutError("This ledger is being restored: wait for syncledger restore, or run it again if it broke off")
     if found is None:
         # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
         await store.command("HSETNX", name, "created_at_us", now_us, key=name)

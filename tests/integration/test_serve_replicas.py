@@ -1,0 +1,33 @@
+"""A service that waits for replicas: what must not be lost is answered when they have it, and acks wait for nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.replicated import COUNT, Replicated, binary_of
+from tests.running import RunningService
+
+
+def test_a_sign_in_that_no_replica_has_is_503_and_an_ack_is_not(tmp_path: Path) -> None:
+    with Replicated(binary_of("valkey"), tmp_path / "store") as servers:
+        with RunningService(
+            tmp_path / "service",
+            redis_url=servers.primary.url,
+            durability="replica",
+            replicas=str(COUNT),
+            replica_timeout="300ms",
+        ) as service:
+            token = service.sign_in()
+            with service.client(token) as client:
+                ready = client.get("/readyz").json()
+                assert f"answered when {COUNT} replicas have them ({COUNT} connected)" in ready["durability"]
+                assert f"({COUNT} connected)" in service.log.read_text()
+                assert client.post("/api/sessions", json={}).status_code == 201
+                servers.replicas[0].pause()
+                answer = client.post("/api/sessions", json={})
+                assert answer.status_code == 503
+                assert "not confirmed by 2 replicas" in answer.json()["message"]
+                assert int(answer.headers["retry-after"]) >= 1
+                assert client.post("/api/sync/ack", json={"acks": []}).status_code == 204
+                servers.replicas[0].resume()
+                assert client.post("/api/auth/logout").status_code == 200
