@@ -205,12 +205,11 @@ class Segment:
 
     def _unpack(self, frame: Frame, packed: bytes) -> bytes:
         try:
-            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=frame.size)
+            if zstandard.frame_content_size(packed) != frame.size:  # what is said there is what unpacking would take
+                raise BadSegment(self.text, f"its frame at {frame.offset} does not hold {frame.size} bytes")
+            return zstandard.ZstdDecompressor().decompress(packed)
         except zstandard.ZstdError as error:
             raise BadSegment(self.text, f"its frame at {frame.offset} cannot be unpacked: {error}") from error
-        if len(content) != frame.size:
-            raise BadSegment(self.text, f"its frame at {frame.offset} holds {len(content)} bytes, not {frame.size}")
-        return content
 
     def _decode(self, line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         try:

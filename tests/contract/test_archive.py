@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -346,3 +346,35 @@ async def test_retention_that_was_interrupted_is_finished_by_the_next_run(valkey
     assert (await verify_segments(found, PARTITION)).differences == []
     assert (await archived(valkey_store, opened(path))).removed == 2
     assert len(files(path)) == len(names) - 2
+
+
+class Removing(Objects):
+    """Storage in which retention removes what is about to be read."""
+
+    def __init__(self, path: Path, remove: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(LocalStore(path), path)
+        self._remove: Callable[[], Awaitable[object]] | None = remove
+        self._oldest = str(files(path)[0].relative_to(path))
+
+    async def tail(self, name: str, length: int) -> tuple[bytes, int]:
+        if name == self._oldest and self._remove is not None:
+            remove, self._remove = self._remove, None
+            await remove()
+        return await super().tail(name, length)
+
+
+async def test_a_segment_that_is_removed_while_it_is_read_is_not_missed(valkey_store: Store, path: Path) -> None:
+    await past(valkey_store)
+    whole = (await histories(valkey_store, None))[PHONE]
+    await archived(valkey_store, opened(path), replace(ALL, hot_events=30))
+    names = await Archive(valkey_store, opened(path)).segments(PARTITION)
+    later = int(names[1].last.partition("-")[0]) * 1000 + 1000
+    keeping = replace(ALL, hot_events=30, retention_s=0.0)
+    found = Archive(valkey_store, Removing(path, lambda: archived(valkey_store, opened(path), keeping, now_us=later)))
+    walk = await walk_across(valkey_store, found, PARTITION, PHONE, count=1000)
+    assert walk is not None
+    assert 0 < len(walk.entries) < len(whole)
+    assert (walk.entries, walk.below_floor) == (whole[: len(walk.entries)], True)
+    assert str(names[0]) not in {str(file.relative_to(path)) for file in files(path)}
+    removing = Removing(path, lambda: archived(valkey_store, opened(path), keeping, now_us=2 * later))
+    assert (await verify_segments(Archive(valkey_store, removing), PARTITION)).differences == []
