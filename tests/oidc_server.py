@@ -283,7 +283,7 @@ def _handler(server: OidcServer) -> type[BaseHTTPRequestHandler]:
             for name, value in (("Content-Type", page.media_type), *page.headers):
                 self.send_header(name, value)
             if page.length is None:
-                self.close_connection = True
+                self.send_header("Connection", "close")  # and the handler closes
             else:
                 self.send_header("Content-Length", str(page.length))
             self.end_headers()

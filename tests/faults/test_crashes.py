@@ -142,6 +142,8 @@ class Reader:
     def __init__(self, token: str) -> None:
         self.token = token
         self.broken = 0
+        self.reading = threading.Event()
+        """Set while a stream is open and something of it has come."""
 
     def work(self, url: str) -> None:
         port = int(url.rpartition(":")[2])
@@ -156,7 +158,9 @@ class Reader:
             return True  # between two streams
         with stream:
             while stream.read(8 * 1024):
+                self.reading.set()
                 time.sleep(0.01)
+            self.reading.clear()
             if stream.clean:
                 assert stream.status in (200, 503)
                 assert stream.status == 503 or stream.lines[-1]["type"] == "SyncCompleteV1"
@@ -239,6 +243,7 @@ def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Pat
             for thread in threads:
                 thread.start()
             time.sleep(dice.uniform(0.05, MAX_MID_S))
+            assert reader.reading.wait(30), "however busy the machine is, the kill finds a stream open"
             service.kill_all(dice if kill % 2 else None)
             for thread in threads:
                 thread.join(60)

@@ -107,12 +107,17 @@ def test_masking_a_long_text_takes_no_long_time(piece: str) -> None:
     assert time.perf_counter() - began < 3, "it was 0.3 s at worst; a pattern of quadratic time takes minutes"
 
 
+LIBRARIES = ("httpx", "httpcore.http11", "authlib.oauth2", "gumnut", "redis.client", "limits", "anything.else")
+
+
 @pytest.fixture
 def levels() -> Iterator[None]:
     """Put the levels and handlers of all loggers back afterwards."""
     root = logging.getLogger()
-    loggers = [root, *(logging.getLogger(name) for name in (*OURS, *SERVERS))]
+    loggers = [root, *(logging.getLogger(name) for name in (*OURS, *SERVERS, *LIBRARIES))]
     before = [(logger, logger.level) for logger in loggers]
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.NOTSET)  # as a new process finds them
     handlers = root.handlers[:]
     yield
     root.handlers[:] = handlers
@@ -146,5 +151,5 @@ def test_servers_are_heard_only_in_trouble_or_on_debug() -> None:
 def test_libraries_are_never_heard_below_warning(level: LogLevel) -> None:
     """Some of them log requests and what is in them: tokens, codes, addresses."""
     configure_logging(level)
-    for name in ("httpx", "httpcore.http11", "authlib.oauth2", "gumnut", "redis.client", "limits", "anything.else"):
+    for name in LIBRARIES:
         assert heard(name) == ("error" if level == "error" else "warning")

@@ -53,7 +53,8 @@ class Pool:
 
     def __init__(self, config: GumnutConfig) -> None:
         for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
+            if logging.getLogger(name).getEffectiveLevel() < logging.WARNING:
+                logging.getLogger(name).setLevel(logging.WARNING)
         self._config = config
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
         self._transport = _Bounded(httpx.AsyncHTTPTransport(limits=limits, trust_env=False), MAX_BODY_BYTES)
