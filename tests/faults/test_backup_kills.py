@@ -91,6 +91,17 @@ async def run(scene: Scene, *args: str, **environ: str) -> tuple[int, float]:
     return await asyncio.to_thread(scene.commands.wait), time.monotonic() - began
 
 
+async def duration_of(scene: Scene, *args: str, **environ: str) -> float:
+    """Tell how long a command takes at its quickest: the first run is a slow one, and a kill must find it at work."""
+    seconds = []
+    for _ in range(3):
+        await next_second()
+        code, took_s = await run(scene, *args, **environ)
+        assert code == 0
+        seconds.append(took_s)
+    return min(seconds)
+
+
 async def kill(scene: Scene, after_s: float, *args: str, **environ: str) -> bool:
     """Run a command and kill it some time later; False if it had ended."""
     pid = scene.commands.start(*args, **environ)
@@ -113,8 +124,7 @@ async def next_second() -> None:
 async def test_a_killed_backup_is_none_and_a_finished_one_is_whole(scene: Scene, source: Store) -> None:
     dice, killed = random.Random(3), 0
     before = await everything(source)
-    code, took_s = await run(scene, "backup", "--with-catalog", redis=scene.source_url)
-    assert code == 0
+    took_s = await duration_of(scene, "backup", "--with-catalog", redis=scene.source_url)
     for _ in range(KILLS):
         await next_second()
         killed += await kill(scene, dice.uniform(0, took_s), "backup", "--with-catalog", redis=scene.source_url)
@@ -122,7 +132,7 @@ async def test_a_killed_backup_is_none_and_a_finished_one_is_whole(scene: Scene,
     listed = await list_backups(scene.objects)
     complete = [each for each in listed if each.complete]
     assert killed > KILLS // 3
-    assert len(complete) == KILLS + 1 - killed
+    assert KILLS + 3 - killed <= len(complete) < len(listed), "one killed behind its manifest is whole"
     for each in complete:
         folder = f"{FOLDER}{each.name}/"
         origin = FromBackup(scene.objects, folder, await load_manifest(scene.objects, folder), None)
@@ -173,9 +183,8 @@ async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path:
 
 async def test_ctrl_c_ends_a_command_in_order(scene: Scene, source: Store) -> None:
     codes = set()
-    code, took_s = await run(scene, "backup", redis=scene.source_url)
-    assert code == 0
-    for after_s in (0.3, 0.5, 0.7):
+    took_s = await duration_of(scene, "backup", redis=scene.source_url)
+    for after_s in (0.2, 0.4, 0.6, 0.8):
         await next_second()
         pid = scene.commands.start("backup", redis=scene.source_url)
         await asyncio.sleep(after_s * took_s)
