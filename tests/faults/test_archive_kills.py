@@ -29,7 +29,7 @@ from tests.given import NOW, offered
 from tests.ledgers import PARTITION, Log
 from tests.s3_server import ENVIRONMENT, S3Server
 
-KILLS: Final = 15  # on each of two stores
+KILLS: Final = 30
 CHECKED: Final = 5
 """After every so many kills all is read again; what was lost once stays lost."""
 STOPS: Final = 8
@@ -96,7 +96,7 @@ async def assert_nothing_half(objects: Objects, seen: set[str]) -> None:
             seen.add(str(name))
 
 
-async def test_kills_lose_nothing_and_leave_nothing_half(scene: Scene) -> None:
+async def test_thirty_kills_lose_nothing_and_leave_nothing_half(scene: Scene) -> None:
     dice = random.Random(30)
     store, objects = await open_store(scene.url), scene.place.open()
     log = await past(store)
