@@ -59,7 +59,7 @@ class AuthStatus:
 
     async def on_get_status(self, req: Request, resp: falcon.asgi.Response) -> None:
         state = await self._services.ledger.admit(await self._services.auth.session(req, "auth.status"))
-        expires = msgspec.UNSET if state.expires_at_us is None else iso_ms(state.expires_at_us)
+        expires = msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us)
         send(resp, AuthStatusResponseDto(is_elevated=False, password=False, pin_code=False, expires_at=expires))
 
     async def on_post_logout(self, req: Request, resp: falcon.asgi.Response) -> None:

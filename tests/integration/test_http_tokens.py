@@ -40,6 +40,8 @@ async def test_a_new_token_is_for_the_same_session(service: Service) -> None:
     assert [(row["id"], row["current"], row["expiresAt"]) for row in listed] == [
         (issued.sid, True, answer.json["expiresAt"])
     ]
+    told = (await service.ask("GET", "/api/auth/status", answer.json["accessToken"])).json
+    assert told["expiresAt"] == answer.json["expiresAt"]
 
 
 async def test_the_old_token_is_good_for_the_grace_and_its_return_ends_the_session(service: Service) -> None:
