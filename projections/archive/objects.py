@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -52,12 +52,6 @@ class Objects:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed when nobody holds a part of it any more
         with _translated(name):
             await obstore.put_async(self._store, name, content, mode="create")
-        await self._settle(name)
-
-    async def upload(self, name: str, chunks: AsyncIterable[bytes]) -> None:
-        """Write chunks as they come, in parts; replaces what is there. What `chunks` raises ends it, and is raised."""
-        with _translated(name):
-            await obstore.put_async(self._store, name, _buffers(chunks), max_concurrency=4)
         await self._settle(name)
 
     async def read(self, name: str, start: int, length: int) -> bytes:
@@ -156,12 +150,6 @@ def _open(url: str, endpoint: str | None, path_style: bool, region: str) -> Obje
     # Which options there are depends on the scheme: their types cannot follow.
     make: Any = from_url
     return Objects(make(url, config=config, client_options=client, retry_config={"max_retries": RETRIES}))
-
-
-async def _buffers(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        if chunk:
-            yield chunk
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,31 +84,6 @@ async def test_what_is_not_there_is_told(objects: Objects) -> None:
     for ask in (objects.read("none", 0, 1), objects.tail("none", 1), read_all(objects, "none")):
         with pytest.raises(ObjectMissing, match="none"):
             await ask
-
-
-async def test_an_upload_streams_and_replaces(objects: Objects) -> None:
-    async def chunks(count: int) -> AsyncIterator[bytes]:
-        for number in range(count):
-            yield bytes([number]) * MB
-            yield b""
-
-    await objects.upload("big", chunks(12))
-    await objects.upload("big", chunks(13))
-    assert await objects.size("big") == 13 * MB
-    await objects.upload("small", chunks(1))
-    assert await read_all(objects, "small") == b"\0" * MB
-
-
-async def test_an_upload_whose_source_fails_leaves_nothing_and_says_why(objects: Objects) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(11):
-            yield b"x" * MB
-        raise ZeroDivisionError("the source")
-
-    with pytest.raises(ZeroDivisionError, match="the source"):
-        await objects.upload("p001/x", chunks())
-    assert await listed(objects) == []
-    assert await objects.size("p001/x") is None
 
 
 async def test_storage_that_is_gone_or_refuses_reaches_the_caller(
