@@ -156,3 +156,18 @@ def catalog_ids(library: str, form: str) -> bytes:
 def catalog_edges(library: str) -> bytes:
     """Sorted set without scores: parent -> child, for cascades."""
     return b"{l%b}:edges" % library.encode()
+
+
+def catalog_waiting(library: str) -> bytes:
+    """Hash: row that waits for a parent -> where it lies, a parent that is missing, all parents."""
+    return b"{l%b}:waiting" % library.encode()
+
+
+def catalog_wanted(library: str) -> bytes:
+    """Sorted set without scores: parent -> row that refers to it and waits, for this parent or another."""
+    return b"{l%b}:wanted" % library.encode()
+
+
+def catalog_arrived(library: str) -> bytes:
+    """Sorted set: parents that came while rows waited for them, by when; those rows are still to be looked at."""
+    return b"{l%b}:arrived" % library.encode()

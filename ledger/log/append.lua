@@ -14,18 +14,13 @@
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- The session's seq, at_us and hash are those of its last event here.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
-local call = redis.call
-
--- Give the marks of a session (ledger/log/skips.py): ids of its last events whose seq is a multiple of 16, 128, 1024.
-local function split(marks)
-  local near, middle, far = string.match(marks, '^(%S*) ?(%S*) ?(%S*)$')
-  middle = middle ~= '' and middle or near
-  return near, middle, far ~= '' and far or middle
-end
+local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
 local conflict, ending, starts, chains, at = false, {}, {}, {}, 5
-local provider_sessions, credentials, whole = KEYS[5 + 2 * ARGV[4]], KEYS[6 + 2 * ARGV[4]], KEYS[7 + 2 * ARGV[4]]
+local sections = tonumber(ARGV[4])
+local provider_sessions = KEYS[5 + 2 * sections]
+local credentials, whole = KEYS[6 + 2 * sections], KEYS[7 + 2 * sections]
 local says, begins_stream = false, false
 if provider_sessions then
   call('ZCARD', provider_sessions)
@@ -33,7 +28,7 @@ if provider_sessions then
   says = call('GET', whole)
   begins_stream = not says and call('EXISTS', KEYS[1]) == 0
 end
-for i = 1, tonumber(ARGV[4]) do
+for i = 1, sections do
   local chain = call('HMGET', KEYS[3 + 2 * i], 'seq', 'head', 'skip')
   call('HLEN', KEYS[4 + 2 * i])
   if ARGV[at + 2] == '0' then
@@ -92,12 +87,25 @@ for i, at in ipairs(starts) do
   for event = from, set - 1, 5 do
     local seq = tonumber(ARGV[event])
     if seq % 16 == 0 then
-      local near, middle, far = split(skip)
+      -- The marks of a session (ledger/log/skips.py): ids of its last events whose seq is a multiple of 16, 128, 1024.
+      local near, middle, far = string.match(skip, '^(%S*) ?(%S*) ?(%S*)$')
+      middle = middle ~= '' and middle or near
+      far = far ~= '' and far or middle
       skip = near
-      if seq % 1024 == 0 then
-        skip = near .. ' ' .. middle .. ' ' .. far
-      elseif seq % 128 == 0 then
-        skip = near .. ' ' .. middle
+      if seq % 128 == 0 then
+        -- Give what leads to the mark `id` of a wide span, and to those before it that it leads to: eight at most.
+        local function trail(id, span)
+          local entry = id ~= '' and call('XRANGE', KEYS[1], id, id)[1]
+          local pointers = entry and entry[2][16] and string.match(entry[2][16], span) or ''
+          if pointers == '' then
+            return id
+          end
+          return id .. ',' .. (string.match(pointers, '^[^,]*,[^,]*,[^,]*,[^,]*,[^,]*,[^,]*,[^,]*') or pointers)
+        end
+        skip = near .. ' ' .. trail(middle, '^%S* (%S*)')
+        if seq % 1024 == 0 then
+          skip = skip .. ' ' .. trail(far, '^%S* %S* (%S*)')
+        end
       end
       head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
         ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head, 'skip', skip)

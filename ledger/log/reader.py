@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from ledger import keys
@@ -16,6 +16,8 @@ PAGE: Final = 500
 ANY_SEQ: Final = 2**53
 _BELOW_FLOOR: Final = 1
 _LOST: Final = 2
+_ODD: Final = 3
+_PARTS: Final = 9
 _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
@@ -88,27 +90,42 @@ async def walk(
     if end == _LOST:
         lost = at.decode()
         raise CorruptLedger(f"event {lost} is missing, though it was never archived", sid=sid, id=lost)
-    entries, below_floor = [parse_entry(row) for row in rows], end == _BELOW_FLOOR
+    if end == _ODD:
+        odd = at.decode()
+        raise CorruptLedger(f"stream entry {odd} cannot be read: it is none of an event", sid=sid, id=odd)
+    entries = [_entry(rows[part], rows[part + 1 : part + 8], rows[part + 8]) for part in range(0, len(rows), _PARTS)]
+    below_floor = end == _BELOW_FLOOR
     return Walk(entries, below_floor, at.decode() if below_floor else "")
 
 
-def parse_entry(row: list[Any]) -> Entry:
+def parse_entry(row: Sequence[Any]) -> Entry:
     """Read one stream entry; raises CorruptLedger naming its stream id."""
-    stream_id = row[0].decode()
-    held, skip = row[1], None
+    held = row[1]
+    if held[::2] == _FIELDS:  # PERF: 15 of 16 entries, when whole streams are read
+        return _entry(row[0], held[1::2], None)
     try:
-        if held[::2] == _FIELDS:  # PERF: 15 of 16 entries, when whole streams are read
-            values = held[1::2]
-        else:
-            fields = pairs(held)
-            values, skip = [fields[field] for field in _FIELDS], fields.get(b"skip")
+        fields = pairs(held)
+        values = [fields[field] for field in _FIELDS]
+    except (KeyError, ValueError) as error:
+        raise _unreadable(row[0].decode(), error) from error
+    return _entry(row[0], values, fields.get(b"skip"))
+
+
+def _entry(name: bytes, values: Sequence[bytes], skip: bytes | None) -> Entry:
+    """Make an entry of its stream id, the values of its fields, and its pointers; raises CorruptLedger naming it."""
+    stream_id = name.decode()
+    try:
         sid, seq, at_us, schema, raw, digest, prev = values
         event = decode_event(raw, int(schema))
         recorded = Recorded(sid.hex(), int(seq), int(at_us), int(schema), event, raw, digest)
         return Entry(stream_id, recorded, prev.decode(), None if skip is None else skip.decode())
-    except (KeyError, ValueError) as error:
-        raise CorruptLedger(f"stream entry {stream_id} cannot be read: {error!r}", id=stream_id) from error
+    except ValueError as error:
+        raise _unreadable(stream_id, error) from error
     except CorruptLedger as error:
         error.add_note(f"stream entry {stream_id}")
         error.details.setdefault("id", stream_id)
         raise
+
+
+def _unreadable(stream_id: str, error: Exception) -> CorruptLedger:
+    return CorruptLedger(f"stream entry {stream_id} cannot be read: {error!r}", id=stream_id)

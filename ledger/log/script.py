@@ -40,7 +40,10 @@ class Script(Struct, frozen=True):
         force_setattr(self, "packed_load", pack((b"SCRIPT", b"LOAD", source)))
 
     @classmethod
-    def load(cls, package: str, filename: str, allow_oom: bool = False) -> Self:
-        """Read the script `filename` that lies beside the modules of `package`."""
-        text = resources.files(package).joinpath(filename).read_text("utf-8")
-        return cls(filename.removesuffix(".lua"), text, allow_oom)
+    def load(cls, package: str, *filenames: str, allow_oom: bool = False) -> Self:
+        """Read a script that lies beside the modules of `package`, of one file or of several parts in this order.
+
+        The last part gives the name.
+        """
+        texts = [resources.files(package).joinpath(name).read_text("utf-8") for name in filenames]
+        return cls(filenames[-1].removesuffix(".lua"), "\n".join(texts), allow_oom)

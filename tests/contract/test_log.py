@@ -252,110 +252,13 @@ async def test_a_session_is_noted_as_seen_at_most_hourly_and_only_by_itself(log:
     assert await log.store.command("ZCARD", name, key=name) == 1
 
 
-# Walking a session's history
-
-
-async def long_history(log: Log, count: int, *, sid: str = "long") -> State:
-    """Make a session of `count` events, event n at NOW + n, with another session's events between them."""
-    state = await log.create(sid, at_us=NOW + 1)
-    other = await log.create(sid + " other")
-    while state.seq < count:
-        step = min(40, count - state.seq)
-        for n in range(state.seq + 1, state.seq + step + 1):
-            made = section(state, offered("AssetV1", snapshot_us=n), at_us=NOW + n)
-            assert await log.try_append(made) is None
-            state = made.after
-        other = await log.append(other, offered("AlbumV2", snapshot_us=state.seq))
-    return state
-
-
-def seqs(entries: list[Entry]) -> list[int]:
-    return [entry.recorded.seq for entry in entries]
-
-
-async def page(log: Log, sid: str, **wanted: int) -> tuple[list[int], bool]:
-    found = await walk(log.store, PARTITION, sid, **wanted)
-    assert found is not None
-    return seqs(found.entries), found.below_floor
-
-
-async def test_a_history_is_walked_in_pages_by_seq_and_by_time(log: Log) -> None:
-    state = await long_history(log, 330)
-    assert await page(log, state.sid, count=3) == ([330, 329, 328], False)
-    assert await page(log, state.sid, count=1000) == (list(range(330, 0, -1)), False)
-    for top in (330, 329, 257, 256, 255, 200, 129, 128, 127, 2, 1):
-        assert await page(log, state.sid, top_seq=top, count=2) == (list(range(top, max(0, top - 2), -1)), False)
-        assert await page(log, state.sid, top_at_us=NOW + top, count=1) == ([top], False)
-    assert await page(log, state.sid, top_seq=0) == ([], False)
-    assert await page(log, state.sid, top_at_us=NOW) == ([], False)
-    assert await page(log, state.sid, top_seq=300, top_at_us=NOW + 200, count=1) == ([200], False)
-    over = await log.append(state, ENDED, at_us=NOW + 400)
-    assert await page(log, over.sid, count=2) == ([331, 330], False)
-    assert await page(log, over.sid, top_seq=100, count=2) == ([100, 99], False)
-    assert await walk(log.store, PARTITION, sid_of("nobody")) is None
-
-
-async def test_skip_pointers_lead_16_128_and_1024_events_back(log: Log) -> None:
-    state = await long_history(log, 1060)
-    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    for seq, entry in entries.items():
-        spans = [span for span in (16, 128, 1024) if seq % span == 0]
-        pointers = " ".join(entries[max(1, seq - span)].id for span in spans)
-        assert entry.skip == (pointers or None)
-    found = await contents(log.store, PARTITION, [state.sid])
-    marks = f"{entries[1056].id} {entries[1024].id} {entries[1024].id}"
-    assert found[keys.session(PARTITION, state.sid)][b"skip"] == marks.encode()
-
-
-async def archived(log: Log, floor: str) -> None:
-    """Record that all up to a stream id is in segments."""
-    await log.store.command("HSET", keys.archive(PARTITION), "floor", floor, key=keys.archive(PARTITION))
-
-
-async def test_a_walk_below_the_archives_floor_says_so(log: Log) -> None:
-    state = await long_history(log, 300)
-    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    name = keys.stream(PARTITION)
-    await archived(log, entries[210].id)
-    assert await page(log, state.sid, top_seq=205, count=2) == ([205, 204], False), "it is not trimmed yet"
-    await log.store.command("XTRIM", name, "MINID", entries[200].id, key=name)
-    assert await page(log, state.sid, count=2) == ([300, 299], False)
-    assert await page(log, state.sid, count=1000) == (list(range(300, 199, -1)), True)
-    assert await page(log, state.sid, top_seq=201, count=5) == ([201, 200], True)
-    assert await page(log, state.sid, top_seq=100) == ([], True)
-    assert await page(log, state.sid, top_at_us=NOW + 100) == ([], True)
-    await archived(log, entries[300].id)
-    await log.store.command("XTRIM", name, "MAXLEN", 0, key=name)
-    assert await page(log, state.sid) == ([], True)
-    over = await log.append(state, ENDED)
-    assert await page(log, over.sid) == ([301], True)
-
-
-@pytest.mark.parametrize(
-    ("lost", "top"), [(300, 300), (200, 210), (256, 200), (128, 127)], ids=["head", "prev", "mark", "mark at the page"]
-)
-async def test_an_event_that_is_missing_above_the_floor_is_corruption(log: Log, lost: int, top: int) -> None:
-    state = await long_history(log, 300)
-    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    name = keys.stream(PARTITION)
-    for floor in ("", entries[100].id):
-        if floor:
-            await archived(log, floor)
-        await log.store.command("XDEL", name, entries[lost].id, entries[90].id, key=name)
-        with pytest.raises(CorruptLedger, match=f"event {entries[lost].id} is missing") as caught:
-            await walk(log.store, PARTITION, state.sid, top_seq=top, count=1000)
-        assert caught.value.details == {"sid": state.sid, "id": entries[lost].id}
-    await archived(log, entries[lost].id)
-    assert (await page(log, state.sid, top_seq=top, count=1000))[1], "it was archived"
-
-
 # Reading a partition
 
 
 async def test_a_partition_is_read_in_stream_order_between_two_ids(log: Log) -> None:
     assert await events_of(log) == []
     assert await last_id(log.store, PARTITION) is None
-    state = await long_history(log, 25)
+    state = await log.history(25)
     entries = await events_of(log)
     assert [entry.id for entry in entries] == sorted((e.id for e in entries), key=lambda i: [*map(int, i.split("-"))])
     assert await last_id(log.store, PARTITION) == entries[-1].id

@@ -35,6 +35,9 @@ OF_A_LIBRARY = [
     keys.catalog_rows(LIBRARY, "AssetV2"),
     keys.catalog_ids(LIBRARY, "asset"),
     keys.catalog_edges(LIBRARY),
+    keys.catalog_waiting(LIBRARY),
+    keys.catalog_wanted(LIBRARY),
+    keys.catalog_arrived(LIBRARY),
 ]
 OF_ALL = [
     keys.meta(),
@@ -63,7 +66,15 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:broken",
         b"{p17}:barrier",
     ] == OF_A_PARTITION
-    assert OF_A_LIBRARY == [b"{lphotos}:meta", b"{lphotos}:rows:AssetV2", b"{lphotos}:ids:asset", b"{lphotos}:edges"]
+    assert OF_A_LIBRARY == [
+        b"{lphotos}:meta",
+        b"{lphotos}:rows:AssetV2",
+        b"{lphotos}:ids:asset",
+        b"{lphotos}:edges",
+        b"{lphotos}:waiting",
+        b"{lphotos}:wanted",
+        b"{lphotos}:arrived",
+    ]
     assert OF_ALL == [
         b"ledger:meta",
         b"ledger:api-keys",
