@@ -86,7 +86,8 @@ def changes(before: State | None, after: State) -> Changes:
         for entity_type, checkpoint in after.checkpoints.items():
             if before.checkpoints.get(entity_type) is not checkpoint:
                 set_checkpoints[entity_type.encode()] = _checkpoint(checkpoint)
-        remove_checkpoints = [name.encode() for name in before.checkpoints if name not in after.checkpoints]
+        if not before.checkpoints.keys() <= after.checkpoints.keys():
+            remove_checkpoints = [name.encode() for name in before.checkpoints if name not in after.checkpoints]
     return Changes(to_set, remove, set_checkpoints, remove_checkpoints)
 
 

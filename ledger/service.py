@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -32,19 +31,19 @@ from ledger.errors import Contended, NoSuchSession, Rebuilding, Refused, Session
 from ledger.events import Event
 from ledger.evolve import fold
 from ledger.keys import partition_of
-from ledger.log.append import SEEN_FOR_US, Conflict, Section, append, is_known, load
+from ledger.log.append import Conflict, Section, append, is_known, load
 from ledger.log.reader import Walk, walk
 from ledger.log.replicas import Replicas
 from ledger.log.store import Store
 from ledger.log.whole import read_if_whole
+from ledger.recent import Recent
 from ledger.state import State
 
 ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
-RECENT: Final = 4096
-"""How many sessions' states one process remembers, about 5 KB each."""
 _ENDED_TOGETHER: Final = 100
 _LOADED_TOGETHER: Final = 250
+_GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
 
@@ -73,7 +72,7 @@ class Ledger:
         self.store = store
         self.partitions = partitions
         self.clock = clock
-        self._recent: OrderedDict[str, tuple[State, int]] = OrderedDict()
+        self._recent = Recent()
         self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:
@@ -88,20 +87,18 @@ class Ledger:
         """
         return await self._admitted(await self.load(caller.user, caller.sid), caller)
 
-    async def act(self, caller: Caller, command: Command) -> State:
+    def act(self, caller: Caller, command: Command) -> Coroutine[Any, Any, State]:
         """Carry a command out in the name of a presented token; raises what `admit` and `execute` raise."""
-        if isinstance(command, Ending):
-            await self.admit(caller)
-        return await self.execute(caller.user, caller.sid, command, caller)
+        return self.execute(caller.user, caller.sid, command, caller)
 
     async def load(self, user: str, sid: str) -> State:
         """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
         now_us = self.clock()
         state = await load(self.store, self.partition_of(user), sid, now_us, seen=True)
         if state is None or state.user != user or not state.lives_at(now_us):
-            self._recent.pop(sid, None)
+            self._recent.forget(sid)
             raise SessionEnded
-        self._remember(state, now_us)
+        self._recent.keep(state, now_us)
         return state
 
     async def execute(self, user: str, sid: str, command: Command, caller: Caller | None = None) -> State:
@@ -111,24 +108,29 @@ class Ledger:
         appends nothing is decided on a state loaded now. With a `caller` the same holds for the token presented;
         without one it is done by authority. Raises what `decide` raises, Contended behind many writers.
         """
-        if isinstance(command, Ending):
-            return await self._end(user, [sid], command)
-        partition, seen = self.partition_of(user), isinstance(command, _BY_DEVICE)
-        living_parent = (command.parent or "") if isinstance(command, CreateSession) else ""
-        state = self._remembered(sid)
+        seen, begins, living_parent = isinstance(command, _BY_DEVICE), False, ""
+        if not seen:  # PERF: almost every command is an ack, and asking for what it is not takes time too
+            if isinstance(command, Ending):
+                if caller is not None:
+                    await self.admit(caller)
+                return await self._end(user, [sid], command)
+            if isinstance(command, CreateSession):
+                begins, living_parent = True, command.parent or ""
+        partition = partition_of(user, self.partitions)
+        state = self._recent.find(sid, self.clock())
         current = state is None
-        begins = isinstance(command, CreateSession)
         if current:
             state = await load(self.store, partition, sid, self.clock(), seen=seen, begins=begins)
         turn: asyncio.Lock | None = None
         try:
             for _ in range(ATTEMPTS):
                 now_us = self.clock()
-                found = standing(state, caller, now_us) if caller and state else Standing.GOOD
-                if found in _REFUSED and current:
+                found = standing(state, caller, now_us) if caller and state else _GOOD
+                refused = found is not _GOOD and found in _REFUSED
+                if refused and current:
                     raise await self._refused(user, sid, found)
-                before = None if state is None or state.user != user or found in _REFUSED else state
-                first = UseToken(caller.digest, self._token_grace_us) if caller and found is Standing.NEW else None
+                before = None if state is None or state.user != user or refused else state
+                first = UseToken(caller.digest, self._token_grace_us) if caller and found is _NEW else None
                 events, refusal = _judge(before, command, now_us, first)
                 if events:
                     section = _section(state, sid, events, now_us)
@@ -138,9 +140,9 @@ class Ledger:
                             raise SessionEnded  # of this id was one before, or its parent is over
                         turn = turn or await self._turn(sid)
                         newest = conflict.state or await load(self.store, partition, sid, now_us, seen=False)
-                        state, current = self._newest(newest)
+                        state, current = self._recent.newest(newest)
                         continue
-                    state = self._remember(section.after, now_us if current and seen else None)
+                    state = self._recent.keep(section.after, now_us if current and seen else None)
                 elif not current:
                     state, current = await load(self.store, partition, sid, now_us, seen=seen, begins=begins), True
                     continue
@@ -310,7 +312,7 @@ class Ledger:
             seen_by_us = command.seen_us if isinstance(command, ExpireSession) else None
             if await self._append(partition, sections, now_us, seen_by_us=seen_by_us) is None:
                 for sid in ended:
-                    self._recent.pop(sid, None)
+                    self._recent.forget(sid)
                 return sections[0].after
             if isinstance(command, ExpireSession):
                 (seen_ms,) = await self.seen_ms(user, sids[:1])
@@ -325,30 +327,26 @@ class Ledger:
         living_parent: str = "",
         seen_by_us: int | None = None,
     ) -> Conflict | None:
-        """Append, and wait for replicas where they are to confirm it; raises NotReplicated if they do not."""
-        conflict = await self._write(partition, sections, now_us, living_parent, seen_by_us)
+        """Append, and wait for replicas where they are to confirm it; raises NotReplicated if they do not.
+
+        When the connection is lost on the way, reads back what became of it instead of guessing.
+        """
+        try:
+            conflict = await append(self.store, partition, sections, now_us, living_parent, seen_by_us)
+        except StoreUnavailable as error:
+            for section in sections:
+                self._recent.forget(section.after.sid)
+            if not error.maybe_done:
+                raise
+            conflict = await self._outcome(partition, sections[0], now_us)
         if conflict is None and self._replicas is not None:
             await self._replicas.appended(partition, sections)
         return conflict
 
-    async def _write(
-        self,
-        partition: int,
-        sections: Sequence[Section],
-        now_us: int,
-        living_parent: str,
-        seen_by_us: int | None,
-    ) -> Conflict | None:
-        """Append; when the connection is lost on the way, read back what became of it instead of guessing."""
-        try:
-            return await append(self.store, partition, sections, now_us, living_parent, seen_by_us)
-        except StoreUnavailable as error:
-            for section in sections:
-                self._recent.pop(section.after.sid, None)
-            if not error.maybe_done:
-                raise
+    async def _outcome(self, partition: int, first: Section, now_us: int) -> Conflict | None:
+        """Tell what became of an append whose connection was lost, by its first section."""
         # If the lost write still comes through later, the version it expects is gone or ours.
-        sid, last = sections[0].after.sid, sections[0].events[-1]
+        sid, last = first.after.sid, first.events[-1]
         page = await walk(self.store, partition, sid, top_seq=last.seq, count=1)
         if page is not None and page.entries and page.entries[0].recorded.hash == last.hash:
             return None
@@ -359,27 +357,6 @@ class Ledger:
         line = self._lines.setdefault(sid, asyncio.Lock())
         await line.acquire()
         return line
-
-    def _newest(self, found: State | None) -> tuple[State | None, bool]:
-        """Return the newest state known of a session found a moment ago, and whether it is the one found."""
-        newest, _ = (None, 0) if found is None else self._recent.get(found.sid, (None, 0))
-        return (newest, False) if newest and found and newest.seq > found.seq else (found, True)
-
-    def _remember(self, state: State, seen_us: int | None = None) -> State:
-        """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""
-        if seen_us is None:
-            before = self._recent.get(state.sid)
-            seen_us = 0 if before is None else before[1]
-        self._recent[state.sid] = (state, seen_us)
-        self._recent.move_to_end(state.sid)
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
-        return state
-
-    def _remembered(self, sid: str) -> State | None:
-        """Return the state kept of a session, unless its activity must be noted anew."""
-        state, seen_us = self._recent.get(sid, (None, 0))
-        return state if seen_us > self.clock() - SEEN_FOR_US else None
 
 
 def _judge(
@@ -394,7 +371,8 @@ def _judge(
         if first is not None:
             events = decide(state, first, now_us)
             state = _section(state, state.sid, events, now_us).after if state and events else state
-        return (*events, *decide(state, command, now_us)), None
+            return (*events, *decide(state, command, now_us)), None
+        return decide(state, command, now_us), None
     except Refused as refusal:
         return (*events, *refusal.record), refusal
     except SessionEnded as ended:

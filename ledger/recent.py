@@ -1,0 +1,49 @@
+"""What one process remembers of sessions: the states it saw last, to decide on without loading them.
+
+What is remembered may be out of date at any time: another process may have written. So it is only ever decided on where
+the append proves it current.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from ledger.log.append import SEEN_FOR_US
+from ledger.state import State
+
+RECENT: Final = 4096
+"""How many sessions' states are remembered, about 5 KB each."""
+
+
+class Recent:
+    """The states of the sessions used last, each with when its activity was last noted from here (0: never)."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, tuple[State, int]] = OrderedDict()
+
+    def find(self, sid: str, now_us: int) -> State | None:
+        """Return the state kept of a session, unless its activity must be noted anew, which takes a load."""
+        state, seen_us = self._states.get(sid, (None, 0))
+        return state if seen_us > now_us - SEEN_FOR_US else None
+
+    def keep(self, state: State, seen_us: int | None = None) -> State:
+        """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""
+        states, sid = self._states, state.sid
+        if seen_us is None:
+            before = states.get(sid)
+            seen_us = 0 if before is None else before[1]
+        states[sid] = (state, seen_us)
+        states.move_to_end(sid)
+        if len(states) > RECENT:
+            states.popitem(last=False)
+        return state
+
+    def newest(self, found: State | None) -> tuple[State | None, bool]:
+        """Return the newest state known of a session found a moment ago, and whether it is the one found."""
+        newest, _ = (None, 0) if found is None else self._states.get(found.sid, (None, 0))
+        return (newest, False) if newest and found and newest.seq > found.seq else (found, True)
+
+    def forget(self, sid: str) -> None:
+        """Drop what is kept of a session, if anything is."""
+        self._states.pop(sid, None)
