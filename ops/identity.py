@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from endpoints.identity.oidc.config import OidcConfig
 from endpoints.identity.port import IdentityProvider
 from ops.connect import credential_cipher, keyring_source
 from ops.settings import Settings
+
+if TYPE_CHECKING:
+    from projections.gumnut import GumnutConfig
 
 
 def make_provider(settings: Settings) -> IdentityProvider | None:
@@ -16,9 +21,9 @@ def make_provider(settings: Settings) -> IdentityProvider | None:
 
         return OidcProvider(oidc_config(settings))
     if settings.identity == "gumnut":
-        from endpoints.identity.gumnut import GumnutConfig, GumnutProvider
+        from endpoints.identity.gumnut import GumnutProvider
 
-        return GumnutProvider(GumnutConfig(settings.gumnut.url, library=settings.gumnut.library or None))
+        return GumnutProvider(gumnut_config(settings))
     return None
 
 
@@ -28,6 +33,13 @@ def check_identity(settings: Settings) -> None:
     credential_cipher(settings)
     if settings.identity == "oidc":
         oidc_config(settings)
+
+
+def gumnut_config(settings: Settings) -> GumnutConfig:
+    """Put the settings of Gumnut as it takes them, as identity provider and as source; raises InvalidInput."""
+    from projections.gumnut import GumnutConfig
+
+    return GumnutConfig(settings.gumnut.url, library=settings.gumnut.library or None)
 
 
 def oidc_config(settings: Settings) -> OidcConfig:

@@ -41,11 +41,17 @@ class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GumnutSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Gumnut as identity provider."""
+    """Gumnut, as identity provider and as source."""
 
     url: str = "https://api.gumnut.ai"
     library: str = ""
     """The library every user syncs; empty: what Gumnut says."""
+    api_key: str | None = None
+    """What the source asks with for sessions that were not signed in by Gumnut."""
+
+    def __repr__(self) -> str:
+        """Show everything but the key."""
+        return shown(self, api_key="hidden" if self.api_key else None)
 
 
 def shown(struct: msgspec.Struct, **instead: object) -> str:

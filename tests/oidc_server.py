@@ -9,20 +9,19 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-import threading
 import time
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cache
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
+
+from tests.http_server import HttpServer, QuietHandler
 
 Json = dict[str, Any]
 Sign = Callable[[Json], str]
@@ -114,13 +113,15 @@ def half_hash(text: str, algorithm: Any = sha256) -> str:
     return _base64(digest[: len(digest) // 2])
 
 
-class OidcServer:
+class OidcServer(HttpServer):
     """The provider. `pages` maps a path to the page that is answered instead, `before` to what is done first.
 
     None takes a claim or a member away; a function is a claim that is made with the token.
     """
 
     def __init__(self) -> None:
+        super().__init__(_handler(self))
+        self.issuer = self.url
         self.metadata: Json = {}
         self.claims: Json = {}
         self.userinfo: Json = {"sub": SUBJECT, "email": EMAIL, "name": "Ann"}
@@ -135,21 +136,6 @@ class OidcServer:
         self.asked: list[Asked] = []
         self.secrets: list[str] = [CLIENT_SECRET, EMAIL]
         self._grants: dict[str, Grant] = {}
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self.issuer = f"http://127.0.0.1:{self._http.server_port}"
-
-    @contextmanager
-    def running(self) -> Iterator[OidcServer]:
-        """Serve until the block ends."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._http.shutdown()
-            thread.join()
-            self._http.server_close()
 
     def times(self, path: str) -> int:
         """Tell how often a path was asked."""
@@ -264,18 +250,12 @@ def _base64(raw: bytes) -> str:
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _handler(server: OidcServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
+def _handler(server: OidcServer) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def handle_any(self) -> None:
             raw = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
             form = {name: values[0] for name, values in parse_qs(raw).items()}
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = self.named_headers
             asked = Asked(self.command, self.path.partition("?")[0], headers, form)
             server.asked.append(asked)
             page = server.answer(asked)

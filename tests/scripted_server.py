@@ -6,11 +6,10 @@ It plays the server's part of the protocol in its simplest form: entities in a l
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+
+from tests.http_server import HttpServer, QuietHandler
 
 JSON = dict[str, Any]
 
@@ -33,13 +32,14 @@ def line(entity_type: str, data: JSON, ack: str) -> bytes:
     return json.dumps({"type": entity_type, "data": data, "ack": ack}).encode() + b"\n"
 
 
-class ScriptedServer:
+class ScriptedServer(HttpServer):
     """`rows` pairs types with data in the order of the stream; `scripts` are whole streams sent instead, one each.
 
     `answers` maps `"METHOD /path"` to a status and a body that is answered instead; `on_ack` sees each ack first.
     """
 
     def __init__(self, rows: Iterable[tuple[str, JSON]] = ()) -> None:
+        super().__init__(_handler(self))
         self.rows: Iterable[tuple[str, JSON]] = rows
         self.scripts: list[Iterable[bytes]] = []
         self.answers: dict[str, tuple[int, Any]] = {}
@@ -49,21 +49,6 @@ class ScriptedServer:
         self.seen: list[Seen] = []
         self.acks: list[str] = []
         self.checkpoints: dict[str, int] = {}
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    @contextmanager
-    def running(self) -> Iterator[ScriptedServer]:
-        """Serve until the block ends."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._http.shutdown()
-            thread.join()
-            self._http.server_close()
 
     def paths(self) -> list[str]:
         """Tell what was asked, in order."""
@@ -106,18 +91,12 @@ _SERVER = {
 }
 
 
-def _handler(server: ScriptedServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
+def _handler(server: ScriptedServer) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def handle_any(self) -> None:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             path, _, query = self.path.partition("?")
-            headers = {name.lower(): value for name, value in self.headers.items()} | {"query": query}
+            headers = self.named_headers | {"query": query}
             body: Any = json.loads(raw) if raw else None
             server.seen.append(Seen(self.command, path, headers, body))
             what = f"{self.command} {path}"

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import pytest
 
-from endpoints.identity.gumnut import GumnutConfig, GumnutSessions, SignInAgain
-from endpoints.identity.port import Answer, ProviderUnavailable
+from endpoints.identity.port import Answer
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import StoreUnavailable
 from ledger.log.store import Arg, Script, Store
 from ledger.service import Ledger
 from projections.credentials import Cipher, Credentials
+from projections.gumnut import GumnutConfig, GumnutSessions, GumnutUnavailable, SignInAgain
 from projections.identities import Identities
 from tests.dump import bytes_of, values_of
 from tests.given import NOW
@@ -191,7 +191,7 @@ async def test_what_is_no_token_is_not_kept(
 @pytest.mark.parametrize("status", [429, 500, 404])
 async def test_trouble_at_gumnut_is_told_from_a_refusal(device: Device, status: int) -> None:
     device.server.instead[ME] = [Answered(status, {"detail": device.first}, {"retry-after": "0.01"})] * 3
-    with pytest.raises(ProviderUnavailable) as caught:
+    with pytest.raises(GumnutUnavailable) as caught:
         await device.profile()
     assert_tells_nothing(device.server, caught.value)
     assert await device.held() == device.first

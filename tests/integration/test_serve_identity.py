@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from endpoints.identity.gumnut import GumnutConfig, GumnutSessions
 from ledger.tokens import make_key
 from ops.connect import Opened, open_credentials
 from projections.credentials import Cipher
+from projections.gumnut import GumnutConfig, GumnutSessions
 from tests.dump import bytes_of, values_of
 from tests.gumnut_flow import challenge_of
 from tests.gumnut_server import EMAIL, REDIRECT_URI, GumnutServer

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from endpoints.identity.gumnut import GumnutConfig, GumnutProvider
-from endpoints.identity.gumnut.client import MAX_BODY_BYTES
 from endpoints.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
 from ledger.errors import InvalidInput
+from projections.gumnut.client import MAX_BODY_BYTES
 from tests.gumnut_flow import assert_tells_nothing, challenge_of, provider_of, sent_back, sign_in, try_in
 from tests.gumnut_server import ANN, EMAIL, REDIRECT_URI, Answered, GumnutServer, library, user
 

@@ -1,9 +1,8 @@
-"""Gumnut: who its users are, and calls to it in the name of their sessions, through its own SDK."""
+"""Gumnut as identity provider: who its users are, through its own SDK."""
 
 from __future__ import annotations
 
-from endpoints.identity.gumnut.config import GumnutConfig
 from endpoints.identity.gumnut.provider import GumnutProvider
-from endpoints.identity.gumnut.sessions import GumnutSessions, SignInAgain
+from projections.gumnut.config import GumnutConfig
 
-__all__ = ["GumnutConfig", "GumnutProvider", "GumnutSessions", "SignInAgain"]
+__all__ = ["GumnutConfig", "GumnutProvider"]

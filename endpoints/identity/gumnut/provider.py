@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from gumnut.types import AuthURLResponse, ExchangeResponse, LogoutEndpointResponse, UserResponse
 from gumnut.types.exchange_response import User
 
-from endpoints.identity.addresses import problem_of
-from endpoints.identity.gumnut.client import ANONYMOUS, Declined, Pool, expected
-from endpoints.identity.gumnut.config import GumnutConfig
 from endpoints.identity.gumnut.library import choose_library, is_library
-from endpoints.identity.gumnut.token import Token, is_jwt
 from endpoints.identity.port import (
     MAX_SUBJECT_CHARS,
     Answer,
@@ -24,8 +22,15 @@ from endpoints.identity.port import (
 )
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
+from projections.addresses import problem_of
+from projections.gumnut.client import ANONYMOUS, Declined, GumnutUnavailable, Pool, expected
+from projections.gumnut.config import GumnutConfig
+from projections.gumnut.token import Token, is_jwt
 
 MAX_PART_CHARS: Final = 4096
+
+T = TypeVar("T")
+
 _NO_LIBRARY: Final = "Your Gumnut account has no library yet; make one there, then sign in again"
 _NOT_ADMITTED: Final = "Gumnut does not admit this account; it may have been deleted or deactivated"
 _OTHER_ACCOUNT: Final = "Gumnut has another account of yours already; settle that there, then sign in again"
@@ -50,7 +55,7 @@ class GumnutProvider:
             extra_headers=ANONYMOUS,
         )
         try:
-            answer = await self._pool.ask("sign-in page", call, AuthURLResponse)
+            answer = await self._ask("sign-in page", call, AuthURLResponse)
         except Declined as no:
             text = f"Gumnut does not begin a sign-in ({no}); is this redirect address registered there?"
             raise SignInRefused("provider_refused", text) from None
@@ -67,7 +72,8 @@ class GumnutProvider:
         if not all(1 <= len(part) <= MAX_PART_CHARS for part in (answer.code, answer.state, verifier)):
             raise SignInRefused("answer_invalid", "The answer of the identity provider holds no code or no state")
         found = await self._exchange(answer, verifier)
-        user = expected("exchange", found.user, User)
+        with _told_as_provider():
+            user = expected("exchange", found.user, User)
         if user.is_active is False:
             raise SignInRefused("provider_refused", _NOT_ADMITTED)
         subject, email = _text(user.id), _text(user.email)
@@ -92,7 +98,7 @@ class GumnutProvider:
         client = self._pool.client(Token(credential) if credential else None)
         call = client.oauth.logout_endpoint(extra_headers=None if credential else ANONYMOUS)
         try:
-            answer = await self._pool.ask("logout page", call, LogoutEndpointResponse)
+            answer = await self._ask("logout page", call, LogoutEndpointResponse)
         except Declined:
             return None
         return self._address("logout page", answer.logout_endpoint)
@@ -105,13 +111,18 @@ class GumnutProvider:
         """Close connections."""
         await self._pool.close()
 
+    async def _ask(self, what: str, call: Awaitable[T], kind: type[T]) -> T:
+        """Ask Gumnut; raises ProviderUnavailable, Declined."""
+        with _told_as_provider():
+            return await self._pool.ask(what, call, kind)
+
     async def _exchange(self, answer: Answer, verifier: str) -> ExchangeResponse:
         """Exchange a code, once: it is good for no second time."""
         call = self._pool.client(retries=0).oauth.exchange(
             code=answer.code, state=answer.state, code_verifier=verifier, extra_headers=ANONYMOUS
         )
         try:
-            return await self._pool.ask("exchange", call, ExchangeResponse)
+            return await self._ask("exchange", call, ExchangeResponse)
         except Declined as no:
             match no.status:
                 case 401:
@@ -125,8 +136,8 @@ class GumnutProvider:
         """Ask which library a user syncs; their token must be theirs."""
         client = self._pool.client(token)
         try:
-            user = await self._pool.ask("user", client.users.me(), UserResponse)
-            libraries = await self._pool.ask("libraries", client.libraries.list(), list)
+            user = await self._ask("user", client.users.me(), UserResponse)
+            libraries = await self._ask("libraries", client.libraries.list(), list)
         except Declined:
             raise SignInRefused("provider_refused", _NOT_ADMITTED) from None
         if _text(user.id) != subject or not all(map(is_library, libraries)):
@@ -144,6 +155,15 @@ class GumnutProvider:
         if not isinstance(url, str) or problem_of(url, plain=self._config.plain):
             raise ProviderUnavailable(f"Gumnut's {what} has no usable address")
         return url
+
+
+@contextmanager
+def _told_as_provider() -> Iterator[None]:
+    """Have a Gumnut that does not answer told as the identity provider that it is in a sign-in."""
+    try:
+        yield
+    except GumnutUnavailable as error:
+        raise ProviderUnavailable(str(error)) from None
 
 
 def _text(value: object) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from endpoints.identity.addresses import is_plain, problem_of
 from ledger.errors import InvalidInput
+from projections.addresses import is_plain, problem_of
 
 TokenAuth = Literal["client_secret_post", "client_secret_basic", "none"]
 

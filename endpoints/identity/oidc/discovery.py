@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from endpoints.identity.addresses import problem_of
 from endpoints.identity.oidc.config import OidcConfig
 from endpoints.identity.oidc.http import Http
 from endpoints.identity.port import ProviderUnavailable
+from projections.addresses import problem_of
 
 WHAT: Final = "discovery document"
 

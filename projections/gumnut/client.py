@@ -16,13 +16,16 @@ import gumnut
 import httpx
 from gumnut import Omit, omit
 
-from endpoints.identity.gumnut.config import GumnutConfig
-from endpoints.identity.port import ProviderUnavailable
 from ledger.errors import LedgerError
+from projections.entities.source import SourceUnavailable
+from projections.gumnut.config import GumnutConfig
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_CONNECTIONS: Final = 32
 RETRIES: Final = 1
+MAX_WAIT_S: Final = 2
+"""The SDK waits as long as a server asks it to; here only so long."""
+LONGEST_RETRY_AFTER_S: Final = 300
 _TALKATIVE: Final = ("gumnut", "httpcore.http11")  # at debug level they log bodies and headers
 _PASSING: Final = frozenset((408, 425, 429))
 ANONYMOUS: Final = {"Authorization": omit}
@@ -33,10 +36,19 @@ _FAILURES: Final = (gumnut.GumnutError, TimeoutError, json.JSONDecodeError, Unic
 T = TypeVar("T")
 
 
+class GumnutUnavailable(SourceUnavailable):
+    """Gumnut did not answer, or not sensibly; what a sign-in makes of it is the provider's own error."""
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
 def expected(what: str, value: object, kind: type[T]) -> T:
-    """Return a value of the `kind` it should be; raises ProviderUnavailable: the SDK passes on whatever it is sent."""
+    """Return a value of the `kind` it should be; raises GumnutUnavailable: the SDK passes on whatever it is sent."""
     if not isinstance(value, kind):
-        raise ProviderUnavailable(f"Gumnut's {what} is not what it should be")
+        raise GumnutUnavailable(f"Gumnut's {what} is not what it should be")
     return value
 
 
@@ -72,7 +84,7 @@ class Pool:
         return _Client(api_key="", base_url=self._config.base_url, http_client=http, max_retries=retries)
 
     async def ask(self, what: str, call: Awaitable[T], kind: type[T]) -> T:
-        """Await a call and its answer of a `kind`; raises ProviderUnavailable, Declined, and what `auth` raised.
+        """Await a call and its answer of a `kind`; raises GumnutUnavailable, Declined, and what `auth` raised.
 
         NOTE: the texts of the SDK's errors quote what was received: only their kind is told.
         """
@@ -82,11 +94,12 @@ class Pool:
         except gumnut.APIStatusError as error:
             if 400 <= error.status_code < 500 and error.status_code not in _PASSING:
                 raise Declined(error.status_code) from None
-            raise ProviderUnavailable(f"Gumnut's {what} answered with status {error.status_code}") from None
+            text = f"Gumnut's {what} answered with status {error.status_code}"
+            raise GumnutUnavailable(text, _asked_to_wait(error.response)) from None
         except _FAILURES as error:
             if isinstance(error.__cause__, LedgerError):
                 raise error.__cause__ from None
-            raise ProviderUnavailable(f"Gumnut's {what} did not answer: {type(error).__name__}") from None
+            raise GumnutUnavailable(f"Gumnut's {what} did not answer: {type(error).__name__}") from None
         return expected(what, answer, kind)
 
     async def close(self) -> None:
@@ -122,12 +135,22 @@ class _Bounded(httpx.AsyncBaseTransport):
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx.DecodingError("an answer that was not to be packed", request=request)
+        if (_asked_to_wait(response) or 0) > MAX_WAIT_S:  # whoever asked is told to come again rather than kept waiting
+            response.headers["x-should-retry"] = "false"
         response.stream = _BoundedStream(response.stream, self._max_bytes)
         return response
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
+
+
+def _asked_to_wait(response: httpx.Response) -> int | None:
+    """Tell for how many seconds a server that has too much to do wants to be left alone; None if it does not say."""
+    text = response.headers.get("retry-after", "")
+    if response.status_code not in (429, 503) or not (text.isascii() and text.isdigit()):
+        return None
+    return min(max(int(text[:9]), 1), LONGEST_RETRY_AFTER_S)
 
 
 class _BoundedStream(httpx.AsyncByteStream):

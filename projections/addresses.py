@@ -1,4 +1,4 @@
-"""Addresses of a provider: https, or http where the provider is on this machine."""
+"""Addresses that users or requests are sent to: https, or http where what they name is on this machine."""
 
 from __future__ import annotations
 

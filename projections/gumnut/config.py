@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from endpoints.identity.addresses import is_plain, problem_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
+from projections.addresses import is_plain, problem_of
 
 
 class GumnutConfig(Struct, frozen=True):

@@ -92,6 +92,17 @@ class SessionToken(Token):
         return kept
 
 
+class ApiKey(httpx.Auth):
+    """Signs requests with an API key of Gumnut's."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Sign a request."""
+        yield _signed(request, self._key)
+
+
 def _signed(request: httpx.Request, jwt: str) -> httpx.Request:
     request.headers["Authorization"] = f"Bearer {jwt}"
     return request
