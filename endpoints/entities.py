@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated
 
 import falcon
 import falcon.asgi
@@ -21,10 +22,21 @@ from projections.entities.catalog import Catalog
 from projections.entities.ingest import Refusal, ingest
 
 
+class WaitingRows(msgspec.Struct, frozen=True):
+    """How many rows of one entity type wait, and one of them: its id, and the parent that is missing (`table|id`)."""
+
+    type: str
+    rows: int
+    id: str
+    parent: str
+
+
 class IngestReportDto(msgspec.Struct, frozen=True):
     """What became of the lines: taken, unchanged because they were there already, refused.
 
     `refusals` are the first 1,000 of the refused, each with its line number from 1 and the path of what does not fit.
+    `waiting`: how many rows of the library are taken but not sent, because they refer to rows that are not there;
+    `waits` names one of them for each entity type, with the row it waits for (`table|id`).
     """
 
     lines: int
@@ -32,6 +44,16 @@ class IngestReportDto(msgspec.Struct, frozen=True):
     unchanged: int
     refused: int
     refusals: list[Refusal]
+    waiting: int
+    waits: list[WaitingRows]
+
+
+class EntitiesQuery(msgspec.Struct, frozen=True):
+    """Which entities to send."""
+
+    waiting: Annotated[
+        bool, msgspec.Meta(description="Also what waits for a parent, as it will be; no device has it yet")
+    ] = True
 
 
 class Entities:
@@ -46,13 +68,15 @@ class Entities:
         await self._services.auth.key(req, "entities.write")
         check_name("library", library)
         report = await ingest(self._catalog, library, bodies.chunks(req))
-        send(
-            resp,
-            IngestReportDto(report.lines, report.taken, report.unchanged, report.refused, report.refusals),
-        )
+        for held in report.waits:
+            await self._services.counters.note("rows_held_back", held.rows, entity_type=held.entity_type)
+        waits = [WaitingRows(held.entity_type, held.rows, held.example_id, held.parent) for held in report.waits]
+        counts = (report.lines, report.taken, report.unchanged, report.refused)
+        send(resp, IngestReportDto(*counts, report.refusals, report.waiting, waits))
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
-        """Send what `import` can read again: living entities, no delete markers."""
+        """Send what `import` can read again: living entities, no delete markers, unless told also those that wait."""
+        wanted = bodies.query(req, EntitiesQuery)
         who = await self._services.auth.scoped(req, "entities.read")
         lives = always
         if not isinstance(who, ApiKey):
@@ -66,18 +90,19 @@ class Entities:
 
         check_name("library", library)
         resp.content_type = NDJSON
-        resp.stream = guarded(req, self._lines(library), lives, self._services.stall_s)
+        resp.stream = guarded(req, self._lines(library, wanted.waiting), lives, self._services.stall_s)
 
-    async def _lines(self, library: str) -> AsyncGenerator[bytes]:
-        async for page in self._catalog.entities(library):
+    async def _lines(self, library: str, waiting: bool) -> AsyncGenerator[bytes]:
+        async for page in self._catalog.entities(library, waiting=waiting):
             yield b"".join(page)
 
 
 class Elsewhere:
-    """Stands for the entities where another system is their source."""
+    """Stands for the entities where another system is their source: nothing is written twice, or read past it."""
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
-        raise falcon.HTTPConflict(description="The entities of this service come from another system; ask there")
+        where = "The entities of this service are in another system; write and read them there"
+        raise falcon.HTTPConflict(description=where)
 
     on_post = on_get
 
@@ -100,6 +125,14 @@ def routes(services: Services) -> Iterator[Route]:
                 body_required=False,
                 refusals=(409,),
             ),
-            Operation("GET", "readEntities", "Read all living entities", {200: lines}, EITHER, refusals=(409,)),
+            Operation(
+                "GET",
+                "readEntities",
+                "Read all living entities",
+                {200: lines},
+                EITHER,
+                query=EntitiesQuery,
+                refusals=(409,),
+            ),
         ),
     )

@@ -1,5 +1,7 @@
 """Expiry: idle and expired sessions are ended, delete markers nobody needs any more are purged.
 
+Rows of a catalog that wait for nothing any more, because a writer died, go on their way too.
+
 Safe with any number of workers: a session is ended at the version its idleness was decided on, so exactly once, and a
 device that acts in that moment stays.
 """
@@ -45,7 +47,7 @@ async def claim(ledger: Ledger, every_us: int) -> bool:
 
 async def expire(
     ledger: Ledger,
-    catalog: Catalog,
+    catalog: Catalog | None,
     *,
     idle_us: int,
     tombstones_us: int,
@@ -53,6 +55,7 @@ async def expire(
 ) -> ExpiryReport:
     """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`.
 
+    Without a catalog only sessions end: other sources keep delete markers as they see fit.
     Partitions that are not whole are left for a later run: what belongs to a session may be missing there.
     """
     report = ExpiryReport()
@@ -67,9 +70,11 @@ async def expire(
                     *(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in turn)
                 )
                 on_progress(report)
-    for library in await catalog.libraries():
-        report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
-        on_progress(report)
+    if catalog is not None:
+        for library in await catalog.libraries():
+            report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
+            await catalog.release(library)  # what a writer that died has left; costs nothing where no row waits
+            on_progress(report)
     return report
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 from click import echo
+from msgspec import structs
 
 from ledger.errors import SessionEnded
 from ledger.tokens import read_token
@@ -40,8 +41,12 @@ def demo(
     data_dir: Path | None,
     redis_url: str | None,
 ) -> None:
-    """Load a demo library (the first time), sign a device in, tell how to sync it, and serve."""
+    """Load a demo library (the first time), sign a device in, tell how to sync it, and serve.
+
+    The library is in the embedded catalog, whatever LEDGER_SOURCE says.
+    """
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+    settings = structs.replace(settings, source="catalog")
     check_identity(settings)
 
     async def prepare() -> str:
@@ -70,8 +75,8 @@ async def _load_library(found: Opened, assets: int) -> None:
             yield b"".join(lines)
 
         report = await ingest(found.catalog, LIBRARY, chunks())
-    if report.refused:
-        raise click.ClickException(f"the demo library was refused in {report.refused} lines: {report.refusals[:3]}")
+    if report.refused or report.waiting:
+        raise click.ClickException(f"the demo library does not fit: {report.refusals[:3] or report.waits[:3]}")
 
 
 async def _token(found: Opened, settings: Settings) -> str:

@@ -17,7 +17,7 @@ from projections.expiry import expire as expire_sessions
 @store_options
 @json_option
 def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """End idle (LEDGER_IDLE) and expired sessions, purge delete markers older than LEDGER_TOMBSTONES.
+    """End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.
 
     A running service does this by itself, every LEDGER_EXPIRE_INTERVAL.
     """
@@ -28,7 +28,7 @@ def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
             with progress("looking at sessions") as advance:
                 return await expire_sessions(
                     found.ledger,
-                    found.catalog,
+                    found.catalog if settings.source == "catalog" else None,
                     idle_us=int(settings.idle_s * 1_000_000),
                     tombstones_us=int(settings.tombstones_s * 1_000_000),
                     on_progress=lambda report: advance(report.sessions, f"{report.idle + report.expired:,} ended"),

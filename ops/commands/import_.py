@@ -29,15 +29,19 @@ def import_entities(
     """Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.
 
     Lines that do not fit are named as file:line:field and left out, the others are taken; exits 1 if any was refused.
+    Rows that refer to rows which are not there wait for them: they are told of, and sent to devices once those come.
     """
     check_name("--library", library)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if settings.source != "catalog":
+        raise click.UsageError(f"LEDGER_SOURCE={settings.source}: entities come from there, and are written there")
     for file in files:
         if str(file) != "-" and not file.is_file():
             raise click.BadParameter(f"{file} is not a file", param_hint="FILE")
 
     async def work() -> dict[str, IngestReport]:
         reports = {}
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+        async with opened(settings) as found:
             for file in files:
                 size = None if str(file) == "-" else file.stat().st_size
                 with progress(f"importing {file}", size) as advance:
@@ -58,6 +62,8 @@ def import_entities(
         if report.refused > len(report.refusals):
             echo(f"{name}: … and {report.refused - len(report.refusals):,} more refused lines", err=True)
         echo(f"{name}: {report.taken:,} taken, {report.unchanged:,} unchanged, {report.refused:,} refused")
+        for held in report.waits:
+            echo(f"{held.rows:,} {held.entity_type} wait, like {held.example_id} for {held.parent}", err=True)
     if refused:
         raise click.exceptions.Exit(1)
 

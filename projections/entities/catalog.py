@@ -8,22 +8,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, Self
 
 from ledger import keys
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, Unavailable
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from ledger.positions import Position
 from projections.entities.entity import Entity, entity_of
 from projections.entities.forms import sharing_id_with
 from projections.entities.held import Parents, is_checked
-from projections.entities.layout import keys_of
+from projections.entities.layout import WAITS_US, keys_of, waits
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
 from projections.entities.outlook import Outlook
 from projections.entities.paging import read_rows
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
-from projections.entities.source import Ahead, Held, Page
+from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
 from projections.entities.writer import Writer, Written
 
 PURGE_ROWS: Final = 500
@@ -37,6 +37,8 @@ PURGE: Final = Script.load("projections.entities", "purge.lua", allow_oom=True)
 class Catalog:
     """Serves and stores entities; implements `EntitySource`. All its state is in the store."""
 
+    steady = True
+
     def __init__(self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         """`now_us` dates delete markers that cascades make up; every `updated_at` is the server's."""
         self._store = store
@@ -45,6 +47,10 @@ class Catalog:
         self._outlooks: dict[str, Outlook] = {}
 
     # Reading
+
+    def of_session(self, user: str, sid: str) -> Self:
+        """Return this: a library is the same for all its sessions."""
+        return self
 
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear: one past the last stamp."""
@@ -59,6 +65,13 @@ class Catalog:
         """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""
         meta = keys.catalog_meta(library)
         return int(await self._store.command("HGET", meta, "floor", key=meta) or 0)
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        """Tell which entity types may have rows after their positions and below `before`; asks the store nothing."""
+        outlook = self._outlooks.get(library)
+        if outlook is None or outlook.horizon_us != before:
+            return frozenset(after)
+        return frozenset(name for name, position in after.items() if outlook.has_after(row(name).stored, position))
 
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
@@ -115,26 +128,62 @@ class Catalog:
             count, positions = count + len(left), positions or left
         return Ahead(int(count), positions[-1].at_us if positions else None)
 
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell how many rows of each type wait for a parent, and name the one that has waited longest of each."""
+        waiting = keys.catalog_waiting(library)
+        if not await self._store.command("HLEN", waiting, key=waiting):
+            return ()
+        found = [self._waiting_of(library, name) for name in STORED_TYPES if not row(name).is_delete]
+        return [one for one in await asyncio.gather(*found) if one is not None]
+
+    async def _waiting_of(self, library: str, stored: str) -> HeldBack | None:
+        rows, waiting = keys.catalog_rows(library, stored), keys.catalog_waiting(library)
+        count = await self._store.command("ZCOUNT", rows, WAITS_US, "+inf", key=rows)
+        if not count:
+            return None
+        lines = await self._store.command("ZRANGE", rows, WAITS_US, "+inf", "BYSCORE", "LIMIT", 0, 1, key=rows)
+        example_id = position_of(lines[0]).id if lines else ""
+        form = row(stored).form
+        assert form is not None
+        entry = await self._store.command("HGET", waiting, f"{form.name}|{example_id}", key=waiting)
+        if entry is None:  # it went on its way between two questions
+            return HeldBack(stored, count, "missing_parent", "", "")
+        return HeldBack(stored, count, "missing_parent", example_id, entry.split(b"\n")[1].decode())
+
+    async def health(self) -> SourceHealth:
+        """Tell whether the store answers."""
+        try:
+            await self._store.command("PING", key=keys.catalog_libraries())
+        except Unavailable as error:
+            return SourceHealth("catalog", ok=False, text=str(error))
+        return SourceHealth("catalog", ok=True, text="in the ledger's own store")
+
     async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
         """Return an entity's data in the version asked for; None if it is not there as this entity type."""
         line = await self._line(library, row(entity_type), entity_id)
         return None if line is None else data_of(line)
 
     async def count(self, library: str) -> dict[str, int]:
-        """Count the rows of each stored entity type."""
+        """Count the rows of each stored entity type, without those that wait."""
         meta = keys.catalog_meta(library)
         counts = {}
         for name in STORED_TYPES:
-            counts[name] = await self._store.command("ZCARD", keys.catalog_rows(library, name), key=meta)
+            rows = keys.catalog_rows(library, name)
+            counts[name] = await self._store.command("ZCOUNT", rows, "-inf", f"({WAITS_US}", key=meta)
         return counts
 
     async def entities(
-        self, library: str, types: Collection[str] | None = None, *, markers: bool = False
+        self, library: str, types: Collection[str] | None = None, *, markers: bool = False, waiting: bool = True
     ) -> AsyncIterator[list[bytes]]:
-        """Yield all living entities in the order of the stream, as lines that `import` reads, a list for each page."""
+        """Yield all living entities in the order of the stream, as lines that `import` reads, a list for each page.
+
+        Those that wait come behind the others of their type, an entity that is to be replaced by one as it is and as it
+        will be; without `waiting` it is what a device has.
+        """
+        before = 2**53 if waiting else WAITS_US
         for name in STORED_TYPES:
             if (types is None or name in types) and (markers or not row(name).is_delete):
-                async for page in self.pages(library, name, None, 2**53, 1000):
+                async for page in self.pages(library, name, None, before, 1000):
                     yield [export_line(line) for line in page.lines]
 
     async def libraries(self) -> list[str]:
@@ -157,10 +206,10 @@ class Catalog:
         """Move an entity to another library: a delete in the old one, then an upsert in the new one.
 
         What refers to it is deleted with it and must be written again. Returns False if the old library has not got it.
-        Raises InvalidInput for what only goes with its parent.
+        It is moved as it was last written, also if it waits. Raises InvalidInput for what only goes with its parent.
         """
         stored = row(row(entity_type).stored)
-        line = await self._line(old, stored, entity_id)
+        line = await self._waiting_line(old, stored, entity_id) or await self._line(old, stored, entity_id)
         if line is None or stored.is_delete:
             return False
         moved = entity_of(stored, payload_of(stored, line), entity_id)
@@ -169,6 +218,10 @@ class Catalog:
         if written.refused:
             raise InvalidInput([(path, message) for _, path, message in written.refused])
         return True
+
+    async def release(self, library: str) -> None:
+        """Let rows go that wait for nothing any more; see `Writer.release`."""
+        await self._writer.release(library)
 
     async def purge_tombstones(self, library: str, older_than_us: int) -> int:
         """Forget delete markers with a stamp below an instant and raise the floor; returns how many."""
@@ -197,6 +250,17 @@ class Catalog:
             lines = await self._older(library, served, lines)
         return lines[0] if lines else None
 
+    async def _waiting_line(self, library: str, stored: EntityTypeRow, entity_id: str) -> bytes | None:
+        if stored.form is None:
+            return None
+        key, rows = keys.catalog_waiting(library), keys.catalog_rows(library, stored.stored)
+        entry = await self._store.command("HGET", key, f"{stored.form.name}|{entity_id}", key=key)
+        if entry is None or chr(entry[0]) != stored.letter:
+            return None
+        score = entry.partition(b"\n")[0][1:]
+        lines = await self._store.command("ZRANGEBYSCORE", rows, score, score, key=rows)
+        return lines[0] if lines else None
+
     async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
         """Convert stored lines to an older version; albums without an owner are left out."""
         assert served.downgrade is not None
@@ -207,7 +271,9 @@ class Catalog:
                 as_type(line, served.name, served.downgrade(data)) for line, data in zip(lines, payloads, strict=True)
             ]
         newest: dict[str, tuple[int, str]] = {}
-        for album_id, _, _, line in await self._writer.owners(library, [data.id for data in payloads]):
+        for album_id, _, place, line in await self._writer.owners(library, [data.id for data in payloads]):
+            if waits(place):
+                continue
             owner = (position_of(line).at_us, payload_of(row("AlbumUserV1"), line).user_id)
             newest[album_id] = max(owner, newest.get(album_id, (0, "")))
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ledger.errors import InvalidInput
 from projections.entities.entity import MAX_LINE_BYTES, Entity, read_line
+from projections.entities.source import HeldBack
 from projections.entities.writer import Written
 
 BATCH_LINES: Final = 200
@@ -33,13 +34,19 @@ class Refusal(Struct, frozen=True):
 
 
 class IngestReport(Struct):
-    """What became of the lines; `refusals` are the first 1,000 of the `refused`."""
+    """What became of the lines; `refusals` are the first 1,000 of the `refused`.
+
+    `waiting`: how many rows of the library wait at the end, from these lines or from before, for rows that are not
+    there; `waits` tells it for each entity type, with one of them and the row it waits for (`table|id`).
+    """
 
     lines: int = 0
     taken: int = 0
     unchanged: int = 0
     refused: int = 0
     refusals: list[Refusal] = []
+    waiting: int = 0
+    waits: list[HeldBack] = []
     origin: str | None = None
 
 
@@ -48,6 +55,10 @@ class EntitySink(Protocol):
 
     async def put(self, library: str, entities: list[Entity]) -> Written:
         """Write entities in their order."""
+        ...
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell which rows wait."""
         ...
 
 
@@ -61,9 +72,9 @@ async def ingest(
 ) -> IngestReport:
     """Write the entities of NDJSON lines `{"type","id","data"}` into a library.
 
-    A refused line stops no other. Blank lines are passed over. `on_progress` is called after each batch with the report
-    so far, `origin` only names the input in it. Raises what the store raises; the lines before may be written, and
-    writing all again is harmless.
+    A refused line stops no other. Parents may come behind their children, in these lines or another time. Blank lines
+    are passed over. `on_progress` is called after each batch with the report so far, `origin` only names the input in
+    it. Raises what the store raises; the lines before may be written, and writing all again is harmless.
     """
     run = _Run(catalog, library, IngestReport(origin=origin), on_progress)
     lines = LineSplitter()
@@ -153,6 +164,8 @@ class _Run:
         await self._send()
         while self._flying:
             await self._land()
+        self.report.waits = list(await self._catalog.held_back(self._library))
+        self.report.waiting = sum(held.rows for held in self.report.waits)
 
     async def cancel(self) -> None:
         """Stop what is still on its way, after an error."""

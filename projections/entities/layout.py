@@ -5,6 +5,17 @@
     rows:<type>     sorted set per stored entity type: the line itself by its stamp, so a page is one range
     ids:<form>      hash: entity id -> variant letter and stamp; `r` marks a row that went with its parent, unmarked
     edges           sorted set without scores: `table|parent id|form|child id`
+    waiting         hash of the rows whose parents are not there: `form|id` -> variant letter and score; a parent that
+                    is missing; all parents, a line each
+    wanted          sorted set without scores: `table|parent id|form|child id` of all parents of the rows that wait
+    arrived         sorted set by stamp: `table|id` of parents that came and whose waiting rows were not all looked at
+
+What is served refers to nothing that is not there: a row with such a reference waits. It lies among the rows of its
+type too, WAITS_US later than it was written, so that no page, horizon or count below a horizon sees it, while backups
+and exports do. When the parent comes, the row is written anew, with a stamp of then: every device gets it after its
+parent. If it is to replace a row that is served, that one stays until then. When the parent is deleted instead, the row
+is dropped, or loses the reference where that may be empty. Where a library has no users at all, they come from
+elsewhere, and each of them counts as there.
 
 All keys of a library share a slot. Every script gets all of them, in one fixed order.
 """
@@ -16,7 +27,15 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.keys import catalog_edges, catalog_ids, catalog_meta, catalog_rows
+from ledger.keys import (
+    catalog_arrived,
+    catalog_edges,
+    catalog_ids,
+    catalog_meta,
+    catalog_rows,
+    catalog_waiting,
+    catalog_wanted,
+)
 from projections.entities.forms import FORMS, Form
 from projections.entities.lines import head_of
 from projections.entities.payloads.base import Payload
@@ -25,13 +44,24 @@ from projections.entities.registry import row
 REMOVED: Final = "r"
 """Marks an id whose row went with its parent and left no marker of its own."""
 
+WAITS_US: Final = 2**52
+"""What the place of a row that waits has above its stamp; all below 2**53, the last double that is exact."""
+
+USERS: Final = "user"
+"""The table whose rows may come from elsewhere."""
+
 FORM_NUMBERS: Final = {form.name: number for number, form in enumerate(FORMS, 1)}
+
+
+def waits(place: bytes) -> bool:
+    """Tell whether a variant letter with a score is the place of a row that waits."""
+    return int(place[1:]) >= WAITS_US
 
 
 @lru_cache(maxsize=4096)
 def keys_of(library: str) -> tuple[bytes, ...]:
-    """List all keys of a catalog: meta, edges, then each form's ids and the rows of its variants."""
-    keys = [catalog_meta(library), catalog_edges(library)]
+    """List all keys of a catalog, as rows.lua reads them; each form's ids and the rows of its variants come last."""
+    keys = [make(library) for make in (catalog_meta, catalog_edges, catalog_waiting, catalog_wanted, catalog_arrived)]
     for form in FORMS:
         keys.append(catalog_ids(library, form.name))
         keys.extend(catalog_rows(library, stored) for _, stored in form.variants)
@@ -41,9 +71,10 @@ def keys_of(library: str) -> tuple[bytes, ...]:
 def _description(form: Form) -> dict[str, Any]:
     """Tell a script of one form.
 
-    `refs`: fields that make edges, with their tables. `is_parent`: edges may begin at its rows. `is_owned`: its rows
-    refer to an owner and may have others below them. `with`: the table whose rows it shares its id with and goes with;
-    `blank`: its head with nothing known, around the id.
+    `parents`: fields that refer to others, with their tables; `refs`: those that make edges. `may_be_elsewhere`: while
+    the table has no rows, any parent in it counts as there. `is_parent`: edges may begin at its rows. `is_owned`: its
+    rows refer to an owner and may have others below them. `with`: the table whose rows it shares its id with and goes
+    with; `blank`: its head with nothing known, around the id.
     """
     payload = row(form.type_of("u")).payload
     names = {field.name: field.encode_name for field in msgspec.structs.fields(payload)}
@@ -52,6 +83,8 @@ def _description(form: Form) -> dict[str, Any]:
         "name": form.name,
         "table": form.table,
         "variants": form.variants,
+        "parents": [(names[parent.field], parent.table) for parent in form.parents],
+        "may_be_elsewhere": form.table == USERS,
         "refs": [(names[parent.field], parent.table) for parent in form.parents if parent.indexed],
         "is_parent": any(parent.indexed and parent.table == form.table for other in FORMS for parent in other.parents),
         "is_owned": "ownerId" in names.values() and form.table in {p.table for other in FORMS for p in other.parents},

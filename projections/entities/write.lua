@@ -1,135 +1,27 @@
--- Writes entities into a library's catalog, each with a stamp of its own that is higher than all before.
+-- Writes entities into a library's catalog, each with a stamp of its own that is higher than all before. Then it lets
+-- rows go that waited for what came. Its first parts are rows.lua and waiting.lua.
 --
--- KEYS  meta, edges, then for each form of the layout: ids, and the rows of each variant
--- ARGV  1: the layout (JSON), then five for each write:
---         <form number><letter>   u, m, b: an upsert; d: a delete marker
+-- KEYS  as in rows.lua
+-- ARGV  1: the layout (JSON); 2: how many rows that wait are looked at, at most; then five for each write:
+--         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits; r: let go what waits
 --         id
 --         head                    the line up to its time
 --         refs                    parents, one a line: table|id, or *table|id to give the parent a new time with this
---         expected                what the form's ids must hold for the id; empty: anything
+--         expected                what the form's ids must hold for the id, or the place of what waits for it; empty:
+--                                 anything. Only a write that expects nothing, or this, replaces what waits; * is a
+--                                 write that expects nothing and lets it be
 --
--- Returns one letter for each write (w written, u unchanged, m not as expected, c children are left, k the owner may not
--- change, o a parent was deleted), then for each o: the number of the write and the table of the parent.
--- A write that is not w or u changes nothing. Stamps are the server's time in µs, or one more than the last.
+-- Returns one letter for each write (w written, u unchanged, h it waits from now on, e an equal one waits already, m not
+-- as expected, c children are left, k the owner may not change, o a parent was deleted), whether parents that came are
+-- left to be looked at (their count), then for each o, h and e: the number of the write, and the table of the parent or
+-- the parent. A write that is not w, u, h or e changes nothing. Stamps are the server's time in µs, or one more than the
+-- last.
 
-local forms, tables, parts = cjson.decode(ARGV[1]), {}, {}
-local kinds = { { KEYS[1], 'hash' }, { KEYS[2], 'zset' } }
-local meta, edges, key_at = KEYS[1], KEYS[2], 3
-
-for _, form in ipairs(forms) do
-  form.ids, form.rows, form.types = KEYS[key_at], {}, {}
-  kinds[#kinds + 1] = { form.ids, 'hash' }
-  for at, variant in ipairs(form.variants) do
-    form.rows[variant[1]], form.types[variant[1]] = KEYS[key_at + at], variant[2]
-    kinds[#kinds + 1] = { KEYS[key_at + at], 'zset' }
-  end
-  key_at = key_at + 1 + #form.variants
-  tables[form.table] = tables[form.table] or { forms = {}, parts = {}, markers = 0 }
-  local own = tables[form.table]
-  own.forms[#own.forms + 1] = form
-end
-
-for _, pair in ipairs(kinds) do
-  local kind = redis.call('TYPE', pair[1])['ok']
-  if kind ~= 'none' and kind ~= pair[2] then
-    return redis.error_reply('WRONGTYPE ' .. pair[1] .. ' is a ' .. kind .. ', not a ' .. pair[2])
-  end
-end
-
-for _, form in ipairs(forms) do
-  local own = tables[form.table]
-  if form.rows.d then own.markers = own.markers + redis.call('ZCARD', form.rows.d) end
-  if form.with ~= '' then
-    local of = tables[form.with].parts
-    of[#of + 1] = form
-  end
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local last = tonumber(redis.call('HGET', meta, 'last') or 0)
-local first, dated, date, longest, newest = last, -1, nil, {}, {}
-
--- The civil date of a count of days since 1970 (the sandbox has no os.date); Howard Hinnant's algorithm.
-local function civil(days)
-  local z = days + 719468
-  local era = math.floor(z / 146097)
-  local doe = z - era * 146097
-  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-  local mp = math.floor((5 * doy + 2) / 153)
-  local month = mp < 10 and mp + 3 or mp - 9
-  return yoe + era * 400 + (month <= 2 and 1 or 0), month, doy - math.floor((153 * mp + 2) / 5) + 1
-end
-
-local function iso(us)
-  local seconds = math.floor(us / 1000000)
-  if seconds ~= dated then
-    local days = math.floor(seconds / 86400)
-    local rest = seconds - days * 86400
-    local year, month, day = civil(days)
-    dated = seconds
-    date = string.format(
-      '%04d-%02d-%02dT%02d:%02d:%02d.',
-      year, month, day, math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60
-    )
-  end
-  return date .. string.format('%06dZ', us - seconds * 1000000)
-end
-
-local function escaped(id)
-  return (string.gsub(id, '["\\]', '\\%0'))
-end
-
-local function line_at(form, held)
-  return redis.call('ZRANGEBYSCORE', form.rows[string.sub(held, 1, 1)], string.sub(held, 2), string.sub(held, 2))[1]
-end
-
-local function is_upsert(held)
-  local letter = held and string.sub(held, 1, 1)
-  return letter and letter ~= 'd' and letter ~= 'r'
-end
-
-local function edges_of(form, id, line)
-  local found, data = {}, cjson.decode(line .. '"}').data
-  for _, ref in ipairs(form.refs) do
-    if type(data[ref[1]]) == 'string' then
-      found[#found + 1] = ref[2] .. '|' .. data[ref[1]] .. '|' .. form.name .. '|' .. id
-    end
-  end
-  return found
-end
-
--- Takes out whatever stands for an id, with its edges; leaves the ids entry to the caller.
-local function take_out(form, id, held)
-  local letter = string.sub(held, 1, 1)
-  if letter == 'r' then return end
-  if letter == 'd' then
-    tables[form.table].markers = tables[form.table].markers - 1
-  elseif #form.refs > 0 then
-    for _, edge in ipairs(edges_of(form, id, line_at(form, held))) do redis.call('ZREM', edges, edge) end
-  end
-  redis.call('ZREMRANGEBYSCORE', form.rows[letter], string.sub(held, 2), string.sub(held, 2))
-end
-
-local function add(form, letter, id, head)
-  last = math.max(now, last + 1)
-  local stamp = string.format('%.0f', last)
-  local line, field = head .. iso(last) .. '|' .. escaped(id), 'longest:' .. form.types[letter]
-  longest[field] = longest[field] or tonumber(redis.call('HGET', meta, field) or 0)
-  if #line > longest[field] then
-    longest[field] = #line
-    redis.call('HSET', meta, field, #line)
-  end
-  newest['newest:' .. form.types[letter]] = stamp .. '|' .. id
-  redis.call('ZADD', form.rows[letter], stamp, line)
-  redis.call('HSET', form.ids, id, letter .. stamp)
-  if letter == 'd' then tables[form.table].markers = tables[form.table].markers + 1 end
-end
+local MOST_BYTES = 524288 -- of rows that waited, so that no call is long
 
 -- Tells the table of a parent that was deleted and not written again.
 local function deleted_parent(refs)
-  for name, id in string.gmatch(refs, '%*?([^|\n]+)|([^\n]+)') do
+  for _, name, id in string.gmatch(refs, REF) do
     local dead, living = false, false
     if tables[name].markers > 0 then
       for _, form in ipairs(tables[name].forms) do
@@ -167,14 +59,14 @@ local function revive(form, id, held)
 end
 
 local function link(form, id, refs)
-  for star, name, parent in string.gmatch(refs, '(%*?)([^|\n]+)|([^\n]+)') do
+  for star, name, parent in string.gmatch(refs, REF) do
     if star == '*' then
       local owner = tables[name].forms[1]
       local held = redis.call('HGET', owner.ids, parent)
       if is_upsert(held) then
         local line = line_at(owner, held)
         redis.call('ZREMRANGEBYSCORE', owner.rows[string.sub(held, 1, 1)], string.sub(held, 2), string.sub(held, 2))
-        add(owner, string.sub(held, 1, 1), parent, string.sub(line, 1, #line - 28 - #escaped(parent)))
+        add(owner, string.sub(held, 1, 1), parent, head_of(line, parent))
       end
     else
       for _, ref in ipairs(form.refs) do
@@ -186,11 +78,6 @@ local function link(form, id, refs)
   end
 end
 
-local function has_edges(form, id)
-  local prefix = form.table .. '|' .. id
-  return #redis.call('ZRANGEBYLEX', edges, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', 0, 1) > 0
-end
-
 -- A device removes a user's rows with all below them. Had a row changed its owner since, it would come again, but not
 -- what is below it: so an owner stays while there is anything.
 local function is_bound(form, id, line, refs)
@@ -199,28 +86,47 @@ local function is_bound(form, id, line, refs)
   for _, part in ipairs(tables[form.table].parts) do
     if is_upsert(redis.call('HGET', part.ids, id)) then return true end
   end
-  return form.is_parent and has_edges(form, id)
+  return form.is_parent and has_any(edges, form.table, id)
 end
 
-local function upsert(form, letter, id, head, refs, held)
-  if is_upsert(held) then
-    local line = line_at(form, held)
-    if string.sub(held, 1, 1) == letter and string.sub(line, 1, #head) == head then return 'u' end
+local function upsert(form, letter, id, head, refs, held, stays)
+  local line = is_upsert(held) and line_at(form, held)
+  if line then
+    if string.sub(held, 1, 1) == letter and string.sub(line, 1, #head) == head then
+      if not stays then forget(form, id) end
+      return 'u'
+    end
     if form.is_owned and is_bound(form, id, line, refs) then return 'k' end
   end
   local orphaned_by = deleted_parent(refs)
   if orphaned_by then return 'o', orphaned_by end
+  if not stays then
+    local ref = missing(refs, form, line)
+    if ref then return hold(form, letter, id, head, refs, ref), ref end
+    forget(form, id)
+  end
+  local comes = any_waits and not is_there(form.table, id)
   if held then take_out(form, id, held) end
   revive(form, id, held)
   add(form, letter, id, head)
   link(form, id, refs)
+  if form.may_be_elsewhere then known = {} end
+  if comes then arrive(form.table, id) end
   return 'w'
 end
 
-local function remove(form, id, head, held)
-  if held and not is_upsert(held) and string.sub(line_at(form, held), 1, #head) == head then return 'u' end
-  if form.is_parent and has_edges(form, id) then return 'c' end
+local function remove(form, id, head, held, stays)
   local own = tables[form.table]
+  local is_same = held and not is_upsert(held) and string.sub(line_at(form, held), 1, #head) == head
+  if not is_same then
+    if form.is_parent and has_any(edges, form.table, id) then return 'c' end
+    if any_waits and has_any(wanted, form.table, id) then return 'c' end
+  end
+  for _, other in ipairs(own.forms) do
+    if not stays then forget(other, id) end
+  end
+  if is_same then return 'u' end
+  known = {}
   for _, other in ipairs(own.forms) do
     local entry = other ~= form and redis.call('HGET', other.ids, id)
     if is_upsert(entry) then
@@ -245,25 +151,67 @@ local function remove(form, id, head, held)
   return 'w'
 end
 
-local codes, orphans = {}, {}
-for at = 2, #ARGV, 5 do
+-- Writes a row that waited, if all its parents are there.
+local function let_go(form, id)
+  local place, _, refs = entry_of(form, id)
+  if not place then return 0 end
+  local held, line = redis.call('HGET', form.ids, id), line_at(form, place)
+  upsert(form, string.sub(place, 1, 1), id, head_of(line, id), refs, held, false)
+  return #line
+end
+
+-- Looks at rows that wait for what came, in the order of its coming, and at no more than so many. What was the last is
+-- noted: rows that wait for something else as well stay where they are.
+local function let_all_go(most)
+  local room = MOST_BYTES
+  while most > 0 and room > 0 do
+    local parent = redis.call('ZRANGE', arrived, 0, 0)[1]
+    if not parent then return end
+    local done, from = redis.call('HGET', meta, 'looked_at'), '[' .. parent .. '|'
+    if done and string.sub(done, 1, #parent + 1) == parent .. '|' then from = '(' .. done end
+    local members, at = redis.call('ZRANGEBYLEX', wanted, from, '(' .. parent .. '}', 'LIMIT', 0, most), 0
+    while at < #members and room > 0 do
+      at = at + 1
+      local name, id = string.match(string.sub(members[at], #parent + 2), '([^|]+)|(.+)')
+      room = room - let_go(named[name], id)
+    end
+    if at == #members and at < most then
+      redis.call('ZREM', arrived, parent)
+      redis.call('HDEL', meta, 'looked_at')
+    else
+      redis.call('HSET', meta, 'looked_at', members[at])
+    end
+    most = most - at - 1
+  end
+end
+
+local codes, others = {}, {}
+for at = 3, #ARGV, 5 do
   local number, letter = string.match(ARGV[at], '(%d+)(%a)')
   local form, id, head, refs, expected = forms[tonumber(number)], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local held = redis.call('HGET', form.ids, id)
-  local code, why
-  if expected ~= '' and held ~= expected then
+  local held, stays = redis.call('HGET', form.ids, id), expected ~= ''
+  local is_as_expected, code, why = expected == '' or expected == '*' or held == expected, nil, nil
+  if not is_as_expected and expected == entry_of(form, id) then is_as_expected, stays = true, false end
+  if not is_as_expected then
     code = 'm'
   elseif letter == 'd' then
-    code = remove(form, id, head, held)
+    code = remove(form, id, head, held, stays)
+  elseif letter == 'f' then
+    forget(form, id)
+    code = 'w'
+  elseif letter == 'r' then
+    let_go(form, id)
+    code = 'w'
   else
-    code, why = upsert(form, letter, id, head, refs, held)
+    code, why = upsert(form, letter, id, head, refs, held, stays)
   end
   codes[#codes + 1] = code
   if why then
-    orphans[#orphans + 1] = #codes - 1
-    orphans[#orphans + 1] = why
+    others[#others + 1] = #codes - 1
+    others[#others + 1] = why
   end
 end
+let_all_go(tonumber(ARGV[2]))
 if last > first then redis.call('HSET', meta, 'last', string.format('%.0f', last)) end
 for field, place in pairs(newest) do redis.call('HSET', meta, field, place) end
-return { table.concat(codes), unpack(orphans) }
+return { table.concat(codes), redis.call('ZCARD', arrived), unpack(others) }

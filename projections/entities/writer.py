@@ -16,29 +16,41 @@ from ledger.log.store import Store
 from projections.entities.cascade import Child, child_writes
 from projections.entities.entity import Entity, entity_of
 from projections.entities.forms import DELETE, FORMS, form, forms_of
-from projections.entities.layout import LAYOUT, keys_of
+from projections.entities.layout import LAYOUT, USERS, WAITS_US, keys_of, waits
 from projections.entities.lines import payload_of, position_of
 from projections.entities.payloads.albums import AlbumUserDeleteV1
 from projections.entities.registry import row
-from projections.entities.writes import BATCH_BYTES, BATCH_ROWS, Write, arguments, batches
+from projections.entities.writes import (
+    ANYTHING,
+    BATCH_BYTES,
+    BATCH_ROWS,
+    FORGET,
+    LET_GO,
+    Write,
+    arguments,
+    batches,
+)
 
 _ROUNDS_WITHOUT_PROGRESS: Final = 20
 _SCAN_ROWS: Final = 100
 
-WRITE: Final = Script.load("projections.entities", "write.lua")
+WRITE: Final = Script.load("projections.entities", "rows.lua", "waiting.lua", "write.lua")
 CHILDREN: Final = Script.load("projections.entities", "children.lua")
 OWNERS: Final = Script.load("projections.entities", "owners.lua")
 
-_WITH_CHILDREN: Final = frozenset(parent.table for f in FORMS for parent in f.parents if parent.indexed)
-_USERS: Final = "user"
+_WITH_CHILDREN: Final = frozenset(parent.table for f in FORMS for parent in f.parents)
 
 
 class Written(Struct):
-    """What became of entities: taken (written anew), unchanged, and refused as (index, path, message)."""
+    """What became of entities: taken (written anew), unchanged, and refused as (index, path, message).
+
+    `waiting` counts those of the taken and unchanged that refer to rows which are not there, and so wait.
+    """
 
     taken: int = 0
     unchanged: int = 0
     refused: list[tuple[int, tuple[str | int, ...], str]] = []
+    waiting: int = 0
 
 
 class Writer:
@@ -53,19 +65,21 @@ class Writer:
         """Write entities in their order; each is whole or untouched, equal ones keep their place.
 
         Runs of upserts are one script; a delete removes what refers to it before it is done itself. Refused are a row
-        whose parent was deleted, and another owner of a row that others refer to. If this raises, some of the entities
-        may be written; writing all again is harmless.
+        whose parent was deleted, and another owner of a row that others refer to. A row whose parent is not there waits
+        for it, and what it replaces is served until then; rows that waited for one of these go on their way before this
+        returns. If this raises, some of the entities may be written; writing all again is harmless.
         """
         written = Written()
         at = 0
         for (deleting, owned), run in groupby(entities, lambda e: (e.row.is_delete, e.owner is not None)):
             some = list(run)
+            writes = [Write.of(entity) for entity in some]
             if deleting:
-                outcomes = await self._remove(library, [Write.of(entity) for entity in some])
+                outcomes = await self._remove(library, writes)
+            elif owned:
+                outcomes = await self._put_with_owners(library, some, writes)
             else:
-                outcomes = await self._run(library, [Write.of(entity) for entity in some])
-                if owned:
-                    await self._run(library, await self._owner_writes(library, some))
+                outcomes = await self._run(library, writes)
             if outcomes.count("w") == len(outcomes):
                 written.taken += len(outcomes)
             else:
@@ -80,37 +94,57 @@ class Writer:
             raise InvalidInput([(("type",), f"{entity.row.name} has no delete marker; it goes with its parent")])
         await self._remove(library, [Write.removing(entity.row.form, entity.data, entity.id, self._now_us())])
 
+    async def release(self, library: str) -> None:
+        """Let all rows go that wait for nothing any more; also those of a writer that did not come to it."""
+        key = keys.catalog_waiting(library)
+        cursor = b""
+        while cursor != b"0":
+            cursor, found = await self._store.command("HSCAN", key, cursor or b"0", "COUNT", _SCAN_ROWS, key=key)
+            rows = (name.decode().split("|", 1) for name in found[::2])
+            await self._run(library, [Write(form(name), LET_GO, row_id) for name, row_id in rows])
+
     async def owners(self, library: str, albums: Iterable[str]) -> list[tuple[str, str, bytes, bytes]]:
-        """Find owners' memberships of albums: album id, membership id, what the ids hold for it, its line."""
+        """Find owners' memberships of albums, also those that wait: album id, membership id, its place, its line."""
         members = form("album_user")
         every = keys_of(library)
         at = every.index(keys.catalog_ids(library, members.name))
         letters = "".join(letter for letter, _ in members.variants)
         found = iter(
-            await self._store.script(OWNERS, [every[1], *every[at : at + 1 + len(letters)]], [letters, *albums])
+            await self._store.script(OWNERS, [*every[1:4], *every[at : at + 1 + len(letters)]], [letters, *albums])
         )
         return [
             (album_id.decode(), member_id.decode(), held, line)
             for album_id, member_id, held, line in zip(found, found, found, found, strict=True)
         ]
 
-    async def _owner_writes(self, library: str, albums: Sequence[Entity]) -> list[Write]:
-        """Make each album's owner its only one: the membership to write, former owners' memberships to delete."""
+    async def _put_with_owners(self, library: str, albums: Sequence[Entity], writes: Sequence[Write]) -> list[str]:
+        """Write albums and make each one's owner its only one: first the new memberships, then former ones go.
+
+        Where the new owner waits for its user, the former one stays until the album is written again.
+        """
         owner_of = {album.id: album.owner for album in albums if album.owner is not None}  # the last line wins
         missing = dict(owner_of)
-        writes = []
+        unsettled: set[str] = set()
+        former: list[tuple[str, Write]] = []
         for album_id, member_id, held, line in await self.owners(library, owner_of):
             membership = payload_of(row("AlbumUserV1"), line)
             if membership.user_id == _user_of(owner_of[album_id]):
                 missing.pop(album_id, None)
+                unsettled.update([album_id] if waits(held) else [])
+            elif waits(held):
+                former.append(("", Write(form("album_user"), FORGET, member_id, expected=held)))
             else:
                 marker = AlbumUserDeleteV1(membership.album_id, membership.user_id)
-                writes.append(Write.of(entity_of(row("AlbumUserDeleteV1"), marker, member_id), held))
-        return writes + [Write.of(owner) for owner in missing.values()]
+                former.append((album_id, Write.of(entity_of(row("AlbumUserDeleteV1"), marker, member_id), held)))
+        outcomes = await self._run(library, [*writes, *map(Write.of, missing.values())])
+        for album_id, outcome in zip(missing, outcomes[len(writes) :], strict=True):
+            unsettled.update([album_id] if outcome not in "wu" else [])
+        await self._run(library, [write for album_id, write in former if album_id not in unsettled])
+        return outcomes[: len(writes)]
 
     async def _remove(self, library: str, removals: Sequence[Write]) -> list[str]:
         """Remove rows with all that refers to them, children before parents, each step leaving a valid catalog."""
-        users = {w.id for w in removals if w.form.table == _USERS}
+        users = {w.id for w in removals if w.form.table == USERS}
         if users:
             await self._remove_rows_of_users(library, users)
         outcomes = [""] * len(removals)
@@ -139,15 +173,15 @@ class Writer:
         reply = await self._store.script(CHILDREN, keys_of(library)[1:], args)
         found = iter(reply[1:])
         children = [
-            Child(parent.decode(), name.decode(), child_id.decode(), held, line)
-            for parent, name, child_id, held, line in zip(found, found, found, found, found, strict=True)
+            Child(parent.decode(), name.decode(), child_id.decode(), held, line, _refs_of(refs))
+            for parent, name, child_id, held, line, refs in zip(found, found, found, found, found, found, strict=True)
         ]
         return bool(reply[0]), children
 
     async def _remove_rows_of_users(self, library: str, users: set[str]) -> None:
-        """Remove all rows that refer to users, by reading everything."""
+        """Remove all rows that refer to users, by reading everything; those that wait are found by their parents."""
         for referring in FORMS:
-            fields = [parent.field for parent in referring.parents if parent.table == _USERS]
+            fields = [parent.field for parent in referring.parents if parent.table == USERS]
             for letter, stored in referring.variants if fields else ():
                 if letter != DELETE:
                     await self._remove_rows_where(library, stored, fields, users)
@@ -158,28 +192,45 @@ class Writer:
         low = "-inf"
         while True:
             rows = keys.catalog_rows(library, stored)
-            lines = await self._store.command("ZRANGE", rows, low, "+inf", "BYSCORE", "LIMIT", 0, _SCAN_ROWS, key=rows)
+            span = (low, f"({WAITS_US}", "BYSCORE", "LIMIT", 0, _SCAN_ROWS)
+            lines = await self._store.command("ZRANGE", rows, *span, key=rows)
             if not lines:
                 return
             removals = []
             for line in lines:
                 data = payload_of(found, line)
                 if any(getattr(data, field) in users for field in fields):
-                    removals.append(Write.removing(found.form, data, position_of(line).id, self._now_us()))
+                    removals.append(Write.removing(found.form, data, position_of(line).id, self._now_us(), ANYTHING))
             if removals:
                 await self._remove(library, removals)
             low = f"({position_of(lines[-1]).at_us}"
 
     async def _run(self, library: str, writes: Sequence[Write]) -> list[str]:
-        """Run writes; returns a letter for each as the script does, or the table of the deleted parent."""
+        """Run writes, then let rows go that waited for them, in bounded steps.
+
+        Returns a letter for each as the script does; behind it, for a refused one the table of the deleted parent, for
+        one that waits the missing parent.
+        """
         outcomes: list[str] = []
+        left = 0
         for batch in batches(writes):
-            reply = await self._store.script(WRITE, keys_of(library), arguments(batch))
-            letters = list(reply[0].decode())
-            for at, table in zip(reply[1::2], reply[2::2], strict=True):
-                letters[at] = table.decode()
-            outcomes += letters
+            left = await self._step(library, batch, outcomes)
+        while left:
+            left = await self._step(library, [], outcomes)
         return outcomes
+
+    async def _step(self, library: str, batch: Sequence[Write], outcomes: list[str]) -> int:
+        """Run one script; returns how many parents are left whose waiting rows were not all looked at."""
+        reply = await self._store.script(WRITE, keys_of(library), arguments(batch))
+        letters = list(reply[0].decode())
+        for at, why in zip(reply[2::2], reply[3::2], strict=True):
+            letters[at] += why.decode()
+        outcomes += letters
+        return int(reply[1])
+
+
+def _refs_of(lines: bytes) -> tuple[str, ...]:
+    return tuple(lines.decode().split("\n")) if lines else ()
 
 
 def _user_of(membership: Entity) -> str:
@@ -189,24 +240,26 @@ def _user_of(membership: Entity) -> str:
 
 def _tell(written: Written, start: int, entities: Sequence[Entity], outcomes: Sequence[str]) -> None:
     for at, (entity, outcome) in enumerate(zip(entities, outcomes, strict=True), start):
-        if outcome == "w":
+        letter = outcome[0]
+        if letter in "wh":
             written.taken += 1
-        elif outcome == "u":
+        elif letter in "ue":
             written.unchanged += 1
         else:
             written.refused.append((at, *_problem(entity, outcome)))
+        written.waiting += letter in "he"
 
 
 def _problem(entity: Entity, outcome: str) -> tuple[tuple[str | int, ...], str]:
     if outcome == "k":
         return ("data", "ownerId"), "cannot change while others refer to this; delete it, then write it and them again"
-    return _path_to(entity, outcome), f"the {outcome} was deleted; write it again first"
+    return _path_to(entity, outcome[1:]), f"the {outcome[1:]} was deleted; write it again first"
 
 
 def _path_to(entity: Entity, table: str) -> tuple[str | int, ...]:
     """Name the field that refers to a table; only `data` where several do."""
     assert entity.row.form is not None
-    if entity.owner is not None and table == _USERS:
+    if entity.owner is not None and table == USERS:
         return ("data", "ownerId")
     names: dict[str, Any] = {f.name: f.encode_name for f in msgspec.structs.fields(entity.row.payload)}
     fields = [names[parent.field] for parent in entity.row.form.parents if parent.table == table]

@@ -17,12 +17,22 @@ from projections.entities.registry import row
 
 BATCH_ROWS: Final = 500
 BATCH_BYTES: Final = 512 * 1024
+LOOKED_AT_ROWS: Final = 200
+"""How many rows that wait one script looks at, at most."""
+
+# Letters of writes that are no variant: what waits for an id is forgotten, or written if its parents are there.
+FORGET: Final = "f"
+LET_GO: Final = "r"
+
+ANYTHING: Final = b"*"
+"""Expected by a write that takes whatever is there, but leaves what waits for the id."""
 
 
 class Write(Struct, frozen=True):
-    """One change of a row; `letter` is the variant written.
+    """One change of a row; `letter` is the variant written, or tells what to do with what waits for the id.
 
-    `expected` is what the form's ids must hold for the id, else nothing changes; empty for anything.
+    `expected` is what the form's ids must hold for the id, or the place of what waits for it, else nothing changes;
+    empty for anything. Only with none, or with that place, is what waits replaced.
     """
 
     form: Form
@@ -74,7 +84,7 @@ def batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
 
 def arguments(batch: Sequence[Write]) -> list[Arg]:
     """Print a batch as the script's arguments."""
-    args: list[Arg] = [LAYOUT]
+    args: list[Arg] = [LAYOUT, LOOKED_AT_ROWS]
     for w in batch:
         args += (f"{FORM_NUMBERS[w.form.name]}{w.letter}", w.id, w.head, "\n".join(w.refs), w.expected)
     return args

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.http import Service
+from tests.samples import sample
 
 PATH = "/ledger/libraries/lib/entities"
 
@@ -38,7 +39,7 @@ async def post(service: Service, key: str, body: bytes, path: str = PATH) -> Any
 
 async def test_lines_are_taken_and_read_back(service: Service, key: str) -> None:
     some = [user(number) for number in range(3)]
-    report = {"lines": 3, "taken": 3, "unchanged": 0, "refused": 0, "refusals": []}
+    report = {"lines": 3, "taken": 3, "unchanged": 0, "refused": 0, "refusals": [], "waiting": 0, "waits": []}
     assert await post(service, key, lines(*some)) == report
     assert await post(service, key, lines(*some)) == report | {"taken": 0, "unchanged": 3}
     answer = await service.read(PATH, {"x-api-key": key})
@@ -62,6 +63,25 @@ async def test_a_line_that_does_not_fit_is_reported_and_stops_no_other(service: 
     assert report["refusals"][0]["type"] == "UserV1"
     assert report["refusals"][0]["id"] == "u2"
     assert report["refusals"][0]["path"] == ["data", "name"]
+
+
+async def test_what_waits_for_a_parent_is_told_and_listed_if_wanted(service: Service, key: str) -> None:
+    face = {"type": "AssetFaceV2", "id": "f1", "data": sample("AssetFaceV2", id="f1", assetId="a1")}
+    asset = {"type": "AssetV2", "id": "a1", "data": sample("AssetV2", id="a1")}
+    report = await post(service, key, lines(face))
+    assert (report["taken"], report["refused"], report["waiting"]) == (1, 0, 1)
+    assert report["waits"] == [{"type": "AssetFaceV2", "rows": 1, "id": "f1", "parent": "asset|a1"}]
+
+    async def listed(query: str) -> list[Any]:
+        answer = await service.read(PATH + query, {"x-api-key": key})
+        assert answer.status_code == 200
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    assert await listed("") == await listed("?waiting=true") == [face]
+    assert await listed("?waiting=false") == []
+    assert (await service.ask("GET", PATH + "?waiting=x", headers={"x-api-key": key})).status_code == 400
+    assert (await post(service, key, lines(asset)))["waiting"] == 0
+    assert await listed("") == await listed("?waiting=false") == [asset, face]
 
 
 async def test_an_empty_body_takes_nothing(service: Service, key: str) -> None:

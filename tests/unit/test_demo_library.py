@@ -14,7 +14,11 @@ from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
 from ops.simulate.copy import Copy
 from ops.simulate.parse import Run, rows_of
 from ops.simulate.tables import REQUESTS, TYPES_V2
+from projections.entities.catalog import Catalog
+from projections.entities.entity import read_line
 from projections.entities.registry import row
+from projections.entities.writer import Written
+from tests.fake_store import FakeStore
 
 EVERY_TYPE = {name for request in TYPES_V2 for name in REQUESTS[request]}
 
@@ -40,6 +44,12 @@ def test_every_entity_fits_a_device_in_the_order_given(assets: int, tmp_path: Pa
 def test_the_server_takes_every_entity() -> None:
     for entity in DemoLibrary(user="owner", name="Owner", assets=400):
         msgspec.json.decode(msgspec.json.encode(entity.data), type=row(entity.type).payload)
+
+
+async def test_nothing_waits_for_a_parent() -> None:
+    catalog = Catalog(FakeStore())
+    entities = [read_line(line) for line in DemoLibrary(user="owner", name="Owner", assets=300).lines()]
+    assert await catalog.put("demo", entities) == Written(taken=len(entities))
 
 
 def test_ids_names_and_references_hold_together() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -16,9 +16,10 @@ from ledger.errors import StoreUnavailable
 from projections.entities.catalog import Catalog
 from projections.entities.entity import MAX_LINE_BYTES, Entity
 from projections.entities.ingest import MAX_REFUSALS, IngestReport, LineSplitter, Refusal, ingest
+from projections.entities.source import HeldBack
 from projections.entities.writer import Written
 from tests.fake_store import FakeStore
-from tests.samples import SAMPLES, sample
+from tests.samples import ASSET_ID, SAMPLES, sample
 
 
 def line(entity_type: str, **changes: Any) -> bytes:
@@ -65,6 +66,35 @@ async def test_what_the_catalog_refuses_is_reported_with_its_line() -> None:
     (refusal,) = report.refusals
     assert (refusal.line, refusal.type, refusal.path) == (3, "AssetFaceV2", ("data", "assetId"))
     assert report.taken == 2
+
+
+async def test_what_waits_at_the_end_is_told_with_an_example_and_the_parent() -> None:
+    catalog = Catalog(FakeStore())
+    children = [line("AssetExifV1", assetId=f"a{number}") for number in range(500)]
+    report = await take(b"".join(children) + line("AssetFaceV2", id="f", personId="p"), catalog)
+    assert (report.taken, report.refused, report.waiting) == (501, 0, 501)
+    assert report.waits == [
+        HeldBack("AssetExifV1", 500, "missing_parent", "a0", "asset|a0"),
+        HeldBack("AssetFaceV2", 1, "missing_parent", "f", f"asset|{ASSET_ID}"),
+    ]
+    parents = [line("AssetV2", id=f"a{number}") for number in range(1, 500)]
+    report = await take(b"".join(parents) + line("AssetV2"), catalog)
+    assert (report.taken, report.refused, report.waiting) == (500, 0, 2)
+    assert report.waits == [
+        HeldBack("AssetExifV1", 1, "missing_parent", "a0", "asset|a0"),
+        HeldBack("AssetFaceV2", 1, "missing_parent", "f", "person|p"),
+    ]
+    report = await take(line("AssetV2", id="a0") + line("PersonV1", id="p"), catalog)
+    assert (report.taken, report.waiting, report.waits) == (2, 0, [])
+
+
+async def test_children_before_their_parents_in_one_body_wait_for_nothing_at_the_end() -> None:
+    catalog = Catalog(FakeStore())
+    lines = [line(name, id=f"x{number}") if name == "AssetV2" else line(name, assetId=f"x{number}")
+             for name in ("AssetExifV1", "AssetV2") for number in range(700)]  # fmt: skip
+    report = await take(b"".join(lines), catalog)
+    assert (report.taken, report.refused, report.waiting) == (1400, 0, 0)
+    assert (await catalog.count("L"))["AssetExifV1"] == 700
 
 
 async def test_only_the_first_refusals_are_kept() -> None:
@@ -157,6 +187,9 @@ class Sink:
             self.flying -= 1
         self.taken += len(entities)
         return Written(taken=len(entities))
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        return ()
 
 
 async def repeat(lines: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -1,0 +1,136 @@
+-- The first part of the write script: a library's rows as they lie in its keys, and the stamps they are given.
+--
+-- KEYS  meta, edges, waiting, wanted, arrived, then for each form of the layout: ids, and the rows of each variant
+-- ARGV  1: the layout (JSON)
+
+local forms, tables, named = cjson.decode(ARGV[1]), {}, {}
+local meta, edges, waiting, wanted, arrived, key_at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
+local kinds = { { meta, 'hash' }, { edges, 'zset' }, { waiting, 'hash' }, { wanted, 'zset' }, { arrived, 'zset' } }
+
+for _, form in ipairs(forms) do
+  form.ids, form.rows, form.types = KEYS[key_at], {}, {}
+  kinds[#kinds + 1] = { form.ids, 'hash' }
+  for at, variant in ipairs(form.variants) do
+    form.rows[variant[1]], form.types[variant[1]] = KEYS[key_at + at], variant[2]
+    kinds[#kinds + 1] = { KEYS[key_at + at], 'zset' }
+  end
+  key_at = key_at + 1 + #form.variants
+  named[form.name] = form
+  tables[form.table] = tables[form.table] or { forms = {}, parts = {}, markers = 0 }
+  local own = tables[form.table]
+  own.forms[#own.forms + 1] = form
+  own.may_be_elsewhere = form.may_be_elsewhere
+end
+
+for _, pair in ipairs(kinds) do
+  local kind = redis.call('TYPE', pair[1])['ok']
+  if kind ~= 'none' and kind ~= pair[2] then
+    return redis.error_reply('WRONGTYPE ' .. pair[1] .. ' is a ' .. kind .. ', not a ' .. pair[2])
+  end
+end
+
+for _, form in ipairs(forms) do
+  local own = tables[form.table]
+  if form.rows.d then own.markers = own.markers + redis.call('ZCARD', form.rows.d) end
+  if form.with ~= '' then
+    local of = tables[form.with].parts
+    of[#of + 1] = form
+  end
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local last = tonumber(redis.call('HGET', meta, 'last') or 0)
+local first, dated, date, longest, newest = last, -1, nil, {}, {}
+
+-- The civil date of a count of days since 1970 (the sandbox has no os.date); Howard Hinnant's algorithm.
+local function civil(days)
+  local z = days + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  return yoe + era * 400 + (month <= 2 and 1 or 0), month, doy - math.floor((153 * mp + 2) / 5) + 1
+end
+
+local function iso(us)
+  local seconds = math.floor(us / 1000000)
+  if seconds ~= dated then
+    local days = math.floor(seconds / 86400)
+    local rest = seconds - days * 86400
+    local year, month, day = civil(days)
+    dated = seconds
+    date = string.format(
+      '%04d-%02d-%02dT%02d:%02d:%02d.',
+      year, month, day, math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60
+    )
+  end
+  return date .. string.format('%06dZ', us - seconds * 1000000)
+end
+
+local function escaped(id)
+  return (string.gsub(id, '["\\]', '\\%0'))
+end
+
+local function next_stamp()
+  last = math.max(now, last + 1)
+  return last
+end
+
+local function line_at(form, held)
+  return redis.call('ZRANGEBYSCORE', form.rows[string.sub(held, 1, 1)], string.sub(held, 2), string.sub(held, 2))[1]
+end
+
+-- What of a line comes before its time.
+local function head_of(line, id)
+  return string.sub(line, 1, #line - 28 - #escaped(id))
+end
+
+local function is_upsert(held)
+  local letter = held and string.sub(held, 1, 1)
+  return letter and letter ~= 'd' and letter ~= 'r'
+end
+
+local function edges_of(form, id, line)
+  local found, data = {}, cjson.decode(line .. '"}').data
+  for _, ref in ipairs(form.refs) do
+    if type(data[ref[1]]) == 'string' then
+      found[#found + 1] = ref[2] .. '|' .. data[ref[1]] .. '|' .. form.name .. '|' .. id
+    end
+  end
+  return found
+end
+
+-- Takes out whatever stands for an id, with its edges; leaves the ids entry to the caller.
+local function take_out(form, id, held)
+  local letter = string.sub(held, 1, 1)
+  if letter == 'r' then return end
+  if letter == 'd' then
+    tables[form.table].markers = tables[form.table].markers - 1
+  elseif #form.refs > 0 then
+    for _, edge in ipairs(edges_of(form, id, line_at(form, held))) do redis.call('ZREM', edges, edge) end
+  end
+  redis.call('ZREMRANGEBYSCORE', form.rows[letter], string.sub(held, 2), string.sub(held, 2))
+end
+
+local function add(form, letter, id, head)
+  local stamp = string.format('%.0f', next_stamp())
+  local line, field = head .. iso(last) .. '|' .. escaped(id), 'longest:' .. form.types[letter]
+  longest[field] = longest[field] or tonumber(redis.call('HGET', meta, field) or 0)
+  if #line > longest[field] then
+    longest[field] = #line
+    redis.call('HSET', meta, field, #line)
+  end
+  newest['newest:' .. form.types[letter]] = stamp .. '|' .. id
+  redis.call('ZADD', form.rows[letter], stamp, line)
+  redis.call('HSET', form.ids, id, letter .. stamp)
+  if letter == 'd' then tables[form.table].markers = tables[form.table].markers + 1 end
+end
+
+-- Tells whether an index has members that begin with a row: what refers to it.
+local function has_any(index, name, id)
+  local prefix = name .. '|' .. id
+  return #redis.call('ZRANGEBYLEX', index, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', 0, 1) > 0
+end
