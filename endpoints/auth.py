@@ -67,16 +67,19 @@ def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
 
 
 def _first_token(given: dict[bytes, bytes]) -> str:
-    return (given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token") or b"").decode("latin-1")
+    token = given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token")
+    return token.decode("latin-1") if token else ""
 
 
 def _bearer(given: dict[bytes, bytes]) -> str:
     authorization = given.get(b"authorization")
-    if authorization:
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() == b"bearer":
-            return token.strip().decode("latin-1")
-    return ""
+    return _token_of(authorization) if authorization else ""
+
+
+@lru_cache(CACHED_TOKENS)
+def _token_of(authorization: bytes) -> str:
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
 
 
 def _cookie(given: dict[bytes, bytes]) -> Presented | None:

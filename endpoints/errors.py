@@ -38,6 +38,7 @@ from ledger.errors import (
     SessionEnded,
     Unavailable,
 )
+from projections.entities.source import SourceUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 429, _said(error)
         case ProviderUnavailable():
             return 503, ErrorDto("The identity provider is not available; try again later")
+        case SourceUnavailable():
+            return 503, ErrorDto("The source of this library's entities is not available; try again later")
         case NotReplicated():
             return 503, _said(error)
         case Unavailable():

@@ -21,7 +21,7 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Ready:
-    """Whether the store answers, and what it promises; 503 as long as it does not."""
+    """Whether the store answers, and what it promises; 503 as long as it does not. A source that is down is told."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -35,6 +35,6 @@ def routes(services: Services) -> Iterator[Route]:
     alive = Operation("GET", "getHealth", "Tell that the process is alive", {200: Alive}, NOBODY)
     yield Route("/healthz", Fixed(Alive()), (alive,))
     ready = Operation(
-        "GET", "getReadiness", "Tell that the store answers, and how durable it is", {200: Readiness}, NOBODY
+        "GET", "getReadiness", "Tell that the store answers, and how the source is", {200: Readiness}, NOBODY
     )
     yield Route("/readyz", Ready(services), (ready,))

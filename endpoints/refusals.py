@@ -7,7 +7,6 @@ a device shows it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from endpoints.auth import presented
@@ -19,8 +18,7 @@ from ledger.admission import Caller
 from ledger.errors import LedgerError, SessionEnded, TokenReused
 from ledger.service import Ledger
 from projections.counters import Counters
-
-log = logging.getLogger(__name__)
+from projections.entities.source import SourceUnavailable
 
 
 class Refusals:
@@ -40,9 +38,9 @@ class Refusals:
         A bad credential that came too often becomes Limited, or StoreUnavailable where its limit is not known.
         """
         if isinstance(error, SessionEnded | Unauthenticated) and (credential := presented(req).value):
-            await self._add("bad_tokens")
+            await self._counters.note("bad_tokens")
             if isinstance(error, TokenReused):
-                await self._add("token_reused")
+                await self._counters.note("token_reused")
             caller = self._read_token(credential)
             try:
                 if caller is None or not await self._ledger.once_admitted(caller):
@@ -50,14 +48,9 @@ class Refusals:
             except LedgerError as instead:
                 error = instead
         if isinstance(error, Limited):
-            await self._add("limited", what=error.what)
+            await self._counters.note("limited", what=error.what)
         elif isinstance(error, ProviderUnavailable):
-            await self._add("provider_unavailable")
+            await self._counters.note("provider_unavailable")
+        elif isinstance(error, SourceUnavailable):
+            await self._counters.note("source_unavailable")
         return error
-
-    async def _add(self, name: str, **labels: str) -> None:
-        """Count, or say that it could not be counted: an answer does not depend on it."""
-        try:
-            await self._counters.add(name, **labels)
-        except LedgerError as error:
-            log.error("not counted: %s: %s", name, error)

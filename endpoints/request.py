@@ -43,9 +43,8 @@ class Request(falcon.asgi.Request):
     def correlation_id(self) -> str:
         """The id that ties this request to its log lines: the client's own if it is sane, else one made here."""
         if not self._correlation_id:
-            self._correlation_id = (
-                _sane(self._asgi_headers.get(_CORRELATION_NAME, b"")) or f"{_prefix}-{next(_numbers):x}"
-            )
+            given = self._asgi_headers.get(_CORRELATION_NAME)
+            self._correlation_id = (given and _sane(given)) or f"{_prefix}-{next(_numbers):x}"
         return self._correlation_id
 
 

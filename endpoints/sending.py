@@ -27,7 +27,7 @@ async def guarded(
     transport = req.scope.get("extensions", {}).get(TRANSPORT)
     with Guard(req.receive, transport, lives, stall_s) as guard:
         try:
-            async for chunk in made:
+            while (chunk := await guard.next_of(made)) is not None:
                 await guard.check()
                 if guard.over is not None:
                     break

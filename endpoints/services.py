@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,20 +36,29 @@ class HttpSettings(msgspec.Struct, frozen=True):
     """How long a token is good for; None for tokens that last as long as their session."""
 
 
+class SourceReadiness(msgspec.Struct, frozen=True):
+    """How the source of the entities is; one that is down stops streams, but neither sessions nor acks."""
+
+    kind: Literal["catalog", "postgres", "gumnut"]
+    ok: bool
+    text: str
+
+
 class Readiness(msgspec.Struct, frozen=True):
-    """What an operator must know of the store: where it is, and what an answered write is worth there."""
+    """What an operator must know: where the store is, what an answered write is worth there, and how the source is."""
 
     store: str
     durability: str
     embedded: bool
+    source: SourceReadiness
 
 
 class Services(msgspec.Struct, frozen=True):
     """All that resources use.
 
-    `row` reads the newest payload of one entity of a library, `readiness` asks the store how it is; both raise
-    StoreUnavailable. `stall_s` is for how long a stream's reader may take nothing. Without a `provider` nobody signs in
-    over HTTP: sessions are made by the command.
+    `auth_user` reads the `AuthUserV1` payload of a user in a library, None where there is none; raises Unavailable.
+    `readiness` asks store and source how they are; raises StoreUnavailable. `stall_s` is for how long a stream's reader
+    may take nothing. Without a `provider` nobody signs in over HTTP: sessions are made by the command.
     """
 
     ledger: Ledger
@@ -62,7 +71,7 @@ class Services(msgspec.Struct, frozen=True):
     limits: Limits
     counters: Counters
     source: EntitySource
-    row: Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
+    auth_user: Callable[[str, str], Awaitable[dict[str, Any] | None]]
     readiness: Callable[[], Awaitable[Readiness]]
     settings: HttpSettings = HttpSettings()
     stall_s: float = 600.0

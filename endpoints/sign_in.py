@@ -72,10 +72,7 @@ async def counted(services: Services, req: Request, resp: falcon.asgi.Response |
         log.warning("sign-in refused: %s [%s]", reason, req.correlation_id)
         if resp is not None:
             cookies.clear(resp, *cookies.OAUTH)
-        try:
-            await services.counters.add("sign_in_refused", reason=reason)
-        except LedgerError as error:
-            log.error("not counted: sign_in_refused: %s", error)  # the answer does not depend on it
+        await services.counters.note("sign_in_refused", reason=reason)
         raise
 
 

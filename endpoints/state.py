@@ -15,7 +15,7 @@ from endpoints.operations import EITHER, Operation, Route
 from endpoints.replies import send
 from endpoints.request import Request
 from endpoints.services import Services
-from ledger.errors import NoSuchSession
+from ledger.errors import LayoutError, NoSuchSession
 from projections.timetravel import StateThen, describe, fold_at
 
 
@@ -37,7 +37,7 @@ class StateAt:
         at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
         try:
             moment = await fold_at(self._services.past, partition, session_id, at_us)
-        except NoSuchSession as error:
+        except (NoSuchSession, LayoutError) as error:  # it had not begun, or its beginning is not here any more
             raise falcon.HTTPNotFound(description=str(error)) from error
         send(resp, describe(moment, at_us))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import falcon
@@ -14,16 +15,20 @@ from endpoints.operations import Operation, Route, Text
 from endpoints.request import Request
 from endpoints.sending import guarded
 from endpoints.services import Services
-from endpoints.stream_lines import RESET_LINE, chunks
-from ledger.commands import ClearCheckpoints, OfferStream
+from endpoints.stream_lines import RESET_LINE, Passed, chunks
+from ledger.commands import ClearCheckpoints, OfferStream, RequestReset
 from ledger.decide import reset_due
-from ledger.entity_types import COMPLETE, mask_of
+from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput
-from projections.entities.registry import REQUEST_TYPES, entity_types_for
+from ledger.positions import Position
+from ledger.state import State
+from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
+from projections.entities.source import PositionLost, SourceUnavailable
 
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
 MAX_TYPES: Final = 1000
+DAY_US: Final = 86_400_000_000
 
 
 class SyncStreamDto(msgspec.Struct, frozen=True):
@@ -51,17 +56,67 @@ class SyncStream:
         state = await self._ledger.admit(caller)
         if body.reset:
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
-        snapshot_us = await self._source.horizon(state.library)
-        floor_us = await self._source.tombstone_floor(state.library)
+        source = self._source.of_session(state.user, state.sid)
+        horizon_us, floor_us = await asyncio.gather(
+            source.horizon(state.library), source.tombstone_floor(state.library)
+        )
         resp.content_type = JSON_LINES
         types = mask_of([COMPLETE, *(row.name for row in rows)])
+        changed: frozenset[str] = frozenset()
+        snapshot_us = horizon_us
         if not reset_due(state, floor_us, types):
-            state = await self._ledger.act(caller, OfferStream(snapshot_us, types))
+            known = positions(state, rows)
+            try:
+                changed = await source.changed(state.library, known, horizon_us)
+            except PositionLost:
+                state = await self._ledger.act(caller, RequestReset(on=True, by="source"))
+            else:
+                settled = not source.steady and not changed
+                snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
+                state = await self._ledger.act(caller, OfferStream(snapshot_us, types))
+                if positions(state, rows) != known:  # another request of the session moved or cleared checkpoints
+                    changed = frozenset(known)
         if reset_due(state, floor_us, types):
             resp.data = RESET_LINE
             return
-        made = chunks(self._source, state, rows, snapshot_us)
-        resp.stream = guarded(req, made, lambda: self._ledger.lives(state), self._services.stall_s)
+        passed = Passed()
+        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed)
+        counted = self._counted(made, passed)
+        resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
+
+    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
+        """Yield a stream's chunks; behind the last one count what it did not send."""
+        counters = self._services.counters
+        try:
+            async for chunk in made:
+                yield chunk
+        except SourceUnavailable:
+            await counters.note("source_unavailable")
+            raise
+        finally:
+            await made.aclose()
+        for entity_type, rows in passed.held_back.items():
+            await counters.note("rows_held_back", rows, entity_type=entity_type)
+        for entity_type in passed.cut:
+            await counters.note("runs_cut", entity_type=entity_type)
+
+
+def positions(state: State, rows: Sequence[EntityTypeRow]) -> dict[str, Position | None]:
+    """Tell how far each entity type was acknowledged; None where it was not."""
+    held = state.checkpoints
+    return {row.name: held[row.name].position if row.name in held else None for row in rows}
+
+
+def last_snapshot(state: State, types: int, horizon_us: int, floor_us: int) -> int:
+    """Tell the snapshot of a stream that has nothing to send: the last one, so that an idle poll appends nothing.
+
+    It is the horizon all the same where the types were not all offered the same, and once a day, or sooner if delete
+    markers are kept for less than two: the completion tells up to when a device knows of deletes.
+    """
+    offered = {state.offered_us(name) for name in types_in(types)}
+    oldest_us = max(horizon_us - DAY_US, (floor_us + horizon_us) // 2)
+    last_us = offered.pop()
+    return last_us if not offered and 0 <= oldest_us < last_us <= horizon_us else horizon_us
 
 
 def _known(types: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, Self
 
 from ledger.errors import LedgerError
@@ -45,6 +45,7 @@ class Guard:
         """Take the ASGI `receive`, the connection's transport where the server gives it, and a look at the session."""
         self.over: str | None = None
         """Why the stream is over: gone, ended or stalled; None while it is not."""
+        self._ended = asyncio.Event()
         self._receive = receive
         self._transport = transport
         self._lives = lives
@@ -75,6 +76,22 @@ class Guard:
             raise StreamBroken(self.over or "failed")
         self._abort(self._transport)
 
+    async def next_of(self, made: AsyncGenerator[bytes]) -> bytes | None:
+        """Return the next chunk; None at the end, or as soon as the stream is over, with what makes it cancelled.
+
+        So a source is not read on for a client that has left.
+        """
+        making = asyncio.ensure_future(anext(made, None))
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((making, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            if not making.done():
+                making.cancel()
+                await asyncio.wait([making])
+        return None if making.cancelled() else making.result()
+
     async def _ask(self) -> None:
         if self.over is None and not await self._lives():
             self._end("ended")
@@ -83,6 +100,7 @@ class Guard:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.over = self.over or "gone"
+        self._ended.set()
 
     async def _look(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -108,6 +126,7 @@ class Guard:
 
     def _end(self, why: str) -> None:
         self.over = why
+        self._ended.set()
         if self._transport is not None:
             self._abort(self._transport)
 

@@ -7,8 +7,11 @@ epoch in it from the second epoch on.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
+
+import msgspec
 
 from ledger.acks import RESET_TEXT, Ack, format_ack
 from ledger.decide import reset_due
@@ -26,6 +29,13 @@ PAGE_ROWS: Final = 1000
 RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.encode()
 
 
+class Passed(msgspec.Struct):
+    """What a stream did not send: rows held back, by entity type, and the types whose runs were cut."""
+
+    held_back: Counter[str] = msgspec.field(default_factory=Counter)
+    cut: list[str] = []
+
+
 def complete_line(snapshot_us: int, epoch: int) -> bytes:
     """Print the last line of a whole stream."""
     ack = format_ack(Ack(COMPLETE, Position(snapshot_us, ""), epoch))
@@ -38,10 +48,18 @@ def joint(epoch: int) -> bytes:
 
 
 async def chunks(
-    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int
+    source: EntitySource,
+    state: State,
+    rows: Sequence[EntityTypeRow],
+    snapshot_us: int,
+    passed: Passed | None = None,
 ) -> AsyncGenerator[bytes]:
-    """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent."""
-    pending = asyncio.ensure_future(anext(made := _chunks(source, state, rows, snapshot_us), b""))
+    """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
+
+    What it does not send is added to `passed`.
+    """
+    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed)
+    pending = asyncio.ensure_future(anext(made, b""))
     try:
         while chunk := await pending:
             pending = asyncio.ensure_future(anext(made, b""))
@@ -53,13 +71,13 @@ async def chunks(
 
 
 async def _chunks(
-    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int
+    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int, passed: Passed
 ) -> AsyncGenerator[bytes]:
     parts: list[bytes] = []
     size = 0
     limits: dict[str, Position] = {}
     for row in rows:
-        async for part in _run(source, state, row, snapshot_us, limits):
+        async for part in _run(source, state, row, snapshot_us, limits, passed):
             parts.append(part)
             size += len(part)
             if size >= CHUNK_BYTES:
@@ -72,7 +90,12 @@ async def _chunks(
 
 
 async def _run(
-    source: EntitySource, state: State, row: EntityTypeRow, snapshot_us: int, limits: dict[str, Position]
+    source: EntitySource,
+    state: State,
+    row: EntityTypeRow,
+    snapshot_us: int,
+    limits: dict[str, Position],
+    passed: Passed,
 ) -> AsyncIterator[bytes]:
     """Yield one entity type's pages, up to the first row whose parent is not below its limit in this stream.
 
@@ -82,6 +105,12 @@ async def _run(
     after = None if checkpoint is None else checkpoint.position
     end = joint(state.epoch_of(row.name))
     async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
+        if page.held_back:
+            passed.held_back[row.name] += page.held_back
+        if page.cut:
+            passed.cut.append(row.name)
+        if not page.lines:  # all of it is held back
+            continue
         held = await source.first_held(state.library, row.name, page, snapshot_us, limits)
         if held is None:
             text = end.join((*page.lines, b""))
@@ -91,4 +120,5 @@ async def _run(
         if held.index:
             yield end.join((*page.lines[: held.index], b""))
         limits[row.name] = held.position
+        passed.cut.append(row.name)
         return

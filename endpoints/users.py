@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +15,10 @@ from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
 from ledger.commands import DescribeDevice
+from projections.entities.source import SourceUnavailable
 from projections.identities import Profile
+
+log = logging.getLogger(__name__)
 
 NO_CLUSTER: Final = "00000000-0000-0000-0000-000000000000"
 ARCHIVE_BYTES: Final = 4 << 30  # upstream's default
@@ -172,8 +176,18 @@ class Me:
 
 
 async def describe(services: Services, user: str, library: str, since: str) -> UserAdminResponseDto:
-    """Describe a user by the library's row of them, without one by what their identity provider told."""
-    row = await services.row(library, "AuthUserV1", user)
+    """Describe a user by the library's row of them, without one by what their identity provider told.
+
+    So a sign-in goes on while the source is down, if it was by a provider; else SourceUnavailable is raised.
+    """
+    try:
+        row = await services.auth_user(library, user)
+    except SourceUnavailable as error:
+        profile = await services.identities.profile(user)
+        if profile is None:
+            raise
+        log.warning("a user is described by their identity: %s", error)
+        return user_of(user, since, {}, profile)
     return user_of(user, since, row or {}, None if row else await services.identities.profile(user))
 
 

@@ -70,7 +70,7 @@ class Application:
                 if await claim(found.ledger, int(every_s * SECOND_US)):
                     report = await expire(
                         found.ledger,
-                        found.catalog,
+                        found.catalog if self._settings.source == "catalog" else None,
                         idle_us=int(self._settings.idle_s * SECOND_US),
                         tombstones_us=int(self._settings.tombstones_s * SECOND_US),
                     )

@@ -9,7 +9,7 @@ import re
 import sys
 from datetime import UTC, datetime
 
-from ops.settings import LogLevel
+from ops.variables import LogLevel
 
 # Only these are heard below WARNING. Libraries are not, also when we debug: some log requests with all that is in them.
 OURS = ("syncledger", "ops", "endpoints", "projections", "ledger")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import Any
 
 import msgspec
 
@@ -17,6 +16,7 @@ from ops.connect import SECOND_US, Opened, keyring_source, open_all, open_creden
 from ops.identity import make_provider
 from ops.limits import open_limits
 from ops.settings import Settings, without_password
+from ops.sources import SourceLook, open_source
 from projections.counters import Counters
 from projections.entities.catalog import Catalog
 
@@ -28,9 +28,10 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     """
     found = await open_all(redis_url, settings)
     closing.push_async_callback(found.close)
-    # Pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
+    # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
     closing.push_async_callback(pages.close)
+    source = await open_source(settings, found, closing, catalog=Catalog(pages))
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
     closing.push_async_callback(limits.close)
@@ -38,16 +39,19 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     if provider is not None:
         closing.push_async_callback(provider.close)
     tokens = TokenIssuer(keyring_source(settings))
-
-    async def row(library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
-        data = await found.catalog.entity(library, entity_type, entity_id)
-        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+    look = SourceLook(settings.source, source)
+    closing.push_async_callback(look.close)
 
     async def readiness() -> Readiness:
         promise = await read_promise(found.store)
         waits = await waiting_text(found, settings)
         where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
-        return Readiness(f"{promise.server} ({where})", f"{promise.fsync}: {promise.text}{waits}", where == "embedded")
+        return Readiness(
+            store=f"{promise.server} ({where})",
+            durability=f"{promise.fsync}: {promise.text}{waits}",
+            embedded=where == "embedded",
+            source=await look.health(),
+        )
 
     return found, Services(
         ledger=found.ledger,
@@ -59,8 +63,8 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
         provider=provider,
         limits=limits,
         counters=Counters(found.store),
-        source=Catalog(pages),
-        row=row,
+        source=source,
+        auth_user=look.auth_user,
         readiness=readiness,
         settings=http_settings(settings),
         stall_s=settings.stall_s,

@@ -28,7 +28,8 @@ from ledger.errors import LedgerError, Unavailable
 from ops.arbiter import BACKLOG, Start, encode_start
 from ops.embedded import EmbeddedServer
 from ops.logs import configure_logging
-from ops.settings import Settings, unknown_variables, without_password
+from ops.settings import Settings, without_password
+from ops.variables import unknown_variables
 
 log = logging.getLogger("syncledger.serve")
 

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
+from urllib.parse import urlsplit
 
-from endpoints.identity.addresses import problem_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.durations import format_duration, parse_duration
+from projections.addresses import problem_of
 from projections.credentials import Cipher
 
+POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST_TEXT: Final = 2048
 MOST: Final = 1_000_000
@@ -154,6 +156,20 @@ def redis_url(text: str) -> str:
     if scheme not in REDIS_SCHEMES or not separator or not rest:
         schemes = ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES)
         raise ValueError(f"a Redis URL begins with one of {schemes}")  # its text may hold a password: never shown
+    return url
+
+
+def postgres_url(text: str) -> str:
+    """Read the address of a PostgreSQL database."""
+    url = text.strip()
+    scheme, separator, rest = url.partition("://")
+    if scheme not in POSTGRES_SCHEMES or not separator or not rest or not url.isprintable() or " " in url:
+        schemes = " or ".join(f"{scheme}://" for scheme in POSTGRES_SCHEMES)
+        raise ValueError(f"a database's URL begins with {schemes}, like postgresql://ledger@db/immich")
+    try:
+        urlsplit(url).port  # noqa: B018 - reads it
+    except ValueError:
+        raise ValueError("the host or port in the database's URL cannot be read") from None  # it may hold a password
     return url
 
 

@@ -6,24 +6,18 @@ variable with `_FILE` behind it, never from the command line, where every user o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from endpoints.identity.oidc.config import ALGORITHMS, TokenAuth
 from ledger.errors import InvalidInput
-from ledger.tokens import read_keyring
-from ops import setting_parsers as read
-from ops.archive.options import ARCHIVE_VARIABLES, ArchivePlace, place_from
+from ops.archive.options import ArchivePlace, place_from
 from ops.identity_settings import GumnutSettings, Identity, OidcSettings, default_identity, missing, shown
-
-Durability = Literal["default", "fsync", "replica"]
-Source = Literal["catalog"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-SecureCookies = Literal["auto", "always"]
+from ops.source_settings import PostgresSettings, Source, default_source, source_problems
+from ops.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity = "none"
     oidc: OidcSettings = OidcSettings()
     gumnut: GumnutSettings = GumnutSettings()
+    postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
 
@@ -91,74 +86,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> Any:
         """Show the same as `repr`."""
         yield repr(self)
-
-
-class Variable(NamedTuple):
-    """How one setting is read: its variable, its parser (raises ValueError), and whether it is secret."""
-
-    name: str
-    parse: Callable[[str], Any]
-    secret: bool = False
-
-
-def _token_key(text: str) -> str:
-    read_keyring(text)
-    return text
-
-
-VARIABLES: dict[str, Variable] = {
-    "host": Variable("LEDGER_HOST", read.host),
-    "port": Variable("LEDGER_PORT", read.integer(0, 65535)),
-    "workers": Variable("LEDGER_WORKERS", read.integer(1, 256)),
-    "data_dir": Variable("LEDGER_DATA_DIR", read.path),
-    "redis_url": Variable("LEDGER_REDIS", read.redis_url, secret=True),
-    "partitions": Variable("LEDGER_PARTITIONS", read.integer(1, 4096)),
-    "durability": Variable("LEDGER_DURABILITY", read.choice(Durability)),
-    "replicas": Variable("LEDGER_REPLICAS", read.integer(1, 100)),
-    "replica_timeout_s": Variable("LEDGER_REPLICA_TIMEOUT", read.duration(0.01, 60)),
-    "source": Variable("LEDGER_SOURCE", read.choice(Source)),
-    "stall_s": Variable("LEDGER_STALL", read.duration(1)),
-    "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
-    "idle_s": Variable("LEDGER_IDLE", read.duration(0)),
-    "tombstones_s": Variable("LEDGER_TOMBSTONES", read.duration(0)),
-    "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", read.duration(1)),
-    "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", read.duration(0.05)),
-    "log": Variable("LEDGER_LOG", read.choice(LogLevel)),
-    "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
-    "token_ttl_s": Variable("LEDGER_TOKEN_TTL", read.duration(1)),
-    "token_grace_s": Variable("LEDGER_TOKEN_GRACE", read.duration(0)),
-    "credential_keys": Variable("LEDGER_CREDENTIAL_KEY", read.fernet_keys, secret=True),
-    "external_domain": Variable("LEDGER_EXTERNAL_DOMAIN", read.origin),
-    "trusted_proxies": Variable("LEDGER_TRUSTED_PROXIES", read.networks),
-    "secure_cookies": Variable("LEDGER_SECURE_COOKIES", read.choice(SecureCookies)),
-    "identity": Variable("LEDGER_IDENTITY", read.choice(Identity)),
-    "oidc.issuer": Variable("LEDGER_OIDC_ISSUER", read.https_address),
-    "oidc.client_id": Variable("LEDGER_OIDC_CLIENT_ID", read.line),
-    "oidc.client_secret": Variable("LEDGER_OIDC_CLIENT_SECRET", read.secret, secret=True),
-    "oidc.scope": Variable("LEDGER_OIDC_SCOPE", read.scope),
-    "oidc.prompt": Variable("LEDGER_OIDC_PROMPT", read.line),
-    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*sorted(ALGORITHMS))),
-    "oidc.token_auth": Variable("LEDGER_OIDC_TOKEN_AUTH", read.choice(TokenAuth)),
-    "oidc.clock_skew_s": Variable("LEDGER_OIDC_CLOCK_SKEW", read.duration(0, 600)),
-    "oidc.end_session": Variable("LEDGER_OIDC_END_SESSION", read.https_url),
-    "oidc.user_claim": Variable("LEDGER_OIDC_USER_CLAIM", read.line),
-    "oidc.library_claim": Variable("LEDGER_OIDC_LIBRARY_CLAIM", read.line),
-    "oidc.role_claim": Variable("LEDGER_OIDC_ROLE_CLAIM", read.line),
-    "oidc.mobile_redirect_uri": Variable("LEDGER_OIDC_MOBILE_REDIRECT_URI", read.https_address),
-    "oidc.auto_register": Variable("LEDGER_OIDC_AUTO_REGISTER", read.flag),
-    "oidc.auto_launch": Variable("LEDGER_OIDC_AUTO_LAUNCH", read.flag),
-    "oidc.button_text": Variable("LEDGER_OIDC_BUTTON_TEXT", read.line),
-    "gumnut.url": Variable("LEDGER_GUMNUT_URL", read.https_url),
-    "gumnut.library": Variable("LEDGER_GUMNUT_LIBRARY", read.name),
-    "limits.sign_in": Variable("LEDGER_SIGN_IN_LIMIT", read.rate),
-    "limits.account": Variable("LEDGER_ACCOUNT_LIMIT", read.rate),
-    "limits.bad_token": Variable("LEDGER_BAD_TOKEN_LIMIT", read.rate),
-    "limits.refresh": Variable("LEDGER_REFRESH_LIMIT", read.rate),
-}
-"""By the field a variable sets; `group.field` is a field of one of the settings' parts."""
-
-CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY"}
-"""What commands that talk to a service read themselves; a shell may have them set when it serves."""
 
 
 def without_password(url: str) -> str:
@@ -189,7 +116,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         override = overrides.pop(field, None)
         name = variable.name if override is None else "--" + field.removesuffix("_url").replace("_", "-")
         try:
-            value = _from_environment(variable, environ) if override is None else override
+            value = from_environment(variable, environ) if override is None else override
             if field == "redis_url" and isinstance(override, str):
                 _refuse_password(override)
             if value is not None:
@@ -203,6 +130,8 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     oidc = OidcSettings(**_part("oidc", values))
     identity = values.setdefault("identity", default_identity(oidc))
     problems += missing(identity, oidc, given)
+    source = values.setdefault("source", default_source(given))
+    problems += source_problems(source, identity, given)
     if (values.get("durability") == "replica") != ("replicas" in values):
         problems.append((("LEDGER_REPLICAS",), "goes with LEDGER_DURABILITY=replica, and is needed there"))
     archive = None
@@ -213,45 +142,23 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     if problems:
         raise InvalidInput(problems)
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
+    postgres = PostgresSettings(**_part("postgres", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
         **values,
         oidc=oidc,
         gumnut=gumnut,
         limits=limits,
+        postgres=postgres,
         archive=archive,
         token_key_file=Path(key_file) if key_file else None,
     )
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the `LEDGER_*` variables that no setting reads: misspelt ones, most likely."""
-    known = (
-        CLIENT_VARIABLES
-        | ARCHIVE_VARIABLES
-        | {v.name for v in VARIABLES.values()}
-        | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
-    )
-    return sorted(name for name in environ if name.startswith("LEDGER_") and name not in known)
 
 
 def _part(group: str, values: dict[str, Any]) -> dict[str, Any]:
     """Take the values of one part of the settings out of all."""
     names = [name for name in values if name.startswith(f"{group}.")]
     return {name.removeprefix(f"{group}."): values.pop(name) for name in names}
-
-
-def _from_environment(variable: Variable, environ: Mapping[str, str]) -> str | None:
-    text = environ.get(variable.name) or None
-    file = environ.get(f"{variable.name}_FILE") if variable.secret else None
-    if not file:
-        return text
-    if text is not None:
-        raise ValueError(f"set either {variable.name} or {variable.name}_FILE")
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not a text file") from None
 
 
 def _refuse_password(url: str) -> None:

@@ -65,6 +65,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._head_deadline: asyncio.TimerHandle | None = None
         self._unfinished: object = None
         """The scope of a request whose head did not come whole at once."""
+        self._looked_at = False
         self._head_bytes = 0
         self._first_bytes = 0
         self._fed_bytes = 0
@@ -110,7 +111,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if carried + self._fed_bytes > HEADER_LIMIT_BYTES and self._head_size() > HEADER_LIMIT_BYTES:
             self._refuse_head()
             raise HeadTooLargeError
-        self.server_state.proxy_hint.look(self.headers, self.client)
+        if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
+            self._looked_at = True
+            self.server_state.proxy_hint.look(self.headers, self.client)
         super().on_headers_complete()
         self.headers = _TRAILERS
 

@@ -1,15 +1,20 @@
 """How often things happened, counted for all workers in one hash of the store; it survives restarts.
 
-For what is rare and worth an operator's look: refusals, not requests. A count may miss what happened while the store
-was away, and is never taken for more than a hint.
+For what is rare and worth an operator's look: refusals and rows that wait, not requests. A count may miss what happened
+while the store was away, and is never taken for more than a hint.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final, NamedTuple
 
 from ledger import keys
+from ledger.errors import LedgerError
 from ledger.log.store import Store
+from projections.entities.registry import ROWS
+
+log = logging.getLogger(__name__)
 
 OTHER: Final = "other"
 
@@ -21,6 +26,8 @@ class Known(NamedTuple):
     label: str = ""
     values: tuple[str, ...] = ()
 
+
+_ENTITY_TYPES: Final = tuple(row.name for row in ROWS if row.form is not None and not row.is_delete)
 
 # Every counter there is. The values of labels are listed, so that the hash is bounded whoever asks for what.
 COUNTERS: Final[dict[str, Known]] = {
@@ -53,6 +60,18 @@ COUNTERS: Final[dict[str, Known]] = {
     "limited": Known(
         "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
     ),
+    "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
+    # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
+    "rows_held_back": Known(
+        "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
+        "entity_type",
+        _ENTITY_TYPES,
+    ),
+    "runs_cut": Known(
+        "Runs of an entity type that ended early because a parent had changed during the stream.",
+        "entity_type",
+        _ENTITY_TYPES,
+    ),
 }
 
 
@@ -70,12 +89,19 @@ class Counters:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def add(self, name: str, **labels: str) -> None:
-        """Count one more; a label's unknown value counts as `other`. Raises Unavailable, KeyError for no known counter.
+    async def add(self, name: str, by: int = 1, /, **labels: str) -> None:
+        """Count more; a label's unknown value counts as `other`. Raises Unavailable, KeyError for no known counter.
 
         A count whose reply was lost is not made again.
         """
-        await self._store.command("HINCRBY", keys.counters(), _field(name, labels), 1, key=keys.counters())
+        await self._store.command("HINCRBY", keys.counters(), _field(name, labels), by, key=keys.counters())
+
+    async def note(self, name: str, by: int = 1, /, **labels: str) -> None:
+        """Count as `add` does, for who does not depend on it: what could not be counted is logged."""
+        try:
+            await self.add(name, by, **labels)
+        except LedgerError as error:
+            log.error("not counted: %s: %s", name, error)
 
     async def all(self) -> list[Count]:
         """Read every counter in the order of the table, with every value of its label; 0 where nothing was counted."""

@@ -8,15 +8,15 @@ changes the albums that refer to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
 from ledger.positions import Position, iso_from_us
 from projections.entities.lines import data_of, position_of
-from projections.entities.source import Ahead, Held, Page
+from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
 
 Form = Literal["asset", "album", "link"]
 UPSERTS: Final[Mapping[Form, str]] = {"asset": "AssetV2", "album": "AlbumV2", "link": "AlbumToAssetV1"}
@@ -74,6 +74,8 @@ class _Library:
 class MemorySource:
     """Implements `EntitySource`; every page is read at another moment, so writes come in between."""
 
+    steady = True
+
     def __init__(self, page_rows: int = 3) -> None:
         self._page_rows = page_rows
         self._libraries: dict[str, _Library] = {}
@@ -116,6 +118,20 @@ class MemorySource:
         return {key: row.version for key, row in rows.items() if row.type == UPSERTS[key[0]]}
 
     # Reading
+
+    def of_session(self, user: str, sid: str) -> Self:
+        return self
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        await asyncio.sleep(0)
+        found = {name for name, position in after.items() if (await self.ahead(library, name, position, before)).rows}
+        return frozenset(found)
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        return ()
+
+    async def health(self) -> SourceHealth:
+        return SourceHealth("memory", ok=True, text="")
 
     async def horizon(self, library: str) -> int:
         return self._library(library).horizon_us

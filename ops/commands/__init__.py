@@ -19,11 +19,12 @@ from ops.commands.serve import serve
 from ops.commands.session import session
 from ops.commands.signing_key import signing_key
 from ops.commands.simulate import simulate
+from ops.commands.source import source
 from ops.commands.state import state
 from ops.commands.user import user
 from ops.commands.verify import verify
 
 COMMANDS = (
     serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, explain,
-    expire, verify, rebuild, archive, backup, restore, migrate, bench,
+    expire, source, verify, rebuild, archive, backup, restore, migrate, bench,
 )  # fmt: skip

@@ -15,6 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ops.archive.options import ArchivePlace, place_from
 from ops.settings import Settings, read_settings
 
 T = TypeVar("T")
@@ -43,6 +44,15 @@ def session_id(context: click.Context, parameter: click.Parameter, value: str | 
 def settings_from(**overrides: object) -> Settings:
     """Read the environment, overridden by what was given on the command line."""
     return read_settings(os.environ, **overrides)
+
+
+def place_at(url: str, endpoint: str | None = None) -> ArchivePlace:
+    """Take the object storage that a URL names; how to reach it is said as for LEDGER_ARCHIVE. Raises InvalidInput."""
+    given = {"LEDGER_ARCHIVE": url, **({"LEDGER_ARCHIVE_ENDPOINT": endpoint} if endpoint else {})}
+    place = place_from({**os.environ, **given})
+    if place is None:
+        raise click.UsageError("an empty URL: give one like file:///srv/ledger or s3://bucket/prefix")
+    return place
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

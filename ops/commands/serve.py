@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from ops.commands.options import Command, settings_from, store_options
+from ops.commands.options import Command, run, settings_from, store_options
 from ops.identity import check_identity
+from ops.logs import configure_logging
 from ops.serve import serve as serve_until_stopped
+from ops.sources import check_source
 
 
 def serve_options(command: Command) -> Command:
@@ -27,4 +29,6 @@ def serve(
     """Serve until stopped; SIGTERM ends it within LEDGER_GRACE."""
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
     check_identity(settings)
+    configure_logging(settings.log)
+    run(check_source(settings))
     raise click.exceptions.Exit(serve_until_stopped(settings))

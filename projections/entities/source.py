@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, Self
 
 from msgspec import Struct
 
+from ledger.errors import Unavailable
 from ledger.positions import Position
+
+
+class SourceUnavailable(Unavailable):
+    """The source did not answer in time; sessions and acks are not concerned."""
+
+    retry_after_s = 5
+
+
+class PositionLost(SourceUnavailable):
+    """The source does not know a position any more that it gave before: the device must start over (SyncResetV1)."""
 
 
 class Page(Struct):
     """Some rows of one entity type, in order.
 
     `lines` are the rows' JSON lines without their closing `"}` and LF: the writer puts that, or the epoch and that,
-    between them. `last` is the position of the last line. `horizon_us` is the source's horizon when the page was read:
-    if it is not above the stream's snapshot, nothing has been written since.
+    between them. `last` is the position of the last row, also of one that was held back. `horizon_us` is the source's
+    horizon when the page was read: if it is not above the stream's snapshot, nothing has been written since.
+    `held_back` counts the rows that were left out because the device could not store them yet. `cut` tells that the
+    run ends here, before a row whose parent may not be there; a source that knows that by itself needs no `first_held`.
     """
 
     lines: list[bytes]
     last: Position
     horizon_us: int
+    held_back: int = 0
+    cut: bool = False
 
 
 class Held(Struct, frozen=True):
@@ -28,6 +43,20 @@ class Held(Struct, frozen=True):
 
     index: int
     position: Position
+
+
+class HeldBack(Struct, frozen=True):
+    """Rows of one entity type that no stream sends for now: how many (at most), why, and one of them.
+
+    `missing_parent`: it refers to a row that was never written, or that this library may not see; `parent` is its
+    `table|id`. `unfit`: it does not fit the payload a device can read; `parent` names the field.
+    """
+
+    entity_type: str
+    rows: int
+    reason: Literal["missing_parent", "unfit"]
+    example_id: str
+    parent: str
 
 
 class Ahead(NamedTuple):
@@ -40,11 +69,40 @@ class Ahead(NamedTuple):
     newest_us: int | None
 
 
+class SourceHealth(NamedTuple):
+    """How a source is: its kind, whether it answers, and in words what an operator should know."""
+
+    kind: str
+    ok: bool
+    text: str
+
+
 class EntitySource(Protocol):
-    """Serves entities of a library in the order `(updated_at, id)`; instants are µs since 1970, by its clock."""
+    """Serves entities of a library in the order `(updated_at, id)`; instants are µs since 1970, by its clock.
+
+    A position's id is the entity's, or where a source keeps another order, the place in that. All that reads raises
+    SourceUnavailable (or another Unavailable) if the source does not answer.
+    """
+
+    steady: bool
+    """Whether the horizon stays the same while nothing is written; else a stream keeps its last snapshot then."""
+
+    def of_session(self, user: str, sid: str) -> Self:
+        """Return the source as one session's stream reads it, from the horizon on; itself where that is all the same.
+
+        Gumnut is asked in the name of the session, and what one stream has read is remembered for it.
+        """
+        ...
 
     async def horizon(self, library: str) -> int:
-        """Tell the latest instant below which nothing new can appear; it stays the same while nothing is written."""
+        """Tell the latest instant below which nothing new can appear."""
+        ...
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        """Tell which entity types may have rows after their positions and before an instant, in one question for all.
+
+        Types that are left out have none. Raises PositionLost, so that a device is told before anything is sent.
+        """
         ...
 
     def pages(
@@ -52,7 +110,8 @@ class EntitySource(Protocol):
     ) -> AsyncIterator[Page]:
         """Yield what comes strictly after a position and before an instant, `limit` rows and about 64 KiB a page.
 
-        A page holds at least one line; never more than 128 KiB, unless its only line is longer.
+        A page holds at least one line, or says how many rows were held back; never more than 128 KiB, unless its only
+        line is longer.
         """
         ...
 
@@ -62,8 +121,12 @@ class EntitySource(Protocol):
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
 
         A parent was sent if its row lies below the snapshot and, where its own entity type's run was cut, before the
-        position in `limits`. A parent the source never had holds nothing back.
+        position in `limits`. Rows whose parent is not there at all are not in pages.
         """
+        ...
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell what no stream of a library sends for now; a row is sent once its parent is there or it fits."""
         ...
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
@@ -72,4 +135,8 @@ class EntitySource(Protocol):
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell the `updated_at` of the newest delete marker that was already purged; 0 if none was."""
+        ...
+
+    async def health(self) -> SourceHealth:
+        """Tell how the source is; raises nothing."""
         ...

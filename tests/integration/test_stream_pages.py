@@ -24,6 +24,10 @@ def user(number: int, **changes: Any) -> Line:
     return {"type": "UserV1", "id": f"u{number}", "data": sample("UserV1", id=f"u{number}", **changes)}
 
 
+def asset(number: int) -> Line:
+    return {"type": "AssetV2", "data": sample("AssetV2", id=f"a{number}", checksum=f"{number:027}=")}
+
+
 def metadata(number: int, size: int) -> Line:
     data = sample("AssetMetadataV1", assetId=f"a{number}", value={"x": "y" * size})
     return {"type": "AssetMetadataV1", "data": data}
@@ -40,6 +44,7 @@ def sizes() -> list[int]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with RunningService(tmp_path_factory.mktemp("pages")) as service:
         service.put("tiny", (user(number) for number in range(TINY)))
+        service.put("mixed", (asset(number) for number in range(MIXED)))
         service.put("mixed", (metadata(number, size) for number, size in enumerate(sizes())))
         yield service
 
@@ -134,7 +139,7 @@ def test_deletes_come_before_upserts_and_nothing_of_what_was_deleted(service: Ru
             {
                 "type": "AssetV2",
                 "id": back,
-                "data": sample("AssetV2", id=back, checksum="AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+                "data": sample("AssetV2", id=back, ownerId="ann", checksum="AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
             },
         ],
     )

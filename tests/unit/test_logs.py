@@ -11,7 +11,7 @@ from typing import cast, get_args
 import pytest
 
 from ops.logs import OURS, SERVERS, LineFormatter, configure_logging, masked
-from ops.settings import LogLevel
+from ops.variables import LogLevel
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 

@@ -18,7 +18,10 @@ from ops.archive.options import ArchivePlace
 from ops.durations import LONGEST_MS, format_duration, parse_duration
 from ops.identity_settings import OidcSettings
 from ops.setting_parsers import rate
-from ops.settings import VARIABLES, LimitSettings, Settings, read_settings, unknown_variables, without_password
+from ops.settings import LimitSettings, Settings, read_settings, without_password
+from ops.source_settings import PostgresSettings
+from ops.variables import VARIABLES, unknown_variables
+from projections.entities.postgres.mapping import read_mapping
 
 KEY = make_key()
 FERNET = urlsafe_b64encode(b"k" * 32).decode()
@@ -68,7 +71,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_a_variable_of_its_own() -> None:
-    parts = ("oidc", "gumnut", "limits")
+    parts = ("oidc", "gumnut", "limits", "postgres")
     fields = set(Settings.__struct_fields__) - {*parts, "archive", "token_key_file"}
     fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
     assert set(VARIABLES) == fields
@@ -137,6 +140,12 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_IDENTITY", "ldap"),
         ("LEDGER_GUMNUT_URL", "http://api.gumnut.ai"),
         ("LEDGER_GUMNUT_LIBRARY", "a b"),
+        ("LEDGER_POSTGRES", "localhost:5432"),
+        ("LEDGER_POSTGRES", "mysql://db/immich"),
+        ("LEDGER_POSTGRES", "postgresql://"),
+        ("LEDGER_POSTGRES", "postgresql://db:x/immich"),
+        ("LEDGER_POSTGRES", "postgresql://[::1/immich"),
+        ("LEDGER_POSTGRES", "postgresql://db/im mich"),
         ("LEDGER_TRUSTED_PROXIES", "*"),
         ("LEDGER_TRUSTED_PROXIES", "proxy.example.org"),
         ("LEDGER_TRUSTED_PROXIES", "10.0.0.1/8"),
@@ -386,8 +395,88 @@ def test_the_readme_tells_of_the_settings_there_are() -> None:
     readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     told = set(re.findall(r"LEDGER_[A-Z_]+", readme))
     assert unknown_variables(dict.fromkeys(told, "x")) == []
-    # One has a single choice so far, the other is for slow networks.
-    assert {v.name for v in VARIABLES.values()} - told == {"LEDGER_SOURCE", "LEDGER_REDIS_TIMEOUT"}
+    assert {v.name for v in VARIABLES.values()} - told == {"LEDGER_REDIS_TIMEOUT"}  # for slow networks
+
+
+DATABASE = "postgresql://ledger:hunter2@db:5433/immich?sslmode=verify-full&sslpassword=hunter2"
+
+
+def test_a_source_is_read() -> None:
+    settings = read_settings(
+        {
+            "LEDGER_SOURCE": "postgres",
+            "LEDGER_POSTGRES": f" {DATABASE}\n",
+            "LEDGER_POSTGRES_MAPPING": "/etc/ledger/photos.toml",
+            "LEDGER_POSTGRES_POOL": "3",
+            "LEDGER_POSTGRES_WAIT": "500ms",
+            "LEDGER_POSTGRES_TIMEOUT": "1m",
+        }
+    )
+    assert (settings.source, settings.postgres) == (
+        "postgres",
+        PostgresSettings(url=DATABASE, mapping="/etc/ledger/photos.toml", pool=3, wait_s=0.5, timeout_s=60),
+    )
+    assert read_settings({"LEDGER_POSTGRES": DATABASE}).postgres == PostgresSettings(url=DATABASE)
+    settings = read_settings({"LEDGER_SOURCE": "gumnut", "LEDGER_GUMNUT_API_KEY": "hunter2"})
+    assert (settings.source, settings.gumnut.api_key) == ("gumnut", "hunter2")
+
+
+@pytest.mark.parametrize(
+    ("environ", "source"),
+    [
+        ({}, "catalog"),
+        ({"LEDGER_POSTGRES": DATABASE}, "postgres"),
+        ({"LEDGER_SOURCE": "CATALOG"}, "catalog"),
+        ({"LEDGER_SOURCE": "gumnut", "LEDGER_IDENTITY": "gumnut"}, "gumnut"),
+        ({"LEDGER_IDENTITY": "gumnut"}, "catalog"),
+    ],
+)
+def test_the_source_follows_from_what_is_set(environ: dict[str, str], source: str) -> None:
+    assert read_settings(environ).source == source
+
+
+@pytest.mark.parametrize(
+    ("environ", "named", "says"),
+    [
+        ({"LEDGER_SOURCE": "postgres"}, ["LEDGER_POSTGRES"], "LEDGER_POSTGRES_FILE"),
+        ({"LEDGER_SOURCE": "gumnut"}, ["LEDGER_GUMNUT_API_KEY"], "LEDGER_IDENTITY=gumnut"),
+        ({"LEDGER_SOURCE": "catalog", "LEDGER_POSTGRES": DATABASE}, ["LEDGER_POSTGRES"], "LEDGER_SOURCE=postgres"),
+        ({"LEDGER_POSTGRES_POOL": "8"}, ["LEDGER_POSTGRES_POOL"], "LEDGER_SOURCE=postgres"),
+        ({"LEDGER_GUMNUT_API_KEY": "hunter2"}, ["LEDGER_GUMNUT_API_KEY"], "LEDGER_SOURCE=gumnut"),
+        (
+            {"LEDGER_SOURCE": "gumnut", "LEDGER_IDENTITY": "gumnut", "LEDGER_POSTGRES": DATABASE}
+            | {"LEDGER_POSTGRES_MAPPING": "immich"},
+            ["LEDGER_POSTGRES", "LEDGER_POSTGRES_MAPPING"],
+            "LEDGER_SOURCE=postgres",
+        ),
+        ({"LEDGER_SOURCE": "postgres", "LEDGER_POSTGRES": "hunter2"}, ["LEDGER_POSTGRES"], "postgresql://"),
+    ],
+)
+def test_what_a_source_lacks_or_cannot_use_is_named(environ: dict[str, str], named: list[str], says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_settings(environ)
+    assert [path for path, _ in caught.value.problems] == [(name,) for name in named]
+    assert all(says in message and "hunter2" not in message for _, message in caught.value.problems)
+
+
+def test_secrets_of_sources_are_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "database").write_text(DATABASE)
+    (tmp_path / "key").write_text("hunter2")
+    for settings in (
+        read_settings({"LEDGER_POSTGRES_FILE": str(tmp_path / "database")}),
+        read_settings({"LEDGER_SOURCE": "gumnut", "LEDGER_GUMNUT_API_KEY_FILE": str(tmp_path / "key")}),
+    ):
+        assert "hunter2" in str(msgspec.json.encode(settings, enc_hook=str))
+        assert "hunter2" not in repr(settings) + str(list(settings.__rich_repr__()))
+    for url in ("postgresql://ann:hunter2@db:x/photos", "postgresql://ann:hunter2@[::1/photos", "hunter2"):
+        assert "hunter2" not in str(problem({"LEDGER_POSTGRES": url}))
+
+
+def test_the_readme_shows_a_mapping_that_fits() -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    mapping = read_mapping(example, "README.md")
+    assert set(mapping.entities) == {"AlbumV2", "AlbumDeleteV1"}
 
 
 def test_settings_travel_as_json() -> None:
