@@ -5,6 +5,9 @@
 | `valkey_url`, `redis7_url`, `cluster_url` | the address of a shared, empty server |
 | `store_url` | each of the three in turn |
 | `valkey_server`, `redis7_server`, `cluster` | the test's own, durable, to be killed, paused and started again |
+| `postgres` | the shared PostgreSQL |
+| `postgres_url` | the address of an empty database on it, the test's own |
+| `postgres_server` | a PostgreSQL of the test alone, to be killed, stopped and started again |
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres_server import PostgresServer, postgres_binaries
 from tests.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
 
 
@@ -107,3 +111,32 @@ def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
     """A durable three-node cluster of this test alone."""
     with RedisCluster(valkey_binary(), tmp_path / "cluster", durable=True) as cluster:
         yield cluster
+
+
+def _postgres_or_skip() -> None:
+    if postgres_binaries() is None:
+        pytest.skip("PostgreSQL 15 or later is not installed")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The PostgreSQL that tests of this worker share; each takes a database of its own."""
+    _postgres_or_skip()
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The address of an empty database, removed behind the test."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL of this test alone."""
+    _postgres_or_skip()
+    with PostgresServer(tmp_path / "postgres") as server:
+        yield server

@@ -88,6 +88,12 @@ def end_with_parent() -> None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+def quit_with_parent() -> None:
+    """Like `die_with_parent`, but with SIGQUIT: PostgreSQL ends at once and takes its shared memory with it."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+
+
 # Looked up before any fork: between fork and exec as little as possible may run.
 _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 

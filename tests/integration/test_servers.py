@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.postgres_server import PostgresServer
 from tests.servers import RedisCluster, RedisServer, killed_at_end, process_alive, valkey_binary, wait_until
 
 
@@ -94,3 +95,41 @@ def test_watchdog_ends_what_a_run_leaves(tmp_path: Path) -> None:
         watchdog.communicate(timeout=10)
         assert left.wait(5) == -signal.SIGKILL
         assert other.poll() is None
+
+
+@pytest.mark.parametrize("round_number", [1, 2])
+def test_a_database_is_empty_at_the_start_of_each_test(
+    postgres: PostgresServer, postgres_url: str, round_number: int
+) -> None:
+    database = postgres_url.rpartition("/")[2]
+    assert postgres.psql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database) == "0"
+    postgres.psql(f"CREATE TABLE left_over AS SELECT {round_number}", database)
+
+
+def test_postgres_keeps_data_and_address_over_kill_and_stop(postgres_server: PostgresServer) -> None:
+    postgres_server.psql("CREATE TABLE kept AS SELECT 1 AS n; CHECKPOINT")
+    port = postgres_server.port
+    for end in (postgres_server.kill, postgres_server.stop):
+        end()
+        with pytest.raises(RuntimeError, match=r"No such file or directory"):
+            postgres_server.psql("SELECT 1")
+        assert postgres_server.start().port == port
+        assert postgres_server.psql("SELECT n FROM kept") == "1"
+
+
+@pytest.mark.usefixtures("postgres")  # skips where there is none
+@pytest.mark.skipif(sys.platform != "linux", reason="parent death signal and keeper")
+def test_postgres_goes_with_a_killed_test_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tests.postgres_server import PostgresServer\n"
+        "server = PostgresServer(Path(sys.argv[1])).start(); print(server.process.pid, server.home, flush=True)\n"
+        "time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with killed_at_end(process):
+        assert process.stdout is not None
+        pid, home = process.stdout.readline().split()
+        assert process_alive(int(pid))
+        process.kill()
+        wait_until(lambda: not process_alive(int(pid)), "the server to follow")
+        wait_until(lambda: not Path(home).exists(), "its folder to go")

@@ -1,0 +1,75 @@
+"""`syncledger source`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+from click import echo
+
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import columns
+from ops.connect import opened
+from ops.settings import Settings
+from ops.sources import open_postgres, open_source
+from projections.entities.source_check import CheckReport, Problem
+
+_WIDEST = 200
+
+
+@click.group()
+def source() -> None:
+    """Look at where entities come from."""
+
+
+@source.command()
+@store_options
+@json_option
+def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Check that LEDGER_SOURCE can be read as it must: server, mapping, rows, plans, horizon. Exits 1 on a problem.
+
+    Of PostgreSQL only its catalogs, plans and the first rows of tables are read, so it may be in use meanwhile; indexes
+    to add are printed ready to run. Warnings and notes do not make it fail.
+    """
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    with progress("checking the source"):
+        report = run(_check(settings))
+    if as_json:
+        print_json(report)
+    else:
+        for line in _told(report):
+            echo(line)
+    if not report.ok:
+        raise click.exceptions.Exit(1)
+
+
+async def _check(settings: Settings) -> CheckReport:
+    if settings.source == "postgres":
+        from projections.entities.postgres.check import check as check_postgres
+        from projections.entities.postgres.mapping import load_mapping
+
+        mapping = load_mapping(settings.postgres.mapping)
+        postgres = await open_postgres(settings.postgres)
+        try:
+            return await check_postgres(postgres, mapping)
+        finally:
+            await postgres.close()
+    async with opened(settings) as found, AsyncExitStack() as closing:
+        health = await (await open_source(settings, found, closing)).health()
+    if health.ok:
+        return CheckReport(kind=health.kind, facts={"source": health.text}, problems=[])
+    return CheckReport(kind=health.kind, facts={}, problems=[Problem(weight="problem", says=health.text)])
+
+
+def _told(report: CheckReport) -> Iterator[str]:
+    yield from columns([("kind", report.kind), *report.facts.items()], _WIDEST)
+    for problem in report.problems:
+        yield ""
+        yield f"{problem.weight}: {problem.told}" + (f"  [{problem.place}]" if problem.place else "")
+        if problem.index:
+            yield f"    {problem.index}"
+    yield ""
+    counts = [sum(problem.weight == weight for problem in report.problems) for weight in ("problem", "warning")]
+    yield f"{counts[0] or 'no'} problem{'s' * (counts[0] != 1)}, {counts[1] or 'no'} warning{'s' * (counts[1] != 1)}"

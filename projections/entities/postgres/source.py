@@ -1,0 +1,352 @@
+"""A PostgreSQL database as a source: its rows are read where they are, in the order of their own stamps.
+
+Every question is one prepared statement, on a connection that is held for just that long: a stream whose reader is slow
+holds none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+
+from msgspec import Struct
+
+from ledger.errors import LedgerError
+from ledger.positions import Position
+from projections.entities.forms import DELETE
+from projections.entities.lines import as_type, payload_of, position_of
+from projections.entities.postgres.compiled import Compiled, Compiler, blaming
+from projections.entities.postgres.horizon import Horizon, HorizonReader
+from projections.entities.postgres.keyset import Ask
+from projections.entities.postgres.mapping import LibraryType
+from projections.entities.postgres.mapping import Mapping as SourceMapping
+from projections.entities.postgres.news import News
+from projections.entities.postgres.pool import Postgres
+from projections.entities.postgres.quiet import Quiet, starts_over
+from projections.entities.postgres.reading import FETCH_BYTES, Batch, Fetched, Pace, PostgresPage, place_of, stands_of
+from projections.entities.postgres.statements import Statement
+from projections.entities.postgres.unsent import Unsent
+from projections.entities.registry import EntityTypeRow, row
+from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
+
+LATE_US: Final = 5_000_000
+"""A horizon further behind is told in the source's health: devices do not see what was written since."""
+CLOCK_S: Final = 60.0
+"""For so long the server's clock is taken to go on as ours does."""
+
+SHARED_S: Final = 0.1
+"""How old a horizon may be that a stream begins with: it lies a second behind the clock anyway."""
+NOT_SHARED: Final = (0, -math.inf)
+NEAR_US: Final = 600_000_000
+"""So little time holds few rows: how they are found need not depend on whose they are."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_BIGINT: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+
+
+class PostgresSource:
+    """Serves entities from a PostgreSQL database as a mapping tells; implements `EntitySource`."""
+
+    steady = False
+
+    def __init__(self, postgres: Postgres, mapping: SourceMapping) -> None:
+        self._postgres = postgres
+        self._mapping = mapping
+        self._compiler = Compiler(mapping)
+        self._horizon = HorizonReader(mapping.source.stamps)
+        self._clock: tuple[int, float] | None = None
+        self._shared = NOT_SHARED
+        self._line_bytes: dict[str, float] = {}
+        self._unsent = Unsent()
+        self._quiet = Quiet()
+        self._news = News(mapping)
+
+    def of_session(self, user: str, sid: str) -> Self:
+        """Return this: a library is the same for all its sessions."""
+        return self
+
+    async def horizon(self, library: str) -> int:
+        """Tell the latest instant below which nothing new can appear; raises HorizonUnknown if that cannot be told.
+
+        Streams that begin within SHARED_S of one another take the same.
+        """
+        horizon_us, read_s = self._shared
+        if time.monotonic() - read_s > SHARED_S:
+            horizon_us = (await self._read_horizon()).us
+        return horizon_us
+
+    async def tombstone_floor(self, library: str) -> int:
+        """Tell up to when delete markers may be purged: as long ago, by the server's clock, as the mapping says."""
+        keeps_us = self._mapping.source.keeps_deletes_us
+        if keeps_us is None:
+            return 0
+        if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_S:
+            await self._read_horizon()
+            assert self._clock is not None
+        now_us, read_s = self._clock
+        return max(now_us + int((time.monotonic() - read_s) * 1_000_000) - keeps_us, 0)
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        """Tell which entity types may have rows after their positions and before an instant.
+
+        One statement at most, beside the look that streams share. For a device that starts over types may be named
+        that only others have rows of.
+        """
+        value = library_value(library, self._mapping.source.library)
+        served = {name: mapped for name in sorted(after) if (mapped := self._compiler.served_from(name)) is not None}
+        if value is None or not served:
+            return frozenset()
+        fresh = starts_over(after)
+        whose = str(value).lower() if self._mapping.source.library == "uuid" else str(value)
+        if not self._news.is_known(before):
+            async with self._postgres.connection() as connection:
+                await self._news.look(connection)
+        begins: dict[str, Position | None] = {}
+        sure: list[str] = []
+        near = not fresh
+        for name, mapped in served.items():
+            begin = after[name]
+            if not self._news.may_have(mapped, begin, before):
+                continue
+            if self._news.has(mapped, whose, begin, before):
+                sure.append(name)
+                continue
+            if not fresh:
+                begin, known = self._quiet.begin(library, mapped, begin)
+                if known and not self._news.may_have(mapped, begin, before):
+                    continue
+                near = near and (known or _is_near(begin, before))
+            begins[name] = begin
+        if fresh and sure:  # the answer is not nothing, and what there is of the rest the pages will tell
+            changed = frozenset((*sure, *begins))
+        else:
+            changed = frozenset((*sure, *await self._having(served, Ask(value, begins, before), near=near)))
+        for name, begin in begins.items():
+            if name not in changed:
+                self._quiet.note(library, served[name], begin, before)
+        if fresh:
+            for name in changed:
+                self._quiet.forget(library, served[name])
+        return changed
+
+    async def _having(self, served: Mapping[str, str], ask: Ask, *, near: bool) -> Sequence[str]:
+        """Ask which entity types have rows behind their positions, in one statement."""
+        if not ask.after:
+            return ()
+        asked = {name: served[name] for name in ask.after}
+        async with self._postgres.connection() as connection:
+            statement = await self._compiler.changed(connection, asked)
+            with blaming(", ".join(asked)):
+                found = await _ask(connection, statement, ask, near=near)
+        return [name for name, has in zip(asked, found[0], strict=True) if has]
+
+    async def pages(
+        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
+    ) -> AsyncIterator[Page]:
+        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 64 KiB a page.
+
+        A page whose only line is longer has just that. While pages of one statement are sent the next one is already
+        asked, and nothing more: connections are given back whatever the reader does.
+        """
+        value = library_value(library, self._mapping.source.library)
+        mapped = self._compiler.served_from(entity_type)
+        if value is None or mapped is None:
+            return
+        begin, known = self._quiet.begin(library, mapped, after)
+        quiet_from = begin
+        pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
+        run = _Run(mapped)
+
+        def ask(position: Position | None, *, near: bool = False) -> asyncio.Task[Batch | None]:
+            values = Ask(value, {mapped: position}, before, pace.rows, FETCH_BYTES, pace.shares)
+            return asyncio.create_task(self._batch(run, values, near=near))
+
+        asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or _is_near(begin, before))
+        try:
+            while asked is not None and (batch := await asked) is not None:
+                asked = ask(batch.fetched.last) if pace.learn(batch) else None
+                self._line_bytes[mapped] = pace.line_bytes
+                cuts = deque(batch.fetched.cut(limit))
+                del batch  # while a reader is slow only what it has not got is kept
+                while cuts:
+                    page = self._page(library, row(entity_type), mapped, cuts.popleft(), before)
+                    if page.lines:
+                        quiet_from = position_of(page.lines[-1])
+                    yield page
+        finally:
+            if asked is not None:
+                await _given_up(asked)
+        self._quiet.note(library, mapped, quiet_from, before)
+
+    async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
+        """Ask for the next lines of a run; None if there are none. `near`: few are expected.
+
+        From the second batch on only the parts are asked that have rows left: one that has none would be looked through
+        for each page again.
+        """
+        async with self._postgres.connection() as connection:
+            compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
+            with blaming(run.mapped):
+                if run.compiled is not None and not run.is_narrow and len(compiled.types.parts) > 1:
+                    has = await _ask(connection, compiled.left, ask, near=near)
+                    compiled = self._compiler.with_parts(compiled, has[0])
+                    run.is_narrow = True
+                found = await _ask(connection, compiled.page, ask, near=near)
+        run.compiled = compiled
+        if not found["rows"]:
+            return None
+        parents = [
+            (table, stands_of(found[f"s{at}"], is_uuid=is_uuid))
+            for at, (table, is_uuid) in enumerate(compiled.types.stands)
+        ]
+        lines = found["lines"]
+        return Batch(Fetched(lines.split(b"\n"), parents), found["rows"], len(lines), found["more"])
+
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        """Find a page's first row whose parent was not sent for being too new; None if there is none.
+
+        Asks nothing: where the parents stand was read with the rows, after what was sent of them.
+        """
+        assert isinstance(page, PostgresPage)
+        first = len(page.lines)
+        for table, stands in page.parents:
+            bound = min((snapshot_us, *self._cuts(table, limits)))
+            first = min(first, next((at for at, stand in enumerate(stands) if stand >= bound), first))
+        return Held(first, position_of(page.lines[first])) if first < len(page.lines) else None
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell what no stream of a library sends for now: rows without a parent, and those seen not to fit."""
+        value = library_value(library, self._mapping.source.library)
+        if value is None:
+            return ()
+        held: list[HeldBack] = []
+        for name in self._mapping.entities:
+            async with self._postgres.connection() as connection:
+                compiled = await self._compiler.entity_type(connection, name)
+                if compiled.held is None:
+                    continue
+                with blaming(name):
+                    found = await connection.fetchrow(compiled.held.sql, *compiled.held.values(Ask(value, {}, 0)))
+            if found["rows"]:
+                held.append(HeldBack(name, found["rows"], "missing_parent", found["id"] or "", found["parent"]))
+        return (*held, *self._unsent.held_back(library))
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        """Tell how much comes strictly after a position and before an instant: at most 10,001 rows are counted."""
+        value = library_value(library, self._mapping.source.library)
+        mapped = self._compiler.served_from(entity_type)
+        if value is None or mapped is None:
+            return Ahead(0, None)
+        async with self._postgres.connection() as connection:
+            compiled = await self._compiler.entity_type(connection, mapped)
+            with blaming(mapped):
+                ask = Ask(value, {mapped: after}, before)
+                found = await connection.fetchrow(compiled.ahead.sql, *compiled.ahead.values(ask))
+        newest = found["newest"]
+        return Ahead(found["rows"], None if newest is None else (newest - _EPOCH) // timedelta(microseconds=1))
+
+    async def health(self) -> SourceHealth:
+        """Tell whether the database answers, and who keeps devices from seeing what was written; raises nothing."""
+        try:
+            horizon = await self._read_horizon()
+        except LedgerError as error:
+            return SourceHealth("postgres", ok=False, text=str(error))
+        text = "PostgreSQL answers"
+        if horizon.behind_us > LATE_US:
+            holder = f", held back by {horizon.oldest.text}" if horizon.oldest is not None else ""
+            text += f"; devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{holder}"
+        return SourceHealth("postgres", ok=True, text=text)
+
+    async def _read_horizon(self) -> Horizon:
+        self._shared = NOT_SHARED  # what could not be read is told to everybody
+        async with self._postgres.connection() as connection:
+            horizon = await self._horizon.read(connection)
+        self._clock = horizon.us + horizon.behind_us, time.monotonic()
+        self._shared = horizon.us, time.monotonic()
+        self._news.passed(horizon.us)
+        return horizon
+
+    def _page(self, library: str, served: EntityTypeRow, mapped: str, fetched: Fetched, before: int) -> PostgresPage:
+        """Make a page of what can be sent of some entries, read as a mapped entity type."""
+        last, rows = fetched.last, len(fetched.entries)
+        if any(entry.startswith(b"|") for entry in fetched.entries):
+            fetched = fetched.keep([at for at, entry in enumerate(fetched.entries) if not entry.startswith(b"|")])
+        if unfit := self._compiler.fits(mapped).unfit(fetched.entries):
+            for found in unfit:
+                line = fetched.entries[found.at]
+                table = served.form.table if served.form is not None else ""
+                self._unsent.unfit(library, served.name, table, place_of(line).id, found)
+            left_out = {found.at for found in unfit}
+            fetched = fetched.keep([at for at in range(len(fetched.entries)) if at not in left_out])
+        lines = fetched.entries
+        if served.name != mapped:
+            assert served.downgrade is not None
+            stored = row(mapped)
+            lines = [as_type(line, served.name, served.downgrade(payload_of(stored, line))) for line in lines]
+        # What is written meanwhile shows in the parents' places, whatever the horizon.
+        return PostgresPage(lines, last, before, rows - len(lines), parents=tuple(fetched.parents))
+
+    def _cuts(self, table: str, limits: Mapping[str, Position]) -> Sequence[int]:
+        """Tell where the runs of a table's entity types were cut.
+
+        Rows that stand where a share or another row does may lie behind the cut wherever they stand themselves.
+        """
+        cuts = []
+        for name, position in limits.items():
+            cut = row(name)
+            if cut.form is None or cut.form.table != table or cut.letter == DELETE:
+                continue
+            mapped = self._compiler.served_from(name)
+            cuts.append(0 if mapped is not None and self._compiler.moves(mapped) else position.at_us)
+        return cuts
+
+
+class _Run(Struct):
+    """Pages of a mapped entity type, one after the other: with which statements, once that was decided."""
+
+    mapped: str
+    compiled: Compiled | None = None
+    is_narrow: bool = False
+
+
+async def _given_up(asked: asyncio.Task[Any]) -> None:
+    """End a question nobody waits for any more; how it ends is nobody's concern."""
+    asked.cancel()
+    await asyncio.wait([asked])
+    if not asked.cancelled():
+        asked.exception()
+
+
+def _is_near(position: Position | None, before: int) -> bool:
+    """Tell whether little time lies between a position and a snapshot."""
+    return position is not None and position.at_us >= before - NEAR_US
+
+
+async def _ask(connection: Any, statement: Statement, ask: Ask, *, near: bool) -> Any:
+    """Ask for one row; `near`: where little is left to look through.
+
+    PERF: planning a page takes as long as reading ten rows, and the question for all entity types 30 ms. So PostgreSQL
+    keeps a plan for any values where it takes that for as good. It cannot know how much one library has, and how far
+    behind a device is: all that is not near is planned for the values at hand.
+    """
+    await connection.plan_for_values(not near)
+    return await connection.fetchrow(statement.sql, *statement.values(ask))
+
+
+def library_value(library: str, sql_type: LibraryType) -> Any:
+    """Return a library's id as its SQL type takes it; None if it is none, so that the library is empty."""
+    if sql_type == "uuid":
+        return library if _UUID.fullmatch(library) else None
+    if sql_type == "bigint":
+        found = int(library) if _BIGINT.fullmatch(library) else None
+        return found if found is not None and -(2**63) <= found < 2**63 else None
+    return None if "\0" in library or any("\ud800" <= char <= "\udfff" for char in library) else library

@@ -1,0 +1,263 @@
+"""The statements a source asks its database: made once per entity type, run as prepared statements. Pure.
+
+A page's statement builds whole lines and puts them together, with line feeds between them: one value for a page costs
+the driver a fraction of a record per line. Each part reads at most a page's rows off its index. Lines that begin
+behind `size` bytes are cut off by the server, so that long rows never come all at once.
+"""
+
+# ruff: noqa: S608 - a mapping is SQL that its operator wrote; what comes from outside is a parameter
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from projections.entities.postgres.branches import NO_STAMP, NO_UUID, MappingError, Part
+from projections.entities.postgres.keyset import Ask, Parameters, uuid7_at
+
+AHEAD_ROWS: Final = 10_001
+"""As many rows as are counted ahead."""
+HELD_ROWS: Final = 1_001
+"""As many rows with a missing parent as are counted."""
+
+
+class Statement(Struct, frozen=True):
+    """SQL with numbered parameters, and what makes their values."""
+
+    sql: str
+    parameters: Parameters
+
+    def values(self, ask: Ask) -> list[Any]:
+        """Make the parameters' values."""
+        return self.parameters.values(ask)
+
+
+class Types(Struct, frozen=True):
+    """All that is known of one mapped entity type: its parts, and the tables its rows' parents are in.
+
+    `stands` pairs each table with whether its column holds UUIDv7s (else: instants).
+    """
+
+    entity_type: str
+    parts: tuple[Part, ...]
+    stands: tuple[tuple[str, bool], ...]
+    library: str
+
+
+def types_from(entity_type: str, parts: Sequence[Part], library: str) -> Types:
+    """Put an entity type's parts together; raises MappingError if their positions have no common order.
+
+    `library` is the SQL type of library ids.
+    """
+    kinds = {part.key.id_kind for part in parts} | {"uuid" for part in parts if part.share is not None}
+    if len(kinds) > 1:
+        raise MappingError(f"The ids of {entity_type} are of several types ({', '.join(sorted(kinds))}): cast them")
+    tables: dict[str, bool] = {}
+    for part in parts:
+        for stands in part.stands:
+            tables[stands.table] = tables.get(stands.table, True) and stands.is_uuid
+    return Types(entity_type, tuple(parts), tuple(tables.items()), library)
+
+
+def _parameters(library: str) -> Parameters:
+    """Begin a statement's parameters: the first is the library."""
+    parameters = Parameters()
+    parameters.use(("library",), library, lambda ask: ask.library)
+    return parameters
+
+
+def _statement(sql: str, parameters: Parameters, library: str) -> Statement:
+    """Make a statement of SQL that a condition may be put behind: the library's parameter must be used somewhere."""
+    return Statement(sql if "$1::" in sql else f"{sql} WHERE $1::{library} IS NOT NULL", parameters)
+
+
+def page(types: Types) -> Statement:
+    """Ask for the lines after a position and before an instant.
+
+    One row: `rows` read, whether there may be `more` shares, `lines` as bytes with LF between them (null without rows),
+    and for each table of parents, as `s0`, `s1`, …, where they stand: a UUIDv7 (16 bytes) or a timestamptz (8) a line.
+    """
+    parameters = _parameters(types.library)
+    rows = parameters.use(("rows",), "bigint", lambda ask: ask.rows)
+    size = parameters.use(("size",), "bigint", lambda ask: ask.size)
+    shares, selected = _selected(types, parameters, rows)
+    keys = _keys(types)
+    order = ", ".join(f"k{at}" for at in range(keys))
+    cut = f"sum(octet_length(line)) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - octet_length(line) < {size}"
+    stands = [f"s{at}" for at in range(len(types.stands))]
+    aggregates = [
+        "count(*) AS rows",
+        f"{_more(shares)} AS more",
+        "convert_to(string_agg(line, chr(10)) FILTER (WHERE kept), 'UTF8') AS lines",
+        *(f"string_agg({name}, '') FILTER (WHERE kept) AS {name}" for name in stands),
+    ]
+    with_ = f"WITH {', '.join(shares)} " if shares else ""
+    source = f"SELECT line, {''.join(f'{name}, ' for name in stands)}{cut} AS kept FROM ({selected}) page"
+    return _statement(f"{with_}SELECT {', '.join(aggregates)} FROM ({source}) cut", parameters, types.library)
+
+
+def every_line(types: Types) -> Statement:
+    """Ask for all lines after a position and before an instant, unordered and without an end: to compare the cost."""
+    parameters = _parameters(types.library)
+    selects = []
+    for part in types.parts:
+        line, where = part.line(types.entity_type), part.where(parameters, types.entity_type)
+        if part.share is None:
+            selects.append(f"SELECT {line} AS line FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by}")
+        else:
+            shares = part.shares(parameters, types.entity_type)
+            shared = f"(SELECT {part.each_alias}.* {shares}) {part.each_alias}"
+            rows = f"SELECT {line} AS line FROM {part.joined} WHERE {where}"
+            selects.append(f"SELECT r.line FROM {shared} CROSS JOIN LATERAL ({rows}) r")
+    several = " UNION ALL ".join(f"({select})" for select in selects)
+    return _statement(f"SELECT line FROM ({several}) every", parameters, types.library)
+
+
+def changed(several: Sequence[tuple[str, Types]], library: str) -> Statement:
+    """Ask of each entity type whether any row comes after its position and before the instant: one array of booleans.
+
+    Each is paired with what it is served from. Rows whose parent is missing count.
+    """
+    parameters = _parameters(library)
+    found = []
+    for name, types in several:
+        exists = [f"({_any(part, parameters, name)}) IS NOT NULL" for part in types.parts]
+        found.append(" OR ".join(exists))
+    return _statement(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, library)
+
+
+def left(types: Types) -> Statement:
+    """Ask of each part whether it has rows after a position and before an instant: one array of booleans."""
+    parameters = _parameters(types.library)
+    found = [f"({_any(part, parameters, types.entity_type)}) IS NOT NULL" for part in types.parts]
+    return _statement(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, types.library)
+
+
+def ahead(types: Types) -> Statement:
+    """Ask how many `rows` come after a position and before an instant (some at most), and when the `newest` was."""
+    parameters = _parameters(types.library)
+    counted, newest = [], []
+    for part in types.parts:
+        where = part.where(parameters, types.entity_type)
+        if part.share is None:
+            counted.append(f"SELECT 1 FROM {part.lone} WHERE {where} LIMIT {AHEAD_ROWS}")
+            newest.append(
+                f"SELECT {part.at} AS at FROM {part.lone} WHERE {where} ORDER BY {part.key.order_by_newest} LIMIT 1"
+            )
+        else:
+            shares = part.shares(parameters, types.entity_type)
+            alias = part.each_alias
+            counted.append(
+                f"SELECT 1 FROM (SELECT {alias}.* {shares}) {alias}"
+                f" CROSS JOIN LATERAL (SELECT 1 FROM {part.lone} WHERE {where}) r LIMIT {AHEAD_ROWS}"
+            )
+            newest.append(f"SELECT {part.at} AS at {shares} ORDER BY {part.share.order_by_newest} LIMIT 1")
+    several = " UNION ALL ".join(f"({sql})" for sql in counted)
+    latest = " UNION ALL ".join(f"({sql})" for sql in newest)
+    rows = f"SELECT count(*) FROM (SELECT 1 FROM ({several}) several LIMIT {AHEAD_ROWS}) counted"
+    sql = f"SELECT ({rows}) AS rows, (SELECT max(at) FROM ({latest}) latest) AS newest"
+    return _statement(sql, parameters, types.library)
+
+
+def held(types: Types) -> Statement | None:
+    """Ask for rows of a library whose parent is missing: how many (`rows`, some at most), an `id` and its `parent`.
+
+    None where no parent can be missing: rows have none, or the mapping says that a foreign key holds them.
+    """
+    parameters = _parameters(types.library)
+    selects = []
+    for part in types.parts:
+        if not part.waits:
+            continue
+        where = f"{part.conditions[0]} AND {part.waits}"
+        wanted = f"{part.row_id} AS id, {part.parent_id} AS parent"
+        if part.share is None:
+            selects.append(f"SELECT {wanted} FROM {part.joined} WHERE {where} LIMIT {HELD_ROWS}")
+        else:
+            rows = f"SELECT {wanted} FROM {part.joined} WHERE {where}"
+            shared = f"{part.each_from} CROSS JOIN LATERAL ({rows}) r"
+            selects.append(f"SELECT r.* FROM {shared} WHERE {part.each_where} LIMIT {HELD_ROWS}")
+    if not selects:
+        return None
+    several = " UNION ALL ".join(f"({sql})" for sql in selects)
+    found = f"SELECT id, parent FROM ({several}) several LIMIT {HELD_ROWS}"
+    sql = "SELECT count(*) AS rows, min(id) AS id, (array_agg(parent ORDER BY id))[1] AS parent"
+    return _statement(f"{sql} FROM ({found}) waiting", parameters, types.library)
+
+
+def _any(part: Part, parameters: Parameters, entity_type: str) -> str:
+    """Select a row, if there is one: by the order, whose index has few of them where little is left."""
+    if part.share is not None:
+        return f"SELECT 1 {part.shares(parameters, entity_type)} ORDER BY {part.share.order_by} LIMIT 1"
+    where = part.where(parameters, entity_type)
+    return f"SELECT 1 FROM {part.lone} WHERE {where} ORDER BY {part.key.order_by} LIMIT 1"
+
+
+def _selected(types: Types, parameters: Parameters, rows: str) -> tuple[list[str], str]:
+    """Print the shares that are looked at, and what selects a page's rows: k0, k1, …, line, s0, s1, …"""
+    shares, selects = [], []
+    alone = len(types.parts) == 1
+    for at, part in enumerate(types.parts):
+        keys = _part_keys(part) if alone else [part.at, f'({part.id}) COLLATE "C"']
+        columns = [f"{sql} AS k{number}" for number, sql in enumerate(keys)]
+        columns.append(f"{part.line(types.entity_type)} AS line")
+        columns += [f"{sql} AS s{number}" for number, sql in enumerate(_stands(types, part))]
+        where = part.where(parameters, types.entity_type)
+        select = (
+            f"SELECT {', '.join(columns)} FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by} LIMIT {rows}"
+        )
+        if part.share is not None:
+            limit = parameters.use(("shares",), "bigint", lambda ask: ask.shares)
+            alias = part.each_alias
+            shares.append(
+                f"_sl_shares{at} AS MATERIALIZED (SELECT {alias}.* {part.shares(parameters, types.entity_type)}"
+                f" ORDER BY {part.share.order_by} LIMIT {limit})"
+            )
+            shares.append(
+                f"_sl_last{at} AS MATERIALIZED (SELECT {part.share.at} AS at, {part.share.id} || ';' AS id"
+                f" FROM _sl_shares{at} {alias} ORDER BY {part.share.order_by} OFFSET {limit} - 1)"
+            )
+            select = f"SELECT r.* FROM _sl_shares{at} {alias} CROSS JOIN LATERAL ({select}) r"
+        selects.append(select)
+    order = ", ".join(f"k{number}" for number in range(_keys(types)))
+    if alone and types.parts[0].share is None:
+        return shares, selects[0]
+    united = " UNION ALL ".join(f"({select})" for select in selects)
+    # Rows behind the last share that was looked at wait: shares that were not may come before them.
+    bounds = [
+        f'NOT EXISTS (SELECT 1 FROM _sl_last{at} b WHERE (u.k0, u.k1) >= (b.at, b.id COLLATE "C"))'
+        for at, part in enumerate(types.parts)
+        if part.share is not None and not alone
+    ]
+    where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+    return shares, f"SELECT * FROM ({united}) u{where} ORDER BY {order} LIMIT {rows}"
+
+
+def _more(shares: Sequence[str]) -> str:
+    last = [share.split()[0] for share in shares if share.startswith("_sl_last")]
+    return " OR ".join(f"EXISTS (SELECT 1 FROM {name})" for name in last) or "false"
+
+
+def _part_keys(part: Part) -> list[str]:
+    return [*(part.share.columns if part.share is not None else ()), *part.key.columns]
+
+
+def _keys(types: Types) -> int:
+    return len(_part_keys(types.parts[0])) if len(types.parts) == 1 else 2
+
+
+def _stands(types: Types, part: Part) -> list[str]:
+    """Print where the parents of each of the entity type's tables stand, as bytes; far in the past where none is."""
+    own = {stands.table: stands for stands in part.stands}
+    columns = []
+    for table, is_uuid in types.stands:
+        nothing = NO_UUID if is_uuid else NO_STAMP
+        if table not in own:
+            columns.append(nothing)
+        elif is_uuid:
+            columns.append(f"coalesce(uuid_send({own[table].sql}), {nothing})")
+        else:
+            sql = uuid7_at(own[table].sql) if own[table].is_uuid else own[table].sql
+            columns.append(f"coalesce(timestamptz_send({sql}), {nothing})")
+    return columns

@@ -1,0 +1,63 @@
+"""Three users of an Immich server live on while four phones sync, are cut off anywhere, and sync again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.immich.database import ImmichDatabase
+from tests.immich.life import Life
+from tests.immich.phone import phones
+from tests.postgres_server import PostgresServer
+from tests.running import RunningService
+
+ROUNDS = 25
+ACTS = 6
+RUNS = 12
+"""A sync has about this many runs, so a cut comes anywhere in it."""
+SETTLED = 0.25
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
+    """A database for all lives here: each has users of its own."""
+    url = postgres.create_database()
+    with ImmichDatabase(url) as database:
+        yield database.build()
+    postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def service(database: ImmichDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service on that database."""
+    with RunningService(tmp_path_factory.mktemp("service"), source="postgres", postgres=database.url) as service:
+        yield service
+        assert not service.faults()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_phone_ends_with_what_its_user_sees(
+    seed: int, service: RunningService, database: ImmichDatabase, tmp_path: Path
+) -> None:
+    dice = random.Random(seed)
+    users = [database.user(f"{name}-{seed}") for name in ("ann", "bob", "eve")]
+    life = Life(database, dice, users)
+    with phones(service, database, tmp_path, *users, users[0]) as made:
+        for _ in range(ROUNDS):
+            for _ in range(dice.randrange(ACTS)):
+                life.act()
+            if dice.random() < SETTLED:
+                database.settle()
+            for phone in made:
+                match dice.choice(("sync", "cut", "cut before the ack", "off")):
+                    case "sync":
+                        phone.sync()
+                    case "cut":
+                        phone.sync_cut(dice.randrange(RUNS), before_ack=False)
+                    case "cut before the ack":
+                        phone.sync_cut(dice.randrange(RUNS), before_ack=True)
+        for phone in made:
+            phone.settled()

@@ -1,0 +1,77 @@
+"""`source check` from the command line: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.commands import Commands, commands
+from tests.postgres_server import PASSWORD, PostgresServer
+
+__all__ = ["commands"]
+
+SCHEMA = """
+CREATE TABLE gone (id uuid PRIMARY KEY, album uuid NOT NULL, owner uuid NOT NULL, at timestamptz NOT NULL);
+ANALYZE gone;
+"""
+MAPPING = """
+[[entities.AlbumDeleteV1]]
+from = 'gone g'
+where = 'g.owner = :library'
+updated_at = 'g.at'
+id = 'g.id'
+data = { albumId = 'g.album' }
+"""
+
+
+def source(postgres: PostgresServer, url: str, folder: Path, mapping: str = MAPPING) -> dict[str, str]:
+    """Settings of a source on a database that has the schema above."""
+    file = folder / "mapping.toml"
+    file.write_text(mapping)
+    postgres.psql(SCHEMA, url.rpartition("/")[2])
+    return {"source": "postgres", "postgres": url, "postgres_mapping": str(file)}
+
+
+def test_a_source_that_fits(commands: Commands, postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
+    settings = source(postgres, postgres_url, tmp_path)
+    shown = commands("source", "check", **settings)
+    assert "server   PostgreSQL 1" in shown
+    assert shown.splitlines()[-1] == "no problems, no warnings"
+    report = commands.json("source", "check", **settings)
+    assert (report["kind"], report["problems"]) == ("postgres", [])
+    assert set(report["facts"]) == {"mapping", "server", "clock", "horizon"}
+
+
+def test_what_does_not_fit_is_told_with_table_and_column(
+    commands: Commands, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    settings = source(postgres, postgres_url, tmp_path, MAPPING.replace("'g.album'", "'g.albumn'"))
+    done = commands.run("source", "check", **settings)
+    assert done.code == 1
+    assert "problem: gone.albumn: PostgreSQL says: column g.albumn does not exist" in done.out
+    assert "[entities.AlbumDeleteV1[0].data.albumId]" in done.out
+    assert done.out.splitlines()[-1] == "1 problem, no warnings"
+    assert PASSWORD not in done.out + done.err
+
+
+def test_a_mapping_that_cannot_be_read_is_wrong_usage(
+    commands: Commands, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    settings = source(postgres, postgres_url, tmp_path, MAPPING.replace("albumId", "albumID"))
+    done = commands.run("source", "check", **settings)
+    assert done.code == 2
+    assert "entities.AlbumDeleteV1.0.data" in done.err
+    assert "albumId" in done.err
+
+
+def test_a_server_that_is_down_is_told_without_its_password(commands: Commands) -> None:
+    done = commands.run("source", "check", source="postgres", postgres="postgresql://u:very-secret@127.0.0.1:1/none")
+    assert done.code == 1
+    assert "cannot be reached" in done.out
+    assert "very-secret" not in done.out + done.err
+
+
+def test_the_catalog_is_told_in_the_same_form(commands: Commands) -> None:
+    assert commands.json("source", "check") == {
+        "kind": "catalog", "facts": {"source": "in the ledger's own store"}, "problems": [],
+    }  # fmt: skip
+    assert commands("source", "check").splitlines()[-1] == "no problems, no warnings"

@@ -1,0 +1,226 @@
+"""A real PostgreSQL for tests: its own cluster in a temporary folder, on loopback and a unix socket.
+
+PostgreSQL refuses to run as root, so for root it runs as an existing user without rights, in a folder of that user's
+beside pytest's, which only root may enter. The folder goes when the server's context ends, and also when the test
+process is killed (a keeper waits for that). Nothing here touches a server that it did not start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from ops.bench.postgres_server import NoPostgres, account, programs
+from tests.servers import STOP_TIMEOUT_S, free_port, quit_with_parent, wait_until
+
+USER: Final = "postgres"
+PASSWORD: Final = "only-for-tests"  # what TCP connections must present; the unix socket asks for none
+START_TIMEOUT_S: Final = 60.0
+DEFAULTS: Final = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "100",
+    "max_prepared_transactions": "10",
+    "log_checkpoints": "off",
+    "timezone": "America/New_York",  # so that what assumes UTC is found out
+}
+
+_numbers = count(1)
+
+
+class PostgresBinaries(NamedTuple):
+    """Where the programs of one PostgreSQL are."""
+
+    initdb: str
+    postgres: str
+    psql: str
+
+
+@cache
+def postgres_binaries() -> PostgresBinaries | None:
+    """Return the newest PostgreSQL (15 or later) on PATH or where Debian installs it; None without one."""
+    try:
+        folder = programs()
+    except NoPostgres:
+        return None
+    return PostgresBinaries(*(str(folder / name) for name in PostgresBinaries._fields))
+
+
+class PostgresServer:
+    """One cluster on a fixed address, with the superuser `postgres`.
+
+    It keeps its data and address over stop(), kill() and start(). Databases sort text by ICU's rules for English, as
+    Immich's do not sort by bytes either. `folder` takes the log; `options` are further settings of the server.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+        binaries = postgres_binaries()
+        assert binaries is not None, "PostgreSQL 15 or later is not installed"
+        self.binaries = binaries
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._options = {**DEFAULTS, **(options or {})}
+        self._account = account()
+        self._home: Path | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def home(self) -> Path:
+        """The server's own folder: the data in `data`, and its unix socket."""
+        assert self._home is not None, "the server was not started"
+        return self._home
+
+    @property
+    def url(self) -> str:
+        """The address of the database `postgres`, with the superuser's password."""
+        return self.url_of("postgres")
+
+    def url_of(self, database: str, *, user: str = USER, password: str = PASSWORD) -> str:
+        """The address of a database over TCP."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def socket_url_of(self, database: str, *, user: str = USER) -> str:
+        """The address of a database over the unix socket, without a password."""
+        return f"postgresql://{user}@/{database}?host={self.home}&port={self.port}"
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the server runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> Self:
+        """Start the server on its address, at first with a new cluster, and wait until it takes connections."""
+        assert not self.alive, "the server already runs"
+        if self._home is None:
+            self._create()
+        settings = {
+            **self._options,
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.home),
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(self.binaries.postgres, "-D", str(self.home / "data")),
+                    *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.home,
+                start_new_session=True,
+                preexec_fn=quit_with_parent,
+                **self._account,
+            )
+        try:
+            wait_until(self._ready, f"PostgreSQL on port {self.port} to be ready", START_TIMEOUT_S)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the server and its connections in order; nothing happens when it is dead."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the server and its connections as a crash would; nothing happens when it is dead."""
+        self._end(signal.SIGQUIT)
+
+    def psql(self, sql: str, database: str = "postgres") -> str:
+        """Run statements as the superuser and return the rows, unaligned; raise RuntimeError with what psql said."""
+        done = subprocess.run(
+            [
+                *(self.binaries.psql, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"),
+                *("-h", str(self.home), "-p", str(self.port), "-U", USER, "-d", database, "-f", "-"),
+            ],
+            input=sql,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"psql: {done.stderr.strip()}")
+        return done.stdout.rstrip("\n")
+
+    def create_database(self) -> str:
+        """Make an empty database and return its address."""
+        name = f"test_{next(_numbers)}"
+        self.psql(f"CREATE DATABASE {name}")
+        return self.url_of(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database of `create_database`, whoever is connected."""
+        self.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    def _create(self) -> None:
+        home = Path(tempfile.mkdtemp(prefix="syncledger-postgres-"))
+        self._home = home
+        keeper = Path(__file__).with_name("watchdog.py")
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", str(keeper), str(home), "--remove"], stdin=subprocess.PIPE, start_new_session=True
+        )
+        if self._account:
+            os.chown(home, self._account["user"], self._account["group"])
+        password = home / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)  # the folder is closed to everybody else
+        with self._log.open("ab") as log:
+            subprocess.run(
+                [
+                    *(self.binaries.initdb, "-D", str(home / "data"), "-U", USER, "--pwfile", str(password)),
+                    *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
+                    *("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=home,
+                check=True,
+                **self._account,
+            )
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"PostgreSQL ended at start:\n{self._log.read_text()[-2000:]}")
+        try:
+            lines = (self.home / "data" / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        # The file may be that of a server killed before. Its first line is the process, its eighth what that is at.
+        return len(lines) > 7 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready"
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.kill()
+        if self._keeper is not None:
+            self._keeper.communicate(timeout=30)
