@@ -1,4 +1,4 @@
-"""Gumnut on loopback, as far as sign-in and profile go: it speaks the SDK's own shapes, and fails as it is told.
+"""Gumnut on loopback: sign-in, profile, the events feed and photos. It speaks the SDK's own shapes, and fails as told.
 
 Its answers are made with the SDK's models, which check them. Tokens look like JWTs; a token is good until it is expired
 here. The sign-in page is `sign_in`, or over HTTP `GET /authorize`, which signs `someone` in and sends the browser back.
@@ -17,12 +17,16 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from gumnut.types import AuthURLResponse, ExchangeResponse, LibraryResponse, LogoutEndpointResponse, UserResponse
 from gumnut.types.exchange_response import User
 from pydantic import BaseModel
 
+from tests.gumnut_api import PATHS, Api, BadRequest
+from tests.gumnut_photos import Photos
+
+LISTS: Final = frozenset(("ids", "entity_types", "include"))
 EPOCH: Final = datetime(2025, 1, 1, tzinfo=UTC)
 REDIRECT_URI: Final = "app.immich:///oauth-callback"
 ANN: Final = "intuser_ann"
@@ -88,7 +92,8 @@ class GumnutServer:
     """`someone` is who signs in; `libraries` are theirs, newest first as Gumnut lists them.
 
     `instead` maps a path to answers that are given once each, in order, in place of the real ones. `refresh` makes the
-    next answers to good tokens bring new ones, so many. `secrets` are all codes, states and tokens ever made.
+    next answers to good tokens bring new ones, so many. `secrets` are all codes, states and tokens ever made. Libraries
+    hold what `photos` has of them; `down` makes everything 503.
     """
 
     def __init__(self) -> None:
@@ -96,6 +101,9 @@ class GumnutServer:
         self.libraries = [library("lib_new", 2024), library("lib_old", 2020)]
         self.instead: dict[str, list[Answered]] = {}
         self.refresh = 0
+        self.down = False
+        self.photos = Photos()
+        self.api = Api(self.photos)
         self.seen: list[Seen] = []
         self.secrets: list[str] = []
         self._good: dict[str, UserResponse] = {}
@@ -149,6 +157,8 @@ class GumnutServer:
         """Answer a request."""
         with self._lock:
             self.seen.append(seen)
+            if self.down:
+                return Answered(503, {"detail": "Down"}, {"retry-after": "7"})
             if self.instead.get(seen.path):
                 return self.instead[seen.path].pop(0)
             match seen.path:
@@ -160,7 +170,9 @@ class GumnutServer:
                     return self._exchange(**seen.fields)
                 case "/api/oauth/logout-endpoint":
                     return _ok(LogoutEndpointResponse(logout_endpoint=f"{self.url}/sign-out"))
-                case "/api/users/me" | "/api/libraries":
+                case "/api/server/ping":
+                    return Answered(200, "pong")
+                case path if path.startswith("/api/"):
                     return self._authenticated(seen)
         return Answered(404, {"detail": "Not found"})
 
@@ -193,8 +205,25 @@ class GumnutServer:
         if self.refresh:
             self.refresh -= 1
             headers["X-New-Access-Token"] = self.token(who)
-        body: Any = who if seen.path == "/api/users/me" else self.libraries
-        return _ok(body, headers)
+        found = {one.id: one for one in self.libraries}
+        prefix, _, library_id = seen.path.rpartition("/")
+        if prefix == "/api/libraries" and library_id in found:
+            return _ok(found[library_id], headers)
+        match seen.path:
+            case "/api/users/me":
+                return _ok(who, headers)
+            case "/api/libraries":
+                return _ok(self.libraries, headers)
+            case _ if seen.fields.get("library_id") not in found:
+                return Answered(404, {"detail": "Not found"})
+            case "/api/events":
+                try:
+                    return _ok(self.api.events(seen.fields), headers)
+                except BadRequest:
+                    return Answered(400, {"detail": "Invalid cursor"}, headers)
+            case path if path in PATHS:
+                return Answered(200, self.api.rows(path, seen.fields), headers)
+        return Answered(404, {"detail": "Not found"})
 
     def _secret(self) -> str:
         self.secrets.append(secrets.token_urlsafe(24))
@@ -217,7 +246,8 @@ def _handler(server: GumnutServer) -> type[BaseHTTPRequestHandler]:
         def handle_any(self) -> None:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             path, _, query = self.path.partition("?")
-            fields = json.loads(raw) if raw else dict(parse_qsl(query))
+            asked = {name: found if name in LISTS else found[-1] for name, found in parse_qs(query).items()}
+            fields = json.loads(raw) if raw else asked
             scheme, _, token = self.headers.get("authorization", "").partition(" ")
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = server.answer(Seen(path, token if scheme == "Bearer" else None, headers, fields))

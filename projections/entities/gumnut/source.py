@@ -1,0 +1,234 @@
+"""Gumnut as a source: its events feed gives the order, its entities the rows, asked in the name of each session.
+
+A checkpoint carries the cursor of the feed. A cursor that Gumnut does not know, as after a restore there that went
+back in time, cannot be gone on from: `changed` raises PositionLost, and the device is asked to start over
+(SyncResetV1). Only so does it also lose what the restored library never had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, Self
+
+from ledger.errors import LedgerError
+from ledger.positions import Position
+from projections.credentials import Credentials
+from projections.entities.gumnut import payloads
+from projections.entities.gumnut.feed import Filter
+from projections.entities.gumnut.kinds import Kind, kind_of
+from projections.entities.gumnut.memory import Notes, Tails
+from projections.entities.gumnut.payloads import Unfit, stamp_of
+from projections.entities.gumnut.run import ROOM_US, Run, line_of, mattering
+from projections.entities.gumnut.speaker import Speaker
+from projections.entities.gumnut.view import View
+from projections.entities.payloads.base import Payload
+from projections.entities.registry import row
+from projections.entities.source import Ahead, Held, HeldBack, Page, PositionLost, SourceHealth
+from projections.gumnut import GumnutConfig, GumnutSessions, Pool
+from projections.gumnut.client import ANONYMOUS
+from projections.gumnut.token import ApiKey
+
+PAGE_BYTES: Final = 64 * 1024
+MAX_AHEAD_PAGES: Final = 5
+AT_ONCE: Final = 4
+_USERS: Final = ("AuthUserV1", "UserV1")
+
+
+class GumnutSource:
+    """Serves libraries at Gumnut; implements `EntitySource`.
+
+    `of_session` gives what one stream reads with, in the name of its session; sessions that hold no JWT are spoken for
+    by the API key, if there is one. Unbound, it speaks by the key alone, and without one has no users and no bound.
+    """
+
+    kind: Final = "gumnut"
+    steady = False
+
+    def __init__(
+        self,
+        config: GumnutConfig,
+        credentials: Credentials,
+        api_key: str | None = None,
+        *,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """Connect to nothing yet. `now_us` only labels positions and tells which rows are young."""
+        self._url = config.issuer
+        self._pool = Pool(config)
+        self._sessions = GumnutSessions(config, credentials, self._pool)
+        self._key = None if api_key is None else ApiKey(api_key)
+        self._now_us = now_us
+        self._tails = Tails()
+        self._notes = Notes()
+        self._bind("", "")
+
+    def _bind(self, user: str, sid: str) -> None:
+        self._user = user
+        self._speaker = Speaker(self._pool, self._sessions, user, sid, self._key)
+        self._views: dict[str, View] = {}
+
+    def of_session(self, user: str, sid: str) -> Self:
+        """Return the source as one stream reads it; all its feeds share the bound that `horizon` takes."""
+        bound = copy.copy(self)
+        bound._bind(user, sid)
+        return bound
+
+    async def horizon(self, library: str) -> int:
+        """Take the bound of what is ready; the instant is this machine's, and only labels."""
+        view = self._views[library] = View(self._speaker, library, self._user, self._now_us)
+        await view.feed.bound()
+        return self._now_us()
+
+    async def tombstone_floor(self, library: str) -> int:
+        """Tell that no event is ever forgotten."""
+        return 0
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        """Tell which entity types may have rows, by one page of each feed; raises PositionLost.
+
+        A cursor that was remembered for others may be lost where the device's own is not: it is asked by its own then.
+        """
+        try:
+            return await self._changed(library, after, before)
+        except PositionLost:
+            if not self._tails.forget(library):
+                raise
+        return await self._changed(library, after, before)
+
+    async def _changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        view = self._view(library)
+        found = {name for name in _USERS if name in after and await self._users(library, name, after[name], before)}
+        asked: dict[tuple[Filter, str], list[tuple[str, Kind, str]]] = {}
+        for name, position in after.items():
+            if (kind := kind_of(row(name).stored)) is not None:
+                cursor = "" if position is None else position.id
+                start = self._tails.end_of(library, name, cursor)
+                asked.setdefault((kind.of, start), []).append((name, kind, cursor))
+        starts = list(asked)
+        for at in range(0, len(starts), AT_ONCE):
+            part = starts[at : at + AT_ONCE]
+            pages = await asyncio.gather(*(view.feed.read(of, start) for of, start in part))
+            for feed, page in zip(part, pages, strict=True):
+                for name, kind, cursor in asked[feed]:
+                    if page.more or mattering(kind, page.events):
+                        found.add(name)
+                    elif page.events:
+                        self._tails.note(library, name, cursor, page.events[-1].cursor)
+        return frozenset(found)
+
+    async def pages(
+        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
+    ) -> AsyncIterator[Page]:
+        """Yield what comes strictly after a position, `limit` rows and about 64 KiB a page."""
+        if entity_type in _USERS:
+            users = await self._users(library, entity_type, after, before)
+            if users:
+                yield Page([line for line, _ in users], users[-1][1], before)
+            return
+        served = row(entity_type)
+        kind = kind_of(served.stored)
+        if kind is None:
+            return
+        run = Run(self._view(library), library, served, kind, self._tails, self._notes)
+        last = after or Position(0, "")
+        async for batch in run.batches(after, before):
+            held_back = batch.held_back
+            for page in _pages_of(batch.rows, limit, before):
+                page.held_back, held_back, last = held_back, 0, page.last
+                yield page
+            if held_back or batch.cut:
+                yield Page([], last, before, held_back, batch.cut)
+
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        """Tell that none is: a run ends by itself before a row whose parent is not surely there."""
+        return None
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell what streams of this process came across and could not send: unfit rows, and those that wait."""
+        return self._notes.held_back(library)
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        """Count events that may lead to rows: several may name one entity, and only the first thousand are read."""
+        if entity_type in _USERS:
+            users = await self._users(library, entity_type, after, before)
+            return Ahead(len(users), users[-1][1].at_us if users else None)
+        kind = kind_of(row(entity_type).stored)
+        if kind is None:
+            return Ahead(0, None)
+        feed, count, newest = self._view(library).feed, 0, 0
+        cursor = self._tails.end_of(library, entity_type, "" if after is None else after.id)
+        for _ in range(MAX_AHEAD_PAGES):
+            page = await feed.read(kind.of, cursor)
+            events = mattering(kind, page.events)
+            count, newest = count + len(events), max([newest, *(event.at_us for event in events)])
+            if not page.more:
+                break
+            cursor = page.next
+        return Ahead(count, newest if count else None)
+
+    async def health(self) -> SourceHealth:
+        """Tell whether Gumnut answers."""
+        try:
+            await self._pool.ask("ping", self._pool.client(retries=0).ping.get(extra_headers=ANONYMOUS), str)
+        except LedgerError as error:
+            return SourceHealth(self.kind, ok=False, text=str(error))
+        return SourceHealth(self.kind, ok=True, text=f"{self._url} answers")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._pool.close()
+
+    def _view(self, library: str) -> View:
+        if library not in self._views:
+            self._views[library] = View(self._speaker, library, self._user, self._now_us)
+        return self._views[library]
+
+    async def _users(
+        self, library: str, entity_type: str, after: Position | None, before: int
+    ) -> list[tuple[bytes, Position]]:
+        """Make the rows of users, which have no feed: they stand where they were last changed."""
+        if not self._speaker.is_somebody:
+            return []
+        view = self._view(library)
+        me, my_id = await view.reads.me(), await view.me()
+        rows: list[tuple[int, str, Payload]] = []
+        try:
+            if entity_type == "AuthUserV1":
+                rows.append((stamp_of(me.updated_at), my_id, payloads.auth_user_of(me, my_id)))
+            else:
+                owner = await view.owner()
+                mine = payloads.user_of(my_id, payloads.name_of(me), me.email or "", me.created_at)
+                rows.append((stamp_of(me.updated_at), my_id, mine))
+                if owner.id != my_id:
+                    theirs = payloads.user_of(owner.id, owner.name, owner.email, owner.since)
+                    rows.append((stamp_of(owner.since), owner.id, theirs))
+        except (Unfit, AttributeError, TypeError) as problem:
+            field = str(problem) if isinstance(problem, Unfit) else "a field"
+            self._notes.unfit(library, entity_type, my_id, field)
+        placed = sorted((Position(min(at, before - ROOM_US), user_id), data) for at, user_id, data in rows)
+        return [
+            (line_of(entity_type, data, position), position)
+            for position, data in placed
+            if after is None or position.key > after.key
+        ]
+
+
+def _pages_of(rows: list[tuple[bytes, Position]], limit: int, before: int) -> list[Page]:
+    """Cut rows into pages."""
+    pages: list[Page] = []
+    lines: list[bytes] = []
+    size = 0
+    for line, position in rows:
+        if lines and (len(lines) >= limit or size + len(line) > PAGE_BYTES):
+            lines, size = [], 0
+        if not lines:
+            pages.append(Page(lines, position, before))
+        lines.append(line)
+        size += len(line)
+        pages[-1].last = position
+    return pages
