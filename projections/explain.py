@@ -11,8 +11,10 @@ from ledger.acks import Ack, format_ack
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET
 from ledger.positions import iso_from_us
 from projections.event_words import ack_text, instant
+from projections.explain_case import WEIGHTS, Case, Finding, after_text, rows_text
 from projections.explain_facts import Facts
-from projections.explain_rules import RULES, WEIGHTS, Case, Finding, after_text, rows_text
+from projections.explain_library import UNASKED, Library
+from projections.explain_rules import RULES
 from projections.explain_story import Ignored, Story, tell
 
 
@@ -53,6 +55,28 @@ class IgnoredAcks(msgspec.Struct, frozen=True, rename="camel"):
     last_at: str
 
 
+class SourceFigures(msgspec.Struct, frozen=True, rename="camel"):
+    """How the source of the library is; `lagsS` is how far what it gives lies behind what was written, in seconds."""
+
+    kind: str
+    ok: bool
+    text: str
+    lags_s: int
+
+
+class HeldBackRows(msgspec.Struct, frozen=True, rename="camel"):
+    """Rows of one type that no stream sends for now, at most so many, and one of them.
+
+    `needs` is the parent that is missing, `table|id`, or the field that does not fit.
+    """
+
+    type: str
+    rows: int
+    reason: Literal["missing_parent", "unfit"]
+    example: str
+    needs: str
+
+
 class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     """The answer; findings come in the order of their weight. `known` tells what the figures can and cannot say."""
 
@@ -70,6 +94,8 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     heard_of_at: str
     pending_reset: bool
     horizon: str | None
+    source: SourceFigures | None
+    held_back: list[HeldBackRows]
     events: int
     events_looked_at: int
     known: list[str]
@@ -97,7 +123,12 @@ def explain(facts: Facts, now_us: int) -> Explanation:
         expires_at=instant(state.over_at_us),
         heard_of_at=iso_from_us(case.heard_us),
         pending_reset=state.pending_reset,
-        horizon=iso_from_us(facts.horizon_us) if facts.horizon_us else None,
+        horizon=iso_from_us(facts.library.horizon_us) if facts.library.horizon_us else None,
+        source=_source(facts.library),
+        held_back=[
+            HeldBackRows(each.entity_type, each.rows, each.reason, each.example_id, each.parent)
+            for each in facts.library.held_back
+        ],
         events=state.seq,
         events_looked_at=len(facts.entries),
         known=list(_known(facts)),
@@ -112,14 +143,19 @@ def _next(case: Case) -> NextThing:
         return NextThing("reset", RESET, "Only SyncResetV1: it must forget all it has and start over.")
     if not case.facts.types:
         return NextThing("unknown", None, "What it asks for: it never asked before.")
+    if not case.answers:
+        return NextThing("unknown", None, "What it is sent next is known when the source of its library answers.")
     for name in case.facts.types:
-        if rows := case.facts.ahead[name].rows:
+        ahead = case.facts.library.ahead.get(name)
+        if ahead is None:
+            return NextThing("unknown", None, f"That is not known: rows of {name} could not be counted in time.")
+        if rows := ahead.rows:
             return NextThing("rows", name, f"{rows_text(rows)} of {name}{after_text(case, name)}.")
     return NextThing("complete", COMPLETE, "Only SyncCompleteV1: there is nothing it has not got.")
 
 
 def _figures(case: Case, name: str) -> TypeFigures:
-    state, story, ahead = case.state, case.story.of(name), case.facts.ahead.get(name)
+    state, story, ahead = case.state, case.story.of(name), case.facts.library.ahead.get(name)
     held, offered_us = state.checkpoints.get(name), state.offered_us(name)
     return TypeFigures(
         type=name,
@@ -133,6 +169,12 @@ def _figures(case: Case, name: str) -> TypeFigures:
         refused=len(story.refused),
         stale=len(story.stale),
     )
+
+
+def _source(library: Library) -> SourceFigures | None:
+    if library is UNASKED:
+        return None
+    return SourceFigures(library.health.kind, library.health.ok, library.health.text, library.lags_us // 1_000_000)
 
 
 def _ignored(story: Story) -> Iterator[IgnoredAcks]:
@@ -149,5 +191,7 @@ def _known(facts: Facts) -> Iterator[str]:
     yield "A stream that offers nothing new leaves no event: the device may have asked more often than is told."
     yield "An ack that is refused or late is recorded once, however often it is repeated."
     yield "That a device was heard of without an event is noted at most once an hour."
+    if not facts.library.whole:
+        yield "The source did not count all rows in time: how far the device is behind is not known for every type."
     if len(facts.entries) < facts.state.seq:
         yield f"Only the newest {len(facts.entries):,} of {facts.state.seq:,} events were looked at."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ledger.entity_types import COMPLETE, RESET, mask_of, types_in
@@ -15,7 +14,8 @@ from ledger.service import Ledger
 from ledger.state import State
 from projections.chains import runs
 from projections.entities.registry import ROWS
-from projections.entities.source import Ahead, EntitySource
+from projections.entities.source import EntitySource
+from projections.explain_library import UNASKED, Library, look, position_in
 from projections.past import Past
 from projections.timetravel import fold_at
 
@@ -24,26 +24,21 @@ LOOKED_AT: Final = 1000
 
 
 class Facts(NamedTuple):
-    """A session as of now, its newest events (newest first), and its library.
+    """A session as of now, its newest events (newest first), and its library, UNASKED for an ended one.
 
     `seen_us` is when a request of it was last noted, at most hourly; None for one that does not live. `types` are those
-    it last asked for, in the order of the stream, empty if that is not known. `ahead` has what of each lies beyond its
-    checkpoint, `offered` the part of it that was offered.
+    it last asked for, in the order of the stream, empty if that is not known.
     """
 
     state: State
     entries: Sequence[Entry]
     seen_us: int | None
-    horizon_us: int
-    floor_us: int
     types: tuple[str, ...]
-    ahead: Mapping[str, Ahead]
-    offered: Mapping[str, Ahead]
+    library: Library
 
     def position(self, entity_type: str) -> Position | None:
         """Tell how far one entity type was acknowledged."""
-        held = self.state.checkpoints.get(entity_type)
-        return None if held is None else held.position
+        return position_in(self.state, entity_type)
 
 
 async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: int, sid: str) -> Facts:
@@ -57,26 +52,8 @@ async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: in
         seen_us = seen_ms * 1000
     newest = await anext(runs(past, partition, sid, beyond_seq=state.seq + 1, size=LOOKED_AT))
     entries, types = newest.entries, last_asked_for(newest.entries, state)
-    if state.ended is not None:
-        return Facts(state, entries, seen_us, 0, 0, types, {}, {})
-    horizon_us, floor_us = await asyncio.gather(source.horizon(state.library), source.tombstone_floor(state.library))
-
-    async def count(entity_type: str, before_us: int) -> Ahead:
-        held = state.checkpoints.get(entity_type)
-        return await source.ahead(state.library, entity_type, held.position if held else None, before_us)
-
-    ahead = await asyncio.gather(*(count(name, horizon_us) for name in types))
-    offered = await asyncio.gather(*(count(name, max(state.offered_us(name), 0)) for name in types))
-    return Facts(
-        state,
-        entries,
-        seen_us,
-        horizon_us,
-        floor_us,
-        types,
-        dict(zip(types, ahead, strict=True)),
-        dict(zip(types, offered, strict=True)),
-    )
+    library = UNASKED if state.ended is not None else await look(source, state, types, now_us)
+    return Facts(state, entries, seen_us, types, library)
 
 
 def last_asked_for(entries: Sequence[Entry], state: State) -> tuple[str, ...]:

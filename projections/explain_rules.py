@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
-
-from ledger.decide import reset_due
-from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, RESET, mask_of
+from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
 from ledger.positions import iso_from_us
-from projections.entities.source import Ahead
 from projections.event_words import ack_text, instant
-from projections.explain_facts import Facts
-from projections.explain_story import Ignored, Story
+from projections.explain_case import Case, Finding, after_text, rows_text
+from projections.explain_source import horizon_lags, rows_unfit, rows_wait, source_down
+from projections.explain_story import Ignored
 
 DAY_US: Final = 86_400_000_000
 IDLE_US: Final = 7 * DAY_US
@@ -22,8 +19,6 @@ IDLE_US: Final = 7 * DAY_US
 UNFINISHED: Final = 3
 """After so many new offers without a finished one it is said that streams do not finish."""
 _SHOWN: Final = 10
-
-Weight = Literal["stops", "hinders", "note"]
 
 _REASONS: Final = {
     "logout": "it signed out",
@@ -36,64 +31,6 @@ _REASONS: Final = {
     "token_reused": "a token of it came again long after it was replaced, so somebody had copied it",
     "erased": "its user was erased",
 }
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was found; `events` are the seqs of the events that show it, the latest last."""
-
-    code: str
-    weight: Weight
-    says: str
-    events: list[int] = []
-
-
-class Case:
-    """What the rules look at."""
-
-    def __init__(self, facts: Facts, story: Story, now_us: int) -> None:
-        self.facts, self.story, self.now_us = facts, story, now_us
-        self.state = facts.state
-        by_others = SyncResetRequested | SessionEnded
-        heard = [e.recorded.at_us for e in facts.entries if not isinstance(e.recorded.event, by_others)]
-        self.heard_us = max(facts.seen_us or 0, heard[0] if heard else self.state.created_at_us)
-        named = {name for name in (*facts.types, *self.state.checkpoints, *story.types) if name != RESET}
-        self.types = [*facts.types, *sorted(named - set(facts.types), key=CODES.__getitem__)]
-
-    @property
-    def over(self) -> bool:
-        """Whether the session admits nobody any more."""
-        return not self.state.lives_at(self.now_us)
-
-    @property
-    def reset_due(self) -> bool:
-        """Whether the next stream is nothing but a reset."""
-        mask = mask_of((COMPLETE, *self.facts.types))
-        return not self.over and reset_due(self.state, self.facts.floor_us, mask)
-
-    @property
-    def rows_ahead(self) -> int:
-        """How many rows lie beyond the checkpoints, of all types it asks for."""
-        return sum(ahead.rows for ahead in self.facts.ahead.values())
-
-    @property
-    def rows_offered(self) -> int:
-        """How many of them were offered."""
-        return sum(offered.rows for offered in self.facts.offered.values())
-
-    @property
-    def waiting(self) -> list[str]:
-        """The types of which rows were offered that are not acknowledged, in the order of the stream."""
-        return [name for name in self.facts.types if self.facts.offered.get(name, Ahead(0, None)).rows]
-
-    def is_stuck(self, entity_type: str) -> bool:
-        """Tell whether others advanced past a type that waits, although it is sent before them or was sent again."""
-        offers = self.story.of(entity_type).offers
-        if not offers:
-            return False
-        passed = {name for name in self.types if self.story.of(name).advanced_seq > offers[0]}
-        later = {COMPLETE, *self.facts.types[self.facts.types.index(entity_type) + 1 :]}
-        is_first = entity_type == self.waiting[0]
-        return not passed.isdisjoint(later) or (is_first and len(offers) > 1 and bool(passed))
 
 
 Rule = Callable[[Case], Finding | None]
@@ -146,7 +83,7 @@ def _reset_due(case: Case) -> Finding | None:
         return None
     synced_us = case.state.synced_us(mask_of(case.facts.types))
     says = (
-        f"Deletes up to {iso_from_us(case.facts.floor_us)} were purged, and the device knows of deletes up to "
+        f"Deletes up to {iso_from_us(case.facts.library.floor_us)} were purged, and the device knows of deletes up to "
         f"{instant(synced_us)} only: it must start over, and is sent nothing else until it acknowledges that."
     )
     return Finding("deletes_purged", "stops", says)
@@ -194,7 +131,7 @@ def _never_streamed(case: Case) -> Finding | None:
 
 
 def _never_acked(case: Case) -> Finding | None:
-    if case.over or case.reset_due or case.state.checkpoints or not case.state.offered:
+    if case.over or not case.counted or case.reset_due or case.state.checkpoints or not case.state.offered:
         return None
     streams = case.story.streams
     says = (
@@ -239,7 +176,7 @@ def _unfinished(case: Case) -> Finding | None:
 def _behind(case: Case) -> Finding | None:
     if case.over or case.reset_due or not case.rows_ahead or not case.state.checkpoints:
         return None
-    most = sorted(case.facts.ahead.items(), key=lambda pair: -pair[1].rows)
+    most = sorted(case.facts.library.ahead.items(), key=lambda pair: -pair[1].rows)
     parts = [f"{name} {ahead.rows:,}" for name, ahead in most[:3] if ahead.rows]
     says = f"The device is {rows_text(case.rows_ahead)} behind its library ({', '.join(parts)})."
     return Finding("behind", "note", says)
@@ -247,26 +184,15 @@ def _behind(case: Case) -> Finding | None:
 
 def _up_to_date(case: Case) -> Finding | None:
     complete = case.state.checkpoints.get(COMPLETE)
-    if case.over or case.reset_due or case.rows_ahead or complete is None:
+    if case.over or not case.counted or case.reset_due or case.rows_ahead or complete is None:
         return None
     says = f"The device has all there is, and finished a stream up to {iso_from_us(complete.position.at_us)}."
     return Finding("up_to_date", "note", says, [case.story.advanced_seq] if case.story.advanced_seq else [])
 
 
 def _standing(case: Case, name: str) -> str:
-    offers = len(case.story.of(name).offers)
-    return f"{rows_text(case.facts.offered[name].rows)} of it{after_text(case, name)} were offered in {_times(offers)}"
-
-
-def after_text(case: Case, name: str) -> str:
-    """Tell behind which position of a type the device goes on."""
-    held = case.facts.position(name)
-    return f" behind {iso_from_us(held.at_us)}|{held.id}" if held else ""
-
-
-def rows_text(count: int) -> str:
-    """Tell a count of rows."""
-    return "1 row" if count == 1 else f"{count:,} rows"
+    rows, offers = case.facts.library.offered[name].rows, len(case.story.of(name).offers)
+    return f"{rows_text(rows)} of it{after_text(case, name)} were offered in {_times(offers)}"
 
 
 def _times(count: int) -> str:
@@ -281,8 +207,8 @@ def _seqs(ignored: list[Ignored]) -> list[int]:
     return [one.seq for one in ignored][-_SHOWN:]
 
 
-WEIGHTS: Final[tuple[Weight, ...]] = ("stops", "hinders", "note")
 RULES: Final[tuple[Rule, ...]] = (
-    _ended, _expired, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types, _never_acked, _no_progress,
-    _refused, _stale_epoch, _unfinished, _behind, _up_to_date, _stale,
+    _ended, _expired, source_down, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types, _never_acked,
+    _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
+    _behind, _up_to_date, _stale,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from click import echo
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.connect import opened
+from ops.sources import open_source
 from projections.explain import Explanation, TypeFigures
 from projections.explain import explain as explain_facts
 from projections.explain_facts import gather
@@ -28,11 +30,12 @@ def explain(session: str, user: str | None, data_dir: Path | None, redis_url: st
     """Tell why a device does not sync, in plain words first, then in figures."""
 
     async def work() -> Explanation:
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            ledger = found.ledger
+        settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+        async with opened(settings) as found, AsyncExitStack() as closing:
+            ledger, source = found.ledger, await open_source(settings, found, closing)
             with progress("gathering facts"):
                 partition = ledger.partition_of(user) if user else await ledger.locate(session)
-                facts = await gather(ledger, found.past, found.catalog, partition, session)
+                facts = await gather(ledger, found.past, source, partition, session)
             return explain_facts(facts, ledger.clock())
 
     found = run(work())
@@ -57,7 +60,8 @@ def _words(found: Explanation) -> Iterator[str]:
         ("signed in", found.created_at),
         ("heard of", found.heard_of_at),
         ("expires", found.expires_at or "never"),
-        ("library is at", found.horizon or "not asked"),
+        ("library is at", found.horizon or "not known"),
+        ("its source", _source(found)),
         ("events", f"{found.events:,}"),
     ]
     yield from columns(facts, _WIDEST)
@@ -68,8 +72,18 @@ def _words(found: Explanation) -> Iterator[str]:
         yield ""
         rows = [(each.type, f"{each.times:,}", each.last_at, each.reason) for each in found.ignored]
         yield from columns([("ignored acks of", "times", "last", "because"), *rows], _WIDEST)
+    if found.held_back:
+        yield ""
+        held = [(each.type, f"{each.rows:,}", each.reason, each.example, each.needs) for each in found.held_back]
+        yield from columns([("held back", "rows", "reason", "like", "needs"), *held], _WIDEST)
     yield ""
     yield from found.known
+
+
+def _source(found: Explanation) -> str:
+    if found.source is None:
+        return "not asked"
+    return found.source.kind if found.source.ok else f"{found.source.kind}, which does not answer"
 
 
 def _row(figures: TypeFigures) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ledger import keys
 from ledger.commands import OfferStream, RequestReset
 from ledger.entity_types import mask_of
 from ledger.positions import iso_from_us
@@ -65,6 +66,18 @@ async def test_before_its_beginning_there_is_none(service: Service, device: Issu
         f"Session {device.sid} had not begun at {iso_from_us(START_US - 1)}: it was created at {iso_from_us(START_US)}"
     )
     assert (await service.ask("GET", path, token, params={"at": "yesterday"})).json["errors"][0]["path"] == ["at"]
+
+
+async def test_without_its_beginning_none_can_be_told(service: Service, device: Issued) -> None:
+    """As where retention removed it, or the archive that holds it is not given."""
+    token, partition = (await service.sign_in()).token, service.ledger.partition_of("ann")
+    stream, archive = keys.stream(partition), keys.archive(partition)
+    first = (await service.store.command("XRANGE", stream, "-", "+", "COUNT", 1, key=stream))[0][0]
+    await service.store.command("HSET", archive, "floor", first, key=archive)
+    await service.store.command("XDEL", stream, first, key=stream)
+    answer = await service.ask("GET", f"/ledger/sessions/{device.sid}/state", token)
+    assert answer.status_code == 404
+    assert "were removed by retention" in answer.json["message"]
 
 
 async def test_why_it_does_not_sync(service: Service, device: Issued) -> None:
