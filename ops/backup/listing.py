@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,17 +15,18 @@ from projections.backup.format import FOLDER, MANIFEST, MAX_MANIFEST_BYTES, Mani
 
 LATEST: Final = "latest"
 HALF_KEPT_S: Final = 3600.0
-"""An unfinished backup may still be written to for so long; then it is removed with the old ones."""
+"""An unfinished backup to which nothing was written for so long is nobody's, and is removed with the old ones."""
 _CREATED: Final = "%Y%m%dT%H%M%SZ"
 
 
 class Listed(msgspec.Struct):
-    """A backup as its files tell: `complete` once its manifest is there."""
+    """A backup as its files tell: `complete` once its manifest is there. `written`: when the newest of them was."""
 
     name: str
     complete: bool = False
     files: int = 0
     bytes: int = 0
+    written: str = ""
 
     @property
     def created(self) -> str:
@@ -48,6 +51,7 @@ async def list_backups(objects: Objects) -> list[Listed]:
             listed.files += 1
             listed.bytes += info.size
             listed.complete = listed.complete or file == MANIFEST
+            listed.written = max(listed.written, stamp(int(info.written_s * 1_000_000)))
     return sorted(found.values(), key=lambda listed: (listed.created, listed.name))
 
 
@@ -80,11 +84,22 @@ async def keep_newest(objects: Objects, keep: int, now_us: int) -> list[str]:
     """Remove all backups but the newest `keep`, and unfinished ones that nobody can be writing; names those removed."""
     listed = await list_backups(objects)
     complete = [each for each in listed if each.complete]
-    old = stamp(now_us - int(HALF_KEPT_S * 1_000_000))
-    leaving = complete[:-keep] + [each for each in listed if not each.complete and each.created < old]
+    old_us = now_us - int(HALF_KEPT_S * 1_000_000)
+    leaving = complete[:-keep] + [
+        each for each in listed if not each.complete and max(each.created, each.written) < stamp(old_us)
+    ]
     for each in leaving:
         await _remove(objects, each.name)
+    await asyncio.to_thread(_sweep, objects, old_us / 1_000_000)
     return [each.name for each in leaving]
+
+
+def _sweep(objects: Objects, before_s: float) -> None:
+    """Remove what killed backups left of parts that they were writing, in a local folder."""
+    for path in objects.leftovers(f"{FOLDER}*/"):
+        with suppress(FileNotFoundError):  # it was finished meanwhile, or somebody else removed it
+            if path.stat().st_mtime < before_s:
+                path.unlink()
 
 
 async def _remove(objects: Objects, name: str) -> None:

@@ -2,8 +2,8 @@
 
 An object that is already there counts as copied only if all of it is the same: both are read and compared by SHA-256,
 which costs reading, but no writing. What is copied is hashed while it is read, written as a new object, and read back.
-Nothing is ever written over, and an object appears whole or not at all: so a run may be stopped anywhere, and the next
-one goes on.
+Nothing is ever written over, and an object appears whole or not at all, a backup's manifest behind all else: so a run
+may be stopped anywhere, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Info, Objects
 from projections.at_once import each
+from projections.backup.format import FOLDER, MANIFEST
 
 NAMED: Final = 1000
 """How many objects that differ a report names; all are counted."""
@@ -68,9 +69,14 @@ async def migrate(
         report.looked += 1
         on_progress(report)
 
-    async for page in source.names():
-        await each(page, one, concurrency)
+    for last in (False, True):  # a backup is one by its manifest, so that comes behind its parts
+        async for page in source.names(FOLDER if last else ""):
+            await each([info for info in page if _is_manifest(info.name) is last], one, concurrency)
     return report
+
+
+def _is_manifest(name: str) -> bool:
+    return name.startswith(FOLDER) and name.endswith(f"/{MANIFEST}")
 
 
 async def _one(

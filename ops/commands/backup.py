@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 from click import echo
 
-from ops.archive.options import ArchivePlace, place_from
+from ops.archive.options import ArchivePlace
 from ops.backup.job import BackupOptions, BackupReport, back_up
 from ops.backup.listing import Listed, list_backups
 from ops.backup.signing import seal_keys
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import json_option, place_at, print_json, progress, run, settings_from, store_options
 from ops.connect import now_us, opened
-from projections.archive.catalog import Archive
 
 
 @click.command()
@@ -38,30 +36,33 @@ def backup(
 
     What is archived stays where it is, and the backup says where. Signing keys are in it only encrypted, with
     LEDGER_CREDENTIAL_KEY. A backup that was interrupted is none: it is listed as unfinished, and --keep removes it once
-    it is an hour old.
+    nothing was written to it for an hour.
     """
-    place = _place(to_url)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    place = place_at(to_url) if to_url else settings.archive
+    if place is None:
+        raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
     if listing:
         _list(place, as_json)
         return
-    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    objects, archive_place = place.open(), place_from(os.environ)
+    if with_catalog and settings.source != "catalog":
+        echo(f"the entities that devices get are not in it: they come from LEDGER_SOURCE={settings.source}", err=True)
+    objects, archive_url = place.open(), "" if settings.archive is None else settings.archive.url
 
     async def work() -> BackupReport:
         sealed, words = seal_keys(settings)
         async with opened(settings) as found:
             options = BackupOptions(
                 version=version("syncledger"),
-                archive_url="" if archive_place is None else archive_place.url,
+                archive_url=archive_url,
                 with_catalog=with_catalog,
                 keep=keep,
                 signing_keys=sealed,
             )
-            archive = None if archive_place is None else Archive(found.store, archive_place.open())
             with progress("backing up partitions", found.ledger.partitions) as advance:
                 report = await back_up(
                     found.store,
-                    archive,
+                    found.archive,
                     objects,
                     found.ledger.partitions,
                     options,
@@ -79,19 +80,11 @@ def backup(
         f"{report.name}: {report.events:,} events of {report.partitions:,} partitions, {report.libraries:,} libraries, "
         f"in {report.files:,} files of {report.bytes:,} bytes"
     )
-    if report.segments and archive_place is not None:
-        echo(f"older events stay in {report.segments:,} segments in {archive_place.url}")
+    if report.segments:
+        echo(f"older events stay in {report.segments:,} segments in {archive_url}")
     echo(report.signing_keys)
     for name in report.removed:
         echo(f"removed {name}")
-
-
-def _place(url: str | None) -> ArchivePlace:
-    """Tell where backups are; raises UsageError."""
-    place = place_from({**os.environ, **({"LEDGER_ARCHIVE": url} if url else {})})
-    if place is None:
-        raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
-    return place
 
 
 def _list(place: ArchivePlace, as_json: bool) -> None:

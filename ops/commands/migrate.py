@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 from click import echo
 
-from ops.archive.options import place_from
 from ops.backup.migrate import NAMED, MigrateReport
 from ops.backup.migrate import migrate as migrate_objects
-from ops.commands.options import json_option, print_json, progress, run
-from projections.archive.objects import Objects
+from ops.commands.options import json_option, place_at, print_json, progress, run
 
 
 @click.command()
@@ -42,7 +38,7 @@ def migrate(
         raise click.UsageError("--from and --to lie in each other")
 
     async def work() -> MigrateReport:
-        source, target = _open(from_url, from_endpoint), _open(to_url, to_endpoint)
+        source, target = place_at(from_url, from_endpoint).open(), place_at(to_url, to_endpoint).open()
         with progress("copying") as advance:
             return await migrate_objects(
                 source,
@@ -59,14 +55,6 @@ def migrate(
         _tell(report, dry_run)
     if not report.is_complete:
         raise click.exceptions.Exit(1)
-
-
-def _open(url: str, endpoint: str | None) -> Objects:
-    given = {"LEDGER_ARCHIVE": url, **({"LEDGER_ARCHIVE_ENDPOINT": endpoint} if endpoint else {})}
-    place = place_from({**os.environ, **given})
-    if place is None:
-        raise click.UsageError("--from and --to are URLs like file:///srv/ledger or s3://bucket/prefix")
-    return place.open()
 
 
 def _tell(report: MigrateReport, dry_run: bool) -> None:

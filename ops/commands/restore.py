@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,12 +11,12 @@ import click
 from click import echo
 
 from ledger.log.store import Store, open_store
-from ops.archive.options import ArchivePlace, place_from
+from ops.archive.options import ArchivePlace
 from ops.backup.listing import find_backup, load_manifest
 from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import json_option, place_at, print_json, progress, run, settings_from, store_options
 from ops.connect import now_us
 from ops.embedded import embedded_server
 from ops.settings import Settings
@@ -43,7 +42,7 @@ def restore(
     if (source is None) != from_segments:
         raise click.UsageError("give a backup, or --from-segments")
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    place = place_from(os.environ)
+    place = settings.archive
     if not yes:
         _confirm(source or f"the segments in {place.url if place else '?'}", settings)
 
@@ -89,9 +88,7 @@ async def _target(settings: Settings) -> AsyncIterator[Store]:
 async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:
     """Open a backup and check all of it."""
     if "://" in source:
-        given = place_from({**os.environ, "LEDGER_ARCHIVE": source})
-        assert given is not None
-        objects, folder = given.open(), ""
+        objects, folder = place_at(source).open(), ""
     elif place is None:
         raise click.UsageError(
             "give the backup as a URL, like file:///srv/ledger/backups/ledger-…, or set LEDGER_ARCHIVE"

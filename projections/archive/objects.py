@@ -29,10 +29,11 @@ _LONGEST_REASON: Final = 300
 
 
 class Info(NamedTuple):
-    """An object in a listing."""
+    """An object in a listing; `written_s`: when it was written, in seconds since 1970, as the storage's clock says."""
 
     name: str
     size: int
+    written_s: float = 0.0
 
 
 class Objects:
@@ -88,7 +89,7 @@ class Objects:
         """List the objects below a prefix that ends with a slash, some at a time, in no order."""
         with _translated(prefix):
             async for page in obstore.list(self._store, prefix or None):
-                yield [Info(meta["path"], meta["size"]) for meta in page]
+                yield [Info(meta["path"], meta["size"], meta["last_modified"].timestamp()) for meta in page]
 
     async def delete(self, names: list[str]) -> None:
         """Remove objects; those that are not there do not matter."""
@@ -99,9 +100,9 @@ class Objects:
             except ObjectMissing:
                 continue
 
-    def leftovers(self, prefix: str) -> list[Path]:
-        """List what killed writers left beside the objects below a prefix, in a local folder."""
-        return [] if self._root is None else sorted((self._root / prefix).glob("*#[0-9]*"))
+    def leftovers(self, folders: str) -> list[Path]:
+        """List what killed writers left beside the objects in folders (`p000/`, `backups/*/`) of a local store."""
+        return [] if self._root is None else sorted(self._root.glob(f"{folders}*#[0-9]*"))
 
     async def _settle(self, name: str) -> None:
         """Have a local object on disk, with the folders that name it, before anybody counts on it."""

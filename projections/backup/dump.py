@@ -27,7 +27,8 @@ from projections.backup.format import Archived, Event, Key, Line, Pairs, State
 from projections.entities.forms import FORMS
 
 _PAGE: Final = 1000
-_ROWS: Final = 200
+ROWS: Final = 100
+"""Rows in a line: also of the longest ones, in Base64, a line is no longer than a reader takes (MAX_LINE_BYTES)."""
 _HELD_BY_JOBS: Final = (b"copied_from", b"restoring")
 
 Lines = AsyncIterator[Sequence[Line]]
@@ -151,7 +152,7 @@ class CatalogDump:
         return cls(store, library, await _catalog_meta(store, library))
 
     async def lines(self) -> Lines:
-        """Read it: the rows of each type, the ids of each form, the edges, and at last what it says of itself."""
+        """Read it: the rows of each type, the ids of each form, edges, what waits; at last what it says of itself."""
         for form in FORMS:
             for _, stored in form.variants:
                 name = keys.catalog_rows(self._library, stored)
@@ -159,8 +160,15 @@ class CatalogDump:
                     yield [Pairs("rows", f"{self._library} {stored}", rows)]
             async for rows in _scan(self._store, "HSCAN", keys.catalog_ids(self._library, form.name)):
                 yield [Pairs("ids", f"{self._library} {form.name}", rows)]
-        async for rows in _scan(self._store, "ZSCAN", keys.catalog_edges(self._library)):
-            yield [Pairs("edges", self._library, rows)]
+        others: tuple[tuple[Key, str, bytes], ...] = (
+            ("edges", "ZSCAN", keys.catalog_edges(self._library)),
+            ("waiting", "HSCAN", keys.catalog_waiting(self._library)),
+            ("wanted", "ZSCAN", keys.catalog_wanted(self._library)),
+            ("arrived", "ZSCAN", keys.catalog_arrived(self._library)),
+        )
+        for key, command, name in others:
+            async for rows in _scan(self._store, command, name):
+                yield [Pairs(key, self._library, rows)]
         if self._meta:
             yield [Pairs("library", self._library, list(self._meta.items()))]
 
@@ -195,11 +203,11 @@ async def _rows(store: Store, name: bytes) -> AsyncIterator[list[tuple[bytes, by
     after = "-inf"
     while True:
         flat: list[Any] = await store.command(
-            "ZRANGE", name, after, "+inf", "BYSCORE", "LIMIT", 0, _ROWS, "WITHSCORES", key=name
+            "ZRANGE", name, after, "+inf", "BYSCORE", "LIMIT", 0, ROWS, "WITHSCORES", key=name
         )
         if flat:
             yield list(zip(flat[::2], flat[1::2], strict=True))
-        if len(flat) < 2 * _ROWS:
+        if len(flat) < 2 * ROWS:
             return
         after = f"({flat[-1].decode()}"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -357,11 +359,15 @@ class Ending:
         self.left = left
 
     def __getattr__(self, name: str) -> object:
-        if name in ("command", "script"):
+        found = getattr(self._store, name)
+
+        async def run(*args: Any, **named: Any) -> Any:
             self.left -= 1
             if self.left < 0:
                 raise Ended
-        return getattr(self._store, name)
+            return await found(*args, **named)
+
+        return run if name in ("command", "script") else found
 
 
 class Ended(Exception):
@@ -414,8 +420,19 @@ async def test_backups_that_were_never_finished_are_told_apart_and_go_with_the_o
             await find_backup(folder, name)
     with pytest.raises(NoSuchBackup):
         await load_manifest(folder, f"{FOLDER}{names[1]}/")
+    for number, name in enumerate(names):
+        for file in (path / FOLDER / name).iterdir():
+            os.utime(file, times=(0, LATER / SECOND_US + (5400 if number == 1 else 0)))
+    part = next((path / FOLDER / names[1]).iterdir())
+    killed, writing = part.with_name(f"{part.name}#1"), part.with_name(f"{part.name}#2")
+    for file, age_s in ((killed, 3600), (writing, 1800)):
+        file.write_bytes(b"half")
+        os.utime(file, times=(0, LATER / SECOND_US + 7200 - age_s - 1))
     assert await keep_newest(folder, 2, LATER + 60 * SECOND_US) == [names[0]]
-    assert await keep_newest(folder, 2, LATER + 7200 * SECOND_US) == [names[1]], "somebody may have been writing it"
+    assert await keep_newest(folder, 2, LATER + 7200 * SECOND_US) == [], "somebody wrote to it half an hour ago"
+    assert (killed.exists(), writing.exists()) == (False, True)
+    assert await keep_newest(folder, 2, LATER + 9001 * SECOND_US) == [names[1]]
+    assert not writing.exists()
     report = await saved(valkey_store, folder, replace(OPTIONS, keep=1), at_us=LATER + 9 * SECOND_US)
     assert report.removed == names[2:]
     assert {file.parent.name for file in files_of(path)} == {report.name}

@@ -17,6 +17,7 @@ from ops.archive.options import ArchivePlace
 from ops.backup.migrate import MigrateReport, migrate
 from projections.archive.errors import ArchiveUnavailable
 from projections.archive.objects import Info, Objects, open_objects
+from projections.backup.format import FOLDER, MANIFEST
 from tests.backups import full, restored, saved
 from tests.s3_server import ENVIRONMENT, S3Server
 
@@ -139,6 +140,18 @@ async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
         assert len(await content(folder(there))) == copied
     assert counts(await migrate(here, folder(there))) == done(COUNT - copied, copied)
     assert await content(folder(there)) == held
+
+
+async def test_a_backup_is_none_at_the_target_before_all_its_parts_are_there(tmp_path: Path) -> None:
+    here, there = folder(tmp_path / "here"), tmp_path / "there"
+    parts = [f"{FOLDER}ledger-1/{name}" for name in ("identities", "ledger", "p000", "p001")]
+    for name in (f"{FOLDER}ledger-1/{MANIFEST}", *parts, "p000/segment"):
+        await put(here, name, name.encode())
+    with pytest.raises(ArchiveUnavailable):
+        await migrate(here, Cut(there, 5), concurrency=1)
+    assert sorted(await content(folder(there))) == [*parts, "p000/segment"]
+    assert counts(await migrate(here, folder(there), dry_run=True)) == done(1, 5)
+    assert counts(await migrate(here, folder(there))) == done(1, 5)
 
 
 async def test_what_is_not_kept_as_written_is_found(tmp_path: Path) -> None:
