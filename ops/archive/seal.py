@@ -193,13 +193,15 @@ class Sealer:
             self._report.trimmed += await self._lease.trim()
 
     async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> list[str]:
-        """Tell how a segment differs from what the stream holds up to `last`; brings the folds there."""
+        """Tell how a segment first differs from what the stream holds up to `last`; brings the folds there."""
         differs: list[str] = []
         held = (e async for page in _stream(self._store, self._partition, self._lease.record.floor, last) for e in page)
         async for page in segment.pages():
             there = [await anext(held, None) for _ in page]
             pairs = zip(page, there, strict=True)
             differs.extend(f"event {entry.id} is not the stream's" for entry, other in pairs if entry != other)
+            if differs:
+                return differs
         check = SegmentCheck(lambda *what: differs.append(" ".join(filter(None, what))), folds, self._previous())
         await check.check(segment)
         if await anext(held, None) is not None:

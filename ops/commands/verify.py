@@ -14,7 +14,7 @@ from ops.commands.options import json_option, print_json, progress, run, setting
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
 from ops.settings import Settings
-from ops.verifying import Job, Said, processes_for, verify_in
+from ops.verifying import Job, Said, collect_rarely, processes_for, verify_in
 from projections.archive.catalog import Archive
 from projections.archive.verify import verify_segments
 from projections.rebuild import Rebuild, RebuildReport
@@ -81,6 +81,7 @@ async def _verify(
     found: Opened, settings: Settings, archive: Archive | None, which: list[int], strays: Strays
 ) -> Report:
     processes = await processes_for(found.store, which)
+    collect_rarely()
     with progress("verifying partitions", len(which)) as advance:
 
         def tell(so_far: Report | Said) -> None:
@@ -88,7 +89,7 @@ async def _verify(
 
         if processes > 1:
             url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
-            job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays)
+            job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
             report = await verify_in(processes, job, tell)
         else:
             report = await verify_ledger(

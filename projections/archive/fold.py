@@ -8,19 +8,24 @@ from ledger.chain import GENESIS, link
 from ledger.errors import CorruptLedger
 from ledger.evolve import evolve
 from ledger.fields import checkpoint_fields, read_state, session_fields
-from ledger.log import skips
 from ledger.log.reader import Entry
+from ledger.log.skips import Marks
 from ledger.state import State
 from projections.archive.errors import BadSegment
 from projections.archive.format import EndedLine, StateLine
 
 
 class Fold(msgspec.Struct):
-    """A session's fold so far: its state, and the stream ids of its last event and of its last marks."""
+    """A session's fold so far: its state, the stream id of its last event, and its last marks."""
 
     state: State | None = None
     head: str = ""
-    skip: str = ""
+    marks: Marks = Marks()
+
+    @property
+    def skip(self) -> str:
+        """The stream ids of its last marks, as its hash keeps them."""
+        return self.marks.kept
 
     def take(self, entry: Entry) -> str:
         """Fold the next event; tells what is wrong with it, and then nothing was folded; else ''."""
@@ -30,7 +35,7 @@ class Fold(msgspec.Struct):
             return f"seq {recorded.seq} follows seq {seq}"
         if entry.prev != self.head:
             return f"prev is {entry.prev or 'empty'}, the event before is {self.head or 'none'}"
-        if not skips.fits(self.skip, recorded.seq, entry.skip):
+        if not self.marks.fit(recorded.seq, entry.skip):
             return f"skip is {entry.skip}, the last marks are {self.skip}"
         if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
             return "the hash does not match the event and the hash before it"
@@ -38,7 +43,7 @@ class Fold(msgspec.Struct):
             self.state = evolve(state, recorded)
         except CorruptLedger as error:
             return str(error)
-        self.skip = skips.moved(self.skip, recorded.seq, entry.id)
+        self.marks = self.marks.moved(recorded.seq, entry.id)
         self.head = entry.id
         return ""
 
@@ -63,6 +68,6 @@ def read_fold(name: str, line: StateLine) -> Fold:
     session = {field.encode(): value for field, value in line.session.items()}
     checkpoints = {field.encode(): value for field, value in line.checkpoints.items()}
     try:
-        return Fold(read_state(line.sid, session, checkpoints), line.head, line.skip)
+        return Fold(read_state(line.sid, session, checkpoints), line.head, Marks.read(line.skip))
     except CorruptLedger as error:
         raise BadSegment(name, f"the state of session {line.sid} cannot be read") from error
