@@ -12,7 +12,7 @@ from ledger import keys
 from ledger.chain import GENESIS, record
 from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.events import AcksRecorded, Event, SessionCreated, StoredAck, StreamOffered, mask_bytes
-from ledger.log import skips
+from ledger.log.skips import Marks
 
 TYPE: Final = "AssetV1"
 _START_MS: Final = 1_790_000_000_000
@@ -22,13 +22,13 @@ _BATCH: Final = 2000
 class _Chain(msgspec.Struct):
     """Where a session's chain stands."""
 
-    sid: str
+    number: int
     stream: bytes
     events: Iterator[Event]
     seq: int = 0
     hash: bytes = GENESIS
     head: str = ""
-    skip: str = ""
+    marks: Marks = Marks()
 
 
 def fill(url: str, partitions: int, devices: int, events: int) -> None:
@@ -39,17 +39,27 @@ def fill(url: str, partitions: int, devices: int, events: int) -> None:
         pipe = redis.pipeline(transaction=False)
         for turn in range(events // devices):
             for chain in chains:
-                _append(pipe, chain, _START_MS + turn)
+                _append(pipe, chain, stream_id(chain.number, turn + 1), (_START_MS + turn) * 1000)
                 made += 1
                 if made % _BATCH == 0:
                     pipe.execute()
         pipe.execute()
 
 
+def sid(number: int) -> str:
+    """Tell the session id of a device."""
+    return f"{number:064x}"
+
+
+def stream_id(number: int, seq: int) -> str:
+    """Tell where an event of a device lies."""
+    return f"{_START_MS + seq - 1}-{number}"
+
+
 def _chain(number: int, partitions: int, count: int) -> _Chain:
     user = f"user-{number}"
     stream = keys.stream(keys.partition_of(user, partitions))
-    return _Chain(f"{number:064x}", stream, _events(user, count))
+    return _Chain(number, stream, _events(user, count))
 
 
 def _events(user: str, count: int) -> Iterator[Event]:
@@ -60,11 +70,10 @@ def _events(user: str, count: int) -> Iterator[Event]:
         yield AcksRecorded((StoredAck(CODES[TYPE], _START_MS * 1000 + number, f"{number:032x}", 1),))
 
 
-def _append(pipe: Redis, chain: _Chain, at_ms: int) -> None:
-    (recorded,) = record((next(chain.events),), chain.sid, chain.seq, at_ms * 1000, chain.hash)
-    stream_id = f"{at_ms}-{int(chain.sid, 16)}"
+def _append(pipe: Redis, chain: _Chain, at: str, at_us: int) -> None:
+    (recorded,) = record((next(chain.events),), sid(chain.number), chain.seq, at_us, chain.hash)
     fields: dict[Any, Any] = {
-        "sid": bytes.fromhex(chain.sid),
+        "sid": bytes.fromhex(sid(chain.number)),
         "seq": recorded.seq,
         "at": recorded.at_us,
         "schema": recorded.schema,
@@ -72,9 +81,9 @@ def _append(pipe: Redis, chain: _Chain, at_ms: int) -> None:
         "hash": recorded.hash,
         "prev": chain.head,
     }
-    skip = skips.carried(chain.skip, recorded.seq)
+    skip = chain.marks.carried(recorded.seq)
     if skip is not None:
         fields["skip"] = skip
-    pipe.xadd(chain.stream, fields, stream_id)
-    chain.seq, chain.hash, chain.head = recorded.seq, recorded.hash, stream_id
-    chain.skip = skips.moved(chain.skip, recorded.seq, stream_id)
+    pipe.xadd(chain.stream, fields, at)
+    chain.seq, chain.hash, chain.head = recorded.seq, recorded.hash, at
+    chain.marks = chain.marks.moved(recorded.seq, at)

@@ -26,14 +26,13 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     """Fill streams, then in turn read them and rebuild everything from them."""
     with scene() as found:
         progress(f"writing {scale.rebuild_events:,} events of {scale.rebuild_devices:,} devices")
-        found.with_ledger(_nothing)
-        filling.fill(found.url, found.settings.partitions, scale.rebuild_devices, scale.rebuild_events)
+        fill(found, scale.rebuild_devices, scale.rebuild_events)
         found.settle()
         count = found.event_count()
         all_done: list[Rebuilt] = []
 
         def rebuilt_per_s() -> float:
-            all_done.append(_rebuild(found, count, scale.rebuild_devices))
+            all_done.append(rebuild(found, count, scale.rebuild_devices))
             return count / all_done[-1].seconds
 
         rounds = min(rounds, MAX_ROUNDS)
@@ -58,11 +57,18 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     ]
 
 
+def fill(found: Scene, devices: int, events: int) -> None:
+    """Create the ledger, and give it the events of devices without projections."""
+    found.with_ledger(_nothing)
+    filling.fill(found.url, found.settings.partitions, devices, events)
+
+
 async def _nothing(found: object) -> None:
-    """Only let the ledger be created."""
+    """Let the ledger be created, and no more."""
 
 
-def _rebuild(found: Scene, count: int, devices: int) -> Rebuilt:
+def rebuild(found: Scene, count: int, devices: int) -> Rebuilt:
+    """Delete all but the streams, then rebuild it; raises BenchFailed if events or devices are missing."""
     with Redis.from_url(found.url) as redis:
         names = [name for name in redis.scan_iter("{p*", count=1000) if not name.endswith(b":stream")]
         for start in range(0, len(names), 1000):

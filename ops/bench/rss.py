@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
 from ops.bench import servers
+from ops.bench.peak import Peak
 from ops.bench.processes import Server, tool
 from ops.bench.results import Bound, Result
 from ops.bench.rounds import Progress
@@ -53,35 +52,15 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
 
 
 def _growth(found: Scene, devices: Sequence[Device], seconds: float) -> tuple[int, int, Dripped]:
-    """Start a worker, let the devices read slowly, and return its idle size, its growth and what they took."""
-    slow = Slow(0, tuple(device.stream_request for device in devices), BYTES_PER_S, seconds)
+    """Start a worker and let the devices read slowly; see `growth`."""
     with servers.service(found, workers=1) as service:
-        slow = msgspec.structs.replace(slow, port=service.port)
-        idle = service.rss_bytes()
-        with _Peak(service) as peak:
-            done = tool("ops.bench.slow_readers", msgspec.json.encode(slow), timeout_s=seconds + _SLACK_S)
-    return idle, peak.bytes - idle, msgspec.json.decode(done, type=Dripped)
+        return growth(service, Slow(0, tuple(device.stream_request for device in devices), BYTES_PER_S, seconds))
 
 
-class _Peak:
-    """Looks at a server's memory until the block ends and keeps the most it saw."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.bytes = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.1):
-            self.bytes = max(self.bytes, self._server.rss_bytes())
+def growth(service: Server, slow: Slow) -> tuple[int, int, Dripped]:
+    """Let devices read slowly from a fresh worker; return its idle size, its growth and what they took."""
+    slow = msgspec.structs.replace(slow, port=service.port)
+    idle = service.rss_bytes()
+    with Peak(service.rss_bytes, 0.1) as peak:
+        done = tool("ops.bench.slow_readers", msgspec.json.encode(slow), timeout_s=slow.seconds + _SLACK_S)
+    return idle, peak.most - idle, msgspec.json.decode(done, type=Dripped)

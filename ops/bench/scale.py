@@ -17,12 +17,17 @@ class Scale(msgspec.Struct, frozen=True):
     verify_events: int = 200_000
     rebuild_events: int = 1_000_000
     rebuild_devices: int = 2_000
+    history_events: int = 1_000_000
+    history_devices: int = 100
+    history_pages: int = 300
     size_events: int = 100_000
     size_devices: int = 2_000
     size_rounds: int = 15
     polls: int = 1_000
     slow_s: float = 25.0
     slow_readers: int = 200
+    postgres_rows: int = 1_000_000
+    postgres_polls: int = 200
 
 
 FULL: Final = Scale()
@@ -34,10 +39,15 @@ QUICK: Final = Scale(
     verify_events=500,
     rebuild_events=2_000,
     rebuild_devices=20,
+    history_events=2_000,
+    history_devices=10,
+    history_pages=20,
     size_events=500,
     size_devices=20,
     size_rounds=3,
     polls=20,
     slow_s=1.5,
     slow_readers=5,
+    postgres_rows=20_000,
+    postgres_polls=5,
 )

@@ -130,10 +130,10 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
-    """Start an embedded server in a temp folder; both are gone afterwards."""
+def scene(**chosen: Any) -> Iterator[Scene]:
+    """Start an embedded server in a temp folder, for a ledger of these settings; both are gone afterwards."""
     with TemporaryDirectory(prefix="syncledger-bench-") as name:
         folder = Path(name)
-        settings = Settings(data_dir=folder / "data")
+        settings = Settings(data_dir=folder / "data", **chosen)
         with embedded_server(settings.data_dir) as url:
             yield Scene(folder, url, settings)

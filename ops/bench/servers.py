@@ -27,13 +27,13 @@ def floor(name: str, folder: Path, *, workers: int, env: Mapping[str, str] | Non
 
 
 @contextmanager
-def service(found: Scene, *, workers: int) -> Iterator[Server]:
-    """Serve the scene's ledger as `syncledger serve` does, on a free port."""
+def service(found: Scene, *, workers: int, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Serve the scene's ledger as `syncledger serve` does, on a free port, with some settings of its own."""
     port, log = free_port(), found.folder / f"service-{workers}.log"
     args = [
         sys.executable, "-c", "from ops.cli import main; main()", "serve", "--host", "127.0.0.1", "--port", str(port),
         "--workers", str(workers), "--data-dir", str(found.settings.data_dir),
     ]  # fmt: skip
-    with child(args, log, {"LEDGER_LOG": "warning"}) as process:
+    with child(args, log, {"LEDGER_LOG": "warning", **(env or {})}) as process:
         await_http(port, "/readyz", process, log)
         yield Server(port, process.pid)

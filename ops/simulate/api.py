@@ -125,8 +125,11 @@ class Server:
 
     @contextmanager
     def listing(self, library: str, api_key: str | None) -> Iterator[Iterator[bytes]]:
-        """Open the catalog's NDJSON listing of a library, presented with the API key or else with the token."""
-        path = f"/ledger/libraries/{library}/entities"
+        """Open the catalog's NDJSON listing of a library, presented with the API key or else with the token.
+
+        Rows that wait for a parent are left out: a device has not got them.
+        """
+        path = f"/ledger/libraries/{library}/entities?waiting=false"
         client, headers = self._client, {}
         if api_key is not None:
             client, headers = httpx.Client(timeout=self._client.timeout, trust_env=False), {"x-api-key": api_key}

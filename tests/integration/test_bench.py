@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import psutil
+import pytest
+
+from ops.bench import postgres, postgres_server
+from ops.bench.results import BENCHMARKS
+from ops.bench.scale import QUICK
+from tests.postgres_server import postgres_binaries
 
 BENCH = [sys.executable, "-c", "from ops.cli import main; main()", "bench", "--quick", "--rounds", "1"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that others may go through: PostgreSQL does not run as root, and pytest's are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -23,16 +40,41 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> None:
-    bench = start(tmp_path, "--json")
+    bench = start(tmp_path, "--json", "--only", ",".join(name for name in BENCHMARKS if name != "postgres"))
     out, err = bench.communicate(timeout=180)
     assert bench.returncode == 0, err
     results = msgspec.json.decode(out)["results"]
-    assert [row["kind"] for row in results] == ["comparison"] * 5 + ["bound"] * 9
+    assert [row["kind"] for row in results] == ["comparison"] * 5 + ["bound"] * 12
     assert all(min(row["floor"] + row["ours"]) > 0 for row in results[:5])
-    assert {row["unit"] for row in results[5:]} == {"MiB", "KiB", "bytes", "events"}
+    assert {row["unit"] for row in results[5:]} == {"MiB", "KiB", "bytes", "events", "µs"}
     assert results[-1]["value"] == 0
     assert "round 1/1" in err
     assert list(tmp_path.glob("syncledger-bench-*")) == []
+
+
+@pytest.mark.skipif(postgres_binaries() is None, reason="PostgreSQL 15 or later is not installed")
+def test_a_quick_run_on_postgres_leaves_no_server(open_folder: Path) -> None:
+    bench = start(open_folder, "--json", "--only", "postgres")
+    started: set[psutil.Process] = set()
+    while bench.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started |= set(psutil.Process(bench.pid).children(recursive=True))
+        time.sleep(0.1)
+    out, err = bench.communicate(timeout=10)
+    assert bench.returncode == 0, err
+    results = msgspec.json.decode(out)["results"]
+    assert [row["kind"] for row in results] == ["comparison"] * 3 + ["bound"] * 3
+    assert all(min(row["floor"] + row["ours"]) > 0 for row in results[:3])
+    assert 1 <= results[-1]["value"] <= 8
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert list(open_folder.glob("syncledger-bench-*")) == []
+
+
+def test_a_benchmark_whose_server_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_server, "OLDEST", 99)
+    said: list[str] = []
+    assert postgres.run(1, QUICK, said.append) == []
+    assert said == ["skipped: PostgreSQL 99 or later is not installed"]
 
 
 def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
