@@ -1,83 +1,33 @@
-"""An archiver in a process of its own, to be killed or stopped at any point.
-
-A parent that has everything imported forks one for each line it is given: starting one takes a millisecond.
-"""
+"""An archiver in a process of its own, to be killed or stopped at any point."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ledger.log.store import open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
-from tests.servers import die_with_parent
+from tests.forks import Forks, serve
 
 
-class Archivers:
-    """Starts archivers, one at a time for each of these."""
+class Archivers(Forks):
+    """Starts archivers of a partition, one at a time for each of these."""
 
     def __init__(self, redis_url: str, place: ArchivePlace, partition: int, environ: Mapping[str, str]) -> None:
+        super().__init__("tests.archiver", environ)
         self._job = {
             "redis": redis_url,
             "place": [place.url, place.endpoint, place.path_style],
             "partition": partition,
         }
-        self._environ = {**os.environ, **environ}
-        self._process: subprocess.Popen[str] | None = None
 
     def start(self, **options: Any) -> int:
         """Start an archiver; gives its process id."""
-        return self._ask(json.dumps({**self._job, "options": options}))
-
-    def wait(self) -> int:
-        """Wait for the one that was started to end; gives its exit code, or what killed it as a negative number."""
-        return os.waitstatus_to_exitcode(self._ask("wait"))
-
-    def _running(self) -> subprocess.Popen[str]:
-        assert self._process is not None
-        return self._process
-
-    def _ask(self, line: str) -> int:
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        return int(process.stdout.readline())
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.archiver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self._environ,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._running().communicate(timeout=60)
-
-
-def _main() -> None:
-    while line := sys.stdin.readline():
-        pid = os.fork()
-        if pid == 0:
-            die_with_parent()
-            os._exit(asyncio.run(_run(json.loads(line))))
-        print(pid, flush=True)
-        sys.stdin.readline()  # until it is asked for, its id stays its own, also when it has ended
-        print(os.waitpid(pid, 0)[1], flush=True)
+        return self.start_work({**self._job, "options": options})
 
 
 async def _run(job: Mapping[str, Any]) -> int:
@@ -97,4 +47,4 @@ async def _run(job: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    _main()
+    serve(lambda job: asyncio.run(_run(job)))

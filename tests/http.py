@@ -26,10 +26,12 @@ from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
+from ops.sources import SourceLook
 from projections.api_keys import ApiKeys
 from projections.counters import Counters
 from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
+from projections.entities.source import EntitySource
 from projections.identities import Identities
 from projections.past import Past
 from tests.fake_store import FakeStore
@@ -62,7 +64,9 @@ class Service:
         *,
         provider: IdentityProvider | None = None,
         rules: LimitRules | None = None,
+        source: EntitySource | None = None,
     ) -> None:
+        """Take what the app is to work with; the source is the catalog unless another one is given."""
         self.clock = Clock()
         self.store = store
         self.ledger = Ledger(store, PARTITIONS, self.clock)
@@ -73,6 +77,7 @@ class Service:
         self.identities = Identities(store, PARTITIONS)
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
+        self.look = SourceLook("catalog", source or self.catalog)
         settings = settings or HttpSettings()
         self.services = Services(
             ledger=self.ledger,
@@ -84,8 +89,8 @@ class Service:
             provider=provider,
             limits=Limits(MovingWindowRateLimiter(MemoryStorage()), rules or LimitRules()),
             counters=self.counters,
-            source=self.catalog,
-            row=self._row,
+            source=source or self.catalog,
+            auth_user=self.look.auth_user,
             readiness=self._readiness,
             settings=settings,
         )
@@ -122,13 +127,19 @@ class Service:
         ) as client:
             return await client.get(path, headers=headers, params=params)
 
-    async def _row(self, library: str, entity_type: str, entity_id: str) -> dict[str, Any] | None:
-        data = await self.catalog.entity(library, entity_type, entity_id)
-        return None if data is None else msgspec.json.decode(data, type=dict[str, Any])
+    async def stream(self, token: str, *types: str, **body: Any) -> list[dict[str, Any]]:
+        """Read a sync stream to its end and return its lines; raises AssertionError unless it is answered 200."""
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test"
+        ) as client:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await client.post("/api/sync/stream", json={"types": types, **body}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return [msgspec.json.decode(line) for line in answer.content.splitlines()]
 
     async def _readiness(self) -> Readiness:
         await self.store.command("PING", key=b"ping")
-        return Readiness("test", "none", embedded=False)
+        return Readiness("test", "none", embedded=False, source=await self.look.health())
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from ledger.evolve import fold
 from ledger.log.append import Conflict, Section, append, load
 from ledger.log.store import Store
 from ledger.state import State
-from tests.given import CREATED, NOW
+from tests.given import CREATED, NOW, offered
 
 PARTITION: Final = 3
 
@@ -66,6 +66,16 @@ class Log:
         made = section(None, created, sid=sid_of(name), at_us=at_us)
         assert await self.try_append(made, living_parent=created.parent or "") is None
         return made.after
+
+    async def history(self, count: int, name: str = "long") -> State:
+        """Make a session of `count` events, event n at NOW + n, with another session's events between them."""
+        state = await self.create(name, at_us=NOW + 1)
+        other = await self.create(name + " other")
+        while state.seq < count:
+            for n in range(state.seq + 1, state.seq + min(40, count - state.seq) + 1):
+                state = await self.append(state, offered("AssetV1", snapshot_us=n), at_us=NOW + n)
+            other = await self.append(other, offered("AlbumV2", snapshot_us=state.seq))
+        return state
 
     async def load(self, sid: str) -> State | None:
         """Load a session."""

@@ -212,8 +212,11 @@ class RunningService:
             self._entities_key = self.command("key", "create", *scopes).stdout.strip()
         return self._entities_key
 
-    def put(self, library: str, entities: Iterable[Any], *, refused: int = 0) -> None:
-        """Write entities (`type`, `id`, `data`, as mappings or with these attributes) over HTTP."""
+    def put(self, library: str, entities: Iterable[Any], *, refused: int = 0, waiting: int = 0) -> None:
+        """Write entities (`type`, `id`, `data`, as mappings or with these attributes) over HTTP.
+
+        Raises AssertionError if not so many are refused, or wait for others at the end, as expected.
+        """
         answer = httpx.post(
             f"{self.url}/ledger/libraries/{library}/entities",
             content=b"".join(json.dumps(_line(entity)).encode() + b"\n" for entity in entities),
@@ -221,7 +224,7 @@ class RunningService:
             timeout=120,
         )
         assert answer.status_code == 200, answer.text
-        assert answer.json()["refused"] == refused, answer.text
+        assert (answer.json()["refused"], answer.json()["waiting"]) == (refused, waiting), answer.text
 
     def verify(self) -> Json:
         """Run `syncledger verify` and return its report; raises AssertionError if anything differs."""
