@@ -266,7 +266,7 @@ def test_who_leaves_gives_the_connection_back_within_a_page(
         runner.run(locking.execute("BEGIN; LOCK TABLE item"))
         while live.postgres.in_use == 0:
             reader.read(timeout_s=10)
-        assert ours(postgres, full, "active") == 1
+        wait_until(lambda: ours(postgres, full, "active") == 1, "the page to wait for the lock")
         reader.close()
         runner.run(locking.execute("ROLLBACK"))
         wait_until(lambda: live.postgres.in_use == 0 and live.tasks() <= before, "the stream to end", 5)
