@@ -264,13 +264,17 @@ def test_who_leaves_gives_the_connection_back_within_a_page(
         wait_until(lambda: live.postgres.in_use == 0, "the next page")
         locking = runner.run(asyncpg.connect(full))
         runner.run(locking.execute("BEGIN; LOCK TABLE item"))
-        while live.postgres.in_use == 0:
-            reader.read(timeout_s=10)
-        wait_until(lambda: ours(postgres, full, "active") == 1, "the page to wait for the lock")
+
+        def page_waits() -> bool:
+            with contextlib.suppress(TimeoutError):  # nothing comes any more when the next page waits
+                reader.read(timeout_s=0.05)
+            return ours(postgres, full, "active") == 1
+
+        wait_until(page_waits, "the page to wait for the lock")
+        assert reader.clean is None, "it leaves in the middle"
         reader.close()
         runner.run(locking.execute("ROLLBACK"))
         wait_until(lambda: live.postgres.in_use == 0 and live.tasks() <= before, "the stream to end", 5)
-        assert len(reader.body) < MANY * 50, "it left in the middle"
         runner.run(locking.close())
 
 
