@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,23 @@ class Phone:
             if left < 0:
                 raise Cut
 
+        self._sync_acking(ack)
+
+    def sync_to(self, entity_type: str) -> None:
+        """Sync, but lose the connection behind the ack of the first run of this type, which must come."""
+        acked = ""
+
+        def ack(text: str) -> None:
+            nonlocal acked
+            self._ack(text)
+            acked = text.partition("|")[0]
+            if acked == entity_type:
+                raise Cut
+
+        self._sync_acking(ack)
+        assert acked == entity_type, f"the stream ended with {acked}"
+
+    def _sync_acking(self, ack: Callable[[str], None]) -> None:
         vars(self._device.server)["ack"] = ack
         try:
             self._device.sync()

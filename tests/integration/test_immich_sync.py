@@ -164,6 +164,31 @@ def test_an_asset_that_is_added_to_a_shared_album_and_changed_later(
     assert changed == {"AlbumAssetUpdateV2": 1, "AlbumAssetExifUpdateV1": 1, "SyncCompleteV1": 1}
 
 
+@pytest.mark.parametrize("cut_at", ["AlbumAssetBackfillV2", "AlbumAssetExifBackfillV1"])
+def test_a_phone_cut_off_gets_what_only_a_later_album_still_shows(
+    cut_at: str, database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
+) -> None:
+    ann, bob, _ = users
+    shown = []
+    for is_changed in (False, True):
+        for ends in ("album_asset", "album_user", "album"):
+            asset = database.asset(bob)
+            first, later = database.album(bob, [ann], [asset]), database.album(bob, assets=[asset])
+            if is_changed:
+                database.update("asset", asset, isFavorite=True)
+                database.update("asset_exif", asset, city="Berlin")
+            database.share(later, ann)
+            shown.append((ends, first, asset))
+    database.share(database.album(bob, assets=[database.asset(bob)]), ann)
+    (phone,) = open_phones(ann)
+    database.settle()
+    phone.sync_to(cut_at)
+    for ends, first, asset in shown:
+        of = {"album_asset": {"albumId": first, "assetId": asset}, "album_user": {"albumId": first, "userId": ann}}
+        database.delete(ends, **of.get(ends, {"id": first}))
+    phone.settled()
+
+
 def test_a_share_that_ends_and_begins_again(
     database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
 ) -> None:
