@@ -2,10 +2,18 @@
 
 A body is bounded before it is read, decoded by a typed msgspec decoder, and whatever is wrong with it becomes an
 `InvalidInput` that names the path. The content type is not looked at: clients that forget it mean JSON.
+
+It is bounded in time too, or whoever sends a byte now and then holds a connection for ever. Only waiting for the client
+counts, not what is done with the parts meanwhile, so that a large import may take as long as the store does:
+
+- SILENCE_S without a byte: a phone that changes cells, or whose radio sleeps, is back sooner, and an app tries again.
+- In all START_S and a second for each BYTES_PER_S that came: a tenth of what the slowest mobile links carry. So a body
+  of the largest size ends, and one that trickles is over after little more than START_S.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Final, TypeVar
@@ -19,6 +27,9 @@ from ledger.errors import InvalidInput
 T = TypeVar("T")
 
 MAX_BODY_BYTES: Final = 1 << 20
+SILENCE_S: Final = 30.0
+START_S: Final = 60.0
+BYTES_PER_S: Final = 1024
 _AT: Final = re.compile(r"^(.*?)(?: - at `(?:key in )?\$(.*)`)?$", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`$")
@@ -28,24 +39,29 @@ class ClientGone(Exception):
     """The client left before its body was complete: nothing may be done with the part that came."""
 
 
+class BodyTooSlow(Exception):
+    """The body stopped coming, or came too slowly; says what to do. What was taken of it line by line stays taken."""
+
+
 async def read(req: Request, *, limit: int = MAX_BODY_BYTES) -> bytes:
-    """Read a whole body of at most `limit` bytes; raises ClientGone, or falcon's 413."""
+    """Read a whole body of at most `limit` bytes; raises ClientGone, BodyTooSlow, or falcon's 413."""
     event = req.first_event
     body: bytes = event.get("body", b"")
     if not event.get("more_body"):
         return _bounded(body, limit)
-    parts = [body]
-    size = len(body)
+    whole = bytearray(body)  # and no list of parts: those of a byte or two would take thirty times their size
     async for part in _rest(req):
-        size += len(part)
-        if size > limit:
+        if len(whole) + len(part) > limit:
             raise _too_large(limit)
-        parts.append(part)
-    return b"".join(parts)
+        whole += part
+    return bytes(whole)
 
 
 async def chunks(req: Request) -> AsyncIterator[bytes]:
-    """Yield a body of any size as it arrives, never held whole; raises ClientGone when the client leaves inside it."""
+    """Yield a body of any size as it arrives, never held whole.
+
+    Raises ClientGone when the client leaves inside it, BodyTooSlow.
+    """
     event = req.first_event
     if event.get("body"):
         yield event["body"]
@@ -56,7 +72,7 @@ async def chunks(req: Request) -> AsyncIterator[bytes]:
 
 
 async def decode(req: Request, decoder: msgspec.json.Decoder[T]) -> T:
-    """Read and decode a JSON body; raises InvalidInput naming what is wrong where."""
+    """Read and decode a JSON body; raises InvalidInput naming what is wrong where, and what `read` raises."""
     event = req.first_event
     if event.get("more_body"):
         return parse(await read(req), decoder)
@@ -99,11 +115,26 @@ def located(text: str) -> tuple[tuple[str | int, ...], str]:
 
 
 async def _rest(req: Request) -> AsyncIterator[bytes]:
+    """Yield what comes behind the first event, waiting no longer than the bounds say."""
+    clock = asyncio.get_running_loop().time
+    size = len(req.first_event.get("body", b""))
+    waited_s = silent_s = 0.0
     while True:
-        event = await req.receive()
+        silence_s, slow_s = SILENCE_S - silent_s, START_S + size / BYTES_PER_S - waited_s
+        began = clock()
+        try:
+            async with asyncio.timeout(min(silence_s, slow_s)):
+                event = await req.receive()
+        except TimeoutError:
+            raise _stopped() if silence_s <= slow_s else _slow() from None
         if event["type"] == "http.disconnect":
             raise ClientGone
-        yield event.get("body", b"")
+        part: bytes = event.get("body", b"")
+        took_s = clock() - began
+        size += len(part)
+        waited_s += took_s
+        silent_s = 0.0 if part else silent_s + took_s
+        yield part
         if not event.get("more_body"):
             return
 
@@ -116,3 +147,16 @@ def _bounded(body: bytes, limit: int) -> bytes:
 
 def _too_large(limit: int) -> falcon.HTTPContentTooLarge:
     return falcon.HTTPContentTooLarge(description=f"The body is larger than {limit} bytes")
+
+
+def _stopped() -> BodyTooSlow:
+    return BodyTooSlow(
+        f"The body stopped coming: send the request again, with no pause of {SILENCE_S:g} seconds in its body"
+    )
+
+
+def _slow() -> BodyTooSlow:
+    return BodyTooSlow(
+        f"The body came at less than {BYTES_PER_S:,} bytes a second: send the request again, over a better connection "
+        "or in smaller parts"
+    )

@@ -10,6 +10,8 @@ LedgerError            status
 ├── Limited            429 with Retry-After
 ├── Unavailable        503 with Retry-After: an app logs out on 401, so trouble in a store must never look like one
 └── all others         500, logged
+
+Beside these: BodyTooSlow 408, and the connection ends; what Falcon itself refuses, like a body too large, as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from endpoints.bodies import ClientGone
+from endpoints.bodies import BodyTooSlow, ClientGone
 from endpoints.identity.port import ProviderUnavailable
 from endpoints.limits import Limited
 from endpoints.request import Request
@@ -156,6 +158,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return error.status_code, ErrorDto(error.description or error.title or str(error.status))
         case ClientGone():
             return 400, ErrorDto("The request ended before its body was complete")
+        case BodyTooSlow():
+            return 408, ErrorDto(str(error))
         case _:
             return 500, ErrorDto(INTERNAL)
 
@@ -172,6 +176,8 @@ def _problem(path: tuple[str | int, ...], message: str) -> Problem:
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, Unavailable | Limited):
         return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, BodyTooSlow):
+        return {"connection": "close"}  # nobody waits for the rest of the body
     if isinstance(error, falcon.HTTPError):
         return dict(error.headers or {})
     return {}

@@ -189,6 +189,7 @@ def _refusals(operation: Operation) -> dict[str, Any]:
     if operation.security or operation.id == "getReadiness":
         refusals["503"] = ("The store is not available; see Retry-After", {"$ref": error})
     if operation.body is not None:
+        refusals["408"] = ("The body stopped coming, or came too slowly", {"$ref": error})
         refusals["413"] = ("The body is too large", {"$ref": error})
     for status, text in _REFUSALS.items():
         if status in operation.refusals:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from endpoints.auth import presented
+from endpoints.bodies import BodyTooSlow
 from endpoints.errors import Unauthenticated
 from endpoints.identity.port import ProviderUnavailable
 from endpoints.limits import Limited, Limits
@@ -53,4 +54,6 @@ class Refusals:
             await self._counters.note("provider_unavailable")
         elif isinstance(error, SourceUnavailable):
             await self._counters.note("source_unavailable")
+        elif isinstance(error, BodyTooSlow):
+            await self._counters.note("slow_bodies")
         return error

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 75
 HEADER_LIMIT_BYTES = 64 * 1024
 HEADER_TIMEOUT_S = 30.0
+BODY_START_S = 5.0
+"""How long a request with a body waits for the first of it before the application is asked, which bounds the rest."""
+DISCARD_S = 30.0
+"""How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
 TRANSPORT = "ledger.transport"
 
 
@@ -53,6 +57,8 @@ class Trailers(list[tuple[bytes, bytes]]):
 class LedgerHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 that gives the application the connection's transport and bounds all of a request but its body.
 
+    Of the body it bounds what the application cannot: the wait for its beginning, and what comes after the answer.
+
     The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
     and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
     """
@@ -63,6 +69,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._extensions: dict[str, Any] = {}
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._body_deadline: asyncio.TimerHandle | None = None
+        """When the application is asked without a body, or after the answer when the connection ends."""
         self._unfinished: object = None
         """The scope of a request whose head did not come whole at once."""
         self._looked_at = False
@@ -83,19 +92,26 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         """Feed the parser; a head that is too long or takes too long ends the connection."""
         self._fed_bytes = len(data)
         self._idle_bytes += len(data)
+        idle = self.timeout_keep_alive_task
         super().data_received(data)
         scope: Any = self.scope  # None before the first request
-        if scope is not None and "method" not in scope:  # only a whole head has told its method
-            self._head_goes_on(scope, len(data))
-            return
-        if self._head_deadline is not None:
-            self._head_arrived()
+        if scope is not None:
+            if "method" not in scope:  # only a whole head has told its method
+                self._head_goes_on(scope, len(data))
+                return
+            if self._head_deadline is not None:
+                self._head_arrived()
+            if self._in_body:
+                self._wait_for_body()
+            elif getattr(self.cycle, "response_complete", False):  # no cycle: the path could not be read
+                self._stay_idle(idle)
         if self._idle_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._head_arrived()
+        self._body_arrived()
         super().connection_lost(exc)
         self.server_state.count()
 
@@ -116,11 +132,25 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             self.server_state.proxy_hint.look(self.headers, self.client)
         super().on_headers_complete()
         self.headers = _TRAILERS
+        self._in_body = True
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._idle_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        super().on_message_complete()
+        self._in_body = False
+        self._body_arrived()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; of this one's body no more is wanted."""
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._body_arrived()
+            self._body_deadline = self.loop.call_later(DISCARD_S, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, unless it was refused already."""
@@ -149,6 +179,21 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if self._head_deadline is not None:
             self._head_deadline.cancel()
             self._head_deadline = None
+
+    def _wait_for_body(self) -> None:
+        if self._body_deadline is None:  # a connection that ends in a body has one already
+            self._body_deadline = self.loop.call_later(BODY_START_S, self.cycle.message_event.set)
+
+    def _body_arrived(self) -> None:
+        if self._body_deadline is not None:
+            self._body_deadline.cancel()
+            self._body_deadline = None
+
+    def _stay_idle(self, idle: asyncio.TimerHandle | None) -> None:
+        """Go on to wait for a request, and no longer for what was none: an empty line, the end of an unwanted body."""
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            end = self.loop.time() + self.timeout_keep_alive if idle is None else idle.when()
+            self.timeout_keep_alive_task = self.loop.call_at(end, self.timeout_keep_alive_handler)
 
     def _give_up(self) -> None:
         self._head_deadline = None

@@ -60,6 +60,7 @@ COUNTERS: Final[dict[str, Known]] = {
     "limited": Known(
         "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
     ),
+    "slow_bodies": Known("Requests answered 408 because their body stopped coming or came too slowly."),
     "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
     # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
     "rows_held_back": Known(

@@ -20,12 +20,15 @@ class Seen:
 
     def __init__(self) -> None:
         self.scopes: list[dict[str, Any]] = []
+        self.first: list[dict[str, Any]] = []
+        self.reads = True
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Answer `ok` after the body."""
+        """Answer `ok` after the body, or, as who does not want it, after what comes first."""
         self.scopes.append(scope)
-        while (await receive()).get("more_body"):
-            pass
+        self.first.append(event := await receive())
+        while self.reads and event.get("more_body"):
+            event = await receive()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -45,7 +48,7 @@ def load() -> Load:
 @pytest.fixture
 async def port(app: Seen, load: Load) -> AsyncIterator[int]:
     """A port on which the protocol is served."""
-    config = Config(app, log_config=None, lifespan="off", ws="none", interface="asgi3")
+    config = Config(app, log_config=None, lifespan="off", ws="none", interface="asgi3", timeout_keep_alive=1)
     state = WorkerState(load, 0, ProxyHint(lambda host: False))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: LedgerHttpProtocol(config, state, {}), "127.0.0.1", 0)
@@ -174,6 +177,94 @@ async def test_a_slow_body_may_take_its_time(port: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(ops.worker, "HEADER_TIMEOUT_S", 0.2)
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
     assert b"200 OK" in await exchange(port, head, b"a", b"b", b"c", pause_s=0.3)
+
+
+async def ended_after(port: int, *parts: bytes, again: bytes = b"", every_s: float = 0.05) -> tuple[bytes, float]:
+    """Send the parts, then the same `again` and again; give what came and after how long the connection ended."""
+    began = asyncio.get_running_loop().time()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def send() -> None:
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        while again:
+            writer.write(again)
+            await asyncio.sleep(every_s)
+
+    sending = asyncio.create_task(send())
+    received = b""
+    try:
+        async with asyncio.timeout(8):
+            while chunk := await reader.read(65536):
+                received += chunk
+    except ConnectionResetError:
+        pass
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        writer.close()
+    return received, asyncio.get_running_loop().time() - began
+
+
+BODY_TO_COME = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+
+
+async def test_the_application_is_asked_also_if_nothing_of_a_body_comes(
+    port: int, app: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops.worker, "BODY_START_S", 0.3)
+    app.reads = False
+    assert b"200 OK" in await exchange(port, BODY_TO_COME)
+    assert app.first == [{"type": "http.request", "body": b"", "more_body": True}]
+
+
+async def test_the_application_gets_a_body_from_its_beginning(port: int, app: Seen) -> None:
+    """An early answer with the connection's end would be lost on who is still sending."""
+    app.reads = False
+    await exchange(port, BODY_TO_COME, b"abc", pause_s=0.2)
+    assert [event["body"] for event in app.first] == [b"abc"]
+
+
+@pytest.mark.parametrize("again", [b"", b"x"], ids=["nothing more", "a byte now and then"])
+async def test_a_body_that_nobody_wants_has_an_end(
+    port: int, app: Seen, monkeypatch: pytest.MonkeyPatch, again: bytes
+) -> None:
+    monkeypatch.setattr(ops.worker, "DISCARD_S", 0.4)
+    app.reads = False
+    received, took_s = await ended_after(port, BODY_TO_COME + b"x", again=again, every_s=0.02)
+    assert b"200 OK" in received
+    assert took_s >= 0.35
+
+
+async def test_a_connection_goes_on_behind_a_body_that_nobody_wanted(
+    port: int, app: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops.worker, "DISCARD_S", 0.3)
+    app.reads = False
+    rest = b"x" * 999
+    answers = await exchange(port, BODY_TO_COME + b"x", rest, BODY_TO_COME + b"x", rest, pause_s=0.2)
+    assert answers.count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "again"),
+    [
+        ((b"\r\n",), b""),
+        ((), b"\r\n"),
+        ((b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n"), b""),
+        ((b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",), b"\r\n"),
+        ((BODY_TO_COME + b"x", b"x" * 999), b""),
+    ],
+    ids=["an empty line", "empty lines", "one behind a request", "many behind one", "an unwanted body's end"],
+)
+async def test_a_connection_without_a_request_has_an_end(
+    port: int, app: Seen, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], again: bytes
+) -> None:
+    monkeypatch.setattr(ops.worker, "HEADER_TIMEOUT_S", 1.0)
+    app.reads = False
+    _, took_s = await ended_after(port, *parts, again=again)
+    assert took_s > 0.9
 
 
 async def test_connections_are_counted_for_the_other_workers(port: int, load: Load) -> None:

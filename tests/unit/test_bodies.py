@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tracemalloc
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -46,6 +49,26 @@ def request(*parts: bytes, cut: bool = False) -> Request:
     return Request(falcon.testing.create_scope(method="POST"), receive, first_event=events[0])
 
 
+def slow(*parts: tuple[float, bytes]) -> Request:
+    """A request whose parts come each after a pause, in seconds, the first with the head; no part is its last."""
+    first, *rest = parts
+    waiting = iter(rest)
+
+    async def receive() -> dict[str, Any]:
+        pause_s, part = next(waiting)
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": part, "more_body": True}
+
+    event = {"type": "http.request", "body": first[1], "more_body": True}
+    return Request(falcon.testing.create_scope(method="POST"), receive, first_event=event)
+
+
+async def gather(chunks: AsyncIterator[bytes], came: list[bytes]) -> None:
+    """Keep what comes until it ends in whatever way."""
+    async for chunk in chunks:
+        came.append(chunk)  # noqa: PERF401 - also what came before an error
+
+
 def problems(body: bytes) -> list[tuple[tuple[str | int, ...], str]]:
     with pytest.raises(InvalidInput) as refusal:
         bodies.parse(body, DECODER)
@@ -73,6 +96,69 @@ async def test_a_body_is_bounded() -> None:
     with pytest.raises(falcon.HTTPContentTooLarge):
         await bodies.read(request(b"1234", b"5678", cut=True), limit=7)
     assert await bodies.read(request(b"1234", b"567"), limit=7) == b"1234567"
+
+
+async def test_a_body_in_tiny_parts_takes_little_more_memory_than_its_size() -> None:
+    left = 20_000
+
+    async def receive() -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"%02d" % (left % 100), "more_body": left > 0}
+
+    first = {"type": "http.request", "body": b"", "more_body": True}
+    tiny = Request(falcon.testing.create_scope(method="POST"), receive, first_event=first)
+    tracemalloc.start()
+    try:
+        assert len(await bodies.read(tiny)) == 40_000
+        assert tracemalloc.get_traced_memory()[1] < 400_000, "as a list of parts it would be a million"
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.2)
+    for body in (slow((0, b""), (9, b"x")), slow((0, b"x"), (0.15, b"x"), (9, b"x"))):
+        with pytest.raises(bodies.BodyTooSlow, match=r"stopped coming: send .* no pause of 0.2 seconds"):
+            await bodies.read(body)
+
+
+async def test_events_without_a_byte_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.3)
+    body = slow((0, b"x"), *[(0.05, b"")] * 20)
+    with pytest.raises(bodies.BodyTooSlow, match="stopped coming"):
+        await bodies.read(body)
+
+
+async def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes soon enough, and there is no end to them."""
+    monkeypatch.setattr(bodies, "START_S", 0.3)
+    came: list[bytes] = []
+    with pytest.raises(bodies.BodyTooSlow, match="less than 1,024 bytes a second"):
+        await gather(bodies.chunks(slow((0, b"x"), *[(0.02, b"x")] * 1000)), came)
+    assert 2 <= len(came) <= 30
+
+
+async def test_what_came_gives_time_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "START_S", 0.1)
+    body = slow((0, b"x" * 1024), *[(0.05, b"x" * 1024)] * 6, (99, b""))
+    monkeypatch.setattr(bodies, "SILENCE_S", 1.0)
+    came: list[bytes] = []
+    with pytest.raises(bodies.BodyTooSlow, match="stopped coming"):
+        await gather(bodies.chunks(body), came)
+    assert len(b"".join(came)) == 7 * 1024
+
+
+async def test_what_is_done_with_the_parts_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes long is no reason to turn away who sends as fast as it may."""
+    monkeypatch.setattr(bodies, "START_S", 0.1)
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.1)
+    came = b""
+    async for chunk in bodies.chunks(request(b"a", b"b", b"c", b"d")):
+        await asyncio.sleep(0.2)
+        came += chunk
+    assert came == b"abcd"
 
 
 async def test_chunks_come_as_they_arrive() -> None:

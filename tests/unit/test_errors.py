@@ -11,7 +11,7 @@ import falcon.testing
 import pytest
 
 from endpoints import errors
-from endpoints.bodies import ClientGone
+from endpoints.bodies import BodyTooSlow, ClientGone
 from endpoints.identity.port import ProviderUnavailable, SignInRefused
 from endpoints.limits import Limited
 from endpoints.request import Correlation, Request
@@ -51,6 +51,7 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (ProviderUnavailable("secret"), 503, "The identity provider is not available; try again later"),
     (StoreUnavailable("secret", maybe_done=True), 503, "The sync ledger's store is not available; try again later"),
     (ClientGone(), 400, "The request ended before its body was complete"),
+    (BodyTooSlow("The body stopped coming"), 408, "The body stopped coming"),
     (falcon.HTTPUnsupportedMediaType(description="no"), 415, "no"),
     (falcon.HTTPNotFound(description="No such thing"), 404, "No such thing"),
     (StoreReplyError("ERR secret"), 500, errors.INTERNAL),
