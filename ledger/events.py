@@ -137,8 +137,11 @@ Event = (
 )
 
 
-class Recorded(NamedTuple):
-    """An event in its place in the log. `raw` are the exact stored bytes that `hash` covers."""
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """An event in its place in the log. `raw` are the exact stored bytes that `hash` covers.
+
+    PERF: structs of msgspec are made and read several times faster than named tuples.
+    """
 
     sid: str
     seq: int

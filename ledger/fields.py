@@ -177,8 +177,8 @@ _LATER_FIELDS: Final = tuple((name.encode(), to_bytes) for name, to_bytes in _LA
 
 
 def _checkpoint(checkpoint: Checkpoint) -> bytes:
-    (at_us, entity_id), acked_at_us = checkpoint
-    return f"{at_us}|{entity_id}|{acked_at_us}".encode()
+    position = checkpoint.position
+    return f"{position.at_us}|{position.id}|{checkpoint.acked_at_us}".encode()
 
 
 def _read_checkpoint(value: bytes) -> Checkpoint:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from ledger.errors import InvalidInput
 
@@ -22,7 +24,7 @@ _ISO: Final = re.compile(
 _UNFIT: Final = re.compile("[|\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """The last entity done: `at_us` in microseconds since 1970 UTC, `id` the entity's id or empty."""
 
     at_us: int

@@ -12,7 +12,7 @@ from ledger.events import StoredAck
 from ledger.positions import Position
 
 
-class Checkpoint(NamedTuple):
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """The acknowledged position of one entity type in its current epoch, and when it was acknowledged."""
 
     position: Position

@@ -42,10 +42,10 @@ class Row(NamedTuple):
 
     def line(self, library: str) -> bytes:
         """Print the stored line, without its end."""
-        (at_us, entity_id), name = self.position, self.type
+        entity_id, name = self.position.id, self.type
         parents = "".join(f',"{form}":"{parent}"' for form, parent in self.parents)
         data = f'{{"id":"{entity_id}","version":{self.version},"library":"{library}"{parents}}}'
-        return f'{{"type":"{name}","data":{data},"ack":"{name}|{iso_from_us(at_us)}|{entity_id}'.encode()
+        return f'{{"type":"{name}","data":{data},"ack":"{name}|{iso_from_us(self.position.at_us)}|{entity_id}'.encode()
 
 
 class Change(NamedTuple):

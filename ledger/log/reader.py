@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, decode_event
@@ -22,7 +24,7 @@ _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''.
 
     `skip`: in every 16th event of a session pointers further back (`ledger.log.skips`).

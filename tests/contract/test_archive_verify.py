@@ -138,20 +138,20 @@ def swap_places_only(events: list[Entry]) -> None:
     """Two events change places but keep the stream ids of these."""
     one, other = of(events, PHONE)[5:7]
     events[one], events[other] = (
-        events[other]._replace(id=events[one].id),
-        events[one]._replace(id=events[other].id),
+        replace(events[other], id=events[one].id),
+        replace(events[one], id=events[other].id),
     )
 
 
 def tamper(events: list[Entry]) -> None:
     at = of(events, PHONE)[5]
     recorded = events[at].recorded
-    events[at] = events[at]._replace(recorded=recorded._replace(at_us=recorded.at_us + 1))
+    events[at] = replace(events[at], recorded=replace(recorded, at_us=recorded.at_us + 1))
 
 
 def repoint(events: list[Entry]) -> None:
     at = of(events, PHONE)[5]
-    events[at] = events[at]._replace(prev="1-1")
+    events[at] = replace(events[at], prev="1-1")
 
 
 CHANGES = {

@@ -623,9 +623,10 @@ async def test_how_much_lies_ahead(catalog: Catalog) -> None:
     assert await catalog.ahead(LIBRARY, "AssetV2", None, END_US) == Ahead(5, newest_us)
     assert await catalog.ahead(LIBRARY, "AssetV1", None, END_US) == Ahead(5, newest_us)
     assert await catalog.ahead(LIBRARY, "AlbumToAssetV1", None, END_US) == Ahead(0, None)
-    for index, (at_us, entity_id) in enumerate(positions):
+    for index, position in enumerate(positions):
+        at_us = position.at_us
         rest = Ahead(4 - index, newest_us if index < 4 else None)
-        assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, entity_id), END_US) == rest
+        assert await catalog.ahead(LIBRARY, "AssetV2", position, END_US) == rest
         assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, ""), END_US) == rest
         and_itself = Ahead(5 - index, newest_us)
         assert await catalog.ahead(LIBRARY, "AssetV2", Position(at_us, "0"), END_US) == and_itself

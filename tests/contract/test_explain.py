@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from ledger import keys
+from ledger.acks import Ack
 from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset
 from ledger.entity_types import COMPLETE
 from ledger.errors import NoSuchSession, Refused
@@ -72,7 +73,7 @@ class Phone:
         for entity_type in types:
             pages = self.catalog.pages("lib", entity_type, None, snapshot_us, 1000)
             async for page in pages:
-                await self.do(acks(ack(entity_type, *page.last)))
+                await self.do(acks(Ack(entity_type, page.last, 1)))
         await self.do(acks(ack(COMPLETE, snapshot_us)))
 
     async def explained(self) -> Explanation:
@@ -190,14 +191,14 @@ async def test_cleared_and_not_streamed_since(phone: Phone) -> None:
 async def test_stuck_at_one_type_while_others_advance(phone: Phone) -> None:
     snapshot_us = await phone.stream("AssetV2", "AlbumV2")
     pages = [page async for page in phone.catalog.pages("lib", "AssetV2", None, snapshot_us, 1000)]
-    await phone.do(acks(ack("AssetV2", *pages[-1].last)))
+    await phone.do(acks(Ack("AssetV2", pages[-1].last, 1)))
     assert ("stops", "type_stuck") not in codes(
         await phone.explained()
     )  # albums come after assets: they may be on their way
     await phone.add("AssetV2")
     snapshot_us = await phone.stream("AssetV2", "AlbumV2")
     pages = [page async for page in phone.catalog.pages("lib", "AssetV2", None, snapshot_us, 1000)]
-    await phone.do(acks(ack("AssetV2", *pages[-1].last)))
+    await phone.do(acks(Ack("AssetV2", pages[-1].last, 1)))
     found = await phone.explained()
     assert codes(found)[0] == ("stops", "type_stuck")
     assert "but not AlbumV2" in found.summary
@@ -211,7 +212,7 @@ async def test_stuck_at_one_type_while_others_advance(phone: Phone) -> None:
 async def test_passed_by_a_type_that_is_sent_later(phone: Phone) -> None:
     snapshot_us = await phone.stream("AssetV2", "AlbumV2")
     pages = [page async for page in phone.catalog.pages("lib", "AlbumV2", None, snapshot_us, 1000)]
-    await phone.do(acks(ack("AlbumV2", *pages[-1].last)), acks(ack(COMPLETE, snapshot_us)))
+    await phone.do(acks(Ack("AlbumV2", pages[-1].last, 1)), acks(ack(COMPLETE, snapshot_us)))
     found = await phone.explained()
     assert codes(found) == [("stops", "type_stuck"), ("note", "behind")]
     assert "but not AssetV2" in found.summary

@@ -75,7 +75,7 @@ class Phone:
         for line in map(json.loads, body.splitlines()):
             ack = parse_ack(line["ack"])
             before = self.state.checkpoints.get(ack.type)
-            assert ack.type == COMPLETE or before is None or ack.position > before.position
+            assert ack.type == COMPLETE or before is None or ack.position.key > before.position.key
             if ack.type == "StackV1":
                 self.items[line["data"]["id"]] = line["data"]["primaryAssetId"]
                 self.lines += 1

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from ledger.acks import parse_ack
-from ledger.positions import us_from_iso
+from ledger.positions import Position, us_from_iso
 from ops.bench import assets, wire
 from ops.bench.reader import unchunk
 
@@ -31,7 +31,7 @@ def test_an_ack_request_is_whole_with_any_time_in_its_middle() -> None:
         assert (request.method, request.target) == (b"POST", b"/api/sync/ack")
         assert (b"authorization", b"Bearer t.o.k") in request.headers
         (text,) = msgspec.json.decode(body, type=dict[str, list[str]])["acks"]
-        assert parse_ack(text).position == (us_from_iso(stamp.decode()), "some-id")
+        assert parse_ack(text).position == Position(us_from_iso(stamp.decode()), "some-id")
 
 
 def test_a_request_without_a_body_names_no_length() -> None:

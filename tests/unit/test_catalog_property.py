@@ -291,7 +291,7 @@ async def run(drawn: list[Op], types: tuple[str, ...], folder: str) -> None:
         await sink.catalog.release(LIBRARY)
         await phone.sync()
         await phone.sync()
-        assert phone.complete == (await sink.catalog.horizon(LIBRARY), "")
+        assert phone.complete == Position(await sink.catalog.horizon(LIBRARY), "")
         lines = await sink.listed(waiting=False)
         result = check(copy, cast(Server, Listing(lines)), LIBRARY, types)
         assert result.equal, [str(difference) for difference in result.differences]

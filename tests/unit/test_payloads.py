@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from ledger.errors import InvalidInput
+from ledger.positions import Position
 from projections.entities.entity import MAX_DEPTH, MAX_LINE_BYTES, pair_id, read_line
 from projections.entities.lines import data_of, head_of, position_of
 from projections.entities.registry import ROWS
@@ -304,5 +305,5 @@ def test_a_position_is_read_back_from_its_line(entity_id: str) -> None:
     found = next(found for found in ROWS if found.name == "AssetDeleteV1")
     head = head_of("AssetDeleteV1", found.payload(asset_id=entity_id))
     stored = head + b"2026-11-21T09:28:58.123456Z|" + escaped(entity_id)
-    assert position_of(stored) == (1795253338123456, entity_id)
+    assert position_of(stored) == Position(1795253338123456, entity_id)
     assert json.loads(stored + b'"}')["ack"] == f"AssetDeleteV1|2026-11-21T09:28:58.123456Z|{entity_id}"
