@@ -45,10 +45,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What was checked, and what differs."""
+    """What was checked, and what differs. `events` are those of the streams, `archived` those of segments."""
 
     partitions: int = 0
     events: int = 0
+    archived: int = 0
+    segments: int = 0
     sessions: int = 0
     ended: int = 0
     different: int = 0
@@ -64,7 +66,7 @@ class Report(msgspec.Struct):
 
     def add(self, other: Report) -> None:
         """Add what another report counted and named."""
-        for field in ("partitions", "events", "sessions", "ended", "different"):
+        for field in ("partitions", "events", "archived", "segments", "sessions", "ended", "different"):
             setattr(self, field, getattr(self, field) + getattr(other, field))
         self.differences += other.differences[: REPORTED - len(self.differences)]
         self.differing_partitions |= other.differing_partitions
@@ -83,7 +85,7 @@ async def verify(
     """Check I1 and I2 over all partitions or `only` some, `at_once` of them interleaved.
 
     Never writes, never stops at a difference. `strays` are looked for unless they are given. Where events are archived,
-    `sealed` tells what they fold into; without it the partition differs.
+    `sealed` tells what they fold into; without it, and where it is damaged, the partition differs.
     """
     report = Report()
     found = await find_strays(store, partitions) if strays is None else strays
@@ -127,7 +129,8 @@ class _Partition:
             await self._compare_all(await self._sids())
             await self._compare_devices()
             await self._compare_providers()
-        except (StoreReplyError, LayoutError) as error:  # an index of another type, events in an archive not given
+        except (StoreReplyError, LayoutError, CorruptLedger) as error:
+            # An index of another type, or an archive that is not given, damaged or not all there: the others go on.
             self._note("", str(error))
         self._note_faults()
 

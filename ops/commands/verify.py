@@ -14,11 +14,18 @@ from ops.commands.options import json_option, print_json, progress, run, setting
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
 from ops.settings import Settings
-from ops.verifying import Job, Said, collect_rarely, processes_for, verify_in
+from ops.verifying import (
+    Job,
+    Said,
+    collect_rarely,
+    processes_for,
+    processes_for_segments,
+    verify_archived,
+    verify_in,
+)
 from projections.archive.catalog import Archive
-from projections.archive.verify import verify_segments
 from projections.rebuild import Rebuild, RebuildReport
-from projections.verify import REPORTED, Difference, Report
+from projections.verify import REPORTED, Report
 from projections.verify import verify as verify_ledger
 
 
@@ -80,28 +87,39 @@ async def _strays(found: Opened) -> Strays:
 async def _verify(
     found: Opened, settings: Settings, archive: Archive | None, which: list[int], strays: Strays
 ) -> Report:
-    processes = await processes_for(found.store, which)
+    url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
+    job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
     collect_rarely()
+    processes = await processes_for(found.store, which)
     with progress("verifying partitions", len(which)) as advance:
 
         def tell(so_far: Report | Said) -> None:
             advance(so_far.partitions, f"{so_far.events:,} events")
 
         if processes > 1:
-            url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
-            job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
             report = await verify_in(processes, job, tell)
         else:
             report = await verify_ledger(
                 found.store, found.ledger.partitions, only=which, strays=strays, sealed=archive, on_progress=tell
             )
     if archive is not None:
-        with progress("verifying segments", len(which)) as advance:
-            for done, partition in enumerate(which):
-                advance(done, "")
-                for differs in (await verify_segments(archive, partition)).differences:
-                    what = f"{differs.segment}: {differs.what}"
-                    report.note(Difference(partition, differs.session, what, differs.event))
+        report.add(await _verify_segments(archive, job))
+    return report
+
+
+async def _verify_segments(archive: Archive, job: Job) -> Report:
+    processes = await processes_for_segments(archive, job.which)
+    with progress("verifying the segments of partitions", len(job.which)) as advance:
+
+        def tell(so_far: Report | Said) -> None:
+            events = so_far.archived if isinstance(so_far, Report) else so_far.events
+            advance(so_far.partitions, f"{events:,} events")
+
+        if processes > 1:
+            report = await verify_in(processes, msgspec.structs.replace(job, segments=True), tell)
+        else:
+            report = await verify_archived(archive, job.which, tell)
+    report.partitions = 0  # they are counted where their streams are
     return report
 
 
@@ -110,7 +128,9 @@ def _tell(verified: Verified) -> None:
     _tell_differences(report)
     echo(
         f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
-        f"{report.partitions} partitions: " + (f"{report.different:,} differ" if report.different else "all agree")
+        f"{report.partitions} partitions"
+        + (f", {report.archived:,} archived events in {report.segments:,} segments" if report.segments else "")
+        + (f": {report.different:,} differ" if report.different else ": all agree")
     )
     if verified.repaired is not None and verified.left is not None:
         echo(

@@ -63,6 +63,15 @@ def test_a_dry_run_tells_what_a_run_then_does(commands: Commands, archive: str, 
     assert len(list(tmp_path.glob("archive/*/*"))) == 3
     said = commands("archive", *wanted, archive=archive)
     assert said == "0 events sealed in 0 segments of 0 bytes, 0 events trimmed\n"
+    verified = commands.json("verify", archive=archive)
+    assert [verified[name] for name in ("partitions", "events", "archived", "segments", "different")] == [
+        8,
+        2,
+        10,
+        3,
+        0,
+    ]
+    assert ", 10 archived events in 3 segments: all agree" in commands("verify", archive=archive)
     done = commands.json("archive", "--max-events", "0", "--partition", str(partition), archive=archive)
     assert (done["partitions"], done["events"]) == (1, 2)
     assert commands.run("archive", "--partition", "8", archive=archive).code == 2

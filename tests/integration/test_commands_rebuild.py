@@ -14,9 +14,13 @@ from ledger import keys
 from ledger.log.layout import open_layout
 from ledger.log.sessions import find_strays
 from ledger.log.store import open_store
+from ops.archive.job import archive
+from ops.archive.options import ArchiveOptions, ArchivePlace
 from ops.bench import filling
-from ops.verifying import Job, VerifyFailed, processes_for, verify_in
+from ops.verifying import Job, VerifyFailed, processes_for, processes_for_segments, verify_archived, verify_in
+from projections.archive.catalog import Archive
 from projections.verify import verify
+from tests.given import NOW
 from tests.running import COMMAND, RunningService
 from tests.servers import RedisServer, valkey_binary, wait_until
 
@@ -156,3 +160,35 @@ async def test_several_processes_find_what_one_does(ledger: RunningService) -> N
     await store.close()
     with pytest.raises(VerifyFailed):
         await verify_in(2, Job("redis://127.0.0.1:1", 0.2, 16, which, strays), lambda said: None)
+
+
+async def test_several_processes_find_in_segments_what_one_does(ledger: RunningService, tmp_path: Path) -> None:
+    assert ledger.settings.redis_url is not None
+    url = ledger.settings.redis_url
+    store = await open_store(url)
+    await open_layout(store, 16, 1)
+    filling.fill(url, 16, 40, 2_000)
+    which = list(range(16))
+    place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+    sealing = ArchiveOptions(hot_events=0, segment_events=20)
+    assert (await archive(store, place.open(), which, sealing, NOW)).events == 2_000
+    sealed = Archive(store, place.open())
+    (damaged, *_) = await sealed.segments(3)
+    damage(tmp_path / "archive" / str(damaged))
+    assert await processes_for_segments(sealed, which) == 1, "not worth it"
+    alone = await verify_archived(sealed, which)
+    assert str(damaged) in alone.differences[0].what
+    told: list[int] = []
+    job = Job(url, 5.0, 16, which, await find_strays(store, 16), place, segments=True)
+    together = await verify_in(3, job, lambda said: told.append(said.events))
+    assert (together.partitions, together.segments) == (16, alone.segments)
+    assert together.archived == alone.archived < 2_000
+    assert sorted(map(str, together.differences)) == sorted(map(str, alone.differences))
+    await store.close()
+
+
+def damage(file: Path) -> None:
+    """Change one byte in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
