@@ -16,6 +16,7 @@ from ledger.log.append import Ended, pairs
 from ledger.log.reader import Entry, parse_entry, read_raw, walk
 from ledger.log.store import Store
 from ledger.state import State
+from projections.archive.errors import ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
@@ -116,7 +117,8 @@ class PartitionFold:
     async def forward(self, until: str = "+") -> None:
         """Fold what lies behind what was folded before, up to the stream id `until`.
 
-        Raises LayoutError if what lies before the stream is in an archive that is not given.
+        Raises LayoutError if what lies before the stream is in an archive that is not given, CorruptLedger if it is
+        in one that is damaged or not all there, ArchiveUnavailable.
         """
         while True:
             begins = self._at is None
@@ -185,23 +187,31 @@ class PartitionFold:
     async def _begin(self) -> str:
         """Take over what is sealed and return behind which stream id to read on; '' for from the beginning."""
         while True:
-            floor = (await read_record(self._store, self._partition)).floor
-            if not floor:
+            record = await read_record(self._store, self._partition)
+            if not record.floor:
                 return ""
             if self._sealed is None:
                 raise LayoutError(
-                    f"Events of partition {self._partition} up to {floor} are in the archive: set LEDGER_ARCHIVE"
+                    f"Events of partition {self._partition} up to {record.floor} are in the archive: set LEDGER_ARCHIVE"
                 )
-            async for states in self._sealed.states(self._partition):
-                self.sessions.update((sid, Folded(fold)) for sid, fold in states if self._wants(sid))
-            async for lines in self._sealed.ended(self._partition):
-                for line in lines:
-                    if self._wants(line.sid):
-                        kept = Ended(line.head, line.seq, bytes.fromhex(line.hash), line.user)
-                        self.sessions[line.sid] = Folded(Fold(), kept)
-            if floor == (await read_record(self._store, self._partition)).floor:
-                return floor
+            try:
+                await self._take_sealed(self._sealed)
+            except ObjectMissing:
+                if record == await read_record(self._store, self._partition):
+                    raise  # else retention removed it meanwhile
+            else:
+                if record.floor == (await read_record(self._store, self._partition)).floor:
+                    return record.floor
             self._begin_again()
+
+    async def _take_sealed(self, sealed: Sealed) -> None:
+        async for states in sealed.states(self._partition):
+            self.sessions.update((sid, Folded(fold)) for sid, fold in states if self._wants(sid))
+        async for lines in sealed.ended(self._partition):
+            for line in lines:
+                if self._wants(line.sid):
+                    kept = Ended(line.head, line.seq, bytes.fromhex(line.hash), line.user)
+                    self.sessions[line.sid] = Folded(Fold(), kept)
 
     def _begin_again(self) -> None:
         self._count(-self.events)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.errors import Contended, LayoutError, StoreReplyError
+from ledger.errors import Contended, CorruptLedger, LayoutError, StoreReplyError
 from ledger.log import whole
 from ledger.log.append import provider_member
 from ledger.log.reader import read_raw
@@ -140,7 +140,11 @@ class Rebuild:
     async def _settle(self, partition: int, strays: Strays) -> bool:
         """Make all of a partition what its events say; False if not even that can be told."""
         fold = self._fold(partition)
-        await fold.forward()
+        try:
+            await fold.forward()
+        except CorruptLedger as error:  # of the archive; what is damaged in the stream is a fault of its session
+            self.report.name(Broken(partition, "", str(error)))
+            return False
         await drop_mistyped(self._store, partition, "", None)
         sids = {sid for sid in await indexed_sids(self._store, partition) if is_sid(sid)}
         sids |= strays.sids.get(partition, set())
