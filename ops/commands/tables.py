@@ -9,11 +9,17 @@ WIDEST = 24
 
 
 def columns(rows: Sequence[Sequence[str]], widest: int = WIDEST) -> Iterator[str]:
-    """Yield the rows as lines, each value cut to `widest` characters and padded to the widest of its column."""
-    cut = [[value if len(value) <= widest else f"{value[: widest - 1]}…" for value in row] for row in rows]
+    """Yield the rows as lines, each value plain, cut to `widest` characters and padded to the widest of its column."""
+    shown = [list(map(plain, row)) for row in rows]
+    cut = [[value if len(value) <= widest else f"{value[: widest - 1]}…" for value in row] for row in shown]
     widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
     for row in cut:
         yield "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+
+
+def plain(text: str) -> str:
+    """Write what clients and providers say of themselves: what would steer a terminal or end the line, as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def minute(at_us: int) -> str:

@@ -11,6 +11,7 @@ from ledger.commands import EndSession
 from ledger.keys import check_name
 from ops.commands.options import json_option, print_json, run, settings_from, store_options
 from ops.commands.session import BY, end_all
+from ops.commands.tables import plain
 from ops.connect import opened
 from projections.identities import Profile
 
@@ -47,7 +48,7 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
         lines += [("name", profile.name), ("e-mail", profile.email), ("library", profile.library), ("role", role)]
     lines.append(("sessions", f"{sessions:,}"))
     for name, value in lines:
-        echo(f"{name:<10}{value}")
+        echo(f"{name:<10}{plain(value)}")
 
 
 @user.command()

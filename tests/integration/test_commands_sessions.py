@@ -140,6 +140,19 @@ def test_a_user_of_another_ones_partition_cannot_be_named_for_a_session(commands
     assert living(commands, "bob") == [bob.sid]
 
 
+def test_what_a_device_calls_itself_does_not_steer_the_terminal(commands: Commands) -> None:
+    sid, called = sid_of("phone"), "\x1b[2J\x9b1m\r\n\u202eSafari"
+
+    async def sign_in(found: Opened) -> None:
+        await found.ledger.execute("ann", sid, CreateSession("ann", "lib", device_type=called, device_os="Ü 11"))
+
+    commands.inside(sign_in)
+    shown = [commands("session", "list", "--user", "ann"), commands("state", sid), commands("explain", sid)]
+    assert all(line.isprintable() for text in shown for line in text.split("\n"))
+    assert "\\x1b[2J\\x9b1m\\r\\n\\u202eSafari Ü 11" in shown[1]
+    assert commands.json("session", "list", "--user", "ann")[0]["deviceType"] == called
+
+
 def test_nobody_has_no_sessions(commands: Commands) -> None:
     assert commands.json("session", "list", "--user", "nobody") == []
     done = commands.run("session", "list", "--user", "nobody")
