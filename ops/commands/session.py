@@ -23,6 +23,7 @@ from projections.history import owner
 
 BY = "command"
 """Who made or ended a session, in its events."""
+_SHORTEST_US = 1_000_000
 
 
 @click.group()
@@ -51,6 +52,10 @@ def create(
         ttl_us = None if ttl is None else int(parse_duration(ttl) * 1_000_000)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--ttl") from None
+    if ttl_us is not None and ttl_us < _SHORTEST_US:
+        raise click.BadParameter(
+            f"{ttl!r} is shorter than 1s: the token would be over before it is used", param_hint="--ttl"
+        )
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
     async def work() -> Issued:

@@ -153,6 +153,15 @@ def test_what_a_device_calls_itself_does_not_steer_the_terminal(commands: Comman
     assert commands.json("session", "list", "--user", "ann")[0]["deviceType"] == called
 
 
+def test_a_session_that_is_over_at_once_is_not_made(commands: Commands) -> None:
+    for ttl in ("0s", "999ms"):
+        done = commands.run("session", "create", "--user", "ann", "--library", "lib", "--ttl", ttl)
+        assert (done.code, done.out) == (2, "")
+        assert "--ttl" in done.err
+        assert "shorter than 1s" in done.err
+    assert commands("session", "create", "--user", "ann", "--library", "lib", "--ttl", "1s")
+
+
 def test_nobody_has_no_sessions(commands: Commands) -> None:
     assert commands.json("session", "list", "--user", "nobody") == []
     done = commands.run("session", "list", "--user", "nobody")
