@@ -349,6 +349,23 @@ def test_users_and_albums_that_change_all_the_time_hold_nothing_up(
     phone.settled()
 
 
+def test_a_user_written_late_in_a_transaction_comes_to_phones_that_are_past_its_start(
+    database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
+) -> None:
+    ann, bob, _ = users
+    (phone,) = open_phones(ann)
+    with ImmichDatabase(database.url) as slow:
+        slow.execute("BEGIN")
+        slow.value("SELECT 1")
+        database.update("user", bob, avatarColor="red")
+        phone.settled()
+        late = slow.user(f"late-{uuid4().hex[:8]}")
+        slow.execute("COMMIT")
+        slow.settle()
+    phone.settled()
+    assert str(late) in phone.ids("user")
+
+
 def test_a_thumbnail_is_null_where_it_cannot_be_seen(
     database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
 ) -> None:

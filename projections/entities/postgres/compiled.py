@@ -75,6 +75,14 @@ class Compiler:
             for branch in branches
         )
 
+    def keeps_parts(self, name: str) -> bool:
+        """Tell whether a part of a mapped entity type that has no more rows stays without, below the horizon.
+
+        Not so where shares are only some of its branches: what one share that ended showed, another part may show now.
+        """
+        branches = self._mapping.entities[name]
+        return len(branches) == 1 or all(branch.each is None for branch in branches)
+
     async def entity_type(self, connection: asyncpg.Connection, name: str) -> Compiled:
         """Return a mapped entity type's statements; raises MappingError and what the connection raises."""
         known = self._known.get(name)

@@ -188,13 +188,13 @@ class PostgresSource:
     async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
         """Ask for the next lines of a run; None if there are none. `near`: few are expected.
 
-        From the second batch on only the parts are asked that have rows left: one that has none would be looked through
-        for each page again.
+        From the second batch on only the parts are asked that have rows left, where the others cannot get any: one that
+        has none would be looked through for each page again.
         """
         async with self._postgres.connection() as connection:
             compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
             with blaming(run.mapped):
-                if run.compiled is not None and not run.is_narrow and len(compiled.types.parts) > 1:
+                if run.compiled is not None and not run.is_narrow and self._may_narrow(compiled):
                     has = await _ask(connection, compiled.left, ask, near=near)
                     compiled = self._compiler.with_parts(compiled, has[0])
                     run.is_narrow = True
@@ -208,6 +208,9 @@ class PostgresSource:
         ]
         lines = found["lines"]
         return Batch(Fetched(lines.split(b"\n"), parents), found["rows"], len(lines), found["more"])
+
+    def _may_narrow(self, compiled: Compiled) -> bool:
+        return len(compiled.types.parts) > 1 and self._compiler.keeps_parts(compiled.types.entity_type)
 
     async def first_held(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
