@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, history, postgres, rebuild, rss, sizes, stream, verify
+from ops.bench import acks, history, postgres, rebuild, rss, segments, sizes, stream, verify
 from ops.bench.results import Result
 from ops.bench.rounds import Progress
 from ops.bench.scale import Scale
@@ -15,6 +15,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
+    "segments": segments.run,
     "history": history.run,
     "rss": rss.run,
     "sizes": sizes.run,
