@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+import ops.program  # noqa: F401 - loaded here, once, and not in each process
 from ops.cli import main
 from tests.forks import Forks, serve
 from tests.fuse import Fuse
