@@ -41,9 +41,9 @@ class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
     path_style: bool = False
     region: str = ""
 
-    def open(self) -> Objects:
-        """Open it; raises InvalidInput."""
-        return open_objects(self.url, endpoint=self.endpoint, path_style=self.path_style, region=self.region)
+    def open(self, *, make: bool = True) -> Objects:
+        """Open it; a folder that is not there is made, or without `make` an error. Raises InvalidInput."""
+        return open_objects(self.url, endpoint=self.endpoint, path_style=self.path_style, region=self.region, make=make)
 
 
 def place_from(environ: Mapping[str, str]) -> ArchivePlace | None:

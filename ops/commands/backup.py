@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 from click import echo
 
-from ops.archive.options import ArchivePlace
 from ops.backup.job import BackupOptions, BackupReport, back_up
-from ops.backup.listing import Listed, list_backups
+from ops.backup.listing import list_backups
 from ops.backup.signing import seal_keys
-from ops.commands.options import json_option, place_at, print_json, progress, run, settings_from, store_options
+from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.connect import now_us, opened
+from projections.archive.objects import Objects
 
 
 @click.command()
@@ -39,15 +39,18 @@ def backup(
     nothing was written to it for an hour.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    place = place_at(to_url) if to_url else settings.archive
-    if place is None:
+    if to_url:
+        objects = objects_at("--to", to_url, make=not listing)
+    elif settings.archive is not None:
+        objects = settings.archive.open(make=not listing)
+    else:
         raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
     if listing:
-        _list(place, as_json)
+        _list(objects, as_json)
         return
     if with_catalog and settings.source != "catalog":
         echo(f"the entities that devices get are not in it: they come from LEDGER_SOURCE={settings.source}", err=True)
-    objects, archive_url = place.open(), "" if settings.archive is None else settings.archive.url
+    archive_url = "" if settings.archive is None else settings.archive.url
 
     async def work() -> BackupReport:
         sealed, words = seal_keys(settings)
@@ -87,14 +90,13 @@ def backup(
         echo(f"removed {name}")
 
 
-def _list(place: ArchivePlace, as_json: bool) -> None:
-    async def work() -> list[Listed]:
-        return await list_backups(place.open())
-
-    found = run(work())
+def _list(objects: Objects, as_json: bool) -> None:
+    found = run(list_backups(objects))
     if as_json:
         print_json(found)
         return
+    if not found:
+        echo("there are no backups", err=True)
     for listed in found:
         unfinished = "" if listed.complete else "  unfinished"
         echo(f"{listed.name}  {listed.files:,} files  {listed.bytes:,} bytes{unfinished}")

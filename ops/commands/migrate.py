@@ -7,7 +7,7 @@ from click import echo
 
 from ops.backup.migrate import NAMED, MigrateReport
 from ops.backup.migrate import migrate as migrate_objects
-from ops.commands.options import json_option, place_at, print_json, progress, run
+from ops.commands.options import json_option, objects_at, print_json, progress, run
 
 
 @click.command()
@@ -38,7 +38,8 @@ def migrate(
         raise click.UsageError("--from and --to lie in each other")
 
     async def work() -> MigrateReport:
-        source, target = place_at(from_url, from_endpoint).open(), place_at(to_url, to_endpoint).open()
+        source = objects_at("--from", from_url, from_endpoint, make=False)
+        target = objects_at("--to", to_url, to_endpoint, make=True)
         with progress("copying") as advance:
             return await migrate_objects(
                 source,
@@ -53,6 +54,8 @@ def migrate(
         print_json(report)
     else:
         _tell(report, dry_run)
+    if not report.looked:
+        echo(f"there is nothing in {from_url}", err=True)
     if not report.is_complete:
         raise click.exceptions.Exit(1)
 

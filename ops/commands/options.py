@@ -15,8 +15,10 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ops.archive.options import ArchivePlace, place_from
+from ledger.errors import InvalidInput
+from ops.archive.options import place_from
 from ops.settings import Settings, read_settings
+from projections.archive.objects import Objects
 
 T = TypeVar("T")
 Command = Callable[..., Any]
@@ -46,13 +48,19 @@ def settings_from(**overrides: object) -> Settings:
     return read_settings(os.environ, **overrides)
 
 
-def place_at(url: str, endpoint: str | None = None) -> ArchivePlace:
-    """Take the object storage that a URL names; how to reach it is said as for LEDGER_ARCHIVE. Raises InvalidInput."""
+def objects_at(option: str, url: str, endpoint: str | None = None, *, make: bool) -> Objects:
+    """Open the object storage that an option's URL names, to write to it (`make`) or only to read.
+
+    How to reach it is said as for LEDGER_ARCHIVE. Raises InvalidInput that names the option.
+    """
     given = {"LEDGER_ARCHIVE": url, **({"LEDGER_ARCHIVE_ENDPOINT": endpoint} if endpoint else {})}
     place = place_from({**os.environ, **given})
     if place is None:
         raise click.UsageError("an empty URL: give one like file:///srv/ledger or s3://bucket/prefix")
-    return place
+    try:
+        return place.open(make=make)
+    except InvalidInput as error:
+        raise InvalidInput([((option,), what) for _, what in error.problems]) from None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -16,7 +16,7 @@ from ops.backup.listing import find_backup, load_manifest
 from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
-from ops.commands.options import json_option, place_at, print_json, progress, run, settings_from, store_options
+from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.connect import now_us
 from ops.embedded import embedded_server
 from ops.settings import Settings
@@ -88,7 +88,7 @@ async def _target(settings: Settings) -> AsyncIterator[Store]:
 async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:
     """Open a backup and check all of it."""
     if "://" in source:
-        objects, folder = place_at(source).open(), ""
+        objects, folder = objects_at("FROM", source, make=False), ""
     elif place is None:
         raise click.UsageError(
             "give the backup as a URL, like file:///srv/ledger/backups/ledger-…, or set LEDGER_ARCHIVE"

@@ -110,19 +110,22 @@ class Objects:
             await asyncio.to_thread(_sync, self._root, self._root / name)
 
 
-def open_objects(url: str, *, endpoint: str | None = None, path_style: bool = False, region: str = "") -> Objects:
+def open_objects(
+    url: str, *, endpoint: str | None = None, path_style: bool = False, region: str = "", make: bool = True
+) -> Objects:
     """Open the storage that a URL names: file:///…, s3://bucket/prefix, gs://bucket/…, az://container/….
 
     `endpoint`: the address of an S3-compatible server; plain http is taken on this machine only. `path_style`: the
-    bucket is in the path, not in the host name. Raises InvalidInput.
+    bucket is in the path, not in the host name. A folder that is not there is made, or without `make` an error. Raises
+    InvalidInput.
     """
     try:
-        return _open(url, endpoint, path_style, region)
+        return _open(url, endpoint, path_style, region, make)
     except (BaseError, ValueError) as error:
         raise InvalidInput([(("LEDGER_ARCHIVE",), _reason(error))]) from error
 
 
-def _open(url: str, endpoint: str | None, path_style: bool, region: str) -> Objects:
+def _open(url: str, endpoint: str | None, path_style: bool, region: str, make: bool) -> Objects:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"must begin with {', '.join(f'{scheme}://' for scheme in SCHEMES[:-1])}")
@@ -130,6 +133,8 @@ def _open(url: str, endpoint: str | None, path_style: bool, region: str) -> Obje
         if parts.netloc or not parts.path.strip("/"):
             raise ValueError("a folder is named as file:///path/of/folder")
         root = Path(unquote(parts.path))
+        if not make and not root.is_dir():
+            raise ValueError(f"there is no folder {root}")
         return Objects(LocalStore(root, mkdir=True), root)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("credentials and options come from the environment, not in the URL")
@@ -149,8 +154,8 @@ def _open(url: str, endpoint: str | None, path_style: bool, region: str) -> Obje
     if parts.scheme == "memory":
         return Objects(MemoryStore())
     # Which options there are depends on the scheme: their types cannot follow.
-    make: Any = from_url
-    return Objects(make(url, config=config, client_options=client, retry_config={"max_retries": RETRIES}))
+    open_url: Any = from_url
+    return Objects(open_url(url, config=config, client_options=client, retry_config={"max_retries": RETRIES}))
 
 
 @contextmanager

@@ -131,12 +131,17 @@ def test_what_cannot_be_restored_is_told(here: Commands, there: Settings, tmp_pa
         (("restore", "x", "--from-segments", "--yes"), 2, "--from-segments"),
         (("restore", "latest", "--yes"), 1, "no backup"),
         (("restore", f"file://{tmp_path / 'archive'}", "--yes"), 1, "no backup"),
-        (("backup", "--to", "/plain/path"), 2, "file://"),
+        (("backup", "--to", "/plain/path"), 2, "--to: must begin with file://"),
+        (("backup", "--list", "--to", f"file://{tmp_path}/typo"), 2, f"--to: there is no folder {tmp_path}/typo"),
+        (("restore", f"file://{tmp_path}/typo", "--yes"), 2, f"FROM: there is no folder {tmp_path}/typo"),
+        (("migrate", "--from", f"file://{tmp_path}/typo", "--to", f"file://{tmp_path}/new"), 2, "--from: there is no"),
+        (("migrate", "--from", f"file://{tmp_path}/archive", "--to", "new"), 2, "--to: must begin with file://"),
         (("migrate", "--from", "file:///x", "--to", "file:///x/"), 2, "in each other"),
         (("migrate", "--from", "file:///x", "--to", "file:///x/y"), 2, "in each other"),
     ):
         done = here.run(*args, **there)
         assert (done.code, what in done.err) == (code, True), (args, done)
+    assert not (tmp_path / "typo").exists()
     done = here.run("restore", "latest", "--yes", **there, archive="")
     assert (done.code, "URL" in done.err) == (2, True)
     done = here.run("restore", "--from-segments", "--yes", **there, partitions="7")
@@ -147,6 +152,14 @@ def test_what_cannot_be_restored_is_told(here: Commands, there: Settings, tmp_pa
     done = here.run("restore", "latest", "--yes", **there)
     assert (done.code, part.name in done.err) == (1, True)
     assert within(redis7_url, lambda store: store.each_primary("DBSIZE")) == [0]
+
+
+def test_that_there_is_nothing_is_said(here: Commands, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = here.run("backup", "--list", "--to", f"file://{tmp_path}/empty")
+    assert (done.code, done.out, done.err) == (0, "", "there are no backups\n")
+    done = here.run("migrate", "--from", f"file://{tmp_path}/empty", "--to", f"file://{tmp_path}/new")
+    assert (done.code, done.err) == (0, f"there is nothing in file://{tmp_path}/empty\n")
 
 
 def test_an_archive_is_migrated(here: Commands, tmp_path: Path) -> None:
