@@ -1,6 +1,6 @@
 """What is made of a mapping for one database: its statements, with the types that the database has.
 
-Each entity type is asked about once, when it is first used, without reading a row.
+Each entity type is asked about once, when it is first used, without reading a row; anew after the database refused one.
 """
 
 from __future__ import annotations
@@ -109,9 +109,11 @@ class Compiler:
             )
         return known
 
-    def fits(self, name: str) -> Fits:
-        """Return what checks the lines of a mapped entity type, whose statements were returned before."""
-        return self._known[name].fits
+    def forget(self) -> None:
+        """Take nothing of what was made for granted any more: the database may have got another schema."""
+        self._applicable = None
+        for made in (self._known, self._parts, self._changed):
+            made.clear()
 
     async def changed(self, connection: asyncpg.Connection, served: Mapping[str, str]) -> Statement:
         """Return the statement that asks which entity types have rows; `served` maps each to what it is served from."""

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+import asyncpg
+
 from ledger.positions import Position
 from projections.entities.postgres.applicable import applicable
 from projections.entities.postgres.keyset import uuid7_after
@@ -110,7 +112,11 @@ class News:
             columns = [stamp.newest(name) for stamp in self._asked for name in (stamp.column, stamp.library) if name]
             self._statement = f"SELECT {', '.join(columns) or 'NULL'}"
         below_us = self._horizon_us
-        values = iter(await connection.fetchrow(self._statement))
+        try:
+            values = iter(await connection.fetchrow(self._statement))
+        except asyncpg.PostgresError:
+            self._asked = None  # the database may have got another schema
+            raise
         if below_us <= self._below_us:
             return
         last = {stamp[:3]: _last(stamp, next(values), next(values) if stamp.library else "") for stamp in self._asked}

@@ -7,11 +7,12 @@ holds none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
@@ -21,7 +22,9 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
 from projections.entities.lines import as_type, payload_of, position_of
+from projections.entities.postgres.branches import MappingError
 from projections.entities.postgres.compiled import Compiled, Compiler, blaming
+from projections.entities.postgres.fits import Fits
 from projections.entities.postgres.horizon import Horizon, HorizonReader
 from projections.entities.postgres.keyset import Ask
 from projections.entities.postgres.mapping import LibraryType
@@ -142,8 +145,8 @@ class PostgresSource:
             return ()
         asked = {name: served[name] for name in ask.after}
         async with self._postgres.connection() as connection:
-            statement = await self._compiler.changed(connection, asked)
-            with blaming(", ".join(asked)):
+            with self._asking(", ".join(asked)):
+                statement = await self._compiler.changed(connection, asked)
                 found = await _ask(connection, statement, ask, near=near)
         return [name for name, has in zip(asked, found[0], strict=True) if has]
 
@@ -174,9 +177,11 @@ class PostgresSource:
                 asked = ask(batch.fetched.last) if pace.learn(batch) else None
                 self._line_bytes[mapped] = pace.line_bytes
                 cuts = deque(batch.fetched.cut(limit))
+                assert run.compiled is not None
+                fits = run.compiled.fits
                 del batch  # while a reader is slow only what it has not got is kept
                 while cuts:
-                    page = self._page(library, row(entity_type), mapped, cuts.popleft(), before)
+                    page = self._page(library, row(entity_type), mapped, fits, cuts.popleft(), before)
                     if page.lines:
                         quiet_from = position_of(page.lines[-1])
                     yield page
@@ -192,8 +197,8 @@ class PostgresSource:
         has none would be looked through for each page again.
         """
         async with self._postgres.connection() as connection:
-            compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
-            with blaming(run.mapped):
+            with self._asking(run.mapped):
+                compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
                 if run.compiled is not None and not run.is_narrow and self._may_narrow(compiled):
                     has = await _ask(connection, compiled.left, ask, near=near)
                     compiled = self._compiler.with_parts(compiled, has[0])
@@ -208,6 +213,16 @@ class PostgresSource:
         ]
         lines = found["lines"]
         return Batch(Fetched(lines.split(b"\n"), parents), found["rows"], len(lines), found["more"])
+
+    @contextlib.contextmanager
+    def _asking(self, entity_type: str) -> Iterator[None]:
+        """Raise MappingError where the database refuses the SQL of an entity type, which is made anew for the next."""
+        try:
+            with blaming(entity_type):
+                yield
+        except MappingError:
+            self._compiler.forget()
+            raise
 
     def _may_narrow(self, compiled: Compiled) -> bool:
         return len(compiled.types.parts) > 1 and self._compiler.keeps_parts(compiled.types.entity_type)
@@ -234,10 +249,10 @@ class PostgresSource:
         held: list[HeldBack] = []
         for name in self._mapping.entities:
             async with self._postgres.connection() as connection:
-                compiled = await self._compiler.entity_type(connection, name)
-                if compiled.held is None:
-                    continue
-                with blaming(name):
+                with self._asking(name):
+                    compiled = await self._compiler.entity_type(connection, name)
+                    if compiled.held is None:
+                        continue
                     found = await connection.fetchrow(compiled.held.sql, *compiled.held.values(Ask(value, {}, 0)))
             if found["rows"]:
                 held.append(HeldBack(name, found["rows"], "missing_parent", found["id"] or "", found["parent"]))
@@ -250,8 +265,8 @@ class PostgresSource:
         if value is None or mapped is None:
             return Ahead(0, None)
         async with self._postgres.connection() as connection:
-            compiled = await self._compiler.entity_type(connection, mapped)
-            with blaming(mapped):
+            with self._asking(mapped):
+                compiled = await self._compiler.entity_type(connection, mapped)
                 ask = Ask(value, {mapped: after}, before)
                 found = await connection.fetchrow(compiled.ahead.sql, *compiled.ahead.values(ask))
         newest = found["newest"]
@@ -278,12 +293,14 @@ class PostgresSource:
         self._news.passed(horizon.us)
         return horizon
 
-    def _page(self, library: str, served: EntityTypeRow, mapped: str, fetched: Fetched, before: int) -> PostgresPage:
+    def _page(
+        self, library: str, served: EntityTypeRow, mapped: str, fits: Fits, fetched: Fetched, before: int
+    ) -> PostgresPage:
         """Make a page of what can be sent of some entries, read as a mapped entity type."""
         last, rows = fetched.last, len(fetched.entries)
         if any(entry.startswith(b"|") for entry in fetched.entries):
             fetched = fetched.keep([at for at, entry in enumerate(fetched.entries) if not entry.startswith(b"|")])
-        if unfit := self._compiler.fits(mapped).unfit(fetched.entries):
+        if unfit := fits.unfit(fetched.entries):
             for found in unfit:
                 line = fetched.entries[found.at]
                 table = served.form.table if served.form is not None else ""
