@@ -15,6 +15,7 @@ from ledger.log.store import Store, open_store
 from ledger.service import Ledger
 from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded import embedded_server
+from ops.embedded_files import check_begun
 from ops.key_files import FileSource, read_or_make
 from ops.setting_parsers import fernet_keys
 from ops.settings import Settings
@@ -92,8 +93,12 @@ async def open_all(url: str, settings: Settings) -> Opened:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Opened]:
-    """Open the ledger that settings name, for one command: the embedded server is joined, or started and stopped."""
+async def opened(settings: Settings, *, begin: bool = False) -> AsyncIterator[Opened]:
+    """Open the ledger that settings name, for one command: the embedded server is joined, or started and stopped.
+
+    A data folder without one is an error, unless the command is one to `begin` with: else a mistyped folder would be
+    made, and found to be in order. Raises EmbeddedServerError, and what `open_all` does.
+    """
     if settings.redis_url is not None:
         found = await open_all(settings.redis_url, settings)
         try:
@@ -101,6 +106,8 @@ async def opened(settings: Settings) -> AsyncIterator[Opened]:
         finally:
             await found.close()
         return
+    if not begin:
+        check_begun(settings.data_dir)
     with embedded_server(settings.data_dir) as url:
         found = await open_all(url, settings)
         try:

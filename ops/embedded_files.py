@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from ledger.errors import Unavailable
 
+FOLDER = "valkey"
 SHORT_FOLDERS = Path("/tmp")  # noqa: S108 - each folder in it is made and checked to be ours alone
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux and 104 on macOS, with the final zero
 
@@ -56,13 +57,26 @@ class Files(NamedTuple):
         return self.folder / "users.lock"
 
 
+def check_begun(data_dir: Path) -> None:
+    """Check that there is a server's folder in `data_dir`; raises EmbeddedServerError, and makes nothing."""
+    try:
+        (data_dir / FOLDER).stat()
+    except FileNotFoundError:
+        raise EmbeddedServerError(
+            f"There is no ledger in {data_dir}: name its folder with --data-dir or LEDGER_DATA_DIR; "
+            "syncledger serve begins a new one"
+        ) from None
+    except OSError as error:
+        raise EmbeddedServerError(f"Cannot use the data folder {data_dir}: {describe(error)}") from error
+
+
 def prepare_files(data_dir: Path) -> Files:
     """Make the folder of the embedded server in `data_dir` (0700) and return where its files are.
 
     The same folder gives the same files to every process of the machine. Raises EmbeddedServerError when the folder
     is another user's or cannot be written.
     """
-    folder = data_dir.absolute() / "valkey"
+    folder = data_dir.absolute() / FOLDER
     try:
         if not data_dir.exists():
             data_dir.mkdir(parents=True, mode=0o700, exist_ok=True)

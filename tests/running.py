@@ -187,7 +187,7 @@ class RunningService:
         """Do what a command would do, in this process: with the same opened ledger, without a second to start."""
 
         async def opening() -> T:
-            async with opened(self.settings) as found:
+            async with opened(self.settings, begin=True) as found:
                 return await work(found)
 
         return asyncio.run(opening())

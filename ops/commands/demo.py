@@ -50,7 +50,7 @@ def demo(
     check_identity(settings)
 
     async def prepare() -> str:
-        async with opened(settings) as found:
+        async with opened(settings, begin=True) as found:
             await _load_library(found, assets)
             return await _token(found, settings)
 

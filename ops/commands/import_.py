@@ -41,7 +41,7 @@ def import_entities(
 
     async def work() -> dict[str, IngestReport]:
         reports = {}
-        async with opened(settings) as found:
+        async with opened(settings, begin=True) as found:
             for file in files:
                 size = None if str(file) == "-" else file.stat().st_size
                 with progress(f"importing {file}", size) as advance:

@@ -27,7 +27,7 @@ def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url:
     """Make a key and print it, alone. It is shown once and kept nowhere."""
 
     async def work() -> str:
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url), begin=True) as found:
             text, _ = await found.api_keys.create(scopes, name=name, now_us=now_us())
             return text
 

@@ -53,7 +53,7 @@ def rebuild(
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
     async def work() -> RebuildReport:
-        async with opened(settings) as found:
+        async with opened(settings, begin=source_url is not None) as found:
             with progress("rebuilding", found.ledger.partitions) as advance:
                 made = _rebuild(found, advance)
                 if source_url is not None:

@@ -59,7 +59,7 @@ def create(
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
     async def work() -> Issued:
-        async with opened(settings) as found:
+        async with opened(settings, begin=True) as found:
             return await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)
 
     issued = run(work())

@@ -56,7 +56,7 @@ async def _check(settings: Settings) -> CheckReport:
             return await check_postgres(postgres, mapping)
         finally:
             await postgres.close()
-    async with opened(settings) as found, AsyncExitStack() as closing:
+    async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
         health = await (await open_source(settings, found, closing)).health()
     if health.ok:
         return CheckReport(kind=health.kind, facts={"source": health.text}, problems=[])

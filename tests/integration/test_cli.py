@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.running import COMMAND
 
 CTRL_C = """
 import sys
+from pathlib import Path
 
 class CtrlC:
     def find_spec(self, name, path=None, target=None):
@@ -34,3 +36,17 @@ def test_it_runs_with_any_standard_stream_closed(valkey_url: str) -> None:
         done = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, ""), closed
         assert (done.stdout == "") == (">&-" in closed.split()), closed
+
+
+def test_a_mistyped_data_folder_is_named_and_not_made(tmp_path: Path) -> None:
+    missing, sid = tmp_path / "vra", "0" * 64
+    for command in (
+        ("verify",), ("rebuild",), ("expire",), ("history", sid), ("state", sid), ("explain", sid),
+        ("session", "list", "--user", "ann"), ("session", "end", sid), ("user", "show", "ann"), ("key", "list"),
+        ("backup", "--to", f"file://{tmp_path}/backups"),
+    ):  # fmt: skip
+        code = [*COMMAND, *command, "--data-dir", str(missing)]
+        done = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert str(missing) in done.stderr, command
+        assert not missing.exists(), command
