@@ -116,7 +116,9 @@ class Rebuilding(Unavailable):
     retry_after_s = 5
 
     def __init__(self) -> None:
-        super().__init__("The sessions are being rebuilt (syncledger rebuild); try again later")
+        super().__init__(
+            "Projections of this session's partition are missing: run syncledger rebuild, unless it runs, and try again"
+        )
 
 
 class DeletesPurged(Unavailable):

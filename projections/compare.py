@@ -84,7 +84,7 @@ def _of_ended(folded: Folded, stored: RawSession) -> Iterator[str]:
 def _of_fields(name: str, expected: Fields, stored: Fields) -> Iterator[str]:
     if expected != stored:
         fields = sorted(key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key))
-        yield f"{name} differ from the fold in {', '.join(map(_text, fields))}"
+        yield f"{name} {'differs' if name == 'session' else 'differ'} from the fold in {', '.join(map(_text, fields))}"
 
 
 def _text(field: bytes) -> str:

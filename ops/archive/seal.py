@@ -125,7 +125,7 @@ class Sealer:
         fold = folds.setdefault(sid, Fold())
         wrong = fold.take(entry)
         if wrong:
-            raise CannotSeal(f"partition {self._partition}: event {entry.id} of session {sid}: {wrong}")
+            raise CannotSeal(f"event {entry.id} of session {sid}: {wrong}")
         if fold.state is not None and fold.state.ended is not None:
             ended[sid] = ended_line(sid, folds.pop(sid))
 

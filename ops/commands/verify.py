@@ -28,6 +28,9 @@ from projections.rebuild import Rebuild, RebuildReport
 from projections.verify import REPORTED, Report
 from projections.verify import verify as verify_ledger
 
+_NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
+_LEFT = "what is left is in events or segments: those come back only from a backup, or from a copy of the archive"
+
 
 class Verified(msgspec.Struct):
     """What was found; with --repair what was done then, and what is left of the differences."""
@@ -138,6 +141,8 @@ def _tell(verified: Verified) -> None:
             + (f"{verified.left.different:,} differ still" if verified.left.different else "all agree now")
         )
         _tell_differences(verified.left)
+    if verified.last.different:
+        echo(_NEXT if verified.left is None else _LEFT, err=True)
 
 
 def _tell_differences(report: Report) -> None:

@@ -91,7 +91,7 @@ def test_a_partition_that_cannot_be_archived_is_named_and_the_others_are(
     commands.inside(lose_one)
     done = commands.run("archive", "--max-events", "0", archive=archive)
     assert done.code == 1
-    assert done.err.startswith(f"partition {partition}: ")
+    assert done.err.startswith(f"partition {partition}: event ")
     assert "seq 3 follows seq 1" in done.err
     assert done.out.startswith("1 events sealed in 1 segments of ")
     assert done.out.endswith(", 1 partitions failed\n")
