@@ -87,14 +87,17 @@ async def _pages(
 
 async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
     """Print the pages; where the lines do not show that it goes on, a bar does."""
-    looked_at, archived = 0, False
+    looked_at, shown, archived = 0, 0, False
     with nullcontext(lambda done, note: None) if sys.stdout.isatty() else progress("reading events") as advance:
         async for page in found:
             looked_at += page.looked_at
+            shown += len(page.events)
             archived |= page.below_floor
             for event in page.events:
                 print_json(event) if as_json else _print(event)
             advance(looked_at, "")
+    if not shown:
+        echo("there are no such events", err=True)
     if archived:
         echo("older events were removed, or are in the archive: set LEDGER_ARCHIVE", err=True)
 

@@ -118,6 +118,16 @@ def test_what_cannot_be_told(commands: Commands, phones: list[Caller]) -> None:
         assert (done.code, told in done.err, done.out) == (code, True, ""), (args, done)
 
 
+def test_that_nothing_happened_is_said(commands: Commands, phones: list[Caller]) -> None:
+    for args in (
+        (phones[0].sid, "--from", "2100-01-01T00:00:00Z"),
+        ("--user", "nobody"),
+        ("--user", "nobody", "--json"),
+    ):
+        done = commands.run("history", *args)
+        assert (done.code, done.out, done.err) == (0, "", "there are no such events\n"), args
+
+
 def test_the_archive_answers_as_the_stream_did(commands: Commands, phones: list[Caller], tmp_path: Path) -> None:
     archive = f"file://{tmp_path}/archive"
     questions = [
