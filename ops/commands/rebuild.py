@@ -15,6 +15,7 @@ from ledger.log.sessions import Strays, find_strays
 from ledger.log.store import open_store
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
+from ops.setting_parsers import redis_url as redis_url_of
 from ops.settings import Settings
 from projections.rebuild import REPORTED, Rebuild, RebuildReport, find_session, not_whole
 from projections.rebuild_copy import copy_streams
@@ -22,12 +23,26 @@ from projections.rebuild_copy import copy_streams
 Advance = Callable[[int, str], None]
 
 
+def _server(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Read an option that is a server's URL."""
+    try:
+        return None if value is None else redis_url_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command()
 @click.option("--session", "sid", callback=session_id, help="Only this session.")
 @click.option("--user", help="Only the sessions of this user.")
 @click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
 @click.option("--all", "everything", is_flag=True, help="Also partitions that are whole.")
-@click.option("--from", "source_url", envvar="LEDGER_REBUILD_FROM", help="Copy another server's events here first.")
+@click.option(
+    "--from",
+    "source_url",
+    envvar="LEDGER_REBUILD_FROM",
+    callback=_server,
+    help="Copy the events of this server here first, like redis://old:6379/0.",
+)
 @store_options
 @json_option
 def rebuild(

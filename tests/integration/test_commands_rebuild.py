@@ -64,6 +64,7 @@ def test_verify_repairs_what_differs(ledger: RunningService) -> None:
         store.hset(keys.devices(partition, "eve"), sid, "")
     found = ledger.command("verify", check=False)
     assert (found.returncode, "library" in found.stdout) == (1, True)
+    assert "verify --repair" in found.stderr
     repaired = ledger.command("verify", "--repair")
     assert "repaired: 1 sessions written, 0 removed; all agree now" in repaired.stdout
     ledger.verify()
@@ -86,7 +87,21 @@ def test_a_damaged_session_is_named_and_the_exit_code_tells(ledger: RunningServi
     assert f"session {broken}" in done.stdout
     assert "1 written" in done.stdout
     repaired = ledger.command("verify", "--repair", check=False)
-    assert (repaired.returncode, "differ still" in repaired.stdout) == (1, True)
+    assert (repaired.returncode, "differ still" in repaired.stdout, "from a backup" in repaired.stderr) == (
+        1,
+        True,
+        True,
+    )
+    lose(ledger)
+    done = ledger.command("history", broken, check=False)
+    assert (done.returncode, "syncledger rebuild" in done.stderr) == (1, True)
+
+
+def test_a_server_to_copy_from_that_is_none_is_wrong_usage(ledger: RunningService) -> None:
+    for url in ("old:6379", "https://:secret@old"):
+        done = ledger.command("rebuild", "--from", url, check=False)
+        assert (done.returncode, "'--from'" in done.stderr, "redis://" in done.stderr) == (2, True, True)
+        assert "secret" not in done.stderr
 
 
 def test_one_session_one_user_one_partition(ledger: RunningService) -> None:
