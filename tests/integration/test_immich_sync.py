@@ -330,6 +330,27 @@ def test_a_deleted_asset_of_an_album_makes_room_for_the_same_file(
         assert phone.row("asset", left) is None
 
 
+def test_a_deleted_asset_of_a_deleted_album_makes_room_for_the_same_file(
+    database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
+) -> None:
+    ann, bob, eve = users
+    first, later = database.asset(bob, "first"), database.asset(bob, "later")
+    own = database.asset(eve, "own")
+    albums = [database.album(bob, [ann], [asset]) for asset in (first, later)]
+    hers = database.album(ann, [eve], [own])
+    (phone,) = open_phones(ann)
+    phone.settled()
+    database.delete("asset", id=first)
+    for album in (*albums, hers):
+        database.delete("album", id=album)
+    for asset in (later, own):
+        database.delete("asset", id=asset)
+    database.album(bob, [ann], [database.asset(bob, "first"), database.asset(bob, "later")])
+    database.album(eve, [ann], [database.asset(eve, "own")])
+    phone.settled()
+    assert not phone.ids("asset") & {str(first), str(later), str(own)}
+
+
 def test_users_and_albums_that_change_all_the_time_hold_nothing_up(
     database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
 ) -> None:
