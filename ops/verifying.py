@@ -151,6 +151,7 @@ async def _one(number: int, job: Job, progress: Callable[[int, Said], None]) -> 
     finally:
         if process.returncode is None:
             process.kill()
+        await process.stdout.read()  # to its end, so that the pipe is closed with it
         await process.wait()
 
 
