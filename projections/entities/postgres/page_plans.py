@@ -29,8 +29,11 @@ _MUCH: Final = 1 << 20
 _NUMBERED: Final = re.compile(r"_\d+\Z")
 _NOBODY: Final[dict[str, Any]] = {"uuid": "00000000-0000-4000-8000-000000000000", "text": "", "bigint": 0}
 
+# Of a table that was never analyzed -1 is known, but that nothing was ever written to it shows all the same.
 _SIZES: Final = """
-SELECT relname::text AS name, max(reltuples) AS rows FROM pg_class
+SELECT relname::text AS name,
+       max(CASE WHEN relkind <> 'p' AND pg_relation_size(oid) = 0 THEN 0 ELSE reltuples END) AS rows
+FROM pg_class
 WHERE relkind IN ('r', 'p', 'm') AND pg_table_is_visible(oid) GROUP BY relname
 """
 _INDEXES: Final = """
