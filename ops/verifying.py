@@ -117,11 +117,12 @@ async def verify_in(processes: int, job: Job, on_progress: Callable[[Said], None
         newest[number] = said
         on_progress(Said(sum(one.partitions for one in newest), sum(one.events for one in newest)))
 
-    shares = [msgspec.structs.replace(job, which=job.which[number::processes]) for number in range(processes)]
-    reports = await asyncio.gather(*(_one(number, share, progress) for number, share in enumerate(shares)))
     total = Report()
-    for report in reports:
-        total.add(report)
+
+    async def one(number: int) -> None:
+        total.add(await _one(number, msgspec.structs.replace(job, which=job.which[number::processes]), progress))
+
+    await each(range(processes), one, processes)  # the first that fails ends the others
     return total
 
 
