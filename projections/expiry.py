@@ -73,7 +73,7 @@ async def expire(
     if catalog is not None:
         for library in await catalog.libraries():
             report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
-            await catalog.release(library)  # what a writer that died has left; costs nothing where no row waits
+            await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
             on_progress(report)
     return report
 

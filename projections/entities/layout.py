@@ -8,14 +8,18 @@
     waiting         hash of the rows whose parents are not there: `form|id` -> variant letter and score; a parent that
                     is missing; all parents, a line each
     wanted          sorted set without scores: `table|parent id|form|child id` of all parents of the rows that wait
-    arrived         sorted set by stamp: `table|id` of parents that came and whose waiting rows were not all looked at
+    arrived         sorted set by stamp: what rows that wait are still to be looked at for. `table|id`: a parent that
+                    came; `*table`: all its rows count as there; `=form|id`: the row it is to replace may change now
 
 What is served refers to nothing that is not there: a row with such a reference waits. It lies among the rows of its
 type too, WAITS_US later than it was written, so that no page, horizon or count below a horizon sees it, while backups
 and exports do. When the parent comes, the row is written anew, with a stamp of then: every device gets it after its
 parent. If it is to replace a row that is served, that one stays until then. When the parent is deleted instead, the row
 is dropped, or loses the reference where that may be empty. Where a library has no users at all, they come from
-elsewhere, and each of them counts as there.
+elsewhere, and each of them counts as there. A row that waits to give a served one another owner goes on waiting while
+others refer to that one.
+
+Whatever a row waits for is noted in `arrived` by the script that lets it be so; nobody needs to look at all that waits.
 
 All keys of a library share a slot. Every script gets all of them, in one fixed order.
 """

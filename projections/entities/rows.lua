@@ -103,14 +103,17 @@ local function edges_of(form, id, line)
   return found
 end
 
--- Takes out whatever stands for an id, with its edges; leaves the ids entry to the caller.
-local function take_out(form, id, held)
+-- Takes out whatever stands for an id, with its edges, and appends these to `cut`; leaves the ids entry to the caller.
+local function take_out(form, id, held, cut)
   local letter = string.sub(held, 1, 1)
   if letter == 'r' then return end
   if letter == 'd' then
     tables[form.table].markers = tables[form.table].markers - 1
   elseif #form.refs > 0 then
-    for _, edge in ipairs(edges_of(form, id, line_at(form, held))) do redis.call('ZREM', edges, edge) end
+    for _, edge in ipairs(edges_of(form, id, line_at(form, held))) do
+      redis.call('ZREM', edges, edge)
+      cut[#cut + 1] = edge
+    end
   end
   redis.call('ZREMRANGEBYSCORE', form.rows[letter], string.sub(held, 2), string.sub(held, 2))
 end

@@ -91,10 +91,38 @@ local function hold(form, letter, id, head, refs, ref)
   return 'h'
 end
 
--- Notes that a row came which others wait for; they are looked at by and by.
+-- Notes what rows that wait are to be looked at for; they are, by and by, and from the first if it is noted again.
+local function note_arrived(member)
+  local done = redis.call('HGET', meta, 'looked_at')
+  if done and string.sub(done, 1, #member + 1) == member .. '\n' then redis.call('HDEL', meta, 'looked_at') end
+  redis.call('ZADD', arrived, last, member)
+end
+
+-- A row came which others may wait for.
 local function arrive(name, id)
-  if not has_any(wanted, name, id) then return end
-  local prefix, done = name .. '|' .. id .. '|', redis.call('HGET', meta, 'looked_at')
-  if done and string.sub(done, 1, #prefix) == prefix then redis.call('HDEL', meta, 'looked_at') end
-  redis.call('ZADD', arrived, last, name .. '|' .. id)
+  if has_any(wanted, name, id) then note_arrived(name .. '|' .. id) end
+end
+
+-- The last row of a table is gone that may be elsewhere: now all of them count as there.
+local function all_elsewhere(name)
+  if is_elsewhere(name) and #redis.call('ZRANGEBYLEX', wanted, '[' .. name .. '|', '(' .. name .. '}', 'LIMIT', 0, 1) > 0 then
+    note_arrived('*' .. name)
+  end
+end
+
+-- Nothing refers to a row any more, or it is gone: what waits to give it another owner may do so now.
+local function unbind(name, id)
+  for _, form in ipairs(tables[name].forms) do
+    if form.is_owned and redis.call('HEXISTS', waiting, form.name .. '|' .. id) == 1 then
+      note_arrived('=' .. form.name .. '|' .. id)
+    end
+  end
+end
+
+local function unbind_all(cut)
+  if not any_waits then return end
+  for _, edge in ipairs(cut) do
+    local name, id = string.match(edge, '([^|]+)|([^|]+)')
+    if not has_any(edges, name, id) then unbind(name, id) end
+  end
 end

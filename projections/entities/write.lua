@@ -3,7 +3,7 @@
 --
 -- KEYS  as in rows.lua
 -- ARGV  1: the layout (JSON); 2: how many rows that wait are looked at, at most; then five for each write:
---         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits; r: let go what waits
+--         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits
 --         id
 --         head                    the line up to its time
 --         refs                    parents, one a line: table|id, or *table|id to give the parent a new time with this
@@ -12,8 +12,8 @@
 --                                 write that expects nothing and lets it be
 --
 -- Returns one letter for each write (w written, u unchanged, h it waits from now on, e an equal one waits already, m not
--- as expected, c children are left, k the owner may not change, o a parent was deleted), whether parents that came are
--- left to be looked at (their count), then for each o, h and e: the number of the write, and the table of the parent or
+-- as expected, c children are left, k the owner may not change, o a parent was deleted), how much has arrived for which
+-- rows that wait are still to be looked at, then for each o, h and e: the number of the write, and the table of the parent or
 -- the parent. A write that is not w, u, h or e changes nothing. Stamps are the server's time in µs, or one more than the
 -- last.
 
@@ -44,7 +44,7 @@ local function revive(form, id, held)
   for _, other in ipairs(own.forms) do
     local entry = other ~= form and redis.call('HGET', other.ids, id)
     if entry and string.sub(entry, 1, 1) == 'd' then
-      take_out(other, id, entry)
+      take_out(other, id, entry, {})
       redis.call('HDEL', other.ids, id)
       was_deleted = true
     end
@@ -105,12 +105,13 @@ local function upsert(form, letter, id, head, refs, held, stays)
     if ref then return hold(form, letter, id, head, refs, ref), ref end
     forget(form, id)
   end
-  local comes = any_waits and not is_there(form.table, id)
-  if held then take_out(form, id, held) end
+  if form.may_be_elsewhere then known = {} end -- they count as there no more, this one neither
+  local comes, cut = any_waits and not is_there(form.table, id), {}
+  if held then take_out(form, id, held, cut) end
   revive(form, id, held)
   add(form, letter, id, head)
   link(form, id, refs)
-  if form.may_be_elsewhere then known = {} end
+  unbind_all(cut)
   if comes then arrive(form.table, id) end
   return 'w'
 end
@@ -127,10 +128,11 @@ local function remove(form, id, head, held, stays)
   end
   if is_same then return 'u' end
   known = {}
+  local cut = {}
   for _, other in ipairs(own.forms) do
     local entry = other ~= form and redis.call('HGET', other.ids, id)
     if is_upsert(entry) then
-      take_out(other, id, entry)
+      take_out(other, id, entry, cut)
       redis.call('HDEL', other.ids, id)
       if other.rows.d then
         local skip = #form.types.d
@@ -142,12 +144,17 @@ local function remove(form, id, head, held, stays)
   for _, part in ipairs(own.parts) do
     local entry = redis.call('HGET', part.ids, id)
     if is_upsert(entry) then
-      take_out(part, id, entry)
+      take_out(part, id, entry, cut)
       redis.call('HSET', part.ids, id, 'r' .. string.format('%.0f', last))
     end
   end
-  if held then take_out(form, id, held) end
+  if held then take_out(form, id, held, cut) end
   add(form, 'd', id, head)
+  if any_waits then
+    unbind_all(cut)
+    if stays then unbind(form.table, id) end
+    if is_upsert(held) then all_elsewhere(form.table) end
+  end
   return 'w'
 end
 
@@ -160,28 +167,42 @@ local function let_go(form, id)
   return #line
 end
 
--- Looks at rows that wait for what came, in the order of its coming, and at no more than so many. What was the last is
--- noted: rows that wait for something else as well stay where they are.
+-- Looks at rows that wait for a parent, or for any of a table (*), in their order and at no more than so many: the last is
+-- noted, because rows that wait for something else as well stay where they are. Returns how many, and of how many bytes.
+local function look_at_children(came, most, room)
+  local parent = string.match(came, '^%*?(.+)$')
+  local done, from, at, bytes = redis.call('HGET', meta, 'looked_at'), '[' .. parent .. '|', 0, 0
+  if done and string.sub(done, 1, #came + 1) == came .. '\n' then from = '(' .. string.sub(done, #came + 2) end
+  local members = redis.call('ZRANGEBYLEX', wanted, from, '(' .. parent .. '}', 'LIMIT', 0, most)
+  while at < #members and bytes < room do
+    at = at + 1
+    local name, id = string.match(members[at], '([^|]+)|([^|]+)$')
+    bytes = bytes + let_go(named[name], id)
+  end
+  if at == #members and at < most then
+    redis.call('ZREM', arrived, came)
+    redis.call('HDEL', meta, 'looked_at')
+  else
+    redis.call('HSET', meta, 'looked_at', came .. '\n' .. members[at])
+  end
+  return at, bytes
+end
+
+-- Looks at rows that wait, in the order in which came what they are to be looked at for, and at no more than so many.
 local function let_all_go(most)
   local room = MOST_BYTES
   while most > 0 and room > 0 do
-    local parent = redis.call('ZRANGE', arrived, 0, 0)[1]
-    if not parent then return end
-    local done, from = redis.call('HGET', meta, 'looked_at'), '[' .. parent .. '|'
-    if done and string.sub(done, 1, #parent + 1) == parent .. '|' then from = '(' .. done end
-    local members, at = redis.call('ZRANGEBYLEX', wanted, from, '(' .. parent .. '}', 'LIMIT', 0, most), 0
-    while at < #members and room > 0 do
-      at = at + 1
-      local name, id = string.match(string.sub(members[at], #parent + 2), '([^|]+)|(.+)')
-      room = room - let_go(named[name], id)
-    end
-    if at == #members and at < most then
-      redis.call('ZREM', arrived, parent)
-      redis.call('HDEL', meta, 'looked_at')
+    local came = redis.call('ZRANGE', arrived, 0, 0)[1]
+    if not came then return end
+    local at, bytes
+    local name, id = string.match(came, '^=([^|]+)|(.+)$')
+    if name then
+      redis.call('ZREM', arrived, came)
+      at, bytes = 0, let_go(named[name], id)
     else
-      redis.call('HSET', meta, 'looked_at', members[at])
+      at, bytes = look_at_children(came, most, room)
     end
-    most = most - at - 1
+    most, room = most - at - 1, room - bytes
   end
 end
 
@@ -198,9 +219,6 @@ for at = 3, #ARGV, 5 do
     code = remove(form, id, head, held, stays)
   elseif letter == 'f' then
     forget(form, id)
-    code = 'w'
-  elseif letter == 'r' then
-    let_go(form, id)
     code = 'w'
   else
     code, why = upsert(form, letter, id, head, refs, held, stays)

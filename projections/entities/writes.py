@@ -20,9 +20,8 @@ BATCH_BYTES: Final = 512 * 1024
 LOOKED_AT_ROWS: Final = 200
 """How many rows that wait one script looks at, at most."""
 
-# Letters of writes that are no variant: what waits for an id is forgotten, or written if its parents are there.
 FORGET: Final = "f"
-LET_GO: Final = "r"
+"""The letter of a write that is no variant: what waits for an id is forgotten."""
 
 ANYTHING: Final = b"*"
 """Expected by a write that takes whatever is there, but leaves what waits for the id."""

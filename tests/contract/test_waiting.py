@@ -181,13 +181,41 @@ async def test_a_row_that_is_served_without_its_owner_may_change_otherwise(catal
     assert await put(catalog, entity("AssetV2", ownerId="nobody")) == Written(taken=1, waiting=1)
 
 
-async def test_the_first_user_lets_go_what_waited_for_one_of_before(catalog: Catalog) -> None:
-    await put(catalog, entity("UserV1", id="a"), entity("AssetV2"))
+async def test_without_the_last_user_none_is_waited_for(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("UserV1", id="a"), entity("UserV1", id="b"), entity("AssetV2"))
+    await put(catalog, entity("MemoryToAssetV1"), entity("MemoryV1"), entity("AlbumUserV1"))
     await put(catalog, entity("UserDeleteV1", userId="a"))
+    assert await waiting(catalog) == {"AssetV2": 1, "MemoryToAssetV1": 1, "MemoryV1": 1, "AlbumUserV1": 1}
+    await put(catalog, entity("UserDeleteV1", userId="b"))
+    assert await waiting(catalog) == {"AlbumUserV1": 1}  # for its album
+    assert len(await rows(catalog, "AssetV2")) == len(await rows(catalog, "MemoryToAssetV1")) == 1
+    await put(catalog, entity("AlbumV2"))
+    assert await nothing_is_left(store)
+
+
+async def test_the_first_user_lets_go_what_waited_for_one_of_before(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("UserV1", id="a"), entity("AssetV2"))
+    await crashed(store, 0, entity("UserDeleteV1", userId="a"))
     assert await waiting(catalog) == {"AssetV2": 1}
-    await put(catalog, entity("UserV1"))
+    await crashed(store, 0, entity("AssetV2", id="b"), entity("UserV1"))  # for b the user counted as there
+    assert await waiting(catalog) == {"AssetV2": 1}
+    await catalog.release(LIBRARY)
     assert await waiting(catalog) == {}
-    assert len(await rows(catalog, "AssetV2")) == 1
+    assert len(await rows(catalog, "AssetV2")) == 2
+
+
+async def test_many_rows_that_wait_for_users_go_in_bounded_steps_when_there_are_none(valkey_store: Store) -> None:
+    count = 1000
+    watched = Watched(valkey_store, "AssetV2")
+    catalog = Catalog(watched)
+    await put(catalog, entity("UserV1", id="somebody"))
+    await put(catalog, *(entity("AssetV2", id=f"a{n}", ownerId=f"u{n % 7}") for n in range(count)))
+    watched.served = [0]
+    await put(catalog, entity("UserDeleteV1", userId="somebody"))
+    steps = [after - before for before, after in zip(watched.served, watched.served[1:], strict=False)]
+    assert sum(steps) == count
+    assert max(steps) <= LOOKED_AT_ROWS
+    assert await nothing_is_left(valkey_store)
 
 
 async def test_an_album_v1_waits_for_its_owner_and_so_do_its_assets(catalog: Catalog, store: Store) -> None:
@@ -264,6 +292,50 @@ async def test_an_owner_that_may_not_change_any_more_goes_on_waiting(catalog: Ca
     assert await waiting(catalog) == {"AssetV2": 1}
     written = await put(catalog, entity("AssetV2", ownerId="b"))
     assert [path for _, path, _ in written.refused] == [("data", "ownerId")]
+
+
+@pytest.mark.parametrize(
+    ("children", "freeing"),
+    [
+        ([entity("AssetFaceV2")], entity("AssetFaceDeleteV1")),
+        ([entity("AssetFaceV2")], entity("AssetFaceV2", assetId="other")),
+        ([entity("AssetFaceV2"), entity("AssetFaceV2", id="f2", assetId="other")], entity("AssetFaceDeleteV1")),
+        ([entity("AlbumV2", thumbnailAssetId=ASSET_ID)], entity("AlbumV2")),
+        ([entity("MemoryV1"), entity("MemoryToAssetV1")], entity("MemoryDeleteV1")),
+        ([entity("MemoryV1", ownerId="c"), entity("MemoryToAssetV1")], entity("UserDeleteV1", userId="c")),
+        ([entity("AssetExifV1")], entity("UserDeleteV1")),
+        ([entity("AssetExifV1"), entity("AssetFaceV2")], entity("UserDeleteV1")),
+    ],
+    ids=["deleted", "moved", "others left", "let go", "cascade", "a user's", "owner deleted", "owner deleted, a child"],
+)
+async def test_an_owner_changes_when_nothing_refers_to_the_row_any_more(
+    catalog: Catalog, store: Store, children: list[Entity], freeing: Entity
+) -> None:
+    await put(catalog, *(entity("UserV1", id=user) for user in (USER_ID, "c", "d")))
+    await put(catalog, entity("AssetV2", id="other", ownerId="d"))
+    await put(catalog, entity("AssetV2"), entity("AssetV2", ownerId="b"), *children, entity("UserV1", id="b"))
+    assert await waiting(catalog) == {"AssetV2": 1}
+    await put(catalog, freeing)
+    assert sorted(found["ownerId"] for found in await data(catalog, "AssetV2")) == ["b", "d"]
+    assert await nothing_is_left(store)
+
+
+async def test_an_owner_changes_though_the_writer_died_that_made_it_possible(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
+    await put(catalog, entity("UserV1", id="b"))
+    await crashed(store, 0, entity("AssetFaceDeleteV1"))
+    assert await waiting(catalog) == {"AssetV2": 1}
+    await catalog.release(LIBRARY)
+    assert [found["ownerId"] for found in await data(catalog, "AssetV2")] == ["b"]
+    assert await nothing_is_left(store)
+
+
+async def test_an_owner_that_was_looked_at_too_early_is_looked_at_again(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
+    await put(catalog, entity("AssetFaceDeleteV1"), entity("AssetOcrV1"), entity("UserV1", id="b"))
+    assert await waiting(catalog) == {"AssetV2": 1}
+    await put(catalog, entity("AssetOcrDeleteV1"))
+    assert await nothing_is_left(store)
 
 
 # Deletes
@@ -473,6 +545,31 @@ async def test_what_a_dead_writer_left_goes_with_the_next_write_or_the_next_expi
         assert sent == sorted(set(sent))
         await put(catalog, entity("AssetDeleteV1"))
         await catalog.purge_tombstones(LIBRARY, WAITS_US)
+
+
+class Counted(Watched):
+    """A store that notes which commands it was sent, and how many scripts."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, "AssetFaceV2")
+        self.asked: list[Arg] = []
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        self.asked.append(args[0])
+        return await super().command(*args, key=key)
+
+
+async def test_looking_for_what_a_dead_writer_left_costs_the_same_however_many_wait(valkey_store: Store) -> None:
+    counted = Counted(valkey_store)
+    catalog = Catalog(counted)
+    await put(catalog, *(entity("AssetFaceV2", id=f"f{n}", assetId=f"a{n}") for n in range(3000)))
+    counted.asked, counted.served = [], []
+    await catalog.release(LIBRARY)
+    assert (counted.asked, counted.served) == (["ZCARD"], [])
+    await crashed(valkey_store, 0, entity("AssetV2", id="a7"))
+    await catalog.release(LIBRARY)
+    assert (counted.asked, counted.served) == (["ZCARD", "ZCARD"], [1])
+    assert await waiting(catalog) == {"AssetFaceV2": 2999}
 
 
 async def test_a_parent_that_goes_and_comes_again_in_between_is_looked_at_from_the_start(

@@ -177,6 +177,22 @@ class Sink:
             args = arguments([Write.of(entity), *owner])
             await self.store.script(WRITE, keys_of(LIBRARY), [args[0], 0, *args[2:]])
 
+    async def look_at_all(self) -> None:
+        """Look at every row that waits, whatever was noted; see `assert_nothing_was_missed`."""
+        waiting, arrived = keys.catalog_waiting(LIBRARY), keys.catalog_arrived(LIBRARY)
+        for name in await self.store.command("HKEYS", waiting, key=waiting):
+            await self.store.command("ZADD", arrived, 0, b"=" + name, key=arrived)
+        await self.catalog.release(LIBRARY)
+
+    async def assert_nothing_was_missed(self) -> None:
+        """Only what was noted is looked at: assert that no other row could go."""
+        waiting = keys.catalog_waiting(LIBRARY)
+        before = await self.store.command("HGETALL", waiting, key=waiting)
+        horizon = await self.catalog.horizon(LIBRARY)
+        await self.look_at_all()
+        assert await self.store.command("HGETALL", waiting, key=waiting) == before
+        assert await self.catalog.horizon(LIBRARY) == horizon
+
     async def listed(self, *, waiting: bool) -> list[bytes]:
         pages = [page async for page in self.catalog.entities(LIBRARY, waiting=waiting)]
         return [line for page in pages for line in page]
@@ -289,6 +305,7 @@ async def run(drawn: list[Op], types: tuple[str, ...], folder: str) -> None:
                 horizon = await sink.catalog.horizon(LIBRARY)
                 await sink.catalog.purge_tombstones(LIBRARY, horizon)
         await sink.catalog.release(LIBRARY)
+        await sink.assert_nothing_was_missed()
         await phone.sync()
         await phone.sync()
         assert phone.complete == Position(await sink.catalog.horizon(LIBRARY), "")
