@@ -36,14 +36,14 @@ def import_entities(
     if settings.source != "catalog":
         raise click.UsageError(f"LEDGER_SOURCE={settings.source}: entities come from there, and are written there")
     for file in files:
-        if str(file) != "-" and not file.is_file():
+        if str(file) != "-" and not (file.is_file() or file.is_fifo()):
             raise click.BadParameter(f"{file} is not a file", param_hint="FILE")
 
     async def work() -> dict[str, IngestReport]:
         reports = {}
         async with opened(settings, begin=True) as found:
             for file in files:
-                size = None if str(file) == "-" else file.stat().st_size
+                size = file.stat().st_size if file.is_file() else None
                 with progress(f"importing {file}", size) as advance:
                     reports[str(file)] = await ingest(found.catalog, library, _chunks(file, advance))
         return reports
