@@ -103,6 +103,7 @@ async def verify_archived(
         report.segments += found.segments
         for differs in found.differences:
             report.note(Difference(partition, differs.session, f"{differs.segment}: {differs.what}", differs.event))
+        report.different += found.different - len(found.differences)  # those that it only counted
         on_progress(report)
 
     await each(which, one, _AT_ONCE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from projections.archive.format import Name, Previous, place
 from projections.archive.record import Record, read_record
 from projections.archive.segment import Segment
 
+NAMED: Final = 1000
+"""How many differences of a partition a report names: a report of all partitions has room for no more."""
+
 
 class SegmentDifference(msgspec.Struct, frozen=True):
     """One thing in a partition's segments that is not as it should be."""
@@ -31,13 +34,25 @@ class SegmentDifference(msgspec.Struct, frozen=True):
 
 
 class SegmentsReport(msgspec.Struct):
-    """What of a partition's segments was checked, and what differs."""
+    """What of a partition's segments was checked, and what differs: all are counted, the first NAMED are named."""
 
     partition: int
     segments: int = 0
     events: int = 0
     bytes: int = 0
+    different: int = 0
     differences: list[SegmentDifference] = []
+
+    def note(self, difference: SegmentDifference) -> None:
+        """Count a difference, and name it if there is room."""
+        self.different += 1
+        if len(self.differences) < NAMED:
+            self.differences.append(difference)
+
+    def add_differences(self, other: SegmentsReport) -> None:
+        """Add the differences that another report counted and named."""
+        self.different += other.different
+        self.differences += other.differences[: NAMED - len(self.differences)]
 
 
 async def verify_segments(
@@ -56,7 +71,7 @@ async def verify_segments(
         done = await check.segments(record, done)
         found = await check.hot_stream(record.floor)
         if (await read_record(archive.store, partition)).floor == record.floor:
-            check.report.differences += found
+            check.report.add_differences(found)
             return check.report
 
 
@@ -90,9 +105,9 @@ class _PartitionCheck:
             self._note(f"there are {len(names)} segments, the ledger has noted {record.segments}", "", "")
         return done
 
-    async def hot_stream(self, floor: str) -> list[SegmentDifference]:
+    async def hot_stream(self, floor: str) -> SegmentsReport:
         """Tell where the hot stream does not go on as the newest segment ends: by each session's first event there."""
-        held, self.report.differences = self.report.differences, []
+        held, self.report = self.report, SegmentsReport(self._partition)
         newest = await last_id(self._archive.store, self._partition)
         seen: set[bytes] = set()
         if newest is not None and place(newest) > place(floor):
@@ -103,7 +118,7 @@ class _PartitionCheck:
                     if sid not in seen:
                         seen.add(sid)
                         self._goes_on(row[0].decode(), sid.hex(), fields)
-        found, self.report.differences = self.report.differences, held
+        found, self.report = self.report, held
         return found
 
     async def _segment(self, name: Name, record: Record, *, first: bool) -> None:
@@ -152,7 +167,7 @@ class _PartitionCheck:
             self._note("the stream's first event of the session does not follow its last one here", sid, stream_id)
 
     def _note(self, what: str, sid: str, event: str) -> None:
-        self.report.differences.append(SegmentDifference(self._partition, self._checking, what, sid, event))
+        self.report.note(SegmentDifference(self._partition, self._checking, what, sid, event))
 
 
 def _last(name: str) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+import projections.archive.verify
 from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.log.reader import Entry
 from ledger.log.store import Store
+from ops.verifying import verify_archived
 from projections.archive.catalog import Archive
 from projections.archive.chain import walk_across
 from projections.archive.errors import BadSegment
@@ -229,6 +231,27 @@ async def test_a_stream_that_does_not_go_on_as_the_newest_segment_ends_is_named(
     (found,) = await differences(valkey_store, path)
     assert (found.session, found.event) == (PHONE, hot[of(hot, PHONE)[1]].id)
     assert "does not follow" in found.what
+
+
+async def test_all_that_differs_is_counted_and_so_many_named(
+    valkey_store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = keys.stream(PARTITION)
+    later = ("seq", 2, "at", 1, "schema", 1, "event", "?", "hash", "?", "prev", "0-1")
+    for number in range(6):  # each is of a session that never began
+        await valkey_store.command("XADD", name, "*", "sid", bytes([number]) * 32, *later, key=name)
+    record = keys.archive(PARTITION)
+    await valkey_store.command("HSET", record, "segments", 9, key=record)
+    whole = await verify_segments(Archive(valkey_store, opened(path)), PARTITION)
+    assert whole.different == len(whole.differences) == 7
+    for named in (1, 3, whole.different):
+        monkeypatch.setattr(projections.archive.verify, "NAMED", named)
+        report = await verify_segments(Archive(valkey_store, opened(path)), PARTITION)
+        assert report.different == whole.different
+        assert report.differences == whole.differences[:named]
+        together = await verify_archived(Archive(valkey_store, opened(path)), range(PARTITION + 1))
+        assert (together.different, len(together.differences)) == (whole.different, named)
+        assert together.differing_partitions == {PARTITION}
 
 
 async def test_a_walk_into_a_damaged_segment_says_so(valkey_store: Store, path: Path) -> None:

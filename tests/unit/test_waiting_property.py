@@ -65,7 +65,7 @@ def deletes(draw: DrawFn) -> Drawn:
 
 
 Step = tuple[str, list[Drawn], int]
-STEPS: Final = st.one_of(
+STEPS: Final[st.SearchStrategy[Step]] = st.one_of(
     st.tuples(st.sampled_from(["put", "put", "crash"]), st.lists(upserts(), min_size=1, max_size=4), st.integers(0, 2)),
     st.tuples(st.just("put"), st.lists(deletes(), min_size=1, max_size=2), st.just(0)),
     st.tuples(st.just("purge"), st.just([]), st.just(0)),
