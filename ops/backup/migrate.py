@@ -4,12 +4,17 @@ An object that is already there counts as copied only if all of it is the same: 
 which costs reading, but no writing. What is copied is hashed while it is read, written as a new object, and read back.
 Nothing is ever written over, and an object appears whole or not at all, a backup's manifest behind all else: so a run
 may be stopped anywhere, and the next one goes on.
+
+A run that is killed leaves what it was writing in a local folder, as `<name>#<number>`: no listing has it, and it is
+never gone on with. The next run removes it, if the object itself is there by then and nobody has written to the file
+for an hour. Others are told of: they are a running writer's, or of something that is not at the source.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +22,7 @@ from typing import IO, Final
 
 import msgspec
 
+from ops.backup.listing import HALF_KEPT_S
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Info, Objects
 from projections.at_once import each
@@ -30,7 +36,8 @@ class MigrateReport(msgspec.Struct):
     """What was done; in a dry run `copied` is what would be.
 
     `same`: already there. `different`: there with another content, and left alone. `damaged`: read back otherwise than
-    written. `gone`: removed at the source meanwhile. `empty`: without content, which is nothing of a ledger's.
+    written. `gone`: removed at the source meanwhile. `empty`: without content, which is nothing of a ledger's. `swept`:
+    files of killed runs that were removed, in a dry run that would be; `unfinished`: those that were left alone.
     """
 
     looked: int = 0
@@ -41,6 +48,8 @@ class MigrateReport(msgspec.Struct):
     damaged: int = 0
     gone: int = 0
     empty: int = 0
+    swept: int = 0
+    unfinished: int = 0
     named: list[str] = []
 
     @property
@@ -56,10 +65,12 @@ async def migrate(
     dry_run: bool = False,
     concurrency: int = 4,
     spool: Path | None = None,
+    now_s: Callable[[], float] = time.time,
     on_progress: Callable[[MigrateReport], None] = lambda _: None,
 ) -> MigrateReport:
     """Copy all objects, `concurrency` of them at a time, each through a file in `spool` (the system's folder if None).
 
+    Then remove what killed runs left of them at the target; `now_s` is the clock of its files, in seconds since 1970.
     Raises ArchiveUnavailable: then it may be run again.
     """
     report = MigrateReport()
@@ -72,7 +83,25 @@ async def migrate(
     for last in (False, True):  # a backup is one by its manifest, so that comes behind its parts
         async for page in source.names(FOLDER if last else ""):
             await each([info for info in page if _is_manifest(info.name) is last], one, concurrency)
+    for path, name in await asyncio.to_thread(target.leftovers_of_all):
+        done = await source.size(name) is not None and await target.size(name) is not None
+        if done and await asyncio.to_thread(_sweep, path, now_s() - HALF_KEPT_S, dry_run):
+            report.swept += 1
+        else:
+            report.unfinished += 1
     return report
+
+
+def _sweep(path: Path, before_s: float, dry_run: bool) -> bool:
+    """Remove a file that nobody has written to since; tells whether it did, or would."""
+    try:
+        if path.stat().st_mtime >= before_s:
+            return False
+        if not dry_run:
+            path.unlink()
+    except FileNotFoundError:  # its writer ended meanwhile
+        return False
+    return True
 
 
 def _is_manifest(name: str) -> bool:

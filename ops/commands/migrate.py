@@ -30,7 +30,7 @@ def migrate(
     """Copy an archive with its backups to another storage.
 
     What is already there and the same is not copied again; what is there and differs is named and left alone. May be
-    stopped and run again. Nothing is removed. Exits 1 if something differs.
+    stopped and run again. Nothing is removed but what killed runs left half written. Exits 1 if something differs.
     """
     one, other = from_url.rstrip("/"), to_url.rstrip("/")
     inside = f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
@@ -72,6 +72,8 @@ def _tell(report: MigrateReport, dry_run: bool) -> None:
         (differing, "differ"),
         (report.gone, "were removed meanwhile"),
         (report.empty, "without content left out"),
+        (report.swept, f"half written by killed runs {'would be ' if dry_run else ''}removed"),
+        (report.unfinished, "half written (name#1) left, younger than an hour or not of --from"),
     ):
         if count:
             parts.append(f"{count:,} {what}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 RETRIES: Final = 5
 """How often a request that failed for the storage's reasons is sent again, over about 5 s."""
 _LONGEST_REASON: Final = 300
+_unfinished: Final = re.compile(r"[ -~]*[^/]#[0-9]+")  # a ledger's own names are plain
 
 
 class Info(NamedTuple):
@@ -101,8 +103,22 @@ class Objects:
                 continue
 
     def leftovers(self, folders: str) -> list[Path]:
-        """List what killed writers left beside the objects in folders (`p000/`, `backups/*/`) of a local store."""
-        return [] if self._root is None else sorted(self._root.glob(f"{folders}*#[0-9]*"))
+        """List what killed writers left beside the objects in folders (`p000/`, `backups/*/`) of a local store.
+
+        While obstore writes an object `name`, it lies in `name#1`, or the next number that is free.
+        """
+        root = self._root
+        if root is None:
+            return []
+        found = root.glob(f"{folders}*#[0-9]*")
+        return sorted(path for path in found if _unfinished.fullmatch(str(path.relative_to(root))))
+
+    def leftovers_of_all(self) -> list[tuple[Path, str]]:
+        """List what killed writers left anywhere in a local store, each with the name of the object it was to be."""
+        root = self._root
+        if root is None:
+            return []
+        return [(path, str(path.relative_to(root)).rpartition("#")[0]) for path in self.leftovers("**/")]
 
     async def _settle(self, name: str) -> None:
         """Have a local object on disk, with the folders that name it, before anybody counts on it."""
