@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from ledger.errors import CorruptLedger
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
 from projections.past import Past
 
@@ -35,7 +36,7 @@ async def runs(
     """Yield a session's events from `since_us` to `until_us`, both included, `size` at a time; at least one run.
 
     Newest first, or with `forward` oldest first; `beyond_seq` is the last one read before. Forwards it ends with the
-    event that was the newest at the beginning. Raises NoSuchSession.
+    event that was the newest at the beginning. Raises NoSuchSession, and CorruptLedger behind what could be read.
     """
     if forward:
         reading = _forwards(past, partition, sid, since_us, until_us, beyond_seq or 0, size)
@@ -77,11 +78,19 @@ async def _forwards(
             count = top_seq - beyond_seq
             walk = await past.history(partition, sid, top_seq=top_seq, top_at_us=ANY_SEQ, count=count)
             entries, below_floor = walk.entries, walk.below_floor and len(walk.entries) < count
+            if len(entries) < count and not below_floor:
+                await _raise_damage(past, partition, sid, top_seq - len(entries))
         more = top_seq < last_seq
         yield Run(entries[::-1], top_seq if more else None, below_floor)
         if not more:
             return
         beyond_seq, below_floor = top_seq, False
+
+
+async def _raise_damage(past: Past, partition: int, sid: str, seq: int) -> None:
+    """Raise the CorruptLedger that tells why an event could not be read."""
+    await past.history(partition, sid, top_seq=seq, top_at_us=ANY_SEQ, count=1)
+    raise CorruptLedger(f"event {seq} of the session cannot be reached", sid=sid)
 
 
 async def _seq_at(past: Past, partition: int, sid: str, at_us: int) -> tuple[int, bool]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ledger.entity_types import COMPLETE, RESET, mask_of, types_in
+from ledger.errors import CorruptLedger
 from ledger.events import Event, StreamOffered
 from ledger.log.append import load
 from ledger.log.reader import Entry
@@ -27,7 +28,8 @@ class Facts(NamedTuple):
     """A session as of now, its newest events (newest first), and its library, UNASKED for an ended one.
 
     `seen_us` is when a request of it was last noted, at most hourly; None for one that does not live. `types` are those
-    it last asked for, in the order of the stream, empty if that is not known.
+    it last asked for, in the order of the stream, empty if that is not known. `damage` tells what is wrong with the
+    event behind `entries`; '' if nothing is.
     """
 
     state: State
@@ -35,6 +37,7 @@ class Facts(NamedTuple):
     seen_us: int | None
     types: tuple[str, ...]
     library: Library
+    damage: str = ""
 
     def position(self, entity_type: str) -> Position | None:
         """Tell how far one entity type was acknowledged."""
@@ -50,10 +53,23 @@ async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: in
         state = (await fold_at(past, partition, sid, now_us)).state
     elif (seen_ms := (await ledger.seen_ms(state.user, [sid]))[0]) > 0:
         seen_us = seen_ms * 1000
-    newest = await anext(runs(past, partition, sid, beyond_seq=state.seq + 1, size=LOOKED_AT))
-    entries, types = newest.entries, last_asked_for(newest.entries, state)
+    entries, damage = await _newest(past, partition, state)
+    types = last_asked_for(entries, state)
     library = UNASKED if state.ended is not None else await look(source, state, types, now_us)
-    return Facts(state, entries, seen_us, types, library)
+    return Facts(state, entries, seen_us, types, library, damage)
+
+
+async def _newest(past: Past, partition: int, state: State) -> tuple[list[Entry], str]:
+    """Read the newest events, newest first, and tell what is wrong with the next one, if that is why it is so few."""
+    entries: list[Entry] = []
+    try:
+        async for run in runs(past, partition, state.sid, beyond_seq=state.seq + 1, size=LOOKED_AT):
+            entries += run.entries
+            if len(entries) >= LOOKED_AT:
+                break
+    except CorruptLedger as error:
+        return entries, str(error)
+    return entries, ""
 
 
 def last_asked_for(entries: Sequence[Entry], state: State) -> tuple[str, ...]:

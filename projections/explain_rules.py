@@ -207,8 +207,19 @@ def _seqs(ignored: list[Ignored]) -> list[int]:
     return [one.seq for one in ignored][-_SHOWN:]
 
 
+def _damaged(case: Case) -> Finding | None:
+    if not case.facts.damage:
+        return None
+    return Finding(
+        "damaged",
+        "hinders",
+        f"Its history is damaged ({case.facts.damage}): only what came after that is looked at here. "
+        "syncledger verify names all damage.",
+    )
+
+
 RULES: Final[tuple[Rule, ...]] = (
-    _ended, _expired, source_down, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types, _never_acked,
-    _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
+    _ended, _expired, _damaged, source_down, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types,
+    _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
     _behind, _up_to_date, _stale,
 )  # fmt: skip

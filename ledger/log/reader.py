@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Walk(NamedTuple):
-    """A page of a session's history, newest first.
+    """A page of a session's history, newest first. It ends early before an event that is missing or cannot be read.
 
     `below_floor`: what is older is not in the stream any more but in the archive, its newest event at `next_id`.
     """
@@ -82,17 +82,17 @@ async def walk(
 ) -> Walk | None:
     """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown.
 
-    Raises CorruptLedger where an event is missing that was never archived.
+    Raises CorruptLedger where the first of them, or what leads to it, is missing though it was never archived.
     """
     names = (keys.stream(partition), keys.session(partition, sid), keys.ended(partition), keys.archive(partition))
     reply = await store.script(_WALK, names, (sid, top_seq, top_at_us, count))
     if not reply:
         return None
     rows, end, at = reply
-    if end == _LOST:
+    if end == _LOST and not rows:
         lost = at.decode()
         raise CorruptLedger(f"event {lost} is missing, though it was never archived", sid=sid, id=lost)
-    if end == _ODD:
+    if end == _ODD and not rows:
         odd = at.decode()
         raise CorruptLedger(f"stream entry {odd} cannot be read: it is none of an event", sid=sid, id=odd)
     entries = [_entry(rows[part], rows[part + 1 : part + 8], rows[part + 8]) for part in range(0, len(rows), _PARTS)]

@@ -31,7 +31,8 @@ async def walk_across(
     """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown.
 
     As `ledger.log.reader.walk` does; `below_floor` means here that what is older was removed by retention, or that
-    there is no archive to read it from. Raises CorruptLedger where an event is missing, BadSegment, ArchiveUnavailable.
+    there is no archive to read it from. Raises CorruptLedger where the first of them is missing or damaged,
+    ArchiveUnavailable.
     """
     hot = await walk(store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
     if hot is None or not hot.below_floor or archive is None or len(hot.entries) == count:
@@ -39,17 +40,23 @@ async def walk_across(
     if hot.entries:
         top_seq = min(top_seq, hot.entries[-1].recorded.seq - 1)
     for attempt in range(_ATTEMPTS):
-        record = await read_record(store, partition)
+        record, page = await read_record(store, partition), list(hot.entries)
         try:
-            found = await _walk_segments(
-                archive, record, partition, sid, hot.next_id, top_seq, top_at_us, count - len(hot.entries)
+            next_id = await _walk_segments(
+                archive, record, partition, sid, hot.next_id, top_seq, top_at_us, count, page
             )
         except ObjectMissing:
             # Retention may have removed it while it was being read: then it is not missed the next time.
-            if attempt == _ATTEMPTS - 1 or await read_record(store, partition) == record:
+            if attempt < _ATTEMPTS - 1 and await read_record(store, partition) != record:
+                continue
+            if not page:
                 raise
-            continue
-        return Walk(hot.entries + found.entries, found.below_floor, found.next_id)
+        except CorruptLedger:
+            if not page:
+                raise
+        else:
+            return Walk(page, bool(next_id), next_id)
+        return Walk(page, below_floor=False)
     raise AssertionError
 
 
@@ -87,13 +94,24 @@ async def state_before(store: Store, archive: Archive | None, partition: int, si
 
 
 async def _walk_segments(
-    archive: Archive, record: Record, partition: int, sid: str, next_id: str, top_seq: int, top_at_us: int, count: int
-) -> Walk:
-    """Go on in the segments, from the event at `next_id` backwards."""
-    names, page = await archive.segments(partition, record), list[Entry]()
+    archive: Archive,
+    record: Record,
+    partition: int,
+    sid: str,
+    next_id: str,
+    top_seq: int,
+    top_at_us: int,
+    count: int,
+    page: list[Entry],
+) -> str:
+    """Go on in the segments, from the event at `next_id` backwards, until `page` has `count` events.
+
+    Returns where older ones were that retention removed, '' if none were.
+    """
+    names = await archive.segments(partition, record)
     while True:
         if record.cut and place(next_id) <= place(record.cut):
-            return Walk(page, True, next_id)
+            return next_id
         at = _behind(names, next_id)
         if at == len(names) or place(next_id) < place(names[at].first):
             raise CorruptLedger(f"event {next_id} is neither in the stream nor in a segment", sid=sid, id=next_id)
@@ -104,7 +122,7 @@ async def _walk_segments(
         entries = await segment.of_session(sid, found, top_seq, top_at_us, count - len(page))
         page += entries
         if len(page) == count or not found.prev:
-            return Walk(page, False)
+            return ""
         if place(found.prev) >= place(next_id):
             raise BadSegment(segment.text, f"its index leads from event {next_id} of session {sid} to a later one")
         next_id = found.prev

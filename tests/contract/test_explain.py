@@ -306,6 +306,21 @@ async def test_only_the_newest_events_are_looked_at(phone: Phone, monkeypatch: p
     assert [figures.type for figures in found.types] == ["AssetV2", "AlbumV2", COMPLETE]
 
 
+async def test_a_damaged_history_is_told_of_with_what_can_be_read(phone: Phone) -> None:
+    await phone.sync("AssetV2", "AlbumV2")
+    name = keys.stream(phone.ledger.partition_of("ann"))
+    entries = await phone.store.command("XRANGE", name, "-", "+", key=name)
+    await phone.store.command("XDEL", name, entries[1][0], key=name)
+    found = await phone.explained()
+    assert codes(found)[0] == ("hinders", "damaged")
+    assert f"event {entries[1][0].decode()} is missing" in found.summary
+    assert "syncledger verify" in found.summary
+    assert (found.events, found.events_looked_at) == (len(entries), len(entries) - 2)
+    await phone.store.command("XDEL", name, entries[-1][0], key=name)
+    found = await phone.explained()
+    assert (codes(found)[0], found.events_looked_at) == (("hinders", "damaged"), 0)
+
+
 async def test_an_unknown_session(phone: Phone) -> None:
     with pytest.raises(NoSuchSession):
         await gather(phone.ledger, Past(phone.store), phone.catalog, 0, "0" * 64)

@@ -10,7 +10,7 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import mask_of
-from ledger.errors import NoSuchSession, Rebuilding
+from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.log.reader import Entry, read_partition
 from ledger.log.store import Store
 from ledger.service import Ledger
@@ -130,6 +130,36 @@ async def test_a_page_goes_on_where_the_one_before_ended(story: Story) -> None:
             if beyond is None:
                 break
         assert found == whole
+
+
+@pytest.mark.parametrize("size", [1, 3, 500])
+async def test_what_came_after_damage_is_told_of_and_then_the_damage(story: Story, size: int) -> None:
+    entries = await story.entries("ann")
+    sid = max(story.sids["ann"], key=lambda sid: sum(entry.recorded.sid == sid for entry in entries))
+    mine = [entry for entry in entries if entry.recorded.sid == sid]
+    partition, lost = story.ledger.partition_of("ann"), mine[len(mine) // 2]
+    name = keys.stream(partition)
+    await story.ledger.store.command("XDEL", name, lost.id, key=name)
+
+    async def told(*, forward: bool) -> list[HistoryEvent]:
+        """Read until the damage is told of."""
+        events: list[HistoryEvent] = []
+        reading = pages(Past(story.ledger.store), partition, sid, Wanted(), size=size, forward=forward)
+        damage = ""
+        while not damage:
+            try:
+                events += (await anext(reading)).events
+            except CorruptLedger as error:
+                damage = str(error)
+        assert f"event {lost.id} is missing" in damage
+        return events
+
+    behind = [readable(entry) for entry in mine[: len(mine) // 2 : -1]]
+    assert await told(forward=False) == behind
+    assert behind
+    before = await told(forward=True)
+    assert before == [readable(entry) for entry in mine[: len(before)]], "none is left out in silence"
+    assert len(before) <= len(mine) // 2
 
 
 async def test_forwards_it_ends_with_the_newest_of_the_beginning(story: Story) -> None:
