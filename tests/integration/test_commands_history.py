@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.log.reader import ANY_SEQ
 from ledger.tokens import read_token
 from ops.connect import Opened
 from tests.commands import Commands, commands
@@ -156,3 +158,24 @@ def test_the_archive_answers_as_the_stream_did(commands: Commands, phones: list[
     assert "set LEDGER_ARCHIVE" in without.err
     cut_off = commands.run("state", phones[0].sid)
     assert (cut_off.code, "LEDGER_ARCHIVE" in cut_off.err) == (1, True)
+
+
+def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, phones: list[Caller]) -> None:
+    first, _ = phones
+    whole = events(commands, first.sid)
+
+    async def lose_one(found: Opened) -> None:
+        partition = found.ledger.partition_of("ann")
+        page = await found.ledger.history(partition, first.sid, top_seq=20, top_at_us=ANY_SEQ, count=1)
+        name = keys.stream(partition)
+        await found.store.command("XDEL", name, page.entries[0].id, key=name)
+
+    commands.inside(lose_one)
+    done = commands.run("history", first.sid, "--json")
+    assert done.code == 1
+    assert [json.loads(line) for line in done.out.splitlines()] == [
+        event for event in whole if int(str(event["seq"])) > 20
+    ]
+    assert "is missing, though it was never archived" in done.err
+    explained = commands.run("explain", first.sid)
+    assert (explained.code, "is missing, though it was never archived" in explained.out.splitlines()[0]) == (0, True)
