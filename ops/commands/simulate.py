@@ -90,7 +90,7 @@ def simulate(
     with the same file to go on where it was; it may be interrupted or killed anywhere.
 
     \b
-    Exit codes: 0 synced, 1 the copy differs from the catalog, 3 the sync failed,
+    Exit codes: 0 synced, 1 the copy differs from the catalog, 3 the sync or the comparison failed,
     4 the stream ended cleanly but without SyncCompleteV1, 130 interrupted.
     """
     if compare and not library:
@@ -98,6 +98,7 @@ def simulate(
     path = db or Path("var", "devices", f"{hashlib.sha256(token.encode()).hexdigest()[:16]}.db")
     errors = Console(stderr=True)
     checked: CheckResult | None = None
+    unchecked = ""
     try:
         with Device(
             url, token, path, types=_chosen(types, protocol), present=present, timeout_s=timeout_s,
@@ -111,10 +112,13 @@ def simulate(
                 task = bar.add_task("starting")
                 result = device.sync(lambda so_far: bar.update(task, description=_sync_line(so_far)))
                 if compare and library:
-                    checked = check(
-                        device.copy, device.server, library, device.types, api_key=key,
-                        progress=lambda rows: bar.update(task, description=f"comparing: {rows:,} rows"),
-                    )  # fmt: skip
+                    try:
+                        checked = check(
+                            device.copy, device.server, library, device.types, api_key=key,
+                            progress=lambda rows: bar.update(task, description=f"comparing: {rows:,} rows"),
+                        )  # fmt: skip
+                    except DeviceError as error:  # what was synced is told all the same
+                        unchecked = str(error)
             rows = device.copy.counts()
     except DeviceError as error:
         raise Failed(str(error)) from error
@@ -130,6 +134,8 @@ def simulate(
     if not result.complete:
         errors.print("the stream ended without SyncCompleteV1: the app would take this for success")
         raise click.exceptions.Exit(INCOMPLETE)
+    if unchecked:
+        raise Failed(f"it synced, but the copy could not be compared: {unchecked}")
     if checked is not None and not checked.equal:
         raise click.exceptions.Exit(DIFFERS)
 

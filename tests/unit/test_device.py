@@ -657,6 +657,15 @@ def test_the_command_prints_a_result_and_its_exit_code_tells(server: ScriptedSer
     assert run_command(server, "--db", path).returncode == 4
 
 
+def test_a_library_that_cannot_be_compared_with_is_told_behind_the_sync(server: ScriptedServer, tmp_path: Path) -> None:
+    server.answers["GET /ledger/libraries/lib/entities"] = (409, {"message": "That is not kept here"})
+    done = run_command(server, "--db", str(tmp_path / "d.db"), "--check", "--library", "lib", "--json")
+    assert done.returncode == 3
+    assert (json.loads(done.stdout)["rows"], json.loads(done.stdout)["check"]) == ({"user": 1, "asset": 2}, None)
+    assert b"it synced, but the copy could not be compared: " in done.stderr
+    assert b"That is not kept here" in done.stderr
+
+
 def test_a_second_copy_of_a_session_is_told_and_may_start_over(server: ScriptedServer, tmp_path: Path) -> None:
     first = run_command(server, "--db", str(tmp_path / "first.db"))
     assert (first.returncode, first.stderr) == (0, b"")
