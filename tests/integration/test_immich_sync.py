@@ -351,6 +351,23 @@ def test_a_deleted_asset_of_a_deleted_album_makes_room_for_the_same_file(
     assert not phone.ids("asset") & {str(first), str(later), str(own)}
 
 
+def test_a_marker_that_shows_late_takes_nothing_that_was_made_anew_with_its_id(
+    service: RunningService, database: ImmichDatabase, users: tuple[UUID, UUID, UUID]
+) -> None:
+    ann, bob, _ = users
+    gone = database.album(bob, [ann], [])
+    anew, deleted = database.asset(bob, "first"), database.asset(bob, "second")
+    for asset in (anew, deleted):
+        database.delete("asset", id=asset)
+    database.asset(bob, "first", id=anew)
+    database.album(bob, [ann], [anew])
+    database.delete("album", id=gone)  # from now on all that was deleted of its members is told of
+    database.settle()
+    lines = streamed(service, ann)
+    assert ("AssetDeleteV1", str(deleted)) in lines
+    assert ("AssetDeleteV1", str(anew)) not in lines
+
+
 def test_users_and_albums_that_change_all_the_time_hold_nothing_up(
     database: ImmichDatabase, users: tuple[UUID, UUID, UUID], open_phones: Phones
 ) -> None:
