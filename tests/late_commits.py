@@ -32,7 +32,7 @@ from ops.simulate.errors import BrokenStream, NotReachable
 from projections.entities.postgres.horizon import Horizon, HorizonReader
 from projections.entities.postgres.mapping import read_mapping
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.source import PostgresSource
+from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.http import Live, Service
 from tests.postgres_server import PostgresServer
 from tests.running import RunningService
@@ -302,11 +302,14 @@ async def run(
 
 
 async def settled(database_url: str, writers: Writers) -> tuple[dict[str, str], Figures]:
-    """Wait until the last stamp lies well behind the clock, and tell what the table holds."""
+    """Wait until the last stamp lies well behind the clock, and tell what the table holds.
+
+    And until no stream begins any more with a horizon that was read for others, before the last commit.
+    """
     connection = await asyncpg.connect(database_url)
     try:
         left = writers.newest + timedelta(seconds=1.5) - await connection.fetchval("SELECT clock_timestamp()")
-        await asyncio.sleep(max(0.0, left.total_seconds()))
+        await asyncio.sleep(max(2 * SHARED_S, left.total_seconds()))
         rows = await connection.fetch("SELECT id::text, 'version ' || version FROM item")
     finally:
         await connection.close()
