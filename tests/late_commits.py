@@ -28,7 +28,7 @@ from unittest import mock
 import asyncpg
 
 from ops.simulate.device import Device
-from ops.simulate.errors import BrokenStream, NotReachable
+from ops.simulate.errors import BrokenStream, NotReachable, TryLater
 from projections.entities.postgres.horizon import Horizon, HorizonReader
 from projections.entities.postgres.mapping import read_mapping
 from projections.entities.postgres.pool import Postgres
@@ -246,7 +246,7 @@ class Fleet:
         """Sync, and tell whether that came to its end: on a busy machine the way to the service may break."""
         try:
             result = device.sync()
-        except (NotReachable, BrokenStream):
+        except (NotReachable, BrokenStream, TryLater):
             with _counting:
                 self.figures.broken += 1
                 assert self.figures.broken < 50, "the service is not there"

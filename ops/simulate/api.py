@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import httpx
 import msgspec
 
-from ops.simulate.errors import BadAnswer, BrokenStream, DeviceError, NotAdmitted, NotReachable
+from ops.simulate.errors import BadAnswer, BrokenStream, DeviceError, NotAdmitted, NotReachable, TryLater
 
 Presentation = Literal["cookie", "bearer", "user-token", "session-token", "query"]
 PRESENTATIONS: Final[tuple[Presentation, ...]] = ("cookie", "bearer", "user-token", "session-token", "query")
@@ -187,5 +187,5 @@ def _refusal(method: str, path: str, answer: httpx.Response) -> DeviceError:
         message = str(msgspec.json.decode(answer.content)["message"])
     except (msgspec.DecodeError, LookupError, TypeError):
         message = answer.text[:200].replace("\n", " ") or "no body"
-    kind = NotAdmitted if answer.status_code in (401, 403) else BadAnswer
+    kind = {401: NotAdmitted, 403: NotAdmitted, 503: TryLater}.get(answer.status_code, BadAnswer)
     return kind(f"{method} {path} answered {answer.status_code}: {message}")

@@ -27,6 +27,10 @@ class BadAnswer(DeviceError):
     """A status or a body that the app does not expect."""
 
 
+class TryLater(BadAnswer):
+    """503: the service, its store or its source is not there for now. All that was acked stands."""
+
+
 class BrokenStream(DeviceError):
     """The connection broke in the middle of the stream: all that was acked stands, the rest comes next time."""
 

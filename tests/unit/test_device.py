@@ -27,6 +27,7 @@ from ops.simulate.errors import (
     NotAdmitted,
     NotReachable,
     RefusedRow,
+    TryLater,
     UnreadableLine,
     UnusableCopy,
 )
@@ -258,7 +259,7 @@ def test_a_failed_ack_drops_the_stream_and_the_rest_comes_again(
         server.answers["POST /api/sync/ack"] = (503, {"message": "try again"})
 
     server.on_ack = refuse
-    with pytest.raises(BadAnswer, match="answered 503: try again"):
+    with pytest.raises(TryLater, match="answered 503: try again"):
         device.sync()
     assert server.acks == ["UserV1|000000001|1"]
     server.answers.clear()
