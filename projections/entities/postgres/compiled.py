@@ -78,7 +78,7 @@ class Compiler:
     def keeps_parts(self, name: str) -> bool:
         """Tell whether a part of a mapped entity type that has no more rows stays without, below the horizon.
 
-        Not so where shares are only some of its branches: what one share that ended showed, another part may show now.
+        Not so where shares are only some of its branches: what one share that ended showed, another part may show then.
         """
         branches = self._mapping.entities[name]
         return len(branches) == 1 or all(branch.each is None for branch in branches)

@@ -193,17 +193,22 @@ class PostgresSource:
     async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
         """Ask for the next lines of a run; None if there are none. `near`: few are expected.
 
-        From the second batch on only the parts are asked that have rows left, where the others cannot get any: one that
-        has none would be looked through for each page again.
+        From the second batch on only the parts are asked that have rows left: one that has none would be looked through
+        for each page again. Where such a part could get rows meanwhile, all are asked again once anything was written.
         """
         async with self._postgres.connection() as connection:
             with self._asking(run.mapped):
                 compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
-                if run.compiled is not None and not run.is_narrow and self._may_narrow(compiled):
+                if run.compiled is not None and run.whole is None and len(compiled.types.parts) > 1:
+                    run.whole = compiled
+                    if not self._compiler.keeps_parts(run.mapped):
+                        run.state = await _state_of(connection)  # before the look, or what it misses would go unnoticed
                     has = await _ask(connection, compiled.left, ask, near=near)
                     compiled = self._compiler.with_parts(compiled, has[0])
-                    run.is_narrow = True
                 found = await _ask(connection, compiled.page, ask, near=near)
+                if run.state and run.whole is not None and run.state != await _state_of(connection):
+                    compiled, run.state = run.whole, ""
+                    found = await _ask(connection, compiled.page, ask, near=near)
         run.compiled = compiled
         if not found["rows"]:
             return None
@@ -223,9 +228,6 @@ class PostgresSource:
         except MappingError:
             self._compiler.forget()
             raise
-
-    def _may_narrow(self, compiled: Compiled) -> bool:
-        return len(compiled.types.parts) > 1 and self._compiler.keeps_parts(compiled.types.entity_type)
 
     async def first_held(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
@@ -331,11 +333,16 @@ class PostgresSource:
 
 
 class _Run(Struct):
-    """Pages of a mapped entity type, one after the other: with which statements, once that was decided."""
+    """Pages of a mapped entity type, one after the other: with which statements, once that was decided.
+
+    `whole`: those of all its parts, once it was decided which of them are asked. `state`: what was committed
+    then, where the decision holds only as long as that is all; else ''.
+    """
 
     mapped: str
     compiled: Compiled | None = None
-    is_narrow: bool = False
+    whole: Compiled | None = None
+    state: str = ""
 
 
 async def _given_up(asked: asyncio.Task[Any]) -> None:
@@ -349,6 +356,11 @@ async def _given_up(asked: asyncio.Task[Any]) -> None:
 def _is_near(position: Position | None, before: int) -> bool:
     """Tell whether little time lies between a position and a snapshot."""
     return position is not None and position.at_us >= before - NEAR_US
+
+
+async def _state_of(connection: Any) -> str:
+    """Tell which transactions are committed: as long as it is the same, no row was written or deleted for anybody."""
+    return str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
 
 
 async def _ask(connection: Any, statement: Statement, ask: Ask, *, near: bool) -> Any:
