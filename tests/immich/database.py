@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count
@@ -38,6 +39,8 @@ class ImmichDatabase:
     def __init__(self, url: str) -> None:
         self.url = url
         self._settled = False
+        self.apart_s = 0.0
+        """How long each write waits: those of one millisecond have no order, since ids of it are random."""
         self._loop = asyncio.new_event_loop()
         self._connection: Any = self._loop.run_until_complete(asyncpg.connect(url))
         self._loop.run_until_complete(
@@ -61,8 +64,12 @@ class ImmichDatabase:
 
     def execute(self, sql: str, *values: Any) -> None:
         """Run a statement, or several without values."""
-        self._settled = False
+        self._write()
         self._loop.run_until_complete(self._connection.execute(sql, *values))
+
+    def _write(self) -> None:
+        self._settled = False
+        time.sleep(self.apart_s)
 
     def fetch(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         """Read rows by the names of their columns."""
@@ -87,7 +94,7 @@ class ImmichDatabase:
         """Insert a row and return it."""
         names = ", ".join(f'"{name}"' for name in columns)
         values = ", ".join(f"${at}" for at in range(1, len(columns) + 1))
-        self._settled = False
+        self._write()
         (row,) = self.fetch(f'INSERT INTO "{table}" ({names}) VALUES ({values}) RETURNING *', *columns.values())
         return row
 

@@ -27,6 +27,7 @@ def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
     """One database for all tests here: each has users of its own."""
     url = postgres.create_database()
     with ImmichDatabase(url) as database:
+        database.apart_s = 0.0015
         yield database.build()
     postgres.drop_database(url)
 
