@@ -76,6 +76,8 @@ async def processes_for_segments(archive: Archive, which: Sequence[int]) -> int:
     wanted, size = set(which), 0
     async for page in archive.objects.names():
         size += sum(info.size for info in page if (name := parse_name(info.name)) and name.partition in wanted)
+        if size // _EVENT_BYTES >= WORTH_EVENTS:
+            break
     return _processes(size // _EVENT_BYTES, which)
 
 

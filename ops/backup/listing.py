@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -97,9 +96,7 @@ async def keep_newest(objects: Objects, keep: int, now_us: int) -> list[str]:
 def _sweep(objects: Objects, before_s: float) -> None:
     """Remove what killed backups left of parts that they were writing, in a local folder."""
     for path in objects.leftovers(f"{FOLDER}*/"):
-        with suppress(FileNotFoundError):  # it was finished meanwhile, or somebody else removed it
-            if path.stat().st_mtime < before_s:
-                path.unlink()
+        objects.remove_leftover(path, before_s)
 
 
 async def _remove(objects: Objects, name: str) -> None:

@@ -85,23 +85,11 @@ async def migrate(
             await each([info for info in page if _is_manifest(info.name) is last], one, concurrency)
     for path, name in await asyncio.to_thread(target.leftovers_of_all):
         done = await source.size(name) is not None and await target.size(name) is not None
-        if done and await asyncio.to_thread(_sweep, path, now_s() - HALF_KEPT_S, dry_run):
+        if done and await asyncio.to_thread(target.remove_leftover, path, now_s() - HALF_KEPT_S, dry_run=dry_run):
             report.swept += 1
         else:
             report.unfinished += 1
     return report
-
-
-def _sweep(path: Path, before_s: float, dry_run: bool) -> bool:
-    """Remove a file that nobody has written to since; tells whether it did, or would."""
-    try:
-        if path.stat().st_mtime >= before_s:
-            return False
-        if not dry_run:
-            path.unlink()
-    except FileNotFoundError:  # its writer ended meanwhile
-        return False
-    return True
 
 
 def _is_manifest(name: str) -> bool:

@@ -120,6 +120,17 @@ class Objects:
             return []
         return [(path, str(path.relative_to(root)).rpartition("#")[0]) for path in self.leftovers("**/")]
 
+    def remove_leftover(self, path: Path, before_s: float, *, dry_run: bool = False) -> bool:
+        """Remove what a killed writer left, if nobody has written to it since; tells whether it did, or would."""
+        try:
+            if path.stat().st_mtime >= before_s:
+                return False
+            if not dry_run:
+                path.unlink()
+        except FileNotFoundError:  # its writer ended meanwhile, or somebody else removed it
+            return False
+        return True
+
     async def _settle(self, name: str) -> None:
         """Have a local object on disk, with the folders that name it, before anybody counts on it."""
         if self._root is not None:
