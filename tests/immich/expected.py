@@ -58,6 +58,9 @@ class Immich:
         def kept(table: str, keep: Callable[[Row], bool]) -> list[Row]:
             return [dict(row) for row in rows[table] if keep(row)]
 
+        assets = kept("asset", lambda row: row["id"] in visible)
+        for asset in assets:
+            asset["isFavorite"] = asset["isFavorite"] and asset["ownerId"] == user  # protocol.md, 7: hearts are private
         faces = kept("asset_face", lambda row: row["assetId"] in own)
         for face in faces:
             face["personGroupId"] = face["personGroupId"] if face["personGroupId"] in people else None
@@ -68,7 +71,7 @@ class Immich:
                 "user_metadata", kept("user_metadata", lambda row: row["userId"] == user and row["key"] in KEYS)
             ),
             "partner": _wire("partner", kept("partner", lambda row: user in (row["sharedById"], row["sharedWithId"]))),
-            "asset": _wire("asset", kept("asset", lambda row: row["id"] in visible)),
+            "asset": _wire("asset", assets),
             "exif": _wire("exif", kept("asset_exif", lambda row: row["assetId"] in visible)),
             "asset_edit": _wire("asset_edit", kept("asset_edit", lambda row: row["assetId"] in own)),
             "asset_metadata": _wire("asset_metadata", kept("asset_metadata", lambda row: row["assetId"] in own)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,17 @@ def phones(
 
 def streamed(service: RunningService, user: UUID) -> Counter[tuple[str, str]]:
     """Stream everything to a new session and count each line by its type and what it is about."""
+    return Counter((line["type"], _about(line["data"])) for line in all_lines(service, user))
+
+
+def all_lines(service: RunningService, user: UUID, types: Sequence[str] = TYPES_V2) -> list[dict[str, Any]]:
+    """Stream everything to a new session."""
     with service.client(service.sign_in(str(user), str(user))) as client:
-        answer = client.post("/api/sync/stream", json={"types": list(TYPES_V2)})
+        answer = client.post("/api/sync/stream", json={"types": list(types)})
         assert answer.status_code == 200, answer.text
     lines = [json.loads(line) for line in answer.text.split("\n")[:-1]]
     assert lines[-1]["type"] == "SyncCompleteV1"
-    return Counter((line["type"], _about(line["data"])) for line in lines)
+    return lines
 
 
 def _about(data: dict[str, Any]) -> str:

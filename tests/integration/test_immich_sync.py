@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,8 +14,8 @@ import pytest
 from projections.entities.postgres.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
-from tests.immich.database import ImmichDatabase
-from tests.immich.phone import Phone, phones, streamed
+from tests.immich.database import TAKEN, ImmichDatabase
+from tests.immich.phone import Phone, all_lines, phones, streamed
 from tests.postgres_server import PostgresServer
 from tests.running import RunningService
 
@@ -106,6 +107,83 @@ def test_a_first_sync_has_everything_and_each_row_once(
         assert sum(sent.values()) == result.lines
         assert not {row: times for row, times in sent.items() if times > 1 and row[0] not in TWO_PLACES}
         assert not {row: times for row, times in sent.items() if times > 2}
+
+
+IN_EACH_STATE: tuple[dict[str, Any], ...] = (
+    {"visibility": "timeline"},
+    {"visibility": "archive"},
+    {"visibility": "hidden"},
+    {"visibility": "locked"},
+    {"visibility": "timeline", "deletedAt": TAKEN},
+)
+
+
+def favorites_of(db: ImmichDatabase, owner: UUID) -> list[UUID]:
+    """Write an asset in each state, with a value in every column that is sent; its owner likes them all."""
+    library = db.insert("library", name="Old", ownerId=owner, importPaths=[], exclusionPatterns=[])["id"]
+    told = {
+        "description": "At home", "orientation": "6", "timeZone": "Europe/Berlin", "projectionType": "EQUIRECTANGULAR",
+        "city": "Berlin", "state": "Berlin", "country": "Germany", "make": "Canon", "model": "R6", "lensModel": "RF 50",
+        "exposureTime": "1/60", "profileDescription": "sRGB", "latitude": 52.5, "longitude": 13.4, "fNumber": 2.8,
+        "focalLength": 50.0, "fps": 29.97, "iso": 200, "rating": 5, "dateTimeOriginal": TAKEN, "modifyDate": TAKEN,
+        "exifImageWidth": 4032, "exifImageHeight": 3024,
+    }  # fmt: skip
+    made = []
+    for state in IN_EACH_STATE:
+        moving = db.asset(owner, type="VIDEO", visibility="hidden")
+        asset = db.asset(
+            owner, isFavorite=True, isEdited=True, duration=61_500, width=4032, height=3024,
+            thumbhash=bytes(range(64)), livePhotoVideoId=moving, libraryId=library, **state,
+        )  # fmt: skip
+        db.update("asset_exif", asset, **told)
+        made.append(asset)
+    db.stack(owner, made)
+    return made
+
+
+def shared_in_each_way(db: ImmichDatabase, ann: UUID, bob: UUID, eve: UUID) -> dict[str, list[UUID]]:
+    """Show assets of Bob's and Eve's to Ann: by the entity type, without its version, as which they must come."""
+    ways = {"PartnerAssetBackfill": favorites_of(db, bob), "AlbumAssetBackfill": favorites_of(db, eve)}
+    db.share(db.album(eve, assets=ways["AlbumAssetBackfill"]), ann, "viewer")
+    db.partner(bob, ann)
+    ways["PartnerAsset"] = favorites_of(db, bob)
+    ways["AlbumAssetCreate"], ways["AlbumAssetUpdate"] = favorites_of(db, eve), favorites_of(db, eve)
+    db.album(eve, [ann], [*ways["AlbumAssetCreate"], *ways["AlbumAssetUpdate"]])
+    for asset in ways["AlbumAssetUpdate"]:
+        db.update("asset", asset, width=4033)
+        db.update("asset_exif", asset, city="Hamburg")
+    return ways
+
+
+@pytest.mark.parametrize("version", ["V1", "V2"])
+def test_others_see_all_of_an_asset_but_whether_its_owner_likes_it(
+    version: str, service: RunningService, database: ImmichDatabase, users: tuple[UUID, UUID, UUID]
+) -> None:
+    ann, bob, eve = users
+    mine = database.asset(ann, isFavorite=True)
+    ways = shared_in_each_way(database, ann, bob, eve)
+    database.album(bob, [ann], [mine])  # somebody else's album shows it, and it is hers all the same
+    database.settle()
+
+    def sent(user: UUID, *types: str) -> dict[tuple[str, str], dict[str, Any]]:
+        lines = all_lines(service, user, types)[:-1]
+        return {(line["type"], line["data"].get("id") or line["data"]["assetId"]): line["data"] for line in lines}
+
+    assets = sent(ann, f"Assets{version}", f"PartnerAssets{version}", f"AlbumAssets{version}")
+    exifs = sent(ann, "PartnerAssetExifsV1", "AlbumAssetExifsV1")
+    at_owners = {**sent(bob, f"Assets{version}", "AssetExifsV1"), **sent(eve, f"Assets{version}", "AssetExifsV1")}
+    assert assets.pop((f"Asset{version}", str(mine)))["isFavorite"] is True
+    for way, shared in ways.items():
+        for asset, state in zip(map(str, shared), IN_EACH_STATE, strict=True):
+            owners, owners_exif = at_owners[f"Asset{version}", asset], at_owners["AssetExifV1", asset]
+            assert [key for key, value in owners.items() if value is None] == ["deletedAt"][: "deletedAt" not in state]
+            assert [key for key, value in owners_exif.items() if value is None] == []
+            assert (owners["isFavorite"], owners["visibility"]) == (True, state["visibility"])
+            assert assets.pop((f"{way}{version}", asset)) == {**owners, "isFavorite": False}
+            assert exifs.pop((f"{way.replace('Asset', 'AssetExif')}V1", asset)) == owners_exif
+    # What is left are their moving parts: a partner's are shared, those of assets in albums are not.
+    assert {name for name, _ in assets} == {f"PartnerAsset{version}", f"PartnerAssetBackfill{version}"}
+    assert {data["visibility"] for data in assets.values()} == {"hidden"}
 
 
 def test_an_old_album_that_is_shared_late_comes_with_all_that_is_in_it(
