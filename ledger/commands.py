@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from ledger.acks import Ack
@@ -26,11 +28,22 @@ class CreateSession(_Command, frozen=True):
     provider_session: bytes = b""
 
 
+class Resend(NamedTuple):
+    """From this revision on (1, 2, …) a source sends rows of `types` (a mask) otherwise, though they did not change.
+
+    Who was streamed to before it holds them as they were, and gets them again.
+    """
+
+    revision: int
+    types: int
+
+
 class OfferStream(_Command, frozen=True):
-    """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`."""
+    """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`, from a source with these resends."""
 
     snapshot_us: int
     types: int
+    resends: tuple[Resend, ...] = ()
 
 
 class RecordAcks(_Command, frozen=True):

@@ -6,6 +6,7 @@ Pure: `now_us` is an argument, nothing is read or written. A refusal that must i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 from ledger.acks import RESET_ACK, Ack, format_ack
@@ -19,6 +20,7 @@ from ledger.commands import (
     OfferStream,
     RecordAcks,
     RequestReset,
+    Resend,
     RotateToken,
     UseToken,
 )
@@ -43,6 +45,7 @@ from ledger.positions import Position
 from ledger.state import State
 
 RESET_ACKED: Final = "reset_acked"
+SOURCE_REVISION: Final = "source_revision"
 _NOTHING: Final[tuple[Event, ...]] = ()
 
 
@@ -123,14 +126,36 @@ def _expire(state: State, command: ExpireSession, now_us: int) -> tuple[Event, .
     return _NOTHING
 
 
+def outdated(state: State, resends: Iterable[Resend]) -> int:
+    """Tell the entity types (a mask) that the device holds, or is about to get, as its source does not send them now.
+
+    Of a type without a checkpoint it got nothing, unless the stream that offered it is not finished.
+    """
+    mask = 0
+    for resend in resends:
+        if resend.revision > state.revision:
+            mask |= resend.types
+    if not mask:
+        return 0
+    complete = state.checkpoints.get(COMPLETE)
+    held = mask_of(state.checkpoints)
+    for offer in state.offered:
+        if complete is None or offer.snapshot_us > complete.position.at_us:
+            held |= offer.mask
+    return mask & held
+
+
 def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
+    revision = max((resend.revision for resend in command.resends), default=0)
+    again = outdated(state, command.resends)
+    cleared = _clear(state, ClearCheckpoints(again, SOURCE_REVISION)) if again else _NOTHING
     known = 0
     for offer in state.offered:
         if offer.snapshot_us >= command.snapshot_us:
             known |= offer.mask
-    if not command.types & ~known:
+    if not command.types & ~(known & ~again) and revision <= state.revision:
         return _NOTHING
-    return (StreamOffered(command.snapshot_us, mask_bytes(command.types)),)
+    return (*cleared, StreamOffered(command.snapshot_us, mask_bytes(command.types), revision))
 
 
 def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:

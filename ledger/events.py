@@ -52,10 +52,14 @@ class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"
 
 
 class StreamOffered(_Event, frozen=True, array_like=True, tag="stream_offered"):
-    """A stream began that goes beyond what was offered. `types`: mask of entity types, big-endian."""
+    """A stream began that goes beyond what was offered. `types`: mask of entity types, big-endian.
+
+    `revision`: the newest of the source's resends; 0 without any.
+    """
 
     snapshot_us: int
     types: bytes
+    revision: int = 0
 
 
 class AcksRecorded(_Event, frozen=True, array_like=True, tag="acks_recorded"):

@@ -66,10 +66,8 @@ def evolve(state: State | None, recorded: Recorded) -> State:
                 checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), at_us)
             noted = _note(state.noted, stale) if stale else state.noted
             return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted)
-        case StreamOffered(snapshot_us=snapshot_us, types=types):
-            offered = _offer(state.offered, snapshot_us, int.from_bytes(types, "big"))
-            start_us = snapshot_us if state.epoch_start_us is None else state.epoch_start_us
-            return replace(state, seq=seq, at_us=at_us, hash=digest, offered=offered, epoch_start_us=start_us)
+        case StreamOffered():
+            return _offered(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case AckRefused(ack=ack):
             return replace(state, seq=seq, at_us=at_us, hash=digest, noted=_note(state.noted, (ack,)))
         case CheckpointsCleared():
@@ -146,6 +144,15 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
     checkpoints = {name: checkpoint for name, checkpoint in state.checkpoints.items() if name not in cleared}
     offered = tuple(Offer(us, rest) for us, held in state.offered if (rest := held & ~mask))
     return replace(state, checkpoints=checkpoints, offered=offered, epochs=epochs, pending_reset=pending)
+
+
+def _offered(state: State, event: StreamOffered) -> State:
+    return replace(
+        state,
+        offered=_offer(state.offered, event.snapshot_us, int.from_bytes(event.types, "big")),
+        epoch_start_us=event.snapshot_us if state.epoch_start_us is None else state.epoch_start_us,
+        revision=max(state.revision, event.revision),
+    )
 
 
 def _offer(offered: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Offer, ...]:

@@ -123,6 +123,7 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             token_expires_at_us=None if token_expires is None else int(token_expires),
             new_tokens=_new_tokens.decode(new) if (new := session.get(b"new_tokens")) else (),
             old_tokens=_old_tokens.decode(old) if (old := session.get(b"old_tokens")) else (),
+            revision=int(session.get(b"revision", 0)),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise CorruptLedger(f"a session hash cannot be read: {error!r}; run syncledger verify", sid=sid) from error
@@ -168,6 +169,7 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "token_expires_at_us": _print_optional,
     "new_tokens": _print_tuples,
     "old_tokens": _print_tuples,
+    "revision": lambda value: _number(value) if value else b"",
 }
 
 

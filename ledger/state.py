@@ -46,6 +46,7 @@ class State(msgspec.Struct, frozen=True):
     `epoch` counts the times everything was cleared, from 1; `epochs` adds what single types were cleared beyond that.
     `epoch_start_us` is the snapshot of the first stream since everything was last cleared: before it the device has
     nothing of this service, so it can have missed no delete. `noted` are the latest acks recorded as stale or refused.
+    `revision`: by which revision of a source its streams were made, at the latest (`ledger.commands.Resend`).
     `token` is the SHA-256 of the token in use, empty for the first one, whose digest is the session's id.
     """
 
@@ -75,6 +76,7 @@ class State(msgspec.Struct, frozen=True):
     token_expires_at_us: int | None = None
     new_tokens: tuple[NewToken, ...] = ()
     old_tokens: tuple[OldToken, ...] = ()
+    revision: int = 0
     ended: str | None = None
 
     @property

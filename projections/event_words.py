@@ -78,14 +78,15 @@ def _data(event: Event) -> dict[str, Any]:
                 "providerSession": event.provider_session.hex() or None,
             }
         case StreamOffered():
-            return {"snapshot": iso_from_us(event.snapshot_us), "types": names_of(event.types)}
+            types = names_of(event.types)
+            return {"snapshot": iso_from_us(event.snapshot_us), "types": types, "revision": event.revision}
         case AcksRecorded():
             return {"moved": _texts(event.moved), "stale": _texts(event.stale)}
         case AckRefused():
             return {"ack": ack_text(event.ack), "reason": event.reason}
         case CheckpointsCleared():
-            types = None if event.types is None else names_of(event.types)
-            return {"types": types, "cause": event.cause, "reset": event.reset}
+            cleared = None if event.types is None else names_of(event.types)
+            return {"types": cleared, "cause": event.cause, "reset": event.reset}
         case DeviceDescribed():
             return {"deviceType": event.device_type, "deviceOS": event.device_os, "appVersion": event.app_version}
         case SyncResetRequested():

@@ -72,7 +72,8 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
 
     `status` is living, ended, or expired: over, though no event has said so yet. `epochs` are those of single types
     beyond `epoch`; `epoch_start` is the snapshot of the first stream since everything was last cleared. `ignored` are
-    the latest acks that were stale or refused. `event` is the last one that happened by then.
+    the latest acks that were stale or refused. `revision` is the one of the source that its streams were made by.
+    `event` is the last one that happened by then.
     """
 
     session_id: str
@@ -96,6 +97,7 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     offered: list[OfferThen]
     ignored: list[str]
     tokens: TokensThen
+    revision: int
     event: EventThen
 
 
@@ -155,6 +157,7 @@ def describe(moment: Moment, at_us: int) -> StateThen:
         tokens=TokensThen(
             state.token_number, instant(state.token_expires_at_us), len(state.new_tokens), len(state.old_tokens)
         ),
+        revision=state.revision,
         event=EventThen(state.seq, iso_from_us(state.at_us), state.hash.hex(), last.id),
     )
 

@@ -21,6 +21,7 @@ from ledger.commands import (
     OfferStream,
     RecordAcks,
     RequestReset,
+    Resend,
     RotateToken,
     UseToken,
 )
@@ -77,14 +78,14 @@ def when(state: State | None, command: Command, now_us: int = NOW) -> tuple[Even
     return decide(state, command, now_us)
 
 
-def offered(*types: str, snapshot_us: int = SNAPSHOT) -> StreamOffered:
+def offered(*types: str, snapshot_us: int = SNAPSHOT, revision: int = 0) -> StreamOffered:
     """Tell that a stream of these types, and its completion, was offered."""
-    return StreamOffered(snapshot_us, mask_bytes(mask_of([COMPLETE, *types])))
+    return StreamOffered(snapshot_us, mask_bytes(mask_of([COMPLETE, *types])), revision)
 
 
-def offer(*types: str, snapshot_us: int = SNAPSHOT) -> OfferStream:
+def offer(*types: str, snapshot_us: int = SNAPSHOT, resends: tuple[Resend, ...] = ()) -> OfferStream:
     """Offer a stream of these types, and its completion."""
-    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]))
+    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]), resends)
 
 
 def cleared(*types: str, cause: str = "deleted", reset: bool = False) -> CheckpointsCleared:
@@ -130,9 +131,12 @@ few_acks: Final = st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integ
 few_tokens: Final = st.sampled_from([bytes([number]) * 32 for number in range(1, 12)])
 masks: Final = st.sets(st.sampled_from(TYPES)).map(mask_of)
 
+RESENDS: Final = (Resend(1, mask_of(["AssetV1"])), Resend(2, mask_of(["AlbumV2"])))
+
 commands: Final[st.SearchStrategy[Command]] = st.one_of(
     st.builds(OfferStream, st.integers(NOW, NOW + 7), masks),
     st.builds(OfferStream, st.just(NOW + 7), st.just(mask_of(TYPES))),
+    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, st.sampled_from((RESENDS[:1], RESENDS))),
     st.builds(RecordAcks, st.lists(few_acks, max_size=4).map(tuple)),
     st.builds(ClearCheckpoints, st.none() | masks, st.just("deleted"), st.booleans()),
     st.builds(RequestReset, st.booleans(), st.just("owner")),

@@ -46,7 +46,11 @@ async def test_the_whole_history_newest_first(service: Service, device: Issued) 
     assert events[0]["event"] == "session_ended"
     assert events[0]["data"] == {"reason": "logout", "by": "ann"}
     assert events[-1]["data"]["deviceOS"] == "Android"
-    assert events[-2]["data"] == {"snapshot": iso_from_us(START_US), "types": ["AssetV2", "AlbumV2"]}
+    assert events[-2]["data"] == {
+        "snapshot": iso_from_us(START_US),
+        "types": ["AssetV2", "AlbumV2"],
+        "revision": 0,
+    }
     assert events[1]["data"]["moved"] == [f"AssetV2|{iso_from_us(START_US - 100 + ACKS)}|a{ACKS}"]
     assert all(len(event["hash"]) == 64 for event in events)
 

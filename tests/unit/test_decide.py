@@ -12,6 +12,7 @@ from ledger.commands import (
     ExpireSession,
     OfferStream,
     RequestReset,
+    Resend,
 )
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
@@ -19,6 +20,7 @@ from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
     AckRefused,
     DeviceDescribed,
+    Event,
     SessionCreated,
     StreamOffered,
     SyncResetRequested,
@@ -292,6 +294,69 @@ def test_an_older_snapshot_takes_nothing_back() -> None:
 
 def test_an_offer_of_nothing_appends_nothing() -> None:
     assert when(given(), OfferStream(SNAPSHOT, 0)) == ()
+
+
+# What a source sends otherwise than before
+
+PARTNERS = Resend(1, mask_of(["PartnerAssetV1", "PartnerAssetV2"]))
+ALBUMS = Resend(2, mask_of(["AlbumAssetCreateV2"]))
+OURS = ("AssetV2", "PartnerAssetV2", "PartnerAssetDeleteV1", "AlbumAssetCreateV2")
+
+
+def synced(*events: Event) -> State:
+    """Fold a session that acknowledged all of OURS."""
+    return given(*events, offered(*OURS), moved(*(ack(name, EARLY) for name in (*OURS, COMPLETE))))
+
+
+def test_what_is_sent_otherwise_is_cleared_once_in_one_append_with_its_offer() -> None:
+    state = synced()
+    for command in (offer(*OURS, resends=(PARTNERS,)), offer("AssetV2", resends=(PARTNERS,))):
+        events = when(state, command)
+        assert events == (
+            cleared("PartnerAssetV2", cause="source_revision"),
+            StreamOffered(SNAPSHOT, mask_bytes(command.types), 1),
+        )
+        after = then(state, *events)
+        assert after.checkpoints.keys() == state.checkpoints.keys() - {"PartnerAssetV2"}
+        assert (after.revision, after.epochs) == (1, {"PartnerAssetV2": 1})
+        assert when(after, command) == ()
+
+
+def test_each_revision_clears_what_came_with_it_and_what_is_between() -> None:
+    state = synced()
+    both = offer(*OURS, resends=(PARTNERS, ALBUMS))
+    types = ("PartnerAssetV2", "AlbumAssetCreateV2")
+    assert when(state, both) == (cleared(*types, cause="source_revision"), offered(*OURS, revision=2))
+    first = then(state, *when(state, offer(*OURS, resends=(PARTNERS,))))
+    assert when(first, both) == (cleared("AlbumAssetCreateV2", cause="source_revision"), offered(*OURS, revision=2))
+    last = then(first, *when(first, both))
+    assert when(last, both) == when(last, offer(*OURS, resends=(PARTNERS,))) == ()
+
+
+def test_who_has_nothing_of_it_only_takes_note_of_the_revision() -> None:
+    command = offer("AssetV2", resends=(PARTNERS, ALBUMS))
+    noted = offered("AssetV2", revision=2)
+    finished = given(offered("AssetV2", "PartnerAssetV2"), moved(ack("AssetV2", EARLY), ack(COMPLETE, SNAPSHOT)))
+    unasked = given(offered("AssetV2"), moved(ack("AssetV2", EARLY)))
+    for state in (given(), finished, unasked, then(synced(), cleared())):
+        assert when(state, command) == (noted,)
+        assert then(state, noted).checkpoints == state.checkpoints
+        assert when(then(state, noted), command) == ()
+
+
+def test_acks_of_what_was_on_its_way_as_it_was_before_count_for_nothing() -> None:
+    state = given(offered(*OURS))
+    after = then(state, *when(state, offer(*OURS, resends=(PARTNERS,))))
+    late = ack("PartnerAssetV2", EARLY)
+    assert when(after, acks(late)) == (moved(stale=(late,)),)
+    again = ack("PartnerAssetV2", EARLY, epoch=2)
+    assert when(after, acks(again)) == (moved(again),)
+
+
+def test_a_reset_and_a_source_without_revisions_leave_the_noted_one() -> None:
+    state = synced(offered(revision=2))
+    assert when(state, offer(*OURS)) == ()
+    assert then(state, cleared(cause="reset_acked", reset=True), offered(*OURS)).revision == 2
 
 
 # Devices

@@ -58,6 +58,10 @@ SAMPLES: list[tuple[str, Event]] = [
         StreamOffered(1_737_369_045_123_456, b"\x08"),
     ),
     (
+        "94ae73747265616d5f6f666665726564cf00062c20c0c74180c4010803",
+        StreamOffered(1_737_369_045_123_456, b"\x08", 3),
+    ),
+    (
         "93ad61636b735f7265636f72646564919403cf00062c20c0c74180a4306131620190",
         AcksRecorded((ACK,)),
     ),
@@ -144,7 +148,7 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
             "app_version: str | None = None", "expires_at_us: int | None = None", "authenticated_by: str = ''",
             "token_expires_at_us: int | None = None", "provider_session: bytes = b''",
         ],
-        "stream_offered": ["snapshot_us: int", "types: bytes"],
+        "stream_offered": ["snapshot_us: int", "types: bytes", "revision: int = 0"],
         "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
         "ack_refused": ["ack: StoredAck", "reason: str"],
         "checkpoints_cleared": ["types: bytes | None", "cause: str", "reset: bool = False"],
@@ -157,7 +161,7 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
     },
 }  # fmt: skip
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
-EARLIER: Final[dict[int, dict[str, list[int]]]] = {1: {"session_created": [8]}}
+EARLIER: Final[dict[int, dict[str, list[int]]]] = {1: {"session_created": [8], "stream_offered": [2]}}
 
 
 def fields_of(event: type[Event]) -> list[str]:

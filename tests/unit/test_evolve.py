@@ -9,10 +9,21 @@ import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
-from ledger.chain import GENESIS, record
-from ledger.entity_types import CODES
+from ledger.chain import GENESIS, link, record
+from ledger.commands import OfferStream, Resend
+from ledger.decide import decide
+from ledger.entity_types import CODES, mask_of
 from ledger.errors import CorruptLedger, UnknownEvent
-from ledger.events import AckRefused, AcksRecorded, Recorded, SessionCreated, SessionEnded, StoredAck
+from ledger.events import (
+    AckRefused,
+    AcksRecorded,
+    Recorded,
+    SessionCreated,
+    SessionEnded,
+    StoredAck,
+    StreamOffered,
+    decode_event,
+)
 from ledger.evolve import NOTED, evolve, fold
 from ledger.positions import Position
 from ledger.state import Checkpoint, State
@@ -62,6 +73,18 @@ def test_an_ack_is_kept_with_the_time_it_was_acknowledged() -> None:
     state = then(given(offered("AssetV1")), moved(ack("AssetV1", SNAPSHOT - 5, "a")), at_us=NOW + 7)
     assert state.checkpoints == {"AssetV1": Checkpoint(Position(SNAPSHOT - 5, "a"), NOW + 7)}
     assert (state.seq, state.at_us) == (3, NOW + 7)
+
+
+def test_a_session_from_before_sources_had_revisions_is_of_none() -> None:
+    """Its offers were stored without one; what it holds is sent again by the first source that has a revision."""
+    raw = bytes.fromhex("93ae73747265616d5f6f666665726564cf00062c20c0c74180c40108")
+    offer_us, before = 1_737_369_045_123_456, given()
+    hashed = link(before.hash, SID, 2, NOW, 1, raw)
+    state = evolve(before, Recorded(SID, 2, NOW, 1, decode_event(raw, 1), raw, hashed))
+    assert (state.revision, state.offered_us("AssetV1"), state.hash) == (0, offer_us, hashed)
+    state = then(state, moved(ack("AssetV1", offer_us - 1)))
+    events = decide(state, OfferStream(offer_us, mask_of(["AssetV1"]), (Resend(1, mask_of(["AssetV1"])),)), NOW)
+    assert events == (cleared("AssetV1", cause="source_revision"), StreamOffered(offer_us, b"\x08", 1))
 
 
 def test_the_epoch_starts_with_its_first_stream() -> None:
