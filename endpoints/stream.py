@@ -73,8 +73,8 @@ class SyncStream:
             else:
                 settled = not source.steady and not changed
                 snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
-                state = await self._ledger.act(caller, OfferStream(snapshot_us, types))
-                if positions(state, rows) != known:  # another request of the session moved or cleared checkpoints
+                state = await self._ledger.act(caller, OfferStream(snapshot_us, types, source.resends))
+                if positions(state, rows) != known:  # another request moved or cleared checkpoints, or this offer did
                     changed = frozenset(known)
         if reset_due(state, floor_us, types):
             resp.data = RESET_LINE

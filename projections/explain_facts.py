@@ -40,8 +40,8 @@ class Facts(NamedTuple):
     damage: str = ""
 
     def position(self, entity_type: str) -> Position | None:
-        """Tell how far one entity type was acknowledged."""
-        return position_in(self.state, entity_type)
+        """Tell behind which position the next stream begins with one entity type: where it was acknowledged up to."""
+        return None if entity_type in self.library.again else position_in(self.state, entity_type)
 
 
 async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: int, sid: str) -> Facts:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from ledger.decide import outdated
+from ledger.entity_types import types_in
 from ledger.positions import Position
 from ledger.state import State
 from projections.at_once import each
@@ -24,8 +26,9 @@ class Library(NamedTuple):
     """A library as of now; all but `health` is empty where the source does not answer.
 
     `ahead` has what of each type lies beyond its checkpoint, `offered` the part of it that was offered, `held_back`
-    what no stream sends for now; `whole` tells whether all could be counted in time. `lags_us` is how far a horizon
-    that should follow the clock lies behind; 0 for one that stays where the last change was.
+    what no stream sends for now; `whole` tells whether all could be counted in time. `again` are the types that lie
+    ahead from their beginning, since the source sends them otherwise than when the device got them. `lags_us` is how
+    far a horizon that should follow the clock lies behind; 0 for one that stays where the last change was.
     """
 
     health: SourceHealth
@@ -35,6 +38,7 @@ class Library(NamedTuple):
     ahead: Mapping[str, Ahead] = {}
     offered: Mapping[str, Ahead] = {}
     held_back: Sequence[HeldBack] = ()
+    again: tuple[str, ...] = ()
     whole: bool = True
 
 
@@ -55,7 +59,8 @@ async def look(source: EntitySource, state: State, types: Sequence[str], now_us:
                 return Library(health)
             horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
         lags_us = 0 if source.steady else max(now_us - horizon_us, 0)
-        found = Library(health, horizon_us, floor_us, lags_us, {}, {})
+        again = types_in(outdated(state, source.resends))
+        found = Library(health, horizon_us, floor_us, lags_us, {}, {}, again=again)
         return await _count(source, found, state, types)
     except SourceUnavailable as error:
         return Library(SourceHealth(health.kind, ok=False, text=str(error)))
@@ -72,7 +77,8 @@ async def _count(source: EntitySource, found: Library, state: State, types: Sequ
         position = position_in(state, entity_type)
         offered_us = max(state.offered_us(entity_type), 0)
         part = await source.ahead(state.library, entity_type, position, offered_us)
-        ahead[entity_type] = await source.ahead(state.library, entity_type, position, found.horizon_us)
+        begin = None if entity_type in found.again else position
+        ahead[entity_type] = await source.ahead(state.library, entity_type, begin, found.horizon_us)
         offered[entity_type] = part
 
     held_back: Sequence[HeldBack] = ()

@@ -10,7 +10,7 @@ from ledger.events import SessionEnded, SyncResetRequested
 from ledger.positions import iso_from_us
 from projections.event_words import ack_text, instant
 from projections.explain_case import Case, Finding, after_text, rows_text
-from projections.explain_source import horizon_lags, rows_unfit, rows_wait, source_down
+from projections.explain_source import horizon_lags, rows_unfit, rows_wait, sent_again, source_down
 from projections.explain_story import Ignored
 
 DAY_US: Final = 86_400_000_000
@@ -221,5 +221,5 @@ def _damaged(case: Case) -> Finding | None:
 RULES: Final[tuple[Rule, ...]] = (
     _ended, _expired, _damaged, source_down, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
-    _behind, _up_to_date, _stale,
+    sent_again, _behind, _up_to_date, _stale,
 )  # fmt: skip

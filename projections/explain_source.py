@@ -58,6 +58,15 @@ def rows_unfit(case: Case) -> Finding | None:
     return Finding("rows_unfit", "hinders", says)
 
 
+def sent_again(case: Case) -> Finding | None:
+    """The source sends rows otherwise than when the device got them."""
+    again = case.facts.library.again
+    if case.over or case.reset_due or not again:
+        return None
+    says = f"Rows of {', '.join(again)} are made otherwise than when it got them: its next stream sends them once more."
+    return Finding("sent_again", "note", says)
+
+
 def _asked_for(case: Case, reason: str) -> Sequence[HeldBack]:
     """Pick what is held back of the types the device asks for, or of all where it never asked."""
     types = case.facts.types

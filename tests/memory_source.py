@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
+from ledger.commands import Resend
 from ledger.positions import Position, iso_from_us
 from projections.entities.lines import data_of, position_of
 from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
@@ -75,6 +76,7 @@ class MemorySource:
     """Implements `EntitySource`; every page is read at another moment, so writes come in between."""
 
     steady = True
+    resends: tuple[Resend, ...] = ()
 
     def __init__(self, page_rows: int = 3) -> None:
         self._page_rows = page_rows

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Final, Self
 
 from ledger import keys
+from ledger.commands import Resend
 from ledger.errors import InvalidInput, Unavailable
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
@@ -38,6 +39,7 @@ class Catalog:
     """Serves and stores entities; implements `EntitySource`. All its state is in the store."""
 
     steady = True
+    resends: tuple[Resend, ...] = ()
 
     def __init__(self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         """`now_us` dates delete markers that cascades make up; every `updated_at` is the server's."""

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from msgspec import Struct
 
+from ledger.commands import Resend
 from ledger.errors import Unavailable
 from ledger.positions import Position
 
@@ -86,6 +87,9 @@ class EntitySource(Protocol):
 
     steady: bool
     """Whether the horizon stays the same while nothing is written; else a stream keeps its last snapshot then."""
+
+    resends: tuple[Resend, ...]
+    """Since which revisions of the source rows are sent otherwise that did not change; who has them gets them again."""
 
     def of_session(self, user: str, sid: str) -> Self:
         """Return the source as one session's stream reads it, from the horizon on; itself where that is all the same.

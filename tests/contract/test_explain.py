@@ -9,8 +9,8 @@ import pytest
 
 from ledger import keys
 from ledger.acks import Ack
-from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset
-from ledger.entity_types import COMPLETE
+from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, Resend
+from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import NoSuchSession, Refused
 from ledger.log.store import Store
 from ledger.positions import iso_from_us
@@ -273,6 +273,17 @@ async def test_behind_by_some_rows(phone: Phone) -> None:
     assert codes(found) == [("note", "behind")]
     assert found.summary == "The device is 9 rows behind its library (AssetV2 7, AlbumV2 2)."
     assert {figures.type: figures.rows_ahead for figures in found.types} == {"AssetV2": 7, "AlbumV2": 2, COMPLETE: None}
+
+
+async def test_what_the_source_sends_otherwise_than_the_device_got_it(phone: Phone) -> None:
+    await phone.sync("AssetV2", "AlbumV2")
+    phone.catalog.resends = (Resend(1, mask_of(["AlbumV1", "AlbumV2"])),)
+    found = await phone.explained()
+    assert codes(found) == [("note", "sent_again"), ("note", "behind")]
+    assert "Rows of AlbumV2 are made otherwise than when it got them" in found.summary
+    assert (found.next.sends, found.next.entity_type, found.next.says) == ("rows", "AlbumV2", "2 rows of AlbumV2.")
+    await phone.do(offer("AssetV2", "AlbumV2", resends=phone.catalog.resends))
+    assert "sent_again" not in {code for _, code in codes(await phone.explained())}
 
 
 async def test_ended_by_a_copied_token(phone: Phone) -> None:

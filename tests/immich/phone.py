@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,7 +29,8 @@ class Phone:
     def __init__(self, service: RunningService, database: ImmichDatabase, user: UUID, file: Path) -> None:
         self.user = user
         self._database = database
-        self._device = Device(service.url, service.sign_in(str(user), str(user)), file, timeout_s=60)
+        self.token = service.sign_in(str(user), str(user))
+        self._device = Device(service.url, self.token, file, timeout_s=60)
         self._ack = self._device.server.ack
 
     def close(self) -> None:
@@ -93,6 +95,19 @@ class Phone:
         """Hold the copy against the database: every row it must have, as it is, and none that may not stay."""
         found = differences(self._device.copy, Immich(self._database), self.user)
         assert not found, "\n".join(sorted(found))
+
+    def history(self, service: RunningService) -> list[dict[str, Any]]:
+        """List what happened to its session, oldest first."""
+        with service.client(self.token) as client:
+            answer = client.get(f"/ledger/sessions/{sha256(self.token.encode()).hexdigest()}/events?limit=1000")
+        assert answer.status_code == 200, answer.text
+        return list(reversed(answer.json()["events"]))
+
+    def is_favorite(self, asset: object) -> bool:
+        """Tell whether it shows a heart on an asset it has."""
+        row = self.row("asset", asset)
+        assert row is not None
+        return bool(row["isFavorite"])
 
     def ids(self, table: str, column: str = "id") -> set[str]:
         """List a column of one of the copy's tables."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -184,6 +185,64 @@ def test_others_see_all_of_an_asset_but_whether_its_owner_likes_it(
     # What is left are their moving parts: a partner's are shared, those of assets in albums are not.
     assert {name for name, _ in assets} == {f"PartnerAsset{version}", f"PartnerAssetBackfill{version}"}
     assert {data["visibility"] for data in assets.values()} == {"hidden"}
+
+
+WITHOUT_HEARTS = "data = { isFavorite = 'false' }\n"
+
+
+def mapping_with_hearts(folder: Path) -> Path:
+    """Write the preset as it was while it sent others' hearts: without revisions."""
+    preset = resources.files("projections.entities.postgres").joinpath("immich.toml").read_text()
+    assert preset.count(WITHOUT_HEARTS) == 5
+    start, end = preset.index("[[resend]]"), preset.index("# Payloads")
+    old = folder / "old.toml"
+    old.write_text(preset[:start] + preset[end:].replace(WITHOUT_HEARTS, ""))
+    return old
+
+
+def test_a_phone_that_got_others_hearts_is_put_right_once(
+    database: ImmichDatabase, users: tuple[UUID, UUID, UUID], tmp_path: Path
+) -> None:
+    ann, bob, eve = users
+    ways = shared_in_each_way(database, ann, bob, eve)
+    shared, mine = [asset for assets in ways.values() for asset in assets], database.asset(ann, isFavorite=True)
+    old = str(mapping_with_hearts(tmp_path))
+    service = RunningService(tmp_path / "service", source="postgres", postgres=database.url, postgres_mapping=old)
+    with service, phones(service, database, tmp_path, ann, bob) as (phone, owner):
+        database.settle()
+        for each in (phone, owner):
+            each.sync()
+        with pytest.raises(AssertionError, match="isFavorite is 1, not 0"):
+            phone.check()
+        told = {each: len(each.history(service)) for each in (phone, owner)}
+        service.stop()
+        del service.environment["LEDGER_POSTGRES_MAPPING"]
+        service.start()
+        database.delete("asset", id=shared[1])
+        database.link(database.album(eve, [ann]), mine)
+
+        sent = phone.settled().by_type  # it holds what it must, and another sync is one line
+        assert {name: rows for name, rows in sent.items() if name.startswith(tuple(ways))} == {
+            "PartnerAssetDeleteV1": 1, "PartnerAssetBackfillV2": 9, "PartnerAssetV2": 10, "AlbumAssetBackfillV2": 5,
+            "AlbumAssetCreateV2": 5, "AlbumAssetUpdateV2": 5,
+        }  # fmt: skip
+        assert {asset for asset in phone.ids("asset") if phone.is_favorite(asset)} == {str(mine)}
+        first, second, *acks = phone.history(service)[told[phone] :]
+        assert (first["event"], second["event"]) == ("checkpoints_cleared", "stream_offered")
+        assert (first["data"]["cause"], first["data"]["reset"]) == ("source_revision", False)
+        assert set(first["data"]["types"]) == {f"{way}V2" for way in ways}
+        assert second["data"]["revision"] == 1
+        assert {event["event"] for event in acks} == {"acks_recorded"}
+
+        owner.settled()  # who was shown nothing of others is only noted to be of this revision
+        (noted,) = owner.history(service)[told[owner] :][:1]
+        assert (noted["event"], noted["data"]["revision"]) == ("stream_offered", 1)
+        happened = {each: len(each.history(service)) for each in (phone, owner)}
+        for each in (phone, owner):
+            assert each.sync().by_type == {"SyncCompleteV1": 1}
+            assert len(each.history(service)) == happened[each]
+        service.verify()
+        assert not service.faults()
 
 
 def test_an_old_album_that_is_shared_late_comes_with_all_that_is_in_it(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ledger.commands import Resend
+from ledger.entity_types import ENTITY_TYPES, mask_of, types_in
 from ledger.errors import InvalidInput
 from projections.entities.postgres.mapping import (
     Branch,
@@ -41,6 +43,23 @@ def problems_of(text: str) -> list[tuple[str, str]]:
     with pytest.raises(InvalidInput) as refused:
         read_mapping(text, "m.toml")
     return [(".".join(map(str, path)), message) for path, message in refused.value.problems]
+
+
+def test_rows_that_are_made_otherwise_are_sent_again_in_every_version() -> None:
+    again = "[[resend]]\nrevision = 1\ntypes = ['AlbumToAssetV1']\n[[resend]]\nrevision = 2\ntypes = ['AssetFaceV2']\n"
+    face = LINK.replace("AlbumToAssetV1", "AssetFaceV2").replace("data = ", "payload = 'face'\n#")
+    names = "id assetId personId imageWidth imageHeight boundingBoxX1 boundingBoxY1 boundingBoxX2 boundingBoxY2"
+    payload = "\n".join(f"{name} = 'l.x'" for name in (*names.split(), "sourceType", "isVisible", "deletedAt"))
+    mapping = read_mapping(f"[payloads.face]\n{payload}\n{again}{LINK}{face}", "m.toml")
+    masks = mask_of(["AlbumToAssetV1"]), mask_of(["AssetFaceV1", "AssetFaceV2"])
+    assert mapping.resends == (Resend(1, masks[0]), Resend(2, masks[1]))
+
+
+def test_hearts_of_others_were_sent_by_the_first_preset() -> None:
+    first = load_mapping("immich").resends[0]
+    of_others = {name for name in ENTITY_TYPES if name.startswith(("PartnerAsset", "AlbumAsset"))}
+    without = {name for name in of_others if "Exif" in name or "Delete" in name}
+    assert (first.revision, set(types_in(first.types))) == (1, of_others - without)
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -106,6 +125,11 @@ def test_all_there_is_to_say() -> None:
     ("text", "path", "message"),
     [
         ("[source\n", "m.toml", "is not TOML"),
+        ("[[resend]]\nrevision = 2\ntypes = ['StackV1']\n" + MARKER, "resend.0.revision", "must be 1"),
+        ("[[resend]]\nrevision = 1\ntypes = ['StackV1']\n" + MARKER, "resend.0.types.0", "is not mapped"),
+        ("[[resend]]\nrevision = 1\ntypes = ['StackDeleteV1']\n" + MARKER, "resend.0.types.0", "a delete marker's"),
+        ("[[resend]]\nrevision = 1\ntypes = []\n" + MARKER, "resend.0.types", "names no entity type"),
+        ("[[resend]]\nrevision = '1'\ntypes = []\n" + MARKER, "resend.0.revision", "Expected `int`"),
         ("", "entities", "maps no entity type"),
         ("[tables]\n" + MARKER, "tables", "is not a part of a mapping"),
         ("[source]\nlibary = 'uuid'\n" + MARKER, "source", "unknown field `libary`"),

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Self
 
+from ledger.commands import Resend
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.credentials import Credentials
@@ -46,6 +47,7 @@ class GumnutSource:
 
     kind: Final = "gumnut"
     steady = False
+    resends: tuple[Resend, ...] = ()
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from collections.abc import Mapping as AnyMapping
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
+from ledger.commands import Resend
+from ledger.entity_types import mask_of
 from ledger.errors import InvalidInput
 from projections.entities.forms import FORMS
 from projections.entities.postgres.sql_text import problem_of
@@ -102,17 +105,26 @@ class Branch(Struct, frozen=True):
 
 
 class Mapping(Struct, frozen=True):
-    """All of a mapping; entity types that are not in it have no rows. `name` is for messages."""
+    """All of a mapping; entity types that are not in it have no rows. `name` is for messages.
+
+    `resends` are in the order of their revisions.
+    """
 
     source: SourceOptions
     entities: dict[str, tuple[Branch, ...]]
     name: str = "mapping"
+    resends: tuple[Resend, ...] = ()
 
 
 class _Source(Struct, frozen=True, forbid_unknown_fields=True):
     library: LibraryType = "uuid"
     stamps: Stamps = "transaction"
     keeps_deletes: str | None = None
+
+
+class _Resend(Struct, frozen=True, forbid_unknown_fields=True):
+    revision: int
+    types: list[str]
 
 
 class _Parent(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -189,8 +201,8 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def mapping(self, raw: dict[str, Any], name: str) -> Mapping:
-        for key in raw.keys() - {"source", "payloads", "entities"}:
-            self._refuse((key,), "is not a part of a mapping: there are source, payloads and entities")
+        for key in raw.keys() - {"source", "payloads", "entities", "resend"}:
+            self._refuse((key,), "is not a part of a mapping: there are source, payloads, entities and resend")
         source = self._source(raw.get("source", {}))
         payloads = self._convert(raw.get("payloads", {}), dict[str, dict[str, str]], ("payloads",)) or {}
         for payload, expressions in payloads.items():
@@ -210,7 +222,24 @@ class _Reader:
             if not found:
                 self._refuse(("entities", entity_type), "has no branch")
             made[entity_type] = tuple(branch for branch in found if branch is not None)
-        return Mapping(source, made, name)
+        resends = self._convert(raw.get("resend", []), list[_Resend], ("resend",)) or []
+        return Mapping(source, made, name, tuple(self._resends(resends, made)))
+
+    def _resends(self, resends: list[_Resend], mapped: AnyMapping[str, object]) -> Iterator[Resend]:
+        """Make masks of all versions that the named entity types are served as."""
+        for index, resend in enumerate(resends):
+            path = ("resend", index)
+            if resend.revision != index + 1:
+                self._refuse((*path, "revision"), f"must be {index + 1}: revisions are counted from 1 without a gap")
+            for at, name in enumerate(resend.types):
+                if name not in mapped:
+                    self._refuse((*path, "types", at), f"{name!r} is not mapped here")
+                elif row(name).is_delete:
+                    self._refuse((*path, "types", at), "is a delete marker's: who got it needs it no more")
+            if not resend.types:
+                self._refuse((*path, "types"), "names no entity type")
+            versions = (found.name for found in ROWS if not {found.name, found.stored}.isdisjoint(resend.types))
+            yield Resend(resend.revision, mask_of(versions))
 
     def _source(self, raw: Any) -> SourceOptions:
         read = self._convert(raw, _Source, ("source",))

@@ -60,6 +60,7 @@ class PostgresSource:
     steady = False
 
     def __init__(self, postgres: Postgres, mapping: SourceMapping) -> None:
+        self.resends = mapping.resends
         self._postgres = postgres
         self._mapping = mapping
         self._compiler = Compiler(mapping)
