@@ -152,7 +152,7 @@ class DemoLibrary:
             "thumbhash": b64encode(dice[:24]).decode(),
             "type": "VIDEO" if video else "IMAGE",
             "visibility": "hidden" if moving else "archive" if number % 97 == 96 else "timeline",
-            "isFavorite": dice[1] % 16 == 0,
+            "isFavorite": own and dice[1] % 16 == 0,  # hearts of others are not sent
             "isEdited": own and number % 40 == 7,
             "duration": 1000 + int.from_bytes(dice[2:4], "big") if video else None,
             "fileCreatedAt": _iso(shot),

@@ -26,10 +26,13 @@ class Cut(DeviceError):
 class Phone:
     """One install of the app, with foreign keys enforced; its file stays over syncs that are cut off."""
 
-    def __init__(self, service: RunningService, database: ImmichDatabase, user: UUID, file: Path) -> None:
+    def __init__(
+        self, service: RunningService, database: ImmichDatabase, user: UUID, file: Path, token: str = ""
+    ) -> None:
+        """Sign in, or go on with the token of one that did."""
         self.user = user
         self._database = database
-        self.token = service.sign_in(str(user), str(user))
+        self.token = token or service.sign_in(str(user), str(user))
         self._device = Device(service.url, self.token, file, timeout_s=60)
         self._ack = self._device.server.ack
 
