@@ -63,6 +63,7 @@ class SyncStream:
         resp.content_type = JSON_LINES
         types = mask_of([COMPLETE, *(row.name for row in rows)])
         changed: frozenset[str] = frozenset()
+        known: dict[str, Position | None] = {}
         snapshot_us = horizon_us
         if not reset_due(state, floor_us, types):
             known = positions(state, rows)
@@ -73,14 +74,14 @@ class SyncStream:
             else:
                 settled = not source.steady and not changed
                 snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
-                state = await self._ledger.act(caller, OfferStream(snapshot_us, types))
-                if positions(state, rows) != known:  # another request of the session moved or cleared checkpoints
-                    changed = frozenset(known)
-        if reset_due(state, floor_us, types):
+        state = await self._ledger.act(caller, OfferStream(snapshot_us, types, floor_us))
+        if state.reset_sent:  # it is on record before it leaves: from then on the device may have emptied itself
             resp.data = RESET_LINE
             return
+        if (now := positions(state, rows)) != known:  # other requests of the session moved or cleared checkpoints
+            changed = frozenset(now)
         passed = Passed()
-        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed)
+        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed, types)
         counted = self._counted(made, passed)
         resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
 
