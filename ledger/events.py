@@ -75,8 +75,8 @@ class AckRefused(_Event, frozen=True, array_like=True, tag="ack_refused"):
 class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_cleared"):
     """Checkpoints were cleared and a new epoch began for each. `types`: mask, or None for all.
 
-    `reset`: a pending reset was answered by it. `wiped`: the device holds nothing any more, as a reset line told it to or
-    as it says itself; else it is not known to, and what it has heard of deletes stays.
+    `reset`: a pending reset was answered by it. `wiped`: the device holds nothing any more, as a reset line told it
+    to or as it says itself; else it is not known to, and what it has heard of deletes stays.
     """
 
     types: bytes | None

@@ -47,8 +47,9 @@ class State(msgspec.Struct, frozen=True):
     `offered` tells the newest snapshot offered of each type in its epoch. `started` tells that of the first stream of a
     type since the device last held nothing, `heard` that of the newest one that it completed: before it started it had
     nothing of the type, so it can have missed no delete. Clearing checkpoints by itself changes neither. Each type is
-    once in each of the three. `reset_sent` is why a reset line was sent that is not acknowledged yet, empty if none was.
-    `noted` are the latest acks recorded as stale or refused. `token` is the SHA-256 of the token in use, empty for the first one, whose digest is the session's id.
+    once in each of the three. `reset_sent` is why a reset line was sent that is not acknowledged yet, or empty.
+    `noted` are the latest acks recorded as stale or refused. `token` is the SHA-256 of the token in use, empty for the
+    first one, whose digest is the session's id.
     """
 
     sid: str

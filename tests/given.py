@@ -87,9 +87,7 @@ def offer(*types: str, snapshot_us: int = SNAPSHOT) -> OfferStream:
     return OfferStream(snapshot_us, mask_of([COMPLETE, *types]))
 
 
-def cleared(
-    *types: str, cause: str = "deleted", reset: bool = False, wiped: bool = False
-) -> CheckpointsCleared:
+def cleared(*types: str, cause: str = "deleted", reset: bool = False, wiped: bool = False) -> CheckpointsCleared:
     """Tell that checkpoints of these types were cleared; of all without any."""
     return CheckpointsCleared(mask_bytes(mask_of(types)) if types else None, cause, reset, wiped)
 
