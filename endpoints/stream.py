@@ -21,7 +21,7 @@ from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput
-from ledger.positions import Position
+from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
 from projections.entities.source import EntitySource, PositionLost, SourceUnavailable
@@ -103,6 +103,11 @@ async def begin(
     """
     library = state.library
     horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
+    if floor_us >= horizon_us:  # a reset would be no help: what could be sent behind it is not above the floor either
+        raise SourceUnavailable(
+            f"The library can be read up to {iso_from_us(horizon_us)} only, and deletes up to {iso_from_us(floor_us)} "
+            "are purged: devices could miss some, so no stream begins until its horizon is above that"
+        )
     types = mask_of([COMPLETE, *(row.name for row in rows)])
     known: dict[str, Position | None] = {}
     changed: frozenset[str] = frozenset()

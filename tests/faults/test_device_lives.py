@@ -112,7 +112,7 @@ class Library(MemorySource):
 
     def __init__(self, page_rows: int, *, steady: bool) -> None:
         super().__init__(page_rows)
-        self.steady = steady  # type: ignore[misc]
+        self.steady = steady
         self._floor_us = 0
 
     def tick(self, us: int) -> None:
@@ -203,6 +203,22 @@ class Phone:
                 async for run in first:
                     await self._ack(run[-1], forms)
 
+    async def fall_short(self) -> None:
+        """Read a stream of everything in part, complete one of less behind it, and let the markers go."""
+        living = sorted(self.library.living(LIBRARY))
+        if living:
+            form, entity_id = self.dice.choice(living)
+            self.library.write(LIBRARY, [Change(form, entity_id, delete=True)])
+            self.library.close(LIBRARY)
+            self.writes += 1
+        with contextlib.suppress(Stopped):
+            async with contextlib.aclosing(self._runs(FULL)) as runs:
+                for _ in range(self.dice.randint(0, 1)):
+                    await anext(runs, None)
+        self.library.tick(self.dice.choice((0, 1, 5)))
+        await self.sync(self._some())
+        self.library.purge_old(0)
+
     async def _runs(self, forms: tuple[Form, ...]) -> AsyncGenerator[list[Line]]:
         """Yield runs of one type, each applied; stops anywhere."""
         run: list[Line] = []
@@ -214,6 +230,8 @@ class Phone:
                 raise Stopped
             if line.type == RESET:
                 self._wipe()
+                if self.wild and self.dice.random() < 0.3:
+                    raise Stopped  # emptied, and nobody was told
             elif line.type != COMPLETE:
                 self._apply(line, forms)
             run.append(line)
@@ -289,7 +307,7 @@ class Phone:
             raise Stopped  # its answer was lost
         if fate < 0.24:
             await self._send(*sent)
-        elif fate < 0.32 and ack != RESET_ACK:
+        elif fate < 0.32:
             self.late.append(sent)
 
     async def _send(self, ack: Ack, clears: int, forms: tuple[Form, ...]) -> None:
@@ -308,7 +326,8 @@ class Phone:
         self.dice.shuffle(self.late)
         late, self.late = self.late, []
         for sent in late:
-            await self._send(*sent)
+            if sent[0] != RESET_ACK or not self.told:
+                await self._send(*sent)
 
     # Everything else a device or its owner does
 
@@ -343,14 +362,14 @@ class Phone:
         self.clears += 1
 
     def _some(self) -> tuple[Form, ...]:
-        return self.dice.choice(SUBSETS) if self.dice.random() < 0.5 else FULL  # type: ignore[return-value]
+        return self.dice.choice(SUBSETS) if self.dice.random() < 0.5 else FULL
 
     # A life
 
     async def step(self) -> None:
         """Let one thing happen."""
         self.library.tick(self.dice.choice((0, 1, 5, 20)))
-        match self.dice.choices(range(9), (5, 6, 4, 3, 2, 1.5, 1, 0.5, 1))[0]:
+        match self.dice.choices(range(10), (5, 6, 4, 3, 2, 2.5, 1, 1, 1, 1.5))[0]:
             case 0:
                 self.write()
             case 1:
@@ -369,6 +388,8 @@ class Phone:
                 await self.clear_all()
             case 8:
                 await self.overlap()
+            case 9:
+                await self.fall_short()
 
     async def settle(self) -> None:
         """Let all that is under way end and sync to the end twice: then it holds exactly what lives."""
