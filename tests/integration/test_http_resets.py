@@ -66,7 +66,7 @@ class Phone:
 
     async def story(self) -> list[str]:
         """List the events of the session, oldest first."""
-        answer = await self.service.ask("GET", f"/ledger/sessions/{self.sid}/history", self.token)
+        answer = await self.service.ask("GET", f"/ledger/sessions/{self.sid}/events", self.token)
         return [event["event"] for event in reversed(answer.json["events"])]
 
     async def explained(self) -> dict[str, Any]:
@@ -156,7 +156,9 @@ async def test_a_reset_acknowledged_a_second_time_hides_no_missed_delete(phone: 
     assert await phone.sync() == ["SyncResetV1"]
 
 
-async def test_a_horizon_that_is_below_all_deletes_that_are_kept_empties_nobody(store: Store) -> None:
+async def test_a_horizon_that_is_below_all_deletes_that_are_kept_empties_nobody(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     source = TroubledSource(lambda: service.clock.now_us)
     async with serving(store, source=source) as service:
         issued = await service.sign_in()
@@ -169,7 +171,9 @@ async def test_a_horizon_that_is_below_all_deletes_that_are_kept_empties_nobody(
             answer = await service.ask("POST", "/api/sync/stream", phone.token, json={"types": ["AssetsV2"]})
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "5"
-            assert "The library can be read up to" in answer.json["message"]
+        assert [record.getMessage().partition(": ")[2][:29] for record in caplog.records] == [
+            "The library can be read up to"
+        ] * 2
         source.floor_us = None
         assert await phone.sync("AssetsV2") == ["SyncCompleteV1"], "what it holds it keeps"
         assert "reset_sent" not in await phone.story()
