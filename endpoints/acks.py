@@ -5,7 +5,7 @@ The way of an ack: decode the body, parse the ack strings, one command. Everythi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
 import falcon
@@ -84,11 +84,16 @@ class SyncAcks:
 
 
 def _known(types: list[str]) -> int:
-    """Make the mask of what to forget: who gets deletes again needs the rows that came back after them again too."""
     problems = [(("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in CODES]
     if problems:
         raise InvalidInput(problems)
-    return mask_of({*types, *(upsert for name in types for upsert in upserts_of(name))})
+    return forgotten(types)
+
+
+def forgotten(types: Iterable[str]) -> int:
+    """Make the mask of what to forget: who gets deletes again needs the rows that came back after them again too."""
+    types = set(types)
+    return mask_of(types.union(*map(upserts_of, types)))
 
 
 def routes(services: Services) -> Iterator[Route]:

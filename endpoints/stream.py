@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Annotated, Any, Final
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from typing import Annotated, Any, Final, NamedTuple
 
 import falcon
 import falcon.asgi
@@ -16,14 +17,14 @@ from endpoints.request import Request
 from endpoints.sending import guarded
 from endpoints.services import Services
 from endpoints.stream_lines import RESET_LINE, Passed, chunks
-from ledger.commands import ClearCheckpoints, OfferStream, RequestReset
+from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput
-from ledger.positions import Position
+from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
-from projections.entities.source import PositionLost, SourceUnavailable
+from projections.entities.source import EntitySource, PositionLost, SourceUnavailable
 
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
@@ -39,6 +40,15 @@ class SyncStreamDto(msgspec.Struct, frozen=True):
 
 
 _decode: Final = msgspec.json.Decoder(SyncStreamDto)
+
+
+class Begun(NamedTuple):
+    """A stream on record: what it is of (`types`, a mask), those of it that may have anything, and up to where."""
+
+    state: State
+    rows: Sequence[EntityTypeRow]
+    snapshot_us: int
+    types: int
 
 
 class SyncStream:
@@ -57,30 +67,13 @@ class SyncStream:
         if body.reset:
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
         source = self._source.of_session(state.user, state.sid)
-        horizon_us, floor_us = await asyncio.gather(
-            source.horizon(state.library), source.tombstone_floor(state.library)
-        )
         resp.content_type = JSON_LINES
-        types = mask_of([COMPLETE, *(row.name for row in rows)])
-        changed: frozenset[str] = frozenset()
-        snapshot_us = horizon_us
-        if not reset_due(state, floor_us, types):
-            known = positions(state, rows)
-            try:
-                changed = await source.changed(state.library, known, horizon_us)
-            except PositionLost:
-                state = await self._ledger.act(caller, RequestReset(on=True, by="source"))
-            else:
-                settled = not source.steady and not changed
-                snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
-                state = await self._ledger.act(caller, OfferStream(snapshot_us, types, source.resends))
-                if positions(state, rows) != known:  # another request moved or cleared checkpoints, or this offer did
-                    changed = frozenset(known)
-        if reset_due(state, floor_us, types):
+        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows)
+        if begun is None:
             resp.data = RESET_LINE
             return
-        passed = Passed()
-        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed)
+        state, passed = begun.state, Passed()
+        made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types)
         counted = self._counted(made, passed)
         resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
 
@@ -99,6 +92,41 @@ class SyncStream:
             await counters.note("rows_held_back", rows, entity_type=entity_type)
         for entity_type in passed.cut:
             await counters.note("runs_cut", entity_type=entity_type)
+
+
+async def begin(
+    act: Callable[[Command], Awaitable[State]], source: EntitySource, state: State, rows: Sequence[EntityTypeRow]
+) -> Begun | None:
+    """Put on record what is about to be sent: a stream of `rows`; None where it may only be a reset.
+
+    `act` carries a command out on the session and returns its state. Raises what that and the source raise.
+    """
+    library = state.library
+    horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
+    if floor_us >= horizon_us:  # a reset would be no help: what could be sent behind it is not above the floor either
+        raise SourceUnavailable(
+            f"The library can be read up to {iso_from_us(horizon_us)} only, and deletes up to {iso_from_us(floor_us)} "
+            "are purged: devices could miss some, so no stream begins until its horizon is above that"
+        )
+    types = mask_of([COMPLETE, *(row.name for row in rows)])
+    known: dict[str, Position | None] = {}
+    changed: frozenset[str] = frozenset()
+    snapshot_us = horizon_us
+    if not reset_due(state, floor_us, types):
+        known = positions(state, rows)
+        try:
+            changed = await source.changed(library, known, horizon_us)
+        except PositionLost:
+            await act(RequestReset(on=True, by="source"))
+        else:
+            settled = not source.steady and not changed
+            snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
+    state = await act(OfferStream(snapshot_us, types, floor_us, source.resends))
+    if state.reset_sent:  # it is on record before it leaves: from then on the device may have emptied itself
+        return None
+    if (now := positions(state, rows)) != known:  # another request moved or cleared checkpoints, or this offer
+        changed = frozenset(now)
+    return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types)
 
 
 def positions(state: State, rows: Sequence[EntityTypeRow]) -> dict[str, Position | None]:

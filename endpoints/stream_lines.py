@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from ledger.acks import RESET_TEXT, Ack, format_ack
-from ledger.decide import reset_due
-from ledger.entity_types import COMPLETE, RESET
+from ledger.acks import RESET_TEXT, completion, format_ack
+from ledger.decide import missed_deletes
+from ledger.entity_types import COMPLETE, RESET, mask_of
 from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
@@ -36,9 +36,9 @@ class Passed(msgspec.Struct):
     cut: list[str] = []
 
 
-def complete_line(snapshot_us: int, epoch: int) -> bytes:
-    """Print the last line of a whole stream."""
-    ack = format_ack(Ack(COMPLETE, Position(snapshot_us, ""), epoch))
+def complete_line(snapshot_us: int, types: int, epoch: int) -> bytes:
+    """Print the last line of a whole stream of `types` (a mask)."""
+    ack = format_ack(completion(snapshot_us, types, epoch))
     return f'{{"type":"{COMPLETE}","data":{{}},"ack":"{ack}","ids":["{iso_from_us(snapshot_us)}"]}}\n'.encode()
 
 
@@ -53,12 +53,15 @@ async def chunks(
     rows: Sequence[EntityTypeRow],
     snapshot_us: int,
     passed: Passed | None = None,
+    types: int | None = None,
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
 
-    What it does not send is added to `passed`.
+    `types` (a mask) are all that the stream is of, where those of `rows` are only the ones that may have anything. What
+    it does not send is added to `passed`.
     """
-    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed)
+    types = mask_of(row.name for row in rows) if types is None else types
+    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types)
     pending = asyncio.ensure_future(anext(made, b""))
     try:
         while chunk := await pending:
@@ -71,7 +74,12 @@ async def chunks(
 
 
 async def _chunks(
-    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int, passed: Passed
+    source: EntitySource,
+    state: State,
+    rows: Sequence[EntityTypeRow],
+    snapshot_us: int,
+    passed: Passed,
+    types: int,
 ) -> AsyncGenerator[bytes]:
     parts: list[bytes] = []
     size = 0
@@ -84,9 +92,9 @@ async def _chunks(
                 yield b"".join(parts) if len(parts) > 1 else part
                 parts.clear()
                 size = 0
-    if reset_due(state, await source.tombstone_floor(state.library)):
+    if missed_deletes(state, await source.tombstone_floor(state.library), types):
         raise DeletesPurged("Delete markers were purged in mid-stream; the next sync starts over")
-    yield b"".join((*parts, complete_line(snapshot_us, state.epoch_of(COMPLETE))))
+    yield b"".join((*parts, complete_line(snapshot_us, types, state.epoch_of(COMPLETE))))
 
 
 async def _run(

@@ -1,18 +1,22 @@
 """The ack codec: `Type|<ISO-8601 UTC>|<entity id>`, from a type's second epoch on with `|<epoch>` behind it.
 
-The seed's form `Type|<time>|` has an empty id: strictly after that time. `SyncResetV1` has no position.
+The seed's form `Type|<time>|` has an empty id: strictly after that time. `SyncResetV1` has no position. The id of a
+`SyncCompleteV1` is the set of entity types that its stream carried, as a mask in hex.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
-from ledger.entity_types import CODES, RESET
+from ledger.entity_types import CODES, COMPLETE, RESET
 from ledger.errors import InvalidAck, InvalidInput
 from ledger.positions import Position, check_id, iso_from_us, us_from_iso
 
 MAX_ACK_CHARS: Final = 512
 MAX_EPOCH: Final = 2**31
+_COMPLETE_BIT: Final = 1 << CODES[COMPLETE]
+_MASK: Final = re.compile("[0-9a-f]{1,32}")
 
 
 class Ack(NamedTuple):
@@ -54,6 +58,17 @@ def parse_ack(text: str) -> Ack:
     if not (epoch.isascii() and epoch.isdigit() and len(epoch) <= 10 and 1 <= int(epoch) <= MAX_EPOCH):
         raise InvalidAck(f"Invalid ack of {entity_type}: the epoch is not a positive number")
     return Ack(entity_type, Position(at_us, entity_id), int(epoch))
+
+
+def completion(snapshot_us: int, types: int, epoch: int) -> Ack:
+    """Make the ack of a whole stream of `types` (a mask)."""
+    types &= ~_COMPLETE_BIT
+    return Ack(COMPLETE, Position(snapshot_us, f"{types:x}" if types else ""), epoch)
+
+
+def completed_types(entity_id: str) -> int:
+    """Tell the types (a mask) of the stream that a completion with this id ends; none where the id does not say it."""
+    return int(entity_id, 16) if _MASK.fullmatch(entity_id) else 0
 
 
 def format_ack(ack: Ack) -> str:

@@ -39,10 +39,15 @@ class Resend(NamedTuple):
 
 
 class OfferStream(_Command, frozen=True):
-    """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`, from a source with these resends."""
+    """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`; where a reset is due, send that instead.
+
+    `floor_us`: the stamp of the newest delete marker that is gone; -1 where that does not matter. `resends` are its
+    source's.
+    """
 
     snapshot_us: int
     types: int
+    floor_us: int = -1
     resends: tuple[Resend, ...] = ()
 
 
@@ -53,7 +58,10 @@ class RecordAcks(_Command, frozen=True):
 
 
 class ClearCheckpoints(_Command, frozen=True):
-    """Forget the checkpoints of `types` (a mask; None for all), and with `reset` also a pending reset."""
+    """Forget the checkpoints of `types` (a mask; None for all).
+
+    `reset`: the device starts over by itself and holds nothing; that answers a pending reset too.
+    """
 
     types: int | None
     cause: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, assert_never
 
-from ledger.acks import RESET_ACK, Ack, format_ack
+from ledger.acks import RESET_ACK, Ack, completed_types, format_ack
 from ledger.commands import (
     ClearCheckpoints,
     Command,
@@ -32,6 +32,7 @@ from ledger.events import (
     CheckpointsCleared,
     DeviceDescribed,
     Event,
+    ResetSent,
     SessionCreated,
     StoredAck,
     StreamOffered,
@@ -46,6 +47,8 @@ from ledger.state import State
 
 RESET_ACKED: Final = "reset_acked"
 SOURCE_REVISION: Final = "source_revision"
+REQUESTED: Final = "requested"
+DELETES_PURGED: Final = "deletes_purged"
 _NOTHING: Final[tuple[Event, ...]] = ()
 
 
@@ -84,13 +87,19 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
     assert_never(command)
 
 
-def reset_due(state: State, tombstone_floor_us: int, types: int = 0) -> bool:
+def reset_due(state: State, tombstone_floor_us: int, types: int = -1) -> bool:
     """Tell whether the next stream, of `types` (a mask), may only ask the device to start over.
 
-    Either somebody asked for it, or delete markers up to `tombstone_floor_us` are gone that the device may have missed.
+    Either it was asked before and has not answered, so that it may have emptied itself; or somebody wants it; or delete
+    markers up to `tombstone_floor_us` are gone that it may have missed.
     """
+    return bool(state.reset_sent) or state.pending_reset or missed_deletes(state, tombstone_floor_us, types)
+
+
+def missed_deletes(state: State, tombstone_floor_us: int, types: int = -1) -> bool:
+    """Tell whether delete markers of `types` (a mask) up to `tombstone_floor_us` may be gone unseen by the device."""
     synced_us = state.synced_us(types)
-    return state.pending_reset or (synced_us is not None and synced_us <= tombstone_floor_us)
+    return synced_us is not None and synced_us <= tombstone_floor_us
 
 
 def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
@@ -146,6 +155,10 @@ def outdated(state: State, resends: Iterable[Resend]) -> int:
 
 
 def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
+    if reset_due(state, command.floor_us, command.types):
+        if state.reset_sent:
+            return _NOTHING
+        return (ResetSent(REQUESTED if state.pending_reset else DELETES_PURGED),)
     revision = max((resend.revision for resend in command.resends), default=0)
     again = outdated(state, command.resends)
     cleared = _clear(state, ClearCheckpoints(again, SOURCE_REVISION)) if again else _NOTHING
@@ -160,7 +173,7 @@ def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
 
 def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
     if RESET_ACK in acks:
-        return _clear(state, ClearCheckpoints(None, RESET_ACKED, reset=True))
+        return _reset_acked(state)
     moved: dict[str, StoredAck] = {}
     reached: dict[str, Position] = {}
     stale: dict[StoredAck, None] = {}
@@ -175,7 +188,12 @@ def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
         before = reached.get(ack.type)
         if before is None and (checkpoint := state.checkpoints.get(ack.type)) is not None:
             before = checkpoint.position
-        if before is None or ack.position.at_us > before.at_us or ack.position.key > before.key:
+        if ack.type == COMPLETE:
+            if _completes(state, ack.position, before):
+                moved[COMPLETE], reached[COMPLETE] = stored, ack.position
+            elif before is not None and ack.position.at_us < before.at_us:
+                stale[stored] = None
+        elif before is None or ack.position.at_us > before.at_us or ack.position.key > before.key:
             moved[ack.type] = stored
             reached[ack.type] = ack.position
         elif ack.position != before:
@@ -184,6 +202,16 @@ def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
     if not moved and not unheard:
         return _NOTHING
     return (AcksRecorded(tuple(moved.values()), unheard),)
+
+
+def _completes(state: State, position: Position, before: Position | None) -> bool:
+    """Tell whether a completion is news: of a newer snapshot, or of types that were not heard of up to there.
+
+    Streams of one session may overlap, and several may have the same snapshot: each says of its own types only.
+    """
+    if before is None or position.at_us > before.at_us:
+        return True
+    return bool(state.news_in(position.at_us, completed_types(position.id)))
 
 
 def _beyond(ack: Ack, offered_us: int) -> bool:
@@ -203,17 +231,32 @@ def _not_offered(state: State, ack: Ack, stored: StoredAck) -> AckNotOffered:
     return AckNotOffered(f"Cannot take ack {format_ack(ack)}: {reason}", record=record)
 
 
+def _reset_acked(state: State) -> tuple[Event, ...]:
+    """Take the ack of a reset; one that no reset line is open for says nothing of what the device holds."""
+    wiped = bool(state.reset_sent)
+    if not wiped and not state.pending_reset and not _held(state):
+        return _NOTHING
+    return (CheckpointsCleared(None, RESET_ACKED, reset=True, wiped=wiped),)
+
+
 def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
-    held = mask_of(state.checkpoints)
-    for offer in state.offered:
-        held |= offer.mask  # lines of it may be on their way: their acks must become stale
+    held = _held(state)
     if command.types is None:
-        if not held and not (command.reset and state.pending_reset):
+        known = state.reset_sent or (command.reset and (state.pending_reset or state.started))
+        if not held and not known:
             return _NOTHING
-        return (CheckpointsCleared(None, command.cause, command.reset),)
+        return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset),)
     if not held & command.types:
         return _NOTHING
     return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset),)
+
+
+def _held(state: State) -> int:
+    """Tell of which types (a mask) there is a checkpoint, or an offer: lines of it may be on their way."""
+    held = mask_of(state.checkpoints)
+    for offer in state.offered:
+        held |= offer.mask  # the acks of its lines must become stale
+    return held
 
 
 def _describe(state: State, command: DescribeDevice) -> tuple[Event, ...]:

@@ -79,12 +79,14 @@ class AckRefused(_Event, frozen=True, array_like=True, tag="ack_refused"):
 class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_cleared"):
     """Checkpoints were cleared and a new epoch began for each. `types`: mask, or None for all.
 
-    `reset`: a pending reset was answered by it.
+    `reset`: a pending reset was answered by it. `wiped`: the device holds nothing any more, as a reset line told it
+    to or as it says itself; else it is not known to, and what it has heard of deletes stays.
     """
 
     types: bytes | None
     cause: str
     reset: bool = False
+    wiped: bool = False
 
 
 class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_requested"):
@@ -92,6 +94,15 @@ class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_r
 
     on: bool
     by: str
+
+
+class ResetSent(_Event, frozen=True, array_like=True, tag="reset_sent"):
+    """A reset line is about to leave: from now on the device may have emptied itself.
+
+    `cause`: requested or deletes_purged.
+    """
+
+    cause: str
 
 
 class DeviceDescribed(_Event, frozen=True, array_like=True, tag="device_described"):
@@ -134,6 +145,7 @@ Event = (
     | AckRefused
     | CheckpointsCleared
     | SyncResetRequested
+    | ResetSent
     | DeviceDescribed
     | TokenRotated
     | TokenFirstUsed

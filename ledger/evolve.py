@@ -10,7 +10,8 @@ from typing import Final, assert_never
 
 from msgspec.structs import replace
 
-from ledger.entity_types import ENTITY_TYPES, types_in
+from ledger.acks import completed_types
+from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, types_in
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     AckRefused,
@@ -18,6 +19,7 @@ from ledger.events import (
     CheckpointsCleared,
     DeviceDescribed,
     Recorded,
+    ResetSent,
     SessionCreated,
     SessionEnded,
     StoredAck,
@@ -31,6 +33,8 @@ from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
 
 NOTED: Final = 8
 """How many of the latest stale or refused acks a state remembers, to record each once."""
+_COMPLETE_CODE: Final = CODES[COMPLETE]
+_COMPLETE_BIT: Final = 1 << _COMPLETE_CODE
 TOKENS: Final = 8
 """How many of the latest new and of the latest replaced tokens a state remembers."""
 
@@ -59,13 +63,19 @@ def evolve(state: State | None, recorded: Recorded) -> State:
     seq, at_us, digest = recorded.seq, recorded.at_us, recorded.hash
     match event:
         case AcksRecorded(moved=moved, stale=stale):
-            checkpoints = dict(state.checkpoints)
+            checkpoints, heard = dict(state.checkpoints), state.heard
             for code, position_us, entity_id, _ in moved:
                 if not 0 <= code < len(ENTITY_TYPES):
                     raise UnknownEvent(f"an ack of entity type {code}, which this version does not know: upgrade")
+                if code == _COMPLETE_CODE:
+                    if news := state.news_in(position_us, completed_types(entity_id)):
+                        heard = _newest(heard, position_us, news)
+                    newest = checkpoints.get(COMPLETE)
+                    if newest is not None and newest.position.at_us > position_us:
+                        continue  # a stream that began earlier ended later
                 checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), at_us)
             noted = _note(state.noted, stale) if stale else state.noted
-            return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted)
+            return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted, heard=heard)
         case StreamOffered():
             return _offered(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case AckRefused(ack=ack):
@@ -74,6 +84,8 @@ def evolve(state: State | None, recorded: Recorded) -> State:
             return _cleared(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case SyncResetRequested(on=on):
             return replace(state, seq=seq, at_us=at_us, hash=digest, pending_reset=on)
+        case ResetSent(cause=cause):
+            return replace(state, seq=seq, at_us=at_us, hash=digest, reset_sent=cause)
         case DeviceDescribed(device_type=device_type, device_os=device_os, app_version=app_version):
             return replace(
                 state,
@@ -133,9 +145,8 @@ def _token_used(state: State, event: TokenFirstUsed) -> State:
 def _cleared(state: State, event: CheckpointsCleared) -> State:
     pending = state.pending_reset and not event.reset
     if event.types is None:
-        return replace(
-            state, checkpoints={}, offered=(), epoch=state.epoch + 1, epoch_start_us=None, pending_reset=pending
-        )
+        after = replace(state, checkpoints={}, offered=(), epoch=state.epoch + 1, pending_reset=pending, reset_sent="")
+        return replace(after, started=(), heard=()) if event.wiped else after
     mask = int.from_bytes(event.types, "big")
     cleared = types_in(mask)
     epochs = dict(state.epochs)
@@ -147,18 +158,27 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
 
 
 def _offered(state: State, event: StreamOffered) -> State:
+    mask = int.from_bytes(event.types, "big")
     return replace(
         state,
-        offered=_offer(state.offered, event.snapshot_us, int.from_bytes(event.types, "big")),
-        epoch_start_us=event.snapshot_us if state.epoch_start_us is None else state.epoch_start_us,
+        offered=_newest(state.offered, event.snapshot_us, mask),
+        started=_first(state.started, event.snapshot_us, mask),
         revision=max(state.revision, event.revision),
     )
 
 
-def _offer(offered: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Offer, ...]:
-    """Add an offer; each type stays only with its newest snapshot, newest first."""
+def _first(started: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Offer, ...]:
+    """Add what begins with a stream; each type stays with its first snapshot."""
+    mask &= ~_COMPLETE_BIT
+    for offer in started:
+        mask &= ~offer.mask
+    return _newest(started, snapshot_us, mask) if mask else started
+
+
+def _newest(offers: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Offer, ...]:
+    """Add types at a snapshot; each type stays only with its newest one, newest first."""
     by_snapshot = {snapshot_us: mask}
-    for older_us, held in offered:
+    for older_us, held in offers:
         if older_us >= snapshot_us:
             by_snapshot[older_us] = by_snapshot.get(older_us, 0) | held
             by_snapshot[snapshot_us] &= ~held if older_us > snapshot_us else -1

@@ -94,7 +94,7 @@ def changes(before: State | None, after: State) -> Changes:
 def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[bytes, bytes]) -> State:
     """Read a state back from its two hashes; raises CorruptLedger if they hold no whole state."""
     try:
-        parent, expires, start = session.get(b"parent"), session.get(b"expires_at_us"), session.get(b"epoch_start_us")
+        parent, expires = session.get(b"parent"), session.get(b"expires_at_us")
         app_version, token_expires = session.get(b"app_version"), session.get(b"token_expires_at_us")
         return State(
             sid=sid,
@@ -114,8 +114,10 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             checkpoints={name.decode(): _read_checkpoint(value) for name, value in checkpoints.items()},
             epoch=int(session.get(b"epoch", 1)),
             epochs=_read_epochs(session.get(b"epochs", b"")),
-            epoch_start_us=None if start is None else int(start),
-            offered=_read_offered(session.get(b"offered", b"")),
+            offered=_read_offers(session.get(b"offered", b"")),
+            started=_read_offers(session.get(b"started", b"")),
+            heard=_read_offers(session.get(b"heard", b"")),
+            reset_sent=session.get(b"reset_sent", b"").decode(),
             noted=_acks.decode(noted) if (noted := session.get(b"noted")) else (),
             provider_session=session.get(b"provider_session", b""),
             token=session.get(b"token", b""),
@@ -141,8 +143,8 @@ def _print_epochs(epochs: Mapping[str, int]) -> bytes:
     return b",".join(b"%b=%d" % (name.encode(), epochs[name]) for name in sorted(epochs))
 
 
-def _print_offered(offered: tuple[Offer, ...]) -> bytes:
-    return b",".join(b"%d:%x" % offer for offer in offered)
+def _print_offers(offers: tuple[Offer, ...]) -> bytes:
+    return b",".join(b"%d:%x" % offer for offer in offers)
 
 
 def _print_tuples(tuples: tuple[NamedTuple, ...]) -> bytes:
@@ -161,8 +163,10 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "pending_reset": _flag,
     "epoch": lambda value: b"" if value == 1 else _number(value),
     "epochs": _print_epochs,
-    "epoch_start_us": _print_optional,
-    "offered": _print_offered,
+    "offered": _print_offers,
+    "started": _print_offers,
+    "heard": _print_offers,
+    "reset_sent": str.encode,
     "noted": _print_tuples,
     "token": bytes,
     "token_number": lambda value: _number(value) if value else b"",
@@ -189,7 +193,7 @@ def _read_checkpoint(value: bytes) -> Checkpoint:
 
 
 @lru_cache(4096)
-def _read_offered(value: bytes) -> tuple[Offer, ...]:
+def _read_offers(value: bytes) -> tuple[Offer, ...]:
     pairs = (item.split(b":") for item in value.split(b",") if item)
     return tuple(Offer(int(snapshot_us), int(mask, 16)) for snapshot_us, mask in pairs)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ledger.entity_types import CODES, COMPLETE
+from ledger.entity_types import CODES
 from ledger.events import StoredAck
 from ledger.positions import Position
 
@@ -20,7 +20,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class Offer(NamedTuple):
-    """The newest snapshot offered for each entity type in `mask`."""
+    """A snapshot that was offered, begun with or completed, for each entity type in `mask`."""
 
     snapshot_us: int
     mask: int
@@ -44,10 +44,13 @@ class State(msgspec.Struct, frozen=True):
     """A session as of event `seq`.
 
     `epoch` counts the times everything was cleared, from 1; `epochs` adds what single types were cleared beyond that.
-    `epoch_start_us` is the snapshot of the first stream since everything was last cleared: before it the device has
-    nothing of this service, so it can have missed no delete. `noted` are the latest acks recorded as stale or refused.
-    `revision`: by which revision of a source its streams were made, at the latest (`ledger.commands.Resend`).
-    `token` is the SHA-256 of the token in use, empty for the first one, whose digest is the session's id.
+    `offered` tells the newest snapshot offered of each type in its epoch. `started` tells that of the first stream of a
+    type since the device last held nothing, `heard` that of the newest one that it completed: before it started it had
+    nothing of the type, so it can have missed no delete. Clearing checkpoints by itself changes neither. Each type is
+    once in each of the three. `reset_sent` is why a reset line was sent that is not acknowledged yet, or empty.
+    `noted` are the latest acks recorded as stale or refused. `revision`: by which revision of a source its streams were
+    made, at the latest (`ledger.commands.Resend`). `token` is the SHA-256 of the token in use, empty for the first one,
+    whose digest is the session's id.
     """
 
     sid: str
@@ -67,8 +70,10 @@ class State(msgspec.Struct, frozen=True):
     checkpoints: Mapping[str, Checkpoint] = msgspec.field(default_factory=dict)
     epoch: int = 1
     epochs: Mapping[str, int] = msgspec.field(default_factory=dict)
-    epoch_start_us: int | None = None
     offered: tuple[Offer, ...] = ()
+    started: tuple[Offer, ...] = ()
+    heard: tuple[Offer, ...] = ()
+    reset_sent: str = ""
     noted: tuple[StoredAck, ...] = ()
     provider_session: bytes = b""
     token: bytes = b""
@@ -104,15 +109,36 @@ class State(msgspec.Struct, frozen=True):
                 return offer.snapshot_us
         return -1
 
-    def synced_us(self, types: int = 0) -> int | None:
-        """Tell up to when the device surely knows of deletes; None if it was never offered anything.
+    def synced_us(self, types: int = -1) -> int | None:
+        """Tell up to when the device surely knows of deletes of `types` (a mask); None if it was offered none of them.
 
-        A stream that did not offer one of `types` (a mask) says nothing of that type's deletes, also if it completed.
+        Only a stream that it completed says so, and only of the types that it carried. A type that no stream completed
+        counts from its first one, and one that was never offered does not count.
         """
-        complete = self.checkpoints.get(COMPLETE)
-        if complete is None:
-            return self.epoch_start_us
-        return min([complete.position.at_us, *(offer.snapshot_us for offer in self.offered if offer.mask & types)])
+        known, found = 0, []
+        for offer in self.heard:
+            known |= offer.mask
+            if offer.mask & types:
+                found.append(offer.snapshot_us)
+        found += [offer.snapshot_us for offer in self.started if offer.mask & types & ~known]
+        return min(found, default=None)
+
+    def news_in(self, snapshot_us: int, types: int) -> int:
+        """Tell of which of `types` (a mask) the device heard more by completing a stream of them.
+
+        Those that no stream can have offered up to that snapshot do not count.
+        """
+        known = 0
+        for offer in self.started:
+            if offer.snapshot_us <= snapshot_us:
+                known |= offer.mask
+        for offer in self.offered:
+            if offer.snapshot_us < snapshot_us:
+                known &= ~offer.mask
+        for offer in self.heard:
+            if offer.snapshot_us >= snapshot_us:
+                known &= ~offer.mask
+        return known & types
 
     def lives_at(self, now_us: int) -> bool:
         """Tell whether the session admits anybody at `now_us`."""

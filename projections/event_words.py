@@ -15,6 +15,7 @@ from ledger.events import (
     CheckpointsCleared,
     DeviceDescribed,
     Event,
+    ResetSent,
     SessionCreated,
     SessionEnded,
     StoredAck,
@@ -34,6 +35,7 @@ Tag = Literal[
     "ack_refused",
     "checkpoints_cleared",
     "sync_reset_requested",
+    "reset_sent",
     "device_described",
     "token_rotated",
     "token_first_used",
@@ -86,11 +88,13 @@ def _data(event: Event) -> dict[str, Any]:
             return {"ack": ack_text(event.ack), "reason": event.reason}
         case CheckpointsCleared():
             cleared = None if event.types is None else names_of(event.types)
-            return {"types": cleared, "cause": event.cause, "reset": event.reset}
+            return {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
         case DeviceDescribed():
             return {"deviceType": event.device_type, "deviceOS": event.device_os, "appVersion": event.app_version}
         case SyncResetRequested():
             return {"on": event.on, "by": event.by}
+        case ResetSent():
+            return {"cause": event.cause}
         case TokenRotated():
             return {
                 "token": event.token.hex(),

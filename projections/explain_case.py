@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ledger.decide import reset_due
+from ledger.decide import missed_deletes, reset_due
 from ledger.entity_types import CODES, COMPLETE, RESET, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
 from ledger.positions import iso_from_us
@@ -47,8 +47,12 @@ class Case:
     @property
     def reset_due(self) -> bool:
         """Whether the next stream is nothing but a reset."""
-        mask = mask_of((COMPLETE, *self.facts.types))
-        return not self.over and reset_due(self.state, self.facts.library.floor_us, mask)
+        return not self.over and reset_due(self.state, self.facts.library.floor_us, mask_of(self.facts.types))
+
+    @property
+    def missed_deletes(self) -> bool:
+        """Whether it may have missed deletes of what it asks for."""
+        return missed_deletes(self.state, self.facts.library.floor_us, mask_of(self.facts.types))
 
     @property
     def answers(self) -> bool:

@@ -78,8 +78,21 @@ def _reset_pending(case: Case) -> Finding | None:
     return Finding("reset_waiting", "note", says, [entry.recorded.seq])
 
 
+def _reset_unanswered(case: Case) -> Finding | None:
+    """The line was sent, and nobody asks for it any more: the request was taken back, or other types are asked for."""
+    state, entry = case.state, case.story.reset_sent
+    if not state.reset_sent or state.pending_reset or case.over or case.missed_deletes:
+        return None
+    at = f" at {iso_from_us(entry.recorded.at_us)}" if entry is not None else ""
+    says = (
+        f"The device was told to start over{at} and has not acknowledged it. What it was for is over, but it may have "
+        "emptied itself meanwhile: until it acknowledges, it is sent nothing else."
+    )
+    return Finding("reset_unanswered", "stops", says, [] if entry is None else [entry.recorded.seq])
+
+
 def _reset_due(case: Case) -> Finding | None:
-    if case.state.pending_reset or not case.reset_due:
+    if case.state.pending_reset or case.over or not case.missed_deletes:
         return None
     synced_us = case.state.synced_us(mask_of(case.facts.types))
     says = (
@@ -219,7 +232,8 @@ def _damaged(case: Case) -> Finding | None:
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    _ended, _expired, _damaged, source_down, _reset_pending, _reset_due, _idle, _never_streamed, _stuck_types,
+    _ended, _expired, _damaged, source_down, _reset_pending, _reset_due,
+    _reset_unanswered, _idle, _never_streamed, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
     sent_again, _behind, _up_to_date, _stale,
 )  # fmt: skip

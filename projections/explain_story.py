@@ -12,6 +12,7 @@ from ledger.events import (
     AckRefused,
     AcksRecorded,
     CheckpointsCleared,
+    ResetSent,
     SessionEnded,
     StoredAck,
     StreamOffered,
@@ -52,6 +53,7 @@ class Story(Struct):
     cleared_seq: int = 0
     cleared_cause: str = ""
     reset_asked: Entry | None = None
+    reset_sent: Entry | None = None
     ended: Entry | None = None
 
     def of(self, entity_type: str) -> TypeStory:
@@ -94,6 +96,10 @@ def tell(newest_first: Sequence[Entry], state: State) -> Story:
                 story.cleared_seq, story.cleared_cause, story.streams = seq, event.cause, []
                 if event.reset:
                     story.reset_asked = None
+                if mask is None:
+                    story.reset_sent = None
+            case ResetSent():
+                story.reset_sent = entry
             case SyncResetRequested():
                 story.reset_asked = entry if event.on else None
             case SessionEnded():

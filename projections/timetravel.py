@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from ledger.events import Recorded, SessionEnded
 from ledger.evolve import evolve
 from ledger.log.reader import Entry
 from ledger.positions import iso_from_us
-from ledger.state import State
+from ledger.state import Offer, State
 from projections.chains import runs
 from projections.event_words import ack_text, instant
 from projections.past import Past
@@ -35,7 +36,7 @@ class CheckpointThen(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class OfferThen(msgspec.Struct, frozen=True):
-    """Up to where which entity types had been offered."""
+    """Up to where which entity types had been offered, or completed."""
 
     snapshot: str
     types: tuple[str, ...]
@@ -70,10 +71,11 @@ class EventThen(msgspec.Struct, frozen=True, rename="camel"):
 class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     """A session and its checkpoints as they were at an instant.
 
-    `status` is living, ended, or expired: over, though no event has said so yet. `epochs` are those of single types
-    beyond `epoch`; `epoch_start` is the snapshot of the first stream since everything was last cleared. `ignored` are
-    the latest acks that were stale or refused. `revision` is the one of the source that its streams were made by.
-    `event` is the last one that happened by then.
+    `status` is living, ended, or expired: over, though no event has said so yet. `reset_sent` is why the device was
+    sent a reset that it has not acknowledged, empty if it was sent none. `epochs` are those of single types beyond
+    `epoch`. `started` tells up to where which types were first offered since the device last held nothing, `heard` up
+    to where it completed streams of them. `ignored` are the latest acks that were stale or refused. `revision` is the
+    one of the source that its streams were made by. `event` is the last one that happened by then.
     """
 
     session_id: str
@@ -90,11 +92,13 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     created_at: str
     expires_at: str | None
     pending_reset: bool
+    reset_sent: str
     checkpoints: dict[str, CheckpointThen]
     epoch: int
     epochs: dict[str, int]
-    epoch_start: str | None
     offered: list[OfferThen]
+    started: list[OfferThen]
+    heard: list[OfferThen]
     ignored: list[str]
     tokens: TokensThen
     revision: int
@@ -143,6 +147,7 @@ def describe(moment: Moment, at_us: int) -> StateThen:
         created_at=iso_from_us(state.created_at_us),
         expires_at=instant(state.over_at_us),
         pending_reset=state.pending_reset,
+        reset_sent=state.reset_sent,
         checkpoints={
             name: CheckpointThen(
                 format_ack(Ack(name, held.position, state.epoch_of(name))), iso_from_us(held.acked_at_us)
@@ -151,8 +156,9 @@ def describe(moment: Moment, at_us: int) -> StateThen:
         },
         epoch=state.epoch,
         epochs={name: state.epoch_of(name) for name in sorted(state.epochs)},
-        epoch_start=instant(state.epoch_start_us),
-        offered=[OfferThen(iso_from_us(offer.snapshot_us), types_in(offer.mask)) for offer in state.offered],
+        offered=_offers(state.offered),
+        started=_offers(state.started),
+        heard=_offers(state.heard),
         ignored=[ack_text(ack) for ack in state.noted],
         tokens=TokensThen(
             state.token_number, instant(state.token_expires_at_us), len(state.new_tokens), len(state.old_tokens)
@@ -160,6 +166,10 @@ def describe(moment: Moment, at_us: int) -> StateThen:
         revision=state.revision,
         event=EventThen(state.seq, iso_from_us(state.at_us), state.hash.hex(), last.id),
     )
+
+
+def _offers(offers: Sequence[Offer]) -> list[OfferThen]:
+    return [OfferThen(iso_from_us(offer.snapshot_us), types_in(offer.mask)) for offer in offers]
 
 
 def _folded(state: State | None, recorded: Recorded) -> State:

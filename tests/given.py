@@ -11,7 +11,7 @@ from typing import Final
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from ledger.acks import Ack
+from ledger.acks import RESET_ACK, Ack, completion
 from ledger.chain import GENESIS, record
 from ledger.commands import (
     ClearCheckpoints,
@@ -85,12 +85,12 @@ def offered(*types: str, snapshot_us: int = SNAPSHOT, revision: int = 0) -> Stre
 
 def offer(*types: str, snapshot_us: int = SNAPSHOT, resends: tuple[Resend, ...] = ()) -> OfferStream:
     """Offer a stream of these types, and its completion."""
-    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]), resends)
+    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]), resends=resends)
 
 
-def cleared(*types: str, cause: str = "deleted", reset: bool = False) -> CheckpointsCleared:
+def cleared(*types: str, cause: str = "deleted", reset: bool = False, wiped: bool = False) -> CheckpointsCleared:
     """Tell that checkpoints of these types were cleared; of all without any."""
-    return CheckpointsCleared(mask_bytes(mask_of(types)) if types else None, cause, reset)
+    return CheckpointsCleared(mask_bytes(mask_of(types)) if types else None, cause, reset, wiped)
 
 
 def clear(*types: str, cause: str = "deleted", reset: bool = False) -> ClearCheckpoints:
@@ -101,6 +101,11 @@ def clear(*types: str, cause: str = "deleted", reset: bool = False) -> ClearChec
 def ack(entity_type: str, at_us: int, entity_id: str = "", epoch: int = 1) -> Ack:
     """Make an ack."""
     return Ack(entity_type, Position(at_us, entity_id), epoch)
+
+
+def completed(*types: str, snapshot_us: int = SNAPSHOT, epoch: int = 1) -> Ack:
+    """Make the ack of a whole stream of these types."""
+    return completion(snapshot_us, mask_of(types), epoch)
 
 
 def acks(*given_acks: Ack) -> RecordAcks:
@@ -127,16 +132,21 @@ ids: Final = st.text(
 ).filter(lambda text: len(text.encode()) <= 256)
 positions: Final = st.builds(Position, st.integers(0, MAX_US), st.just("") | ids)
 few_positions: Final = st.builds(Position, st.integers(NOW, NOW + 6), st.sampled_from(("", "a", "b", "é")))
-few_acks: Final = st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integers(1, 3))
+few_completions: Final = st.builds(
+    completion, st.integers(NOW, NOW + 6), st.sets(st.sampled_from(TYPES)).map(mask_of), st.integers(1, 3)
+)
+few_acks: Final = (
+    st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integers(1, 3)) | few_completions | st.just(RESET_ACK)
+)
 few_tokens: Final = st.sampled_from([bytes([number]) * 32 for number in range(1, 12)])
 masks: Final = st.sets(st.sampled_from(TYPES)).map(mask_of)
 
 RESENDS: Final = (Resend(1, mask_of(["AssetV1"])), Resend(2, mask_of(["AlbumV2"])))
 
 commands: Final[st.SearchStrategy[Command]] = st.one_of(
-    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks),
+    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, st.integers(NOW - 5, NOW)),
     st.builds(OfferStream, st.just(NOW + 7), st.just(mask_of(TYPES))),
-    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, st.sampled_from((RESENDS[:1], RESENDS))),
+    st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, resends=st.sampled_from((RESENDS[:1], RESENDS))),
     st.builds(RecordAcks, st.lists(few_acks, max_size=4).map(tuple)),
     st.builds(ClearCheckpoints, st.none() | masks, st.just("deleted"), st.booleans()),
     st.builds(RequestReset, st.booleans(), st.just("owner")),

@@ -26,6 +26,8 @@ class TroubledSource(MemorySource):
         self.hangs = False
         self.counts_slowly = False
         self.lags_us = BEHIND_US
+        self.floor_us: int | None = None
+        """Up to where delete markers are purged, whatever else says so."""
         self.passes_over: dict[str, int] = {}
         """How many rows of a type each of its pages holds back."""
         self.holds: list[HeldBack] = []
@@ -35,6 +37,8 @@ class TroubledSource(MemorySource):
         return self.clock() - self.lags_us
 
     async def tombstone_floor(self, library: str) -> int:
+        if self.floor_us is not None:
+            return self.floor_us
         return 0 if self.keeps_us is None else await self.horizon(library) - self.keeps_us
 
     async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:

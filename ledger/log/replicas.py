@@ -21,7 +21,7 @@ from ledger import keys
 from ledger.acks import RESET_ACK
 from ledger.commands import ClearCheckpoints, Command, RecordAcks, RequestReset
 from ledger.errors import NotReplicated, StoreUnavailable
-from ledger.events import CheckpointsCleared, SessionCreated, SessionEnded, SyncResetRequested, TokenRotated
+from ledger.events import CheckpointsCleared, ResetSent, SessionCreated, SessionEnded, SyncResetRequested, TokenRotated
 from ledger.log.append import Section
 from ledger.log.cluster import ClusterStore
 from ledger.log.mux import Mux
@@ -31,7 +31,7 @@ from ledger.log.standalone import StandaloneStore
 from ledger.log.store import Store, open_store
 from ledger.state import State
 
-CONFIRMED: Final = (SessionCreated, SessionEnded, TokenRotated, CheckpointsCleared, SyncResetRequested)
+CONFIRMED: Final = (SessionCreated, SessionEnded, TokenRotated, CheckpointsCleared, SyncResetRequested, ResetSent)
 """What a replica that becomes the primary must have: without it an ended login lives on, or a device misses rows.
 
 A lost ack, or a lost offer, only has things sent again.

@@ -180,7 +180,7 @@ def _notes(state: State) -> str:
         notes.append(f"ends with {state.parent[:12]}…")
     if state.over_at_us is not None:
         notes.append(f"expires {minute(state.over_at_us)}")
-    if state.pending_reset:
+    if state.pending_reset or state.reset_sent:
         notes.append("will start over")
     return ", ".join(notes)
 

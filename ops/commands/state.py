@@ -63,8 +63,10 @@ def _facts(found: StateThen) -> Iterator[tuple[str, str]]:
         "signed in": f"{found.created_at} {found.authenticated_by}",
         "expires": found.expires_at,
         "will start over": "yes, it was asked to" if found.pending_reset else None,
+        "told to start over": f"yes, and it has not acknowledged it ({found.reset_sent})" if found.reset_sent else None,
         "epoch": f"{found.epoch}" + "".join(f", {name} {epoch}" for name, epoch in found.epochs.items()),
         "offered up to": ", ".join(f"{offer.snapshot} ({len(offer.types)} types)" for offer in found.offered),
+        "completed up to": ", ".join(f"{offer.snapshot} ({len(offer.types)} types)" for offer in found.heard),
         "ignored acks": ", ".join(found.ignored),
         "token": f"number {found.tokens.number}"
         + (f", until {found.tokens.expires_at}" if found.tokens.expires_at else "")

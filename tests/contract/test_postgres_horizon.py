@@ -362,6 +362,35 @@ async def test_a_clock_set_back_is_told_once(caplog: pytest.LogCaptureFixture) -
     ]
 
 
+async def test_one_below_all_deletes_that_are_kept_is_refused_by_the_name_of_who_holds_it(
+    reading: asyncpg.Connection, writing: asyncpg.Connection
+) -> None:
+    reader, kept_longer = HorizonReader("transaction", 2 * MARGIN_US), HorizonReader("transaction", 3600 * MARGIN_US)
+    assert (await reader.read(reading)).oldest is None
+    started = await begin(writing)
+    await passed(reading, started + MARGIN_US)
+    who = rf"process {writing.get_server_pid()} \(writer\), idle in transaction.* deletes are kept for 2 s"
+    for _ in range(2):
+        with pytest.raises(HorizonUnknown, match=who):
+            await reader.read(reading)
+    assert (await kept_longer.read(reading)).us == floored(started)
+    await writing.execute("COMMIT")
+    assert (await reader.read(reading)).us > started
+
+
+@pytest.mark.parametrize(("ahead_s", "told"), [(-86_400, ""), (0, ""), (1799, ""), (1801, "1,801 s ahead")])
+async def test_a_clock_by_which_all_deletes_seem_to_be_purged_is_refused(ahead_s: int, told: str) -> None:
+    """Who set it ahead purged nothing; devices would start over for it."""
+    clock = StubClock()
+    ours_us = us(clock.at) - ahead_s * 1_000_000
+    reader = HorizonReader("transaction", 3600 * 1_000_000, lambda: ours_us)
+    if told:
+        with pytest.raises(HorizonUnknown, match=told):
+            await reader.read(clock)
+    else:
+        assert (await reader.read(clock)).us < us(clock.at)
+
+
 @both
 async def test_nothing_ever_appears_below_it(postgres_url: str, stamps: Literal["transaction", "clock"]) -> None:
     """Writers commit out of order; whatever is below a horizon when it was read is all that ever is."""

@@ -855,6 +855,24 @@ async def test_deletes_are_kept_as_long_as_the_mapping_says(database: Any, postg
     assert horizon_us <= now_us + 60_000_000
 
 
+async def test_a_transaction_open_for_longer_than_deletes_are_kept_stops_streams_and_is_named(
+    database: Any, postgres_url: str
+) -> None:
+    await database.execute("SET application_name = 'upload'")
+    mapping = stacks().replace("[source]", '[source]\nkeeps_deletes = "3s"')
+    async with source_of(postgres_url, mapping) as source:
+        assert await source.horizon(LIBRARY) > await source.tombstone_floor(LIBRARY)
+        await database.execute("BEGIN; SELECT pg_sleep(3.1)")
+        with pytest.raises(SourceUnavailable, match=r"\(upload\)"):
+            await source.horizon(LIBRARY)
+        health = await source.health()
+        assert not health.ok
+        assert "(upload)" in health.text
+        await database.execute("COMMIT")
+        assert await source.horizon(LIBRARY) > await source.tombstone_floor(LIBRARY)
+        assert (await source.health()).ok
+
+
 async def test_who_holds_the_horizon_back_is_told(database: Any, postgres_url: str) -> None:
     await database.execute("SET application_name = 'upload'")
     async with source_of(postgres_url, stacks()) as source:

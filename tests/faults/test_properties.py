@@ -22,7 +22,6 @@ from endpoints.stream_lines import RESET_LINE, chunks
 from ledger.acks import RESET_ACK, Ack, parse_ack
 from ledger.chain import GENESIS, link
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RecordAcks, RequestReset
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, RESET, mask_of
 from ledger.errors import DeletesPurged, SessionEnded
 from ledger.events import AckRefused, AcksRecorded, StoredAck
@@ -118,12 +117,10 @@ class Device:
     async def stream(self) -> AsyncIterator[bytes]:
         """Ask for a stream, as the endpoint does; yields chunks."""
         ledger, source = self.world.ledger, self.world.source
-        state = await ledger.load(self.user, self.sid)
         snapshot_us, floor_us = await source.horizon(self.library), await source.tombstone_floor(self.library)
         types = mask_of([COMPLETE, *(row.name for row in self.rows)])
-        if not reset_due(state, floor_us, types):
-            state = await ledger.execute(self.user, self.sid, OfferStream(snapshot_us, types))
-        if reset_due(state, floor_us, types):
+        state = await ledger.execute(self.user, self.sid, OfferStream(snapshot_us, types, floor_us))
+        if state.reset_sent:
             yield RESET_LINE
             return
         async for chunk in chunks(source, state, self.rows, snapshot_us):

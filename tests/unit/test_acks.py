@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.acks import MAX_ACK_CHARS, MAX_EPOCH, RESET_ACK, RESET_TEXT, Ack, format_ack, parse_ack
-from ledger.entity_types import ENTITY_TYPES, RESET
+from ledger.acks import (
+    MAX_ACK_CHARS,
+    MAX_EPOCH,
+    RESET_ACK,
+    RESET_TEXT,
+    Ack,
+    completed_types,
+    completion,
+    format_ack,
+    parse_ack,
+)
+from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET, mask_of
 from ledger.errors import InvalidAck
 from ledger.positions import Position
 from tests.given import positions
@@ -45,6 +55,17 @@ def test_the_first_epoch_is_not_printed(ack: Ack) -> None:
 )
 def test_acks_are_read(text: str, ack: Ack) -> None:
     assert parse_ack(text) == ack
+
+
+def test_a_completion_names_the_types_of_its_stream() -> None:
+    types = mask_of(["AssetV2", "AssetDeleteV1", COMPLETE])
+    ack = completion(US, types, 2)
+    assert format_ack(ack) == f"SyncCompleteV1|{TIME}|30|2"
+    assert parse_ack(format_ack(ack)) == ack
+    assert completed_types(ack.position.id) == mask_of(["AssetV2", "AssetDeleteV1"])
+    assert completion(US, mask_of([COMPLETE]), 1) == Ack(COMPLETE, Position(US, ""), 1)
+    every = completion(US, mask_of(ENTITY_TYPES), 1)
+    assert completed_types(every.position.id) == mask_of(set(ENTITY_TYPES) - {COMPLETE})
 
 
 @pytest.mark.parametrize("text", ["SyncResetV1|reset", "SyncResetV1", "SyncResetV1|", "SyncResetV1|anything|at|all|x"])

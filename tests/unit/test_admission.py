@@ -98,7 +98,18 @@ def test_only_the_first_use_is_on_record() -> None:
 def test_tokens_touch_nothing_else_of_a_session() -> None:
     before = given(CheckpointsCleared(None, "deleted"))
     after = then(before, rotated(SECOND, 1), used(SECOND))
-    for field in ("checkpoints", "offered", "epoch", "epochs", "epoch_start_us", "noted", "expires_at_us", "library"):
+    for field in (
+        "checkpoints",
+        "offered",
+        "epoch",
+        "epochs",
+        "started",
+        "heard",
+        "reset_sent",
+        "noted",
+        "expires_at_us",
+        "library",
+    ):
         assert getattr(after, field) == getattr(before, field)
 
 

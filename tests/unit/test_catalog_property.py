@@ -21,11 +21,11 @@ from hypothesis.strategies import DrawFn
 
 from endpoints.stream_lines import chunks
 from ledger import keys
-from ledger.acks import parse_ack
+from ledger.acks import completed_types, parse_ack
 from ledger.decide import reset_due
-from ledger.entity_types import COMPLETE
+from ledger.entity_types import COMPLETE, mask_of
 from ledger.positions import Position
-from ledger.state import Checkpoint, State
+from ledger.state import Checkpoint, Offer, State
 from ops.simulate.api import Server
 from ops.simulate.check import check
 from ops.simulate.copy import Copy
@@ -261,22 +261,24 @@ class Phone:
         if reset_due(self._state, await source.tombstone_floor(LIBRARY)):
             self._copy.wipe()
             self._state = State(sid="s", user="u", library=LIBRARY, seq=1, at_us=0, hash=b"", created_at_us=0)
-        if self._state.epoch_start_us is None:
-            self._with(epoch_start_us=snapshot)
+        if not self._state.started:
+            self._with(started=(Offer(snapshot, mask_of(row.name for row in self._rows)),))
         body = b"".join([chunk async for chunk in chunks(source, self._state, self._rows, snapshot)])
         read = body.splitlines(keepends=True)[:lines]
         for run in parse_runs(b"".join(read), 1):
             self._copy.apply(run)
             ack = parse_ack(run.acks[-1])
             self._with(checkpoints={**self._state.checkpoints, ack.type: Checkpoint(ack.position, 0)})
+            if ack.type == COMPLETE:
+                self._with(heard=(Offer(ack.position.at_us, completed_types(ack.position.id)),))
 
     def _with(self, **changes: Any) -> None:
         fields = {name: getattr(self._state, name) for name in State.__struct_fields__}
         self._state = State(**{**fields, **changes})
 
     @property
-    def complete(self) -> Position:
-        return self._state.checkpoints[COMPLETE].position
+    def complete_us(self) -> int:
+        return self._state.checkpoints[COMPLETE].position.at_us
 
 
 class Listing:
@@ -308,7 +310,7 @@ async def run(drawn: list[Op], types: tuple[str, ...], folder: str) -> None:
         await sink.assert_nothing_was_missed()
         await phone.sync()
         await phone.sync()
-        assert phone.complete == Position(await sink.catalog.horizon(LIBRARY), "")
+        assert phone.complete_us == await sink.catalog.horizon(LIBRARY)
         lines = await sink.listed(waiting=False)
         result = check(copy, cast(Server, Listing(lines)), LIBRARY, types)
         assert result.equal, [str(difference) for difference in result.differences]

@@ -21,6 +21,7 @@ from ledger.events import (
     AckRefused,
     DeviceDescribed,
     Event,
+    ResetSent,
     SessionCreated,
     StreamOffered,
     SyncResetRequested,
@@ -36,6 +37,7 @@ from tests.given import (
     acks,
     clear,
     cleared,
+    completed,
     given,
     moved,
     offer,
@@ -218,6 +220,47 @@ def test_the_ack_of_a_reset_clears_everything_and_drops_the_other_acks() -> None
     assert (after.pending_reset, after.checkpoints, after.offered) == (False, {}, ())
 
 
+def test_a_reset_line_is_on_record_before_it_leaves_and_once() -> None:
+    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"))
+    newer = offer("AssetV1", snapshot_us=SNAPSHOT + 9)
+    assert when(session, newer) == (ResetSent("requested"),), "and no stream is offered"
+    assert when(then(session, ResetSent("requested")), newer) == ()
+    away = given(offered("AssetV1"))
+    assert when(away, OfferStream(SNAPSHOT + 9, mask_of(["AssetV1"]), SNAPSHOT)) == (ResetSent("deletes_purged"),)
+    assert when(away, OfferStream(SNAPSHOT + 9, mask_of(["AlbumV2"]), SNAPSHOT)), "of other types nothing was missed"
+
+
+def test_a_reset_that_was_sent_is_due_until_its_ack_also_when_it_is_taken_back() -> None:
+    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"), ResetSent("requested"))
+    session = then(session, SyncResetRequested(False, "owner"))
+    assert reset_due(session, 0)
+    assert when(session, offer("AssetV1", snapshot_us=SNAPSHOT + 9)) == ()
+    answer = when(session, acks(RESET_ACK))
+    assert answer == (cleared(cause="reset_acked", reset=True, wiped=True),)
+    assert not reset_due(then(session, *answer), 0)
+    not_sent = given(offered("AssetV1"), SyncResetRequested(True, "owner"), SyncResetRequested(False, "owner"))
+    assert not reset_due(not_sent, 0), "the device never heard of it"
+
+
+def test_a_reset_can_be_acknowledged_where_nothing_is_held_any_more() -> None:
+    session = given(offered("AssetV1"), cleared("AssetV1", COMPLETE))
+    assert reset_due(session, SNAPSHOT)
+    session = then(session, *when(session, OfferStream(SNAPSHOT + 9, mask_of(["AssetV1"]), SNAPSHOT)))
+    session = then(session, *when(session, acks(RESET_ACK)))
+    assert not reset_due(session, SNAPSHOT)
+    assert when(session, OfferStream(SNAPSHOT + 9, mask_of(["AssetV1"]), SNAPSHOT))[0] == StreamOffered(
+        SNAPSHOT + 9, mask_bytes(mask_of(["AssetV1"]))
+    )
+
+
+def test_the_ack_of_a_reset_that_was_not_sent_clears_but_unlearns_nothing() -> None:
+    """It is late, or comes a second time: who sends it may hold everything."""
+    session = given(offered("AssetV1"), moved(ack("AssetV1", EARLY)))
+    session = then(session, *when(session, acks(RESET_ACK)))
+    assert session.checkpoints == {}
+    assert reset_due(session, SNAPSHOT)
+
+
 def test_the_ack_of_a_reset_twice_appends_once() -> None:
     session = given(SyncResetRequested(True, "owner"))
     assert when(session, acks(RESET_ACK)) == (cleared(cause="reset_acked", reset=True),)
@@ -231,7 +274,7 @@ def test_clearing_checkpoints_leaves_a_pending_reset_but_a_reset_stream_answers_
     assert not then(session, *when(session, clear(cause="reset", reset=True))).pending_reset
     assert when(given(SyncResetRequested(True, "owner")), clear()) == ()
     assert when(given(SyncResetRequested(True, "owner")), clear(cause="reset", reset=True)) == (
-        cleared(cause="reset", reset=True),
+        cleared(cause="reset", reset=True, wiped=True),
     )
 
 
@@ -252,19 +295,52 @@ def test_a_reset_is_due_when_requested_or_when_a_delete_may_have_been_missed() -
     assert reset_due(first, SNAPSHOT), "it never completed, so it knows of deletes below its first stream only"
     later = then(first, offered("AssetV1", snapshot_us=SNAPSHOT + 9))
     assert reset_due(later, SNAPSHOT), "a second stream proves nothing of the first"
-    completed = then(later, moved(ack(COMPLETE, SNAPSHOT + 9)))
-    assert not reset_due(completed, SNAPSHOT + 8)
-    assert reset_due(completed, SNAPSHOT + 9)
-    assert not reset_due(then(completed, cleared()), SNAPSHOT + 9)
+    whole = then(later, moved(completed("AssetV1", snapshot_us=SNAPSHOT + 9)))
+    assert not reset_due(whole, SNAPSHOT + 8)
+    assert reset_due(whole, SNAPSHOT + 9)
+    assert reset_due(then(whole, cleared()), SNAPSHOT + 9), "what it forgot to have acknowledged it may hold"
+    assert not reset_due(then(whole, cleared(cause="reset", reset=True, wiped=True)), SNAPSHOT + 9)
 
 
 def test_a_stream_proves_nothing_of_the_types_it_left_out() -> None:
-    session = given(offered("AssetV1", "AlbumV2", snapshot_us=EARLY), moved(ack(COMPLETE, EARLY)))
-    session = then(session, offered("AssetV1", snapshot_us=LATE), moved(ack(COMPLETE, LATE)))
+    session = given(
+        offered("AssetV1", "AlbumV2", snapshot_us=EARLY), moved(completed("AssetV1", "AlbumV2", snapshot_us=EARLY))
+    )
+    session = then(session, offered("AssetV1", snapshot_us=LATE), moved(completed("AssetV1", snapshot_us=LATE)))
     assert not reset_due(session, EARLY, mask_of(["AssetV1", "PersonV1"]))
     assert reset_due(session, EARLY, mask_of(["AssetV1", "AlbumV2"]))
     assert not reset_due(session, EARLY - 1, mask_of(["AssetV1", "AlbumV2"]))
-    assert not reset_due(then(session, cleared()), EARLY, mask_of(["AssetV1", "AlbumV2"]))
+
+
+def test_a_stream_that_broke_off_is_not_heard_of_when_one_of_other_types_completes() -> None:
+    session = given(
+        offered("AssetV1", "AlbumV2", snapshot_us=EARLY), moved(completed("AssetV1", "AlbumV2", snapshot_us=EARLY))
+    )
+    session = then(session, offered("AssetV1", "AlbumV2", snapshot_us=LATE))
+    for snapshot_us in (LATE, LATE + 5):  # also where nothing was written in between, so that both have one snapshot
+        after = then(session, *when(session, offer("AlbumV2", snapshot_us=snapshot_us)))
+        after = then(after, *when(after, acks(completed("AlbumV2", snapshot_us=snapshot_us))))
+        assert reset_due(after, EARLY, mask_of(["AssetV1", "AlbumV2"]))
+        assert not reset_due(after, EARLY, mask_of(["AlbumV2"]))
+
+
+def test_completions_of_one_snapshot_are_each_taken_once() -> None:
+    session = given(offered("AssetV1", "AlbumV2", "PersonV1"))
+    for types in (("AlbumV2",), ("AssetV1",), ("AlbumV2", "PersonV1")):
+        done = acks(completed(*types))
+        assert when(session, done) == (moved(completed(*types)),)
+        session = then(session, *when(session, done))
+        assert when(session, done) == ()
+    assert when(session, acks(completed("AssetV1", "PersonV1"))) == (), "nothing that it says is new"
+
+
+def test_a_completion_behind_a_newer_one_is_taken_where_it_says_more_and_is_stale_else() -> None:
+    session = given(offered("AssetV1", snapshot_us=EARLY), offered("AlbumV2"), moved(completed("AlbumV2")))
+    late = completed("AssetV1", snapshot_us=EARLY)
+    assert when(session, acks(late)) == (moved(late),)
+    session = then(session, moved(late))
+    other = completed("AlbumV2", snapshot_us=EARLY)
+    assert when(session, acks(other)) == (moved(stale=(other,)),)
 
 
 # Streams

@@ -19,6 +19,7 @@ from ledger.events import (
     DeviceDescribed,
     Event,
     Recorded,
+    ResetSent,
     SessionCreated,
     SessionEnded,
     StoredAck,
@@ -88,6 +89,14 @@ SAMPLES: list[tuple[str, Event]] = [
         CheckpointsCleared(b"\x08", "deleted"),
     ),
     (
+        "95b3636865636b706f696e74735f636c6561726564c0ab72657365745f61636b6564c3c3",
+        CheckpointsCleared(None, "reset_acked", True, wiped=True),
+    ),
+    (
+        "92aa72657365745f73656e74ae64656c657465735f707572676564",
+        ResetSent("deletes_purged"),
+    ),
+    (
         "93b473796e635f72657365745f726571756573746564c3a3616e6e",
         SyncResetRequested(True, "ann"),
     ),
@@ -151,7 +160,10 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
         "stream_offered": ["snapshot_us: int", "types: bytes", "revision: int = 0"],
         "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
         "ack_refused": ["ack: StoredAck", "reason: str"],
-        "checkpoints_cleared": ["types: bytes | None", "cause: str", "reset: bool = False"],
+        "checkpoints_cleared": [
+            "types: bytes | None", "cause: str", "reset: bool = False", "wiped: bool = False",
+        ],
+        "reset_sent": ["cause: str"],
         "sync_reset_requested": ["on: bool", "by: str"],
         "device_described": ["device_type: str = ''", "device_os: str = ''", "app_version: str | None = None"],
         "token_rotated": ["token: bytes", "number: int", "expires_at_us: int | None = None"],
@@ -161,7 +173,9 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
     },
 }  # fmt: skip
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
-EARLIER: Final[dict[int, dict[str, list[int]]]] = {1: {"session_created": [8], "stream_offered": [2]}}
+EARLIER: Final[dict[int, dict[str, list[int]]]] = {
+    1: {"session_created": [8], "stream_offered": [2], "checkpoints_cleared": [3]}
+}
 
 
 def fields_of(event: type[Event]) -> list[str]:

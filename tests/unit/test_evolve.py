@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 from ledger.chain import GENESIS, link, record
 from ledger.commands import OfferStream, Resend
 from ledger.decide import decide
-from ledger.entity_types import CODES, mask_of
+from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     AckRefused,
     AcksRecorded,
     Recorded,
+    ResetSent,
     SessionCreated,
     SessionEnded,
     StoredAck,
     StreamOffered,
+    SyncResetRequested,
     decode_event,
 )
 from ledger.evolve import NOTED, evolve, fold
 from ledger.positions import Position
-from ledger.state import Checkpoint, State
+from ledger.state import Checkpoint, Offer, State
 from tests.given import (
     CREATED,
     NOW,
@@ -35,6 +37,7 @@ from tests.given import (
     TYPES,
     ack,
     cleared,
+    completed,
     given,
     histories,
     moved,
@@ -83,18 +86,65 @@ def test_a_session_from_before_sources_had_revisions_is_of_none() -> None:
     state = evolve(before, Recorded(SID, 2, NOW, 1, decode_event(raw, 1), raw, hashed))
     assert (state.revision, state.offered_us("AssetV1"), state.hash) == (0, offer_us, hashed)
     state = then(state, moved(ack("AssetV1", offer_us - 1)))
-    events = decide(state, OfferStream(offer_us, mask_of(["AssetV1"]), (Resend(1, mask_of(["AssetV1"])),)), NOW)
+    events = decide(state, OfferStream(offer_us, mask_of(["AssetV1"]), resends=(Resend(1, mask_of(["AssetV1"])),)), NOW)
     assert events == (cleared("AssetV1", cause="source_revision"), StreamOffered(offer_us, b"\x08", 1))
 
 
-def test_the_epoch_starts_with_its_first_stream() -> None:
-    state = given(offered("AssetV1", snapshot_us=100), offered("AssetV1", snapshot_us=200))
-    assert (state.epoch_start_us, state.synced_us()) == (100, 100)
-    state = then(state, cleared("AssetV1"))
-    assert state.synced_us() == 100
-    state = then(state, cleared())
+def test_a_type_starts_with_its_first_stream_since_the_device_held_nothing() -> None:
+    state = given(offered("AssetV1", snapshot_us=100), offered("AssetV1", "AlbumV2", snapshot_us=200))
+    assert (state.synced_us(ASSETS), state.synced_us(ALBUMS), state.synced_us()) == (100, 200, 100)
+    for clearing in (cleared("AssetV1"), cleared(), cleared(cause="reset_acked", reset=True)):
+        state = then(state, clearing)
+        assert state.synced_us() == 100, "clearing unlearns nothing"
+    state = then(state, cleared(cause="reset_acked", reset=True, wiped=True))
     assert state.synced_us() is None
     assert then(state, offered("AssetV1", snapshot_us=300)).synced_us() == 300
+
+
+def test_a_completed_stream_tells_of_the_types_it_carried_and_of_no_others() -> None:
+    state = given(offered("AssetV1", "AlbumV2", snapshot_us=100), offered("AssetV1", "AlbumV2", snapshot_us=200))
+    state = then(state, moved(completed("AssetV1", snapshot_us=200)))
+    assert (state.synced_us(ASSETS), state.synced_us(ALBUMS), state.synced_us()) == (200, 100, 100)
+    state = then(state, moved(completed("AlbumV2", snapshot_us=200)))
+    assert state.synced_us() == 200
+    assert state.heard == (Offer(200, ASSETS | ALBUMS),)
+
+
+def test_a_completion_that_comes_behind_a_newer_one_tells_of_its_own_types_and_moves_no_checkpoint() -> None:
+    state = given(offered("AssetV1", "AlbumV2", snapshot_us=100), offered("AlbumV2", snapshot_us=200))
+    state = then(state, moved(completed("AlbumV2", snapshot_us=200)), moved(completed("AssetV1", snapshot_us=100)))
+    assert (state.synced_us(ASSETS), state.synced_us(ALBUMS)) == (100, 200)
+    assert state.checkpoints[COMPLETE].position.at_us == 200
+
+
+@pytest.mark.parametrize("entity_id", ["", "no mask", "-8", "F" * 16, "f" * 200])
+def test_a_completion_that_does_not_name_its_types_tells_of_none(entity_id: str) -> None:
+    state = given(offered("AssetV1", snapshot_us=100), offered("AssetV1", snapshot_us=200))
+    state = then(state, moved(ack(COMPLETE, 200, entity_id)))
+    assert (state.synced_us(), state.heard) == (100, ())
+
+
+def test_a_completion_that_names_more_than_its_stream_can_have_carried_tells_nothing_of_that() -> None:
+    """PersonV1 was never offered, AlbumV2 only later, and AssetV1 only up to before; of UserV1 it may be true."""
+    state = given(
+        offered("AssetV1", "UserV1", snapshot_us=100),
+        offered("UserV1", snapshot_us=200),
+        offered("AlbumV2", snapshot_us=300),
+    )
+    state = then(state, moved(ack(COMPLETE, 200, "f" * 15)))
+    assert state.heard == (Offer(200, mask_of(["UserV1"])),)
+
+
+def test_a_stream_that_ends_behind_a_clear_by_list_is_heard_of() -> None:
+    state = given(offered("AssetV1", snapshot_us=100), offered("AssetV1", snapshot_us=200), cleared("AssetV1"))
+    assert then(state, moved(completed("AssetV1", snapshot_us=200))).synced_us() == 200
+
+
+def test_that_a_reset_line_was_sent_stays_until_everything_is_cleared() -> None:
+    state = given(offered("AssetV1"), SyncResetRequested(True, "owner"), ResetSent("requested"))
+    state = then(state, SyncResetRequested(False, "owner"), cleared("AssetV1"))
+    assert (state.pending_reset, state.reset_sent) == (False, "requested")
+    assert then(state, cleared()).reset_sent == ""
 
 
 def test_clearing_one_type_leaves_the_offers_of_the_others() -> None:
@@ -138,6 +188,9 @@ def test_an_entity_type_of_a_newer_version_is_an_explicit_error(code: int) -> No
         then(given(), event)
 
 
+ASSETS, ALBUMS = mask_of(["AssetV1"]), mask_of(["AlbumV2"])
+
+
 @dataclass
 class Step:
     """One event and the states around it."""
@@ -166,7 +219,8 @@ def test_inside_an_epoch_no_checkpoint_moves_back_and_no_epoch_ever_does(
             assert step.after.epoch_of(name) >= step.before.epoch_of(name)
             held = step.before.checkpoints.get(name)
             if held is not None and step.after.epoch_of(name) == step.before.epoch_of(name):
-                assert step.after.checkpoints[name].position.key >= held.position.key
+                now = step.after.checkpoints[name].position
+                assert now.key >= held.position.key or (name == COMPLETE and now.at_us == held.position.at_us)
 
 
 @forall(histories)
@@ -184,13 +238,25 @@ def test_every_checkpoint_was_offered(history: list[tuple[Recorded, State]]) -> 
             assert checkpoint.position.at_us <= state.offered_us(name)
 
 
+@forall(histories)
+def test_what_was_heard_only_grows_until_the_device_holds_nothing(history: list[tuple[Recorded, State]]) -> None:
+    for step in steps(history):
+        if step.after.started:
+            for name in TYPES[:-1]:
+                before, after = step.before.synced_us(mask_of([name])), step.after.synced_us(mask_of([name]))
+                assert before is None or (after is not None and after >= before)
+        else:
+            assert step.after.heard == ()
+
+
 @forall(histories, st.data())
 def test_each_type_is_in_one_offer_newest_first(history: list[tuple[Recorded, State]], data: st.DataObject) -> None:
     _, state = data.draw(st.sampled_from(history))
-    snapshots = [offer.snapshot_us for offer in state.offered]
-    assert snapshots == sorted(set(snapshots), reverse=True)
-    together = 0
-    for offer in state.offered:
-        assert offer.mask
-        assert not offer.mask & together
-        together |= offer.mask
+    for offers in (state.offered, state.started, state.heard):
+        snapshots = [offer.snapshot_us for offer in offers]
+        assert snapshots == sorted(set(snapshots), reverse=True)
+        together = 0
+        for offer in offers:
+            assert offer.mask
+            assert not offer.mask & together
+            together |= offer.mask

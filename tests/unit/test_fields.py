@@ -82,9 +82,9 @@ def test_facts_with_their_default_have_no_field() -> None:
     assert set(session_fields(given(SessionCreated("ann", "photos")))) == {
         b"user", b"library", b"created_at_us", b"authenticated_by", b"seq", b"at_us", b"hash",
     }  # fmt: skip
-    emptied = given(offered("AssetV1"), moved(ack("AssetV1", 5)), cleared())
+    emptied = given(offered("AssetV1"), moved(ack("AssetV1", 5)), cleared(cause="reset", reset=True, wiped=True))
     assert checkpoint_fields(emptied) == {}
-    assert not {b"offered", b"epoch_start_us"} & set(session_fields(emptied))
+    assert not {b"offered", b"started", b"heard", b"reset_sent"} & set(session_fields(emptied))
 
 
 @pytest.mark.parametrize("field", [b"user", b"library", b"seq", b"at_us", b"hash", b"created_at_us"])

@@ -135,6 +135,7 @@ def test_all_there_is_to_say() -> None:
         ("[source]\nlibary = 'uuid'\n" + MARKER, "source", "unknown field `libary`"),
         ("[source]\nlibrary = 'int'\n" + MARKER, "source.library", "Invalid enum value"),
         ("[source]\nkeeps_deletes = '30 days'\n" + MARKER, "source.keeps_deletes", "a duration like"),
+        ("[source]\nkeeps_deletes = '1s'\n" + MARKER, "source.keeps_deletes", "more than 1s"),
         ("[[entities.AssetV9]]\n", "entities.AssetV9", "is not an entity type with rows"),
         ("[[entities.SyncCompleteV1]]\n", "entities.SyncCompleteV1", "is not an entity type with rows"),
         ("[entities]\nStackV1 = []\n", "entities.StackV1", "has no branch"),

@@ -79,7 +79,7 @@ async def _server(connection: Any, facts: dict[str, str]) -> list[Problem]:
 
 async def _horizon(connection: Any, mapping: Mapping, facts: dict[str, str]) -> list[Problem]:
     try:
-        horizon = await HorizonReader(mapping.source.stamps).read(connection)
+        horizon = await HorizonReader(mapping.source.stamps, mapping.source.keeps_deletes_us).read(connection)
     except HorizonUnknown as error:
         return [Problem(weight="problem", says=str(error))]
     held = f", held back by {horizon.oldest.text}" if horizon.oldest is not None else ""
@@ -87,4 +87,8 @@ async def _horizon(connection: Any, mapping: Mapping, facts: dict[str, str]) -> 
     if horizon.behind_us <= LATE_US:
         return []
     says = f"devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{held}; it comes when that ends"
+    if mapping.source.keeps_deletes_us is not None:
+        says += (
+            f"; after {mapping.source.keeps_deletes_us / 1e6:,.0f} s, as long as deletes are kept, streams are refused"
+        )
     return [Problem(weight="warning", says=says)]

@@ -32,6 +32,11 @@ time, a dump. `Horizon.oldest` names who holds the horizon back; all of them are
 `SELECT pid, application_name, state, xact_start FROM pg_stat_activity ORDER BY xact_start`. PostgreSQL can bound them:
 `idle_in_transaction_session_timeout`, `transaction_timeout` (17), or `pg_terminate_backend(pid)`.
 
+Deletes are kept for a time, if the mapping says so. A horizon that long ago is refused too, with the name of who holds
+it: all a device can hear of by then may be purged, so each stream would only tell it to start over, and the next one
+again. The same goes for a server's clock that is half that time ahead of this machine's: by a clock that jumped,
+everything would be purged at once, and everybody would start over for nothing.
+
 What it does not cover: stamps that a writer sets itself (COPY of old rows, a restored dump, logical replication into
 this database), columns that round to less than milliseconds, SQL sent over a replication connection (whose `xact_start`
 is never shown), and a server clock that is set back. Up to a second back is inside the margin; more is noticed and
@@ -42,6 +47,8 @@ of theirs brings them.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -114,7 +121,15 @@ class Horizon(NamedTuple):
 class HorizonReader:
     """Reads the horizon of one database; remembers what prepared transactions ask it to. One for all of a process."""
 
-    def __init__(self, stamps: Literal["transaction", "clock"]) -> None:
+    def __init__(
+        self,
+        stamps: Literal["transaction", "clock"],
+        keeps_deletes_us: int | None = None,
+        our_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """`keeps_deletes_us`: delete markers are gone after that time; None where they stay."""
+        self._keeps_deletes_us = keeps_deletes_us
+        self._our_clock_us = our_clock_us
         self._activity = _ACTIVITY.format(since=_SINCE[stamps], application=APPLICATION)
         self._last_us: int | None = None
         self._clock_us = 0
@@ -152,7 +167,25 @@ class HorizonReader:
             us, oldest = await self._below_prepared(connection, us, oldest)
         us -= us % 1000
         self._last_us = us
+        if self._keeps_deletes_us is not None:
+            self._above_purged(now_us, us, oldest, self._keeps_deletes_us)
         return Horizon(us, now_us - us, oldest)
+
+    def _above_purged(self, now_us: int, us: int, oldest: OldestWriter | None, keeps_us: int) -> None:
+        """Refuse a horizon below which all deletes may be purged, and a clock by which they only seem to be."""
+        ahead_us = now_us - self._our_clock_us()
+        if ahead_us > keeps_us // 2:
+            raise HorizonUnknown(
+                f"PostgreSQL's clock is {ahead_us / 1e6:,.0f} s ahead of this machine's, so which deletes are purged "
+                "is not known, and devices would start over for nothing: set both clocks"
+            )
+        if now_us - us < keeps_us:
+            return
+        who = f"by {oldest.text}" if oldest is not None else "by the margin of a second"
+        raise HorizonUnknown(
+            f"The database can be read up to {iso_from_us(us)} only, held back {who}; deletes are kept for "
+            f"{keeps_us / 1e6:,.0f} s, so devices could miss some: end it (pg_terminate_backend, ROLLBACK PREPARED)"
+        )
 
     async def _below_prepared(
         self, connection: asyncpg.Connection, us: int, oldest: OldestWriter | None

@@ -22,6 +22,7 @@ from ledger.commands import Resend
 from ledger.entity_types import mask_of
 from ledger.errors import InvalidInput
 from projections.entities.forms import FORMS
+from projections.entities.postgres.horizon import MARGIN_US
 from projections.entities.postgres.sql_text import problem_of
 from projections.entities.registry import ROWS, EntityTypeRow, row
 
@@ -252,6 +253,8 @@ class _Reader:
                 self._refuse(("source", "keeps_deletes"), "must be a duration like 12h or 30d")
             else:
                 keeps_us = int(found[1]) * _UNIT_US[found[2]]
+                if keeps_us <= MARGIN_US:
+                    self._refuse(("source", "keeps_deletes"), "must be more than 1s: nothing newer than that is read")
         return SourceOptions(read.library, read.stamps, keeps_us)
 
     def _branch(

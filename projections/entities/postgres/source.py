@@ -64,7 +64,7 @@ class PostgresSource:
         self._postgres = postgres
         self._mapping = mapping
         self._compiler = Compiler(mapping)
-        self._horizon = HorizonReader(mapping.source.stamps)
+        self._horizon = HorizonReader(mapping.source.stamps, mapping.source.keeps_deletes_us)
         self._clock: tuple[int, float] | None = None
         self._shared = NOT_SHARED
         self._line_bytes: dict[str, float] = {}
