@@ -180,6 +180,10 @@ class Photos:
         """Stack assets of one library."""
         return str(self._change(self._add_stack, self.new_id("asset_stack"), assets, cover))
 
+    def touch_stack(self, stack: str) -> None:
+        """Change a stack in nothing that is kept here."""
+        self._change(self._update, self.stacks, "stack", stack)
+
     def delete_stack(self, stack: str) -> None:
         """Take a stack apart."""
         self._change(self._delete_stack, stack)
