@@ -90,7 +90,7 @@ class Api:
         """Answer a read of entities: a page of them, as the SDK's cursor pages are."""
         of = PATHS[path]
         rows: Mapping[str, Row] = getattr(self.photos, of)
-        wanted = {row_id: rows[row_id] for row_id in asked["ids"] if row_id in rows} if "ids" in asked else rows
+        wanted = {key: rows[key] for key in asked["ids"] if key in rows} if "ids" in asked else rows
         asset_ids = {row["asset_id"] for row in self.photos.links.values() if row["album_id"] == asked.get("album_id")}
         fit = [
             (row_id, row)
@@ -110,9 +110,9 @@ class Api:
         data = [make(row_id, row, asked.get("include", ())).model_dump(mode="json") for row_id, row in page]
         for item in data:
             if item["id"] in self.odd:
-                (*path, name), value = self.odd[item["id"]]
-                part = item
-                for step in path:
+                (*steps, name), value = self.odd[item["id"]]
+                part: Row = item
+                for step in steps:
                     part = part.get(step) or {}
                 part[name] = value
         return {"data": data, "has_more": len(fit) > len(page)}

@@ -192,7 +192,7 @@ async def _stacks_of(view: View, events: Sequence[Event]) -> list[list[str]]:
             names.append(coverless)
         else:
             stack = assets[event.id].stack_id
-            names.append([stack] if stack else [])
+            names.append([stack] if stack and is_id(stack) else [])
     return names
 
 
@@ -350,7 +350,7 @@ def _without(
 
     async def gone(view: View, ids: Sequence[str]) -> dict[str, Made]:
         held = await read(view.reads, ids)
-        return {key: Made(make(key)) for key in ids if key not in held}
+        return {key: Made(make(key)) for key in ids if key not in held and is_id(key)}
 
     return gone
 

@@ -121,8 +121,6 @@ class Run:
         repeats = False
         for event, ids in zip(mattering, named, strict=True):
             for entity_id in ids:
-                if not isinstance(entity_id, str):  # an entity refers to what is none
-                    continue
                 if entity_id in self._sent:
                     repeats = True
                 else:
@@ -143,7 +141,7 @@ class Run:
         """Note what is wrong with a row; None for one that is not there."""
         stored, notes = self._served.stored, self._notes
         shown = entity_id.replace("\n", "+")
-        if made is None and all(map(is_id, entity_id.split("\n"))):
+        if made is None and (self._served.is_delete or is_id(entity_id)):
             notes.gone(stored, shown)
             return None
         if made is None or isinstance(made.data, Unfit):

@@ -164,6 +164,11 @@ class GumnutSource:
         """Tell what streams came across and could not send: unfit rows, and those that wait."""
         return (await self._unsent.of(library)).held_back()
 
+    async def unsent(self) -> dict[str, Sequence[HeldBack]]:
+        """Tell what is held back of every library, as streams of all processes came across it."""
+        libraries = await self._unsent.libraries()
+        return {library: (await self._unsent.of(library)).held_back() for library in libraries}
+
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Count events that may lead to rows: several may name one entity, and only the first thousand are read."""
         if entity_type in _USERS:
