@@ -169,7 +169,7 @@ async def test_every_field_of_every_kind_unfit_in_turn(
             assert await one.sync()
             assert one.holds() == held_at(photos, A)
         assert await phone.sync()
-        assert await third.source.held_back(A) == []
+        assert await third.source.of_session("ann", phone.device.sid).held_back(A) == []
         for _ in range(3):
             await phone.sync()
         assert set(by_type(await phone.stream())) == {COMPLETE}

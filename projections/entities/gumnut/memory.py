@@ -246,6 +246,16 @@ class Notes:
         if self._get(name) is not None:
             self._stage(name, None)
 
+    def deleted(self, entity_type: str, entity_id: str) -> None:
+        """Note that a row was deleted, and with it what hangs on it."""
+        if self._get(_name(entity_type, entity_id)) is None:
+            return
+        self.gone(entity_type, entity_id)
+        parents = {_shown(f"{table}|{entity_id}") for table, told in PARENTS.items() if told == entity_type}
+        for name, note in list(self.all()):
+            if note.state == "waits" and note.what in parents:
+                self._stage(name, None)
+
     async def keep(self) -> set[str]:
         """Write what was noted since the last time, if anything; returns the names of notes that there is no room for.
 

@@ -192,9 +192,9 @@ class Run:
             self._notes.sent(self._served.stored, row.id)
 
     def _forget(self, row_id: str) -> None:
-        """Take notes away of what is deleted."""
+        """Take notes away of what is deleted, and of what waited for it."""
         for name in upserts_of(self._served.stored):
-            self._notes.gone(name, row_id)
+            self._notes.deleted(name, row_id)
 
     def _line(self, data: Any, position: Position) -> bytes:
         served = self._served

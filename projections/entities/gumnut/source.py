@@ -21,8 +21,9 @@ from projections.credentials import Credentials
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.feed import Filter
 from projections.entities.gumnut.kinds import Kind, kind_of
-from projections.entities.gumnut.memory import Tails, Unsent
+from projections.entities.gumnut.memory import PARENTS, Notes, Tails, Unsent
 from projections.entities.gumnut.payloads import Unfit, stamp_of
+from projections.entities.gumnut.reads import is_id
 from projections.entities.gumnut.run import ROOM_US, Run, line_of
 from projections.entities.gumnut.speaker import Speaker
 from projections.entities.gumnut.view import View
@@ -161,8 +162,31 @@ class GumnutSource:
         return None
 
     async def held_back(self, library: str) -> Sequence[HeldBack]:
-        """Tell what streams came across and could not send: unfit rows, and those that wait."""
-        return (await self._unsent.of(library)).held_back()
+        """Tell what streams came across and could not send: unfit rows, and those that wait.
+
+        Where there is somebody to ask for it is read again, and what is not so any more forgotten.
+        """
+        notes = await self._unsent.of(library)
+        if self._speaker.is_somebody:
+            await self._look_again(await self._view(library), notes)
+        return notes.held_back()
+
+    async def _look_again(self, view: View, notes: Notes) -> None:
+        """Forget what is gone, and of what nothing hangs on also what is right by now."""
+        noted: dict[str, list[str]] = {}
+        for name, _ in notes.all():
+            entity_type, _, entity_id = name.partition("|")
+            if is_id(entity_id) and kind_of(entity_type) is not None:
+                noted.setdefault(entity_type, []).append(entity_id)
+        for entity_type, ids in noted.items():
+            kind = kind_of(entity_type)
+            made = {} if kind is None else await kind.read(view, ids)
+            for entity_id in ids:
+                row = made.get(entity_id)
+                fits = row is not None and not isinstance(row.data, Unfit) and not any(ref.unfit for ref in row.refs)
+                if row is None or (fits and entity_type not in PARENTS.values()):
+                    notes.gone(entity_type, entity_id)
+        await notes.keep()
 
     async def unsent(self) -> dict[str, Sequence[HeldBack]]:
         """Tell what is held back of every library, as streams of all processes came across it."""
