@@ -102,7 +102,7 @@ def test_an_asset_that_no_device_could_read(wrong: dict[str, Any]) -> None:
         payloads.asset_of(found, "ann")
 
 
-@pytest.mark.parametrize("odd", ["12024-06-01T10:00:00Z", "infinity", "-infinity", "0044-03-15T00:00:00Z BC", 5, {}])
+@pytest.mark.parametrize("odd", ["12024-06-01T10:00:00Z", "infinity", "-infinity", "0044-03-15T00:00:00Z BC", {}])
 def test_a_time_that_cannot_be_printed_is_null(odd: Any) -> None:
     file = {"file_created_at": odd, "file_modified_at": odd}
     fields = asset().model_dump() | {"created_at": odd, "local_datetime": odd}

@@ -257,7 +257,7 @@ def text_of(value: object) -> str:
 
 def instant(moment: datetime | None) -> str | None:
     """Print an instant in UTC with milliseconds, without a zone as if in UTC; None for what cannot be printed so."""
-    if not isinstance(moment, datetime):
+    if not isinstance(moment, datetime) or _is_no_time(moment):
         return None
     try:
         return wall_clock(moment.astimezone(UTC) if moment.tzinfo else moment)
@@ -267,14 +267,16 @@ def instant(moment: datetime | None) -> str | None:
 
 def wall_clock(moment: datetime | None) -> str | None:
     """Print what a clock showed as if it were UTC, as `localDateTime` has it; None for what is no time."""
-    if not isinstance(moment, datetime):
+    if not isinstance(moment, datetime) or _is_no_time(moment):
         return None
     return f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
 
 
 def day(value: date | None) -> str | None:
     """Print a day as the instant it begins; None for what is no day."""
-    return f"{value.year:04}-{value:%m-%d}T00:00:00.000Z" if isinstance(value, date) else None
+    if not isinstance(value, date) or value in (date.min, date.max):
+        return None
+    return f"{value.year:04}-{value:%m-%d}T00:00:00.000Z"
 
 
 def milliseconds(seconds: Any) -> Any:
@@ -304,11 +306,16 @@ def exposure_text(seconds: Any) -> Any:
 
 def stamp_of(*moments: datetime | None) -> int:
     """Tell the latest of some instants in µs since 1970; 0 if none lies between 1970 and 9999. Without a zone: UTC."""
-    known = (moment for moment in moments if isinstance(moment, datetime))
+    known = (moment for moment in moments if isinstance(moment, datetime) and not _is_no_time(moment))
     stamps = (
         round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000) for moment in known
     )
     return max((stamp for stamp in stamps if 0 <= stamp <= MAX_US), default=0)
+
+
+def _is_no_time(moment: datetime) -> bool:
+    """Tell whether this is what the SDK makes of infinity, and of numbers beyond all times."""
+    return moment.replace(tzinfo=None) in (datetime.min, datetime.max)  # noqa: DTZ901
 
 
 def _trashed_at(found: AssetResponse) -> str | None:
