@@ -171,3 +171,16 @@ def catalog_wanted(library: str) -> bytes:
 def catalog_arrived(library: str) -> bytes:
     """Sorted set: parents that came while rows waited for them, by when; those rows are still to be looked at."""
     return b"{l%b}:arrived" % library.encode()
+
+
+def unsent(library: str) -> bytes:
+    """Hash: `entity type|id` of a row at Gumnut that does not fit, waits, or was mended -> why and since when.
+
+    Beside them `#<entity type>`: how many; `@version`: changes with them; `@floor`: the tombstone floor.
+    """
+    return b"{l%b}:unsent" % library.encode()
+
+
+def unsent_libraries() -> bytes:
+    """Set: the libraries at Gumnut that ever had rows which were not sent."""
+    return b"ledger:unsent"

@@ -49,7 +49,8 @@ async def open_source(
     if settings.source == "gumnut":
         from projections.entities.gumnut import GumnutSource
 
-        gumnut = GumnutSource(gumnut_config(settings), open_credentials(found, settings), settings.gumnut.api_key)
+        credentials = open_credentials(found, settings)
+        gumnut = GumnutSource(gumnut_config(settings), credentials, found.store, settings.gumnut.api_key)
         closing.push_async_callback(gumnut.close)
         return gumnut
     return catalog or found.catalog

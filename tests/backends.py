@@ -197,12 +197,13 @@ class GumnutBackend:
     @classmethod
     @asynccontextmanager
     async def opened(cls, server: GumnutServer, store: Store) -> AsyncIterator[GumnutBackend]:
-        """Open the source on a running server; the store is for credentials, of which there are none."""
+        """Open the source on a running server; the store holds no credentials, but what is not sent."""
         server.libraries = [library(LIBRARY, 2020), library(OTHER, 2021)]
         photos = server.photos
         source = GumnutSource(
             GumnutConfig(server.url, timeout_s=2.0),
             Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()])),
+            store,
             server.token(),
             now_us=lambda: round(photos.now.timestamp() * 1_000_000),
         )

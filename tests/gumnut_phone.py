@@ -44,10 +44,26 @@ async def at_gumnut(store: Store, server: GumnutServer, **options: Any) -> Async
     photos = server.photos
     credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
     config = GumnutConfig(server.url)
-    source = GumnutSource(config, credentials, now_us=lambda: round(photos.now.timestamp() * 1_000_000), **options)
+    now_us = lambda: round(photos.now.timestamp() * 1_000_000)  # noqa: E731
+    source = GumnutSource(config, credentials, store, now_us=now_us, **options)
     try:
         async with serving(store, source=source) as service:
             yield AtGumnut(service, source, credentials)
+    finally:
+        await source.close()
+
+
+@asynccontextmanager
+async def another_process(at: AtGumnut, server: GumnutServer, store: Store, *phones: Phone) -> AsyncIterator[AtGumnut]:
+    """Serve the same ledger with a source that has seen nothing yet; some phones go there from here on."""
+    photos, config = server.photos, GumnutConfig(server.url)
+    now_us = lambda: round(photos.now.timestamp() * 1_000_000)  # noqa: E731
+    source = GumnutSource(config, at.credentials, store, now_us=now_us)
+    try:
+        async with serving(store, source=source) as service:
+            for phone in phones:
+                phone.goes_to(service)
+            yield AtGumnut(service, source, at.credentials)
     finally:
         await source.close()
 
@@ -69,6 +85,11 @@ class Phone:
         device = await at.service.sign_in("ann", of, authenticated_by="gumnut")
         await at.credentials.hold("ann", device.sid, server.token())
         return cls(at.service, device, path)
+
+    def goes_to(self, service: Service) -> None:
+        """Ask another process from here on."""
+        self.service = service
+        self._transport = httpx.ASGITransport(cast(Any, service.app))
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         """Send a request."""

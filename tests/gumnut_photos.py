@@ -112,6 +112,10 @@ class Photos:
         """Add an asset."""
         return str(self._change(self._add_asset, library, self.new_id("asset"), **fields))
 
+    def name(self, asset: str, library: str) -> None:
+        """Add an asset that is called so."""
+        self._change(self._add_asset, library, asset)
+
     def update_asset(self, asset: str, **fields: Any) -> None:
         """Change an asset; rating and what else begins with `meta_` is its metadata."""
         self._change(self._update_asset, asset, **fields)
@@ -179,6 +183,10 @@ class Photos:
     def add_stack(self, assets: list[str], cover: str | None = None) -> str:
         """Stack assets of one library."""
         return str(self._change(self._add_stack, self.new_id("asset_stack"), assets, cover))
+
+    def touch_stack(self, stack: str) -> None:
+        """Change a stack in nothing that is kept here."""
+        self._change(self._update, self.stacks, "stack", stack)
 
     def delete_stack(self, stack: str) -> None:
         """Take a stack apart."""

@@ -14,9 +14,11 @@ from ops.commands.tables import columns
 from ops.connect import opened
 from ops.settings import Settings
 from ops.sources import open_postgres, open_source
+from projections.entities.source import HeldBack
 from projections.entities.source_check import CheckReport, Problem
 
 _WIDEST = 200
+_MOST_HELD = 200
 
 
 @click.group()
@@ -57,10 +59,24 @@ async def _check(settings: Settings) -> CheckReport:
         finally:
             await postgres.close()
     async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
-        health = await (await open_source(settings, found, closing)).health()
-    if health.ok:
-        return CheckReport(kind=health.kind, facts={"source": health.text}, problems=[])
-    return CheckReport(kind=health.kind, facts={}, problems=[Problem(weight="problem", says=health.text)])
+        source = await open_source(settings, found, closing)
+        health = await source.health()
+        unsent = await source.unsent() if settings.source == "gumnut" else {}  # type: ignore[attr-defined]
+    if not health.ok:
+        return CheckReport(kind=health.kind, facts={}, problems=[Problem(weight="problem", says=health.text)])
+    held = [(library, each) for library, rows in unsent.items() for each in rows]
+    problems = [_held_back(library, each) for library, each in held[:_MOST_HELD]]
+    if len(held) > _MOST_HELD:
+        problems.append(Problem(weight="warning", says=f"{len(held) - _MOST_HELD:,} more kinds of rows are not sent"))
+    return CheckReport(kind=health.kind, facts={"source": health.text}, problems=problems)
+
+
+def _held_back(library: str, held: HeldBack) -> Problem:
+    """Tell of rows that devices were not sent."""
+    why = f"at {held.parent}" if held.reason == "unfit" else f"which waits for {held.parent}"
+    rows = "1 row is" if held.rows == 1 else f"{held.rows:,} rows are"
+    says = f"{rows} not sent in library {library}, like {held.example_id}, {why}"
+    return Problem(weight="warning", says=says, entity_type=held.entity_type)
 
 
 def _told(report: CheckReport) -> Iterator[str]:

@@ -94,12 +94,41 @@ def test_when_a_photo_was_taken_goes_before_when_its_file_was_made() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"id": ""}, {"id": "a|b"}, {"width": 2**63}, {"duration": -1.0}, {"duration": 1e12}, {"file_data": None},
-     {"created_at": "yesterday"}, {"original_file_name": None}],
+     {"metadata": "none"}, {"original_file_name": None}, {"original_file_name": "\ud800"}, {"thumbhash": 5}],
 )  # fmt: skip
 def test_an_asset_that_no_device_could_read(wrong: dict[str, Any]) -> None:
     found = AssetResponse.construct(**asset().model_dump() | wrong)
     with pytest.raises(Unfit):
         payloads.asset_of(found, "ann")
+
+
+@pytest.mark.parametrize("odd", ["12024-06-01T10:00:00Z", "infinity", "-infinity", "0044-03-15T00:00:00Z BC", {}])
+def test_a_time_that_cannot_be_printed_is_null(odd: Any) -> None:
+    file = {"file_created_at": odd, "file_modified_at": odd}
+    fields = asset().model_dump() | {"created_at": odd, "local_datetime": odd}
+    made = payloads.asset_of(AssetResponse.construct(**fields | {"file_data": fields["file_data"] | file}), "ann")
+    assert (made.created_at, made.local_date_time, made.file_created_at, made.file_modified_at) == (None,) * 4
+    trashed = payloads.asset_of(AssetResponse.construct(**asset().model_dump() | {"trashed_at": odd}), "ann")
+    assert trashed.deleted_at == "2025-03-01T12:00:00.123Z", "it stays in the trash"
+
+
+@pytest.mark.parametrize("hours", [-14, 14])
+@pytest.mark.parametrize("day", [(1, 1, 1, 0, 0), (9999, 12, 31, 23, 59)])
+def test_the_ends_of_time_break_nothing(day: tuple[int, int, int, int, int], hours: int) -> None:
+    moment = datetime(*day, tzinfo=timezone(timedelta(hours=hours)))
+    assert payloads.instant(moment) in (None, "0001-01-01T14:00:00.000Z", "9999-12-31T09:59:00.000Z")
+    assert payloads.stamp_of(moment) in (0, 253_402_250_340_000_000)
+    assert payloads.stamp_of(moment, AT) >= payloads.stamp_of(AT) > 0
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_a_float_that_is_no_number_is_null(odd: float) -> None:
+    assert payloads.asset_of(asset(duration=odd), "ann").duration is None
+    data = dict.fromkeys(("latitude", "longitude", "f_number", "focal_length", "fps"), odd)
+    made = payloads.exif_of(asset(data | {"exposure_time": odd}))
+    told = (made.latitude, made.longitude, made.f_number, made.focal_length, made.fps)
+    assert told == (None,) * 5
+    assert made.exposure_time in (None, "0")
 
 
 def test_camera_data() -> None:

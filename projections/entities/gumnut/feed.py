@@ -114,16 +114,20 @@ class Feed:
 
 
 def _page_of(answer: EventsResponse, cursor: str) -> Events:
-    """Take an answer apart; raises GumnutUnavailable for what no checkpoint could hold."""
+    """Take an answer apart; raises GumnutUnavailable for what no checkpoint could hold.
+
+    All else of an event is taken as it is, and one that is odd only matters to itself: it names nothing, or what no
+    device could read.
+    """
     try:
         events = tuple(
             Event(
-                _text(event.entity_type),
-                _id(event.entity_id),
-                _text(event.event_type),
+                _named(event.entity_type),
+                _named(event.entity_id),
+                _named(event.event_type),
                 _id(event.cursor),
                 stamp_of(event.created_at),
-                event.payload or {},
+                event.payload if isinstance(event.payload, dict) else {},
             )
             for event in answer.data
         )
@@ -140,13 +144,12 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+def _named(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _id(value: object) -> str:
-    text = _text(value)
-    check_id("id", text)
-    return text
+    if not isinstance(value, str):
+        raise TypeError
+    check_id("id", value)
+    return value

@@ -1,5 +1,8 @@
 """What each entity type is made of at Gumnut: which events matter to it, which ids they name, and how those are read.
 
+A row whose parent no device could read is held back with it, and sent once an event of the parent comes behind which
+that fits: the parent is noted until then. Where the reference may be empty the row goes without it meanwhile.
+
 An event only says that something changed. What is sent is the state read afterwards; a delete is sent where an event
 says that something went and the library, asked anew, does not hold it. Four things have no events of their own:
 
@@ -15,19 +18,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from gumnut.types import AlbumResponse, AssetResponse
+from gumnut.types import AlbumAssetResponse, AlbumResponse, AssetResponse, PersonResponse
 
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.feed import Event, Filter
+from projections.entities.gumnut.memory import PARENTS, Notes
 from projections.entities.gumnut.payloads import Unfit
-from projections.entities.gumnut.reads import Reads
-from projections.entities.gumnut.view import Ref, View, changed_us, made_us
-from projections.entities.payloads.albums import AlbumDeleteV1, AlbumToAssetDeleteV1, AlbumToAssetV1, AlbumUserV1
+from projections.entities.gumnut.reads import Reads, is_id
+from projections.entities.gumnut.view import EVENTS_OF, Ref, View, changed_us, made_us
+from projections.entities.payloads.albums import AlbumDeleteV1, AlbumToAssetDeleteV1
 from projections.entities.payloads.assets import AssetDeleteV1, StackDeleteV1
 from projections.entities.payloads.base import Payload
 from projections.entities.payloads.people import AssetFaceDeleteV1, PersonDeleteV1
+
+T = TypeVar("T")
 
 AT_ONCE: Final = 8
 _ASSETS: Final = ("asset", "metadata")
@@ -51,17 +57,22 @@ _KNOWN: Final = frozenset(
 
 
 class Made(NamedTuple):
-    """A row, or why there is none yet; the parents it refers to; when its entity last changed."""
+    """A row, or why there is none yet; the parents it refers to; when its entity last changed.
+
+    `lacks` are parents that it goes without, because they do not fit.
+    """
 
     data: Payload | Unfit
     refs: tuple[Ref, ...] = ()
     stamp_us: int = 0
+    lacks: tuple[Ref, ...] = ()
 
 
 class Kind(NamedTuple):
     """One stored entity type: its feed, the table its rows are in, and the ways from events to rows.
 
-    `names` gives the ids that each of some events names, `read` the rows of those that are there.
+    `names` gives the ids that each of some events names, `read` the rows of those that are there. `hangs_on` are the
+    tables of its parents: where some of a library's were noted, their events are read too, and theirs name its rows.
     """
 
     of: Filter
@@ -69,6 +80,21 @@ class Kind(NamedTuple):
     matters: Callable[[Event], bool]
     names: Callable[[View, Sequence[Event]], Awaitable[list[list[str]]]]
     read: Callable[[View, Sequence[str]], Awaitable[dict[str, Made]]]
+    hangs_on: tuple[str, ...] = ()
+
+    def feed(self, notes: Notes) -> Filter:
+        """Tell which entities' events it is made of in a library with these notes."""
+        more = (EVENTS_OF[table] for table in self.hangs_on if notes.has(PARENTS[table]))
+        return tuple(dict.fromkeys((*self.of, *(entity for entities in more for entity in entities))))
+
+    def mattering(self, notes: Notes, events: Sequence[Event]) -> list[Event]:
+        """Pick the events that may lead to rows."""
+        return [event for event in events if self.matters(event) or self._is_of_noted(notes, event)]
+
+    def _is_of_noted(self, notes: Notes, event: Event) -> bool:
+        return not event.type.endswith(_GONE) and any(
+            event.entity in EVENTS_OF[table] and notes.began_with(PARENTS[table], event.id) for table in self.hangs_on
+        )
 
 
 def kind_of(entity_type: str) -> Kind | None:
@@ -116,9 +142,14 @@ async def _pairs(view: View, events: Sequence[Event]) -> list[list[str]]:
 
 async def _albums_of(view: View, events: Sequence[Event]) -> list[list[str]]:
     told = [event.id if event.entity == "album" else event.payload.get("album_id") for event in events]
-    links = await view.reads.links(event.id for event, album in zip(events, told, strict=True) if not album)
+    links = await view.reads.links(
+        event.id for event, album in zip(events, told, strict=True) if event.entity == "album_asset" and not album
+    )
     found = (album or _album_of(links.get(event.id)) for event, album in zip(events, told, strict=True))
-    return [[album] if isinstance(album, str) else [] for album in found]
+    names = [[album] if isinstance(album, str) else [] for album in found]
+    for index, placed in (await _placed_in(view, events)).items():
+        names[index] = [link.album_id for link in placed if is_id(link.album_id)]
+    return names
 
 
 def _album_of(link: Any) -> str | None:
@@ -127,19 +158,31 @@ def _album_of(link: Any) -> str | None:
 
 async def _links_of(view: View, events: Sequence[Event]) -> list[list[str]]:
     names = [[event.id] if event.entity == "album_asset" else [] for event in events]
-    asked = [index for index, event in enumerate(events) if event.entity == "asset"]
+    for index, links in (await _placed_in(view, events)).items():
+        names[index] = [link.id for link in links]
+    for index, event in enumerate(events):
+        if event.entity == "album" and is_id(event.id):
+            names[index] = [link.id for link in await view.reads.links_in(event.id)]
+    return names
+
+
+async def _placed_in(view: View, events: Sequence[Event]) -> dict[int, list[AlbumAssetResponse]]:
+    """Read in which albums the assets are that events tell of, by the index of the event."""
+    asked = [index for index, event in enumerate(events) if event.entity in _ASSETS and is_id(event.id)]
+    placed: dict[int, list[AlbumAssetResponse]] = {}
     for at in range(0, len(asked), AT_ONCE):
         part = asked[at : at + AT_ONCE]
-        found = await asyncio.gather(*(view.reads.links_of(events[index].id) for index in part))
-        for index, links in zip(part, found, strict=True):
-            names[index] = [link.id for link in links]
-    return names
+        placed.update(
+            zip(part, await asyncio.gather(*(view.reads.links_of(events[index].id) for index in part)), strict=True)
+        )
+    return placed
 
 
 async def _stacks_of(view: View, events: Sequence[Event]) -> list[list[str]]:
     """Name stacks, and those of assets: of one that left nobody knows it any more, so it may be any without a cover."""
-    assets = await view.reads.assets(event.id for event in events if event.entity == "asset")
-    left = any(event.type in _LEAVING or event.id not in assets for event in events if event.entity == "asset")
+    told = [event for event in events if event.entity in _ASSETS]
+    assets = await view.reads.assets(event.id for event in told)
+    left = any(event.type in _LEAVING or event.id not in assets for event in told)
     coverless = await view.coverless_stacks() if left else []
     names = []
     for event in events:
@@ -149,16 +192,20 @@ async def _stacks_of(view: View, events: Sequence[Event]) -> list[list[str]]:
             names.append(coverless)
         else:
             stack = assets[event.id].stack_id
-            names.append([stack] if stack else [])
+            names.append([stack] if stack and is_id(stack) else [])
     return names
 
 
 async def _faces_of(view: View, events: Sequence[Event]) -> list[list[str]]:
-    assets = list(dict.fromkeys(event.id for event in events if event.entity == "asset"))
-    seen: dict[str, list[str]] = {}
-    for face in await view.reads.faces_in(assets) if assets else ():
-        seen.setdefault(face.asset_id, []).append(face.id)
-    return [[event.id] if event.entity == "face" else seen.get(event.id, []) for event in events]
+    assets = list(dict.fromkeys(event.id for event in events if event.entity in _ASSETS))
+    seen = await view.reads.faces_in(assets) if assets else {}
+    names = []
+    for event in events:
+        if event.entity == "person" and is_id(event.id):
+            names.append([face.id for face in await view.reads.faces_of(event.id)])
+        else:
+            names.append([event.id] if event.entity == "face" else [face.id for face in seen.get(event.id, ())])
+    return names
 
 
 # How they are read
@@ -180,22 +227,23 @@ async def _assets(view: View, ids: Sequence[str]) -> dict[str, Made]:
 
 
 async def _exifs(view: View, ids: Sequence[str]) -> dict[str, Made]:
+    owner = (await view.owner()).id
     found = await view.reads.assets(ids)
-    return {key: Made(_fits(lambda a=a: payloads.exif_of(a)), (_asset_ref(a),)) for key, a in found.items()}  # type: ignore[misc]
+    return {key: Made(_fits(lambda a=a: payloads.exif_of(a)), (_asset_ref(a, owner),)) for key, a in found.items()}  # type: ignore[misc]
 
 
 async def _albums(view: View, ids: Sequence[str]) -> dict[str, Made]:
+    owner = (await view.owner()).id
     found = await view.reads.albums(ids)
-    covers = await view.reads.assets(
-        album.album_cover_asset_id for album in found.values() if album.album_cover_asset_id
-    )
+    chosen = {key: album.album_cover_asset_id or "" for key, album in found.items()}
+    covers = await view.reads.assets(chosen.values())
     made = {}
     for key, album in found.items():
-        cover = covers.get(album.album_cover_asset_id or "")
-        refs = () if cover is None else (_asset_ref(cover),)
-        cover_id = None if cover is None else cover.id
+        cover = _held(covers, chosen[key])
+        refs, lacks = _sorted(() if cover is None else (_asset_ref(cover, owner),))
+        cover_id = refs[0].id if refs else None
         data = _fits(lambda album=album, cover_id=cover_id: payloads.album_of(album, cover_id))  # type: ignore[misc]
-        made[key] = Made(data, refs, changed_us(album))
+        made[key] = Made(data, refs, changed_us(album), lacks)
     return made
 
 
@@ -203,28 +251,41 @@ async def _owners(view: View, ids: Sequence[str]) -> dict[str, Made]:
     """Make the owner's membership of albums; the app hides an album that has none."""
     owner = (await view.owner()).id
     found = await view.reads.albums(ids)
-    return {key: Made(AlbumUserV1(key, owner, "owner"), (_album_ref(album),)) for key, album in found.items()}
+    return {
+        key: Made(_fits(lambda key=key: payloads.album_user_of(key, owner)), (_album_ref(album),))  # type: ignore[misc]
+        for key, album in found.items()
+    }
 
 
 async def _links(view: View, ids: Sequence[str]) -> dict[str, Made]:
     """Make what is in albums, as far as both are in the library."""
+    owner = (await view.owner()).id
     found = await view.reads.links(ids)
     albums = await view.reads.albums(link.album_id for link in found.values())
     assets = await view.reads.assets(link.asset_id for link in found.values())
-    return {
-        key: Made(
-            AlbumToAssetV1(link.album_id, link.asset_id),
-            (_album_ref(albums[link.album_id]), _asset_ref(assets[link.asset_id])),
-        )
-        for key, link in found.items()
-        if link.album_id in albums and link.asset_id in assets
-    }
+    made = {}
+    for key, link in found.items():
+        data = _fits(lambda link=link: payloads.link_of(link.album_id, link.asset_id))  # type: ignore[misc]
+        if isinstance(data, Unfit):
+            made[key] = Made(data)
+        elif link.album_id in albums and link.asset_id in assets:  # which are ids, as they fit
+            made[key] = Made(data, (_album_ref(albums[link.album_id]), _asset_ref(assets[link.asset_id], owner)))
+    return made
 
 
 async def _stacks(view: View, ids: Sequence[str]) -> dict[str, Made]:
+    """Make stacks; one whose cover does not fit waits for it: the app would hide all of its photos."""
     owner = (await view.owner()).id
     found = await view.reads.stacks(ids)
-    return {key: Made(_fits(lambda s=s: payloads.stack_of(s, owner))) for key, s in found.items()}  # type: ignore[misc]
+    chosen = {key: payloads.cover_of(stack) or "" for key, stack in found.items()}
+    covers = await view.reads.assets(chosen.values())
+    made = {}
+    for key, stack in found.items():
+        data = _fits(lambda stack=stack: payloads.stack_of(stack, owner))  # type: ignore[misc]
+        cover = _held(covers, chosen[key])
+        _, lacks = _sorted(() if cover is None else (_asset_ref(cover, owner),))
+        made[key] = Made(data, lacks)
+    return made
 
 
 async def _people(view: View, ids: Sequence[str]) -> dict[str, Made]:
@@ -235,29 +296,51 @@ async def _people(view: View, ids: Sequence[str]) -> dict[str, Made]:
 
 async def _faces(view: View, ids: Sequence[str]) -> dict[str, Made]:
     """Make faces; one whose person is gone is nobody's until its own event says whose it is now."""
+    owner = (await view.owner()).id
     found = await view.reads.faces(ids)
     assets = await view.reads.assets(face.asset_id for face in found.values())
     people = await view.reads.people(face.person_id for face in found.values() if face.person_id)
     made = {}
     for key, face in found.items():
-        asset, person = assets.get(face.asset_id), people.get(face.person_id or "")
+        asset, person = _held(assets, face.asset_id), _held(people, face.person_id)
         if asset is None:
+            if not is_id(face.asset_id):
+                made[key] = Made(Unfit("assetId"))
             continue
-        refs = [_asset_ref(asset)]
-        if person is not None:
-            refs.append(Ref("person", person.id, made_us(person), changed_us(person)))
-        person_id = None if person is None else person.id
+        refs, lacks = _sorted(() if person is None else (_person_ref(person, owner),))
+        person_id = refs[0].id if refs else None
         data = _fits(lambda f=face, a=asset, p=person_id: payloads.face_of(f, a, p))  # type: ignore[misc]
-        made[key] = Made(data, tuple(refs))
+        made[key] = Made(data, (_asset_ref(asset, owner), *refs), 0, lacks)
     return made
 
 
-def _asset_ref(asset: AssetResponse) -> Ref:
-    return Ref("asset", asset.id, made_us(asset), changed_us(asset))
+def _held(found: Mapping[str, T], entity_id: object) -> T | None:
+    """Look up what was found; nothing for what is no id."""
+    return found.get(entity_id) if isinstance(entity_id, str) else None
+
+
+def _sorted(refs: Sequence[Ref]) -> tuple[tuple[Ref, ...], tuple[Ref, ...]]:
+    """Part parents into those that fit and those that do not."""
+    return tuple(ref for ref in refs if not ref.unfit), tuple(ref for ref in refs if ref.unfit)
+
+
+def _asset_ref(asset: AssetResponse, owner: str) -> Ref:
+    data = _fits(lambda: payloads.asset_of(asset, owner))
+    return Ref("asset", asset.id, made_us(asset), changed_us(asset), _field_in(data))
 
 
 def _album_ref(album: AlbumResponse) -> Ref:
-    return Ref("album", album.id, made_us(album), changed_us(album))
+    data = _fits(lambda: payloads.album_of(album, None))
+    return Ref("album", album.id, made_us(album), changed_us(album), _field_in(data))
+
+
+def _person_ref(person: PersonResponse, owner: str) -> Ref:
+    data = _fits(lambda: payloads.person_of(person, owner))
+    return Ref("person", person.id, made_us(person), changed_us(person), _field_in(data))
+
+
+def _field_in(data: Payload | Unfit) -> str:
+    return str(data) if isinstance(data, Unfit) else ""
 
 
 def _without(
@@ -267,7 +350,7 @@ def _without(
 
     async def gone(view: View, ids: Sequence[str]) -> dict[str, Made]:
         held = await read(view.reads, ids)
-        return {key: Made(make(key)) for key in ids if key not in held}
+        return {key: Made(make(key)) for key in ids if key not in held and is_id(key)}
 
     return gone
 
@@ -279,10 +362,10 @@ async def _left_albums(view: View, ids: Sequence[str]) -> dict[str, Made]:
         albums.setdefault(album, []).append(asset)
     made = {}
     for album, assets in albums.items():
-        told = [asset for asset in assets if album and asset]
+        told = [asset for asset in assets if is_id(album) and is_id(asset)]
         held = await view.reads.in_album(album, told) if told else set()
         for asset in assets:
-            if not (album and asset):
+            if not (is_id(album) and is_id(asset)):
                 made[f"{album}\n{asset}"] = Made(Unfit("payload"))
             elif asset not in held:
                 made[f"{album}\n{asset}"] = Made(AlbumToAssetDeleteV1(album, asset))
@@ -293,15 +376,17 @@ _KINDS: Final[dict[str, Kind]] = {
     "AssetDeleteV1": Kind(_ASSETS, "", _is_gone("asset"), _own, _without(Reads.assets, AssetDeleteV1)),
     "AssetV2": Kind(_ASSETS, "asset", _may_be_there(*_ASSETS), _own, _assets),
     "StackDeleteV1": Kind(_STACKS, "", _is_gone("stack"), _own, _without(Reads.stacks, StackDeleteV1)),
-    "StackV1": Kind(_STACKS, "stack", _or_asset("stack", _HIDING, _LEAVING), _stacks_of, _stacks),
+    "StackV1": Kind(_STACKS, "stack", _or_asset("stack", _HIDING, _LEAVING), _stacks_of, _stacks, ("asset",)),
     "AlbumDeleteV1": Kind(_ALBUMS, "", _is_gone("album"), _own, _without(Reads.albums, AlbumDeleteV1)),
-    "AlbumV2": Kind(_ALBUMS, "album", _album_or_its_assets, _albums_of, _albums),
-    "AlbumUserV1": Kind(_ALBUMS, "album_user", _may_be_there("album"), _own, _owners),
+    "AlbumV2": Kind(_ALBUMS, "album", _album_or_its_assets, _albums_of, _albums, ("asset",)),
+    "AlbumUserV1": Kind(_ALBUMS, "album_user", _may_be_there("album"), _own, _owners, ("album",)),
     "AlbumToAssetDeleteV1": Kind(_LINKS, "", _is_gone("album_asset"), _pairs, _left_albums),
-    "AlbumToAssetV1": Kind(_LINKS, "album_to_asset", _or_asset("album_asset", _SEEN_AGAIN), _links_of, _links),
-    "AssetExifV1": Kind(_ASSETS, "exif", _has_new_exif, _own, _exifs),
+    "AlbumToAssetV1": Kind(
+        _LINKS, "album_to_asset", _or_asset("album_asset", _SEEN_AGAIN), _links_of, _links, ("album", "asset")
+    ),
+    "AssetExifV1": Kind(_ASSETS, "exif", _has_new_exif, _own, _exifs, ("asset",)),
     "PersonDeleteV1": Kind(_PEOPLE, "", _is_gone("person"), _own, _without(Reads.people, PersonDeleteV1)),
     "PersonV1": Kind(_PEOPLE, "person", _may_be_there("person"), _own, _people),
     "AssetFaceDeleteV1": Kind(_FACES, "", _is_gone("face"), _own, _without(Reads.faces, AssetFaceDeleteV1)),
-    "AssetFaceV2": Kind(_FACES, "face", _or_asset("face", _SEEN_AGAIN), _faces_of, _faces),
+    "AssetFaceV2": Kind(_FACES, "face", _or_asset("face", _SEEN_AGAIN), _faces_of, _faces, ("asset", "person")),
 }

@@ -1,7 +1,7 @@
 """The state of entities, read in bulk and to the last page: what a library holds of the ids that were asked for.
 
 Every read is scoped to the library, which alone decides what belongs to it. Whatever is not read whole is an error, so
-what is left out of an answer is not there.
+what is left out of an answer is not there. Nor is what no entity could be called: nobody is asked for that.
 """
 
 from __future__ import annotations
@@ -24,11 +24,24 @@ from gumnut.types import (
     UserResponse,
 )
 
+from ledger.errors import InvalidInput
+from ledger.positions import check_id
 from projections.entities.gumnut.speaker import Speaker
 from projections.gumnut import Declined, GumnutUnavailable
 
 MAX_IDS: Final = 200
 KEPT_ASSETS: Final = 600
+
+
+def is_id(value: object) -> bool:
+    """Tell whether something can be asked for: an id that a device can hold, and no list of several."""
+    if not isinstance(value, str) or "," in value:
+        return False
+    try:
+        check_id("id", value)
+    except InvalidInput:
+        return False
+    return True
 
 
 class _Item(Protocol):
@@ -64,7 +77,7 @@ class Reads:
 
     async def assets(self, ids: Iterable[str]) -> dict[str, AssetResponse]:
         """Read assets with metadata and file data, those in the trash too."""
-        wanted = list(dict.fromkeys(ids))
+        wanted = list(dict.fromkeys(filter(is_id, ids)))
         lacking = [asset_id for asset_id in wanted if asset_id not in self._assets]
         read = await self._by_ids(
             "assets", _assets, lacking, AssetResponse, state="all", include=["metadata", "file_data"]
@@ -76,10 +89,15 @@ class Reads:
             self._assets.popitem(last=False)
         return {asset_id: asset for asset_id, asset in found.items() if asset is not None}
 
-    async def faces_in(self, assets: Sequence[str]) -> list[FaceResponse]:
-        """Read all faces that assets have now; those of assets in the trash are hidden."""
+    async def faces_in(self, assets: Sequence[str]) -> dict[str, list[FaceResponse]]:
+        """Read all faces that assets have now, by asset; those of assets in the trash are hidden."""
         found = await self._by_ids("assets", _assets, assets, AssetResponse, state="all", include=["faces"])
-        return [face for asset_id in assets if asset_id in found for face in found[asset_id].faces or ()]
+        told: dict[str, Any] = {asset_id: asset.faces for asset_id, asset in found.items()}
+        return {
+            asset_id: [face for face in faces if isinstance(face, FaceResponse)]
+            for asset_id, faces in told.items()
+            if isinstance(faces, list)
+        }
 
     async def in_album(self, album: str, assets: Sequence[str]) -> set[str]:
         """Tell which of some assets are in an album now."""
@@ -97,6 +115,10 @@ class Reads:
         """Read in which albums an asset is now."""
         return await self._all("album assets", _links, AlbumAssetResponse, asset_id=asset)
 
+    async def links_in(self, album: str) -> list[AlbumAssetResponse]:
+        """Read which assets are in an album now."""
+        return await self._all("album assets", _links, AlbumAssetResponse, album_id=album)
+
     async def people(self, ids: Iterable[str]) -> dict[str, PersonResponse]:
         """Read people, unnamed and hidden ones too."""
         return await self._by_ids(
@@ -106,6 +128,10 @@ class Reads:
     async def faces(self, ids: Iterable[str]) -> dict[str, FaceResponse]:
         """Read faces; those of assets in the trash are hidden."""
         return await self._by_ids("faces", lambda client: client.faces.list, ids, FaceResponse)
+
+    async def faces_of(self, person: str) -> list[FaceResponse]:
+        """Read which faces are a person's now."""
+        return await self._all("faces", lambda client: client.faces.list, FaceResponse, person_id=person)
 
     async def stacks(self, ids: Iterable[str]) -> dict[str, StackListStacksResponse]:
         """Read stacks with their living members."""
@@ -121,7 +147,7 @@ class Reads:
         self, what: str, of: Callable[[AsyncGumnut], List], ids: Iterable[str], kind: type[I], **filters: Any
     ) -> dict[str, I]:
         found: dict[str, I] = {}
-        left = iter(dict.fromkeys(ids))
+        left = iter(dict.fromkeys(filter(is_id, ids)))
         while part := list(islice(left, MAX_IDS)):
             asked = set(part)
             for item in await self._all(what, of, kind, ids=part, **filters):

@@ -6,8 +6,8 @@ feed's order is not that of time. Times stay ROOM_US below the snapshot, so that
 
 An entity is sent once in a run however many of its events come, for it was read after all of them: MAX_SENT ids are
 remembered. Events behind the last row leave no trace on the device. So that they are not read again each time, the
-process remembers where they end; and behind more than CARRIED of them, or behind entities that were sent before, a
-SyncAckV1 line carries the cursor: an app acknowledges it and else ignores it. Of two such lines in a row it
+process remembers where they end (`Tails`); and behind more than CARRIED of them, or behind entities that were sent
+before, a SyncAckV1 line carries the cursor: an app acknowledges it and else ignores it. Of two such lines in a row it
 acknowledges only the second, so the first type's cursor moves on with one of the next streams.
 """
 
@@ -19,14 +19,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger.positions import Position, iso_from_us
-from projections.entities.gumnut.feed import Event, Events
+from projections.entities.gumnut.feed import Events
 from projections.entities.gumnut.kinds import Kind, Made
-from projections.entities.gumnut.memory import Notes, Tails
+from projections.entities.gumnut.memory import PARENTS, Tails
 from projections.entities.gumnut.payloads import Unfit
+from projections.entities.gumnut.reads import is_id
 from projections.entities.gumnut.view import View
 from projections.entities.lines import escaped, head_of
 from projections.entities.payloads.base import Payload
-from projections.entities.registry import EntityTypeRow
+from projections.entities.registry import EntityTypeRow, upserts_of
 
 ROOM_US: Final = 10_000_000
 MAX_SENT: Final = 50_000
@@ -43,23 +44,30 @@ class Batch(NamedTuple):
 
 
 class _Row(NamedTuple):
+    """A row at its event, or one that is not `sent`.
+
+    `needs` are the names of notes without which no device may get past it; `stops` is one that could not be made.
+    """
+
     at: int
     id: str
     made: Made
+    needs: tuple[str, ...] = ()
+    sent: bool = True
+    stops: str = ""
 
 
 class Run:
     """Reads one entity type from a position on; used once."""
 
-    def __init__(
-        self, view: View, library: str, served: EntityTypeRow, kind: Kind, tails: Tails, notes: Notes
-    ) -> None:  # fmt: skip
+    def __init__(self, view: View, library: str, served: EntityTypeRow, kind: Kind, tails: Tails) -> None:
         self._view = view
+        self._notes = view.notes
+        self._feed = kind.feed(view.notes)
         self._library = library
         self._served = served
         self._kind = kind
         self._tails = tails
-        self._notes = notes
         self._sent: dict[str, None] = {}
         self._at_us = 0
         self._owner = ""
@@ -71,12 +79,13 @@ class Run:
         if self._served.needs_owner:
             self._owner = (await self._view.owner()).id
         done = "" if after is None else after.id  # all up to there is on the device
-        cursor = reached = self._tails.end_of(self._library, self._served.name, done)
+        cursor = reached = self._tails.end_of(self._library, self._notes.version, self._served.name, done)
         passed, repeated = 0, False
         while True:
-            page = await self._view.feed.read(self._kind.of, cursor)
+            page = await self._view.feed.read(self._feed, cursor)
             rows, repeats, held_back = await self._rows(page)
             placed, whole, waits = await self._placed(page, rows, reached, before)
+            await self._notes.keep()  # before a device can get past what is noted
             if page.events and whole:
                 reached = page.events[-1].cursor
             if placed:
@@ -92,40 +101,58 @@ class Run:
             if not page.more:
                 break
             cursor = page.next
-        self._notes.none_waits(self._library, self._served.stored)
+        self._notes.goes_on(self._served.stored)
+        await self._notes.keep()
         if passed and not repeated:  # what was left out as already sent was sent to this device only
-            self._tails.note(self._library, self._served.name, done, reached)
+            self._tails.note(self._library, self._notes.version, self._served.name, done, reached)
         if (repeated or passed > CARRIED) and self._at_us + 1 < before:
             yield Batch([self._carrier(reached)], 0)
 
     async def _rows(self, page: Events) -> tuple[list[_Row], bool, int]:
-        """Make the rows of a page; tells also whether entities were left out as sent before, and how many as unfit."""
+        """Make the rows of a page; tells also whether entities were left out as sent before, and how many as unfit.
+
+        They end with one that may not be passed, if there is such a one.
+        """
         kind = self._kind
-        mattering = [(at, event) for at, event in enumerate(page.events) if kind.matters(event)]
-        named = await kind.names(self._view, [event for _, event in mattering]) if mattering else []
+        mattering = kind.mattering(self._notes, page.events)
+        places = {id(event): at for at, event in enumerate(page.events)}
+        named = await kind.names(self._view, mattering) if mattering else []
         wanted: dict[str, int] = {}
         repeats = False
-        for (at, _), ids in zip(mattering, named, strict=True):
+        for event, ids in zip(mattering, named, strict=True):
             for entity_id in ids:
                 if entity_id in self._sent:
                     repeats = True
                 else:
-                    wanted.setdefault(entity_id, at)
+                    wanted.setdefault(entity_id, places[id(event)])
         made = await kind.read(self._view, list(wanted)) if wanted else {}
         if kind.table:
             self._view.omitted(kind.table, wanted.keys() - made.keys())
-        rows, unfit = [], 0
-        for entity_id, at in wanted.items():
-            if entity_id not in made:
-                continue
-            if isinstance(problem := made[entity_id].data, Unfit):
-                self._notes.unfit(self._library, self._served.stored, entity_id.replace("\n", "+"), str(problem))
-                unfit += 1
-            else:
-                rows.append(_Row(at, entity_id, made[entity_id]))
-        if kind.table and unfit:
             self._view.omitted(kind.table, (key for key in made if isinstance(made[key].data, Unfit)))
-        return rows, repeats, unfit
+        rows = [row for entity_id, at in wanted.items() if (row := self._row(at, entity_id, made.get(entity_id)))]
+        refused = await self._notes.keep()
+        for index, row in enumerate(rows if refused else ()):
+            if lacking := refused.intersection(row.needs):
+                rows[index:] = [row._replace(sent=True, stops=min(lacking))]
+                break
+        return [row for row in rows if row.sent], repeats, sum(not row.sent for row in rows)
+
+    def _row(self, at: int, entity_id: str, made: Made | None) -> _Row | None:
+        """Note what is wrong with a row; None for one that is not there."""
+        stored, notes = self._served.stored, self._notes
+        shown = entity_id.replace("\n", "+")
+        if made is None and (self._served.is_delete or is_id(entity_id)):
+            notes.gone(stored, shown)
+            return None
+        if made is None or isinstance(made.data, Unfit):
+            made = made or Made(Unfit("id"))
+            name = notes.unfit(stored, shown, str(made.data))
+            return _Row(at, entity_id, made, (name,) if stored in PARENTS.values() else (), sent=False)
+        unfit = [ref for ref in made.refs if ref.unfit]
+        needs = tuple(notes.unfit(PARENTS[ref.table], ref.id, ref.unfit) for ref in (*unfit, *made.lacks))
+        if unfit:
+            notes.waits(stored, shown, unfit[0].told)
+        return _Row(at, entity_id, made, needs, sent=not unfit)
 
     async def _placed(
         self, page: Events, rows: list[_Row], reached: str, before: int
@@ -134,11 +161,14 @@ class Run:
 
         Tells whether it was all, and whether one waits for a parent.
         """
-        unproven = await self._view.unproven(ref for row in rows for ref in row.made.refs)
+        refs = [[self._view.dated(ref, page.events[row.at]) for ref in row.made.refs] for row in rows]
+        unproven = await self._view.unproven(ref for row_refs in refs for ref in row_refs)
         placed: list[tuple[bytes, Position]] = []
         for index, row in enumerate(rows):
-            if waits_for := [ref for ref in row.made.refs if ref in unproven]:
-                self._notes.waits(self._library, self._served.stored, row.id.replace("\n", "+"), waits_for[0])
+            waits_for = [ref.told for ref in refs[index] if ref in unproven]
+            if row.stops or waits_for:
+                told = row.stops or waits_for[0]
+                self._notes.stops(self._served.stored, row.id.replace("\n", "+"), told)
                 return placed, False, True
             at_us = max(self._at_us + 1, min(page.events[row.at].at_us, before - ROOM_US))
             if at_us >= before:
@@ -156,7 +186,15 @@ class Run:
             del self._sent[next(iter(self._sent))]
         if self._kind.table:
             self._view.sent(self._kind.table, row.id, row.made.stamp_us)
-        self._notes.sent(self._library, self._served.stored, row.id)
+        if self._served.is_delete:
+            self._forget(row.id)
+        else:
+            self._notes.sent(self._served.stored, row.id)
+
+    def _forget(self, row_id: str) -> None:
+        """Take notes away of what is deleted, and of what waited for it."""
+        for name in upserts_of(self._served.stored):
+            self._notes.deleted(name, row_id)
 
     def _line(self, data: Any, position: Position) -> bytes:
         served = self._served
@@ -173,8 +211,3 @@ class Run:
 def line_of(entity_type: str, data: Payload, position: Position) -> bytes:
     """Print a row's line without its end."""
     return b"%b%b|%b" % (head_of(entity_type, data), iso_from_us(position.at_us).encode(), escaped(position.id))
-
-
-def mattering(kind: Kind, events: tuple[Event, ...]) -> list[Event]:
-    """Pick the events that may lead to rows."""
-    return [event for event in events if kind.matters(event)]

@@ -11,18 +11,21 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final, Self
 
 from ledger.commands import Resend
 from ledger.errors import LedgerError
+from ledger.log.store import Store
 from ledger.positions import Position
 from projections.credentials import Credentials
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.feed import Filter
 from projections.entities.gumnut.kinds import Kind, kind_of
-from projections.entities.gumnut.memory import Notes, Tails
+from projections.entities.gumnut.memory import PARENTS, Notes, Tails, Unsent
 from projections.entities.gumnut.payloads import Unfit, stamp_of
-from projections.entities.gumnut.run import ROOM_US, Run, line_of, mattering
+from projections.entities.gumnut.reads import is_id
+from projections.entities.gumnut.run import ROOM_US, Run, line_of
 from projections.entities.gumnut.speaker import Speaker
 from projections.entities.gumnut.view import View
 from projections.entities.payloads.base import Payload
@@ -35,6 +38,7 @@ from projections.gumnut.token import ApiKey
 PAGE_BYTES: Final = 64 * 1024
 MAX_AHEAD_PAGES: Final = 5
 AT_ONCE: Final = 4
+DAY_US: Final = 86_400_000_000
 _USERS: Final = ("AuthUserV1", "UserV1")
 
 
@@ -53,18 +57,22 @@ class GumnutSource:
         self,
         config: GumnutConfig,
         credentials: Credentials,
+        store: Store,
         api_key: str | None = None,
         *,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """Connect to nothing yet. `now_us` only labels positions and tells which rows are young."""
+        """Connect to nothing yet. `store` keeps which rows are not sent, for all processes.
+
+        `now_us` only labels positions and tells which rows are young.
+        """
         self._url = config.issuer
         self._pool = Pool(config)
         self._sessions = GumnutSessions(config, credentials, self._pool)
         self._key = None if api_key is None else ApiKey(api_key)
         self._now_us = now_us
         self._tails = Tails()
-        self._notes = Notes()
+        self._unsent = Unsent(store, now_us)
         self._bind("", "")
 
     def _bind(self, user: str, sid: str) -> None:
@@ -80,13 +88,18 @@ class GumnutSource:
 
     async def horizon(self, library: str) -> int:
         """Take the bound of what is ready; the instant is this machine's, and only labels."""
-        view = self._views[library] = View(self._speaker, library, self._user, self._now_us)
+        self._views.pop(library, None)
+        view = await self._view(library)  # with the notes of what is not sent, which must be older than the bound
         await view.feed.bound()
         return self._now_us()
 
     async def tombstone_floor(self, library: str) -> int:
-        """Tell that no event is ever forgotten."""
-        return 0
+        """Tell up to when a device may have missed rows that were mended meanwhile; no event is ever forgotten.
+
+        A stream that began above the floor has all that it needs, whatever is forgotten meanwhile.
+        """
+        view = self._views.get(library)
+        return await self._unsent.floor(library) if view is None else view.notes.floor_us
 
     async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
         """Tell which entity types may have rows, by one page of each feed; raises PositionLost.
@@ -101,24 +114,24 @@ class GumnutSource:
         return await self._changed(library, after, before)
 
     async def _changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
-        view = self._view(library)
+        view = await self._view(library)
         found = {name for name in _USERS if name in after and await self._users(library, name, after[name], before)}
         asked: dict[tuple[Filter, str], list[tuple[str, Kind, str]]] = {}
         for name, position in after.items():
             if (kind := kind_of(row(name).stored)) is not None:
                 cursor = "" if position is None else position.id
-                start = self._tails.end_of(library, name, cursor)
-                asked.setdefault((kind.of, start), []).append((name, kind, cursor))
+                start = self._tails.end_of(library, view.notes.version, name, cursor)
+                asked.setdefault((kind.feed(view.notes), start), []).append((name, kind, cursor))
         starts = list(asked)
         for at in range(0, len(starts), AT_ONCE):
             part = starts[at : at + AT_ONCE]
             pages = await asyncio.gather(*(view.feed.read(of, start) for of, start in part))
             for feed, page in zip(part, pages, strict=True):
                 for name, kind, cursor in asked[feed]:
-                    if page.more or mattering(kind, page.events):
+                    if page.more or kind.mattering(view.notes, page.events):
                         found.add(name)
                     elif page.events:
-                        self._tails.note(library, name, cursor, page.events[-1].cursor)
+                        self._tails.note(library, view.notes.version, name, cursor, page.events[-1].cursor)
         return frozenset(found)
 
     async def pages(
@@ -134,7 +147,7 @@ class GumnutSource:
         kind = kind_of(served.stored)
         if kind is None:
             return
-        run = Run(self._view(library), library, served, kind, self._tails, self._notes)
+        run = Run(await self._view(library), library, served, kind, self._tails)
         last = after or Position(0, "")
         async for batch in run.batches(after, before):
             held_back = batch.held_back
@@ -151,8 +164,36 @@ class GumnutSource:
         return None
 
     async def held_back(self, library: str) -> Sequence[HeldBack]:
-        """Tell what streams of this process came across and could not send: unfit rows, and those that wait."""
-        return self._notes.held_back(library)
+        """Tell what streams came across and could not send: unfit rows, and those that wait.
+
+        Where there is somebody to ask for it is read again, and what is not so any more forgotten.
+        """
+        notes = await self._unsent.of(library)
+        if self._speaker.is_somebody:
+            await self._look_again(await self._view(library), notes)
+        return notes.held_back()
+
+    async def _look_again(self, view: View, notes: Notes) -> None:
+        """Forget what is gone, and of what nothing hangs on also what is right by now."""
+        noted: dict[str, list[str]] = {}
+        for name, _ in notes.all():
+            entity_type, _, entity_id = name.partition("|")
+            if is_id(entity_id) and kind_of(entity_type) is not None:
+                noted.setdefault(entity_type, []).append(entity_id)
+        for entity_type, ids in noted.items():
+            kind = kind_of(entity_type)
+            made = {} if kind is None else await kind.read(view, ids)
+            for entity_id in ids:
+                row = made.get(entity_id)
+                fits = row is not None and not isinstance(row.data, Unfit) and not any(ref.unfit for ref in row.refs)
+                if row is None or (fits and entity_type not in PARENTS.values()):
+                    notes.gone(entity_type, entity_id)
+        await notes.keep()
+
+    async def unsent(self) -> dict[str, Sequence[HeldBack]]:
+        """Tell what is held back of every library, as streams of all processes came across it."""
+        libraries = await self._unsent.libraries()
+        return {library: (await self._unsent.of(library)).held_back() for library in libraries}
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Count events that may lead to rows: several may name one entity, and only the first thousand are read."""
@@ -162,11 +203,11 @@ class GumnutSource:
         kind = kind_of(row(entity_type).stored)
         if kind is None:
             return Ahead(0, None)
-        feed, count, newest = self._view(library).feed, 0, 0
-        cursor = self._tails.end_of(library, entity_type, "" if after is None else after.id)
+        view, count, newest = await self._view(library), 0, 0
+        cursor = self._tails.end_of(library, view.notes.version, entity_type, "" if after is None else after.id)
         for _ in range(MAX_AHEAD_PAGES):
-            page = await feed.read(kind.of, cursor)
-            events = mattering(kind, page.events)
+            page = await view.feed.read(kind.feed(view.notes), cursor)
+            events = kind.mattering(view.notes, page.events)
             count, newest = count + len(events), max([newest, *(event.at_us for event in events)])
             if not page.more:
                 break
@@ -185,9 +226,11 @@ class GumnutSource:
         """Close the connections."""
         await self._pool.close()
 
-    def _view(self, library: str) -> View:
+    async def _view(self, library: str) -> View:
         if library not in self._views:
-            self._views[library] = View(self._speaker, library, self._user, self._now_us)
+            notes = await self._unsent.of(library)
+            view = View(self._speaker, library, self._user, notes, self._now_us)
+            return self._views.setdefault(library, view)
         return self._views[library]
 
     async def _users(
@@ -196,28 +239,35 @@ class GumnutSource:
         """Make the rows of users, which have no feed: they stand where they were last changed."""
         if not self._speaker.is_somebody:
             return []
-        view = self._view(library)
+        view = await self._view(library)
         me, my_id = await view.reads.me(), await view.me()
         rows: list[tuple[int, str, Payload]] = []
-        try:
-            if entity_type == "AuthUserV1":
-                rows.append((stamp_of(me.updated_at), my_id, payloads.auth_user_of(me, my_id)))
+        if entity_type == "AuthUserV1":
+            try:
+                rows.append((self._past(me.updated_at), my_id, payloads.auth_user_of(me, my_id)))
+            except Unfit as problem:
+                view.notes.unfit(entity_type, my_id, str(problem))
             else:
-                owner = await view.owner()
-                mine = payloads.user_of(my_id, payloads.name_of(me), me.email or "", me.created_at)
-                rows.append((stamp_of(me.updated_at), my_id, mine))
-                if owner.id != my_id:
-                    theirs = payloads.user_of(owner.id, owner.name, owner.email, owner.since)
-                    rows.append((stamp_of(owner.since), owner.id, theirs))
-        except (Unfit, AttributeError, TypeError) as problem:
-            field = str(problem) if isinstance(problem, Unfit) else "a field"
-            self._notes.unfit(library, entity_type, my_id, field)
+                view.notes.sent(entity_type, my_id)
+            await view.notes.keep()
+        else:
+            owner = await view.owner()
+            mine = payloads.user_of(my_id, payloads.name_of(me), me.email or "", me.created_at)
+            rows.append((self._past(me.updated_at), my_id, mine))
+            if owner.id != my_id:
+                theirs = payloads.user_of(owner.id, owner.name, owner.email, owner.since)
+                rows.append((self._past(owner.since), owner.id, theirs))
         placed = sorted((Position(min(at, before - ROOM_US), user_id), data) for at, user_id, data in rows)
         return [
             (line_of(entity_type, data, position), position)
             for position, data in placed
             if after is None or position.key > after.key
         ]
+
+    def _past(self, moment: datetime | None) -> int:
+        """Tell an instant in µs; 0 for one so far ahead that no clock shows it: its row would come again each time."""
+        stamp_us = stamp_of(moment)
+        return stamp_us if stamp_us <= self._now_us() + DAY_US else 0
 
 
 def _pages_of(rows: list[tuple[bytes, Position]], limit: int, before: int) -> list[Page]:

@@ -7,7 +7,8 @@ first comes first in them, also if what it refers to was written by another one.
 - an event of it lies below the bound: this stream's run, or one before, read it then, or
 - it has not been changed for an hour: then its event was ready long ago, unless a transaction took longer than that.
 
-A child of any other parent waits: its run ends before it, and the next stream begins with it again.
+A child of any other parent waits: its run ends before it, and the next stream begins with it again. Of a parent that
+did not fit when somebody read it last only the first counts: its other events led to nothing.
 """
 
 from __future__ import annotations
@@ -16,27 +17,41 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from projections.entities.gumnut.feed import Feed, Filter
+from projections.entities.gumnut.feed import Event, Feed, Filter
+from projections.entities.gumnut.memory import PARENTS, Notes
 from projections.entities.gumnut.payloads import name_of, stamp_of
-from projections.entities.gumnut.reads import Reads
+from projections.entities.gumnut.reads import Reads, is_id
 from projections.entities.gumnut.speaker import Speaker
+from projections.gumnut import GumnutUnavailable
 
 YOUNG_US: Final = 3_600_000_000
 KNOWN_IDS: Final = 100_000
 """How many ids a stream remembers of each table: of rows changed within the last hour."""
 MAX_SCAN: Final = 100
 """Pages of events that are looked through for a parent's event; one that is not found waits until it is old."""
-_SCANNED: Final[dict[str, Filter]] = {"asset": ("asset", "metadata"), "album": ("album",), "person": ("person",)}
+EVENTS_OF: Final[dict[str, Filter]] = {"asset": ("asset", "metadata"), "album": ("album",), "person": ("person",)}
+"""The entities whose events tell of changes in a table."""
+_AHEAD_US: Final = 86_400_000_000
+"""A time that lies further ahead than clocks differ tells nothing."""
 _SLACK: Final = timedelta(minutes=5)
 
 
 class Ref(NamedTuple):
-    """A parent: the table of the device it is in, its id, when it was made and when it last changed."""
+    """A parent: the table of the device it is in, its id, when it was made and when it last changed; 0 if unknown.
+
+    `unfit` is its field that no device could read, if there is one.
+    """
 
     table: str
     id: str
     made_us: int
     stamp_us: int
+    unfit: str = ""
+
+    @property
+    def told(self) -> str:
+        """Name it."""
+        return f"{self.table}|{self.id}"
 
 
 class Owner(NamedTuple):
@@ -45,17 +60,21 @@ class Owner(NamedTuple):
     id: str
     name: str
     email: str
-    since: datetime
+    since: datetime | None
 
 
 class View:
     """One library in one stream."""
 
-    def __init__(self, speaker: Speaker, library: str, user: str, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, speaker: Speaker, library: str, user: str, notes: Notes, now_us: Callable[[], int]
+    ) -> None:  # fmt: skip
         self.feed = Feed(speaker, library)
         self.reads = Reads(speaker, library)
+        self.notes = notes
         self._user = user
-        self._young_us = now_us() - YOUNG_US
+        self._now_us = now_us()
+        self._young_us = self._now_us - YOUNG_US
         self._known: dict[str, set[str]] = {}
         self._omitted: dict[str, set[str]] = {}
         self._cut: set[str] = set()
@@ -66,11 +85,16 @@ class View:
         return self._user or (await self.reads.me()).id
 
     async def owner(self) -> Owner:
-        """Tell whose the library is; for the app it is its own user's only if the ids are the same."""
+        """Tell whose the library is; for the app it is its own user's only if the ids are the same.
+
+        Raises GumnutUnavailable where that is not told: everything hangs on it, and nobody would say when it is mended.
+        """
         me, about = await self.reads.me(), await self.reads.about()
+        if not is_id(about.user_id):
+            raise GumnutUnavailable("Gumnut does not tell whose the library is")
         if about.user_id == me.id:
             return Owner(await self.me(), name_of(me), me.email or "", me.updated_at)
-        return Owner(about.user_id, about.owner.display_name or "", "", about.updated_at)
+        return Owner(about.user_id, getattr(about.owner, "display_name", None) or "", "", about.updated_at)
 
     async def coverless_stacks(self) -> list[str]:
         """Name the stacks for which nobody chose a cover; read once."""
@@ -80,7 +104,9 @@ class View:
 
     def sent(self, table: str, row_id: str, stamp_us: int) -> None:
         """Note that a row goes to the device."""
-        if stamp_us >= self._young_us or row_id in self._omitted_in(table) or table in self._cut:
+        noted = self.notes.began_with(PARENTS.get(table, ""), row_id)
+        old = 0 < stamp_us < self._young_us
+        if noted or not old or row_id in self._omitted_in(table) or table in self._cut:
             self._know(table, row_id)
         self._omitted.get(table, set()).discard(row_id)
 
@@ -95,6 +121,17 @@ class View:
         """Note that a run ended early: of its table only what was sent is surely there."""
         self._cut.add(table)
 
+    def dated(self, ref: Ref, child: Event) -> Ref:
+        """Return a parent with when it changed, or if it does not sensibly say so, when its child came to refer to it.
+
+        It was there before that, so its own event is as old at least.
+        """
+        latest_us = self._now_us + _AHEAD_US
+        stamp_us = ref.stamp_us if 0 < ref.stamp_us <= latest_us else child.at_us
+        return ref._replace(
+            made_us=ref.made_us if ref.made_us <= latest_us else 0, stamp_us=stamp_us if stamp_us <= latest_us else 0
+        )
+
     async def unproven(self, refs: Iterable[Ref]) -> set[Ref]:
         """Tell which parents are not surely on the device."""
         doubtful = {ref for ref in refs if not self._is_there(ref)}
@@ -108,6 +145,8 @@ class View:
     def _is_there(self, ref: Ref) -> bool:
         if ref.id in self._known.get(ref.table, ()):
             return True
+        if self.notes.is_unfit(PARENTS[ref.table], ref.id):
+            return False
         return (
             ref.table not in self._cut and ref.stamp_us < self._young_us and ref.id not in self._omitted_in(ref.table)
         )
@@ -116,11 +155,13 @@ class View:
         """Note rows that have events below the bound, from when the oldest of some was made, until all are found."""
         first_us = min(max(ref.made_us, self._young_us) for ref in wanted)
         began = datetime.fromtimestamp(first_us / 1_000_000, UTC) - _SLACK
-        left = {ref.id for ref in wanted} - self._omitted_in(table)
+        told = PARENTS[table]
+        left = {ref.id for ref in wanted if not self.notes.is_unfit(told, ref.id)} - self._omitted_in(table)
         cursor = ""
         for _ in range(MAX_SCAN if left else 0):
-            page = await self.feed.since(_SCANNED[table], began, cursor)
+            page = await self.feed.since(EVENTS_OF[table], began, cursor)
             ids = {event.id for event in page.events} - self._omitted_in(table)
+            ids = {row_id for row_id in ids if not self.notes.is_unfit(told, row_id)}
             for row_id in ids:
                 self._know(table, row_id)
             left -= ids
