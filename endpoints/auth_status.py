@@ -63,15 +63,17 @@ class AuthStatus:
         send(resp, AuthStatusResponseDto(is_elevated=False, password=False, pin_code=False, expires_at=expires))
 
     async def on_post_logout(self, req: Request, resp: falcon.asgi.Response) -> None:
-        """End the session; who signed in at a provider is told where to end that session, too."""
+        """End the session; a browser that signed in at the provider is told where to end that session, too.
+
+        As upstream has it, the cookie tells, and an app has another one there or none: nobody opens what it is told, and
+        it would only keep an ID token in its logs.
+        """
         services = self._services
         caller = await services.auth.session(req, "auth.logout")
         state = await services.ledger.admit(caller)
-        provider, credential = services.provider, None
-        if provider is not None and state.authenticated_by != provider.name and not cookies.signed_in_by_oauth(req):
-            provider = None
-        if provider is not None:  # the credential goes with the session
-            credential = await self._credential(req, state)
+        provider, credential = services.provider if cookies.signed_in_by_oauth(req) else None, None
+        if provider is not None and state.authenticated_by == provider.name:  # and not by one that was there before
+            credential = await self._credential(req, state)  # it goes with the session
         await services.ledger.act(caller, EndSession("logout", by=caller.user))
         cookies.clear(resp, *cookies.ACCESS)
         uri = None if provider is None else await self._logout_url(req, provider, credential)

@@ -1,7 +1,9 @@
 """Reading request bodies and queries: the one place where what a client sends becomes structs.
 
 A body is bounded before it is read, decoded by a typed msgspec decoder, and whatever is wrong with it becomes an
-`InvalidInput` that names the path. The content type is not looked at: clients that forget it mean JSON.
+`InvalidInput` that names the path. The content type is not looked at: clients that forget it mean JSON. Only where no
+body came it tells that one was lost, on a proxy or for want of a length: without it a request may mean more than with
+it, like to forget all checkpoints and not those named.
 
 It is bounded in time too, or whoever sends a byte now and then holds a connection for ever. Only waiting for the client
 counts, not what is done with the parts meanwhile, so that a large import may take as long as the store does:
@@ -60,11 +62,13 @@ async def read(req: Request, *, limit: int = MAX_BODY_BYTES) -> bytes:
 async def chunks(req: Request) -> AsyncIterator[bytes]:
     """Yield a body of any size as it arrives, never held whole.
 
-    Raises ClientGone when the client leaves inside it, BodyTooSlow.
+    Raises ClientGone when the client leaves inside it, BodyTooSlow, and InvalidInput for one without a length.
     """
     event = req.first_event
     if event.get("body"):
         yield event["body"]
+    elif not event.get("more_body") and not _is_framed(req):
+        _check_lost(req)
     if event.get("more_body"):
         async for part in _rest(req):
             if part:
@@ -74,9 +78,11 @@ async def chunks(req: Request) -> AsyncIterator[bytes]:
 async def decode(req: Request, decoder: msgspec.json.Decoder[T]) -> T:
     """Read and decode a JSON body; raises InvalidInput naming what is wrong where, and what `read` raises."""
     event = req.first_event
-    if event.get("more_body"):
-        return parse(await read(req), decoder)
-    return parse(_bounded(event.get("body", b""), MAX_BODY_BYTES), decoder)
+    whole: bytes = event.get("body", b"")
+    whole = await read(req) if event.get("more_body") else _bounded(whole, MAX_BODY_BYTES)
+    if not whole:
+        _check_lost(req)
+    return parse(whole, decoder)
 
 
 def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -137,6 +143,15 @@ async def _rest(req: Request) -> AsyncIterator[bytes]:
         yield part
         if not event.get("more_body"):
             return
+
+
+def _check_lost(req: Request) -> None:
+    if b"content-type" in req.raw_headers:
+        raise InvalidInput([((), "Content-Type tells of a body, but none came: send it with its Content-Length")])
+
+
+def _is_framed(req: Request) -> bool:
+    return not req.raw_headers.keys().isdisjoint((b"content-length", b"transfer-encoding"))
 
 
 def _bounded(body: bytes, limit: int) -> bytes:

@@ -12,12 +12,14 @@ import logging
 import os
 import signal
 import sys
+from array import array
 from collections.abc import Iterator
 from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.arbiter import Arbiter
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
@@ -41,6 +43,41 @@ TRANSPORT = "ledger.transport"
 
 class HeadTooLargeError(Exception):
     """Ends the parsing of a request that was refused for the size of its head."""
+
+
+class TunnelError(Exception):
+    """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
+
+
+class RequestParser(HttpRequestParser):
+    """A parser for a server of HTTP/1.1 alone: that a client would rather speak something else changes nothing.
+
+    An `Upgrade` may be ignored (RFC 9110, section 7.8), and Java's client offers one with every request. To httptools
+    all behind such a head is the other protocol, so the request has no body, and its body is the next request. So the
+    head is parsed once more, without that field.
+    """
+
+    def __init__(self, protocol: LedgerHttpProtocol) -> None:
+        self._protocol = protocol
+        self._begin()
+
+    def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
+        """Parse what came; raises httptools.HttpParserError."""
+        while True:
+            try:
+                super().feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                (head_end,) = upgrade.args
+            else:
+                return
+            head = self._protocol.head_without_upgrade()
+            self._begin()  # behind the last request of a connection it would ignore all that comes
+            super().feed_data(head)
+            data = memoryview(data)[head_end:]
+
+    def _begin(self) -> None:
+        super().__init__(self._protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
 
 class Trailers(list[tuple[bytes, bytes]]):
@@ -67,6 +104,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = RequestParser(self)
         self._extensions: dict[str, Any] = {}
         self._head_deadline: asyncio.TimerHandle | None = None
         self._in_body = False
@@ -127,6 +165,10 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if carried + self._fed_bytes > HEADER_LIMIT_BYTES and self._head_size() > HEADER_LIMIT_BYTES:
             self._refuse_head()
             raise HeadTooLargeError
+        if self.parser.should_upgrade():  # it comes again
+            if self.parser.get_method() == b"CONNECT":
+                raise TunnelError
+            return
         if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
             self._looked_at = True
             self.server_state.proxy_hint.look(self.headers, self.client)
@@ -141,6 +183,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
+        if self.parser.should_upgrade():
+            return  # only its head ended
         super().on_message_complete()
         self._in_body = False
         self._body_arrived()
@@ -152,10 +196,25 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             self._body_arrived()
             self._body_deadline = self.loop.call_later(DISCARD_S, self.transport.abort)
 
+    def head_without_upgrade(self) -> bytes:
+        """Write the head that was parsed last without its wish for another protocol."""
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"".join([line, *fields, b"\r\n"])
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, unless it was refused already."""
-        if not self.transport.is_closing():
-            super().send_400_response(msg)
+        cycle: Any = self.cycle  # None before the first request
+        if self.transport.is_closing():
+            return
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or self.pipeline:
+                self.transport.abort()  # no answer may cut into another, or be taken for another's
+                return
+            # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().send_400_response(msg)
 
     def _head_size(self) -> int:
         between = len(b": \r\n")

@@ -26,7 +26,10 @@ from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
+from ops.accept import Load
+from ops.proxies import ProxyHint
 from ops.sources import SourceLook
+from ops.worker import LedgerHttpProtocol, WorkerState
 from projections.api_keys import ApiKeys
 from projections.counters import Counters
 from projections.credentials import Cipher, Credentials
@@ -153,7 +156,7 @@ async def serving(store: Store, settings: HttpSettings | None = None, **options:
 
 
 class Live:
-    """The app under uvicorn on a port of its own, in a thread of its own."""
+    """The app under the server's own HTTP protocol on a port of its own, in a thread of its own."""
 
     def __init__(self, store_url: str, settings: HttpSettings | None = None, **options: Any) -> None:
         """Take what a Service takes, but for the store its address."""
@@ -188,8 +191,11 @@ class Live:
     def __enter__(self) -> Live:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.service = self.run(self._open())
-        config = uvicorn.Config(self.service.app, port=self.port, log_level="critical", lifespan="off")
+        config = uvicorn.Config(
+            self.service.app, http=LedgerHttpProtocol, ws="none", port=self.port, log_level="critical", lifespan="off"
+        )
         self._server = uvicorn.Server(config)
+        self._server.server_state = WorkerState(Load(1), 0, ProxyHint(lambda host: False))
         self._serving = asyncio.run_coroutine_threadsafe(self._server.serve(), self._loop)
         wait_until(lambda: self._server.started, "uvicorn")
         return self

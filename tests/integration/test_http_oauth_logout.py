@@ -71,7 +71,7 @@ async def told(service: Service, logout_token: str = "t", **options: Any) -> htt
 async def test_who_signed_in_at_the_provider_is_told_to_sign_out_there(
     service: Service, provider: MemoryProvider
 ) -> None:
-    uri, query = await logged_out(service, await signed_in(service, provider))
+    uri, query = await logged_out(service, await signed_in(service, provider), auth_type="oauth")
     assert uri.startswith(f"{ISSUER}/end?")
     assert query == {"id_token_hint": ["credential-of-ann"]}
 
@@ -81,12 +81,43 @@ async def test_the_provider_may_send_the_user_back_to_the_external_domain(
 ) -> None:
     for domain in ("https://photos.example", "https://photos.example/"):
         async with serving(store, HttpSettings(external_domain=domain), provider=provider) as service:
-            _, query = await logged_out(service, await signed_in(service, provider))
+            _, query = await logged_out(service, await signed_in(service, provider), auth_type="oauth")
     assert query["post_logout_redirect_uri"] == ["https://photos.example" + LOGIN_PAGE]
 
 
 async def test_a_browser_that_says_it_signed_in_there_is_sent_there_without_a_credential(service: Service) -> None:
     uri, query = await logged_out(service, (await service.sign_in()).token, auth_type="oauth")
+    assert uri.startswith(f"{ISSUER}/end?")
+    assert query == {}
+
+
+@pytest.mark.parametrize("path", ["/api/auth/logout", "/auth/logout"])
+@pytest.mark.parametrize(
+    "cookies", ["; immich_auth_type=password", "; immich_auth_type=", "; immich_auth_type=OAuth", "", None]
+)
+async def test_an_app_that_signed_in_at_the_provider_gets_no_token_of_it(
+    service: Service, provider: MemoryProvider, cookies: str | None, path: str
+) -> None:
+    token = await signed_in(service, provider)
+    signed = {"cookie": f"immich_access_token={token}; immich_is_authenticated=true{cookies}"}
+    async with client(service) as http:
+        answer = await http.post(path, headers=signed if cookies is not None else {"authorization": f"Bearer {token}"})
+    assert answer.status_code == 200
+    assert answer.json() == {"successful": True, "redirectUri": LOGIN_PAGE}
+    assert "credential-of-ann" not in f"{answer.headers}{answer.text}"
+    assert answer.headers.get_list("set-cookie") == [
+        f"immich_{name}=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        for name in ("access_token", "auth_type", "is_authenticated")
+    ]
+    assert session_id(token) not in await living(service)
+
+
+async def test_a_provider_is_not_shown_the_token_of_the_one_before_it(
+    service: Service, provider: MemoryProvider
+) -> None:
+    token = await signed_in(service, provider)
+    provider.name = "gumnut"
+    uri, query = await logged_out(service, token, auth_type="oauth")
     assert uri.startswith(f"{ISSUER}/end?")
     assert query == {}
 
@@ -107,7 +138,7 @@ async def test_a_provider_that_is_away_keeps_nobody_signed_in(
     token = await signed_in(service, provider)
     provider.down = True
     with caplog.at_level(logging.WARNING):
-        assert (await logged_out(service, token))[0] == LOGIN_PAGE
+        assert (await logged_out(service, token, auth_type="oauth"))[0] == LOGIN_PAGE
     assert "logout without the identity provider" in caplog.text
     assert "credential-of-ann" not in caplog.text
 
@@ -119,7 +150,7 @@ async def test_a_credential_that_cannot_be_read_keeps_nobody_signed_in(
     user = (await service.ask("GET", "/api/users/me", token)).json["id"]
     name = keys.credentials(service.ledger.partition_of(user))
     assert await service.store.command("HSET", name, session_id(token), b"changed", key=name) == 0
-    uri, query = await logged_out(service, token)
+    uri, query = await logged_out(service, token, auth_type="oauth")
     assert uri.startswith(f"{ISSUER}/end")
     assert query == {}
     assert "logout without the provider's credential" in caplog.text
