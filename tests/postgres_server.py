@@ -17,7 +17,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from ops.bench.postgres_server import NoPostgres, account, programs
 from tests.servers import STOP_TIMEOUT_S, free_port, quit_with_parent, wait_until
@@ -77,6 +77,48 @@ def postgres_binaries() -> PostgresBinaries | None:
     except NoPostgres:
         return None
     return PostgresBinaries(*(str(folder / name) for name in PostgresBinaries._fields))
+
+
+def _folder(owner: Mapping[str, Any]) -> tuple[Path, subprocess.Popen[bytes]]:
+    """Make a folder that only its owner may enter, with a keeper that removes it behind this process."""
+    folder = Path(tempfile.mkdtemp(prefix="syncledger-postgres-"))
+    watchdog = Path(__file__).with_name("watchdog.py")
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", str(watchdog), str(folder), "--remove"], stdin=subprocess.PIPE, start_new_session=True
+    )
+    if owner:
+        os.chown(folder, owner["user"], owner["group"])
+    return folder, keeper
+
+
+@cache
+def _new_cluster() -> Path:
+    """Make the data of a cluster that never ran, for servers to begin with; once a process, as it takes seconds."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    folder, keeper = _folder(owner := account())
+    _keepers.append(keeper)
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)  # the folder is closed to everybody else
+    with (folder / "log").open("ab") as said:
+        subprocess.run(
+            [
+                *(binaries.initdb, "-D", str(folder / "data"), "-U", USER, "--pwfile", str(password)),
+                *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
+                *("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=folder,
+            check=True,
+            **owner,
+        )
+    return folder / "data"
+
+
+_keepers: list[subprocess.Popen[bytes]] = []
 
 
 class PostgresServer:
@@ -207,31 +249,8 @@ class PostgresServer:
         return self.folder / "postgres.log"
 
     def _create(self) -> None:
-        home = Path(tempfile.mkdtemp(prefix="syncledger-postgres-"))
-        self._home = home
-        keeper = Path(__file__).with_name("watchdog.py")
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", str(keeper), str(home), "--remove"], stdin=subprocess.PIPE, start_new_session=True
-        )
-        if self._account:
-            os.chown(home, self._account["user"], self._account["group"])
-        password = home / "password"
-        password.write_text(PASSWORD)
-        password.chmod(0o644)  # the folder is closed to everybody else
-        with self._log.open("ab") as log:
-            subprocess.run(
-                [
-                    *(self.binaries.initdb, "-D", str(home / "data"), "-U", USER, "--pwfile", str(password)),
-                    *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
-                    *("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=home,
-                check=True,
-                **self._account,
-            )
+        self._home, self._keeper = _folder(self._account)
+        subprocess.run(["cp", "-a", str(_new_cluster()), str(self._home / "data")], check=True)
 
     def _ready(self) -> bool:
         assert self.process is not None
