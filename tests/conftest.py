@@ -5,6 +5,7 @@
 | `valkey_url`, `redis7_url`, `cluster_url` | the address of a shared, empty server |
 | `store_url` | each of the three in turn |
 | `valkey_server`, `redis7_server`, `cluster` | the test's own, durable, to be killed, paused and started again |
+| `s3` | the shared S3 server, on which a test makes buckets of its own |
 | `postgres` | the shared PostgreSQL |
 | `postgres_url` | the address of an empty database on it, the test's own |
 | `postgres_server` | a PostgreSQL of the test alone, to be killed, stopped and started again |
@@ -27,6 +28,7 @@ import redis.utils
 from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresServer, postgres_binaries
+from tests.s3_server import S3Server
 from tests.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
 
 STORES: Final = ("store", "real_store", "store_url")
@@ -147,6 +149,13 @@ def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
     """A durable three-node cluster of this test alone."""
     with RedisCluster(valkey_binary(), tmp_path / "cluster", durable=True) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3 server that tests of this worker share; each makes buckets of its own."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 def _postgres_or_skip() -> None:

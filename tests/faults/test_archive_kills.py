@@ -52,9 +52,10 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     with ExitStack() as stack:
         place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
         if kind == "s3":
-            s3 = stack.enter_context(S3Server(tmp_path))
-            s3.make_bucket("ledger")
-            place = ArchivePlace(url="s3://ledger/segments", endpoint=s3.endpoint, path_style=True)
+            s3: S3Server = request.getfixturevalue("s3")
+            bucket = f"b{random.getrandbits(64):x}"
+            s3.make_bucket(bucket)
+            place = ArchivePlace(url=f"s3://{bucket}/segments", endpoint=s3.endpoint, path_style=True)
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
         archivers, others = (stack.enter_context(Archivers(url, place, PARTITION, ENVIRONMENT)) for _ in range(2))

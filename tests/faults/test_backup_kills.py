@@ -52,9 +52,10 @@ def scene(
     with ExitStack() as stack:
         place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
         if request.param == "s3":
-            s3 = stack.enter_context(S3Server(tmp_path))
-            s3.make_bucket("ledger")
-            place = ArchivePlace(url="s3://ledger/prefix", endpoint=s3.endpoint, path_style=True)
+            s3: S3Server = request.getfixturevalue("s3")
+            bucket = f"b{random.getrandbits(64):x}"
+            s3.make_bucket(bucket)
+            place = ArchivePlace(url=f"s3://{bucket}/prefix", endpoint=s3.endpoint, path_style=True)
         environ = {
             **ENVIRONMENT,
             "LEDGER_ARCHIVE": place.url,
