@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -222,8 +222,7 @@ async def test_several_branches_are_one_order(database: Any, postgres_url: str) 
     async with source_of(postgres_url, mapping) as source:
         assert lines_of(await read(source, "StackV1", limit=100)) == lines
         for at in range(0, 2999, 197):
-            async with aclosing(source.pages(LIBRARY, "StackV1", positions[at], EVER, 1)) as pages:
-                first = await anext(pages)
+            first = await anext(aiter(source.pages(LIBRARY, "StackV1", positions[at], EVER, 1)))
             assert first.lines == [lines[at + 1]]
             break_off = await read(source, "StackV1", positions[at], before=positions[at].at_us)
             assert lines_of(break_off) == []
