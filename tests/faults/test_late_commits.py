@@ -150,7 +150,7 @@ async def test_a_row_updated_by_an_older_transaction_is_sent_as_it_ended(tables:
 
 
 @both
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(10.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(10.0, marks=pytest.mark.soak)])
 def test_devices_end_with_exactly_what_writers_left(
     tmp_path: Path, tables: str, stamps: Stamps, seconds: float
 ) -> None:
