@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install run test check fix bench clean
+.PHONY: install run test soak check fix bench clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
@@ -21,8 +21,12 @@ tests/clients/node_modules/installed: tests/clients/package.json tests/clients/p
 run: .venv/installed ## Serve the demo library on the embedded store
 	$(BIN)/syncledger demo
 
-test: install ## Run every test
+test: install ## Run every test, the long ones briefly
 	$(BIN)/pytest
+
+# Hypothesis marks its tests `hypothesis` by itself; they run with the examples of the profile `soak`.
+soak: install ## Run what is long at its full length, and tell each test as it ends
+	$(BIN)/pytest -v --durations=20 -m "soak or hypothesis" --hypothesis-profile=soak
 
 check: .venv/installed ## Lint, types, layers; never writes
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from importlib import metadata, resources
 from typing import Any, Final
 
@@ -45,26 +46,27 @@ _DESCRIPTION: Final = (
 
 
 class Page:
-    """A resource that answers with bytes made once."""
+    """A resource that answers with bytes made once, when they are first asked for."""
 
-    def __init__(self, body: bytes, media_type: str, headers: dict[str, str] | None = None) -> None:
-        self._body, self._media_type, self._headers = body, media_type, headers or {}
+    def __init__(self, make: Callable[[], bytes], media_type: str, headers: dict[str, str] | None = None) -> None:
+        self._made, self._media_type, self._headers = cache(make), media_type, headers or {}
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         resp.content_type = self._media_type
         resp.set_headers(self._headers)
-        resp.data = self._body
+        resp.data = self._made()
 
 
 def routes(documented: Sequence[Route]) -> Iterator[Route]:
     """List the routes that describe `documented` and themselves."""
     described = Operation("GET", "getOpenApi", "Describe this API", {200: dict[str, Any]}, NOBODY)
     read = Operation("GET", "getDocs", "Read this description", {200: Text("text/html", "A page")}, NOBODY)
-    html = resources.files("endpoints").joinpath("docs.html").read_bytes()
-    page = Route("/docs", Page(html, falcon.MEDIA_HTML, {"content-security-policy": _CSP}), (read,))
+    html = resources.files("endpoints").joinpath("docs.html")
+    page = Route("/docs", Page(html.read_bytes, falcon.MEDIA_HTML, {"content-security-policy": _CSP}), (read,))
     itself = Route("/openapi.json", None, (described,))
-    body = msgspec.json.encode(document([*documented, itself, page]))
-    yield msgspec.structs.replace(itself, resource=Page(body, falcon.MEDIA_JSON))
+    all_of_them = [*documented, itself, page]
+    body = Page(lambda: msgspec.json.encode(document(all_of_them)), falcon.MEDIA_JSON)
+    yield msgspec.structs.replace(itself, resource=body)
     yield page
 
 

@@ -5,9 +5,13 @@
 | `valkey_url`, `redis7_url`, `cluster_url` | the address of a shared, empty server |
 | `store_url` | each of the three in turn |
 | `valkey_server`, `redis7_server`, `cluster` | the test's own, durable, to be killed, paused and started again |
+| `s3` | the shared S3 server, on which a test makes buckets of its own |
 | `postgres` | the shared PostgreSQL |
 | `postgres_url` | the address of an empty database on it, the test's own |
 | `postgres_server` | a PostgreSQL of the test alone, to be killed, stopped and started again |
+
+Tests over every kind of store run on Valkey in `make test` and on the others in `make soak`; those marked `each_store`,
+where the kind can matter, run on all in both.
 """
 
 from __future__ import annotations
@@ -15,12 +19,46 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 import pytest
+import redis.utils
+from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresServer, postgres_binaries
+from tests.s3_server import S3Server
 from tests.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
+
+STORES: Final = ("store", "real_store", "store_url")
+"""The fixtures that give each kind of store in turn."""
+OTHER_STORES: Final = {"redis7", "cluster", "fake"}
+
+# The same examples on every machine and in every run; `--hypothesis-profile=soak` takes more of them.
+settings.register_profile(
+    "syncledger",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("soak", settings.get_profile("syncledger"), max_examples=500)
+settings.load_profile("syncledger")
+
+# redis-py reads its own version from disk for every connection; tests open thousands.
+redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the other kinds of stores to the soak where nothing depends on the kind, and the other event loop."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            other_store = any(item.callspec.params.get(name) in OTHER_STORES for name in STORES)
+            if (other_store and not item.get_closest_marker("each_store")) or item.callspec.id.startswith("asyncio"):
+                item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,6 +149,13 @@ def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
     """A durable three-node cluster of this test alone."""
     with RedisCluster(valkey_binary(), tmp_path / "cluster", durable=True) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3 server that tests of this worker share; each makes buckets of its own."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 def _postgres_or_skip() -> None:

@@ -1,14 +1,10 @@
-"""Given these events, when this command, then those events: helpers and hypothesis strategies for the pure core.
-
-Importing this module makes hypothesis deterministic: the same examples on every machine and in every run.
-"""
+"""Given these events, when this command, then those events: helpers and hypothesis strategies for the pure core."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ledger.acks import RESET_ACK, Ack, completion
@@ -41,16 +37,6 @@ from ledger.events import (
 from ledger.evolve import fold
 from ledger.positions import MAX_US, Position
 from ledger.state import State
-
-settings.register_profile(
-    "syncledger",
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("syncledger")
 
 SID: Final = "5e" * 32
 NOW: Final = 1_790_000_000_000_000

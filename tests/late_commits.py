@@ -48,6 +48,8 @@ ROWS: Final = (1, 1, 1, 2, 5, 20, 100, 1000)
 """How many rows a statement writes, drawn from these; all of one statement have one stamp."""
 PAUSES_S: Final = (0, 0, 0, 0.02, 0.1, 0.3, 1.0, 2.5)
 """How long a writer waits between a stamp and its commit; the longest is beyond every margin."""
+BUSY_S: Final = 10.0
+"""How much longer writers write on a machine that lets them do little."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 SCHEMA: Final = f"""
@@ -159,17 +161,20 @@ class Writers:
         self.figures = Figures()
 
     async def run(self, seconds: float) -> None:
-        """Write for so long; then all is committed or rolled back."""
+        """Write for so long, on a busy machine until it is worth a look; then all is committed or rolled back."""
         until = time.monotonic() + seconds
         await asyncio.gather(*[self._one(random.Random(f"{self._seed} {number}"), until) for number in range(WRITERS)])
 
     async def _one(self, dice: random.Random, until: float) -> None:
         connection = await asyncpg.connect(self._url, server_settings={"application_name": "writer"})
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < until or (self._is_little() and time.monotonic() < until + BUSY_S):
                 await self._transaction(connection, dice)
         finally:
             await connection.close()
+
+    def _is_little(self) -> bool:
+        return self.figures.late < 10 or self.figures.rows_written < 1000
 
     async def _transaction(self, connection: asyncpg.Connection, dice: random.Random) -> None:
         stamps: list[datetime] = []

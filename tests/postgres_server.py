@@ -17,7 +17,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from ops.bench.postgres_server import NoPostgres, account, programs
 from tests.servers import STOP_TIMEOUT_S, free_port, quit_with_parent, wait_until
@@ -33,6 +33,30 @@ DEFAULTS: Final = {
     "log_checkpoints": "off",
     "timezone": "America/New_York",  # so that what assumes UTC is found out
 }
+
+_EMPTY: Final = """
+DO $$ BEGIN
+    PERFORM pg_terminate_backend(pid, 10000)
+    FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+END $$;
+SET client_min_messages = error;
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+SELECT datacl IS NULL AND datconnlimit = -1
+    AND (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) = 1
+    AND (SELECT count(*) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)') = 1
+    AND NOT EXISTS (SELECT FROM pg_extension WHERE extname <> 'plpgsql')
+    AND NOT EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = d.oid)
+    AND NOT EXISTS (SELECT FROM pg_publication)
+    AND NOT EXISTS (SELECT FROM pg_event_trigger)
+    AND NOT EXISTS (SELECT FROM pg_default_acl)
+    AND NOT EXISTS (SELECT FROM pg_largeobject_metadata)
+    AND NOT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())
+    AND NOT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database())
+FROM pg_database d WHERE datname = current_database()
+"""
+"""Empties a database; "t" if nothing is left of what was done to it."""
 
 _numbers = count(1)
 
@@ -55,6 +79,48 @@ def postgres_binaries() -> PostgresBinaries | None:
     return PostgresBinaries(*(str(folder / name) for name in PostgresBinaries._fields))
 
 
+def _folder(owner: Mapping[str, Any]) -> tuple[Path, subprocess.Popen[bytes]]:
+    """Make a folder that only its owner may enter, with a keeper that removes it behind this process."""
+    folder = Path(tempfile.mkdtemp(prefix="syncledger-postgres-"))
+    watchdog = Path(__file__).with_name("watchdog.py")
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", str(watchdog), str(folder), "--remove"], stdin=subprocess.PIPE, start_new_session=True
+    )
+    if owner:
+        os.chown(folder, owner["user"], owner["group"])
+    return folder, keeper
+
+
+@cache
+def _new_cluster() -> Path:
+    """Make the data of a cluster that never ran, for servers to begin with; once a process, as it takes seconds."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    folder, keeper = _folder(owner := account())
+    _keepers.append(keeper)
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)  # the folder is closed to everybody else
+    with (folder / "log").open("ab") as said:
+        subprocess.run(
+            [
+                *(binaries.initdb, "-D", str(folder / "data"), "-U", USER, "--pwfile", str(password)),
+                *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
+                *("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=folder,
+            check=True,
+            **owner,
+        )
+    return folder / "data"
+
+
+_keepers: list[subprocess.Popen[bytes]] = []
+
+
 class PostgresServer:
     """One cluster on a fixed address, with the superuser `postgres`.
 
@@ -73,6 +139,7 @@ class PostgresServer:
         self._account = account()
         self._home: Path | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._emptied: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -156,45 +223,34 @@ class PostgresServer:
         return done.stdout.rstrip("\n")
 
     def create_database(self) -> str:
-        """Make an empty database and return its address."""
+        """Make an empty database and return its address, which no other had."""
         name = f"test_{next(_numbers)}"
-        self.psql(f"CREATE DATABASE {name}")
+        self.psql(
+            f"ALTER DATABASE {self._emptied.pop()} RENAME TO {name}" if self._emptied else f"CREATE DATABASE {name}"
+        )
         return self.url_of(name)
 
     def drop_database(self, url: str) -> None:
-        """Remove a database of `create_database`, whoever is connected."""
-        self.psql(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+        """Remove a database of `create_database`, whoever is connected.
+
+        One that can be emptied is kept for the next: to copy a whole one takes ten times as long as most tests.
+        """
+        name = url.rpartition("/")[2]
+        try:
+            if self.psql(_EMPTY, name) == "t":
+                self._emptied.append(name)
+                return
+        except RuntimeError:  # it takes no connections, or something in it cannot be dropped
+            pass
+        self.psql(f"DROP DATABASE {name} WITH (FORCE)")
 
     @property
     def _log(self) -> Path:
         return self.folder / "postgres.log"
 
     def _create(self) -> None:
-        home = Path(tempfile.mkdtemp(prefix="syncledger-postgres-"))
-        self._home = home
-        keeper = Path(__file__).with_name("watchdog.py")
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", str(keeper), str(home), "--remove"], stdin=subprocess.PIPE, start_new_session=True
-        )
-        if self._account:
-            os.chown(home, self._account["user"], self._account["group"])
-        password = home / "password"
-        password.write_text(PASSWORD)
-        password.chmod(0o644)  # the folder is closed to everybody else
-        with self._log.open("ab") as log:
-            subprocess.run(
-                [
-                    *(self.binaries.initdb, "-D", str(home / "data"), "-U", USER, "--pwfile", str(password)),
-                    *("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"),
-                    *("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=home,
-                check=True,
-                **self._account,
-            )
+        self._home, self._keeper = _folder(self._account)
+        subprocess.run(["cp", "-a", str(_new_cluster()), str(self._home / "data")], check=True)
 
     def _ready(self) -> bool:
         assert self.process is not None

@@ -1,12 +1,13 @@
 """The real service as its user runs it: `syncledger serve` in a process of its own, ended and killed by process id.
 
-Everything else here is done as a user would, with the command or over HTTP; sessions are made by the command's own code
-in this process, because starting it takes a second.
+Everything else here is done as a user would, with the command or over HTTP; commands run in this process, because
+starting one takes a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -15,19 +16,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from unittest.mock import patch
 
 import httpx
 import psutil
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ledger import keys
 from ledger.tokens import read_token
+from ops.cli import main
 from ops.commands.session import sign_in
 from ops.connect import Opened, opened
 from ops.embedded_files import prepare_files
@@ -174,17 +178,28 @@ class RunningService:
 
     # As its user ------------------------------------------------------------------------------------------------------
 
-    def command(self, *args: str, check: bool = True, input: str | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002
-        """Run `syncledger` on the same data; raises AssertionError with what it said if it fails."""
-        done = subprocess.run(
-            [*COMMAND, *args], cwd=self.folder, env=self.environment, input=input, capture_output=True, text=True,
-            timeout=STOP_TIMEOUT_S,
-        )  # fmt: skip
-        assert not check or done.returncode == 0, f"syncledger {' '.join(args)}: {done.returncode}\n{done.stderr}"
-        return done
+    def command(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `syncledger` on the same data, in its environment; raises AssertionError with what it said if it fails.
+
+        One at a time: arguments, environment, folder and standard streams are this process's.
+        """
+        out, err = _Captured(), _Captured()
+        with (
+            patch.dict(os.environ, self.environment, clear=True),
+            patch.object(sys, "argv", ["syncledger", *args]),
+            patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO())),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            chdir(self.folder),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        code = ended.value.code if isinstance(ended.value.code, int) else 0
+        assert not check or code == 0, f"syncledger {' '.join(args)}: {code}\n{err.text}"
+        return subprocess.CompletedProcess(args, code, out.text, err.text)
 
     def inside(self, work: Callable[[Opened], Awaitable[T]]) -> T:
-        """Do what a command would do, in this process: with the same opened ledger, without a second to start."""
+        """Do what a command would do, with the same opened ledger."""
 
         async def opening() -> T:
             async with opened(self.settings, begin=True) as found:
@@ -279,6 +294,19 @@ class RunningService:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.kill_all()
+
+
+class _Captured(io.TextIOWrapper):
+    """What a command prints; bytes may be written to it too."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), "utf-8")
+
+    @property
+    def text(self) -> str:
+        self.flush()
+        written: bytes = self.buffer.getvalue()  # type: ignore[attr-defined]
+        return written.decode()
 
 
 def _line(entity: Any) -> Json:

@@ -184,8 +184,9 @@ class RedisServer:
         self.resume()
         if not self.alive:
             self.start()
-        self.command("CONFIG", "SET", "maxmemory", "0")
-        self.command("FLUSHALL")
+        with self.client() as client:
+            client.execute_command("CONFIG", "SET", "maxmemory", "0")
+            client.execute_command("FLUSHALL")
 
     def kill(self) -> None:
         """Send SIGKILL and reap the process; nothing happens when it is dead."""

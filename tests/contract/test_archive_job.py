@@ -168,6 +168,7 @@ async def test_an_upload_that_fails_reaches_the_caller_and_changes_nothing(valke
 # Several archivers
 
 
+@pytest.mark.each_store
 async def test_two_archivers_at_once_seal_everything_once(real_store: Store, path: Path, before: list[Entry]) -> None:
     runs = [archive(real_store, opened(path), [PARTITION, 5], ALL, NOW) for _ in range(4)]
     reports = await asyncio.gather(*runs)
@@ -177,6 +178,7 @@ async def test_two_archivers_at_once_seal_everything_once(real_store: Store, pat
     await whole(real_store, path, before)
 
 
+@pytest.mark.each_store
 async def test_a_partition_is_one_archivers_until_its_lease_is_over(real_store: Store) -> None:
     async with Lease(real_store, PARTITION, 0.6) as first:
         await asyncio.sleep(1)  # it is renewed meanwhile
@@ -220,6 +222,7 @@ async def test_whoever_lost_the_lease_can_neither_note_nor_trim_anything(
     await whole(real_store, path, before)
 
 
+@pytest.mark.each_store
 async def test_a_trim_goes_no_further_than_what_is_noted(real_store: Store, before: list[Entry]) -> None:
     async with Lease(real_store, PARTITION) as lease:
         assert await lease.trim() == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from projections.archive.objects import Objects, open_objects
 from tests.s3_server import ENVIRONMENT, S3Server
 
 MB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(params=["file", "s3", "memory"])
@@ -94,8 +87,7 @@ async def test_storage_that_is_gone_or_refuses_reaches_the_caller(
     (tmp_path / "file").write_bytes(b"not a folder")
     folder = open_objects(f"file://{tmp_path}")
     no_bucket = open_objects("s3://nothing-here", endpoint=s3.endpoint, path_style=True)
-    with S3Server(tmp_path) as server:
-        nobody = open_objects("s3://bucket", endpoint=server.endpoint, path_style=True)
+    nobody = open_objects("s3://bucket", endpoint=S3Server(tmp_path).endpoint, path_style=True)
     for objects, name in ((folder, "file/x"), (no_bucket, "x"), (nobody, "x")):
         with pytest.raises((ArchiveUnavailable, ObjectMissing)) as caught:
             await create(objects, name, b"content")

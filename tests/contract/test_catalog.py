@@ -75,6 +75,7 @@ async def test_a_library_without_entities_has_a_horizon_that_stays(catalog: Cata
     assert [page async for page in catalog.entities(LIBRARY)] == []
 
 
+@pytest.mark.each_store
 async def test_every_write_has_a_stamp_of_its_own_and_the_horizon_is_one_past_the_last(catalog: Catalog) -> None:
     await put(catalog, *(entity("AssetV2", id=f"a{number}") for number in range(50)))
     await put(catalog, entity("AlbumV2"), entity("AssetV2", id="b"))
@@ -145,6 +146,7 @@ async def test_times_are_those_of_the_calendar(catalog: Catalog, store: Store, i
     assert int(float(score)) == us_from_iso(iso)
 
 
+@pytest.mark.each_store
 async def test_writers_at_the_same_time_share_no_stamp(catalog: Catalog) -> None:
     await asyncio.gather(
         *(put(catalog, *(entity("AssetV2", id=f"{w}-{n}") for n in range(20))) for w in range(20)),
@@ -156,6 +158,7 @@ async def test_writers_at_the_same_time_share_no_stamp(catalog: Catalog) -> None
 # Pages
 
 
+@pytest.mark.each_store
 async def test_a_page_begins_strictly_after_a_position(catalog: Catalog) -> None:
     await put(catalog, *(entity("AssetV2", id=name) for name in ("a", "m", "z")))
     at_us = [position_of(line).at_us for page in await pages(catalog, "AssetV2") for line in page.lines]
@@ -355,6 +358,7 @@ async def test_a_deleted_album_takes_its_members_and_places(catalog: Catalog) ->
     }  # fmt: skip
 
 
+@pytest.mark.each_store
 async def test_a_deleted_user_takes_all_that_is_theirs(catalog: Catalog) -> None:
     other = {"ownerId": PARTNER_ID}
     await put(
@@ -380,6 +384,7 @@ async def test_a_delete_with_many_children_is_done_in_bounded_steps(catalog: Cat
     assert await living(catalog) == {"AssetDeleteV1": 1, "AssetOcrDeleteV1": 1100}
 
 
+@pytest.mark.each_store
 async def test_many_deletes_in_one_go(catalog: Catalog) -> None:
     await put(catalog, *(entity("AssetV2", id=f"a{n}") for n in range(600)))
     await put(catalog, *(entity("AssetFaceV2", id=f"f{n}", assetId=f"a{n}") for n in range(600)))
@@ -535,6 +540,7 @@ async def test_a_parent_elsewhere_holds_nothing_back(catalog: Catalog) -> None:
 # Forgetting, moving, listing
 
 
+@pytest.mark.each_store
 async def test_purged_delete_markers_raise_the_floor(catalog: Catalog) -> None:
     await put(catalog, *(entity("AssetDeleteV1", assetId=f"a{number}") for number in range(1200)))
     old = await catalog.horizon(LIBRARY)
@@ -572,6 +578,7 @@ async def test_a_move_is_a_delete_here_and_an_upsert_there(catalog: Catalog) -> 
         await catalog.move("AssetExifV1", ASSET_ID, LIBRARY, "L2")
 
 
+@pytest.mark.each_store
 async def test_an_owner_stays_while_others_refer_to_the_row(catalog: Catalog) -> None:
     """A device that deletes the former owner loses the row's children, which would not be sent again."""
     await put(catalog, entity("AssetV2"), entity("PersonV1"), entity("AssetV2", id="free"), entity("AssetV2", id="b"))
@@ -584,6 +591,7 @@ async def test_an_owner_stays_while_others_refer_to_the_row(catalog: Catalog) ->
     assert await put(catalog, entity("AssetV2", **other)) == Written(taken=1)
 
 
+@pytest.mark.each_store
 async def test_libraries_do_not_touch_each_other(catalog: Catalog) -> None:
     await put(catalog, entity("AssetV2"), entity("AssetFaceV2"))
     await put(catalog, entity("AssetV2"), entity("AssetDeleteV1"), library="L2")
@@ -604,6 +612,7 @@ async def test_the_listing_is_what_import_reads(catalog: Catalog) -> None:
     assert len(with_markers) == 1
 
 
+@pytest.mark.each_store
 async def test_a_key_of_another_kind_stops_the_write_before_it_begins(catalog: Catalog, store: Store) -> None:
     ids = keys.catalog_ids(LIBRARY, "edit")
     await store.command("SET", ids, "not a hash", key=ids)

@@ -10,6 +10,8 @@ from ledger import keys
 from ledger.log.store import Store
 from projections.counters import COUNTERS, OTHER, Count, Counters
 
+pytestmark = pytest.mark.each_store
+
 
 async def test_nothing_was_counted(store: Store) -> None:
     counts = await Counters(store).all()

@@ -106,6 +106,7 @@ async def test_a_credential_is_kept_encrypted_for_a_session_that_lives(device: D
     assert SID.encode() not in await device.raw()
 
 
+@pytest.mark.each_store
 async def test_it_goes_with_its_session_and_never_comes_back(device: Device) -> None:
     credentials = device.credentials()
     await device.sign_in()
@@ -126,6 +127,7 @@ async def test_what_is_no_credential_is_refused(device: Device, credential: str)
     assert await device.credentials().hold("ann", SID, "x" * 16 * 1024)
 
 
+@pytest.mark.each_store
 async def test_only_the_credential_it_was_made_from_is_replaced(device: Device) -> None:
     credentials = device.credentials()
     await device.sign_in()
@@ -168,6 +170,7 @@ async def test_without_its_key_or_changed_it_says_what_to_do(device: Device) -> 
         assert error.value.__suppress_context__
 
 
+@pytest.mark.each_store
 async def test_rekeying_encrypts_all_with_the_newest_key(device: Device) -> None:
     old = device.credentials(OLD_KEY)
     sessions = [(f"u{i % 7}", await device.sign_in(f"s{i}", f"u{i % 7}")) for i in range(30)]

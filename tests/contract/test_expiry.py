@@ -107,6 +107,7 @@ async def test_children_end_with_an_idle_parent(workers: Workers) -> None:
     assert await workers.ledger.devices("ann") == []
 
 
+@pytest.mark.each_store
 async def test_many_workers_end_each_session_exactly_once(workers: Workers) -> None:
     users = [f"user-{number}" for number in range(30)]
     for number, user in enumerate(users):
@@ -183,6 +184,7 @@ async def test_seen_is_noted_at_most_hourly_by_each_worker(workers: Workers) -> 
     assert min(gaps) >= 60
 
 
+@pytest.mark.each_store
 async def test_one_worker_claims_each_run(workers: Workers) -> None:
     claims = await asyncio.gather(*(claim(ledger, HOUR_US) for ledger in workers.ledgers))
     assert sorted(claims) == [False, False, False, True]
@@ -192,6 +194,7 @@ async def test_one_worker_claims_each_run(workers: Workers) -> None:
     assert await claim(workers.ledger, HOUR_US)
 
 
+@pytest.mark.each_store
 async def test_idle_sessions_are_ended_also_at_the_memory_limit(real_store: Store) -> None:
     workers = Workers(real_store)
     await workers.ledger.execute("ann", SID, CREATE)
@@ -204,6 +207,7 @@ async def test_idle_sessions_are_ended_also_at_the_memory_limit(real_store: Stor
         await real_store.each_primary("CONFIG", "SET", "maxmemory", 0)
 
 
+@pytest.mark.each_store
 async def test_delete_markers_nobody_needs_are_purged_and_the_floor_is_raised(real_store: Store) -> None:
     workers = Workers(real_store)
     ids = [f"0194803a-1111-7000-8000-{number:012x}" for number in range(3)]

@@ -216,6 +216,7 @@ async def test_a_users_events_are_filtered(story: Story) -> None:
     assert [event.hash for event in found] == about
 
 
+@pytest.mark.each_store
 async def test_sessions_of_a_user_are_all_and_nobody_elses(story: Story, store: Store) -> None:
     for user in story.sids:
         assert await sessions_of(store, story.ledger.partition_of(user), user) == set(story.sids[user])

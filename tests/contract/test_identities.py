@@ -89,6 +89,7 @@ async def check_whole(store: Store, *users: str) -> None:
     assert set(await values_of(store)) == held
 
 
+@pytest.mark.each_store
 async def test_an_identity_gets_one_user_for_good(store: Store, identities: Identities) -> None:
     first = await sign_in(identities, name="Ann")
     assert first == Profile(ANN, ANN, EMAIL, "Ann", admin=False)
@@ -165,6 +166,7 @@ async def test_an_address_is_one_users_however_it_is_written(store: Store, ident
     await check_whole(store, ANN)
 
 
+@pytest.mark.each_store
 async def test_a_new_address_replaces_the_old_one_which_is_then_free(store: Store, identities: Identities) -> None:
     await sign_in(identities)
     assert (await sign_in(identities, email="new@example.test")).email == "new@example.test"
@@ -192,6 +194,7 @@ async def test_an_old_address_that_became_another_users_is_not_taken_from_them(
     assert await store.command("GET", name, key=name) == f"{BOB} token".encode()
 
 
+@pytest.mark.each_store
 async def test_identities_are_given_to_a_user_and_taken_back(store: Store, identities: Identities) -> None:
     linked = await identities.link("ann", "photos", ISSUER, "work", email="work@example.test", now_us=NOW)
     assert linked == Profile("ann", "photos", "work@example.test", "", admin=False)
@@ -219,6 +222,7 @@ async def test_nobody_gets_an_identity_or_an_address_of_another(store: Store, id
     await check_whole(store, ANN)
 
 
+@pytest.mark.each_store
 async def test_what_is_known_of_a_user_can_be_erased(store: Store, identities: Identities) -> None:
     await sign_in(identities, name="Ann")
     await identities.link(ANN, ANN, ISSUER, "work", email="work@example.test", now_us=NOW)
@@ -340,6 +344,7 @@ async def test_of_two_identities_with_one_address_exactly_one_is_registered(real
         await Identities(real_store, PARTITIONS).erase(profiles[0].user)
 
 
+@pytest.mark.each_store
 async def test_users_who_do_everything_at_once_end_up_whole(real_store: Store) -> None:
     """Whoever signs in with whatever address, links, is unlinked and erased, at once: nothing is left half done."""
     choose = random.Random(3)

@@ -20,6 +20,8 @@ from projections.rebuild import not_whole
 from tests.given import CREATED, NOW, SNAPSHOT, ack, cleared, moved, offered
 from tests.ledgers import PARTITION, Log, contents, section, sid_of
 
+pytestmark = pytest.mark.each_store
+
 HOUR_US = 3_600_000_000
 CHILD = SessionCreated("ann", "photos", parent=sid_of("first"), device_type="Web")
 ENDED = SessionEnded("logout", "ann")

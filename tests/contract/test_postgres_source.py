@@ -222,7 +222,7 @@ async def test_several_branches_are_one_order(database: Any, postgres_url: str) 
     async with source_of(postgres_url, mapping) as source:
         assert lines_of(await read(source, "StackV1", limit=100)) == lines
         for at in range(0, 2999, 197):
-            (first, *_) = await read(source, "StackV1", positions[at], limit=1)
+            first = await anext(aiter(source.pages(LIBRARY, "StackV1", positions[at], EVER, 1)))
             assert first.lines == [lines[at + 1]]
             break_off = await read(source, "StackV1", positions[at], before=positions[at].at_us)
             assert lines_of(break_off) == []

@@ -98,6 +98,7 @@ async def test_when_a_session_was_last_seen_is_kept_where_it_is_known(ledger: Le
     assert float(await ledger.store.command("ZSCORE", name, PHONE, key=name)) == NOW // 1000 + 9_000_000
 
 
+@pytest.mark.each_store
 async def test_of_several_rebuilds_at_once_none_harms_another(store: Store) -> None:
     clock = Clock()
     await whole.mark_new(store, PARTITIONS)
@@ -113,6 +114,7 @@ async def test_of_several_rebuilds_at_once_none_harms_another(store: Store) -> N
     await assert_clean(store)
 
 
+@pytest.mark.each_store
 async def test_what_is_not_whole_is_rebuilt_and_nothing_else(store: Store) -> None:
     clock = Clock()
     await whole.mark_new(store, PARTITIONS)
@@ -536,6 +538,7 @@ async def elsewhere(tmp_path: Any) -> AsyncIterator[Store]:
         await store.close()
 
 
+@pytest.mark.each_store
 async def test_another_servers_events_are_copied_and_rebuilt(real_store: Store, elsewhere: Store) -> None:
     await open_layout(real_store, PARTITIONS, NOW + 5)
     made = Rebuild(real_store, "one")

@@ -179,6 +179,7 @@ async def test_devices_are_the_living_sessions_of_a_user(ledger: Ledger) -> None
     assert await ledger.seen_ms("ann", []) == []
 
 
+@pytest.mark.each_store
 async def test_ending_others_keeps_oneself_and_those_one_belongs_to(ledger: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
     await child_of(ledger, "child")
@@ -214,6 +215,7 @@ async def test_two_workers_that_end_others_both_succeed(ledger: Ledger, other: L
     await assert_clean(ledger.store)
 
 
+@pytest.mark.each_store
 async def test_a_session_ends_with_its_children_and_all_that_is_stored_of_them(ledger: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
     names = ["child", "grandchild", "great-grandchild"]
@@ -235,6 +237,7 @@ async def test_a_session_ends_with_its_children_and_all_that_is_stored_of_them(l
     await assert_clean(ledger.store)
 
 
+@pytest.mark.each_store
 async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
     assert await ledger.locate(SID) == ledger.partition_of("ann")
@@ -312,6 +315,7 @@ async def test_every_answered_ack_of_racing_workers_is_in_the_log(ledger: Ledger
     await assert_clean(ledger.store)
 
 
+@pytest.mark.each_store
 async def test_acks_racing_a_logout_leave_nothing_of_the_session(ledger: Ledger, other: Ledger) -> None:
     for number in range(10):
         sid = sid_of(f"round {number}")
@@ -338,6 +342,7 @@ async def test_a_session_logs_out_once(ledger: Ledger, other: Ledger) -> None:
     assert sum(isinstance(outcome, SessionEnded) for outcome in outcomes) == 9
 
 
+@pytest.mark.each_store
 async def test_a_child_made_while_its_parent_logs_out_lives_nowhere(ledger: Ledger, other: Ledger) -> None:
     for number in range(10):
         parent = sid_of(f"parent {number}")
@@ -606,6 +611,7 @@ async def test_other_partitions_go_on_as_ever(ledger: Ledger) -> None:
     await ledger.execute(users[1], sid_of(users[1]), LOGOUT)
 
 
+@pytest.mark.each_store
 async def test_a_partition_becomes_whole_with_its_first_session_only(store: Store) -> None:
     ledger = ledger_on(store)
     name = keys.whole(ledger.partition_of("ann"))

@@ -9,6 +9,8 @@ import pytest
 from ledger.errors import StoreFull, StoreReplyError, StoreUnavailable
 from ledger.log.store import Script, Store
 
+pytestmark = pytest.mark.each_store
+
 ECHO = Script("echo", "return {KEYS[1], ARGV[1], #ARGV, false, redis.call('INCR', KEYS[1])}")
 FILL = Script("fill", "return redis.call('SET', KEYS[1], ARGV[1])")
 FREE = Script("free", "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('DEL', KEYS[1])", allow_oom=True)

@@ -71,6 +71,7 @@ async def assert_clean(store: Store) -> None:
     assert (await verify(store, PARTITIONS)).differences == []
 
 
+@pytest.mark.each_store
 async def test_a_session_goes_on_over_ten_tokens_and_two_workers(phone: Phone, store: Store) -> None:
     await phone.sign_in()
     await phone.ledger.act(phone.caller(), offer("AssetV1"))
@@ -192,6 +193,7 @@ async def test_a_stream_outlives_the_token_it_began_with(phone: Phone) -> None:
     assert not await phone.other.lives(state)
 
 
+@pytest.mark.each_store
 async def test_sessions_are_found_by_their_provider_s_session(phone: Phone, store: Store) -> None:
     digests = [bytes([number]) * 16 for number in range(3)]
     expected: dict[bytes, set[tuple[str, str]]] = {digest: set() for digest in digests}

@@ -44,6 +44,7 @@ async def ledger(valkey_store: Store) -> Ledger:
     return ledger
 
 
+@pytest.mark.each_store
 async def test_a_whole_ledger_is_clean_on_every_backend(store: Store) -> None:
     ledger = Ledger(store, PARTITIONS, Clock())
     assert await verify(store, PARTITIONS) == Report(partitions=PARTITIONS)
@@ -267,6 +268,7 @@ async def test_what_is_stored_beside_the_events_is_compared(
 
 
 @pytest.mark.parametrize("key", [session(PHONE), checkpoints(PHONE)], ids=["session", "checkpoints"])
+@pytest.mark.each_store
 async def test_a_key_of_another_type_is_named(damaged: Damaged, key: Callable[[int], bytes]) -> None:
     await damaged.run("SET", key(damaged.partition), "x")
     (difference,) = await damaged.found()

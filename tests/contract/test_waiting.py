@@ -140,6 +140,7 @@ async def test_what_hangs_on_a_row_that_waits_waits_too_and_goes_after_it(catalo
     assert await nothing_is_left(store)
 
 
+@pytest.mark.each_store
 async def test_parents_and_children_in_one_batch_in_any_order(catalog: Catalog, store: Store) -> None:
     batch = [
         entity("UserV1"), entity("AssetV2"), entity("AssetExifV1"), entity("PersonV1"), entity("AlbumV1"),
@@ -181,6 +182,7 @@ async def test_a_row_that_is_served_without_its_owner_may_change_otherwise(catal
     assert await put(catalog, entity("AssetV2", ownerId="nobody")) == Written(taken=1, waiting=1)
 
 
+@pytest.mark.each_store
 async def test_without_the_last_user_none_is_waited_for(catalog: Catalog, store: Store) -> None:
     await put(catalog, entity("UserV1", id="a"), entity("UserV1", id="b"), entity("AssetV2"))
     await put(catalog, entity("MemoryToAssetV1"), entity("MemoryV1"), entity("AlbumUserV1"))
@@ -320,6 +322,7 @@ async def test_an_owner_changes_when_nothing_refers_to_the_row_any_more(
     assert await nothing_is_left(store)
 
 
+@pytest.mark.each_store
 async def test_an_owner_changes_though_the_writer_died_that_made_it_possible(catalog: Catalog, store: Store) -> None:
     await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
     await put(catalog, entity("UserV1", id="b"))
@@ -350,6 +353,7 @@ async def test_a_row_that_waits_can_be_deleted(catalog: Catalog, store: Store) -
     assert await living(catalog) == {"AssetV2": 1, "AssetFaceDeleteV1": 1}
 
 
+@pytest.mark.each_store
 async def test_what_waits_for_a_parent_goes_with_its_delete(catalog: Catalog, store: Store) -> None:
     await put(
         catalog, entity("AssetFaceV2"), entity("AssetExifV1"), entity("AlbumV2", thumbnailAssetId=ASSET_ID),
@@ -597,6 +601,7 @@ async def test_an_equal_row_of_a_parent_that_came_goes_without_being_looked_at(c
     assert await waiting(catalog) == {}
 
 
+@pytest.mark.each_store
 async def test_writers_of_parents_and_children_at_the_same_time_send_each_row_once(store: Store) -> None:
     parents = [entity("AssetV2", id=f"a{number}") for number in range(60)]
     people = [entity("PersonV1", id=f"p{number}") for number in range(60)]

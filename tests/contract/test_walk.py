@@ -13,6 +13,8 @@ from ledger.log.store import Store
 from tests.given import NOW, offered
 from tests.ledgers import PARTITION, Log, contents, sid_of
 
+pytestmark = pytest.mark.each_store
+
 ENDED = SessionEnded("logout", "ann")
 
 

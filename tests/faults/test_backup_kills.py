@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -28,7 +28,7 @@ from tests.command_forks import CommandForks
 from tests.fuse import Fuse
 from tests.s3_server import ENVIRONMENT, S3Server
 
-KILLS: Final = 12
+several = pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.soak)])
 
 
 class Scene(NamedTuple):
@@ -45,16 +45,17 @@ class Scene(NamedTuple):
         return self.place.open()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.soak)])
 def scene(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str, redis7_url: str
 ) -> Iterator[Scene]:
     with ExitStack() as stack:
         place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
         if request.param == "s3":
-            s3 = stack.enter_context(S3Server(tmp_path))
-            s3.make_bucket("ledger")
-            place = ArchivePlace(url="s3://ledger/prefix", endpoint=s3.endpoint, path_style=True)
+            s3: S3Server = request.getfixturevalue("s3")
+            bucket = f"b{random.getrandbits(64):x}"
+            s3.make_bucket(bucket)
+            place = ArchivePlace(url=f"s3://{bucket}/prefix", endpoint=s3.endpoint, path_style=True)
         environ = {
             **ENVIRONMENT,
             "LEDGER_ARCHIVE": place.url,
@@ -113,29 +114,31 @@ async def next_second() -> None:
     await asyncio.sleep(1.01 - time.time() % 1)
 
 
-async def test_a_killed_backup_is_none_and_a_finished_one_is_whole(scene: Scene, source: Store) -> None:
+@several
+async def test_a_killed_backup_is_none_and_a_finished_one_is_whole(scene: Scene, source: Store, kills: int) -> None:
     dice, killed = random.Random(3), 0
     before = await everything(source)
     backup = ("backup", "--with-catalog")
     assert await run(scene, *backup, redis=scene.source_url) == 0
     await next_second()
     uses = await uses_of(scene, *backup, redis=scene.source_url)
-    for _ in range(KILLS):
+    for _ in range(kills):
         await next_second()
         killed += await kill(scene, dice, uses, *backup, redis=scene.source_url)
         assert await everything(source) == before
     listed = await list_backups(scene.objects)
     complete = [each for each in listed if each.complete]
-    assert killed > KILLS * 2 // 3, "what is scanned may come in fewer pages, and end before a late kill"
-    assert KILLS + 2 - killed <= len(complete) < len(listed), "one killed behind its manifest is whole"
+    assert killed > kills * 2 // 3, "what is scanned may come in fewer pages, and end before a late kill"
+    assert kills + 2 - killed <= len(complete) < len(listed), "one killed behind its manifest is whole"
     for each in complete:
         folder = f"{FOLDER}{each.name}/"
         origin = FromBackup(scene.objects, folder, await load_manifest(scene.objects, folder), None)
         assert len([part async for part in origin.check()]) == each.files - 1
 
 
+@several
 async def test_a_killed_restore_goes_on_and_nobody_opens_the_ledger_meanwhile(
-    scene: Scene, source: Store, target: Store
+    scene: Scene, source: Store, target: Store, kills: int
 ) -> None:
     dice, killed = random.Random(4), 0
     assert await run(scene, "backup", "--with-catalog", redis=scene.source_url) == 0
@@ -144,7 +147,7 @@ async def test_a_killed_restore_goes_on_and_nobody_opens_the_ledger_meanwhile(
     assert await run(scene, *restoring, redis=scene.target_url) == 0
     await target.each_primary("FLUSHALL")
     uses = await uses_of(scene, *restoring, redis=scene.target_url)
-    for _ in range(KILLS):
+    for _ in range(kills):
         await target.each_primary("FLUSHALL")
         killed += await kill(scene, dice, uses, *restoring, redis=scene.target_url)
         while await is_restoring(target) or await target.each_primary("DBSIZE") == [0]:
@@ -156,21 +159,22 @@ async def test_a_killed_restore_goes_on_and_nobody_opens_the_ledger_meanwhile(
             killed += 1
         assert_restored(before, await everything(target), now_us())
         assert await run(scene, "verify", redis=scene.target_url) == 0
-        if killed >= KILLS // 2:
+        if killed >= kills // 2:
             return
     raise AssertionError(f"only {killed} were killed: what is scanned may come in fewer pages, but not so often")
 
 
-async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path: Path) -> None:
+@several
+async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path: Path, kills: int) -> None:
     dice = random.Random(5)
     assert await run(scene, "backup", "--with-catalog", redis=scene.source_url) == 0
     held = {info.name: info.size async for page in scene.objects.names() for info in page}
     uses = await uses_of(scene, "migrate", "--from", scene.place.url, "--to", f"file://{tmp_path / 'once'}")
     there = ArchivePlace(url=f"file://{tmp_path / 'there'}")
     migrating = ("migrate", "--from", scene.place.url, "--to", there.url, "--concurrency", "2")
-    for _ in range(KILLS):
+    for _ in range(kills):
         # Each gets no further than by its share, and what was copied is looked at again: there is work left for all.
-        assert await kill(scene, dice, uses // KILLS, *migrating)
+        assert await kill(scene, dice, uses // kills, *migrating)
         copied = {info.name: info.size async for page in there.open().names() for info in page}
         assert copied.items() <= held.items(), "whole or not there"
     assert await run(scene, *migrating) == 0

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import httpx
 import msgspec
+import pytest
 
 from ledger.acks import Ack, format_ack
 from ledger.entity_types import CODES
@@ -30,8 +31,6 @@ from tests.raw_stream import RawStream
 from tests.running import APP_TYPES, RunningService
 from tests.servers import RedisServer, valkey_binary, wait_until
 
-KILLS = 20
-STORE_KILLS = 10
 ACKERS = 3
 ASSETS = 1200
 LIBRARY = "lib"
@@ -250,7 +249,8 @@ def assert_recorded(service: RunningService, acker: Acker) -> None:
     assert kept["ack"] == format_ack(Ack("UserMetadataV1", position(len(recorded)), 1))
 
 
-def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Path, kills: int) -> None:
     dice = random.Random(20)
     failures: list[Exception] = []
     service = RunningService(tmp_path / "s", workers=2)
@@ -264,7 +264,7 @@ def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Pat
         filler = Filler(service.entities_key)
         filler.put(service.url)
         workers = [acker.work for acker in ackers] + [phone.work, reader.work, guest.work, filler.work]
-        for kill in range(KILLS):
+        for kill in range(kills):
             threads = [threading.Thread(target=until_gone(work, service.url, failures)) for work in workers]
             ended = len(guest.ended)
             for thread in threads:
@@ -283,15 +283,15 @@ def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Pat
             service.start()
             report = service.inside(verified)
             assert report.different == 0, report.differences
-        assert phone.broken == KILLS
-        assert reader.broken == KILLS
+        assert phone.broken == kills
+        assert reader.broken == kills
         while filler.left:
             filler.put(service.url)
 
-        assert sum(acker.answered for acker in ackers) > KILLS * 10
+        assert sum(acker.answered for acker in ackers) > kills * 10
         for acker in ackers:
             assert_recorded(service, acker)
-        assert len(guest.ended) >= KILLS
+        assert len(guest.ended) >= kills
         for token in guest.made:
             with service.client(token) as client:
                 status = client.get("/api/users/me").status_code
@@ -307,7 +307,8 @@ def test_twenty_kills_of_everything_lose_nothing_that_was_answered(tmp_path: Pat
         assert service.faults() == []
 
 
-def test_kills_of_the_store_alone_lose_nothing_and_write_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_kills_of_the_store_alone_lose_nothing_and_write_nothing_twice(tmp_path: Path, kills: int) -> None:
     """The service goes on: acks on their way when the store dies are read back, or answered 503."""
     dice = random.Random(21)
     failures: list[Exception] = []
@@ -324,7 +325,7 @@ def test_kills_of_the_store_alone_lose_nothing_and_write_nothing_twice(tmp_path:
         ]
         for thread in threads:
             thread.start()
-        for _ in range(STORE_KILLS):
+        for _ in range(kills):
             more_than = sum(acker.answered for acker in ackers) + 50
             wait_until(partial(have_answered, ackers, more_than), "acks to be answered", 30)
             time.sleep(dice.uniform(0, 0.02))

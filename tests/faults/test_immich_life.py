@@ -14,7 +14,6 @@ from tests.immich.phone import phones
 from tests.postgres_server import PostgresServer
 from tests.running import RunningService
 
-ROUNDS = 25
 ACTS = 6
 RUNS = 12
 """A sync has about this many runs, so a cut comes anywhere in it."""
@@ -38,15 +37,17 @@ def service(database: ImmichDatabase, tmp_path_factory: pytest.TempPathFactory) 
         assert not service.faults()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("seed", "rounds"), [(0, 8), *(pytest.param(seed, 25, marks=pytest.mark.soak) for seed in range(3))]
+)
 def test_every_phone_ends_with_what_its_user_sees(
-    seed: int, service: RunningService, database: ImmichDatabase, tmp_path: Path
+    seed: int, rounds: int, service: RunningService, database: ImmichDatabase, tmp_path: Path
 ) -> None:
     dice = random.Random(seed)
-    users = [database.user(f"{name}-{seed}") for name in ("ann", "bob", "eve")]
+    users = [database.user(f"{name}-{seed}-{rounds}") for name in ("ann", "bob", "eve")]
     life = Life(database, dice, users)
     with phones(service, database, tmp_path, *users, users[0]) as made:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for _ in range(dice.randrange(ACTS)):
                 life.act()
             if dice.random() < SETTLED:

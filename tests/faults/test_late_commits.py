@@ -39,14 +39,12 @@ from tests.postgres_server import PostgresServer
 from tests.raw_stream import RawStream
 from tests.servers import wait_until
 
-SECONDS = 10.0
-"""How long writers write, of each kind. `python -m tests.late_commits` does it for longer."""
-READERS = 200
 POOL = 4
 MANY = 20_000
 _ADD = "INSERT INTO item SELECT gen_random_uuid(), '{0}', '{0}', {1}, {2} FROM generate_series(1, {3})"
 _STAMPS = {"transaction": "now()", "clock": "clock_timestamp()"}
 
+readers_of = pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.soak)])
 both = pytest.mark.parametrize("stamps", ["transaction", "clock"])
 
 
@@ -152,12 +150,18 @@ async def test_a_row_updated_by_an_older_transaction_is_sent_as_it_ended(tables:
 
 
 @both
-def test_devices_end_with_exactly_what_writers_left(tmp_path: Path, tables: str, stamps: Stamps) -> None:
-    """Eight writers that commit out of order, twenty devices that sync all the time, over the real service."""
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(10.0, marks=pytest.mark.soak)])
+def test_devices_end_with_exactly_what_writers_left(
+    tmp_path: Path, tables: str, stamps: Stamps, seconds: float
+) -> None:
+    """Eight writers that commit out of order, twenty devices that sync all the time, over the real service.
+
+    `python -m tests.late_commits` does it for longer.
+    """
     with real_service(tmp_path, tables, stamps) as service:
         tokens = service.sign_in_many(DEVICES, "ann", str(LIBRARY))
         figures = asyncio.run(
-            run(service.url, tokens, tables, tmp_path / "devices", stamps=stamps, seconds=SECONDS, seed=1)
+            run(service.url, tokens, tables, tmp_path / "devices", stamps=stamps, seconds=seconds, seed=1)
         )
         assert not service.faults()
     print(figures)
@@ -188,11 +192,12 @@ def ours(postgres: PostgresServer, url: str, state: str = "idle") -> int:
     )
 
 
-async def test_readers_that_wait_hold_no_connection(postgres: PostgresServer, full: str) -> None:
+@readers_of
+async def test_readers_that_wait_hold_no_connection(postgres: PostgresServer, full: str, count: int) -> None:
     async with source_of(full, "clock") as (pool, source), contextlib.AsyncExitStack() as stack:
         snapshot_us = await source.horizon(str(LIBRARY))
         state, rows = Phone(source).state, entity_types_for(TYPES)
-        readers = [chunks(source, state, rows, snapshot_us) for _ in range(READERS)]
+        readers = [chunks(source, state, rows, snapshot_us) for _ in range(count)]
         for reader in readers:
             stack.push_async_callback(reader.aclose)
         firsts = await asyncio.gather(*[anext(reader) for reader in readers])
@@ -205,11 +210,12 @@ async def test_readers_that_wait_hold_no_connection(postgres: PostgresServer, fu
         assert ours(postgres, full, "active") == 0
 
 
-def test_200_slow_readers_hold_no_more_connections_than_the_pool(
-    tmp_path: Path, postgres: PostgresServer, full: str
+@readers_of
+def test_slow_readers_hold_no_more_connections_than_the_pool(
+    tmp_path: Path, postgres: PostgresServer, full: str, count: int
 ) -> None:
     with real_service(tmp_path, full, "clock", pool=POOL) as service:
-        *tokens, quick = service.sign_in_many(READERS + 1, "ann", str(LIBRARY))
+        *tokens, quick = service.sign_in_many(count + 1, "ann", str(LIBRARY))
         readers = [RawStream(service.port, token, TYPES, receive_buffer_bytes=4096) for token in tokens]
         try:
             most = 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoints import stream_lines
@@ -371,7 +371,6 @@ steps: Final = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(steps, st.integers(1, 4))
 def test_every_device_ends_with_exactly_what_lives(steps: list[tuple[Any, ...]], page_rows: int) -> None:
     asyncio.run(World(page_rows).live(steps))

@@ -9,12 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import httpx
+import pytest
 
 from ledger import keys
 from tests.running import RunningService
 from tests.samples import sample
 
-ROUNDS = 200
 ACKS = 6
 USERS = 8
 BROKEN = 0
@@ -76,17 +76,18 @@ async def race_all(url: str, tokens: list[str]) -> Counter[tuple[str, int]]:
     return counted
 
 
-def test_acks_that_race_logout_leave_nothing_of_the_session(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [40, pytest.param(200, marks=pytest.mark.soak)])
+def test_acks_that_race_logout_leave_nothing_of_the_session(tmp_path: Path, rounds: int) -> None:
     with RunningService(tmp_path / "s", workers=2) as service:
         rows = ({"type": "UserV1", "id": f"u{n}", "data": sample("UserV1", id=f"u{n}")} for n in range(20))
         service.put("lib", rows)
-        tokens = [t for user in range(USERS) for t in service.sign_in_many(ROUNDS // USERS, f"user{user}")]
-        assert len(tokens) == ROUNDS
+        tokens = [t for user in range(USERS) for t in service.sign_in_many(rounds // USERS, f"user{user}")]
+        assert len(tokens) == rounds
         counted = asyncio.run(race_all(service.url, tokens))
         for what, status in counted:
             assert status in ALLOWED[what], counted
-        assert counted["logout", 200] == ROUNDS
-        assert min(counted["ack", 204], counted["ack", 401]) > ROUNDS / 4, f"that was no race: {counted}"
+        assert counted["logout", 200] == rounds
+        assert min(counted["ack", 204], counted["ack", 401]) > rounds / 4, f"that was no race: {counted}"
 
         sids = {sha256(token.encode()).hexdigest() for token in tokens}
         with service.store() as store:

@@ -11,8 +11,10 @@ import time
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
+import pytest
 
 from ledger import keys
 from ledger.acks import Ack, format_ack
@@ -27,14 +29,22 @@ from tests.running import COMMAND, RunningService
 from tests.samples import sample
 from tests.servers import wait_until
 
-DEVICES = 40
-USERS = 20
-RATE_PER_S = 500
-KILLS = 4
 TYPE = "UserMetadataV1"
 FIRST_US = 1_500_000_000_000_000
-BACKGROUND = (300, 60_000)
-"""Devices and events beside the living ones, so that a rebuild takes its time."""
+
+
+class Scale(NamedTuple):
+    """How much there is of all; `background`: devices and events beside, so that a rebuild takes its time."""
+
+    users: int
+    devices: int
+    acks_per_s: int
+    background: tuple[int, int]
+    kills: int
+
+
+SHORT = Scale(users=10, devices=20, acks_per_s=150, background=(100, 20_000), kills=3)
+LONG = Scale(users=20, devices=40, acks_per_s=500, background=(300, 60_000), kills=4)
 
 
 class Device:
@@ -58,12 +68,13 @@ def position(number: int) -> Position:
 class Traffic:
     """Many devices at once, in a thread of its own: acks above all, and now and then anything else."""
 
-    def __init__(self, url: str, devices: list[Device]) -> None:
+    def __init__(self, url: str, devices: list[Device], acks_per_s: int) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.wrong: list[str] = []
         self.signed_in: list[str] = []
         self._url = url
         self._devices = devices
+        self._pause_s = len(devices) / acks_per_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -76,7 +87,7 @@ class Traffic:
         self._thread.join(60)
 
     async def _run(self) -> None:
-        limits = httpx.Limits(max_connections=DEVICES)
+        limits = httpx.Limits(max_connections=len(self._devices))
         async with httpx.AsyncClient(base_url=self._url, timeout=60, trust_env=False, limits=limits) as client:
             await asyncio.gather(*(self._live(client, device, n) for n, device in enumerate(self._devices)))
 
@@ -95,7 +106,7 @@ class Traffic:
                 await self._ask(client, device, "POST", "/api/sync/stream", {"types": [TYPE]})
             if dice.random() < 0.005:
                 await self._sign_in_and_out(client, device)
-            await asyncio.sleep(max(0.0, DEVICES / RATE_PER_S - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, self._pause_s - (time.monotonic() - began)))
 
     async def _sign_in_and_out(self, client: httpx.AsyncClient, device: Device) -> None:
         """Make a child and end it, which may not be possible now; one that stays is looked for at the end."""
@@ -169,25 +180,30 @@ async def recorded(found: Opened, device: Device) -> set[int]:
     return times
 
 
-def test_projections_deleted_under_traffic_are_rebuilt_and_no_answer_is_taken_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [SHORT, pytest.param(LONG, marks=pytest.mark.soak)], ids=["short", "long"])
+def test_projections_deleted_under_traffic_are_rebuilt_and_no_answer_is_taken_back(
+    tmp_path: Path, scale: Scale
+) -> None:
     dice = random.Random(4)
     with RunningService(tmp_path / "service", workers=2) as service:
         with service.store() as store:
             socket = f"unix://{store.connection_pool.connection_kwargs['path']}"
-        filling.fill(socket, service.settings.partitions, *BACKGROUND)
+        filling.fill(socket, service.settings.partitions, *scale.background)
         service.put("lib", [{"type": "UserV1", "id": "u1", "data": sample("UserV1", id="u1")}])
-        users = [f"owner-{n}" for n in range(USERS)]
+        users = [f"owner-{n}" for n in range(scale.users)]
         devices = [
-            Device(user, token) for user in users for token in service.sign_in_many(DEVICES // USERS, user, "lib")
+            Device(user, token)
+            for user in users
+            for token in service.sign_in_many(scale.devices // scale.users, user, "lib")
         ]
         gone = service.sign_in("gone")
         assert service.client(gone).post("/api/auth/logout").status_code == 200
 
-        with Traffic(service.url, devices) as traffic:
+        with Traffic(service.url, devices, scale.acks_per_s) as traffic:
             time.sleep(2)
             acked_before = sum(device.answered for device in devices)
-            assert delete_projections(service) > DEVICES
-            killed = sum(killed_rebuild(service, dice) for _ in range(KILLS))
+            assert delete_projections(service) > scale.devices
+            killed = sum(killed_rebuild(service, dice) for _ in range(scale.kills))
             if not not_whole(service):
                 delete_projections(service)
             left = not_whole(service)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,21 +39,35 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_quick_run_measures_everything_and_leaves_nothing(tmp_path: Path) -> None:
-    bench = start(tmp_path, "--json", "--only", ",".join(name for name in BENCHMARKS if name != "postgres"))
+@pytest.mark.parametrize(
+    ("only", "comparisons", "bounds", "units"),
+    [
+        (("history",), 0, 3, {"µs"}),
+        pytest.param(
+            [name for name in BENCHMARKS if name != "postgres"], 6, 12, {"MiB", "KiB", "bytes", "events", "µs"},
+            marks=pytest.mark.soak,
+        ),
+    ],
+    ids=["one", "all"],
+)  # fmt: skip
+def test_a_quick_run_measures_everything_and_leaves_nothing(
+    tmp_path: Path, only: Sequence[str], comparisons: int, bounds: int, units: set[str]
+) -> None:
+    bench = start(tmp_path, "--json", "--only", ",".join(only))
     out, err = bench.communicate(timeout=400)
     assert bench.returncode == 0, err
     results = msgspec.json.decode(out)["results"]
     compared = [row for row in results if row["kind"] == "comparison"]
     bounded = [row for row in results if row["kind"] == "bound"]
-    assert (len(compared), len(bounded)) == (6, 12)
+    assert (len(compared), len(bounded)) == (comparisons, bounds)
     assert all(min(row["floor"] + row["ours"]) > 0 for row in compared)
-    assert {row["unit"] for row in bounded} == {"MiB", "KiB", "bytes", "events", "µs"}
-    assert results[-1]["value"] == 0
+    assert {row["unit"] for row in bounded} == units
+    assert [row["value"] for row in results if row["unit"] == "events"] == [0] * ("sizes" in only)
     assert "round 1/1" in err
     assert list(tmp_path.glob("syncledger-bench-*")) == []
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(postgres_binaries() is None, reason="PostgreSQL 15 or later is not installed")
 def test_a_quick_run_on_postgres_leaves_no_server(open_folder: Path) -> None:
     bench = start(open_folder, "--json", "--only", "postgres")
@@ -87,7 +101,7 @@ def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
         assert bench.poll() is None, bench.communicate()
         assert time.monotonic() < deadline
         started |= set(psutil.Process(bench.pid).children(recursive=True))
-        time.sleep(0.01)
+        time.sleep(0.05)
     bench.send_signal(signal.SIGINT)
     _, err = bench.communicate(timeout=60)
     assert bench.returncode == 130, err

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.running import COMMAND
+from tests.running import COMMAND, RunningService
 
 CTRL_C = """
 import sys
@@ -45,8 +45,7 @@ def test_a_mistyped_data_folder_is_named_and_not_made(tmp_path: Path) -> None:
         ("session", "list", "--user", "ann"), ("session", "end", sid), ("user", "show", "ann"), ("key", "list"),
         ("backup", "--to", f"file://{tmp_path}/backups"),
     ):  # fmt: skip
-        code = [*COMMAND, *command, "--data-dir", str(missing)]
-        done = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+        done = RunningService(tmp_path).command(*command, "--data-dir", str(missing), check=False)
         assert (done.returncode, done.stdout) == (1, ""), command
         assert str(missing) in done.stderr, command
         assert not missing.exists(), command

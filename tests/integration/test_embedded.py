@@ -137,8 +137,9 @@ def test_what_a_crash_leaves_is_no_obstacle_and_a_recycled_pid_is_not_signalled(
         innocent.wait()
 
 
-def test_of_five_processes_that_start_together_one_starts_the_server(data_dir: Path) -> None:
-    for _ in range(3):
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.soak)])
+def test_of_five_processes_that_start_together_one_starts_the_server(data_dir: Path, rounds: int) -> None:
+    for _ in range(rounds):
         users = [join_in_process(data_dir) for _ in range(5)]
         try:
             runs = [user.stdout.readline().strip() for user in users if user.stdout is not None]

@@ -82,13 +82,14 @@ async def scene(store: Store) -> AsyncIterator[Scene]:
         yield Scene(service, source, issued.token, issued.sid)
 
 
-async def test_a_thousand_idle_polls_append_nothing(scene: Scene) -> None:
+@pytest.mark.parametrize("polls", [100, pytest.param(1000, marks=pytest.mark.soak)])
+async def test_idle_polls_append_nothing(scene: Scene, polls: int) -> None:
     scene.write(ASSET)
     lines = await scene.poll()
     await scene.acknowledge(*lines)
     first, events = lines[-1], await scene.events()
     assert first["ids"] == [iso_from_us(scene.service.clock.now_us - 1_000_000)]
-    for _ in range(1000):
+    for _ in range(polls):
         assert await scene.poll(later_us=MINUTE_US) == [first]
     assert await scene.events() == events
     [later] = await scene.poll(later_us=8 * HOUR_US)

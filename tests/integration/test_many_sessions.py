@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from ledger import keys
 from ledger.commands import CreateSession
 from ledger.events import SessionEnded as SessionEndedEvent
@@ -24,9 +26,7 @@ from tests.ledgers import sid_of
 from tests.running import COMMAND, RunningService
 from tests.servers import wait_until
 
-SESSIONS = 1000
 IDLE_S = 5.0
-IDLE_SESSIONS = 500
 WORKERS = 4
 
 
@@ -47,38 +47,42 @@ def sid(token: str) -> str:
     return caller.sid
 
 
-def test_a_thousand_sessions_of_one_user_are_listed_and_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.soak)])
+def test_many_sessions_of_one_user_are_listed_and_ended(tmp_path: Path, count: int) -> None:
     times: list[str] = []
     with RunningService(tmp_path, workers=2) as service:
         other = service.sign_in("bob")
-        with timed("1,000 signed in", 120, times):
-            tokens = service.sign_in_many(SESSIONS)
+        with timed("signed in", 120, times):
+            tokens = service.sign_in_many(count)
         with service.client(tokens[-1]) as client:
             with timed("GET /api/sessions", 20, times):
                 listed = client.get("/api/sessions")
             assert [session["current"] for session in listed.json()].count(True) == 1
             assert {session["id"] for session in listed.json()} == set(map(sid, tokens))
-            assert len(listed.json()) == SESSIONS
+            assert len(listed.json()) == count
             with timed("DELETE /api/sessions", 60, times):
                 assert client.delete("/api/sessions").status_code == 204
             assert [session["id"] for session in client.get("/api/sessions").json()] == [sid(tokens[-1])]
-        for token in (tokens[0], tokens[SESSIONS // 2], tokens[-2]):
+        for token in (tokens[0], tokens[count // 2], tokens[-2]):
             with service.client(token) as client:
                 assert client.get("/api/sessions").status_code == 401
-        assert service.verify()["ended"] == SESSIONS - 1
+        assert service.verify()["ended"] == count - 1
 
-        tokens = [tokens[-1], *service.sign_in_many(SESSIONS - 1)]
+        tokens = [tokens[-1], *service.sign_in_many(count - 1)]
         with timed("session list", 30, times):
             shown = service.command("session", "list", "--user", "ann").stdout
         assert all(sid(token) in shown for token in tokens)
         with timed("session end --all", 60, times):
-            assert service.command("session", "end", "--user", "ann", "--all").stdout == "1,000 sessions of ann ended\n"
+            assert (
+                service.command("session", "end", "--user", "ann", "--all").stdout
+                == f"{count:,} sessions of ann ended\n"
+            )
         with service.client(tokens[0]) as client:
             assert client.get("/api/sessions").status_code == 401
         with service.client(other) as client:
             assert len(client.get("/api/sessions").json()) == 1
         report = service.verify()
-        assert (report["sessions"], report["ended"]) == (1, 2 * SESSIONS - 1)
+        assert (report["sessions"], report["ended"]) == (1, 2 * count - 1)
         assert service.faults() == []
     print("; ".join(times))
 
@@ -112,7 +116,8 @@ def test_an_interrupted_command_leaves_nothing_half_done(tmp_path: Path, valkey_
     assert service.verify()["ended"] == count
 
 
-def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.soak)])
+def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(tmp_path: Path, count: int) -> None:
     service = RunningService(tmp_path, workers=WORKERS, idle=f"{IDLE_S}s", expire_interval="1s")
     idle: set[str] = set()
 
@@ -152,7 +157,7 @@ def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(
             try:
                 beside = [pool.submit(act)]
                 deadline = time.monotonic() + 90
-                while len(idle) < IDLE_SESSIONS or len(ended_by(service)) < 2:
+                while len(idle) < count or len(ended_by(service)) < 2:
                     assert time.monotonic() < deadline, "one worker alone runs the job"
                     sign_in(len(idle))
                     time.sleep(0.7)  # so that they are idle in turns of many workers

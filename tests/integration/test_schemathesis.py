@@ -17,6 +17,7 @@ from projections.api_keys import SCOPES
 from tests.fake_store import FakeStore
 from tests.http import Live, Service
 from tests.provider import MemoryProvider
+from tests.servers import RedisServer
 
 # An ack, a time or an id that fits its schema may still be refused: JSON Schema does not tell all of it.
 # Who is admitted is tested by itself.
@@ -24,6 +25,9 @@ UNCHECKED = [schemathesis.checks.positive_data_acceptance, schemathesis.checks.i
 
 schema = schemathesis.openapi.from_dict(openapi.document(routes(Service(FakeStore()).services)))
 schema.config.generation.update(with_security_parameters=False)
+AT_LENGTH = settings.get_current_profile_name() == "soak"
+# Some twenty requests for each operation, for every limit of every field, that are made when tests are collected.
+schema.config.phases.coverage.enabled = AT_LENGTH
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -32,14 +36,15 @@ def lines(ctx: schemathesis.SerializationContext, value: Any) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
 
 
-@pytest.fixture
-def server(valkey_url: str) -> Iterator[Live]:
-    with Live(valkey_url, provider=MemoryProvider()) as server:
+@pytest.fixture(scope="module")
+def server(shared_valkey: RedisServer) -> Iterator[Live]:
+    shared_valkey.flush()
+    with Live(shared_valkey.url, provider=MemoryProvider()) as server:
         yield server
 
 
 @schema.parametrize()
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50 if AT_LENGTH else 8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_answered_is_what_is_described(case: schemathesis.Case[Any], server: Live) -> None:
     if case.path.startswith("/ledger/"):
         text, _ = server.run(server.service.api_keys.create(SCOPES, name="", now_us=1))

@@ -1,4 +1,7 @@
-"""kill -9 of the parent, the arbiter, the workers and the embedded server, in every combination."""
+"""kill -9 of the parent, the arbiter, the workers and the embedded server, in every combination.
+
+`make test` kills each alone and all at once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ from tests.servers import wait_until
 from tests.services import Service, servers_of
 
 PARTS = ("parent", "arbiter", "workers", "server")
-COMBINATIONS = [parts for count in range(1, 5) for parts in combinations(PARTS, count)]
+COMBINATIONS = [
+    pytest.param(parts, id="+".join(parts), marks=[pytest.mark.soak] if count in (2, 3) else [])
+    for count in range(1, 5)
+    for parts in combinations(PARTS, count)
+]
 GRACE_S = 1
 
 
@@ -36,7 +43,7 @@ def read(store: str) -> object:
     return None
 
 
-@pytest.mark.parametrize("parts", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("parts", COMBINATIONS)
 def test_kill(tmp_path: Path, parts: tuple[str, ...]) -> None:
     data_dir = tmp_path / "data"
     with Service(data_dir, workers="2", grace=f"{GRACE_S}s") as service:

@@ -14,7 +14,6 @@ from tests.raw_stream import RawStream
 from tests.running import APP_TYPES, RunningService
 
 Line = dict[str, Any]
-POLLS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,8 @@ def test_an_api_key_is_403_on_all_sync_endpoints(service: RunningService) -> Non
                 )  # fmt: skip
 
 
-def test_an_idle_device_appends_nothing(service: RunningService) -> None:
+@pytest.mark.parametrize("polls", [100, pytest.param(1000, marks=pytest.mark.soak)])
+def test_an_idle_device_appends_nothing(service: RunningService, polls: int) -> None:
     token = service.sign_in("idler")
     with service.client(token, Accept="application/jsonlines+json") as client:
         first = lines_of(service, token, *APP_TYPES)
@@ -108,7 +108,7 @@ def test_an_idle_device_appends_nothing(service: RunningService) -> None:
             assert client.post("/api/sync/ack", json={"acks": [ack]}).status_code == 204
         service.put("another", DemoLibrary(user="bob", name="Bob", assets=4))
         before = service.events_of(token)
-        for _ in range(POLLS):
+        for _ in range(polls):
             answer = client.post("/api/sync/stream", json={"types": APP_TYPES})
             assert answer.status_code == 200
             (line,) = answer.text.splitlines()

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -326,7 +326,6 @@ def histories(draw: DrawFn) -> list[Op]:
     return [KEPT, *beginning, *draw(st.lists(ops(), min_size=15, max_size=60))]
 
 
-@settings(max_examples=150, deadline=None)
 @given(histories())
 def test_a_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
     note(json.dumps(drawn))
@@ -350,7 +349,6 @@ def as_of_an_old_server(op: Op) -> Op | None:
     return op
 
 
-@settings(max_examples=50, deadline=None)
 @given(histories())
 def test_an_old_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
     note(json.dumps(drawn))

@@ -10,7 +10,7 @@ import asyncio
 import json
 from typing import Any, Final
 
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -105,7 +105,6 @@ async def run(steps: list[Step]) -> None:
     await sink.assert_nothing_was_missed()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, min_size=3, max_size=12))
 def test_what_was_noted_is_all_there_is_to_look_at(steps: list[Step]) -> None:
     note(json.dumps(steps))

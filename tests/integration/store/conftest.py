@@ -1,4 +1,7 @@
-"""The store's connections are tested on both event loops: the service runs on uvloop, tools on asyncio's own."""
+"""The store's connections are tested on both event loops: the service runs on uvloop, tools on asyncio's own.
+
+`make test` runs them on uvloop alone (the contracts of stores run on asyncio's), `make soak` on both.
+"""
 
 from __future__ import annotations
 
