@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator
 from typing import Final
 
 from ledger.errors import CorruptLedger
-from ledger.log.reader import ANY_SEQ, PAGE, Entry, Walk, walk
+from ledger.log.reader import ANY_SEQ, Entry, Walk, walk
 from ledger.log.store import Store
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment, ObjectMissing
@@ -58,23 +57,6 @@ async def walk_across(
             return Walk(page, bool(next_id), next_id)
         return Walk(page, below_floor=False)
     raise AssertionError
-
-
-async def forwards(
-    store: Store, archive: Archive | None, partition: int, sid: str, after_seq: int, until_seq: int
-) -> AsyncIterator[list[Entry]]:
-    """Read a session's events behind seq `after_seq` up to `until_seq`, oldest first, a page at a time.
-
-    Raises what `walk_across` does, and CorruptLedger if they are not all there.
-    """
-    while after_seq < until_seq:
-        top = min(after_seq + PAGE, until_seq)
-        page = await walk_across(store, archive, partition, sid, top_seq=top, count=top - after_seq)
-        entries = page.entries[::-1] if page else []
-        if [entry.recorded.seq for entry in entries] != list(range(after_seq + 1, top + 1)):
-            raise CorruptLedger(f"events {after_seq + 1} to {top} of the session cannot be reached", sid=sid)
-        yield entries
-        after_seq = top
 
 
 async def state_before(store: Store, archive: Archive | None, partition: int, sid: str, entry: Entry) -> Fold:

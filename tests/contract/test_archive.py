@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from obstore.store import LocalStore
 
 from ledger import keys
-from ledger.errors import CorruptLedger
 from ledger.events import SessionEnded, tag_of
 from ledger.evolve import fold
 from ledger.log.append import read_ended
@@ -21,7 +20,7 @@ from ledger.log.store import Store
 from ledger.state import State
 from ops.archive.job import preview
 from projections.archive.catalog import Archive
-from projections.archive.chain import forwards, state_before, walk_across
+from projections.archive.chain import state_before, walk_across
 from projections.archive.errors import BadSegment
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
@@ -167,11 +166,9 @@ async def test_the_state_at_any_event_is_told_from_the_segment_before_it(valkey_
             state, behind = base.state, 0 if base.state is None else base.state.seq
             seq = entry.recorded.seq
             assert seq - behind <= 110, "few are left to fold"
-            async for page in forwards(valkey_store, found, PARTITION, sid, behind, seq):
-                state = fold(state, [each.recorded for each in page])
-            assert state == expected
-    with pytest.raises(CorruptLedger, match="cannot be reached"):
-        [page async for page in forwards(valkey_store, found, PARTITION, PHONE, 0, len(read[PHONE]) + 1)]
+            page = await walk_across(valkey_store, found, PARTITION, sid, top_seq=seq, count=seq - behind)
+            assert page is not None
+            assert fold(state, [each.recorded for each in reversed(page.entries)]) == expected
 
 
 class Counting(Objects):
@@ -320,10 +317,9 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
     newest = whole[PHONE][0]
     base = await state_before(valkey_store, found, PARTITION, PHONE, newest)
     assert base.state is not None
-    later = [
-        page async for page in forwards(valkey_store, found, PARTITION, PHONE, base.state.seq, newest.recorded.seq)
-    ]
-    assert fold(base.state, [entry.recorded for page in later for entry in page]) == state
+    later = await walk_across(valkey_store, found, PARTITION, PHONE, count=newest.recorded.seq - base.state.seq)
+    assert later is not None
+    assert fold(base.state, [entry.recorded for entry in reversed(later.entries)]) == state
 
     # With all but the last two gone, what is kept of the session that ended there goes too.
     assert await read_ended(valkey_store, PARTITION, OLD) is not None
