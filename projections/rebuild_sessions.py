@@ -18,7 +18,7 @@ from ledger.fields import checkpoint_fields
 from ledger.log.append import keep, provider_member
 from ledger.log.sessions import RawSession, drop_mistyped, raw_keys, read_raw_session
 from ledger.log.store import Arg, Script, Store
-from projections.compare import differences, stored_fields, stored_seq
+from projections.compare import differences, stored_fields, stored_seq, wanted_marks
 from projections.fold import Folded, PartitionFold, pages_of
 
 _WRITE: Final = Script.load("projections", "rebuild.lua")
@@ -133,17 +133,18 @@ def _standing(stored: RawSession) -> int:
 
 def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled) -> list[Arg]:
     """Lay a session out as rebuild.lua reads it."""
-    session, state = stored.session, folded.state
+    session, state, marks = stored.session, folded.state, wanted_marks(folded, stored)
     args: list[Arg] = [sid, *(session.get(field, b"") for field in (b"seq", b"head", b"hash")), stored.ended or b""]
     if state is not None:
         fields, checkpoints = stored_fields(folded, state), checkpoint_fields(state)
-        args += ("live", state.parent or "", "", state.at_us // 1000, provider_member(state))
-        args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members))
+        args += ("live", state.parent or "", "", state.at_us // 1000, provider_member(state), stored.floor)
+        args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members), len(marks))
         for pair in (*fields.items(), *checkpoints.items()):
             args += pair
     elif folded.kept is not None:
-        args += ("ended", "", keep(folded.kept), 0, "", 0, 0, len(misfiled.members))
+        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
     else:
-        args += ("none", "", "", 0, "", 0, 0, len(misfiled.members))
+        args += ("none", "", "", 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
     args += misfiled.members
+    args += marks
     return args

@@ -15,16 +15,16 @@ from ledger.log.store import Script, Store
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
 _DROP_MISTYPED: Final = Script.load("ledger.log", "drop_mistyped.lua", allow_oom=True)
-_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset")  # of the first keys of raw_keys, without credentials
+_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset")  # of the first keys of raw_keys
 _PAGE: Final = 1000
-_OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices):(.*)", re.DOTALL)
+_OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices|marks):(.*)", re.DOTALL)
 
 
 class RawSession(NamedTuple):
     """All that is stored of one session at one instant.
 
     `score` is when it was last seen, in ms; `device` the session it belongs to ('' for none) among its user's devices.
-    Each is None where it is not there.
+    Each is None where it is not there. `floor`: the stream id up to which events are archived, '' without any.
     """
 
     session: Fields
@@ -34,11 +34,13 @@ class RawSession(NamedTuple):
     device: bytes | None
     provider: bool
     credential: bool
+    marks: tuple[str, ...] = ()
+    floor: str = ""
 
     @property
     def is_nowhere(self) -> bool:
         """Tell whether nothing is stored of it."""
-        return self == _NOWHERE
+        return self._replace(floor="") == _NOWHERE
 
 
 _NOWHERE: Final = RawSession({}, {}, None, None, None, False, False)
@@ -47,8 +49,20 @@ _NOWHERE: Final = RawSession({}, {}, None, None, None, False, False)
 async def read_raw_session(store: Store, partition: int, sid: str, user: str | None, member: bytes = b"") -> RawSession:
     """Read all that is stored of a session at one instant; what is filed by `user` or provider (`member`) if given."""
     names = raw_keys(partition, sid, user)
-    session, checkpoints, ended, score, device, provider, held = await store.script(_RAW, names, (sid, member))
-    return RawSession(pairs(session), pairs(checkpoints), ended, score, device, provider is not None, bool(held))
+    session, checkpoints, ended, score, device, provider, held, marks, floor = await store.script(
+        _RAW, names, (sid, member)
+    )
+    return RawSession(
+        pairs(session),
+        pairs(checkpoints),
+        ended,
+        score,
+        device,
+        provider is not None,
+        bool(held),
+        tuple(map(text_of, marks)),
+        text_of(floor or b""),
+    )
 
 
 def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
@@ -61,6 +75,8 @@ def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
         keys.devices(partition, user or ""),
         keys.provider_sessions(partition),
         keys.credentials(partition),
+        keys.marks(partition, sid),
+        keys.archive(partition),
     )
 
 
@@ -99,7 +115,8 @@ class Strays(NamedTuple):
 async def find_strays(store: Store, partitions: int, on_progress: Callable[[int], None] = lambda _: None) -> Strays:
     """Look at every key of a store for hashes that no index leads to; those of a whole ledger are few.
 
-    A session hash must be in the activity index, and of a user's devices one must be a session of this user.
+    A session hash must be in the activity index, a session with marks there or among the ended ones, and of a user's
+    devices one must be a session of this user.
     `on_progress` is told how many keys were looked at. While a cluster moves slots some keys may be missed.
     """
     strays, looked = Strays({}, {}), 0
@@ -117,7 +134,7 @@ async def _find_stray(store: Store, strays: Strays, partition: int, kind: bytes,
     if kind == b"devices":
         if not await _is_owner(store, partition, rest):
             strays.users.setdefault(partition, set()).add(text_of(rest))
-    elif not await _is_active(store, partition, rest):
+    elif not await (_is_known if kind == b"marks" else _is_active)(store, partition, rest):
         strays.sids.setdefault(partition, set()).add(text_of(rest))
 
 
@@ -127,6 +144,16 @@ async def _is_active(store: Store, partition: int, sid: bytes) -> bool:
         return await store.command("ZSCORE", name, sid, key=name) is not None
     except StoreReplyError:  # a key of another type
         return False
+
+
+async def _is_known(store: Store, partition: int, sid: bytes) -> bool:
+    name = keys.ended(partition)
+    try:
+        if await store.command("HEXISTS", name, sid, key=name):
+            return True
+    except StoreReplyError:  # a key of another type
+        pass
+    return await _is_active(store, partition, sid)
 
 
 async def _is_owner(store: Store, partition: int, user: bytes) -> bool:
@@ -144,7 +171,7 @@ async def _is_owner(store: Store, partition: int, user: bytes) -> bool:
 async def drop_mistyped(store: Store, partition: int, sid: str, user: str | None) -> int:
     """Delete the keys of another type among those that hold something of a session; returns how many there were."""
     names = raw_keys(partition, sid, user)
-    dropped: int = await store.script(_DROP_MISTYPED, names[:-1], _TYPES)
+    dropped: int = await store.script(_DROP_MISTYPED, names[: len(_TYPES)], _TYPES)
     return dropped
 
 

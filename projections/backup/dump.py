@@ -66,7 +66,7 @@ class PartitionDump:
         floor = self.record.floor
         if floor and self._archive is not None:
             async for states in (await open_newest(self._archive, self.record)).states():
-                yield [State(line.sid, line.session, line.checkpoints, line.head, line.skip) for line in states]
+                yield [State(line.sid, line.session, line.checkpoints, line.head) for line in states]
             async for rows in _scan(self._store, "HSCAN", keys.ended(self._partition)):
                 old = [row for row in rows if place(parse_ended(row[1]).head) <= place(floor)]
                 yield [Pairs("ended", "", old)] if old else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,19 @@ from ops.archive.job import preview
 from projections.archive.catalog import Archive
 from projections.archive.chain import state_before, walk_across
 from projections.archive.errors import BadSegment
+from projections.archive.format import place
+from projections.archive.lease import Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.archive.verify import verify_segments
+from projections.verify import verify
 from tests.archives import (
     ALL,
     LATE,
     OLD,
     PHONE,
     TABLET,
+    Killed,
     archived,
     everything,
     histories,
@@ -153,6 +157,59 @@ async def test_any_page_by_seq_and_time_is_found_across_the_floor(valkey_store: 
     assert without.entries == whole[: len(without.entries)]
 
 
+async def marks(store: Store, sid: str) -> list[str]:
+    name = keys.marks(PARTITION, sid)
+    return [mark.decode() for mark in await store.command("LRANGE", name, 0, -1, key=name)]
+
+
+async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: Store, path: Path) -> None:
+    log = await past(valkey_store, rounds=200)
+    ended, phone = await log.history(140, "gone"), await log.load(PHONE)
+    ended = await log.append(ended, SessionEnded("logout", "ann"), at_us=NOW + 10**9)
+    assert phone is not None
+    sids = (PHONE, ended.sid)
+    whole = await histories(valkey_store, None, sids)
+    at = {sid: {entry.recorded.seq: entry.id for entry in entries} for sid, entries in whole.items()}
+    assert await marks(valkey_store, PHONE) == [at[PHONE][seq] for seq in range(64, phone.seq, 64)]
+    left = [entry.recorded.seq for entry in (await stream(valkey_store))[-300:] if entry.recorded.sid == PHONE]
+    for hot_events in (300, 100, 0):
+        await archived(valkey_store, opened(path), replace(ALL, hot_events=hot_events))
+        floor, found = (await read_record(valkey_store, PARTITION)).floor, Archive(valkey_store, opened(path))
+        for sid in sids:
+            hot = [mark for seq, mark in at[sid].items() if seq % 64 == 0 and place(mark) > place(floor)]
+            assert await marks(valkey_store, sid) == sorted(hot, key=place)
+            for top in range(1, 400, 17):
+                expected = [entry for entry in whole[sid] if entry.recorded.seq <= top][:5]
+                page = await walk_across(valkey_store, found, PARTITION, sid, top_seq=top, count=5)
+                assert page is not None
+                assert page.entries == expected
+        assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
+    assert left[0] < 384 <= left[-1], "some marks stayed at first"
+    phone = await log.append(phone, moved(ack("AssetV1", NOW, "zz")), at_us=NOW + 10**9)
+    assert await marks(valkey_store, PHONE) == []
+
+
+async def test_marks_that_a_killed_archiver_left_are_removed_by_the_next_one(
+    valkey_store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await past(valkey_store, rounds=100)
+
+    async def dying(self: Lease, sids: Sequence[str]) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lease, "trim_marks", dying)
+        with pytest.raises(Killed):
+            await archived(valkey_store, opened(path), replace(ALL, segment_events=1000))
+    assert await length(valkey_store) > 0, "the stream is trimmed behind the marks"
+    assert len(await marks(valkey_store, PHONE)) == 3
+    found = Archive(valkey_store, opened(path))
+    assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
+    await archived(valkey_store, opened(path))
+    assert await length(valkey_store) == 0
+    assert await marks(valkey_store, PHONE) == []
+
+
 async def test_the_state_at_any_event_is_told_from_the_segment_before_it(valkey_store: Store, path: Path) -> None:
     await past(valkey_store)
     read = await histories(valkey_store, None)
@@ -218,8 +275,7 @@ async def test_states_and_ended_sessions_are_told_at_the_floor(valkey_store: Sto
     assert {sid: fold.state for sid, fold in told.items()} == states
     for sid, fold_ in told.items():
         name = keys.session(PARTITION, sid)
-        held = await valkey_store.command("HMGET", name, "head", "skip", key=name)
-        assert [fold_.head.encode(), fold_.skip.encode()] == held
+        assert await valkey_store.command("HGET", name, "head", key=name) == fold_.head.encode()
     (line,) = [line async for page in found.ended(PARTITION) for line in page]
     assert ended is not None
     assert (line.sid, line.head, line.seq, line.hash, line.user) == (OLD, *ended[:2], ended.hash.hex(), "ann")

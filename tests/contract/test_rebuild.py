@@ -88,6 +88,35 @@ async def test_all_that_was_deleted_comes_back_as_it_was(store: Store, seed: int
     assert await dump(store) == before
 
 
+async def test_marks_come_back_of_living_and_ended_sessions(ledger: Ledger) -> None:
+    partition = ledger.partition_of("ann")
+    for sid, count in ((PHONE, 200), (TABLET, 62), (GONE, 127)):
+        await ledger.execute("ann", sid, CreateSession("ann", "photos"))
+        for number in range(count):
+            await ledger.execute("ann", sid, RequestReset(number % 2 == 0, "ann"))
+    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+    before = {name: held for name, held in (await dump(ledger.store)).items() if b":marks:" in name}
+    assert {name: len(held) for name, held in before.items()} == {
+        keys.marks(partition, PHONE): 3,
+        keys.marks(partition, GONE): 2,
+    }
+
+    async def found() -> dict[bytes, Any]:
+        return {name: held for name, held in (await dump(ledger.store)).items() if b":marks:" in name}
+
+    await delete_projections(ledger.store, PARTITIONS)
+    await rebuild(ledger.store)
+    assert await found() == before
+    for name in before:
+        await ledger.store.command("LSET", name, 0, "1-1", key=name)
+    for name in (keys.marks(partition, TABLET), keys.marks(partition, NOBODY)):
+        await ledger.store.command("RPUSH", name, "1-1", key=name)
+    report = await rebuild(ledger.store, everything=True)
+    assert (report.written, report.removed) == (3, 1)
+    assert await found() == before
+    await assert_clean(ledger.store)
+
+
 async def test_when_a_session_was_last_seen_is_kept_where_it_is_known(ledger: Ledger) -> None:
     await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
     name = keys.activity(ledger.partition_of("ann"))
