@@ -11,12 +11,11 @@ from ledger import keys
 from ledger.errors import StoreReplyError
 from ledger.fields import Fields
 from ledger.log.append import pairs
-from ledger.log.store import Script, Store
+from ledger.log.store import Script, Store, scan, scan_keys
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
 _DROP_MISTYPED: Final = Script.load("ledger.log", "drop_mistyped.lua", allow_oom=True)
 _TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset")  # of the first keys of raw_keys
-_PAGE: Final = 1000
 _OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices|marks):(.*)", re.DOTALL)
 
 
@@ -83,20 +82,18 @@ def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
 async def indexed_sids(store: Store, partition: int) -> set[str]:
     """List the sessions in a partition's indexes: living, ended, with a credential."""
     found: set[str] = set()
-    for scan, name in (
-        ("ZSCAN", keys.activity(partition)),
-        ("HSCAN", keys.ended(partition)),
-        ("HSCAN", keys.credentials(partition)),
-    ):
-        async for rows in _scan(store, scan, name):
-            found.update(map(text_of, rows[::2]))
+    async for rows in scan(store, "ZSCAN", keys.activity(partition)):
+        found.update(text_of(sid) for sid, _ in rows)
+    for name in (keys.ended(partition), keys.credentials(partition)):
+        async for rows in scan(store, "HSCAN", name):
+            found.update(text_of(sid) for sid, _ in rows)
     return found
 
 
 async def provider_members(store: Store, partition: int) -> AsyncIterator[list[tuple[bytes, str]]]:
     """Yield the members of a partition's provider sessions in pages, each with the session it names."""
-    async for rows in _scan(store, "ZSCAN", keys.provider_sessions(partition)):
-        yield [(row, text_of(row.rpartition(b":")[2])) for row in rows[::2]]
+    async for rows in scan(store, "ZSCAN", keys.provider_sessions(partition)):
+        yield [(member, text_of(member.rpartition(b":")[2])) for member, _ in rows]
 
 
 async def device_sids(store: Store, partition: int, user: str) -> set[str]:
@@ -120,7 +117,7 @@ async def find_strays(store: Store, partitions: int, on_progress: Callable[[int]
     `on_progress` is told how many keys were looked at. While a cluster moves slots some keys may be missed.
     """
     strays, looked = Strays({}, {}), 0
-    async for names in _all_keys(store):
+    async for names in scan_keys(store, "{p*"):
         looked += len(names)
         found = [(int(match[1]), match[2], match[3]) for match in map(_OURS.fullmatch, names) if match]
         await asyncio.gather(
@@ -173,30 +170,6 @@ async def drop_mistyped(store: Store, partition: int, sid: str, user: str | None
     names = raw_keys(partition, sid, user)
     dropped: int = await store.script(_DROP_MISTYPED, names[: len(_TYPES)], _TYPES)
     return dropped
-
-
-async def _all_keys(store: Store) -> AsyncIterator[list[bytes]]:
-    """Yield all keys of a store in pages, some perhaps twice; those of one server after those of another."""
-    servers, number = 1, 0
-    while number < servers:
-        cursor = b""
-        while cursor != b"0":
-            replies = await store.each_primary("SCAN", cursor or b"0", "MATCH", "{p*", "COUNT", _PAGE)
-            servers = len(replies)
-            if number >= servers:
-                return
-            cursor, names = replies[number]
-            if names:
-                yield names
-        number += 1
-
-
-async def _scan(store: Store, command: str, name: bytes) -> AsyncIterator[list[bytes]]:
-    cursor = b""
-    while cursor != b"0":
-        cursor, rows = await store.command(command, name, cursor or b"0", "COUNT", _PAGE, key=name)
-        if rows:
-            yield rows
 
 
 def text_of(raw: bytes) -> str:

@@ -244,7 +244,7 @@ async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
     with pytest.raises(NoSuchSession):
         await ledger.locate(sid_of("nobody"))
     with pytest.raises(NoSuchSession):
-        await Past(ledger.store).history(0, sid_of("nobody"), count=9)
+        await Past(ledger.store).page(0, sid_of("nobody"), count=9)
 
 
 # Several workers
@@ -544,7 +544,7 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
             worker.by_provider_session(b"\x01" * 16),
             worker.locate(SID),
             worker.locate(sid_of("nobody")),
-            Past(worker.store).history(worker.partition_of("ann"), SID, count=9),
+            Past(worker.store).page(worker.partition_of("ann"), SID, count=9),
             child_of(worker, "another child"),
         ):
             with pytest.raises(Rebuilding):

@@ -165,7 +165,7 @@ def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, ph
 
     async def lose_one(found: Opened) -> None:
         partition = found.ledger.partition_of("ann")
-        page = await found.past.history(partition, first.sid, top_seq=20, count=1)
+        page = await found.past.page(partition, first.sid, top_seq=20, count=1)
         name = keys.stream(partition)
         await found.store.command("XDEL", name, page.entries[0].id, key=name)
 
