@@ -14,8 +14,7 @@ from ledger.log.append import pairs
 from ledger.log.store import Script, Store, scan, scan_keys
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
-_DROP_MISTYPED: Final = Script.load("ledger.log", "drop_mistyped.lua", allow_oom=True)
-_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset")  # of the first keys of raw_keys
+_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset", "hash", "list", "hash")  # of the keys of raw_keys
 _OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices|marks):(.*)", re.DOTALL)
 
 
@@ -46,11 +45,18 @@ _NOWHERE: Final = RawSession({}, {}, None, None, None, False, False)
 
 
 async def read_raw_session(store: Store, partition: int, sid: str, user: str | None, member: bytes = b"") -> RawSession:
-    """Read all that is stored of a session at one instant; what is filed by `user` or provider (`member`) if given."""
+    """Read all that is stored of a session at one instant; what is filed by `user` or provider (`member`) if given.
+
+    Raises StoreReplyError naming the keys of another type.
+    """
     names = raw_keys(partition, sid, user)
-    session, checkpoints, ended, score, device, provider, held, marks, floor = await store.script(
-        _RAW, names, (sid, member)
-    )
+    try:
+        reply = await store.script(_RAW, names, (sid, member))
+    except StoreReplyError as error:
+        if wrong := await mistyped(store, partition, sid, user):
+            raise StoreReplyError("; ".join(wrong)) from error
+        raise
+    session, checkpoints, ended, score, device, provider, held, marks, floor = reply
     return RawSession(
         pairs(session),
         pairs(checkpoints),
@@ -165,11 +171,16 @@ async def _is_owner(store: Store, partition: int, user: bytes) -> bool:
     return False
 
 
-async def drop_mistyped(store: Store, partition: int, sid: str, user: str | None) -> int:
-    """Delete the keys of another type among those that hold something of a session; returns how many there were."""
+async def mistyped(store: Store, partition: int, sid: str = "", user: str | None = None) -> list[str]:
+    """Name the keys of another type among a partition's indexes and those that hold something of a session."""
     names = raw_keys(partition, sid, user)
-    dropped: int = await store.script(_DROP_MISTYPED, names[: len(_TYPES)], _TYPES)
-    return dropped
+    types = await asyncio.gather(*(store.command("TYPE", name, key=name) for name in names))
+    found = [kind.decode() if isinstance(kind, bytes) else str(kind) for kind in types]
+    return [
+        f"{text_of(name)} is a {kind}, where a {wanted} belongs: delete it and run syncledger rebuild --all"
+        for name, kind, wanted in zip(names, found, _TYPES, strict=True)
+        if kind not in ("none", wanted)
+    ]
 
 
 def text_of(raw: bytes) -> str:

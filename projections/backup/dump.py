@@ -28,7 +28,7 @@ from projections.entities.forms import FORMS
 
 ROWS: Final = 100
 """Rows in a line: also of the longest ones, in Base64, a line is no longer than a reader takes (MAX_LINE_BYTES)."""
-_HELD_BY_JOBS: Final = (b"copied_from", b"restoring")
+_HELD_BY_JOBS: Final = (b"restoring",)
 
 Lines = AsyncIterator[Sequence[Line]]
 
