@@ -2,7 +2,7 @@
 
 The session hash holds one field per fact, readable in a console; the checkpoint hash one field per entity type,
 `<position in µs>|<entity id>|<acknowledged at, in µs>`. A fact that has its default has no field. Beside these fields
-the append script keeps `head` and `skip`, the stream ids of the last event and of the last marks (`ledger.log.skips`).
+the append script keeps `head`, the stream id of the last event.
 """
 
 from __future__ import annotations

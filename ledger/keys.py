@@ -83,6 +83,11 @@ def checkpoints(partition: int, sid: str) -> bytes:
     return b"{p%d}:checkpoints:%b" % (partition, sid.encode())
 
 
+def marks(partition: int, sid: str) -> bytes:
+    """List: stream ids of every n-th event of a session above the archive's floor, oldest first."""
+    return b"{p%d}:marks:%b" % (partition, sid.encode())
+
+
 def ended(partition: int) -> bytes:
     """Hash: session id -> head, last seq, hash and user of an ended session."""
     return b"{p%d}:ended" % partition

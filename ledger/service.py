@@ -32,7 +32,7 @@ from ledger.events import Event
 from ledger.evolve import fold
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load
-from ledger.log.reader import Walk, walk
+from ledger.log.reader import walk
 from ledger.log.replicas import Replicas
 from ledger.log.store import Store
 from ledger.log.whole import read_if_whole
@@ -236,15 +236,6 @@ class Ledger:
             elif found:
                 return partition
         raise unknown or NoSuchSession(f"No session {sid}")
-
-    async def history(self, partition: int, sid: str, *, top_seq: int, top_at_us: int, count: int) -> Walk:
-        """Read a page of a session's events backwards, newest first; raises NoSuchSession."""
-        page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
-        if page is None and await is_known(self.store, partition, sid):  # it was rebuilt at this moment
-            page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
-        if page is None:
-            raise NoSuchSession(f"No session {sid}")
-        return page
 
     async def _admitted(self, state: State, caller: Caller) -> State:
         """Return a living session's state if the token admits, after noting its first use."""

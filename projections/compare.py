@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from ledger.errors import CorruptLedger
 from ledger.fields import Fields, checkpoint_fields, session_fields
 from ledger.log.append import parse_ended
 from ledger.log.sessions import RawSession
 from ledger.state import State
-from projections.fold import Folded
+from projections.fold import Folded, behind
 
 LIVES_NOWHERE = "no session, though its events do not end"
 ENDED_NOWHERE = "ended, but not kept as ended"
@@ -18,7 +19,7 @@ INDEX_ONLY = "is in an index only"
 
 def stored_fields(folded: Folded, state: State) -> Fields:
     """Lay a living session out as its hash."""
-    return session_fields(state) | {b"head": folded.head.encode(), b"skip": folded.skip.encode()}
+    return session_fields(state) | {b"head": folded.head.encode()}
 
 
 def stored_seq(stored: RawSession) -> int | None:
@@ -42,9 +43,9 @@ def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
     if folded.broken:
         return iter(())
     if folded.kept is not None:
-        return _of_ended(folded, stored)
+        return chain(_of_ended(folded, stored), _of_marks(folded, stored))
     if folded.state is not None:
-        return _of_living(folded, folded.state, stored)
+        return chain(_of_living(folded, folded.state, stored), _of_marks(folded, stored))
     return iter(() if stored.is_nowhere else (INDEX_ONLY,))
 
 
@@ -79,6 +80,25 @@ def _of_ended(folded: Folded, stored: RawSession) -> Iterator[str]:
     for name, is_left in left:
         if is_left:
             yield f"ended, but still has {name}"
+
+
+def wanted_marks(folded: Folded, stored: RawSession) -> list[str]:
+    """List the marks that a session must have: those of its events that are not archived."""
+    return [mark for mark in folded.marks if _is_hot(mark, stored)]
+
+
+def _of_marks(folded: Folded, stored: RawSession) -> Iterator[str]:
+    """Compare the marks; those of archived events may still be there."""
+    if wanted_marks(folded, stored) != [mark for mark in stored.marks if _is_hot(mark, stored)]:
+        yield "its marks are not where its events are"
+
+
+def _is_hot(mark: str, stored: RawSession) -> bool:
+    """Tell whether a mark is not one of an archived event."""
+    try:
+        return behind(mark, stored.floor)
+    except ValueError:
+        return True  # it is no stream id, and so not what it must be
 
 
 def _of_fields(name: str, expected: Fields, stored: Fields) -> Iterator[str]:

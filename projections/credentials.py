@@ -15,11 +15,10 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from ledger import keys
 from ledger.errors import CorruptLedger, InvalidInput, LedgerError
-from ledger.log.store import Script, Store
+from ledger.log.store import Script, Store, scan
 
 MAX_CREDENTIAL_CHARS: Final = 16 * 1024
 _HOLD: Final = Script.load("projections", "hold.lua")
-_PAGE: Final = 200
 _KEYS_SETTING: Final = "LEDGER_CREDENTIAL_KEY"
 
 
@@ -139,11 +138,8 @@ class Credentials:
 
     async def _pages(self, partition: int) -> AsyncIterator[list[str]]:
         """Yield the sessions that have a credential in a partition, some perhaps twice."""
-        name, cursor = keys.credentials(partition), b""
-        while cursor != b"0":
-            cursor, rows = await self._store.command("HSCAN", name, cursor or b"0", "COUNT", _PAGE, key=name)
-            if rows:
-                yield [sid.decode() for sid in rows[::2]]
+        async for held in scan(self._store, "HSCAN", keys.credentials(partition)):
+            yield [sid.decode() for sid, _ in held]
 
     async def _get(self, partition: int, sid: str) -> bytes | None:
         name = keys.credentials(partition)

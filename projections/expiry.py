@@ -17,13 +17,12 @@ import msgspec
 from ledger import keys
 from ledger.commands import ExpireSession
 from ledger.errors import Rebuilding, SessionEnded
-from ledger.log.store import Script
+from ledger.log.store import Script, scan
 from ledger.log.whole import is_whole
 from ledger.service import Ledger
 from projections.entities.catalog import Catalog
 
 _CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
-_PAGE: Final = 500
 _AT_ONCE: Final = 32
 """How many sessions are ended at the same time: requests of the same worker share the connection."""
 JOB: Final = "expire_claimed_at_ms"
@@ -102,11 +101,5 @@ async def _expire_one(
 
 async def _seen(ledger: Ledger, partition: int) -> AsyncIterator[list[tuple[str, int]]]:
     """Yield the sessions of a partition's activity index in pages, each with when it was last seen, in µs."""
-    name = keys.activity(partition)
-    cursor = b"0"
-    while True:
-        cursor, rows = await ledger.store.command("ZSCAN", name, cursor, "COUNT", _PAGE, key=name)
-        if rows:
-            yield [(sid.decode(), int(float(ms)) * 1000) for sid, ms in zip(rows[::2], rows[1::2], strict=True)]
-        if cursor == b"0":
-            return
+    async for rows in scan(ledger.store, "ZSCAN", keys.activity(partition)):
+        yield [(sid.decode(), int(float(ms)) * 1000) for sid, ms in rows]

@@ -13,7 +13,6 @@ from ledger.log.reader import Entry
 from ledger.positions import Position
 from ledger.service import Ledger
 from ledger.state import State
-from projections.chains import runs
 from projections.entities.registry import ROWS
 from projections.entities.source import EntitySource
 from projections.explain_library import UNASKED, Library, look, position_in
@@ -63,7 +62,7 @@ async def _newest(past: Past, partition: int, state: State) -> tuple[list[Entry]
     """Read the newest events, newest first, and tell what is wrong with the next one, if that is why it is so few."""
     entries: list[Entry] = []
     try:
-        async for run in runs(past, partition, state.sid, beyond_seq=state.seq + 1, size=LOOKED_AT):
+        async for run in past.runs(partition, state.sid, beyond_seq=state.seq + 1, size=LOOKED_AT):
             entries += run.entries
             if len(entries) >= LOOKED_AT:
                 break

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from ledger.errors import CorruptLedger, LayoutError
-from ledger.log.append import Ended, pairs
+from ledger.log.append import MARK_EVERY, Ended, pairs
 from ledger.log.reader import Entry, parse_entry, read_raw, walk
 from ledger.log.store import Store
 from ledger.state import State
@@ -29,12 +29,14 @@ _CATCH_UP_PAGE: Final = 200
 class Folded(msgspec.Struct):
     """A session as its events tell it: the fold while it lives, what is kept of it once it has ended.
 
-    `broken` is the first event that could not be folded and why; what came before it is no state to go by.
+    `broken` is the first event that could not be folded and why; what came before it is no state to go by. `marks` are
+    those of the events read from the stream, oldest first.
     """
 
     fold: Fold
     kept: Ended | None = None
     broken: str = ""
+    marks: list[str] = []
 
     @property
     def state(self) -> State | None:
@@ -45,11 +47,6 @@ class Folded(msgspec.Struct):
     def head(self) -> str:
         """The stream id of its last event; empty without any."""
         return self.fold.head if self.kept is None else self.kept.head
-
-    @property
-    def skip(self) -> str:
-        """The stream ids of its last marks."""
-        return self.fold.skip
 
     @property
     def seq(self) -> int:
@@ -161,7 +158,10 @@ class PartitionFold:
         wrong = fold.take(entry)
         if wrong:
             self._break(sid, wrong, entry.id, entry.prev)
-        elif fold.state is not None and fold.state.ended is not None:
+            return
+        if entry.recorded.seq % MARK_EVERY == 0:
+            folded.marks.append(entry.id)
+        if fold.state is not None and fold.state.ended is not None:
             # No more is asked of it: of a long history far more sessions have ended than live.
             folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
             folded.fold = Fold()

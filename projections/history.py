@@ -11,7 +11,6 @@ from ledger.events import tag_of
 from ledger.log.append import load, read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
 from ledger.service import Ledger
-from projections.chains import runs
 from projections.event_words import TAGS, HistoryEvent, Tag, codes_of, readable
 from projections.past import Past
 
@@ -75,8 +74,7 @@ async def pages(
 
     Each page comes of looking at `size` events. Raises NoSuchSession.
     """
-    async for run in runs(
-        past,
+    async for run in past.runs(
         partition,
         sid,
         since_us=wanted.since_us,

@@ -1,14 +1,17 @@
 -- Put what a session's events fold into in place of all that is stored of it, if that still is what was looked at.
 -- KEYS  session, checkpoints, ended (hash), activity (sorted set), devices of its user (hash), provider sessions
---         (sorted set), credentials (not touched); then devices of users it was found with and is not of
+--         (sorted set), credentials (not touched), marks (list), archive (hash); then devices of users it was found
+--         with and is not of
 -- ARGV  session id; the seq, head and hash stored of it and what ended keeps of it, each '' for nothing;
 --         'live', 'ended' or 'none' (no event is of it); parent ('' for none); what ended keeps of it from now on;
 --         when it was last seen in ms, if nothing says so; its member of the provider sessions ('' for none);
---         three counts of arguments, and then so many:
---         fields and values of the session; fields and values of the checkpoints; members of other provider sessions
+--         the archive's floor, above which its marks are ('' for none); four counts of arguments, and then so many:
+--         fields and values of the session; fields and values of the checkpoints; members of other provider sessions;
+--         marks
 -- Gives 1, or 0 with nothing written. The session's version is the condition: every append changes it.
 local call = redis.call
 local session, checkpoints, ended, activity, devices, provider_sessions = unpack(KEYS, 1, 6)
+local marks, archive = KEYS[8], KEYS[9]
 local sid, becomes = ARGV[1], ARGV[6]
 
 local stored = call('HMGET', session, 'seq', 'head', 'hash')
@@ -20,16 +23,24 @@ end
 if (call('HGET', ended, sid) or '') ~= ARGV[5] then
   return 0
 end
+if (call('HGET', archive, 'floor') or '') ~= ARGV[11] then
+  return 0
+end
 call('HLEN', checkpoints)
+call('LLEN', marks)
 call('ZCARD', activity)
 call('HLEN', devices)
 call('ZCARD', provider_sessions)
 
-local fields = 14
-local set_checkpoints = fields + ARGV[11]
-local remove_members = set_checkpoints + ARGV[12]
-local last = remove_members + ARGV[13] - 1
-call('DEL', session, checkpoints)
+local fields = 16
+local set_checkpoints = fields + ARGV[12]
+local remove_members = set_checkpoints + ARGV[13]
+local set_marks = remove_members + ARGV[14]
+local last = set_marks + ARGV[15] - 1
+call('DEL', session, checkpoints, marks)
+for mark = set_marks, last, 1000 do
+  call('RPUSH', marks, unpack(ARGV, mark, math.min(mark + 999, last)))
+end
 if becomes == 'live' then
   call('HSET', session, unpack(ARGV, fields, set_checkpoints - 1))
   if remove_members > set_checkpoints then
@@ -52,10 +63,10 @@ else
     call('HDEL', ended, sid)
   end
 end
-for member = remove_members, last do
+for member = remove_members, set_marks - 1 do
   call('ZREM', provider_sessions, ARGV[member])
 end
-for i = 8, #KEYS do
+for i = 10, #KEYS do
   call('HDEL', KEYS[i], sid)
 end
 return 1

@@ -19,8 +19,8 @@ from ledger.log.reader import read_raw
 from ledger.log.sessions import (
     Strays,
     device_sids,
-    drop_mistyped,
     indexed_sids,
+    mistyped,
     provider_members,
 )
 from ledger.log.store import Store
@@ -45,7 +45,10 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class RebuildReport(msgspec.Struct):
-    """What was read and what was done. `not_whole`: partitions of which more than single sessions is missing."""
+    """What was read and what was done. `not_whole`: partitions of which more than single sessions is missing.
+
+    `mistyped`: how many of `broken` are so for a key of another type, which nobody but an operator deletes.
+    """
 
     partitions: int = 0
     events: int = 0
@@ -55,6 +58,7 @@ class RebuildReport(msgspec.Struct):
     unchanged: int = 0
     removed: int = 0
     broken: int = 0
+    mistyped: int = 0
     named: list[Broken] = []
     not_whole: list[int] = []
 
@@ -92,16 +96,14 @@ class Rebuild:
         await each(which, lambda partition: self.partition(partition, strays), at_once)
 
     async def partition(self, partition: int, strays: Strays, copied: bytes = b"") -> None:
-        """Rebuild a partition whole; `copied` is what it says while the copy that is over made it.
+        """Rebuild a partition whole; `copied` is what it said while its events were restored.
 
-        Raises LayoutError for one that is being copied, Contended if its projections are deleted again and again.
+        Raises LayoutError for one that is being restored, Contended if its projections are deleted again and again.
         """
         for _ in range(_ATTEMPTS):
             says = await whole.begin(self._store, partition, self._token, copied)
             if says.startswith(whole.COPYING):
-                raise LayoutError(
-                    f"Partition {partition} is not copied yet: run rebuild --from again, or make it empty"
-                )
+                raise LayoutError(f"Partition {partition} is not restored yet: run syncledger restore again")
             if not await self._settle(partition, strays):
                 self.report.not_whole.append(partition)
                 break
@@ -145,12 +147,21 @@ class Rebuild:
         except CorruptLedger as error:  # of the archive; what is damaged in the stream is a fault of its session
             self.report.name(Broken(partition, "", str(error)))
             return False
-        await drop_mistyped(self._store, partition, "", None)
+        try:
+            return await self._settle_from(partition, fold, strays)
+        except StoreReplyError as error:
+            for what in await mistyped(self._store, partition) or [str(error)]:
+                self.report.name(Broken(partition, "", what))
+            return False
+
+    async def _settle_from(self, partition: int, fold: PartitionFold, strays: Strays) -> bool:
+        """Make all of a partition what it folds into; False if a part of it could not be. Raises StoreReplyError."""
         sids = {sid for sid in await indexed_sids(self._store, partition) if is_sid(sid)}
         sids |= strays.sids.get(partition, set())
         users = {user for folded in fold.sessions.values() if (user := folded.user)}
         users |= strays.users.get(partition, set())
         marked = await self._marked_broken(partition)
+        mistyped_before = self.report.mistyped
         listed = [(user, sid) for user in users for sid in await self._devices_of(partition, user)]
         members = [pair async for page in provider_members(self._store, partition) for pair in page]
         # Whatever was in an index until now has its events in the stream by now.
@@ -167,7 +178,7 @@ class Rebuild:
             self.report.name(Broken(partition, "", _STREAM_LOST))
             return False
         await self._write(partition, fold, sids | fold.sessions.keys() | misfiled.keys() | marked, misfiled)
-        return not fold.lost
+        return not fold.lost and self.report.mistyped == mistyped_before
 
     async def _write(
         self, partition: int, fold: PartitionFold, sids: Collection[str], misfiled: dict[str, Misfiled]
@@ -179,8 +190,9 @@ class Rebuild:
             report.written += settled.written
             report.unchanged += settled.unchanged
             report.removed += settled.removed
-            for sid, what in settled.ahead.items():
+            for sid, what in (*settled.ahead.items(), *settled.mistyped.items()):
                 report.name(Broken(partition, sid, what))
+            report.mistyped += len(settled.mistyped)
             await self._mark_broken(partition, fold, sids)
         report.sessions += sum(fold.of(sid).state is not None for sid in sids)
         report.ended += sum(fold.of(sid).kept is not None for sid in sids)
@@ -204,8 +216,10 @@ class Rebuild:
     async def _devices_of(self, partition: int, user: str) -> set[str]:
         try:
             return await device_sids(self._store, partition, user)
-        except StoreReplyError:
-            await drop_mistyped(self._store, partition, "", user)
+        except StoreReplyError as error:
+            what = await mistyped(self._store, partition, user=user) or [str(error)]
+            self.report.name(Broken(partition, "", what[0]))
+            self.report.mistyped += 1
             return set()
 
     def _fold(self, partition: int, only: Collection[str] | None = None) -> PartitionFold:
@@ -221,10 +235,10 @@ class Rebuild:
 
 
 async def not_whole(store: Store, partitions: int) -> list[int]:
-    """List the partitions that are not whole and are not being copied; raises LayoutError if one is."""
+    """List the partitions that are not whole and are not being restored; raises LayoutError if one is."""
     marks = await whole.read_marks(store, partitions)
     if any(mark is not None and mark.startswith(whole.COPYING) for mark in marks):
-        raise LayoutError("This ledger is an unfinished copy: run rebuild --from again")
+        raise LayoutError("This ledger is not restored yet: run syncledger restore again")
     return [partition for partition, mark in enumerate(marks) if mark != whole.WHOLE]
 
 

@@ -16,9 +16,9 @@ from ledger import keys
 from ledger.errors import Contended, CorruptLedger, StoreReplyError
 from ledger.fields import checkpoint_fields
 from ledger.log.append import keep, provider_member
-from ledger.log.sessions import RawSession, drop_mistyped, raw_keys, read_raw_session
+from ledger.log.sessions import RawSession, raw_keys, read_raw_session
 from ledger.log.store import Arg, Script, Store
-from projections.compare import differences, stored_fields, stored_seq
+from projections.compare import differences, stored_fields, stored_seq, wanted_marks
 from projections.fold import Folded, PartitionFold, pages_of
 
 _WRITE: Final = Script.load("projections", "rebuild.lua")
@@ -34,12 +34,16 @@ class Misfiled(msgspec.Struct):
 
 
 class Settled(msgspec.Struct):
-    """What became of sessions. `ahead`: stored beyond their last event, so they were left alone."""
+    """What became of sessions.
+
+    Left alone, and why: `ahead` are stored beyond their last event, of `mistyped` a key is of another type.
+    """
 
     written: int = 0
     unchanged: int = 0
     removed: int = 0
     ahead: dict[str, str] = {}
+    mistyped: dict[str, str] = {}
 
 
 class SessionWriter:
@@ -60,9 +64,9 @@ class SessionWriter:
         for page in pages_of(sids):
             left = page
             for _ in range(ATTEMPTS):
-                looked = await asyncio.gather(*(self._look(sid) for sid in left))
+                looked = await asyncio.gather(*(self._look_or_name(sid, settled) for sid in left))
                 differing = [(sid, stored) for sid, stored in zip(left, looked, strict=True) if stored is not None]
-                settled.unchanged += len(left) - len(differing)
+                settled.unchanged += sum(sid not in settled.mistyped for sid in left) - len(differing)
                 if not differing:
                     break
                 await self._fold.forward()
@@ -71,6 +75,13 @@ class SessionWriter:
             else:
                 raise Contended(f"Too many writers at session {left[0]}; run it again")
         return settled
+
+    async def _look_or_name(self, sid: str, settled: Settled) -> RawSession | None:
+        try:
+            return await self._look(sid)
+        except StoreReplyError as error:
+            settled.mistyped[sid] = str(error)
+            return None
 
     async def _look(self, sid: str) -> RawSession | None:
         """Read what is stored of a session; None if that is what its events say, or if these are broken."""
@@ -93,11 +104,6 @@ class SessionWriter:
 
     async def _read(self, sid: str, folded: Folded) -> RawSession:
         member = b"" if folded.state is None else provider_member(folded.state)
-        try:
-            return await read_raw_session(self._store, self._partition, sid, folded.user, member)
-        except StoreReplyError:
-            if not await drop_mistyped(self._store, self._partition, sid, folded.user):
-                raise
         return await read_raw_session(self._store, self._partition, sid, folded.user, member)
 
     async def _put(self, sid: str, stored: RawSession, settled: Settled) -> bool:
@@ -133,17 +139,18 @@ def _standing(stored: RawSession) -> int:
 
 def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled) -> list[Arg]:
     """Lay a session out as rebuild.lua reads it."""
-    session, state = stored.session, folded.state
+    session, state, marks = stored.session, folded.state, wanted_marks(folded, stored)
     args: list[Arg] = [sid, *(session.get(field, b"") for field in (b"seq", b"head", b"hash")), stored.ended or b""]
     if state is not None:
         fields, checkpoints = stored_fields(folded, state), checkpoint_fields(state)
-        args += ("live", state.parent or "", "", state.at_us // 1000, provider_member(state))
-        args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members))
+        args += ("live", state.parent or "", "", state.at_us // 1000, provider_member(state), stored.floor)
+        args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members), len(marks))
         for pair in (*fields.items(), *checkpoints.items()):
             args += pair
     elif folded.kept is not None:
-        args += ("ended", "", keep(folded.kept), 0, "", 0, 0, len(misfiled.members))
+        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
     else:
-        args += ("none", "", "", 0, "", 0, 0, len(misfiled.members))
+        args += ("none", "", "", 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
     args += misfiled.members
+    args += marks
     return args

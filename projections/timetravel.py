@@ -8,15 +8,12 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from ledger.acks import Ack, format_ack
-from ledger.chain import GENESIS, link
 from ledger.entity_types import CODES, types_in
 from ledger.errors import CorruptLedger, LayoutError, LedgerError, NoSuchSession
-from ledger.events import Recorded, SessionEnded
-from ledger.evolve import evolve
+from ledger.events import SessionEnded
 from ledger.log.reader import Entry
 from ledger.positions import iso_from_us
 from ledger.state import Offer, State
-from projections.chains import runs
 from projections.event_words import ack_text, instant
 from projections.past import Past
 
@@ -112,18 +109,20 @@ async def fold_at(past: Past, partition: int, sid: str, at_us: int) -> Moment:
     NoSuchSession before the first event, CorruptLedger where the chain is broken,
     LayoutError if its beginning was removed or lies in an archive that is not read.
     """
-    newest = await past.history(partition, sid, top_at_us=at_us, count=1)
+    newest = await past.page(partition, sid, top_at_us=at_us, count=1)
     if not newest.entries:
         raise await _not_yet(past, partition, sid, at_us)
-    last, state = newest.entries[0], await past.state_before(partition, sid, newest.entries[0])
-    begun_seq = 0 if state is None else state.seq
-    async for run in runs(past, partition, sid, until_us=at_us, beyond_seq=begun_seq, forward=True):
+    last, fold = newest.entries[0], await past.state_before(partition, sid, newest.entries[0])
+    begun_seq = 0 if fold.state is None else fold.state.seq
+    async for run in past.runs(partition, sid, until_us=at_us, beyond_seq=begun_seq, forward=True):
         if run.below_floor:
             raise _removed(sid)
         for entry in run.entries:
-            state, last = _folded(state, entry.recorded), entry
-    assert state is not None
-    return Moment(state, last)
+            if wrong := fold.take(entry):
+                raise CorruptLedger(wrong, sid=sid, seq=entry.recorded.seq)
+            last = entry
+    assert fold.state is not None
+    return Moment(fold.state, last)
 
 
 def describe(moment: Moment, at_us: int) -> StateThen:
@@ -172,16 +171,9 @@ def _offers(offers: Sequence[Offer]) -> list[OfferThen]:
     return [OfferThen(iso_from_us(offer.snapshot_us), types_in(offer.mask)) for offer in offers]
 
 
-def _folded(state: State | None, recorded: Recorded) -> State:
-    previous = GENESIS if state is None else state.hash
-    if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
-        raise CorruptLedger("the hash does not match the event before it", sid=recorded.sid, seq=recorded.seq)
-    return evolve(state, recorded)
-
-
 async def _not_yet(past: Past, partition: int, sid: str, at_us: int) -> LedgerError:
     """Tell why there is no event of a session up to an instant; raises NoSuchSession if it never was."""
-    first = await past.history(partition, sid, top_seq=1, count=1)
+    first = await past.page(partition, sid, top_seq=1, count=1)
     if first.below_floor:
         return _removed(sid)
     began = f": it was created at {iso_from_us(first.entries[0].recorded.at_us)}" if first.entries else ""

@@ -24,7 +24,6 @@ from ledger.log.append import parse_ended
 from ledger.log.reader import PAGE, Entry
 from ledger.log.store import Script, Store
 from ledger.log.whole import read_if_whole
-from projections.chains import runs
 from projections.event_words import HistoryEvent, readable
 from projections.history import Wanted
 from projections.past import Past
@@ -148,7 +147,7 @@ class _Chain:
             until_us = min(until_us, beyond.at_us)
         self.ready: deque[Entry] = deque()
         self.below_floor = False
-        self._runs = runs(past, partition, sid, since_us=since_us, until_us=until_us, forward=forward, size=ahead)
+        self._runs = past.runs(partition, sid, since_us=since_us, until_us=until_us, forward=forward, size=ahead)
         self._beyond = beyond
         self._forward = forward
 

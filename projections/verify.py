@@ -21,6 +21,7 @@ from ledger.log.sessions import (
     device_sids,
     find_strays,
     indexed_sids,
+    mistyped,
     provider_members,
     read_raw_session,
 )
@@ -129,8 +130,10 @@ class _Partition:
             await self._compare_all(await self._sids())
             await self._compare_devices()
             await self._compare_providers()
-        except (StoreReplyError, LayoutError, CorruptLedger) as error:
-            # An index of another type, or an archive that is not given, damaged or not all there: the others go on.
+        except StoreReplyError as error:  # an index of another type: the other partitions go on
+            for what in await mistyped(self._store, self._partition) or [str(error)]:
+                self._note("", what)
+        except (LayoutError, CorruptLedger) as error:  # an archive that is not given, damaged or not all there
             self._note("", str(error))
         self._note_faults()
 

@@ -16,8 +16,8 @@ from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
-from projections.archive.chain import walk_across
 from projections.archive.objects import Objects, open_objects
+from projections.past import Past
 from tests.given import NOW, ack, cleared, moved, offered
 from tests.ledgers import PARTITION, Log, sid_of
 
@@ -77,8 +77,7 @@ async def histories(
     for sid in sids:
         entries, top = list[Entry](), 2**53
         while top > 0:
-            walk = await walk_across(store, found, PARTITION, sid, top_seq=top, count=page)
-            assert walk is not None
+            walk = await Past(store, found).page(PARTITION, sid, top_seq=top, count=page)
             entries += walk.entries
             top = walk.entries[-1].recorded.seq - 1 if walk.entries else 0
         read[sid] = entries

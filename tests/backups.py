@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from ledger.commands import CreateSession
+from ledger.commands import CreateSession, RequestReset
 from ledger.log.append import pairs
 from ledger.log.layout import open_layout
 from ledger.log.store import Store
@@ -35,9 +35,11 @@ PARTITIONS: Final = 4
 ISSUER: Final = "https://id.example.test"
 LATER: Final = NOW + 10**12
 """When backups are made: after all that `full` lets happen."""
+LONG: Final = sid_of("long")
+"""A session whose history has marks."""
 CIPHER: Final = Cipher.from_keys(["MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="])
 OPTIONS: Final = BackupOptions(version="1.2.3", with_catalog=True)
-_OF_RESET: Final = (b"seq", b"at_us", b"hash", b"head", b"skip", b"pending_reset")
+_OF_RESET: Final = (b"seq", b"at_us", b"hash", b"head", b"pending_reset")
 _OF_ARCHIVERS: Final = (b"token", b"leased_until")
 
 
@@ -47,6 +49,9 @@ async def full(store: Store, objects: Objects | None = None, *, steps: int = 150
     await open_layout(store, PARTITIONS, clock())
     ledger = Ledger(store, PARTITIONS, clock)
     await live(ledger, clock, Random(seed), steps)
+    await ledger.execute("user-0", LONG, CreateSession("user-0", "photos"))
+    for number in range(140):
+        await ledger.execute("user-0", LONG, RequestReset(number % 2 == 0, "user-0"))
     for number in range(4):
         user, sid = f"user-{number}", sid_of(f"{seed} signed in {number}")
         await ledger.execute(user, sid, CreateSession(user, "photos", None, "Web", "", ""))

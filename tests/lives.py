@@ -80,7 +80,7 @@ async def delete_projections(store: Store, partitions: int) -> int:
 
 
 async def dump(store: Store) -> dict[bytes, Any]:
-    """Read all keys of all partitions: hashes as dicts, sorted sets with their scores."""
+    """Read all keys of all partitions: hashes as dicts, sorted sets with their scores, lists."""
     found: dict[bytes, Any] = {}
     for names in await store.each_primary("KEYS", "{p*"):
         for name in names:
@@ -90,6 +90,8 @@ async def dump(store: Store) -> dict[bytes, Any]:
                     found[name] = await store.command("XRANGE", name, "-", "+", key=name)
                 case b"whole":
                     found[name] = await store.command("GET", name, key=name)
+                case b"marks":
+                    found[name] = await store.command("LRANGE", name, 0, -1, key=name)
                 case b"activity" | b"provider-sessions":
                     flat = await store.command("ZRANGE", name, 0, -1, "WITHSCORES", key=name)
                     found[name] = {member: float(score) for member, score in zip(flat[::2], flat[1::2], strict=True)}

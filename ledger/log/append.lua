@@ -1,8 +1,8 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
--- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints;
---         then, if a session begins or ends: provider sessions (sorted set), credentials (hash), whole (string)
+-- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints,
+--         marks (list); then, if a session begins or ends: provider sessions (sorted set), credentials (hash), whole
 -- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
---         ('' for any time), number of sessions; then per session:
+--         ('' for any time), number of sessions, every how many events one is a mark; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
 --         parent ('' for none), what to keep of it once ended, its member of the provider sessions ('' for none);
 --         five counts of arguments, and then so many:
@@ -12,15 +12,15 @@
 --         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
 -- A session that begins the partition's stream makes it whole; in one that is being copied none begins.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
--- The session's seq, at_us and hash are those of its last event here.
+-- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
-local conflict, ending, starts, chains, at = false, {}, {}, {}, 5
-local sections = tonumber(ARGV[4])
-local provider_sessions = KEYS[5 + 2 * sections]
-local credentials, whole = KEYS[6 + 2 * sections], KEYS[7 + 2 * sections]
+local conflict, ending, starts, heads, at = false, {}, {}, {}, 6
+local sections, every = tonumber(ARGV[4]), tonumber(ARGV[5])
+local provider_sessions = KEYS[5 + 3 * sections]
+local credentials, whole = KEYS[6 + 3 * sections], KEYS[7 + 3 * sections]
 local says, begins_stream = false, false
 if provider_sessions then
   call('ZCARD', provider_sessions)
@@ -29,23 +29,26 @@ if provider_sessions then
   begins_stream = not says and call('EXISTS', KEYS[1]) == 0
 end
 for i = 1, sections do
-  local chain = call('HMGET', KEYS[3 + 2 * i], 'seq', 'head', 'skip')
-  call('HLEN', KEYS[4 + 2 * i])
+  local seq, head = unpack(call('HMGET', KEYS[2 + 3 * i], 'seq', 'head'))
+  call('HLEN', KEYS[3 + 3 * i])
+  if ARGV[at + 2] % every + ARGV[at + 7] / 5 >= every then
+    call('LLEN', KEYS[4 + 3 * i])
+  end
   if ARGV[at + 2] == '0' then
-    conflict = conflict or chain[1] or call('HEXISTS', KEYS[4], ARGV[at]) == 1
+    conflict = conflict or seq or call('HEXISTS', KEYS[4], ARGV[at]) == 1
     call('ZCARD', KEYS[2])
     call('HLEN', KEYS[3])
     if says and string.sub(says, 1, 8) == 'copying ' then
       return {2}
     end
   else
-    conflict = conflict or chain[1] ~= ARGV[at + 2]
+    conflict = conflict or seq ~= ARGV[at + 2]
     begins_stream = false
   end
   if ARGV[at + 3] == 'ended' then
     ending[ARGV[at]] = true
   end
-  starts[i], chains[i] = at, chain
+  starts[i], heads[i] = at, head or ''
   at = at + 12 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
@@ -55,7 +58,7 @@ if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   conflict = true
 end
 if ARGV[3] ~= '' then
-  local seen = call('ZSCORE', KEYS[2], ARGV[5])
+  local seen = call('ZSCORE', KEYS[2], ARGV[6])
   conflict = conflict or (seen and tonumber(seen) > tonumber(ARGV[3]))
 end
 if next(ending) then
@@ -76,8 +79,7 @@ if conflict then
 end
 
 for i, at in ipairs(starts) do
-  local session, checkpoints = KEYS[3 + 2 * i], KEYS[4 + 2 * i]
-  local head, skip, moved_skip = chains[i][2] or '', chains[i][3] or '', false
+  local session, checkpoints, marks, head = KEYS[2 + 3 * i], KEYS[3 + 3 * i], KEYS[4 + 3 * i], heads[i]
   local from = at + 12
   local set = from + ARGV[at + 7] -- where each kind of argument begins
   local remove = set + ARGV[at + 8]
@@ -85,47 +87,15 @@ for i, at in ipairs(starts) do
   local remove_checkpoints = set_checkpoints + ARGV[at + 10]
   local last = remove_checkpoints + ARGV[at + 11] - 1
   for event = from, set - 1, 5 do
-    local seq = tonumber(ARGV[event])
-    if seq % 16 == 0 then
-      -- The marks of a session (ledger/log/skips.py): ids of its last events whose seq is a multiple of 16, 128, 1024.
-      local near, middle, far = string.match(skip, '^(%S*) ?(%S*) ?(%S*)$')
-      middle = middle ~= '' and middle or near
-      far = far ~= '' and far or middle
-      skip = near
-      if seq % 128 == 0 then
-        -- Give what leads to the mark `id` of a wide span, and to those before it that it leads to: eight at most.
-        local function trail(id, span)
-          local entry = id ~= '' and call('XRANGE', KEYS[1], id, id)[1]
-          local pointers = entry and entry[2][16] and string.match(entry[2][16], span) or ''
-          if pointers == '' then
-            return id
-          end
-          return id .. ',' .. (string.match(pointers, '^[^,]*,[^,]*,[^,]*,[^,]*,[^,]*,[^,]*,[^,]*') or pointers)
-        end
-        skip = near .. ' ' .. trail(middle, '^%S* (%S*)')
-        if seq % 1024 == 0 then
-          skip = skip .. ' ' .. trail(far, '^%S* %S* (%S*)')
-        end
-      end
-      head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
-        ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head, 'skip', skip)
-      middle = seq % 128 == 0 and head or middle
-      far = seq % 1024 == 0 and head or far
-      skip, moved_skip = head .. ' ' .. middle .. ' ' .. far, true
-    else
-      head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
-        ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head)
-      if seq == 1 then
-        skip, moved_skip = head, true
-      end
+    head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
+      ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head)
+    if ARGV[event] % every == 0 then
+      call('RPUSH', marks, head)
     end
   end
   if ARGV[at + 3] == 'live' then
     call('HSET', session, 'head', head, 'seq', ARGV[set - 5], 'at_us', ARGV[set - 4], 'hash', ARGV[set - 1],
       unpack(ARGV, set, remove - 1))
-    if moved_skip then
-      call('HSET', session, 'skip', skip)
-    end
     if set_checkpoints > remove then
       call('HDEL', session, unpack(ARGV, remove, set_checkpoints - 1))
     end

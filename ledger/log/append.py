@@ -21,6 +21,9 @@ _LOAD: Final = Script.load("ledger.log", "load.lua", allow_oom=True)
 SEEN_FOR_US: Final = 3_600_000_000
 """How long a note of "seen" is good for: at most one write an hour and session."""
 
+MARK_EVERY: Final = 64
+"""Every how many events of a session one is a mark, which a walk gets to at once; ledgers hold marks of this number."""
+
 _NO_CHANGES: Final = Changes({}, [], {}, [])
 _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
@@ -94,10 +97,11 @@ async def append(
     ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
     names = [*_shared_keys(partition, sections[0].after.user)]
-    args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000, len(sections)]
+    args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
+    args += (len(sections), MARK_EVERY)
     script, indexed = _APPEND, False
     for section in sections:
-        names += _session_keys(partition, section.after.sid)
+        names += _chain_keys(partition, section.after.sid)
         _pack(section, args)
         if section.after.ended is not None:
             script, indexed = _END, True
@@ -130,6 +134,11 @@ def _around_keys(partition: int) -> tuple[bytes, ...]:
 @lru_cache(8192)
 def _session_keys(partition: int, sid: str) -> tuple[bytes, ...]:
     return keys.session(partition, sid), keys.checkpoints(partition, sid)
+
+
+@lru_cache(8192)
+def _chain_keys(partition: int, sid: str) -> tuple[bytes, ...]:
+    return *_session_keys(partition, sid), keys.marks(partition, sid)
 
 
 async def read_ended(store: Store, partition: int, sid: str) -> Ended | None:

@@ -10,7 +10,7 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, decode_event
-from ledger.log.append import pairs
+from ledger.log.append import MARK_EVERY, pairs
 from ledger.log.store import Script, Store
 
 PAGE: Final = 500
@@ -19,21 +19,18 @@ ANY_SEQ: Final = 2**53
 _BELOW_FLOOR: Final = 1
 _LOST: Final = 2
 _ODD: Final = 3
-_PARTS: Final = 9
+_FAR: Final = 4
+_PARTS: Final = 8
 _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''.
-
-    `skip`: in every 16th event of a session pointers further back (`ledger.log.skips`).
-    """
+    """An event where it lies: its stream id, the event, and the stream id of the session's previous one or ''."""
 
     id: str
     recorded: Recorded
     prev: str
-    skip: str | None = None
 
 
 class Walk(NamedTuple):
@@ -82,10 +79,10 @@ async def walk(
 ) -> Walk | None:
     """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown.
 
-    Raises CorruptLedger where the first of them, or what leads to it, is missing though it was never archived.
+    Raises CorruptLedger where the first of them, or what leads to it, is missing though it was never archived, and
+    where no marks lead near it.
     """
-    names = (keys.stream(partition), keys.session(partition, sid), keys.ended(partition), keys.archive(partition))
-    reply = await store.script(_WALK, names, (sid, top_seq, top_at_us, count))
+    reply = await store.script(_WALK, _walk_keys(partition, sid), (sid, top_seq, top_at_us, count, MARK_EVERY))
     if not reply:
         return None
     rows, end, at = reply
@@ -95,32 +92,44 @@ async def walk(
     if end == _ODD and not rows:
         odd = at.decode()
         raise CorruptLedger(f"stream entry {odd} cannot be read: it is none of an event", sid=sid, id=odd)
-    entries = [_entry(rows[part], rows[part + 1 : part + 8], rows[part + 8]) for part in range(0, len(rows), _PARTS)]
+    if end == _FAR:
+        raise CorruptLedger(f"no marks lead to event {at.decode()}: syncledger rebuild --session makes them", sid=sid)
+    entries = [_entry(rows[part], rows[part + 1 : part + 8]) for part in range(0, len(rows), _PARTS)]
     below_floor = end == _BELOW_FLOOR
     return Walk(entries, below_floor, at.decode() if below_floor else "")
+
+
+def _walk_keys(partition: int, sid: str) -> tuple[bytes, ...]:
+    return (
+        keys.stream(partition),
+        keys.session(partition, sid),
+        keys.ended(partition),
+        keys.archive(partition),
+        keys.marks(partition, sid),
+    )
 
 
 def parse_entry(row: Sequence[Any]) -> Entry:
     """Read one stream entry; raises CorruptLedger naming its stream id."""
     held = row[1]
-    if held[::2] == _FIELDS:  # PERF: 15 of 16 entries, when whole streams are read
-        return _entry(row[0], held[1::2], None)
+    if held[::2] == _FIELDS:  # PERF: as append.lua lays them out
+        return _entry(row[0], held[1::2])
     try:
         fields = pairs(held)
         values = [fields[field] for field in _FIELDS]
     except (KeyError, ValueError) as error:
         raise _unreadable(row[0].decode(), error) from error
-    return _entry(row[0], values, fields.get(b"skip"))
+    return _entry(row[0], values)
 
 
-def _entry(name: bytes, values: Sequence[bytes], skip: bytes | None) -> Entry:
-    """Make an entry of its stream id, the values of its fields, and its pointers; raises CorruptLedger naming it."""
+def _entry(name: bytes, values: Sequence[bytes]) -> Entry:
+    """Make an entry of its stream id and the values of its fields; raises CorruptLedger naming it."""
     stream_id = name.decode()
     try:
         sid, seq, at_us, schema, raw, digest, prev = values
         event = decode_event(raw, int(schema))
         recorded = Recorded(sid.hex(), int(seq), int(at_us), int(schema), event, raw, digest)
-        return Entry(stream_id, recorded, prev.decode(), None if skip is None else skip.decode())
+        return Entry(stream_id, recorded, prev.decode())
     except ValueError as error:
         raise _unreadable(stream_id, error) from error
     except CorruptLedger as error:

@@ -6,8 +6,8 @@ loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Literal, Protocol
 
 from ledger.log.cluster import ClusterStore
 from ledger.log.connect import Target
@@ -15,7 +15,11 @@ from ledger.log.mux import Mux
 from ledger.log.script import Arg, Script
 from ledger.log.standalone import StandaloneStore
 
-__all__ = ["Arg", "Script", "Store", "open_store"]
+__all__ = ["Arg", "Scan", "Script", "Store", "open_store", "scan", "scan_keys"]
+
+Scan = Literal["HSCAN", "ZSCAN"]
+_SCANNED: Final = 500
+"""How many keys or members a step of going through them looks at, about."""
 
 
 class Store(Protocol):
@@ -59,3 +63,31 @@ async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
         return store
     await store.close()
     return await ClusterStore.open(target, timeout_s)
+
+
+async def scan(store: Store, command: Scan, name: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Go through a hash's fields and values, or a sorted set's members and scores, in pages, some perhaps twice."""
+    cursor = b""
+    while cursor != b"0":
+        cursor, flat = await store.command(command, name, cursor or b"0", "COUNT", _SCANNED, key=name)
+        if flat:
+            yield list(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def scan_keys(store: Store, pattern: str) -> AsyncIterator[list[bytes]]:
+    """Go through all keys of a pattern in pages, some perhaps twice; those of one server after those of another.
+
+    While a cluster moves slots some keys may be missed.
+    """
+    servers, number = 1, 0
+    while number < servers:
+        cursor = b""
+        while cursor != b"0":
+            replies = await store.each_primary("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", _SCANNED)
+            servers = len(replies)
+            if number >= servers:
+                return
+            cursor, names = replies[number]
+            if names:
+                yield names
+        number += 1

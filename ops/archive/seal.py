@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from ledger import keys
-from ledger.log.reader import PAGE, Entry, read_partition
+from ledger.log.append import MARK_EVERY
+from ledger.log.reader import PAGE, Entry, read_partition, read_raw
 from ledger.log.store import Store
 from ledger.positions import iso_from_us
 from ops.archive.options import ArchiveOptions
@@ -19,10 +20,13 @@ from projections.archive.catalog import Archive
 from projections.archive.check import SegmentCheck
 from projections.archive.errors import BadSegment, CannotSeal, ObjectExists
 from projections.archive.fold import Fold, ended_line, read_fold, state_line
-from projections.archive.format import EndedLine, Previous, folder, place
+from projections.archive.format import EndedLine, IndexLine, Previous, folder, place
 from projections.archive.lease import Lease
 from projections.archive.segment import Segment
 from projections.archive.writer import Built, SegmentWriter
+
+_MARKS_AT_ONCE = 500
+"""Of how many sessions marks are removed in one script."""
 
 
 class Sealer:
@@ -51,7 +55,8 @@ class Sealer:
 
     async def finish_earlier(self) -> None:
         """Finish what an earlier run left: trim what is noted, remove strays, adopt segments that were not noted."""
-        self._report.trimmed += await self._lease.trim()
+        if await self._holds_archived() and (newest := await self._archive.newest(self._partition)) is not None:
+            await self._trim(newest)
         await self._sweep()
         await self._adopt()
 
@@ -97,13 +102,13 @@ class Sealer:
             )
             self._folds = None  # until it is noted, these are ahead
             await self._archive.objects.create(str(built.name), built.file)
-            await self._read_back(built)
+            segment = await self._read_back(built)
         await self._note(Previous(str(built.name), built.digest.hex()), built.name.last)
         self._folds = folds
         self._report.segments += 1
         self._report.bytes += built.size
         self._report.events += built.header.count
-        self._report.trimmed += await self._lease.trim()
+        await self._trim(segment)
         self._on_progress(self._report)
         return built.header.count == self._options.segment_events
 
@@ -129,12 +134,30 @@ class Sealer:
         if fold.state is not None and fold.state.ended is not None:
             ended[sid] = ended_line(sid, folds.pop(sid))
 
-    async def _read_back(self, built: Built) -> None:
+    async def _read_back(self, built: Built) -> Segment:
         """Read a segment back from where it was written, every frame; raises BadSegment."""
         segment = await Segment.open(self._archive.objects, str(built.name))
         if segment.digest != built.digest:
             raise BadSegment(segment.text, "it reads back otherwise than it was written")
         await segment.check_frames()
+        return segment
+
+    async def _holds_archived(self) -> bool:
+        """Tell whether the stream still holds what is archived."""
+        floor = self._lease.record.floor
+        if not floor:
+            return False
+        async for _ in read_raw(self._store, self._partition, until=floor, page=1):
+            return True
+        return False
+
+    async def _trim(self, segment: Segment) -> None:
+        """Remove what is archived, of which `segment` is the newest: the marks first, the stream tells what is left."""
+        async for lines in segment.index():
+            for start in range(0, len(lines), _MARKS_AT_ONCE):
+                page = lines[start : start + _MARKS_AT_ONCE]
+                await self._lease.trim_marks([line.sid for line in page if _has_marks(line)])
+        self._report.trimmed += await self._lease.trim()
 
     async def _note(self, segment: Previous, last: str) -> None:
         """Note that all up to `last` is archived, of which the newest segment is `segment`."""
@@ -190,7 +213,7 @@ class Sealer:
             await self._note(segment.as_previous, name.last)
             self._folds = folds
             self._report.adopted += 1
-            self._report.trimmed += await self._lease.trim()
+            await self._trim(segment)
 
     async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> list[str]:
         """Tell how a segment first differs from what the stream holds up to `last`; brings the folds there."""
@@ -207,6 +230,10 @@ class Sealer:
         if await anext(held, None) is not None:
             differs.append("the stream has more events")
         return differs
+
+
+def _has_marks(line: IndexLine) -> bool:
+    return line.runs[-1].last_seq // MARK_EVERY > (line.runs[0].first_seq - 1) // MARK_EVERY
 
 
 async def excess(store: Store, partition: int, options: ArchiveOptions) -> int:

@@ -27,8 +27,8 @@ from projections.entities.forms import FORMS
 _CLAIM: Final = Script.load("ops.backup", "restore_claim.lua")
 _FINISH: Final = Script.load("ops.backup", "restore_finish.lua")
 _FLOOR: Final = Script.load("ops.backup", "restore_floor.lua")
-_BEGIN: Final = Script.load("projections", "rebuild_claim.lua")
-_COPY: Final = Script.load("projections", "rebuild_copy.lua")
+_BEGIN: Final = Script.load("ops.backup", "restore_begin.lua")
+_COPY: Final = Script.load("ops.backup", "restore_copy.lua")
 _HOLD: Final = Script.load("projections", "hold.lua")
 _PAGE: Final = 200
 _OWN_META: Final = (b"format", b"partitions", b"restoring")
@@ -59,7 +59,7 @@ async def claim(store: Store, origin: Origin, now_us: int) -> bool:
 
     async def one(partition: int, says: bytes | None) -> None:
         names = (keys.whole(partition), keys.stream(partition))
-        if says is None and not await store.script(_BEGIN, names, (mark, "begin")):
+        if says is None and not await store.script(_BEGIN, names, (mark,)):
             raise CannotRestore("Somebody else began a ledger on this server just now")
 
     marks = await whole.read_marks(store, origin.partitions)

@@ -14,7 +14,7 @@ from ledger.commands import RequestReset
 from ledger.errors import Contended, SessionEnded
 from ledger.log import whole
 from ledger.log.sessions import Strays
-from ledger.log.store import Store
+from ledger.log.store import Store, scan
 from ledger.service import Ledger
 from ops.backup import fill
 from projections.at_once import each
@@ -24,7 +24,6 @@ from projections.verify import Report, verify
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""
-_PAGE: Final = 200
 
 
 class RestoreReport(msgspec.Struct):
@@ -130,10 +129,8 @@ class _Restore:
 
     async def _reset(self, partition: int) -> None:
         """Ask every session that lives again to start over: its device may be ahead of what was restored."""
-        name, cursor = keys.activity(partition), b""
-        while cursor != b"0":
-            cursor, flat = await self._store.command("ZSCAN", name, cursor or b"0", "COUNT", _PAGE, key=name)
-            done = await asyncio.gather(*(self._reset_one(partition, sid.decode()) for sid in flat[::2]))
+        async for living in scan(self._store, "ZSCAN", keys.activity(partition)):
+            done = await asyncio.gather(*(self._reset_one(partition, sid.decode()) for sid, _ in living))
             self._report.sessions += len(done)
             self._report.resets += sum(done)
             self._on_progress(self._report)

@@ -1,5 +1,6 @@
 """The floors of `postgres`: the source's own lines as bare statements, without pages, parameters or limits."""
 
+# ruff: noqa: S608 - a mapping is SQL that its operator wrote
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +14,7 @@ from projections.entities.postgres.compiled import Compiler
 from projections.entities.postgres.keyset import Ask
 from projections.entities.postgres.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.statements import every_line
+from projections.entities.postgres.statements import Statement, Types, parameters_of, statement_of
 from projections.entities.registry import entity_types_for
 
 _PARAMETER: Final = re.compile(r"\$(\d+)(?=::)")
@@ -41,12 +42,29 @@ async def _queries(url: str, library: str, names: Sequence[str], after: Position
             for name in names:
                 if compiler.served_from(name) != name:
                     continue
-                statement = every_line((await compiler.entity_type(connection, name)).types)
+                statement = _every_line((await compiler.entity_type(connection, name)).types)
                 values = statement.values(Ask(library, {name: after}, _LATER_US))
                 made.append(_filled_in(statement.sql, values))
     finally:
         await postgres.close()
     return made
+
+
+def _every_line(types: Types) -> Statement:
+    """Ask for all lines after a position and before an instant, unordered and without an end: to compare the cost."""
+    parameters = parameters_of(types.library)
+    selects = []
+    for part in types.parts:
+        line, where = part.line(types.entity_type), part.where(parameters, types.entity_type)
+        if part.share is None:
+            selects.append(f"SELECT {line} AS line FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by}")
+        else:
+            shares = part.shares(parameters, types.entity_type)
+            shared = f"(SELECT {part.each_alias}.* {shares}) {part.each_alias}"
+            rows = f"SELECT {line} AS line FROM {part.joined} WHERE {where}"
+            selects.append(f"SELECT r.line FROM {shared} CROSS JOIN LATERAL ({rows}) r")
+    several = " UNION ALL ".join(f"({select})" for select in selects)
+    return statement_of(f"SELECT line FROM ({several}) every", parameters, types.library)
 
 
 def _filled_in(sql: str, values: Sequence[Any]) -> str:

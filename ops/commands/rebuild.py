@@ -12,23 +12,11 @@ from click import echo
 from ledger.errors import NoSuchSession, Rebuilding
 from ledger.keys import check_name
 from ledger.log.sessions import Strays, find_strays
-from ledger.log.store import open_store
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
-from ops.setting_parsers import redis_url as redis_url_of
-from ops.settings import Settings
 from projections.rebuild import REPORTED, Rebuild, RebuildReport, find_session, not_whole
-from projections.rebuild_copy import copy_streams
 
 Advance = Callable[[int, str], None]
-
-
-def _server(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read an option that is a server's URL."""
-    try:
-        return None if value is None else redis_url_of(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -36,13 +24,6 @@ def _server(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--user", help="Only the sessions of this user.")
 @click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
 @click.option("--all", "everything", is_flag=True, help="Also partitions that are whole.")
-@click.option(
-    "--from",
-    "source_url",
-    envvar="LEDGER_REBUILD_FROM",
-    callback=_server,
-    help="Copy the events of this server here first, like redis://old:6379/0.",
-)
 @store_options
 @json_option
 def rebuild(
@@ -50,7 +31,6 @@ def rebuild(
     user: str | None,
     partition: int | None,
     everything: bool,
-    source_url: str | None,
     data_dir: Path | None,
     redis_url: str | None,
     as_json: bool,
@@ -58,22 +38,20 @@ def rebuild(
     """Make the projections anew from the events: of all partitions that are not whole, or of what is named.
 
     The service may run meanwhile; where a partition is not whole yet it answers 503, never 401. May be interrupted:
-    run it again. A session with a damaged event is named and left alone, and the exit code is 1; events are never
-    changed. With --from the ledger must be empty, and gets the events of the other server under the same ids.
+    run it again. Events are never changed. A session with a damaged event, or with a key of another type, is named and
+    left alone, and the exit code is 1.
     """
-    if sum((sid is not None, user is not None, partition is not None, everything, source_url is not None)) > 1:
-        raise click.UsageError("give only one of --session, --user, --partition, --all and --from")
+    if sum((sid is not None, user is not None, partition is not None, everything)) > 1:
+        raise click.UsageError("give only one of --session, --user, --partition and --all")
     if user is not None:
         check_name("--user", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
     async def work() -> RebuildReport:
-        async with opened(settings, begin=source_url is not None) as found:
+        async with opened(settings) as found:
             with progress("rebuilding", found.ledger.partitions) as advance:
                 made = _rebuild(found, advance)
-                if source_url is not None:
-                    await _copy(found, source_url, settings, made, advance)
-                elif sid is not None:
+                if sid is not None:
                     await made.session(await _partition_of(found, sid), sid)
                 elif user is not None:
                     await made.user(found.ledger.partition_of(user), user)
@@ -115,20 +93,6 @@ async def _partition_of(found: Opened, sid: str) -> int:
         if partition is None:
             raise
         return partition
-
-
-async def _copy(found: Opened, url: str, settings: Settings, made: Rebuild, advance: Advance) -> None:
-    source = await open_store(url, timeout_s=settings.redis_timeout_s)
-    try:
-        await copy_streams(
-            source,
-            found.store,
-            found.ledger.partitions,
-            made,
-            on_progress=lambda copied: advance(copied.partitions, f"{copied.events:,} events copied"),
-        )
-    finally:
-        await source.close()
 
 
 def _tell(report: RebuildReport) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Final
 
+from ledger.errors import CorruptLedger
+from ledger.log.reader import Entry
 from ledger.log.store import Store
 from projections.archive.errors import BadSegment, ObjectMissing
 from projections.archive.fold import Fold, read_fold
@@ -88,6 +91,53 @@ class Archive:
             async for lines in (await self.open(name)).ended():
                 yield lines
 
+    async def walk(
+        self,
+        partition: int,
+        record: Record,
+        sid: str,
+        next_id: str,
+        page: list[Entry],
+        *,
+        top_seq: int,
+        top_at_us: int,
+        count: int,
+    ) -> str:
+        """Add a session's events from the one at `next_id` backwards to `page`, until it has `count`.
+
+        Only those up to a seq and a time. Returns where older ones were that retention removed, '' if none were. Raises
+        CorruptLedger behind what could be read.
+        """
+        names = await self.segments(partition, record)
+        while True:
+            if record.cut and place(next_id) <= place(record.cut):
+                return next_id
+            at = _behind(names, next_id)
+            if at == len(names) or place(next_id) < place(names[at].first):
+                raise CorruptLedger(f"event {next_id} is neither in the stream nor in a segment", sid=sid, id=next_id)
+            segment = await self.open(names[at])
+            found = await segment.find(sid)
+            if found is None:
+                what = f"it has no events of session {sid}, though event {next_id} must be there"
+                raise BadSegment(segment.text, what)
+            page += await segment.of_session(sid, found, top_seq, top_at_us, count - len(page))
+            if len(page) == count or not found.prev:
+                return ""
+            if place(found.prev) >= place(next_id):
+                raise BadSegment(segment.text, f"its index leads from event {next_id} of session {sid} to a later one")
+            next_id = found.prev
+
+    async def state_before(self, partition: int, sid: str, entry: Entry) -> Fold:
+        """Give a session at the end of the segment before `entry`: few events lead from there.
+
+        An empty fold, onto which all events from the first are to be folded, where there is no such segment or the
+        session did not live then.
+        """
+        names = await self.segments(partition)
+        at = _behind(names, entry.id)
+        found = await (await self.open(names[at - 1])).state(sid) if at > 0 else None
+        return Fold() if found is None else found
+
     async def _chain(self, partition: int, record: Record) -> list[Name]:
         """Find the segments that lead to the newest one, each behind the one before."""
         if not record.floor:
@@ -118,6 +168,11 @@ def _recorded(record: Record) -> Name:
     if name is None:
         raise BadSegment(record.segment, "the name of the newest segment is none of a segment")
     return name
+
+
+def _behind(names: list[Name], stream_id: str) -> int:
+    """Tell the number of the segment that holds a stream id, or else of the first one behind it."""
+    return bisect_left(names, place(stream_id), key=lambda name: place(name.last))
 
 
 def _apart(names: list[Name]) -> bool:

@@ -9,23 +9,16 @@ from ledger.errors import CorruptLedger
 from ledger.evolve import evolve
 from ledger.fields import checkpoint_fields, read_state, session_fields
 from ledger.log.reader import Entry
-from ledger.log.skips import Marks
 from ledger.state import State
 from projections.archive.errors import BadSegment
 from projections.archive.format import EndedLine, StateLine
 
 
 class Fold(msgspec.Struct):
-    """A session's fold so far: its state, the stream id of its last event, and its last marks."""
+    """A session's fold so far: its state, and the stream id of its last event."""
 
     state: State | None = None
     head: str = ""
-    marks: Marks = Marks()
-
-    @property
-    def skip(self) -> str:
-        """The stream ids of its last marks, as its hash keeps them."""
-        return self.marks.kept
 
     def take(self, entry: Entry) -> str:
         """Fold the next event; tells what is wrong with it, and then nothing was folded; else ''."""
@@ -35,15 +28,12 @@ class Fold(msgspec.Struct):
             return f"seq {recorded.seq} follows seq {seq}"
         if entry.prev != self.head:
             return f"prev is {entry.prev or 'empty'}, the event before is {self.head or 'none'}"
-        if not self.marks.fit(recorded.seq, entry.skip):
-            return f"skip is {entry.skip}, the last marks are {self.skip}"
         if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
             return "the hash does not match the event and the hash before it"
         try:
             self.state = evolve(state, recorded)
         except CorruptLedger as error:
             return str(error)
-        self.marks = self.marks.moved(recorded.seq, entry.id)
         self.head = entry.id
         return ""
 
@@ -53,7 +43,7 @@ def state_line(sid: str, fold: Fold) -> StateLine:
     assert fold.state is not None
     session = {name.decode(): value for name, value in session_fields(fold.state).items()}
     checkpoints = {name.decode(): value for name, value in checkpoint_fields(fold.state).items()}
-    return StateLine(sid, session, checkpoints, fold.head, fold.skip)
+    return StateLine(sid, session, checkpoints, fold.head)
 
 
 def ended_line(sid: str, fold: Fold) -> EndedLine:
@@ -68,6 +58,6 @@ def read_fold(name: str, line: StateLine) -> Fold:
     session = {field.encode(): value for field, value in line.session.items()}
     checkpoints = {field.encode(): value for field, value in line.checkpoints.items()}
     try:
-        return Fold(read_state(line.sid, session, checkpoints), line.head, Marks.read(line.skip))
+        return Fold(read_state(line.sid, session, checkpoints), line.head)
     except CorruptLedger as error:
         raise BadSegment(name, f"the state of session {line.sid} cannot be read") from error

@@ -81,7 +81,6 @@ class EventLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     raw: bytes
     hash: str
     prev: str
-    skip: str | None = None
 
 
 class ReadableLine(EventLine, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,13 +118,12 @@ class EndedLine(msgspec.Struct, frozen=True):
 
 
 class StateLine(msgspec.Struct, frozen=True):
-    """A session alive after a segment's last event: the fields of its two hashes, in Base64, its head and marks."""
+    """A session alive after a segment's last event: the fields of its two hashes, in Base64, and its head."""
 
     sid: str
     session: dict[str, bytes]
     checkpoints: dict[str, bytes]
     head: str
-    skip: str
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):

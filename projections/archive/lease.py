@@ -24,6 +24,7 @@ TRIMMED_AT_ONCE: Final = 10_000
 """How many events one script removes at most, so that nobody waits for it: about 1 ms."""
 _LEASE: Final = Script.load("projections.archive", "lease.lua", allow_oom=True)  # archiving frees memory
 _ADVANCE: Final = Script.load("projections.archive", "advance.lua", allow_oom=True)
+_TRIM_MARKS: Final = Script.load("projections.archive", "trim_marks.lua", allow_oom=True)
 _TRIM: Final = Script.load("projections.archive", "trim.lua", allow_oom=True)
 
 
@@ -68,6 +69,12 @@ class Lease:
         if not await self._store.script(_ADVANCE, names, args):
             raise self._fenced()
         self.record = record
+
+    async def trim_marks(self, sids: Sequence[str]) -> None:
+        """Remove from sessions' marks those of archived events, whoever noted that they are."""
+        if sids:
+            names = [keys.archive(self._partition), *(keys.marks(self._partition, sid) for sid in sids)]
+            await self._store.script(_TRIM_MARKS, names, ())
 
     async def trim(self) -> int:
         """Remove from the stream what is archived; gives how many events that were. Raises Fenced."""

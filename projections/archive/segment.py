@@ -229,7 +229,7 @@ class Segment:
         except ValueError as error:
             raise BadSegment(self.text, f"event {line.id} cannot be read: {error}") from error
         recorded = Recorded(line.sid, line.seq, line.at, line.schema, event, line.raw, digest)
-        return Entry(line.id, recorded, line.prev, line.skip)
+        return Entry(line.id, recorded, line.prev)
 
 
 def _enough(runs: Sequence[Run], count: int) -> int:

@@ -180,7 +180,6 @@ def _line(entry: Entry) -> EventLine:
         raw=recorded.raw,
         hash=recorded.hash.hex(),
         prev=entry.prev,
-        skip=entry.skip,
     )
 
 

@@ -15,7 +15,7 @@ from ledger import keys
 from ledger.fields import Fields
 from ledger.log.append import pairs, parse_ended
 from ledger.log.reader import last_id, read_raw
-from ledger.log.store import Store
+from ledger.log.store import Scan, Store, scan, scan_keys
 from ledger.log.whole import is_whole
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
@@ -26,10 +26,9 @@ from projections.backup.errors import CannotBackUp
 from projections.backup.format import Archived, Event, Key, Line, Pairs, State
 from projections.entities.forms import FORMS
 
-_PAGE: Final = 1000
 ROWS: Final = 100
 """Rows in a line: also of the longest ones, in Base64, a line is no longer than a reader takes (MAX_LINE_BYTES)."""
-_HELD_BY_JOBS: Final = (b"copied_from", b"restoring")
+_HELD_BY_JOBS: Final = (b"restoring",)
 
 Lines = AsyncIterator[Sequence[Line]]
 
@@ -66,19 +65,19 @@ class PartitionDump:
         floor = self.record.floor
         if floor and self._archive is not None:
             async for states in (await open_newest(self._archive, self.record)).states():
-                yield [State(line.sid, line.session, line.checkpoints, line.head, line.skip) for line in states]
-            async for rows in _scan(self._store, "HSCAN", keys.ended(self._partition)):
+                yield [State(line.sid, line.session, line.checkpoints, line.head) for line in states]
+            async for rows in scan(self._store, "HSCAN", keys.ended(self._partition)):
                 old = [row for row in rows if place(parse_ended(row[1]).head) <= place(floor)]
                 yield [Pairs("ended", "", old)] if old else []
         if self.last and self.last != floor:
             async for entries in read_raw(self._store, self._partition, floor or "-", self.last):
                 yield [Event(entry_id.decode(), fields) for entry_id, fields in entries]
-        names: tuple[tuple[Key, str, bytes], ...] = (
+        names: tuple[tuple[Key, Scan, bytes], ...] = (
             ("activity", "ZSCAN", keys.activity(self._partition)),
             ("credentials", "HSCAN", keys.credentials(self._partition)),
         )
         for key, command, name in names:
-            async for rows in _scan(self._store, command, name):
+            async for rows in scan(self._store, command, name):
                 yield [Pairs(key, "", rows)]
 
     async def is_still_so(self) -> bool:
@@ -103,7 +102,7 @@ async def identity_lines(store: Store) -> Lines:
 
     In this order, so that whoever is named there has a record here or signed in only now.
     """
-    async for names in all_keys(store, "{p*}:identity:*"):
+    async for names in scan_keys(store, "{p*}:identity:*"):
         records = await asyncio.gather(*(store.command("HGETALL", name, key=name) for name in names))
         yield [
             Pairs("identity", name.partition(b"}:identity:")[2].decode(), list(pairs(record).items()))
@@ -112,7 +111,7 @@ async def identity_lines(store: Store) -> Lines:
         ]
     claims: tuple[tuple[Key, str], ...] = (("links", "ledger:identity:"), ("emails", "ledger:email:"))
     for key, prefix in claims:
-        async for names in all_keys(store, prefix + "*"):
+        async for names in scan_keys(store, prefix + "*"):
             values = await asyncio.gather(*(store.command("GET", name, key=name) for name in names))
             held = [(name[len(prefix) :], value) for name, value in zip(names, values, strict=True) if value]
             yield [Pairs(key, "", held)] if held else []
@@ -158,16 +157,16 @@ class CatalogDump:
                 name = keys.catalog_rows(self._library, stored)
                 async for rows in _rows(self._store, name):
                     yield [Pairs("rows", f"{self._library} {stored}", rows)]
-            async for rows in _scan(self._store, "HSCAN", keys.catalog_ids(self._library, form.name)):
+            async for rows in scan(self._store, "HSCAN", keys.catalog_ids(self._library, form.name)):
                 yield [Pairs("ids", f"{self._library} {form.name}", rows)]
-        others: tuple[tuple[Key, str, bytes], ...] = (
+        others: tuple[tuple[Key, Scan, bytes], ...] = (
             ("edges", "ZSCAN", keys.catalog_edges(self._library)),
             ("waiting", "HSCAN", keys.catalog_waiting(self._library)),
             ("wanted", "ZSCAN", keys.catalog_wanted(self._library)),
             ("arrived", "ZSCAN", keys.catalog_arrived(self._library)),
         )
         for key, command, name in others:
-            async for rows in _scan(self._store, command, name):
+            async for rows in scan(self._store, command, name):
                 yield [Pairs(key, self._library, rows)]
         if self._meta:
             yield [Pairs("library", self._library, list(self._meta.items()))]
@@ -175,22 +174,6 @@ class CatalogDump:
     async def is_still_so(self) -> bool:
         """Tell whether nobody wrote to the library since: each write gives a stamp, each purge raises the floor."""
         return await _catalog_meta(self._store, self._library) == self._meta
-
-
-async def all_keys(store: Store, pattern: str) -> AsyncIterator[list[bytes]]:
-    """Yield all keys of a pattern in pages, some perhaps twice; those of one server after those of another."""
-    servers, number = 1, 0
-    while number < servers:
-        cursor = b""
-        while cursor != b"0":
-            replies = await store.each_primary("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", _PAGE)
-            servers = len(replies)
-            if number >= servers:
-                return
-            cursor, names = replies[number]
-            if names:
-                yield names
-        number += 1
 
 
 async def _catalog_meta(store: Store, library: str) -> Fields:
@@ -210,11 +193,3 @@ async def _rows(store: Store, name: bytes) -> AsyncIterator[list[tuple[bytes, by
         if len(flat) < 2 * ROWS:
             return
         after = f"({flat[-1].decode()}"
-
-
-async def _scan(store: Store, command: str, name: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-    cursor = b""
-    while cursor != b"0":
-        cursor, flat = await store.command(command, name, cursor or b"0", "COUNT", _PAGE, key=name)
-        if flat:
-            yield list(zip(flat[::2], flat[1::2], strict=True))

@@ -46,13 +46,12 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag="event"):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, tag="state"):
-    """A session alive at the floor: the fields of its two hashes, its head and marks."""
+    """A session alive at the floor: the fields of its two hashes, its head."""
 
     sid: str
     session: dict[str, bytes]
     checkpoints: dict[str, bytes]
     head: str
-    skip: str
 
 
 class Pairs(msgspec.Struct, frozen=True, array_like=True, tag="pairs"):

@@ -148,7 +148,7 @@ class SealedInBackup:
     def _fold(self, partition: int, line: State) -> Fold:
         name = self._backup.place_of(partition)
         try:
-            return read_fold(name, StateLine(line.sid, line.session, line.checkpoints, line.head, line.skip))
+            return read_fold(name, StateLine(line.sid, line.session, line.checkpoints, line.head))
         except BadSegment as error:
             raise BadBackup(name, f"the state of session {line.sid} cannot be read") from error
 

@@ -12,11 +12,11 @@ from typing import Final, Self
 
 from ledger import keys
 from ledger.commands import Resend
-from ledger.errors import InvalidInput, Unavailable
+from ledger.errors import Unavailable
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from ledger.positions import Position
-from projections.entities.entity import Entity, entity_of
+from projections.entities.entity import Entity
 from projections.entities.forms import sharing_id_with
 from projections.entities.held import Parents, is_checked
 from projections.entities.layout import WAITS_US, keys_of, waits
@@ -204,23 +204,6 @@ class Catalog:
             self._known.add(library)
         return await self._writer.put(library, entities)
 
-    async def move(self, entity_type: str, entity_id: str, old: str, new: str) -> bool:
-        """Move an entity to another library: a delete in the old one, then an upsert in the new one.
-
-        What refers to it is deleted with it and must be written again. Returns False if the old library has not got it.
-        It is moved as it was last written, also if it waits. Raises InvalidInput for what only goes with its parent.
-        """
-        stored = row(row(entity_type).stored)
-        line = await self._waiting_line(old, stored, entity_id) or await self._line(old, stored, entity_id)
-        if line is None or stored.is_delete:
-            return False
-        moved = entity_of(stored, payload_of(stored, line), entity_id)
-        await self._writer.remove(old, moved)
-        written = await self.put(new, [moved])
-        if written.refused:
-            raise InvalidInput([(path, message) for _, path, message in written.refused])
-        return True
-
     async def release(self, library: str) -> None:
         """Let rows go that wait for nothing any more; see `Writer.release`."""
         await self._writer.release(library)
@@ -250,17 +233,6 @@ class Catalog:
         lines = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
         if lines and served.downgrade is not None:
             lines = await self._older(library, served, lines)
-        return lines[0] if lines else None
-
-    async def _waiting_line(self, library: str, stored: EntityTypeRow, entity_id: str) -> bytes | None:
-        if stored.form is None:
-            return None
-        key, rows = keys.catalog_waiting(library), keys.catalog_rows(library, stored.stored)
-        entry = await self._store.command("HGET", key, f"{stored.form.name}|{entity_id}", key=key)
-        if entry is None or chr(entry[0]) != stored.letter:
-            return None
-        score = entry.partition(b"\n")[0][1:]
-        lines = await self._store.command("ZRANGEBYSCORE", rows, score, score, key=rows)
         return lines[0] if lines else None
 
     async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:

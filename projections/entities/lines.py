@@ -16,7 +16,6 @@ from projections.entities.payloads.base import Payload
 from projections.entities.registry import EntityTypeRow
 
 END: Final = b'"}'
-ISO_BYTES: Final = 27
 
 _encode: Final = msgspec.json.Encoder().encode
 

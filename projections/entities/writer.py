@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Struct
 
 from ledger import keys
-from ledger.errors import Contended, InvalidInput
+from ledger.errors import Contended
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from projections.entities.cascade import Child, child_writes
 from projections.entities.entity import Entity, entity_of
-from projections.entities.forms import DELETE, FORMS, form, forms_of
+from projections.entities.forms import DELETE, FORMS, form
 from projections.entities.layout import LAYOUT, USERS, WAITS_US, keys_of, waits
 from projections.entities.lines import payload_of, position_of
 from projections.entities.payloads.albums import AlbumUserDeleteV1
@@ -85,13 +85,6 @@ class Writer:
                 _tell(written, at, some, outcomes)
             at += len(some)
         return written
-
-    async def remove(self, library: str, entity: Entity) -> None:
-        """Replace an upsert by its delete marker; raises InvalidInput for what only goes with its parent."""
-        assert entity.row.form is not None
-        if not any(f.delete_type for f in forms_of(entity.row.form.table)):
-            raise InvalidInput([(("type",), f"{entity.row.name} has no delete marker; it goes with its parent")])
-        await self._remove(library, [Write.removing(entity.row.form, entity.data, entity.id, self._now_us())])
 
     async def release(self, library: str) -> None:
         """Let rows go that wait for nothing any more, where a writer died before it came to it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from obstore.store import LocalStore
 
 from ledger import keys
-from ledger.errors import CorruptLedger
+from ledger.errors import NoSuchSession
 from ledger.events import SessionEnded, tag_of
 from ledger.evolve import fold
 from ledger.log.append import read_ended
@@ -21,17 +21,21 @@ from ledger.log.store import Store
 from ledger.state import State
 from ops.archive.job import preview
 from projections.archive.catalog import Archive
-from projections.archive.chain import forwards, state_before, walk_across
 from projections.archive.errors import BadSegment
+from projections.archive.format import place
+from projections.archive.lease import Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.archive.verify import verify_segments
+from projections.past import Past
+from projections.verify import verify
 from tests.archives import (
     ALL,
     LATE,
     OLD,
     PHONE,
     TABLET,
+    Killed,
     archived,
     everything,
     histories,
@@ -133,19 +137,69 @@ async def test_any_page_by_seq_and_time_is_found_across_the_floor(valkey_store: 
     dice = random.Random(4)
     for _ in range(150):
         top, count = dice.randrange(-1, len(whole) + 3), dice.randrange(1, 60)
-        page = await walk_across(valkey_store, found, PARTITION, PHONE, top_seq=top, count=count)
+        page = await Past(valkey_store, found).page(PARTITION, PHONE, top_seq=top, count=count)
         expected = [entry for entry in whole if entry.recorded.seq <= top][:count]
-        assert page is not None
         assert (page.entries, page.below_floor) == (expected, False)
         at_us = NOW + dice.randrange(-1000, 61_000)
-        page = await walk_across(valkey_store, found, PARTITION, PHONE, top_at_us=at_us, count=count)
-        assert page is not None
+        page = await Past(valkey_store, found).page(PARTITION, PHONE, top_at_us=at_us, count=count)
         assert page.entries == [entry for entry in whole if entry.recorded.at_us <= at_us][:count]
-    assert await walk_across(valkey_store, found, PARTITION, sid_of("nobody")) is None
-    without = await walk_across(valkey_store, None, PARTITION, PHONE, count=1000)
-    assert without is not None
+    with pytest.raises(NoSuchSession):
+        await Past(valkey_store, found).page(PARTITION, sid_of("nobody"))
+    without = await Past(valkey_store).page(PARTITION, PHONE, count=1000)
     assert without.below_floor
     assert without.entries == whole[: len(without.entries)]
+
+
+async def marks(store: Store, sid: str) -> list[str]:
+    name = keys.marks(PARTITION, sid)
+    return [mark.decode() for mark in await store.command("LRANGE", name, 0, -1, key=name)]
+
+
+async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: Store, path: Path) -> None:
+    log = await past(valkey_store, rounds=200)
+    ended, phone = await log.history(140, "gone"), await log.load(PHONE)
+    ended = await log.append(ended, SessionEnded("logout", "ann"), at_us=NOW + 10**9)
+    assert phone is not None
+    sids = (PHONE, ended.sid)
+    whole = await histories(valkey_store, None, sids)
+    at = {sid: {entry.recorded.seq: entry.id for entry in entries} for sid, entries in whole.items()}
+    assert await marks(valkey_store, PHONE) == [at[PHONE][seq] for seq in range(64, phone.seq, 64)]
+    left = [entry.recorded.seq for entry in (await stream(valkey_store))[-300:] if entry.recorded.sid == PHONE]
+    for hot_events in (300, 100, 0):
+        await archived(valkey_store, opened(path), replace(ALL, hot_events=hot_events))
+        floor, found = (await read_record(valkey_store, PARTITION)).floor, Archive(valkey_store, opened(path))
+        for sid in sids:
+            hot = [mark for seq, mark in at[sid].items() if seq % 64 == 0 and place(mark) > place(floor)]
+            assert await marks(valkey_store, sid) == sorted(hot, key=place)
+            for top in range(1, 400, 17):
+                expected = [entry for entry in whole[sid] if entry.recorded.seq <= top][:5]
+                page = await Past(valkey_store, found).page(PARTITION, sid, top_seq=top, count=5)
+                assert page.entries == expected
+        assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
+    assert left[0] < 384 <= left[-1], "some marks stayed at first"
+    phone = await log.append(phone, moved(ack("AssetV1", NOW, "zz")), at_us=NOW + 10**9)
+    assert await marks(valkey_store, PHONE) == []
+
+
+async def test_marks_that_a_killed_archiver_left_are_removed_by_the_next_one(
+    valkey_store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await past(valkey_store, rounds=100)
+
+    async def dying(self: Lease, sids: Sequence[str]) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lease, "trim_marks", dying)
+        with pytest.raises(Killed):
+            await archived(valkey_store, opened(path), replace(ALL, segment_events=1000))
+    assert await length(valkey_store) > 0, "the stream is trimmed behind the marks"
+    assert len(await marks(valkey_store, PHONE)) == 3
+    found = Archive(valkey_store, opened(path))
+    assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
+    await archived(valkey_store, opened(path))
+    assert await length(valkey_store) == 0
+    assert await marks(valkey_store, PHONE) == []
 
 
 async def test_the_state_at_any_event_is_told_from_the_segment_before_it(valkey_store: Store, path: Path) -> None:
@@ -157,15 +211,12 @@ async def test_the_state_at_any_event_is_told_from_the_segment_before_it(valkey_
         expected: State | None = None
         for entry in reversed(entries):
             expected = fold(expected, [entry.recorded])
-            base = await state_before(valkey_store, found, PARTITION, sid, entry)
+            base = await Past(valkey_store, found).state_before(PARTITION, sid, entry)
             state, behind = base.state, 0 if base.state is None else base.state.seq
             seq = entry.recorded.seq
             assert seq - behind <= 110, "few are left to fold"
-            async for page in forwards(valkey_store, found, PARTITION, sid, behind, seq):
-                state = fold(state, [each.recorded for each in page])
-            assert state == expected
-    with pytest.raises(CorruptLedger, match="cannot be reached"):
-        [page async for page in forwards(valkey_store, found, PARTITION, PHONE, 0, len(read[PHONE]) + 1)]
+            page = await Past(valkey_store, found).page(PARTITION, sid, top_seq=seq, count=seq - behind)
+            assert fold(state, [each.recorded for each in reversed(page.entries)]) == expected
 
 
 class Counting(Objects):
@@ -197,8 +248,7 @@ async def test_a_page_reads_only_the_frames_it_needs(
     (name,) = await found.segments(PARTITION)
     assert len((await found.open(name)).footer.events) > 20
     counting.reads.clear()
-    page = await walk_across(valkey_store, found, PARTITION, PHONE, top_seq=60, count=10)
-    assert page is not None
+    page = await Past(valkey_store, found).page(PARTITION, PHONE, top_seq=60, count=10)
     assert page.entries == [entry for entry in whole if entry.recorded.seq <= 60][:10]
     assert len(counting.reads) <= 6
     assert (await histories(valkey_store, found))[PHONE] == whole
@@ -215,8 +265,7 @@ async def test_states_and_ended_sessions_are_told_at_the_floor(valkey_store: Sto
     assert {sid: fold.state for sid, fold in told.items()} == states
     for sid, fold_ in told.items():
         name = keys.session(PARTITION, sid)
-        held = await valkey_store.command("HMGET", name, "head", "skip", key=name)
-        assert [fold_.head.encode(), fold_.skip.encode()] == held
+        assert await valkey_store.command("HGET", name, "head", key=name) == fold_.head.encode()
     (line,) = [line async for page in found.ended(PARTITION) for line in page]
     assert ended is not None
     assert (line.sid, line.head, line.seq, line.hash, line.user) == (OLD, *ended[:2], ended.hash.hex(), "ann")
@@ -250,11 +299,10 @@ async def test_an_archive_that_is_another_one_is_not_taken_for_an_empty_one(valk
     await past(valkey_store)
     await archived(valkey_store, opened(path), replace(ALL, hot_events=40))
     other = Archive(valkey_store, opened(path.with_name("other")))
-    hot = await walk_across(valkey_store, other, PARTITION, PHONE, count=1000)
-    assert hot is not None
+    hot = await Past(valkey_store, other).page(PARTITION, PHONE, count=1000)
     assert (hot.entries[-1].recorded.seq > 1, hot.below_floor) == (True, False)
     with pytest.raises(BadSegment, match="is LEDGER_ARCHIVE another one"):
-        await walk_across(valkey_store, other, PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000)
+        await Past(valkey_store, other).page(PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000)
     (difference,) = (await verify_segments(other, PARTITION)).differences
     assert "is LEDGER_ARCHIVE another one" in difference.what
     report = await archived(valkey_store, opened(path.with_name("other")))
@@ -301,23 +349,19 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
 
     for sid, history in whole.items():
         cut = [entry for entry in history if entry in entries[50:]]
-        walk = await walk_across(valkey_store, found, PARTITION, sid, count=1000)
-        assert walk is not None, sid
+        walk = await Past(valkey_store, found).page(PARTITION, sid, count=1000)
         assert (walk.entries, walk.below_floor) == (cut, len(cut) < len(history))
-        below = await walk_across(valkey_store, found, PARTITION, sid, top_seq=1, count=5)
-        assert below is not None
+        below = await Past(valkey_store, found).page(PARTITION, sid, top_seq=1, count=5)
         assert (below.entries, below.below_floor) == (
             cut[-1:] if len(cut) == len(history) else [],
             len(cut) < len(history),
         )
     state = await log.load(PHONE)
     newest = whole[PHONE][0]
-    base = await state_before(valkey_store, found, PARTITION, PHONE, newest)
+    base = await Past(valkey_store, found).state_before(PARTITION, PHONE, newest)
     assert base.state is not None
-    later = [
-        page async for page in forwards(valkey_store, found, PARTITION, PHONE, base.state.seq, newest.recorded.seq)
-    ]
-    assert fold(base.state, [entry.recorded for page in later for entry in page]) == state
+    later = await Past(valkey_store, found).page(PARTITION, PHONE, count=newest.recorded.seq - base.state.seq)
+    assert fold(base.state, [entry.recorded for entry in reversed(later.entries)]) == state
 
     # With all but the last two gone, what is kept of the session that ended there goes too.
     assert await read_ended(valkey_store, PARTITION, OLD) is not None
@@ -327,7 +371,8 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
     await log.append(state, moved(ack("AssetV1", NOW + 59_000 - 1, "zz")), at_us=NOW + 10**9)
     assert (await archived(valkey_store, opened(path), replace(keeping, hot_events=0), now_us=2 * old)).removed == 2
     assert await read_ended(valkey_store, PARTITION, OLD) is None
-    assert await walk_across(valkey_store, found, PARTITION, OLD) is None
+    with pytest.raises(NoSuchSession):
+        await Past(valkey_store, found).page(PARTITION, OLD)
     assert (await verify_segments(found, PARTITION)).differences == []
     assert (await archived(valkey_store, opened(path), replace(keeping, hot_events=0), now_us=2 * old)).removed == 0
 
@@ -368,8 +413,7 @@ async def test_a_segment_that_is_removed_while_it_is_read_is_not_missed(valkey_s
     later = int(names[1].last.partition("-")[0]) * 1000 + 1000
     keeping = replace(ALL, hot_events=30, retention_s=0.0)
     found = Archive(valkey_store, Removing(path, lambda: archived(valkey_store, opened(path), keeping, now_us=later)))
-    walk = await walk_across(valkey_store, found, PARTITION, PHONE, count=1000)
-    assert walk is not None
+    walk = await Past(valkey_store, found).page(PARTITION, PHONE, count=1000)
     assert 0 < len(walk.entries) < len(whole)
     assert (walk.entries, walk.below_floor) == (whole[: len(walk.entries)], True)
     assert str(names[0]) not in {str(file.relative_to(path)) for file in files(path)}

@@ -564,20 +564,6 @@ async def test_a_purge_leaves_nothing_of_what_was_deleted(catalog: Catalog, stor
     assert await store.command("EXISTS", edges, key=edges) == 0
 
 
-async def test_a_move_is_a_delete_here_and_an_upsert_there(catalog: Catalog) -> None:
-    await put(catalog, entity("AssetV2"), entity("AssetFaceV2"), entity("AlbumAssetCreateV2", id="shared"))
-    assert await catalog.move("AssetV1", ASSET_ID, LIBRARY, "L2")
-    assert await living(catalog) == {"AssetDeleteV1": 1, "AssetFaceDeleteV1": 1, "AlbumAssetCreateV2": 1}
-    assert await living(catalog, "L2") == {"AssetV2": 1}
-    assert await data(catalog, "AssetV2", library="L2") == [sample("AssetV2")]
-    assert not await catalog.move("AssetV2", ASSET_ID, LIBRARY, "L2")
-    assert await catalog.move("AlbumAssetCreateV2", "shared", LIBRARY, "L2")
-    assert await living(catalog) == {"AssetDeleteV1": 2, "AssetFaceDeleteV1": 1}
-    await put(catalog, entity("AssetV2"), entity("AssetExifV1"))
-    with pytest.raises(InvalidInput):
-        await catalog.move("AssetExifV1", ASSET_ID, LIBRARY, "L2")
-
-
 @pytest.mark.each_store
 async def test_an_owner_stays_while_others_refer_to_the_row(catalog: Catalog) -> None:
     """A device that deletes the former owner loses the row's children, which would not be sent again."""

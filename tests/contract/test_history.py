@@ -14,7 +14,6 @@ from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.log.reader import Entry, read_partition
 from ledger.log.store import Store
 from ledger.service import Ledger
-from projections.chains import runs
 from projections.history import HistoryEvent, Wanted, pages, readable
 from projections.past import Past
 from projections.user_history import Place, UserEvent, sessions_of, user_pages
@@ -164,7 +163,7 @@ async def test_what_came_after_damage_is_told_of_and_then_the_damage(story: Stor
 
 async def test_forwards_it_ends_with_the_newest_of_the_beginning(story: Story) -> None:
     sid, partition = story.living["ann"][0], story.ledger.partition_of("ann")
-    reading = runs(Past(story.ledger.store), partition, sid, forward=True, size=1)
+    reading = Past(story.ledger.store).runs(partition, sid, forward=True, size=1)
     first = await anext(reading)
     known = len(await session_events(story, "ann", sid, Wanted()))
     await story.ledger.execute("ann", sid, EndSession("logout"))

@@ -50,7 +50,6 @@ async def test_a_new_session_is_there_with_all_that_belongs_to_it(log: Log) -> N
         keys.session(PARTITION, state.sid): {
             **session_fields(state),
             b"head": entry.id.encode(),
-            b"skip": entry.id.encode(),
         },
         keys.checkpoints(PARTITION, state.sid): {},
         keys.activity(PARTITION): {state.sid.encode(): b"%d" % (NOW // 1000)},

@@ -29,6 +29,7 @@ from ledger.log.store import Store, open_store
 from ledger.log.whole import mark_new
 from ledger.service import Ledger
 from ledger.state import State
+from projections.past import Past
 from projections.verify import verify
 from tests.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
 from tests.ledgers import Clock, contents, sid_of
@@ -246,7 +247,7 @@ async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
     with pytest.raises(NoSuchSession):
         await ledger.locate(sid_of("nobody"))
     with pytest.raises(NoSuchSession):
-        await ledger.history(0, sid_of("nobody"), top_seq=9, top_at_us=2**53, count=9)
+        await Past(ledger.store).page(0, sid_of("nobody"), count=9)
 
 
 # Several workers
@@ -548,7 +549,7 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
             worker.by_provider_session(b"\x01" * 16),
             worker.locate(SID),
             worker.locate(sid_of("nobody")),
-            worker.history(worker.partition_of("ann"), SID, top_seq=9, top_at_us=2**53, count=9),
+            Past(worker.store).page(worker.partition_of("ann"), SID, count=9),
             child_of(worker, "another child"),
         ):
             with pytest.raises(Rebuilding):

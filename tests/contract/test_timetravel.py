@@ -204,8 +204,8 @@ async def test_a_chain_that_was_changed_is_not_believed(witness: Witness, store:
 class Cut(Past):
     """A past whose oldest events lie in an archive that nobody reads."""
 
-    async def history(self, *args: Any, **options: Any) -> Walk:
-        walk = await super().history(*args, **options)
+    async def page(self, *args: Any, **options: Any) -> Walk:
+        walk = await super().page(*args, **options)
         kept = [entry for entry in walk.entries if entry.recorded.seq >= 3]
         return walk._replace(entries=kept, below_floor=len(kept) < len(walk.entries))
 

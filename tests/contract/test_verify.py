@@ -126,6 +126,10 @@ def checkpoints(sid: str) -> Callable[[int], bytes]:
     return lambda partition: keys.checkpoints(partition, sid)
 
 
+def marks(sid: str) -> Callable[[int], bytes]:
+    return lambda partition: keys.marks(partition, sid)
+
+
 def devices(partition: int) -> bytes:
     return keys.devices(partition, "ann")
 
@@ -141,8 +145,6 @@ EVENT_DAMAGE = {
     "a seq": (PHONE, 2, {"seq": b"7"}, "seq 7 follows seq 1"),
     "prev": (PHONE, 3, {"prev": b"1-1"}, "prev is 1-1, the event before is"),
     "no prev": (PHONE, 3, {"prev": b""}, "prev is empty"),
-    "a skip pointer": (TABLET, 128, {"skip": b"1-1"}, "skip is 1-1, the last marks are"),
-    "a skip pointer where none belongs": (PHONE, 2, {"skip": b"1-1"}, "skip is 1-1"),
 }
 
 
@@ -215,7 +217,14 @@ STORED = {
     "a seq behind": (PHONE, ["HSET", session(PHONE), "seq", "2"], "stored at seq 2, behind its events at 3"),
     "a seq ahead": (PHONE, ["HSET", session(PHONE), "seq", "9"], "events 4 to 9 cannot be reached"),
     "the head": (PHONE, ["HSET", session(PHONE), "head", "1-1"], "session differs from the fold in head"),
-    "the skip pointer": (TABLET, ["HSET", session(TABLET), "skip", "1-1"], "session differs from the fold in skip"),
+    "a mark": (TABLET, ["LSET", marks(TABLET), 1, "1-1"], "its marks are not where its events are"),
+    "a mark that is no stream id": (TABLET, ["LSET", marks(TABLET), 1, "x"], "its marks are not where its events are"),
+    "a mark too many": (TABLET, ["RPUSH", marks(TABLET), "1-1"], "its marks are not where its events are"),
+    "a mark too few": (TABLET, ["LPOP", marks(TABLET)], "its marks are not where its events are"),
+    "lost marks": (TABLET, ["DEL", marks(TABLET)], "its marks are not where its events are"),
+    "marks of a short session": (PHONE, ["RPUSH", marks(PHONE), "1-1"], "its marks are not where its events are"),
+    "marks of a short session that ended": (GONE, ["RPUSH", marks(GONE), "1-1"], "its marks are not where"),
+    "marks of an unknown session": (NOBODY, ["RPUSH", marks(NOBODY), "1-1"], "is in an index only"),
     "a checkpoint": (
         PHONE,
         ["HSET", checkpoints(PHONE), "AssetV1", f"{SNAPSHOT - 8}|a|{NOW}"],
@@ -267,13 +276,15 @@ async def test_what_is_stored_beside_the_events_is_compared(
     assert what in difference.what
 
 
-@pytest.mark.parametrize("key", [session(PHONE), checkpoints(PHONE)], ids=["session", "checkpoints"])
+@pytest.mark.parametrize(
+    "key", [session(PHONE), checkpoints(PHONE), marks(PHONE)], ids=["session", "checkpoints", "marks"]
+)
 @pytest.mark.each_store
 async def test_a_key_of_another_type_is_named(damaged: Damaged, key: Callable[[int], bytes]) -> None:
     await damaged.run("SET", key(damaged.partition), "x")
     (difference,) = await damaged.found()
     assert difference.session == PHONE
-    assert "WRONGTYPE" in difference.what
+    assert f"{key(damaged.partition).decode()} is a string, where a " in difference.what
 
 
 async def test_every_difference_is_named_not_only_the_first(damaged: Damaged) -> None:

@@ -24,7 +24,7 @@ from projections.entities.source import Ahead, HeldBack
 from projections.entities.writer import WRITE, Written
 from projections.entities.writes import LOOKED_AT_ROWS, Write, arguments
 from tests.fake_store import FakeStore
-from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
+from tests.samples import ASSET_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
 LIBRARY = "L1"
 PARENT = f"asset|{ASSET_ID}"
@@ -405,19 +405,7 @@ async def test_ids_with_quotes_wait_as_well(catalog: Catalog, store: Store) -> N
         assert await nothing_is_left(store)
 
 
-# Moving, listing
-
-
-async def test_a_move_takes_the_row_as_it_was_last_written(catalog: Catalog) -> None:
-    await put(catalog, entity("AlbumV2"), entity("AlbumV2", thumbnailAssetId=ASSET_ID), entity("AssetFaceV2"))
-    assert await catalog.move("AlbumV2", ALBUM_ID, LIBRARY, "L2")
-    assert await catalog.move("AssetFaceV1", FACE_ID, LIBRARY, "L2")
-    assert await waiting(catalog) == {}
-    assert [(held.entity_type, held.parent) for held in await catalog.held_back("L2")] == [
-        ("AlbumV2", PARENT),
-        ("AssetFaceV2", PARENT),
-    ]
-    assert await catalog.held_back("L3") == ()
+# Listing
 
 
 async def test_the_listing_has_what_waits_unless_not_wanted(catalog: Catalog) -> None:

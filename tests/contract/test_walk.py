@@ -1,17 +1,16 @@
-"""What a walk along a session's events promises on every backend: pages, pointers, and an end that is told."""
+"""What a walk along a session's events promises on every backend: pages, marks, and an end that is told."""
 
 from __future__ import annotations
 
 import pytest
 
 from ledger import keys
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import SessionEnded
-from ledger.log.reader import Entry, read_partition, read_raw, walk
-from ledger.log.skips import Marks
+from ledger.log.reader import Entry, read_partition, walk
 from ledger.log.store import Store
 from tests.given import NOW, offered
-from tests.ledgers import PARTITION, Log, contents, sid_of
+from tests.ledgers import PARTITION, Log, sid_of
 
 pytestmark = pytest.mark.each_store
 
@@ -53,65 +52,97 @@ async def test_a_history_is_walked_in_pages_by_seq_and_by_time(log: Log) -> None
     assert await walk(log.store, PARTITION, sid_of("nobody")) is None
 
 
-async def test_events_carry_the_skip_pointers_that_are_told_of_them(log: Log) -> None:
-    state = await log.history(2200)
-    marks = Marks()
-    for entry in (e for e in await events_of(log) if e.recorded.sid == state.sid):
-        assert entry.skip == marks.carried(entry.recorded.seq), entry.recorded.seq
-        marks = marks.moved(entry.recorded.seq, entry.id)
-    found = await contents(log.store, PARTITION, [state.sid])
-    assert found[keys.session(PARTITION, state.sid)][b"skip"] == marks.kept.encode()
+async def marks_of(log: Log, sid: str) -> list[str]:
+    name = keys.marks(PARTITION, sid)
+    return [mark.decode() for mark in await log.store.command("LRANGE", name, 0, -1, key=name)]
 
 
-async def test_marks_that_are_away_lead_no_further(log: Log) -> None:
-    """Where a stream is trimmed, or the session keeps no marks as in the oldest ledgers."""
-    state = await log.history(383)
-    ids = {e.recorded.seq: e.id for e in await events_of(log) if e.recorded.sid == state.sid}
-    name, session = keys.stream(PARTITION), keys.session(PARTITION, state.sid)
-    await log.store.command("XTRIM", name, "MINID", ids[260], key=name)
-    state = await log.append(state, offered("AssetV1", snapshot_us=384))
-    assert (await events_of(log))[-1].skip == f"{ids[368]} {ids[256]}"
-    await log.store.command("HDEL", session, "skip", key=session)
-    for seq in range(385, 513):
-        state = await log.append(state, offered("AssetV1", snapshot_us=seq))
-    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    assert [entries[seq].skip for seq in (400, 416)] == ["", entries[400].id]
-    assert entries[512].skip == f"{entries[496].id} {entries[400].id}"
+async def ids_of(log: Log, sid: str) -> dict[int, str]:
+    return {e.recorded.seq: e.id for e in await events_of(log) if e.recorded.sid == sid}
 
 
-async def test_a_walk_finds_what_events_of_older_ledgers_lead_to(log: Log) -> None:
-    """They had one pointer of each span, and before that one in each 128th event only."""
+async def test_every_64th_event_is_a_mark_also_of_a_session_that_ended(log: Log) -> None:
+    state = await log.history(63)
+    name = keys.marks(PARTITION, state.sid)
+    assert await log.store.command("EXISTS", name, key=name) == 0, "a session with few events costs nothing"
+    state = await log.history(200, "longer")
+    ids = await ids_of(log, state.sid)
+    assert await marks_of(log, state.sid) == [ids[64], ids[128], ids[192]]
+    for n in range(201, 256):
+        state = await log.append(state, offered("AssetV1", snapshot_us=n))
+    over = await log.append(state, ENDED)
+    assert over.seq == 256
+    assert await marks_of(log, state.sid) == [ids[64], ids[128], ids[192], (await ids_of(log, state.sid))[256]]
+
+
+async def test_several_marks_in_one_append(log: Log) -> None:
+    state = await log.create("long")
+    state = await log.append(state, *(offered("AssetV1", snapshot_us=n) for n in range(130)))
+    ids = await ids_of(log, state.sid)
+    assert await marks_of(log, state.sid) == [ids[64], ids[128]]
+
+
+async def test_a_key_of_another_type_in_place_of_marks_stops_the_append_that_needs_them(log: Log) -> None:
+    state = await log.history(62)
+    name = keys.marks(PARTITION, state.sid)
+    await log.store.command("SET", name, "x", key=name)
+    state, length = await log.append(state, offered("AssetV1", snapshot_us=63)), await log.length()
+    with pytest.raises(StoreReplyError):
+        await log.append(state, offered("AssetV1", snapshot_us=64))
+    assert await log.length() == length, "nothing was written"
+
+
+async def test_times_that_stand_still_are_found_by_their_newest_event(log: Log) -> None:
+    """An event's time is never before that of the one before, whatever the clock says: several may share one."""
+    state = await log.create("long", at_us=NOW)
+    for seq in range(2, 301):
+        state = await log.append(state, offered("AssetV1", snapshot_us=seq), at_us=NOW + seq // 100)
+    for at_us, newest in ((0, 99), (1, 199), (2, 299), (3, 300)):
+        assert await page(log, state.sid, top_at_us=NOW + at_us, count=2) == ([newest, newest - 1], False)
+
+
+@pytest.mark.parametrize("kept", ["all", "newer", "none"])
+async def test_a_page_is_the_same_wherever_marks_lead_to(log: Log, kept: str) -> None:
+    state = await log.history(700)
+    name = keys.marks(PARTITION, state.sid)
+    if kept == "newer":
+        await log.store.command("LTRIM", name, 4, -1, key=name)
+    elif kept == "none":
+        await log.store.command("DEL", name, key=name)
+    for top in (1, 2, 63, 64, 65, 127, 128, 129, 319, 320, 321, 383, 384, 385, 639, 640, 641, 699, 700):
+        wanted = (list(range(top, max(0, top - 3), -1)), False)
+        assert await page(log, state.sid, top_seq=top, count=3) == wanted
+        assert await page(log, state.sid, top_at_us=NOW + top, count=3) == wanted
+        assert await page(log, state.sid, top_seq=top + 100, top_at_us=NOW + top, count=3) == wanted
+        assert await page(log, state.sid, top_seq=top, top_at_us=NOW + top + 100, count=3) == wanted
+
+
+async def test_one_page_reads_few_events_besides_its_own(valkey_store: Store) -> None:
+    log = Log(valkey_store)
     state = await log.history(1300)
-    entries = [e for e in await events_of(log) if e.recorded.sid == state.sid]
-    session = keys.session(PARTITION, state.sid)
-    for kept in ("one of each span", "one of 128", "none"):
-        await rewritten(log, entries, kept)
-        if kept != "one of each span":
-            mark = entries[1279].id if kept == "one of 128" else ""
-            await log.store.command("HSET", session, "skip", mark, key=session)
-        for top in (*range(1, 1300, 97), 1300, 1281, 1280, 1279, 1025, 1024, 1023, 129, 128, 127):
-            wanted = (list(range(top, max(0, top - 3), -1)), False)
-            assert await page(log, state.sid, top_seq=top, count=3) == wanted
-            assert await page(log, state.sid, top_at_us=NOW + top, count=3) == wanted
-            assert await page(log, state.sid, top_seq=top + 100, top_at_us=NOW + top, count=3) == wanted
-            assert await page(log, state.sid, top_seq=top, top_at_us=NOW + top + 100, count=3) == wanted
+    for wanted in ({"top_seq": 70}, {"top_seq": 640}, {"top_at_us": NOW + 70}, {"top_at_us": NOW + 1201}):
+        before = await reads(valkey_store)
+        found = await walk(valkey_store, PARTITION, state.sid, **wanted, count=10)
+        assert found is not None
+        assert len(found.entries) == 10
+        assert await reads(valkey_store) - before <= 10 + 64 + 6, wanted  # a step between marks, and a bisection of 20
 
 
-async def rewritten(log: Log, entries: list[Entry], kept: str) -> None:
-    """Write a session's events again as they lie, each 128th, 16th or none with the pointers of an older ledger."""
-    name = keys.stream(PARTITION)
-    rows = [row async for some in read_raw(log.store, PARTITION) for row in some]
+async def reads(store: Store) -> int:
+    (info,) = await store.each_primary("INFO", "commandstats")
+    (line,) = [line for line in info.decode().splitlines() if line.startswith("cmdstat_xrange:")]
+    return int(line.partition("calls=")[2].partition(",")[0])
+
+
+async def test_without_marks_a_walk_that_would_be_long_says_what_makes_them(log: Log) -> None:
+    state = await log.history(1200)
+    name = keys.marks(PARTITION, state.sid)
     await log.store.command("DEL", name, key=name)
-    own = {entry.id: entry for entry in entries}
-    for stream_id, fields in rows:
-        entry = own.get(stream_id.decode())
-        flat = fields[:14]
-        if entry is not None:
-            seq = entry.recorded.seq
-            spans = {"one of each span": (16, 128, 1024), "one of 128": (128,), "none": ()}[kept]
-            if found := [entries[max(1, seq - span) - 1].id for span in spans if seq % span == 0]:
-                flat += [b"skip", " ".join(found).encode()]
-        await log.store.command("XADD", name, stream_id, *flat, key=name)
+    assert await page(log, state.sid, top_seq=176, count=1) == ([176], False)
+    with pytest.raises(CorruptLedger, match="rebuild --session"):
+        await walk(log.store, PARTITION, state.sid, top_seq=100)
+    await archived(log, (await ids_of(log, state.sid))[180])
+    assert await page(log, state.sid, top_seq=100) == ([], True), "it is not trimmed yet"
 
 
 async def archived(log: Log, floor: str) -> None:
@@ -158,23 +189,29 @@ async def test_an_event_that_is_missing_above_the_floor_is_corruption(log: Log, 
     assert (await page(log, state.sid, top_seq=top, count=1000))[1], "it was archived"
 
 
-async def test_a_pointer_into_another_session_is_not_followed(log: Log) -> None:
+@pytest.mark.parametrize("wrong", ["another session's", "another event's"])
+async def test_a_mark_that_leads_elsewhere_is_not_followed(log: Log, wrong: str) -> None:
     state = await log.history(300)
     entries = await events_of(log)
-    other = next(e.id for e in entries if e.recorded.sid != state.sid and e.recorded.seq > 3)
-    session = keys.session(PARTITION, state.sid)
-    await log.store.command("HSET", session, "skip", f"{other} {other} {other}", key=session)
+    of_this = wrong == "another event's"
+    other = next(e.id for e in entries if (e.recorded.sid == state.sid) == of_this and e.recorded.seq > 3)
+    name = keys.marks(PARTITION, state.sid)
+    for mark in range(4):
+        await log.store.command("LSET", name, mark, other, key=name)
     assert await page(log, state.sid, top_seq=100, count=2) == ([100, 99], False)
+    assert await page(log, state.sid, top_at_us=NOW + 100, count=2) == ([100, 99], False)
 
 
 async def test_an_entry_that_is_none_of_an_event_is_corruption(log: Log) -> None:
-    state = await log.history(40)
-    entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
-    name, session = keys.stream(PARTITION), keys.session(PARTITION, state.sid)
+    state = await log.history(70)
+    ids = await ids_of(log, state.sid)
+    name, session, marks = keys.stream(PARTITION), keys.session(PARTITION, state.sid), keys.marks(PARTITION, state.sid)
     odd = (await log.store.command("XADD", name, "*", "sid", "x", "seq", "39", key=name)).decode()
-    for field, top in (("head", 100), ("skip", 10)):
-        await log.store.command("HSET", session, field, odd, key=session)
-        with pytest.raises(CorruptLedger, match=f"entry {odd} cannot be read") as caught:
-            await walk(log.store, PARTITION, state.sid, top_seq=top)
-        assert caught.value.details == {"sid": state.sid, "id": odd}
-        await log.store.command("HSET", session, field, entries[40].id, key=session)
+    await log.store.command("HSET", session, "head", odd, key=session)
+    with pytest.raises(CorruptLedger, match=f"entry {odd} cannot be read") as caught:
+        await walk(log.store, PARTITION, state.sid)
+    assert caught.value.details == {"sid": state.sid, "id": odd}
+    await log.store.command("HSET", session, "head", ids[70], key=session)
+    await log.store.command("LSET", marks, 0, odd, key=marks)
+    with pytest.raises(CorruptLedger, match=f"entry {odd} cannot be read"):
+        await walk(log.store, PARTITION, state.sid, top_seq=10)

@@ -216,7 +216,7 @@ async def recorded_acks(found: Opened, user: str, sid: str) -> list[StoredAck]:
     acks: list[StoredAck] = []
     partition, top = partition_of(user, found.ledger.partitions), 2**53
     while top > 0:
-        page = await found.ledger.history(partition, sid, top_seq=top, top_at_us=2**53, count=500)
+        page = await found.past.page(partition, sid, top_seq=top, count=500)
         for entry in page.entries:
             if isinstance(entry.recorded.event, AcksRecorded):
                 acks.extend(reversed(entry.recorded.event.moved))

@@ -11,7 +11,6 @@ from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
-from ledger.log.reader import ANY_SEQ
 from ledger.tokens import read_token
 from ops.connect import Opened
 from tests.commands import Commands, commands
@@ -166,7 +165,7 @@ def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, ph
 
     async def lose_one(found: Opened) -> None:
         partition = found.ledger.partition_of("ann")
-        page = await found.ledger.history(partition, first.sid, top_seq=20, top_at_us=ANY_SEQ, count=1)
+        page = await found.past.page(partition, first.sid, top_seq=20, count=1)
         name = keys.stream(partition)
         await found.store.command("XDEL", name, page.entries[0].id, key=name)
 

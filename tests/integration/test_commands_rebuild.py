@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import redis
 
 from ledger import keys
 from ledger.log.layout import open_layout
@@ -22,7 +21,7 @@ from projections.archive.catalog import Archive
 from projections.verify import verify
 from tests.given import NOW
 from tests.running import COMMAND, RunningService
-from tests.servers import RedisServer, valkey_binary, wait_until
+from tests.servers import wait_until
 
 
 @pytest.fixture
@@ -97,13 +96,6 @@ def test_a_damaged_session_is_named_and_the_exit_code_tells(ledger: RunningServi
     assert (done.returncode, "syncledger rebuild" in done.stderr) == (1, True)
 
 
-def test_a_server_to_copy_from_that_is_none_is_wrong_usage(ledger: RunningService) -> None:
-    for url in ("old:6379", "https://:secret@old"):
-        done = ledger.command("rebuild", "--from", url, check=False)
-        assert (done.returncode, "'--from'" in done.stderr, "redis://" in done.stderr) == (2, True, True)
-        assert "secret" not in done.stderr
-
-
 def test_one_session_one_user_one_partition(ledger: RunningService) -> None:
     ledger.sign_in_many(2)
     partition = keys.partition_of("ann", 16)
@@ -140,21 +132,6 @@ def test_ctrl_c_leaves_a_rebuild_that_goes_on(ledger: RunningService) -> None:
     report = json.loads(ledger.command("rebuild", "--json").stdout)
     assert 0 < report["partitions"] < 16
     ledger.verify()
-
-
-def test_a_ledger_comes_from_another_server(ledger: RunningService, tmp_path: Path) -> None:
-    ledger.sign_in_many(3)
-    with RedisServer(valkey_binary(), tmp_path / "new") as server:
-        new = RunningService(tmp_path / "copy", redis_url=server.url)
-        assert ledger.settings.redis_url is not None
-        report = json.loads(new.command("rebuild", "--json", "--from", ledger.settings.redis_url).stdout)
-        assert (report["written"], report["events"], report["partitions"]) == (3, 3, 16)
-        assert new.verify()["sessions"] == 3
-        again = new.command("rebuild", "--from", ledger.settings.redis_url, check=False)
-        assert (again.returncode, "has events already" in again.stderr) == (1, True)
-        with redis.Redis.from_url(server.url) as theirs, ledger.store() as ours:
-            name = keys.stream(keys.partition_of("ann", 16))
-            assert theirs.xrange(name) == ours.xrange(name)
 
 
 async def test_several_processes_find_what_one_does(ledger: RunningService) -> None:

@@ -60,14 +60,14 @@ def types_from(entity_type: str, parts: Sequence[Part], library: str) -> Types:
     return Types(entity_type, tuple(parts), tuple(tables.items()), library)
 
 
-def _parameters(library: str) -> Parameters:
+def parameters_of(library: str) -> Parameters:
     """Begin a statement's parameters: the first is the library."""
     parameters = Parameters()
     parameters.use(("library",), library, lambda ask: ask.library)
     return parameters
 
 
-def _statement(sql: str, parameters: Parameters, library: str) -> Statement:
+def statement_of(sql: str, parameters: Parameters, library: str) -> Statement:
     """Make a statement of SQL that a condition may be put behind: the library's parameter must be used somewhere."""
     return Statement(sql if "$1::" in sql else f"{sql} WHERE $1::{library} IS NOT NULL", parameters)
 
@@ -78,7 +78,7 @@ def page(types: Types) -> Statement:
     One row: `rows` read, whether there may be `more` shares, `lines` as bytes with LF between them (null without rows),
     and for each table of parents, as `s0`, `s1`, …, where they stand: a UUIDv7 (16 bytes) or a timestamptz (8) a line.
     """
-    parameters = _parameters(types.library)
+    parameters = parameters_of(types.library)
     rows = parameters.use(("rows",), "bigint", lambda ask: ask.rows)
     size = parameters.use(("size",), "bigint", lambda ask: ask.size)
     shares, selected = _selected(types, parameters, rows)
@@ -94,24 +94,7 @@ def page(types: Types) -> Statement:
     ]
     with_ = f"WITH {', '.join(shares)} " if shares else ""
     source = f"SELECT line, {''.join(f'{name}, ' for name in stands)}{cut} AS kept FROM ({selected}) page"
-    return _statement(f"{with_}SELECT {', '.join(aggregates)} FROM ({source}) cut", parameters, types.library)
-
-
-def every_line(types: Types) -> Statement:
-    """Ask for all lines after a position and before an instant, unordered and without an end: to compare the cost."""
-    parameters = _parameters(types.library)
-    selects = []
-    for part in types.parts:
-        line, where = part.line(types.entity_type), part.where(parameters, types.entity_type)
-        if part.share is None:
-            selects.append(f"SELECT {line} AS line FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by}")
-        else:
-            shares = part.shares(parameters, types.entity_type)
-            shared = f"(SELECT {part.each_alias}.* {shares}) {part.each_alias}"
-            rows = f"SELECT {line} AS line FROM {part.joined} WHERE {where}"
-            selects.append(f"SELECT r.line FROM {shared} CROSS JOIN LATERAL ({rows}) r")
-    several = " UNION ALL ".join(f"({select})" for select in selects)
-    return _statement(f"SELECT line FROM ({several}) every", parameters, types.library)
+    return statement_of(f"{with_}SELECT {', '.join(aggregates)} FROM ({source}) cut", parameters, types.library)
 
 
 def changed(several: Sequence[tuple[str, Types]], library: str) -> Statement:
@@ -119,24 +102,24 @@ def changed(several: Sequence[tuple[str, Types]], library: str) -> Statement:
 
     Each is paired with what it is served from. Rows whose parent is missing count.
     """
-    parameters = _parameters(library)
+    parameters = parameters_of(library)
     found = []
     for name, types in several:
         exists = [f"({_any(part, parameters, name)}) IS NOT NULL" for part in types.parts]
         found.append(" OR ".join(exists))
-    return _statement(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, library)
+    return statement_of(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, library)
 
 
 def left(types: Types) -> Statement:
     """Ask of each part whether it has rows after a position and before an instant: one array of booleans."""
-    parameters = _parameters(types.library)
+    parameters = parameters_of(types.library)
     found = [f"({_any(part, parameters, types.entity_type)}) IS NOT NULL" for part in types.parts]
-    return _statement(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, types.library)
+    return statement_of(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, types.library)
 
 
 def ahead(types: Types) -> Statement:
     """Ask how many `rows` come after a position and before an instant (some at most), and when the `newest` was."""
-    parameters = _parameters(types.library)
+    parameters = parameters_of(types.library)
     counted, newest = [], []
     for part in types.parts:
         where = part.where(parameters, types.entity_type)
@@ -157,7 +140,7 @@ def ahead(types: Types) -> Statement:
     latest = " UNION ALL ".join(f"({sql})" for sql in newest)
     rows = f"SELECT count(*) FROM (SELECT 1 FROM ({several}) several LIMIT {AHEAD_ROWS}) counted"
     sql = f"SELECT ({rows}) AS rows, (SELECT max(at) FROM ({latest}) latest) AS newest"
-    return _statement(sql, parameters, types.library)
+    return statement_of(sql, parameters, types.library)
 
 
 def held(types: Types) -> Statement | None:
@@ -165,7 +148,7 @@ def held(types: Types) -> Statement | None:
 
     None where no parent can be missing: rows have none, or the mapping says that a foreign key holds them.
     """
-    parameters = _parameters(types.library)
+    parameters = parameters_of(types.library)
     selects = []
     for part in types.parts:
         if not part.waits:
@@ -183,7 +166,7 @@ def held(types: Types) -> Statement | None:
     several = " UNION ALL ".join(f"({sql})" for sql in selects)
     found = f"SELECT id, parent FROM ({several}) several LIMIT {HELD_ROWS}"
     sql = "SELECT count(*) AS rows, min(id) AS id, (array_agg(parent ORDER BY id))[1] AS parent"
-    return _statement(f"{sql} FROM ({found}) waiting", parameters, types.library)
+    return statement_of(f"{sql} FROM ({found}) waiting", parameters, types.library)
 
 
 def _any(part: Part, parameters: Parameters, entity_type: str) -> str:

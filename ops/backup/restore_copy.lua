@@ -1,8 +1,8 @@
--- Append entries of another server's stream under their own ids, if they follow what was copied before.
+-- Append a stream's entries under their own ids, if they follow what was restored before.
 -- KEYS  stream, whole (string)
--- ARGV  what the partition says while it is copied, id of the last entry copied ('' for none), then per entry:
+-- ARGV  what the partition says while its events are restored, id of the last one there ('' for none), then per entry:
 --       id, how many arguments follow, its fields and values
--- Gives {1}; with nothing written {0} if the partition is not being copied, {2} if its last entry is another one.
+-- Gives {1}; with nothing written {0} if the partition is not being restored, {2} if its last entry is another one.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return {0}
 end
