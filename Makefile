@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install run test soak check fix bench clean
+.PHONY: install installed run free-port test soak check fix bench clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
@@ -18,8 +18,30 @@ tests/clients/node_modules/installed: tests/clients/package.json tests/clients/p
 	@if command -v npm >/dev/null; then cd tests/clients && npm ci --silent --no-audit --no-fund; fi
 	@mkdir -p $(@D) && touch $@
 
-run: .venv/installed ## Serve the demo library on the embedded store
-	$(BIN)/syncledger demo
+quoted = '$(subst ','\'',$(1))'
+
+run: free-port ## Serve the demo library on the embedded store; PORT=9411 and DATA=FOLDER where it is to be another
+	@$(MAKE) --no-print-directory installed
+	$(BIN)/syncledger demo $(if $(PORT),--port $(call quoted,$(PORT))) $(if $(DATA),--data-dir $(call quoted,$(DATA)))
+
+installed: .venv/installed
+	@:
+
+# Before anything is installed. What is no port, and what cannot be bound for another reason, the service tells.
+define FREE_PORT
+import os, socket, sys
+host = os.environ.get("LEDGER_HOST") or "127.0.0.1"
+try:
+    port = int(sys.argv[1] or os.environ.get("LEDGER_PORT") or 2283)
+    socket.create_connection((host, port), 1).close()
+except (OSError, OverflowError, ValueError):
+    sys.exit()
+sys.exit("Port %d is in use, by a demo that still runs? Take another one: make run PORT=%d" % (port, port + 1))
+endef
+export FREE_PORT
+
+free-port:
+	@$(PYTHON) -c "$$FREE_PORT" $(call quoted,$(PORT))
 
 test: install ## Run every test, the long ones briefly
 	$(BIN)/pytest

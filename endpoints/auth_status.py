@@ -65,8 +65,8 @@ class AuthStatus:
     async def on_post_logout(self, req: Request, resp: falcon.asgi.Response) -> None:
         """End the session; a browser that signed in at the provider is told where to end that session, too.
 
-        As upstream has it, the cookie tells, and an app has another one there or none: nobody opens what it is told, and
-        it would only keep an ID token in its logs.
+        As upstream has it, the cookie tells. An app has `password` there, or no cookie: it opens no page, and is shown
+        no ID token.
         """
         services = self._services
         caller = await services.auth.session(req, "auth.logout")

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import click
 
 from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Program(click.Group):
+    """The commands by name; only one that is wanted is imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of this name."""
+        named = COMMANDS.get(cmd_name)
+        if named is None:
+            return None
+        module, _, attribute = named.where.partition(":")
+        command: Any = getattr(import_module(f"ops.commands.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their first sentences, and import none."""
+        told = [click.Command(name, help=named.help) for name, named in COMMANDS.items()]
+        click.Group(commands=told).format_commands(ctx, formatter)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="syncledger")
 def syncledger() -> None:
     """An event-sourced sync ledger that speaks the Immich mobile protocol."""
-
-
-for command in COMMANDS:
-    syncledger.add_command(command)
 
 
 def run() -> int | str | None:

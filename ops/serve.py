@@ -110,6 +110,11 @@ def listen(host: str, port: int) -> socket.socket:
             return listener
 
 
+def check_free(settings: Settings) -> None:
+    """Tell that a port is taken before the work that comes before listening on it; raises ServiceError."""
+    listen(settings.host, settings.port).close()
+
+
 def address_of(listener: socket.socket) -> str:
     """Return the URL a client on this machine uses."""
     host, port = listener.getsockname()[:2]

@@ -6,8 +6,11 @@ import os
 import sys
 from typing import Any
 
-import ops.program  # noqa: F401 - loaded here, once, and not in each process
+import click
+
 from ops.cli import main
+from ops.commands import COMMANDS
+from ops.program import syncledger
 from tests.forks import Forks, serve
 from tests.fuse import Fuse
 
@@ -35,4 +38,6 @@ def _run(job: Any) -> int:
 
 
 if __name__ == "__main__":
+    for name in COMMANDS:  # loaded here, once, and not in each process
+        syncledger.get_command(click.Context(syncledger), name)
     serve(_run)

@@ -1,30 +1,65 @@
-"""The commands, one module each."""
+"""The commands, one module each, and what tells of each until it is asked for.
+
+A command's module is imported when the command is run, or its own help is asked for: all together take a second.
+"""
 
 from __future__ import annotations
 
-from ops.commands.archive import archive
-from ops.commands.backup import backup
-from ops.commands.bench import bench
-from ops.commands.credentials import credentials
-from ops.commands.demo import demo
-from ops.commands.expire import expire
-from ops.commands.explain import explain
-from ops.commands.history import history
-from ops.commands.import_ import import_entities
-from ops.commands.key import key
-from ops.commands.migrate import migrate
-from ops.commands.rebuild import rebuild
-from ops.commands.restore import restore
-from ops.commands.serve import serve
-from ops.commands.session import session
-from ops.commands.signing_key import signing_key
-from ops.commands.simulate import simulate
-from ops.commands.source import source
-from ops.commands.state import state
-from ops.commands.user import user
-from ops.commands.verify import verify
+from typing import Final, NamedTuple
 
-COMMANDS = (
-    serve, demo, session, user, import_entities, simulate, key, signing_key, credentials, history, state, explain,
-    expire, source, verify, rebuild, archive, backup, restore, migrate, bench,
-)  # fmt: skip
+
+class Named(NamedTuple):
+    """Where a command is, as `module:attribute`, and the first sentence of its help."""
+
+    where: str
+    help: str
+
+
+COMMANDS: Final = {
+    "archive": Named(
+        "archive:archive",
+        "Move old events to object storage (LEDGER_ARCHIVE: file:///…, s3://bucket/prefix, gs://…, az://…).",
+    ),
+    "backup": Named("backup:backup", "Write all that a ledger needs to object storage, while it is in use."),
+    "bench": Named(
+        "bench:bench",
+        "Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.",
+    ),
+    "credentials": Named("credentials:credentials", "What identity providers entrust to sessions, held encrypted."),
+    "demo": Named(
+        "demo:demo", "Load a demo library (the first time), sign a device in, tell how to sync it, and serve."
+    ),
+    "expire": Named(
+        "expire:expire",
+        "End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.",
+    ),
+    "explain": Named("explain:explain", "Tell why a device does not sync, in plain words first, then in figures."),
+    "history": Named(
+        "history:history", "Show what happened to a session, living or ended, or to all of a user's, newest first."
+    ),
+    "import": Named(
+        "import_:import_entities", 'Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.'
+    ),
+    "key": Named("key:key", "API keys, for scripts: no session, only the scopes they were made with."),
+    "migrate": Named("migrate:migrate", "Copy an archive with its backups to another storage."),
+    "rebuild": Named(
+        "rebuild:rebuild",
+        "Make the projections anew from the events: of all partitions that are not whole, or of what is named.",
+    ),
+    "restore": Named(
+        "restore:restore", "Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`."
+    ),
+    "serve": Named("serve:serve", "Serve until stopped; SIGTERM ends it within LEDGER_GRACE."),
+    "session": Named("session:session", "Signed-in devices."),
+    "signing-key": Named("signing_key:signing_key", "The keys that sign tokens."),
+    "simulate": Named("simulate:simulate", "Sync once, as the Immich app does, into an own copy of the library."),
+    "source": Named("source:source", "Look at where entities come from."),
+    "state": Named(
+        "state:state", "Show a session and its checkpoints as they were at a time, folded from its events alone."
+    ),
+    "user": Named("user:user", "Who users are."),
+    "verify": Named(
+        "verify:verify",
+        "Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.",
+    ),
+}

@@ -18,7 +18,7 @@ from ops.commands.session import sign_in
 from ops.connect import Opened, opened
 from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
 from ops.identity import check_identity
-from ops.serve import serve
+from ops.serve import check_free, serve
 from ops.settings import Settings
 from projections.entities.ingest import ingest
 
@@ -47,6 +47,7 @@ def demo(
     """
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
     settings = structs.replace(settings, source="catalog")
+    check_free(settings)
     check_identity(settings)
 
     async def prepare() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any, TypeVar
 import click
 import msgspec
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ledger.errors import InvalidInput
 from ops.archive.options import place_from
@@ -76,6 +75,13 @@ def print_json(value: object) -> None:
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
     """Show progress on a terminal's stderr; gives `advance_to(done, note)`. Elsewhere shows nothing."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, note: None
+        return
+    # PERF: a tenth of a second, which a script's commands need not wait for
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -9,6 +9,7 @@ import click
 from ops.commands.options import Command, run, settings_from, store_options
 from ops.identity import check_identity
 from ops.logs import configure_logging
+from ops.serve import check_free
 from ops.serve import serve as serve_until_stopped
 from ops.sources import check_source
 
@@ -28,6 +29,7 @@ def serve(
 ) -> None:
     """Serve until stopped; SIGTERM ends it within LEDGER_GRACE."""
     settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+    check_free(settings)
     check_identity(settings)
     configure_logging(settings.log)
     run(check_source(settings))

@@ -16,14 +16,14 @@ from typing import Any
 import httptools
 import pytest
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 import ops.worker
 from ops.worker import LedgerHttpProtocol, LedgerServer, LedgerWorker, RequestParser, WorkerState
 
-OVERRIDDEN = {
+OVERRIDDEN: dict[Any, dict[str, tuple[str, ...]]] = {
     HttpToolsProtocol: {
         "__init__": ("config", "server_state", "app_state", "_loop"),
         "connection_made": ("transport",),
@@ -56,7 +56,7 @@ OURS = {
     RequestParser: httptools.HttpRequestParser,
 }
 """Each class of ours, and the one of theirs that it begins with."""
-CALLED = {
+CALLED: dict[Any, dict[str, tuple[str, ...]]] = {
     HttpToolsProtocol: {"timeout_keep_alive_handler": ()},
     Server: {"serve": ("sockets",)},
     httptools.HttpRequestParser: {"get_method": (), "get_http_version": (), "should_upgrade": ()},
@@ -137,4 +137,4 @@ def test_the_installed_versions_are_in_the_range_that_was_tried() -> None:
 
 
 def test_a_status_line_is_whole() -> None:
-    assert ops.worker.STATUS_LINE[431] == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    assert STATUS_LINE[431] == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
