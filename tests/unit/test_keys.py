@@ -38,6 +38,7 @@ OF_A_LIBRARY = [
     keys.catalog_waiting(LIBRARY),
     keys.catalog_wanted(LIBRARY),
     keys.catalog_arrived(LIBRARY),
+    keys.unsent(LIBRARY),
 ]
 OF_ALL = [
     keys.meta(),
@@ -47,6 +48,7 @@ OF_ALL = [
     keys.catalog_libraries(),
     keys.identity_link("5e"),
     keys.email("5e"),
+    keys.unsent_libraries(),
 ]
 
 
@@ -74,6 +76,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{lphotos}:waiting",
         b"{lphotos}:wanted",
         b"{lphotos}:arrived",
+        b"{lphotos}:unsent",
     ]
     assert OF_ALL == [
         b"ledger:meta",
@@ -83,6 +86,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:libraries",
         b"ledger:identity:5e",
         b"ledger:email:5e",
+        b"ledger:unsent",
     ]
 
 
