@@ -39,6 +39,7 @@ OF_A_LIBRARY = [
     keys.catalog_waiting(LIBRARY),
     keys.catalog_wanted(LIBRARY),
     keys.catalog_arrived(LIBRARY),
+    keys.unsent(LIBRARY),
 ]
 OF_ALL = [
     keys.meta(),
@@ -48,6 +49,7 @@ OF_ALL = [
     keys.catalog_libraries(),
     keys.identity_link("5e"),
     keys.email("5e"),
+    keys.unsent_libraries(),
 ]
 
 
@@ -76,6 +78,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{lphotos}:waiting",
         b"{lphotos}:wanted",
         b"{lphotos}:arrived",
+        b"{lphotos}:unsent",
     ]
     assert OF_ALL == [
         b"ledger:meta",
@@ -85,6 +88,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:libraries",
         b"ledger:identity:5e",
         b"ledger:email:5e",
+        b"ledger:unsent",
     ]
 
 
