@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import falcon
 import falcon.asgi
 
-from endpoints.history import readable_partition
+from endpoints.history import readable_place
 from endpoints.operations import EITHER, Operation, Route
 from endpoints.replies import send
 from endpoints.request import Request
@@ -24,7 +24,7 @@ class Explain:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition = await readable_partition(self._services, req, session_id)
+        partition, _ = await readable_place(self._services, req, session_id)
         ledger = self._services.ledger
         try:
             facts = await gather(ledger, self._services.past, self._services.source, partition, session_id)

@@ -128,7 +128,7 @@ class History:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition = await readable_partition(self._services, req, session_id)
+        partition, user = await readable_place(self._services, req, session_id)
         query = bodies.query(req, HistoryQuery)
         pages = history.pages(
             self._services.past,
@@ -138,6 +138,7 @@ class History:
             query.beyond(),
             query.limit,
             forward=query.forward,
+            key=await self._services.ledger.key_of(user),
         )
         first = await anext(pages)
         if _wants_lines(req):
@@ -169,6 +170,7 @@ class UserHistory:
             query.place(),
             query.limit,
             forward=query.forward,
+            key=await self._ledger.key_of(user),
         )
         first = await anext(pages)
         if _wants_lines(req):
@@ -179,18 +181,19 @@ class UserHistory:
             send(resp, UserHistoryDto(user, first.events, following, first.below_floor))
 
 
-async def readable_partition(services: Services, req: Request, session_id: str) -> int:
-    """Find where a session lies that whoever asks may see: an own one, or any with `audit.read`; falcon's 404."""
+async def readable_place(services: Services, req: Request, session_id: str) -> tuple[int, str]:
+    """Find partition and user of a session that whoever asks may see: an own one, or any with `audit.read`; or 404."""
     who = await services.auth.scoped(req, "audit.read")
     if isinstance(who, Caller):
         await services.ledger.admit(who)
     check_session_id(session_id)
     try:
         if isinstance(who, ApiKey):
-            return await services.ledger.locate(session_id)
+            partition = await services.ledger.locate(session_id)
+            return partition, await history.owner(services.ledger, partition, session_id)
         partition = services.ledger.partition_of(who.user)
         if await history.owner(services.ledger, partition, session_id) == who.user:
-            return partition
+            return partition, who.user
     except NoSuchSession:
         pass
     raise falcon.HTTPNotFound(description=f"No session {session_id}")

@@ -8,6 +8,7 @@ from typing import Final
 from endpoints.identity.port import IdentityProvider, LoggedOut, provider_session_digest
 from endpoints.services import Services
 from ledger.commands import EndSession
+from ledger.personal import plain
 from ledger.service import Ledger
 
 REASON: Final = "provider_logout"
@@ -27,7 +28,7 @@ async def end_sessions(services: Services, provider: IdentityProvider, over: Log
     else:
         return
     for user, sids in groupby(ending, key=lambda found: found[0]):
-        await ledger.end_all(user, [sid for _, sid in sids], EndSession(REASON, by=provider.name))
+        await ledger.end_all(user, [sid for _, sid in sids], EndSession(REASON, by=plain(provider.name)))
 
 
 async def _signed_in(ledger: Ledger, user: str, by: str, before_us: int) -> list[tuple[str, str]]:

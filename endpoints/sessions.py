@@ -21,6 +21,7 @@ from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.commands import Command, CreateSession, EndSession, RequestReset
 from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
+from ledger.personal import UserKey, opened, plain, text_of
 from ledger.state import State
 
 MAX_DURATION_S: Final = 100 * 365 * 86_400
@@ -93,19 +94,19 @@ class Sessions:
             user=parent.user,
             library=parent.library,
             parent=parent.sid,
-            device_type=body.device_type,
-            device_os=body.device_os,
+            device_type=plain(body.device_type),
+            device_os=plain(body.device_os),
             expires_at_us=issued.expires_at_us,
             authenticated_by="session",
         )
         state = await self._ledger.execute(parent.user, issued.sid, command)
-        dto = session_dto(state, state.at_us, current=False)
+        dto = session_dto(state, state.at_us, await self._ledger.key_of(state.user), current=False)
         send(resp, SessionCreateResponseDto(**msgspec.structs.asdict(dto), token=issued.token), falcon.HTTP_201)
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.delete")
         await self._ledger.admit(caller)
-        await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=caller.user))
+        await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=plain(caller.user)))
         resp.status = falcon.HTTP_204
 
     async def _list(self, req: Request) -> list[SessionResponseDto]:
@@ -115,7 +116,8 @@ class Sessions:
         seen_ms = await self._ledger.seen_ms(caller.user, [state.sid for state in states])
         timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
         timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
-        return [session_dto(state, updated_us, current=state.sid == caller.sid) for updated_us, state in timed]
+        key = await self._ledger.key_of(caller.user)
+        return [session_dto(state, updated_us, key, current=state.sid == caller.sid) for updated_us, state in timed]
 
 
 class Session:
@@ -130,13 +132,14 @@ class Session:
         body = await bodies.decode(req, _decode_update)
         if body.is_pending_sync_reset is msgspec.UNSET:
             raise NothingToUpdate("No fields to update")
-        command = RequestReset(body.is_pending_sync_reset, by=caller.user)
+        command = RequestReset(body.is_pending_sync_reset, by=plain(caller.user))
         state = await self._on(caller, session_id, command, "session.update")
-        send(resp, session_dto(state, state.at_us, current=False))  # false even for oneself, as upstream answers
+        key = await self._ledger.key_of(state.user)
+        send(resp, session_dto(state, state.at_us, key, current=False))  # false even for oneself, as upstream answers
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         caller = await self._admitted(req, session_id, "session.delete")
-        await self._on(caller, session_id, EndSession("revoked", by=caller.user), "authDevice.delete")
+        await self._on(caller, session_id, EndSession("revoked", by=plain(caller.user)), "authDevice.delete")
         resp.status = falcon.HTTP_204
 
     async def on_post_lock(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
@@ -176,16 +179,17 @@ def _no_access(access: str) -> NoSuchSession:
     return NoSuchSession(f"Not found or no {access} access")
 
 
-def session_dto(state: State, updated_us: int, *, current: bool) -> SessionResponseDto:
-    """Describe a session as the SDK has it; `updated_us` is when it was last used."""
+def session_dto(state: State, updated_us: int, key: UserKey | None, *, current: bool) -> SessionResponseDto:
+    """Describe a session as the SDK has it; `updated_us` is when it was last used, `key` opens what the device said."""
+    state = opened(state, key)
     return SessionResponseDto(
         id=state.sid,
         createdAt=iso_ms(state.created_at_us),
         updatedAt=iso_ms(updated_us),
         current=current,
-        deviceOS=state.device_os,
-        deviceType=state.device_type,
-        appVersion=state.app_version,
+        deviceOS=text_of(state.device_os) or "",
+        deviceType=text_of(state.device_type) or "",
+        appVersion=text_of(state.app_version) or None,
         isPendingSyncReset=state.pending_reset,
         expiresAt=msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us),
     )

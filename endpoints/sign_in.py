@@ -31,6 +31,7 @@ from endpoints.request import Request
 from endpoints.services import Services
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import InvalidInput, LedgerError, Refused, SessionEnded
+from ledger.personal import plain
 from ledger.tokens import Issued
 from projections.identities import EmailTaken, IdentityTaken, NotRegistered, Profile
 
@@ -160,9 +161,9 @@ class SignIn:
         command = CreateSession(
             user=profile.user,
             library=profile.library,
-            device_type=device.type,
-            device_os=device.os,
-            app_version=device.app_version,
+            device_type=plain(device.type),
+            device_os=plain(device.os),
+            app_version=plain(device.app_version),
             authenticated_by=self.provider().name,
             token_expires_at_us=issued.expires_at_us,
             provider_session=_digest(identity),

@@ -10,7 +10,7 @@ import falcon.asgi
 import msgspec
 
 from endpoints import bodies
-from endpoints.history import instant, readable_partition
+from endpoints.history import instant, readable_place
 from endpoints.operations import EITHER, Operation, Route
 from endpoints.replies import send
 from endpoints.request import Request
@@ -32,14 +32,14 @@ class StateAt:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition = await readable_partition(self._services, req, session_id)
+        partition, user = await readable_place(self._services, req, session_id)
         ledger = self._services.ledger
         at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
         try:
             moment = await fold_at(self._services.past, partition, session_id, at_us)
         except (NoSuchSession, LayoutError) as error:  # it had not begun, or its beginning is not here any more
             raise falcon.HTTPNotFound(description=str(error)) from error
-        send(resp, describe(moment, at_us))
+        send(resp, describe(moment, at_us, await ledger.key_of(user)))
 
 
 def routes(services: Services) -> Iterator[Route]:

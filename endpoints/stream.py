@@ -21,6 +21,7 @@ from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput
+from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
@@ -117,7 +118,7 @@ async def begin(
         try:
             changed = await source.changed(library, known, horizon_us)
         except PositionLost:
-            await act(RequestReset(on=True, by="source"))
+            await act(RequestReset(on=True, by=plain("source")))
         else:
             settled = not source.steady and not changed
             snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us

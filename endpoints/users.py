@@ -9,12 +9,16 @@ from typing import Any, Final
 import falcon.asgi
 import msgspec
 
-from endpoints.devices import device_of
+from endpoints.devices import Device, device_of
 from endpoints.operations import Operation, Route
 from endpoints.replies import iso_ms, send
 from endpoints.request import Request
 from endpoints.services import Services
+from ledger.admission import Caller
 from ledger.commands import DescribeDevice
+from ledger.personal import plain, text_of
+from ledger.state import State
+from projections.archive.errors import ArchiveUnavailable
 from projections.entities.source import SourceUnavailable
 from projections.identities import Profile
 
@@ -166,9 +170,20 @@ class Me:
         caller = await self._services.auth.session(req, "user.read")
         state = await ledger.admit(caller)
         device = device_of(req)
-        if device.is_app and device != (state.device_type, state.device_os, state.app_version):
-            state = await ledger.act(caller, DescribeDevice(*device))
+        if device.is_app:
+            state = await self._described(caller, state, device, req)
         send(resp, await describe(self._services, state.user, state.library, iso_ms(state.created_at_us)))
+
+    async def _described(self, caller: Caller, state: State, device: Device, req: Request) -> State:
+        """Note what an app says of itself if it changed; it starts also while no key of its user can be had."""
+        ledger = self._services.ledger
+        try:
+            known = await ledger.opened(state)
+            if device != tuple(map(text_of, (known.device_type, known.device_os, known.app_version))):
+                return await ledger.act(caller, DescribeDevice(*map(plain, device)))
+        except ArchiveUnavailable as error:
+            log.warning("what a device says of itself is not noted: %s [%s]", error, req.correlation_id)
+        return state
 
     async def on_get_preferences(self, req: Request, resp: falcon.asgi.Response) -> None:
         await self._services.ledger.admit(await self._services.auth.session(req, "userPreference.read"))

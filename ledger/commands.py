@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from ledger.acks import Ack
+from ledger.events import Personal
 
 
 class _Command(msgspec.Struct, frozen=True):
@@ -19,9 +20,9 @@ class CreateSession(_Command, frozen=True):
     user: str
     library: str
     parent: str | None = None
-    device_type: str = ""
-    device_os: str = ""
-    app_version: str | None = None
+    device_type: Personal = b""
+    device_os: Personal = b""
+    app_version: Personal = b""
     expires_at_us: int | None = None
     authenticated_by: str = ""
     token_expires_at_us: int | None = None
@@ -72,15 +73,15 @@ class RequestReset(_Command, frozen=True):
     """Ask the device to start over, or take that back."""
 
     on: bool
-    by: str
+    by: Personal
 
 
 class DescribeDevice(_Command, frozen=True):
     """Tell what the device is now; empty values are unknown and change nothing."""
 
-    device_type: str = ""
-    device_os: str = ""
-    app_version: str | None = None
+    device_type: Personal = b""
+    device_os: Personal = b""
+    app_version: Personal = b""
 
 
 class RotateToken(_Command, frozen=True):
@@ -103,7 +104,7 @@ class EndSession(_Command, frozen=True):
     """End the session."""
 
     reason: str
-    by: str = ""
+    by: Personal = b""
 
 
 class ExpireSession(_Command, frozen=True):

@@ -112,7 +112,7 @@ def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
             parent=command.parent or None,
             device_type=command.device_type,
             device_os=command.device_os,
-            app_version=command.app_version or None,
+            app_version=command.app_version,
             expires_at_us=command.expires_at_us,
             authenticated_by=command.authenticated_by,
             token_expires_at_us=command.token_expires_at_us,
@@ -261,8 +261,8 @@ def _held(state: State) -> int:
 
 def _describe(state: State, command: DescribeDevice) -> tuple[Event, ...]:
     told = DeviceDescribed(
-        command.device_type if command.device_type != state.device_type else "",
-        command.device_os if command.device_os != state.device_os else "",
-        command.app_version if command.app_version and command.app_version != state.app_version else None,
+        command.device_type if command.device_type != state.device_type else b"",
+        command.device_os if command.device_os != state.device_os else b"",
+        command.app_version if command.app_version != state.app_version else b"",
     )
     return _NOTHING if told == DeviceDescribed() else (told,)

@@ -2,8 +2,8 @@
 
 Events are msgpack arrays that begin with their tag: names cost nothing, new fields go to the end and have defaults, and
 unknown later fields are ignored. Any other change is a new schema (`ledger.upcast`). Entity types are stored by their
-code, sets of types as a bit mask of codes (`ledger.entity_types`). Events hold no personal data but opaque ids and a
-device's type, OS and app version.
+code, sets of types as a bit mask of codes (`ledger.entity_types`). Events hold no personal data but opaque ids and,
+sealed with a key of their user, what is `Personal` (`ledger.personal`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import msgspec
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.upcast import upcast
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The schema this version writes; a lower one is upcast when it is read, a higher one is an UnknownEvent."""
+
+
+Personal = bytes
+"""A text that tells of a person, as `ledger.personal` lays it out: nothing, plain, or sealed."""
 
 
 class StoredAck(NamedTuple):
@@ -42,9 +46,9 @@ class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"
     user: str
     library: str
     parent: str | None = None
-    device_type: str = ""
-    device_os: str = ""
-    app_version: str | None = None
+    device_type: Personal = b""
+    device_os: Personal = b""
+    app_version: Personal = b""
     expires_at_us: int | None = None
     authenticated_by: str = ""
     token_expires_at_us: int | None = None
@@ -93,7 +97,7 @@ class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_r
     """An owner or operator asked the device to start over, or took it back."""
 
     on: bool
-    by: str
+    by: Personal
 
 
 class ResetSent(_Event, frozen=True, array_like=True, tag="reset_sent"):
@@ -108,9 +112,9 @@ class ResetSent(_Event, frozen=True, array_like=True, tag="reset_sent"):
 class DeviceDescribed(_Event, frozen=True, array_like=True, tag="device_described"):
     """The device's description changed; an empty value keeps the one before."""
 
-    device_type: str = ""
-    device_os: str = ""
-    app_version: str | None = None
+    device_type: Personal = b""
+    device_os: Personal = b""
+    app_version: Personal = b""
 
 
 class TokenRotated(_Event, frozen=True, array_like=True, tag="token_rotated"):
@@ -135,7 +139,7 @@ class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
     """
 
     reason: str
-    by: str = ""
+    by: Personal = b""
 
 
 Event = (

@@ -95,7 +95,7 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
     """Read a state back from its two hashes; raises CorruptLedger if they hold no whole state."""
     try:
         parent, expires = session.get(b"parent"), session.get(b"expires_at_us")
-        app_version, token_expires = session.get(b"app_version"), session.get(b"token_expires_at_us")
+        token_expires = session.get(b"token_expires_at_us")
         return State(
             sid=sid,
             user=session[b"user"].decode(),
@@ -105,9 +105,9 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             hash=session[b"hash"],
             created_at_us=int(session[b"created_at_us"]),
             parent=None if parent is None else parent.decode(),
-            device_type=session.get(b"device_type", b"").decode(),
-            device_os=session.get(b"device_os", b"").decode(),
-            app_version=None if app_version is None else app_version.decode(),
+            device_type=session.get(b"device_type", b""),
+            device_os=session.get(b"device_os", b""),
+            app_version=session.get(b"app_version", b""),
             expires_at_us=None if expires is None else int(expires),
             authenticated_by=session[b"authenticated_by"].decode(),
             pending_reset=b"pending_reset" in session,
@@ -157,9 +157,9 @@ def _print_optional(value: int | None) -> bytes:
 
 # Facts of a session that events may change. What prints as nothing has its default and no field.
 _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
-    "device_type": str.encode,
-    "device_os": str.encode,
-    "app_version": lambda value: b"" if value is None else value.encode(),
+    "device_type": bytes,
+    "device_os": bytes,
+    "app_version": bytes,
     "pending_reset": _flag,
     "epoch": lambda value: b"" if value == 1 else _number(value),
     "epochs": _print_epochs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -27,7 +27,16 @@ from ledger.commands import (
     UseToken,
 )
 from ledger.decide import decide
-from ledger.errors import Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable, TokenReused
+from ledger.errors import (
+    Contended,
+    NoSuchSession,
+    Rebuilding,
+    Refused,
+    SessionEnded,
+    StoreUnavailable,
+    TokenReused,
+    Unavailable,
+)
 from ledger.events import Event
 from ledger.evolve import fold
 from ledger.keys import partition_of
@@ -36,6 +45,7 @@ from ledger.log.reader import walk
 from ledger.log.replicas import Replicas
 from ledger.log.store import Store
 from ledger.log.whole import read_if_whole
+from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
 from ledger.recent import Recent
 from ledger.state import State
 
@@ -46,6 +56,21 @@ _LOADED_TOGETHER: Final = 250
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
+
+
+C = TypeVar("C", bound=Command)
+
+
+class UserKeys(Protocol):
+    """Where the keys of users' personal texts are; raises Unavailable where that place does not answer."""
+
+    async def of(self, user: str) -> UserKey:
+        """Return a user's key, which is made where there is none."""
+        ...
+
+    async def find(self, user: str) -> UserKey | None:
+        """Return a user's key; None if there is none, or it was erased."""
+        ...
 
 
 class Ledger:
@@ -62,11 +87,14 @@ class Ledger:
         clock: Callable[[], int],
         token_grace_us: int = 60_000_000,
         replicas: Replicas | None = None,
+        user_keys: UserKeys | None = None,
     ) -> None:
         """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
 
-        With `replicas` what must not be lost is answered when they have it.
+        With `replicas` what must not be lost is answered when they have it. `user_keys` seal what events hold of
+        people; without them it is written plain.
         """
+        self._user_keys = user_keys
         self._token_grace_us = token_grace_us
         self._replicas = replicas
         self.store = store
@@ -110,12 +138,15 @@ class Ledger:
         """
         seen, begins, living_parent = isinstance(command, _BY_DEVICE), False, ""
         if not seen:  # PERF: almost every command is an ack, and asking for what it is not takes time too
+            command = await self._sealed(user, command)
             if isinstance(command, Ending):
                 if caller is not None:
                     await self.admit(caller)
                 return await self._end(user, [sid], command)
             if isinstance(command, CreateSession):
                 begins, living_parent = True, command.parent or ""
+        elif isinstance(command, DescribeDevice):
+            command = await self._sealed(user, command)
         partition = partition_of(user, self.partitions)
         state = self._recent.find(sid, self.clock())
         current = state is None
@@ -211,6 +242,8 @@ class Ledger:
 
     async def end_all(self, user: str, sids: Sequence[str], command: EndSession) -> int:
         """End sessions of a user, in few scripts; returns how many were to end. What has ended already stays so."""
+        if sids:
+            command = await self._sealed(user, command)
         for start in range(0, len(sids), _ENDED_TOGETHER):
             with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
                 await self._end(user, sids[start : start + _ENDED_TOGETHER], command)
@@ -236,6 +269,25 @@ class Ledger:
             elif found:
                 return partition
         raise unknown or NoSuchSession(f"No session {sid}")
+
+    async def key_of(self, user: str) -> UserKey | None:
+        """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased."""
+        return None if self._user_keys is None else await self._user_keys.find(user)
+
+    async def opened(self, state: State) -> State:
+        """Make what a state holds of a person plain, as far as its user's key is there."""
+        return opened(state, await self.key_of(state.user)) if has_sealed(state) else state
+
+    async def _sealed(self, user: str, command: C) -> C:
+        """Seal what a command holds of a person; an end waits for no key, and then it is not on record by whom."""
+        if self._user_keys is None or not has_plain(command):
+            return command
+        try:
+            return sealed(command, await self._user_keys.of(user))
+        except Unavailable:
+            if not isinstance(command, EndSession):
+                raise
+            return replace(command, by=b"")
 
     async def _admitted(self, state: State, caller: Caller) -> State:
         """Return a living session's state if the token admits, after noting its first use."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from ledger.entity_types import CODES
-from ledger.events import StoredAck
+from ledger.events import Personal, StoredAck
 from ledger.positions import Position
 
 
@@ -61,9 +61,9 @@ class State(msgspec.Struct, frozen=True):
     hash: bytes
     created_at_us: int
     parent: str | None = None
-    device_type: str = ""
-    device_os: str = ""
-    app_version: str | None = None
+    device_type: Personal = b""
+    device_os: Personal = b""
+    app_version: Personal = b""
     expires_at_us: int | None = None
     authenticated_by: str = ""
     pending_reset: bool = False

@@ -14,7 +14,28 @@ Stored = list[Any]
 """A stored event as msgpack tells it: its tag, then its fields."""
 Upcast = Callable[[Stored], Stored]
 
-UPCASTS: Final[dict[int, Mapping[str, Upcast]]] = {}
+
+def _personal(*places: int) -> Upcast:
+    """Make a step that lays the texts at these places out as `ledger.personal` does: plain, which they were."""
+
+    def step(stored: Stored) -> Stored:
+        return [_plain(value) if place in places else value for place, value in enumerate(stored)]
+
+    return step
+
+
+def _plain(value: Any) -> bytes:
+    return b"" if not value else b"\0" + value.encode()
+
+
+UPCASTS: Final[dict[int, Mapping[str, Upcast]]] = {
+    1: {  # personal texts as bytes, plain or sealed
+        "session_created": _personal(4, 5, 6),
+        "sync_reset_requested": _personal(2),
+        "device_described": _personal(1, 2, 3),
+        "session_ended": _personal(2),
+    },
+}
 """Schema -> tag -> what makes an event of that schema one of the next. A tag without a function is the same in both."""
 
 

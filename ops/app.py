@@ -6,8 +6,10 @@ import asyncio
 import gc
 import logging
 import random
-from contextlib import AsyncExitStack, suppress
-from typing import Any
+from contextlib import AsyncExitStack
+from importlib import metadata
+from typing import Any, Final
+from uuid import uuid4
 
 import msgspec
 
@@ -19,6 +21,9 @@ from ops.settings import Settings
 from projections.expiry import claim, expire
 
 log = logging.getLogger("syncledger.app")
+
+NOTED_S: Final = 60.0
+"""How often a worker notes that it runs, and learns in which format the ledger is written."""
 
 
 class Application:
@@ -49,16 +54,16 @@ class Application:
                 return
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
-            job = asyncio.create_task(self._expire(found))
+            jobs = [asyncio.create_task(self._expire(found)), asyncio.create_task(_note_version(found))]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 100)
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            job.cancel()
-            with suppress(asyncio.CancelledError):
-                await job
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _expire(self, found: Opened) -> None:
@@ -78,6 +83,17 @@ class Application:
                         log.info("expired: %s", msgspec.json.encode(report).decode())
             except LedgerError as error:
                 log.error("the expiry job will try again: %s", error)
+
+
+async def _note_version(found: Opened) -> None:
+    """Note that this version runs, again and again, so that nothing newer is written than all who run can read."""
+    name, version = uuid4().hex[:12], metadata.version("syncledger")
+    while True:
+        try:
+            await found.formats.note(name, version, found.ledger.clock())
+        except LedgerError as error:
+            log.error("the version that runs is noted later: %s", error)
+        await asyncio.sleep(NOTED_S)
 
 
 def _told(error: LedgerError) -> str:

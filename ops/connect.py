@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from ledger.errors import InvalidInput, LayoutError
+from ledger.log.formats import Formats
 from ledger.log.layout import StorePromise, open_layout, read_promise
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.store import Store, open_store
@@ -25,6 +26,7 @@ from projections.credentials import Cipher, Credentials
 from projections.entities.catalog import Catalog
 from projections.identities import Identities
 from projections.past import Past
+from projections.user_keys import UserKeys
 
 CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
@@ -39,6 +41,8 @@ class Opened(msgspec.Struct, frozen=True):
     catalog: Catalog
     api_keys: ApiKeys
     identities: Identities
+    user_keys: UserKeys
+    formats: Formats
     promise: StorePromise
     archive: Archive | None = None
     replicas: Replicas | None = None
@@ -66,6 +70,8 @@ async def open_all(url: str, settings: Settings) -> Opened:
     replicas: Replicas | None = None
     try:
         partitions = await open_layout(store, settings.partitions, now_us())
+        formats = Formats(store)
+        await formats.running(now_us())
         promise = await read_promise(store)
         if settings.durability == "fsync" and promise.fsync != "always":
             raise LayoutError(
@@ -76,16 +82,19 @@ async def open_all(url: str, settings: Settings) -> Opened:
                 url, settings.replicas, wait_s=settings.replica_timeout_s, timeout_s=settings.redis_timeout_s
             )
         archive = None if settings.archive is None else Archive(store, settings.archive.open())
+        user_keys = open_user_keys(store, settings)
     except BaseException:
         await store.close()
         raise
     grace_us = int(settings.token_grace_s * SECOND_US)
     return Opened(
         store=store,
-        ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas),
+        ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
         catalog=Catalog(store),
         api_keys=ApiKeys(store, now_us),
         identities=Identities(store, partitions),
+        user_keys=user_keys,
+        formats=formats,
         promise=promise,
         archive=archive,
         replicas=replicas,
@@ -140,6 +149,11 @@ def keyring_source(settings: Settings) -> Callable[[], Keyring]:
         return FileSource(file, read_keyring)
     except ValueError as error:
         raise InvalidInput([(("LEDGER_TOKEN_KEY" if given else str(file),), str(error))]) from None
+
+
+def open_user_keys(store: Store, settings: Settings) -> UserKeys:
+    """Give access to the keys of users' personal texts; raises InvalidInput for a place or keys that cannot be used."""
+    return UserKeys(store, settings.user_keys_place.open(), credential_cipher(settings))
 
 
 def open_credentials(found: Opened, settings: Settings) -> Credentials:

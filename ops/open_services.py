@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -17,8 +18,11 @@ from ops.identity import make_provider
 from ops.limits import open_limits
 from ops.settings import Settings, without_password
 from ops.sources import SourceLook, open_source
+from projections.archive.errors import ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog import Catalog
+
+log = logging.getLogger("syncledger.app")
 
 
 async def open_services(redis_url: str, settings: Settings, closing: AsyncExitStack) -> tuple[Opened, Services]:
@@ -28,6 +32,10 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     """
     found = await open_all(redis_url, settings)
     closing.push_async_callback(found.close)
+    try:
+        await found.user_keys.check()
+    except ArchiveUnavailable as error:  # sign-ins wait for it, nothing else does
+        log.warning("the place of users' keys does not answer: %s", error)
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
     closing.push_async_callback(pages.close)

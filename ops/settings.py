@@ -73,6 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
+    user_keys: ArchivePlace | None = None
+    """Where the keys of users' personal texts are; None: in `data_dir`."""
+
+    @property
+    def user_keys_place(self) -> ArchivePlace:
+        """Where the keys of users' personal texts are, by default the folder `user-keys` in the data folder."""
+        return self.user_keys or ArchivePlace(url=(self.data_dir.absolute() / "user-keys").as_uri())
 
     def __repr__(self) -> str:
         """Show everything but secrets."""
@@ -134,9 +141,9 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     problems += source_problems(source, identity, given)
     if (values.get("durability") == "replica") != ("replicas" in values):
         problems.append((("LEDGER_REPLICAS",), "goes with LEDGER_DURABILITY=replica, and is needed there"))
-    archive = None
+    archive = user_keys = None
     try:
-        archive = place_from(environ)
+        archive, user_keys = place_from(environ), place_from(environ, "LEDGER_USER_KEYS")
     except InvalidInput as error:
         problems += error.problems  # type: ignore[arg-type] # each path has one part
     if problems:
@@ -151,6 +158,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         limits=limits,
         postgres=postgres,
         archive=archive,
+        user_keys=user_keys,
         token_key_file=Path(key_file) if key_file else None,
     )
 

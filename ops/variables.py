@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from endpoints.identity.oidc.config import ALGORITHMS, TokenAuth
 from ledger.tokens import read_keyring
 from ops import setting_parsers as read
-from ops.archive.options import ARCHIVE_VARIABLES
+from ops.archive.options import PLACE_VARIABLES
 from ops.identity_settings import Identity
 from ops.source_settings import Source
 
@@ -110,7 +110,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return the `LEDGER_*` variables that no setting reads: misspelt ones, most likely."""
     known = (
         CLIENT_VARIABLES
-        | ARCHIVE_VARIABLES
+        | PLACE_VARIABLES
         | {v.name for v in VARIABLES.values()}
         | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
     )

@@ -26,6 +26,7 @@ from ledger.events import (
     tag_of,
 )
 from ledger.log.reader import Entry
+from ledger.personal import UserKey, opened, text_of
 from ledger.positions import Position, iso_from_us
 
 Tag = Literal[
@@ -55,10 +56,10 @@ class HistoryEvent(msgspec.Struct, frozen=True):
     stream_id: str = msgspec.field(name="streamId")
 
 
-def readable(entry: Entry) -> HistoryEvent:
-    """Put an event into words."""
+def readable(entry: Entry, key: UserKey | None = None) -> HistoryEvent:
+    """Put an event into words; what is personal and `key` does not open is null."""
     recorded = entry.recorded
-    event = recorded.event
+    event = opened(recorded.event, key)
     return HistoryEvent(
         recorded.seq, iso_from_us(recorded.at_us), tag_of(event), _data(event), recorded.hash.hex(), entry.id
     )
@@ -71,9 +72,9 @@ def _data(event: Event) -> dict[str, Any]:
                 "user": event.user,
                 "library": event.library,
                 "parent": event.parent,
-                "deviceType": event.device_type,
-                "deviceOS": event.device_os,
-                "appVersion": event.app_version,
+                "deviceType": text_of(event.device_type),
+                "deviceOS": text_of(event.device_os),
+                "appVersion": text_of(event.app_version) or None,
                 "expiresAt": instant(event.expires_at_us),
                 "authenticatedBy": event.authenticated_by,
                 "tokenExpiresAt": instant(event.token_expires_at_us),
@@ -90,9 +91,13 @@ def _data(event: Event) -> dict[str, Any]:
             cleared = None if event.types is None else names_of(event.types)
             return {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
         case DeviceDescribed():
-            return {"deviceType": event.device_type, "deviceOS": event.device_os, "appVersion": event.app_version}
+            return {
+                "deviceType": text_of(event.device_type),
+                "deviceOS": text_of(event.device_os),
+                "appVersion": text_of(event.app_version) or None,
+            }
         case SyncResetRequested():
-            return {"on": event.on, "by": event.by}
+            return {"on": event.on, "by": text_of(event.by)}
         case ResetSent():
             return {"cause": event.cause}
         case TokenRotated():
@@ -104,7 +109,7 @@ def _data(event: Event) -> dict[str, Any]:
         case TokenFirstUsed():
             return {"token": event.token.hex(), "othersUntil": iso_from_us(event.until_us)}
         case SessionEnded():
-            return {"reason": event.reason, "by": event.by}
+            return {"reason": event.reason, "by": text_of(event.by)}
 
 
 def instant(us: int | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
+from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.event_words import ack_text, instant
 from projections.explain_case import Case, Finding, after_text, rows_text
@@ -42,7 +43,8 @@ def _ended(case: Case) -> Finding | None:
         return None
     event = entry.recorded.event
     because = _REASONS.get(event.reason, event.reason)
-    by = f" (by {event.by})" if event.by else ""
+    who = text_of(event.by)
+    by = f" (by {who})" if who else ""
     says = f"The session ended at {iso_from_us(entry.recorded.at_us)}: {because}{by}. The device must sign in again."
     return Finding(f"ended_{event.reason}", "stops", says, [entry.recorded.seq])
 
@@ -69,7 +71,8 @@ def _reset_pending(case: Case) -> Finding | None:
     asked = "The device was asked to start over"
     if entry is None or not isinstance(entry.recorded.event, SyncResetRequested):
         return Finding("reset_ignored", "stops", f"{asked} long ago and has not answered.")
-    asked += f" at {iso_from_us(entry.recorded.at_us)} by {entry.recorded.event.by}"
+    who = text_of(entry.recorded.event.by)
+    asked += f" at {iso_from_us(entry.recorded.at_us)}" + (f" by {who}" if who else "")
     if case.heard_us > entry.recorded.at_us:
         says = f"{asked}. It has asked for a stream or sent something since, at {iso_from_us(case.heard_us)}, but has "
         says += "not acknowledged the reset: until it does, it is sent nothing else."

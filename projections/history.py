@@ -10,6 +10,7 @@ from ledger.errors import NoSuchSession
 from ledger.events import tag_of
 from ledger.log.append import load, read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
+from ledger.personal import UserKey
 from ledger.service import Ledger
 from projections.event_words import TAGS, HistoryEvent, Tag, codes_of, readable
 from projections.past import Past
@@ -69,10 +70,11 @@ async def pages(
     size: int = PAGE,
     *,
     forward: bool = False,
+    key: UserKey | None = None,
 ) -> AsyncIterator[HistoryPage]:
     """Yield the wanted events of a session beyond seq `beyond_seq` (None: from the end), newest first or `forward`.
 
-    Each page comes of looking at `size` events. Raises NoSuchSession.
+    `key` opens what is personal in them. Each page comes of looking at `size` events. Raises NoSuchSession.
     """
     async for run in past.runs(
         partition,
@@ -83,5 +85,5 @@ async def pages(
         forward=forward,
         size=size,
     ):
-        found = [readable(entry) for entry in wanted.among(run.entries)]
+        found = [readable(entry, key) for entry in wanted.among(run.entries)]
         yield HistoryPage(found, run.next_seq, run.below_floor, len(run.entries))

@@ -12,6 +12,7 @@ from ledger.entity_types import CODES, types_in
 from ledger.errors import CorruptLedger, LayoutError, LedgerError, NoSuchSession
 from ledger.events import SessionEnded
 from ledger.log.reader import Entry
+from ledger.personal import UserKey, opened, text_of
 from ledger.positions import iso_from_us
 from ledger.state import Offer, State
 from projections.event_words import ack_text, instant
@@ -49,10 +50,10 @@ class TokensThen(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class EndThen(msgspec.Struct, frozen=True):
-    """Why, by whom and when the session was ended."""
+    """Why, by whom (null: erased) and when the session was ended."""
 
     reason: str
-    by: str
+    by: str | None
     at: str
 
 
@@ -73,6 +74,7 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     `epoch`. `started` tells up to where which types were first offered since the device last held nothing, `heard` up
     to where it completed streams of them. `ignored` are the latest acks that were stale or refused. `revision` is the
     one of the source that its streams were made by. `event` is the last one that happened by then.
+    What a device said of itself is null where its user was erased.
     """
 
     session_id: str
@@ -82,8 +84,8 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     user: str
     library: str
     parent: str | None
-    device_type: str
-    device_os: str = msgspec.field(name="deviceOS")
+    device_type: str | None
+    device_os: str | None = msgspec.field(name="deviceOS")
     app_version: str | None
     authenticated_by: str
     created_at: str
@@ -125,12 +127,12 @@ async def fold_at(past: Past, partition: int, sid: str, at_us: int) -> Moment:
     return Moment(fold.state, last)
 
 
-def describe(moment: Moment, at_us: int) -> StateThen:
-    """Put a fold into words, as of an instant not before its last event."""
-    state, last = moment
-    event, ended = last.recorded.event, None
+def describe(moment: Moment, at_us: int, key: UserKey | None = None) -> StateThen:
+    """Put a fold into words, as of an instant not before its last event; `key` opens what is personal."""
+    state, last = opened(moment.state, key), moment.last
+    event, ended = opened(last.recorded.event, key), None
     if isinstance(event, SessionEnded):
-        ended = EndThen(event.reason, event.by, iso_from_us(last.recorded.at_us))
+        ended = EndThen(event.reason, text_of(event.by), iso_from_us(last.recorded.at_us))
     return StateThen(
         session_id=state.sid,
         at=iso_from_us(at_us),
@@ -139,9 +141,9 @@ def describe(moment: Moment, at_us: int) -> StateThen:
         user=state.user,
         library=state.library,
         parent=state.parent,
-        device_type=state.device_type,
-        device_os=state.device_os,
-        app_version=state.app_version,
+        device_type=text_of(state.device_type),
+        device_os=text_of(state.device_os),
+        app_version=text_of(state.app_version) or None,
         authenticated_by=state.authenticated_by,
         created_at=iso_from_us(state.created_at_us),
         expires_at=instant(state.over_at_us),

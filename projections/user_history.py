@@ -24,6 +24,7 @@ from ledger.log.append import parse_ended
 from ledger.log.reader import PAGE, Entry
 from ledger.log.store import Script, Store
 from ledger.log.whole import read_if_whole
+from ledger.personal import UserKey
 from projections.event_words import HistoryEvent, readable
 from projections.history import Wanted
 from projections.past import Past
@@ -105,10 +106,11 @@ async def user_pages(
     size: int = PAGE,
     *,
     forward: bool = False,
+    key: UserKey | None = None,
 ) -> AsyncIterator[UserPage]:
     """Yield the wanted events of all of a user's sessions beyond a place, newest first or `forward`.
 
-    Each page comes of looking at `size` events. Nobody's user has one empty page.
+    `key` opens what is personal in them. Each page comes of looking at `size` events. Nobody's user has one empty page.
     """
     sids = sorted(await sessions_of(past.store, partition, user))
     ahead = max(FEWEST, min(PAGE, size) * 2 // max(len(sids), 1))
@@ -128,7 +130,7 @@ async def user_pages(
             if chain.ready:
                 heappush(heap, (chain.rank, number))
         below_floor = any(chain.below_floor for chain in chains)
-        events = [UserEvent(**asdict(readable(entry)), session=entry.recorded.sid) for entry in wanted.among(page)]
+        events = [UserEvent(**asdict(readable(entry, key)), session=entry.recorded.sid) for entry in wanted.among(page)]
         yield UserPage(events, Place.of(page[-1]) if heap else None, below_floor, len(page))
         if not heap:
             return

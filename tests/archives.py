@@ -12,6 +12,7 @@ from ledger import keys
 from ledger.events import SessionCreated, SessionEnded
 from ledger.log.reader import Entry, read_partition
 from ledger.log.store import Store
+from ledger.personal import plain
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
@@ -38,8 +39,8 @@ async def past(store: Store, rounds: int = 60, partition: int = PARTITION) -> Lo
         if number % 3 == 0:
             tablet = await log.append(tablet, offered("AlbumV2", "AssetV2", snapshot_us=at_us), at_us=at_us)
         if number == rounds // 2:
-            old = await log.append(old, cleared("AssetV1"), SessionEnded("logout", "ann"), at_us=at_us)
-    await log.create("late", SessionCreated("ann", "photos", parent=PHONE, device_type="Web"), at_us=NOW + 10**9)
+            old = await log.append(old, cleared("AssetV1"), SessionEnded("logout", plain("ann")), at_us=at_us)
+    await log.create("late", SessionCreated("ann", "photos", parent=PHONE, device_type=plain("Web")), at_us=NOW + 10**9)
     return log
 
 

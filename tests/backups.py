@@ -11,6 +11,7 @@ from ledger.commands import CreateSession, RequestReset
 from ledger.log.append import pairs
 from ledger.log.layout import open_layout
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.service import Ledger
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
@@ -51,10 +52,10 @@ async def full(store: Store, objects: Objects | None = None, *, steps: int = 150
     await live(ledger, clock, Random(seed), steps)
     await ledger.execute("user-0", LONG, CreateSession("user-0", "photos"))
     for number in range(140):
-        await ledger.execute("user-0", LONG, RequestReset(number % 2 == 0, "user-0"))
+        await ledger.execute("user-0", LONG, RequestReset(number % 2 == 0, plain("user-0")))
     for number in range(4):
         user, sid = f"user-{number}", sid_of(f"{seed} signed in {number}")
-        await ledger.execute(user, sid, CreateSession(user, "photos", None, "Web", "", ""))
+        await ledger.execute(user, sid, CreateSession(user, "photos", None, plain("Web"), plain(""), plain("")))
         await Credentials(store, PARTITIONS, CIPHER).hold(user, sid, f"secret {number}")
         await Identities(store, PARTITIONS).sign_in(
             ISSUER, f"subject {number}", email=f"{number}@example.test", name=f"N {number}", user=user, now_us=clock()

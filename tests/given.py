@@ -35,13 +35,16 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.evolve import fold
+from ledger.personal import plain
 from ledger.positions import MAX_US, Position
 from ledger.state import State
 
 SID: Final = "5e" * 32
 NOW: Final = 1_790_000_000_000_000
 SNAPSHOT: Final = NOW - 1_000
-CREATED: Final = SessionCreated("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
+CREATED: Final = SessionCreated(
+    "ann", "photos", device_type=plain("iPhone"), device_os=plain("iOS"), authenticated_by="password"
+)
 
 
 def given(*events: Event, at_us: int = NOW, sid: str = SID) -> State:
@@ -135,12 +138,12 @@ commands: Final[st.SearchStrategy[Command]] = st.one_of(
     st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, resends=st.sampled_from((RESENDS[:1], RESENDS))),
     st.builds(RecordAcks, st.lists(few_acks, max_size=4).map(tuple)),
     st.builds(ClearCheckpoints, st.none() | masks, st.just("deleted"), st.booleans()),
-    st.builds(RequestReset, st.booleans(), st.just("owner")),
+    st.builds(RequestReset, st.booleans(), st.just(plain("owner"))),
     st.builds(
         DescribeDevice,
-        st.sampled_from(("", "iPhone", "Pixel")),
-        st.sampled_from(("", "iOS")),
-        st.sampled_from((None, "", "3.2.0", "3.2.1")),
+        st.sampled_from(("", "iPhone", "Pixel")).map(plain),
+        st.sampled_from(("", "iOS")).map(plain),
+        st.sampled_from((None, "", "3.2.0", "3.2.1")).map(plain),
     ),
     st.builds(
         RotateToken,

@@ -18,6 +18,7 @@ from ledger.commands import (
 )
 from ledger.errors import Refused
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.service import Ledger
 from tests.given import SNAPSHOT, ack, acks, clear, offer
 from tests.ledgers import Clock, sid_of
@@ -38,7 +39,14 @@ async def live(ledger: Ledger, clock: Clock, dice: Random, steps: int = 120) -> 
             sid, parent = sid_of(f"{dice.random()} {step}"), dice.choice([None, *mine])
             provider = dice.choice([b"", PROVIDER_SESSION, bytes([step % 256]) * 16])
             created = CreateSession(
-                user, "photos", parent, "iPhone", "iOS", "3.2.0", authenticated_by="oidc", provider_session=provider
+                user,
+                "photos",
+                parent,
+                plain("iPhone"),
+                plain("iOS"),
+                plain("3.2.0"),
+                authenticated_by="oidc",
+                provider_session=provider,
             )
             await ledger.execute(user, sid, created)
             sessions[sid] = (user, 0)
@@ -52,10 +60,10 @@ async def live(ledger: Ledger, clock: Clock, dice: Random, steps: int = 120) -> 
             acks(ack("AssetV1", snapshot_us - dice.randrange(1, 30), f"id-{step}")),
             acks(ack("AlbumV2", snapshot_us + 1_000_000)),
             clear(*dice.choice([(), ("AssetV1",)])),
-            DescribeDevice("iPhone", "iOS", f"3.2.{step}"),
-            RequestReset(dice.random() < 0.5, user),
+            DescribeDevice(plain("iPhone"), plain("iOS"), plain(f"3.2.{step}")),
+            RequestReset(dice.random() < 0.5, plain(user)),
             RotateToken(bytes.fromhex(in_use), bytes.fromhex(token), number, clock() + 10**12),
-            EndSession("logout", user),
+            EndSession("logout", plain(user)),
         ]
         command = dice.choice(commands)
         with suppress(Refused):

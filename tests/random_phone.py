@@ -22,6 +22,7 @@ from ledger.errors import DeletesPurged
 from ledger.events import Recorded
 from ledger.evolve import fold
 from ledger.fields import checkpoint_fields, read_state, session_fields
+from ledger.personal import plain
 from ledger.positions import us_from_iso
 from ledger.state import State
 from projections.entities.registry import entity_types_for
@@ -312,7 +313,7 @@ class Phone:
     async def ask_for_reset(self) -> None:
         """Ask for a reset, or take it back."""
         on = self.dice.random() < 0.5
-        await self.session.act(RequestReset(on, "owner"))
+        await self.session.act(RequestReset(on, plain("owner")))
         self.asked_for = on
 
     async def clear_by_list(self) -> None:

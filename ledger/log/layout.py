@@ -6,11 +6,10 @@ from typing import Final, NamedTuple
 
 from ledger import keys
 from ledger.errors import LayoutError, StoreReplyError
+from ledger.log.formats import FORMAT, OLDEST
 from ledger.log.store import Store
 from ledger.log.whole import mark_new
 
-FORMAT: Final = 1
-"""The layout this version reads and writes; raised when keys or stored fields change incompatibly."""
 MAX_PARTITIONS: Final = 16_384
 _MARKED: Final = "whole_marked_at_us"
 
@@ -53,10 +52,7 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
         await store.command("HSETNX", name, "format", FORMAT, key=name)
         await store.command("HSETNX", name, "partitions", partitions, key=name)
         found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
-    if int(found_format) != FORMAT:
-        raise LayoutError(
-            f"This ledger has format {int(found_format)}, this version reads {FORMAT}: upgrade the service"
-        )
+    check_format(int(found_format))
     if int(found) != partitions:
         raise LayoutError(
             f"This ledger was created with {int(found)} partitions, and the count cannot change: "
@@ -67,6 +63,16 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
         await mark_new(store, partitions)
         await store.command("HSETNX", name, _MARKED, now_us, key=name)
     return int(found)
+
+
+def check_format(found: int) -> None:
+    """Refuse a ledger that this version cannot read or write; raises LayoutError."""
+    if found > FORMAT:
+        raise LayoutError(f"This ledger has format {found}, this version reads up to {FORMAT}: upgrade the service")
+    if found < OLDEST:
+        raise LayoutError(
+            f"This ledger has format {found}, this version reads from {OLDEST} on: upgrade it with a version in between"
+        )
 
 
 async def read_promise(store: Store) -> StorePromise:

@@ -30,7 +30,13 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 60.0
 
 
-ARCHIVE_VARIABLES = {"LEDGER_ARCHIVE", "LEDGER_ARCHIVE_ENDPOINT", "LEDGER_ARCHIVE_PATH_STYLE", "LEDGER_ARCHIVE_REGION"}
+PLACE_VARIABLES = {
+    "LEDGER_ARCHIVE",
+    "LEDGER_USER_KEYS",
+    "LEDGER_ARCHIVE_ENDPOINT",
+    "LEDGER_ARCHIVE_PATH_STYLE",
+    "LEDGER_ARCHIVE_REGION",
+}
 
 
 class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,9 +52,12 @@ class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
         return open_objects(self.url, endpoint=self.endpoint, path_style=self.path_style, region=self.region, make=make)
 
 
-def place_from(environ: Mapping[str, str]) -> ArchivePlace | None:
-    """Read where the archive is from LEDGER_ARCHIVE and its companions; None if it is not set. Raises InvalidInput."""
-    url = environ.get("LEDGER_ARCHIVE", "").strip()
+def place_from(environ: Mapping[str, str], variable: str = "LEDGER_ARCHIVE") -> ArchivePlace | None:
+    """Read where the archive is, or what else `variable` names; None if it is not set. Raises InvalidInput.
+
+    LEDGER_ARCHIVE's companions tell of both.
+    """
+    url = environ.get(variable, "").strip()
     if not url:
         return None
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from ledger import keys
 from ledger.errors import InvalidInput
 from ledger.log import whole
-from ledger.log.layout import FORMAT
+from ledger.log.formats import FORMAT
 from ledger.log.reader import last_id
 from ledger.log.store import Arg, Script, Store
 from projections.archive.format import place

@@ -15,11 +15,15 @@ from ledger.errors import Contended, SessionEnded
 from ledger.log import whole
 from ledger.log.sessions import Strays
 from ledger.log.store import Store, scan
+from ledger.personal import plain
 from ledger.service import Ledger
 from ops.backup import fill
 from projections.at_once import each
 from projections.backup.origin import Origin
+from projections.erasure import erase_again
+from projections.identities import Identities
 from projections.rebuild import Broken, Rebuild
+from projections.user_keys import UserKeys
 from projections.verify import Report, verify
 
 BY: Final = "restore"
@@ -30,7 +34,8 @@ class RestoreReport(msgspec.Struct):
     """What was restored, and how it compares with its events.
 
     `doing`: the step it is at. `resets`: sessions asked to start over just now; others were before. `expired`: those
-    that were over before they came back, which nobody needs to ask.
+    that were over before they came back, which nobody needs to ask. `erased`: users who had been erased since, and were
+    erased again.
     """
 
     doing: str = ""
@@ -39,6 +44,7 @@ class RestoreReport(msgspec.Struct):
     events: int = 0
     sessions: int = 0
     resets: int = 0
+    erased: int = 0
     expired: int = 0
     broken: list[Broken] = []
     not_whole: list[int] = []
@@ -61,14 +67,16 @@ async def restore(
     *,
     on_progress: Progress = lambda _: None,
     open_signing_keys: Callable[[bytes], str] = lambda _: "",
+    user_keys: UserKeys | None = None,
     at_once: int = 2,
 ) -> RestoreReport:
     """Restore into an empty store, or go on where an earlier run was interrupted.
 
-    What is restored must have been checked before. Raises CannotRestore with nothing written, BadBackup, StoreFull,
-    StoreUnavailable: then it may be run again.
+    Whoever was erased since, as `user_keys` tell, is erased before anybody can open the ledger. What is restored must
+    have been checked before. Raises CannotRestore with nothing written, BadBackup, StoreFull, StoreUnavailable: then it
+    may be run again.
     """
-    return await _Restore(store, origin, clock, on_progress, open_signing_keys).run(at_once)
+    return await _Restore(store, origin, clock, on_progress, open_signing_keys, user_keys).run(at_once)
 
 
 class _Restore:
@@ -79,7 +87,9 @@ class _Restore:
         clock: Callable[[], int],
         on_progress: Progress,
         open_signing_keys: Callable[[bytes], str],
+        user_keys: UserKeys | None,
     ) -> None:
+        self._user_keys = user_keys
         self._store = store
         self._origin = origin
         self._clock = clock
@@ -96,6 +106,10 @@ class _Restore:
         await each(enumerate(marks), self._partition, at_once)
         report.doing = "restoring what belongs to no partition"
         await self._others()
+        if self._user_keys is not None:
+            report.doing = "erasing again who was erased"
+            identities = Identities(self._store, partitions)
+            report.erased = await erase_again(self._ledger, identities, self._user_keys)
         report.doing = "verifying"
         report.verified = await verify(
             self._store, partitions, sealed=self._origin.sealed, on_progress=lambda _: self._on_progress(report)
@@ -144,7 +158,7 @@ class _Restore:
         if pending:
             return False
         try:
-            await self._ledger.execute(user.decode(), sid, RequestReset(True, BY))
+            await self._ledger.execute(user.decode(), sid, RequestReset(True, plain(BY)))
         except SessionEnded:
             self._report.expired += 1
             return False

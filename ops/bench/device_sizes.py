@@ -13,6 +13,7 @@ from ledger import keys
 from ledger.acks import Ack
 from ledger.commands import CreateSession, EndSession, OfferStream, RecordAcks
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET, mask_of
+from ledger.personal import plain
 from ledger.positions import Position
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
@@ -60,7 +61,9 @@ async def _sync_all(opened: Opened, users: list[str], rounds: int) -> None:
     async def sync(user: str) -> None:
         sid = _sid(user)
         async with gate:
-            made = CreateSession(user, user, None, "iPhone 15 Pro", "iOS", "3.2.0", authenticated_by="oidc")
+            made = CreateSession(
+                user, user, None, plain("iPhone 15 Pro"), plain("iOS"), plain("3.2.0"), authenticated_by="oidc"
+            )
             await opened.ledger.execute(user, sid, made)
             for number in range(rounds):
                 snapshot_us = began_us + number * 1000
@@ -82,7 +85,7 @@ async def _end_all(opened: Opened, users: list[str]) -> None:
 
     async def end(user: str) -> None:
         async with gate:
-            await opened.ledger.execute(user, _sid(user), EndSession("logout", by=user))
+            await opened.ledger.execute(user, _sid(user), EndSession("logout", by=plain(user)))
 
     await asyncio.gather(*map(end, users))
 

@@ -12,6 +12,7 @@ from ledger import keys
 from ledger.chain import GENESIS, record
 from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.events import AcksRecorded, Event, SessionCreated, StoredAck, StreamOffered, mask_bytes
+from ledger.personal import plain
 
 TYPE: Final = "AssetV1"
 _START_MS: Final = 1_790_000_000_000
@@ -62,7 +63,9 @@ def _chain(number: int, partitions: int, count: int) -> _Chain:
 
 def _events(user: str, count: int) -> Iterator[Event]:
     end_us = _START_MS * 1000 + count
-    yield SessionCreated(user, "bench", device_type="Pixel", device_os="Android", app_version="3.2.0")
+    yield SessionCreated(
+        user, "bench", device_type=plain("Pixel"), device_os=plain("Android"), app_version=plain("3.2.0")
+    )
     yield StreamOffered(end_us, mask_bytes(mask_of([TYPE, COMPLETE])))
     for number in range(count):
         yield AcksRecorded((StoredAck(CODES[TYPE], _START_MS * 1000 + number, f"{number:032x}", 1),))

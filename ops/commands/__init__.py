@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "state": Named(
         "state:state", "Show a session and its checkpoints as they were at a time, folded from its events alone."
     ),
+    "upgrade": Named("upgrade:upgrade", "Show which versions run on a ledger, and in which format it is written."),
     "user": Named("user:user", "Who users are."),
     "verify": Named(
         "verify:verify",

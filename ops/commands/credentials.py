@@ -1,4 +1,4 @@
-"""`syncledger credentials`: what identity providers entrust, held encrypted."""
+"""`syncledger credentials`: what identity providers entrust, and users' keys, held encrypted."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def rekey(data_dir: Path | None, redis_url: str | None) -> None:
     async def work() -> int:
         async with opened(settings) as found:
             with progress("encrypting") as advance:
-                return await open_credentials(found, settings).rekey(lambda done: advance(done, "credentials"))
+                held = await open_credentials(found, settings).rekey(lambda done: advance(done, "credentials"))
+                return held + await found.user_keys.rewrap(lambda done: advance(done, "users' keys"))
 
     echo(f"{run(work()):,} encrypted with the newest key")

@@ -18,7 +18,7 @@ from ledger.log.reader import ANY_SEQ
 from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.connect import Opened, opened
-from projections.history import TAGS, HistoryEvent, Wanted, pages
+from projections.history import TAGS, HistoryEvent, Wanted, owner, pages
 from projections.user_history import UserEvent, user_pages
 
 _SID_CHARS = 12
@@ -80,9 +80,11 @@ async def _pages(
     ledger, past = found.ledger, found.past
     if session is None:
         assert user is not None
-        return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward)
+        key = await ledger.key_of(user)
+        return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward, key=key)
     partition = ledger.partition_of(user) if user else await ledger.locate(session)
-    return pages(past, partition, session, wanted, forward=forward)
+    key = await ledger.key_of(await owner(ledger, partition, session))
+    return pages(past, partition, session, wanted, forward=forward, key=key)
 
 
 async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:

@@ -17,7 +17,7 @@ from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
-from ops.connect import now_us
+from ops.connect import now_us, open_user_keys
 from ops.embedded import embedded_server
 from ops.settings import Settings
 from projections.archive.catalog import Archive
@@ -58,6 +58,7 @@ def restore(
                     now_us,
                     on_progress=lambda report: advance(report.partitions, f"{report.doing}, {report.events:,} events"),
                     open_signing_keys=lambda sealed: open_keys(settings, sealed),
+                    user_keys=open_user_keys(store, settings),
                 )
             return report, origin
 
@@ -139,6 +140,8 @@ def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, set
         f"{report.events:,} events restored in {report.partitions:,} partitions; {report.sessions:,} living sessions, "
         f"{report.resets:,} of them asked to start over"
     )
+    if report.erased:
+        echo(f"{report.erased:,} users in it who were erased since: they were erased again")
     if report.signing_keys:
         echo(report.signing_keys)
     if isinstance(origin, FromSegments):

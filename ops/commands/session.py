@@ -11,6 +11,7 @@ from endpoints.devices import describe
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import NoSuchSession, SessionEnded
 from ledger.keys import check_name
+from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
 from ledger.tokens import Issued, TokenIssuer
@@ -79,7 +80,7 @@ def list_sessions(user: str, data_dir: Path | None, redis_url: str | None, as_js
 
     async def work() -> list[tuple[int, State]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            states = await found.ledger.devices(user)
+            states = [await found.ledger.opened(state) for state in await found.ledger.devices(user)]
             seen_ms = await found.ledger.seen_ms(user, [state.sid for state in states])
             timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
             return sorted(timed, key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
@@ -118,7 +119,7 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
 
     async def work() -> str:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            command = EndSession("revoked", by=BY)
+            command = EndSession("revoked", by=plain(BY))
             if session is None:
                 assert user is not None
                 return f"{await end_all(found, user, command):,} sessions of {user} ended"
@@ -157,9 +158,9 @@ async def sign_in(
     command = CreateSession(
         user=user,
         library=library,
-        device_type=device_type,
-        device_os=device_os,
-        app_version=app_version,
+        device_type=plain(device_type),
+        device_os=plain(device_os),
+        app_version=plain(app_version),
         expires_at_us=issued.expires_at_us,
         authenticated_by=BY,
     )
@@ -169,7 +170,7 @@ async def sign_in(
 
 def _row(state: State, seen_us: int) -> tuple[str, ...]:
     created, seen = minute(state.created_at_us), minute(seen_us)
-    device = state.device_type or "-", state.device_os or "-", state.app_version or "-"
+    device = (text_of(text) or "-" for text in (state.device_type, state.device_os, state.app_version))
     return (*device, created, seen, state.authenticated_by or "-")
 
 
@@ -189,9 +190,9 @@ def _json(state: State, seen_us: int) -> dict[str, object]:
     return {
         "id": state.sid,
         "library": state.library,
-        "deviceType": state.device_type,
-        "deviceOS": state.device_os,
-        "appVersion": state.app_version,
+        "deviceType": text_of(state.device_type),
+        "deviceOS": text_of(state.device_os),
+        "appVersion": text_of(state.app_version) or None,
         "createdAt": iso_from_us(state.created_at_us),
         "lastSeenAt": iso_from_us(seen_us),
         "parent": state.parent,

@@ -34,7 +34,8 @@ def state(
             partition = ledger.partition_of(user) if user else await ledger.locate(session)
             when_us = ledger.clock() if at_us is None else at_us
             with progress("folding events"):
-                return describe(await fold_at(found.past, partition, session, when_us), when_us)
+                moment = await fold_at(found.past, partition, session, when_us)
+            return describe(moment, when_us, await ledger.key_of(moment.state.user))
 
     found = run(work())
     if as_json:

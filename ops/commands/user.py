@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 from click import echo
 
-from ledger.commands import EndSession
+from ledger import personal
 from ledger.keys import check_name
-from ops.commands.options import json_option, print_json, run, settings_from, store_options
-from ops.commands.session import BY, end_all
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.session import BY
 from ops.commands.tables import plain
 from ops.connect import opened
+from projections.erasure import Erasure, erase_user, plain_events
 from projections.identities import Profile
 
 _NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
@@ -56,26 +57,50 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_options
 def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
-    """End all sessions of a user and remove name, e-mail address and identities.
+    """End all sessions of a user, and forget their name, e-mail address, identities and what their devices said.
 
-    What their devices did stays in the history, under the id alone. What a library holds is not touched.
+    What the devices did stays in the history, under the id alone; what is personal in it can be read nowhere any more,
+    nor in backups. What a library holds is not touched.
     """
     check_name("USER", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     if not yes and not click.confirm(f"End all sessions of {user} and erase who they are?", err=True):
         raise click.ClickException("nothing was changed")
 
-    async def work() -> tuple[int, bool]:
+    async def work() -> tuple[Erasure, int]:
         async with opened(settings) as found:
-            command = EndSession("erased", by=BY)
-            ended = await end_all(found, user, command)
-            erased = await found.identities.erase(user)
-            return ended + await end_all(found, user, command), erased  # who signed in between the two
+            erased = await erase_user(found.ledger, found.identities, found.user_keys, user, personal.plain(BY))
+            with progress("looking for what is not sealed"):
+                return erased, await plain_events(found.past, found.ledger.partition_of(user), user)
 
-    ended, erased = run(work())
-    if not (ended or erased):
+    erased, left = run(work())
+    if not any(erased) and not left:
         raise click.ClickException(_NOBODY)
-    echo(f"{ended:,} sessions ended, " + ("identity erased" if erased else "there was no identity"))
+    identity = "identity erased" if erased.identity else "there was no identity"
+    sealed = "what devices said of themselves erased" if erased.key else "there was nothing that devices said"
+    echo(f"{erased.sessions:,} sessions ended, {identity}, {sealed}")
+    if left:
+        echo(f"{left:,} events from before texts were sealed still hold what devices said: they are kept as they are")
+
+
+@user.command()
+@click.option("--adopt", is_flag=True, help="Take this place for the ledger's, where the one before was lost.")
+@store_options
+@json_option
+def keys(adopt: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Show where the keys are that seal what devices say of themselves, and how many."""
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+
+    async def work() -> int:
+        async with opened(settings) as found:
+            await (found.user_keys.adopt() if adopt else found.user_keys.check())
+            return await found.user_keys.count()
+
+    count, place = run(work()), settings.user_keys_place.url
+    if as_json:
+        print_json({"place": place, "keys": count})
+    else:
+        echo(f"{count:,} keys in {place}")
 
 
 _SHOWN = ("name", "email", "library", "admin")

@@ -57,6 +57,18 @@ class Objects:
             await obstore.put_async(self._store, name, content, mode="create")
         await self._settle(name)
 
+    async def put(self, name: str, content: bytes) -> None:
+        """Write a few bytes as a new object; raises ObjectExists if there is one."""
+        with _translated(name):
+            await obstore.put_async(self._store, name, content, mode="create")
+        await self._settle(name)
+
+    async def replace(self, name: str, content: bytes) -> None:
+        """Write a few bytes as an object, in place of what is there: readers find one or the other."""
+        with _translated(name):
+            await obstore.put_async(self._store, name, content, mode="overwrite")
+        await self._settle(name)
+
     async def read(self, name: str, start: int, length: int) -> bytes:
         """Read so many bytes from `start` on; raises ObjectMissing, ArchiveUnavailable if there are fewer."""
         if length == 0:

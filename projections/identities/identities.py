@@ -97,6 +97,11 @@ class Identities:
         fields = await self._record(user).read()
         return _profile(user, fields) if "email" in fields else None
 
+    async def since_us(self, user: str) -> int | None:
+        """Tell since when a user has been known; None for one that is not."""
+        since_ms = (await self._record(user).read()).get("since_ms")
+        return None if since_ms is None else int(since_ms) * 1000
+
     async def user_of(self, issuer: str, subject: str) -> str | None:
         """Tell which user an identity is."""
         return await holder(self._store, keys.identity_link(person.identity_digest(issuer, subject)))

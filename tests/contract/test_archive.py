@@ -18,6 +18,7 @@ from ledger.events import SessionEnded, tag_of
 from ledger.evolve import fold
 from ledger.log.append import read_ended
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.state import State
 from ops.archive.job import preview
 from projections.archive.catalog import Archive
@@ -158,7 +159,7 @@ async def marks(store: Store, sid: str) -> list[str]:
 async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: Store, path: Path) -> None:
     log = await past(valkey_store, rounds=200)
     ended, phone = await log.history(140, "gone"), await log.load(PHONE)
-    ended = await log.append(ended, SessionEnded("logout", "ann"), at_us=NOW + 10**9)
+    ended = await log.append(ended, SessionEnded("logout", plain("ann")), at_us=NOW + 10**9)
     assert phone is not None
     sids = (PHONE, ended.sid)
     whole = await histories(valkey_store, None, sids)

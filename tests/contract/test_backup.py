@@ -20,6 +20,7 @@ from ledger.errors import LayoutError, LedgerError
 from ledger.log import whole
 from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.service import Ledger
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
@@ -325,7 +326,9 @@ async def test_segments_with_events_beyond_the_backup_are_named(
 ) -> None:
     ledger = await full(valkey_store, folder)
     report = await saved(valkey_store, folder)
-    await ledger.execute("user-0", sid_of("new"), CreateSession("user-0", "photos", None, "Web", "", ""))
+    await ledger.execute(
+        "user-0", sid_of("new"), CreateSession("user-0", "photos", None, plain("Web"), plain(""), plain(""))
+    )
     await archive_all(valkey_store, folder)
     with pytest.raises(CannotRestore, match="came after this backup"):
         await restored(redis7, folder, report.name)

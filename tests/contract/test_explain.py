@@ -13,6 +13,7 @@ from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, 
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import NoSuchSession, Refused
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.service import Ledger
 from projections.entities.catalog import Catalog
@@ -50,7 +51,7 @@ class Phone:
                 continue
 
     async def sign_in(self) -> None:
-        await self.do(CreateSession("ann", "lib", device_type="Pixel"))
+        await self.do(CreateSession("ann", "lib", device_type=plain("Pixel")))
 
     async def add(self, entity_type: str, count: int = 1) -> None:
         """Write rows to the library; the clock goes with it."""
@@ -166,7 +167,7 @@ async def test_what_was_refused_before_progress_is_over(phone: Phone) -> None:
 
 async def test_stale_acks_after_a_reset(phone: Phone) -> None:
     await phone.sync("AssetV2")
-    await phone.do(RequestReset(on=True, by="ann"), clear(cause="reset_acked", reset=True))
+    await phone.do(RequestReset(on=True, by=plain("ann")), clear(cause="reset_acked", reset=True))
     snapshot_us = await phone.stream("AssetV2")
     await phone.do(acks(ack("AssetV2", snapshot_us - 3, "a")), acks(ack("AssetV2", snapshot_us - 2, "b")))
     found = await phone.explained()
@@ -230,11 +231,11 @@ async def test_no_progress_at_all(phone: Phone) -> None:
 
 async def test_a_reset_that_nobody_answers(phone: Phone) -> None:
     await phone.sync("AssetV2")
-    await phone.do(RequestReset(on=True, by="bob"))
+    await phone.do(RequestReset(on=True, by=plain("bob")))
     found = await phone.explained()
     assert codes(found) == [("note", "reset_waiting")]
     assert "by bob, and has not been heard of since" in found.summary
-    await phone.do(DescribeDevice(app_version="3.3.0"))
+    await phone.do(DescribeDevice(app_version=plain("3.3.0")))
     found = await phone.explained()
     assert codes(found) == [("stops", "reset_ignored")]
     assert "has not acknowledged the reset" in found.summary
@@ -309,7 +310,7 @@ async def test_only_the_newest_events_are_looked_at(phone: Phone, monkeypatch: p
     monkeypatch.setattr("projections.explain_facts.LOOKED_AT", 4)
     await phone.sync("AssetV2", "AlbumV2")
     for count in range(6):
-        await phone.do(DescribeDevice(app_version=f"3.2.{count}"))
+        await phone.do(DescribeDevice(app_version=plain(f"3.2.{count}")))
     found = await phone.explained()
     assert (found.events, found.events_looked_at) == (11, 4)
     assert any("newest 4 of 11" in said for said in found.known)

@@ -13,6 +13,7 @@ from ledger.entity_types import mask_of
 from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.log.reader import Entry, read_partition
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.service import Ledger
 from projections.history import HistoryEvent, Wanted, pages, readable
 from projections.past import Past
@@ -45,9 +46,9 @@ class Story:
         choice, on = self.dice.random(), self.dice.random() < 0.5
         if choice < 0.1 and len(self.living[user]) > 1:
             self.living[user].remove(sid)
-            await self.ledger.execute(user, sid, EndSession("logout", by=user))
+            await self.ledger.execute(user, sid, EndSession("logout", by=plain(user)))
         elif choice < 0.3:
-            await self.ledger.execute(user, sid, RequestReset(on, by=user))
+            await self.ledger.execute(user, sid, RequestReset(on, by=plain(user)))
         elif choice < 0.6:
             offer = OfferStream(self.clock.now_us + 1, mask_of(["AssetV2", "AlbumV2"]))
             await self.ledger.execute(user, sid, offer)

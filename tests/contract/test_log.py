@@ -9,12 +9,14 @@ import pytest
 
 from ledger import keys
 from ledger.errors import CorruptLedger, LayoutError, StoreFull, StoreReplyError
-from ledger.events import SessionCreated, SessionEnded
+from ledger.events import SCHEMA, SessionCreated, SessionEnded
 from ledger.fields import checkpoint_fields, session_fields
 from ledger.log.append import Conflict, load, read_ended
-from ledger.log.layout import FORMAT, open_layout, read_promise
+from ledger.log.formats import FORMAT
+from ledger.log.layout import open_layout, read_promise
 from ledger.log.reader import Entry, last_id, read_partition, walk
 from ledger.log.store import Store
+from ledger.personal import plain
 from ledger.state import State
 from projections.rebuild import not_whole
 from tests.given import CREATED, NOW, SNAPSHOT, ack, cleared, moved, offered
@@ -23,8 +25,8 @@ from tests.ledgers import PARTITION, Log, contents, section, sid_of
 pytestmark = pytest.mark.each_store
 
 HOUR_US = 3_600_000_000
-CHILD = SessionCreated("ann", "photos", parent=sid_of("first"), device_type="Web")
-ENDED = SessionEnded("logout", "ann")
+CHILD = SessionCreated("ann", "photos", parent=sid_of("first"), device_type=plain("Web"))
+ENDED = SessionEnded("logout", plain("ann"))
 
 
 @pytest.fixture
@@ -276,9 +278,15 @@ async def test_an_entry_that_cannot_be_read_is_named(log: Log) -> None:
     name = keys.stream(PARTITION)
     raw = section(None, CREATED, sid=sid_of("x")).events[0].raw
     whole: dict[str, str | bytes | None] = {
-        "sid": b"\x01" * 32, "seq": "1", "at": "5", "schema": "1", "event": raw, "hash": b"", "prev": "",
+        "sid": b"\x01" * 32, "seq": "1", "at": "5", "schema": str(SCHEMA), "event": raw, "hash": b"", "prev": "",
     }  # fmt: skip
-    for field, value in (("seq", "x"), ("event", b"\x90"), ("schema", "2"), ("prev", b"\xff"), ("sid", None)):
+    for field, value in (
+        ("seq", "x"),
+        ("event", b"\x90"),
+        ("schema", str(SCHEMA + 1)),
+        ("prev", b"\xff"),
+        ("sid", None),
+    ):
         damaged = {**whole, field: value}
         flat = [part for key, held in damaged.items() if held is not None for part in (key, held)]
         entry_id = (await log.store.command("XADD", name, "*", *flat, key=name)).decode()

@@ -16,6 +16,7 @@ from ledger.log import whole
 from ledger.log.layout import open_layout
 from ledger.log.sessions import find_strays
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.service import Ledger
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
@@ -89,8 +90,8 @@ async def test_marks_come_back_of_living_and_ended_sessions(ledger: Ledger) -> N
     for sid, count in ((PHONE, 200), (TABLET, 62), (GONE, 127)):
         await ledger.execute("ann", sid, CreateSession("ann", "photos"))
         for number in range(count):
-            await ledger.execute("ann", sid, RequestReset(number % 2 == 0, "ann"))
-    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+            await ledger.execute("ann", sid, RequestReset(number % 2 == 0, plain("ann")))
+    await ledger.execute("ann", GONE, EndSession("logout", plain("ann")))
     before = {name: held for name, held in (await dump(ledger.store)).items() if b":marks:" in name}
     assert {name: len(held) for name, held in before.items()} == {
         keys.marks(partition, PHONE): 3,
@@ -194,7 +195,7 @@ async def test_what_sessions_do_while_they_are_rebuilt_is_not_lost(valkey_url: s
         while not over.is_set() or step < 20:
             step += 1
             try:
-                state = await ledger.execute(user, sid, RequestReset(step % 2 == 1, user))
+                state = await ledger.execute(user, sid, RequestReset(step % 2 == 1, plain(user)))
                 answered[sid] = state.seq
             except Rebuilding:
                 refused += 1
@@ -234,7 +235,7 @@ async def test_a_session_that_acts_between_the_look_and_the_write_is_looked_at_a
             nonlocal acted
             if script.name == "rebuild" and acted < 5:
                 acted += 1
-                await ledger.execute("ann", PHONE, RequestReset(acted % 2 == 1, "ann"))
+                await ledger.execute("ann", PHONE, RequestReset(acted % 2 == 1, plain("ann")))
             return await store.script(script, *args)
 
         def __getattr__(self, name: str) -> Any:
@@ -255,7 +256,7 @@ async def filled(ledger: Ledger) -> Ledger:
         await ledger.execute("ann", sid, CreateSession("ann", "photos", provider_session=b"\x01" * 16))
         await ledger.execute("ann", sid, offer("AssetV1"))
         await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a")))
-    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+    await ledger.execute("ann", GONE, EndSession("logout", plain("ann")))
     await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
     return ledger
 
@@ -303,7 +304,7 @@ async def test_damage_is_named_and_mended(valkey_store: Store, command: list[Any
         await ledger.execute("ann", sid, CreateSession("ann", "photos", provider_session=b"\x01" * 16))
         await ledger.execute("ann", sid, offer("AssetV1"))
         await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a")))
-    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+    await ledger.execute("ann", GONE, EndSession("logout", plain("ann")))
     before, partition = await dump(valkey_store), ledger.partition_of("ann")
     args = [arg(partition) if callable(arg) else arg for arg in command]
     await valkey_store.command(*args, key=keys.stream(partition))
@@ -510,7 +511,7 @@ async def test_an_event_given_to_another_session_breaks_its_own_too(valkey_store
     ledger = Ledger(valkey_store, PARTITIONS, Clock())
     await ledger.execute("ann", PHONE, CreateSession("ann", "photos"))
     await ledger.execute("ann", TABLET, CreateSession("ann", "photos"))
-    await ledger.execute("ann", PHONE, EndSession("logout", "ann"))
+    await ledger.execute("ann", PHONE, EndSession("logout", plain("ann")))
     partition = ledger.partition_of("ann")
     await damage(valkey_store, partition, PHONE, 2, sid=bytes.fromhex(TABLET))
     await delete_projections(valkey_store, PARTITIONS)

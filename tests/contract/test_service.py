@@ -27,6 +27,7 @@ from ledger.log.append import _APPEND, _END, append
 from ledger.log.reader import read_partition
 from ledger.log.store import Store, open_store
 from ledger.log.whole import mark_new
+from ledger.personal import plain
 from ledger.service import Ledger
 from ledger.state import State
 from projections.past import Past
@@ -40,8 +41,10 @@ PARTITIONS = 4
 SID = sid_of("first")
 HOUR_US = 3_600_000_000
 EARLY, LATE = SNAPSHOT - 20, SNAPSHOT - 10
-CREATE = CreateSession("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
-LOGOUT = EndSession("logout", "ann")
+CREATE = CreateSession(
+    "ann", "photos", device_type=plain("iPhone"), device_os=plain("iOS"), authenticated_by="password"
+)
+LOGOUT = EndSession("logout", plain("ann"))
 
 
 def ledger_on(store: Store, clock: Clock | None = None) -> Ledger:
@@ -114,14 +117,14 @@ async def test_nothing_can_be_done_to_sessions_that_do_not_live(ledger: Ledger) 
     await ledger.execute("ann", SID, CREATE)
     await ledger.execute("ann", SID, LOGOUT)
     for sid in (SID, sid_of("nobody")):
-        for command in (offer("AssetV1"), acks(), clear(), LOGOUT, RequestReset(True, "ann")):
+        for command in (offer("AssetV1"), acks(), clear(), LOGOUT, RequestReset(True, plain("ann"))):
             with pytest.raises(SessionEnded):
                 await ledger.execute("ann", sid, command)
         with pytest.raises(SessionEnded):
             await ledger.load("ann", sid)
     with pytest.raises(SessionEnded):
         await ledger.execute("ann", SID, CREATE)
-    assert await events_of(ledger) == [CREATED, SessionEndedEvent("logout", "ann")]
+    assert await events_of(ledger) == [CREATED, SessionEndedEvent("logout", plain("ann"))]
     assert await events_of(ledger, sid_of("nobody")) == []
 
 
@@ -158,7 +161,14 @@ async def test_nobody_reaches_the_session_of_another_user(ledger: Ledger) -> Non
     for user in users[1:]:
         with pytest.raises(SessionEnded):
             await ledger.load(user, SID)
-        for command in (LOGOUT, RequestReset(True, user), clear(), acks(), offer("AssetV1"), DescribeDevice("x")):
+        for command in (
+            LOGOUT,
+            RequestReset(True, plain(user)),
+            clear(),
+            acks(),
+            offer("AssetV1"),
+            DescribeDevice(plain("x")),
+        ):
             with pytest.raises(SessionEnded):
                 await ledger.execute(user, SID, command)
         assert await ledger.devices(user) == []
@@ -187,10 +197,10 @@ async def test_ending_others_keeps_oneself_and_those_one_belongs_to(ledger: Ledg
     await child_of(ledger, "grandchild", sid_of("child"))
     await ledger.execute("ann", sid_of("phone"), CREATE)
     await child_of(ledger, "of phone", sid_of("phone"))
-    ended = await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", "ann"))
+    ended = await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", plain("ann")))
     assert ended == 3
     assert {state.sid for state in await ledger.devices("ann")} == {SID, sid_of("child")}
-    assert await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", "ann")) == 0
+    assert await ledger.end_others("ann", sid_of("child"), EndSession("revoked_others", plain("ann"))) == 0
     assert [event for event in await events_of(ledger, sid_of("grandchild")) if isinstance(event, SessionEndedEvent)]
     await assert_clean(ledger.store)
 
@@ -203,14 +213,14 @@ async def test_many_others_end_also_when_children_end_with_parents_of_an_earlier
     await ledger.execute("ann", sid_of("phone"), CREATE)
     for number in range(5):
         await child_of(ledger, f"of phone {number}", sid_of("phone"))
-    await ledger.end_others("ann", SID, EndSession("revoked_others", "ann"))
+    await ledger.end_others("ann", SID, EndSession("revoked_others", plain("ann")))
     assert [state.sid for state in await ledger.devices("ann")] == [SID]
 
 
 async def test_two_workers_that_end_others_both_succeed(ledger: Ledger, other: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
     await asyncio.gather(*(ledger.execute("ann", sid_of(f"{n}"), CREATE) for n in range(10)))
-    command = EndSession("revoked_others", "ann")
+    command = EndSession("revoked_others", plain("ann"))
     await asyncio.gather(*(worker.end_others("ann", SID, command) for worker in (ledger, other)))
     assert [state.sid for state in await ledger.devices("ann")] == [SID]
     await assert_clean(ledger.store)
@@ -286,7 +296,7 @@ async def test_a_logout_by_another_worker_counts_at_once(ledger: Ledger, other: 
 async def test_a_device_that_one_worker_asks_to_reset_is_reset_by_another(ledger: Ledger, other: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
     await other.execute("ann", SID, offer("AssetV1"))
-    await ledger.execute("ann", SID, RequestReset(True, "ann"))
+    await ledger.execute("ann", SID, RequestReset(True, plain("ann")))
     assert (await other.execute("ann", SID, offer("AssetV1"))).pending_reset
 
 
@@ -369,7 +379,7 @@ async def test_a_command_that_never_gets_its_turn_is_contended(ledger: Ledger, m
         if self is racing:
             nonlocal count
             count += 1
-            await rival.execute("ann", SID, RequestReset(count % 2 == 1, "ann"))
+            await rival.execute("ann", SID, RequestReset(count % 2 == 1, plain("ann")))
         return await original(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(service.Ledger, "_append", one_behind)
@@ -532,7 +542,14 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
     await other.load("ann", SID)
     await lose(ledger)
     caller = Caller("ann", SID, bytes.fromhex(SID))
-    commands = (acks(ack("AssetV1", EARLY)), acks(), offer("AlbumV2"), clear(), RequestReset(True, "ann"), LOGOUT)
+    commands = (
+        acks(ack("AssetV1", EARLY)),
+        acks(),
+        offer("AlbumV2"),
+        clear(),
+        RequestReset(True, plain("ann")),
+        LOGOUT,
+    )
     fresh = ledger_on(ledger.store)
     for worker in (ledger, other, fresh):
         for command in commands:
@@ -545,7 +562,7 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
             worker.admit(caller),
             worker.lives(state),
             worker.devices("ann"),
-            worker.end_others("ann", SID, EndSession("revoked_others", "ann")),
+            worker.end_others("ann", SID, EndSession("revoked_others", plain("ann"))),
             worker.by_provider_session(b"\x01" * 16),
             worker.locate(SID),
             worker.locate(sid_of("nobody")),

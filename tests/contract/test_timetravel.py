@@ -21,6 +21,7 @@ from ledger.keys import partition_of
 from ledger.log.append import load
 from ledger.log.reader import Walk
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.service import Ledger
 from ledger.state import State
@@ -69,7 +70,9 @@ class Witness:
 
     async def sign_in(self, sid: str) -> None:
         self.noted[sid] = []
-        await self.execute(sid, CreateSession("ann", "photos", device_type="iPhone", expires_at_us=NOW + 9 * HOUR_US))
+        await self.execute(
+            sid, CreateSession("ann", "photos", device_type=plain("iPhone"), expires_at_us=NOW + 9 * HOUR_US)
+        )
 
     def at(self, sid: str, at_us: int) -> State | None:
         """Tell what was noted at an instant or last before it; None before the beginning and after the end."""
@@ -130,9 +133,9 @@ async def witness(store: Store) -> Witness:
     for command in (
         offer("AssetV2", snapshot_us=NOW),
         acks(ack_of("AssetV2", NOW - 5, "a1")),
-        RequestReset(on=True, by="ann"),
+        RequestReset(on=True, by=plain("ann")),
         clear(cause="reset_acked", reset=True),
-        EndSession("revoked", by="bob"),
+        EndSession("revoked", by=plain("bob")),
     ):
         witness.clock.now_us = NOW + len(witness.noted[SID]) * SECOND_US
         await witness.execute(SID, command)
@@ -192,7 +195,7 @@ async def test_a_chain_that_was_changed_is_not_believed(witness: Witness, store:
     for stream_id, flat in rows:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         if fields[b"seq"] == b"4":
-            fields[b"event"] = encode_event(SyncResetRequested(True, "eve"))
+            fields[b"event"] = encode_event(SyncResetRequested(True, plain("eve")))
         flat = [part for pair in fields.items() for part in pair]
         await store.command("XADD", name, stream_id, *flat, key=name)
     assert (await then(witness, 2)).event.seq == 3
@@ -227,7 +230,9 @@ async def test_a_long_history(store: Store) -> None:
     log = Log(store, partition=partition_of("ann", PARTITIONS))
     state = await log.create(SID)
     for second in range(1, 1101):
-        state = await log.append(state, SyncResetRequested(second % 2 == 1, "ann"), at_us=NOW + second * SECOND_US)
+        state = await log.append(
+            state, SyncResetRequested(second % 2 == 1, plain("ann")), at_us=NOW + second * SECOND_US
+        )
     for seq in (1, 2, 499, 500, 501, 1000, 1001, 1100, 1101):
         moment = await fold_at(Past(store), log.partition, state.sid, NOW + (seq - 1) * SECOND_US)
         assert (moment.state.seq, moment.state.pending_reset) == (seq, seq % 2 == 0)

@@ -15,6 +15,7 @@ from ledger.errors import SessionEnded
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.events import encode_event
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.service import Ledger
 from projections.verify import Difference, Report, verify
 from tests.given import NOW, SNAPSHOT, ack, acks, clear, offer
@@ -33,8 +34,8 @@ async def fill(ledger: Ledger) -> None:
         await ledger.execute("ann", sid, offer("AssetV1", "AlbumV2"))
         await ledger.execute("ann", sid, acks(ack("AssetV1", SNAPSHOT - 9, "a"), ack("AlbumV2", SNAPSHOT - 9, "x")))
     for number in range(260):
-        await ledger.execute("ann", TABLET, RequestReset(number % 2 == 0, "ann"))
-    await ledger.execute("ann", GONE, EndSession("logout", "ann"))
+        await ledger.execute("ann", TABLET, RequestReset(number % 2 == 0, plain("ann")))
+    await ledger.execute("ann", GONE, EndSession("logout", plain("ann")))
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def devices(partition: int) -> bytes:
     return keys.devices(partition, "ann")
 
 
-FLIPPED = bytearray(encode_event(SessionEndedEvent("logout", "ann")))
+FLIPPED = bytearray(encode_event(SessionEndedEvent("logout", plain("ann"))))
 FLIPPED[-1] ^= 1
 
 EVENT_DAMAGE = {
@@ -323,7 +324,7 @@ async def test_a_ledger_in_use_is_clean(valkey_url: str) -> None:
                 rounds += 1
                 if over.is_set():
                     return
-            await ledger.execute(user, sid, EndSession("logout", user))
+            await ledger.execute(user, sid, EndSession("logout", plain(user)))
 
     devices = [asyncio.create_task(device(number)) for number in range(8)]
     try:
@@ -351,8 +352,8 @@ async def test_a_session_that_moves_while_it_is_read_is_folded_on(ledger: Ledger
             if not acted:
                 acted = True
                 for number in range(250):
-                    await ledger.execute("ann", PHONE, RequestReset(number % 2 == 0, "ann"))
-                await ledger.execute("ann", TABLET, EndSession("logout", "ann"))
+                    await ledger.execute("ann", PHONE, RequestReset(number % 2 == 0, plain("ann")))
+                await ledger.execute("ann", TABLET, EndSession("logout", plain("ann")))
                 await ledger.execute("ann", NOBODY, CREATE)
             return await store.script(*args)  # type: ignore[arg-type]
 

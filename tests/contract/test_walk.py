@@ -9,12 +9,13 @@ from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import SessionEnded
 from ledger.log.reader import Entry, read_partition, walk
 from ledger.log.store import Store
+from ledger.personal import plain
 from tests.given import NOW, offered
 from tests.ledgers import PARTITION, Log, sid_of
 
 pytestmark = pytest.mark.each_store
 
-ENDED = SessionEnded("logout", "ann")
+ENDED = SessionEnded("logout", plain("ann"))
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from ledger.errors import DeletesPurged, SessionEnded
 from ledger.events import AckRefused, AcksRecorded, StoredAck
 from ledger.evolve import fold
 from ledger.log.reader import Entry, read_partition
+from ledger.personal import plain
 from ledger.service import Ledger
 from projections.entities.registry import entity_types_for
 from projections.verify import verify
@@ -92,7 +93,7 @@ class Device:
     async def log_out(self) -> None:
         """End the session; nothing of it answers any more."""
         sid = self.sid
-        await self.world.ledger.execute(self.user, sid, EndSession("logout", self.user))
+        await self.world.ledger.execute(self.user, sid, EndSession("logout", plain(self.user)))
         self.world.ended.append((self.user, sid))
         await self.sign_in()
 
@@ -254,7 +255,7 @@ class World:
                 await self.devices[number].deliver(random.Random(seed))
             case ("reset", number, on):
                 device = self.devices[number]
-                await self.ledger.execute(device.user, device.sid, RequestReset(on, "owner"))
+                await self.ledger.execute(device.user, device.sid, RequestReset(on, plain("owner")))
             case ("clear", number, types):
                 device = self.devices[number]
                 cleared: set[Form] = {"link", *(TABLES[name] for name in types)}

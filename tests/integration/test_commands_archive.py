@@ -8,6 +8,7 @@ import pytest
 
 from ledger import keys
 from ledger.commands import RequestReset
+from ledger.personal import plain
 from ops.connect import Opened
 from tests.commands import Commands, commands
 
@@ -33,7 +34,7 @@ def partition(commands: Commands) -> int:
     async def act(found: Opened) -> int:
         (state,) = await found.ledger.devices("ann")
         for number in range(11):
-            await found.ledger.execute("ann", state.sid, RequestReset(on=number % 2 == 0, by="ann"))
+            await found.ledger.execute("ann", state.sid, RequestReset(on=number % 2 == 0, by=plain("ann")))
         return found.ledger.partition_of("ann")
 
     return commands.inside(act)

@@ -11,6 +11,7 @@ from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.personal import plain
 from ledger.tokens import read_token
 from ops.connect import Opened
 from tests.commands import Commands, commands
@@ -42,8 +43,8 @@ def phones(commands: Commands) -> list[Caller]:
                 await found.ledger.execute("ann", phone.sid, OfferStream(snapshot_us + 10 + number, types))
                 acked = RecordAcks((ack("AssetV2", snapshot_us + number),))
                 await found.ledger.execute("ann", phone.sid, acked)
-        await found.ledger.execute("ann", second.sid, EndSession("logout", by="ann"))
-        await found.ledger.execute("ann", first.sid, RequestReset(on=True, by="ann"))
+        await found.ledger.execute("ann", second.sid, EndSession("logout", by=plain("ann")))
+        await found.ledger.execute("ann", first.sid, RequestReset(on=True, by=plain("ann")))
 
     commands.inside(live)
     return [first, second]

@@ -10,6 +10,7 @@ from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import SessionEnded
+from ledger.personal import plain
 from ledger.tokens import read_token
 from ops.commands.tables import WIDEST, columns, minute
 from ops.connect import Opened
@@ -41,8 +42,10 @@ def test_sessions_are_listed_with_what_is_known_of_them(commands: Commands) -> N
     child = sid_of("child")
 
     async def go_on(found: Opened) -> None:
-        await found.ledger.execute("ann", phone.sid, RequestReset(on=True, by="ann"))
-        await found.ledger.execute("ann", child, CreateSession("ann", "lib", parent=phone.sid, device_type="x" * 60))
+        await found.ledger.execute("ann", phone.sid, RequestReset(on=True, by=plain("ann")))
+        await found.ledger.execute(
+            "ann", child, CreateSession("ann", "lib", parent=phone.sid, device_type=plain("x" * 60))
+        )
 
     commands.inside(go_on)
     by_id = {listed.pop("id"): listed for listed in commands.json("session", "list", "--user", "ann")}
@@ -144,7 +147,9 @@ def test_what_a_device_calls_itself_does_not_steer_the_terminal(commands: Comman
     sid, called = sid_of("phone"), "\x1b[2J\x9b1m\r\n\u202eSafari"
 
     async def sign_in(found: Opened) -> None:
-        await found.ledger.execute("ann", sid, CreateSession("ann", "lib", device_type=called, device_os="Ü 11"))
+        await found.ledger.execute(
+            "ann", sid, CreateSession("ann", "lib", device_type=plain(called), device_os=plain("Ü 11"))
+        )
 
     commands.inside(sign_in)
     shown = [commands("session", "list", "--user", "ann"), commands("state", sid), commands("explain", sid)]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from contextlib import suppress
+from pathlib import Path
 
+import pytest
+import zstandard
+
+from ledger.commands import DescribeDevice
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
+from ledger.personal import has_sealed, plain
+from ledger.service import Ledger
 from ops.connect import Opened, now_us, open_credentials
 from tests.commands import Commands, commands
 from tests.dump import bytes_of, values_of
@@ -13,6 +20,7 @@ from tests.dump import bytes_of, values_of
 __all__ = ["commands"]
 
 ISSUER = "https://id.example.org"
+ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def sign_in(commands: Commands, subject: str = "1", sessions: int = 2) -> str:
@@ -59,7 +67,8 @@ def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: 
         assert await open_credentials(found, commands.settings).hold(user, sid, "an ID token")
 
     commands.inside(hold)
-    assert commands("user", "erase", user, "--yes") == "2 sessions ended, identity erased\n"
+    told = commands("user", "erase", user, "--yes")
+    assert told == "2 sessions ended, identity erased, what devices said of themselves erased\n"
 
     async def look(found: Opened) -> None:
         assert await found.identities.profile(user) is None
@@ -73,7 +82,8 @@ def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: 
             for entry in page
             if isinstance(entry.recorded.event, SessionEndedEvent)
         ]
-        assert ends == [SessionEndedEvent("erased", "command")] * 2
+        assert [end.reason for end in ends] == ["erased"] * 2
+        assert all(has_sealed(end) for end in ends)
         assert await found.identities.profile(other) is not None
         assert len(await found.ledger.devices(other)) == 2
         left = {name: bytes_of(value) for name, value in (await values_of(found.store)).items()}
@@ -84,6 +94,82 @@ def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: 
     assert commands.json("verify")["different"] == 0
     done = commands.run("user", "erase", user, "--yes")
     assert (done.code, "nobody of this id" in done.err) == (1, True)
+
+
+def test_a_user_who_was_erased_is_in_no_copy_that_was_made_before(commands: Commands, tmp_path: Path) -> None:
+    commands.environ["LEDGER_ARCHIVE"] = (tmp_path / "archive").as_uri()
+    user, other = sign_in(commands), sign_in(commands, "2")
+    for who in (user, other):
+        commands("session", "create", "--user", who, "--library", who, "--user-agent", f"immich-android/7.7.{who[:4]}")
+    said = f"7.7.{user[:4]}"
+    commands("archive", "--hot", "0s")
+    commands("session", "create", "--user", user, "--library", user, "--user-agent", f"immich-ios/{said}")
+    commands("backup")
+    sessions = [session["id"] for session in commands.json("session", "list", "--user", user)]
+    assert said in commands("session", "list", "--user", user)
+    assert said in commands("history", "--user", user)
+    assert said in commands("state", sessions[0])
+    copies = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in copies if said.encode() in unpacked(file)], "sealed wherever it is stored"
+
+    commands("user", "erase", user, "--yes")
+    for asked in (("history", "--user", user), *(("state", session) for session in sessions)):
+        assert said not in commands(*asked)
+    assert commands.json("verify")["different"] == 0
+    dump = commands.inside(lambda found: values_of(found.store))
+    assert not [name for name, value in dump.items() if said.encode() in bytes_of(value)]
+
+    commands.inside(lambda found: found.store.each_primary("FLUSHALL"))
+    told = commands("restore", "latest", "--yes")
+    assert "1 users in it who were erased since: they were erased again" in told
+    assert "verified: all agree" in told
+    assert commands.json("user", "show", other)["sessions"] == 3
+    assert f"7.7.{other[:4]}" in commands("session", "list", "--user", other)
+    assert commands.run("user", "show", user).code == 1
+    for asked in (("history", "--user", user), *(("state", session) for session in sessions)):
+        assert said not in commands(*asked)
+    assert sign_in(commands) == user, "who comes back begins anew"
+    commands("backup")
+    commands.inside(lambda found: found.store.each_primary("FLUSHALL"))
+    assert "erased again" not in commands("restore", "latest", "--yes")
+    assert commands.json("user", "show", user)["sessions"] == 2
+
+
+def test_events_from_before_texts_were_sealed_are_counted(commands: Commands) -> None:
+    user = sign_in(commands)
+
+    async def live_unsealed(found: Opened) -> None:
+        ledger = Ledger(found.store, found.ledger.partitions, now_us)
+        (state, _) = await ledger.devices(user)
+        await ledger.execute(user, state.sid, DescribeDevice(plain("iPhone"), plain("iOS"), plain("3.2.0")))
+
+    commands.inside(live_unsealed)
+    assert "iPhone" in commands("session", "list", "--user", user)
+    told = commands("user", "erase", user, "--yes")
+    assert "1 events from before texts were sealed still hold what devices said" in told
+
+
+def test_where_the_keys_are_is_told_and_another_place_is_refused(commands: Commands, tmp_path: Path) -> None:
+    user = sign_in(commands)
+    commands("session", "create", "--user", user, "--library", user, "--user-agent", "immich-ios/3.2.0")
+    place = (commands.data_dir / "user-keys").absolute().as_uri()
+    assert commands.json("user", "keys") == {"place": place, "keys": 1}
+    elsewhere = {"user_keys": (tmp_path / "elsewhere").as_uri()}
+    done = commands.run("session", "list", "--user", user, **elsewhere)
+    assert (done.code, "LEDGER_USER_KEYS" in done.err, "--adopt" in done.err) == (1, True, True)
+    assert commands("user", "keys", "--adopt", **elsewhere).startswith("0 keys in ")
+    assert "3.2.0" not in commands("session", "list", "--user", user, **elsewhere)
+
+
+def unpacked(file: Path) -> bytes:
+    """Read a file, and what lies compressed in it."""
+    raw = file.read_bytes()
+    found, at = [raw], raw.find(ZSTD)
+    while at >= 0:
+        with suppress(zstandard.ZstdError):
+            found.append(zstandard.ZstdDecompressor().decompressobj().decompress(raw[at:]))
+        at = raw.find(ZSTD, at + 1)
+    return b"".join(found)
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""])

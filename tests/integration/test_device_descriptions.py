@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from endpoints.devices import Device
+from ledger.personal import text_of
 from tests.fake_store import FakeStore
 from tests.http import Service, serving
 from tests.unit.test_devices import CHROME
@@ -40,7 +41,8 @@ async def service() -> AsyncIterator[Service]:
 async def known(service: Service, sid: str) -> Device:
     """Tell what is known of a session's device."""
     state = await service.ledger.load("ann", sid)
-    return Device(state.device_type, state.device_os, state.app_version)
+    told = [text_of(text) or "" for text in (state.device_type, state.device_os, state.app_version)]
+    return Device(told[0], told[1], told[2] or None)
 
 
 async def test_no_request_anywhere_degrades_what_is_known(service: Service) -> None:

@@ -16,6 +16,7 @@ from endpoints.metrics import CONTENT_TYPE
 from endpoints.routes import build
 from ledger.commands import EndSession
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.tokens import TokenIssuer, make_key, read_keyring
 from ops.limits import open_limits
 from projections.counters import COUNTERS, Counters
@@ -107,7 +108,7 @@ async def test_a_good_token_from_the_same_address_is_never_limited(service: Serv
 
 async def test_a_token_of_a_session_that_has_ended_is_401_however_often_it_comes(service: Service) -> None:
     issued = await service.sign_in("ann")
-    await service.ledger.execute("ann", issued.sid, EndSession("logout", by="ann"))
+    await service.ledger.execute("ann", issued.sid, EndSession("logout", by=plain("ann")))
     assert await statuses(service, issued.token, 9) == [401] * 9
     assert await counted(service) == {"bad_tokens": 9}
 

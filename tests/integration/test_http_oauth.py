@@ -16,6 +16,7 @@ from endpoints.identity.port import Identity, provider_session_digest
 from endpoints.limits import LimitRules
 from endpoints.services import HttpSettings
 from ledger.log.store import Store, open_store
+from ledger.personal import text_of
 from ledger.tokens import session_id
 from projections.entities.entity import read_line
 from tests.http import SECOND_US, Service, serving
@@ -79,7 +80,11 @@ async def test_the_app_signs_in_with_what_it_keeps_itself(
     assert await admits(service, token)
     state = await service.ledger.load(login["userId"], session_id(token))
     assert (state.library, state.authenticated_by) == (login["userId"], "oidc")
-    assert (state.device_type, state.device_os, state.app_version) == ("Pixel 8", "Android", "3.2.0")
+    assert [text_of(text) for text in (state.device_type, state.device_os, state.app_version)] == [
+        "Pixel 8",
+        "Android",
+        "3.2.0",
+    ]
     assert state.provider_session == provider_session_digest(ISSUER, "op-session-1")
     assert await service.credentials.read(state.user, state.sid) == "credential-of-ann"
 

@@ -9,6 +9,7 @@ import pytest
 from ledger import keys
 from ledger.commands import OfferStream, RequestReset
 from ledger.entity_types import mask_of
+from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.tokens import Issued
 from tests.http import SECOND_US, START_US, Service
@@ -24,7 +25,7 @@ async def device(service: Service) -> Issued:
     ack = {"acks": [f"AssetV2|{iso_from_us(START_US - 100)}|a1"]}
     assert (await service.ask("POST", "/api/sync/ack", issued.token, json=ack)).status_code == 204
     service.clock.now_us += SECOND_US
-    await service.ledger.execute("ann", issued.sid, RequestReset(on=True, by="ann"))
+    await service.ledger.execute("ann", issued.sid, RequestReset(on=True, by=plain("ann")))
     service.clock.now_us += SECOND_US
     await service.ask("POST", "/api/auth/logout", issued.token)
     service.clock.now_us += SECOND_US

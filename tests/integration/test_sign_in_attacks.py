@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from endpoints.devices import Device
 from endpoints.identity.oidc.provider import OidcProvider
 from ledger.log.store import open_store
+from ledger.personal import text_of
 from tests.http import Service, serving
 from tests.oidc_flow import config_of
 from tests.oidc_server import EMAIL, SUBJECT, OidcServer, Page, ahead, hmac_of, rsa_key, signer, unsigned
@@ -120,5 +120,9 @@ async def test_left_alone_the_same_provider_signs_its_user_in(service: Service, 
     assert profile is not None
     assert profile.email == EMAIL
     state = await service.ledger.load(user, sid)
-    assert Device(state.device_type, state.device_os, state.app_version) == Device("Pixel 8", "Android", "3.2.0")
+    assert [text_of(text) for text in (state.device_type, state.device_os, state.app_version)] == [
+        "Pixel 8",
+        "Android",
+        "3.2.0",
+    ]
     assert state.authenticated_by == "oidc"

@@ -28,6 +28,7 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.personal import plain, text_of
 from ledger.state import State
 from tests.given import (
     CREATED,
@@ -213,7 +214,9 @@ def test_epochs_count_on_over_clears_of_one_type_and_of_all() -> None:
 
 
 def test_the_ack_of_a_reset_clears_everything_and_drops_the_other_acks() -> None:
-    session = given(offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", EARLY)), SyncResetRequested(True, "owner"))
+    session = given(
+        offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", EARLY)), SyncResetRequested(True, plain("owner"))
+    )
     command = acks(ack("AlbumV2", EARLY), RESET_ACK, ack("PersonV1", NOW))
     assert when(session, command) == (cleared(cause="reset_acked", reset=True),)
     after = then(session, cleared(cause="reset_acked", reset=True))
@@ -221,7 +224,7 @@ def test_the_ack_of_a_reset_clears_everything_and_drops_the_other_acks() -> None
 
 
 def test_a_reset_line_is_on_record_before_it_leaves_and_once() -> None:
-    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"))
+    session = given(offered("AssetV1"), SyncResetRequested(True, plain("owner")))
     newer = offer("AssetV1", snapshot_us=SNAPSHOT + 9)
     assert when(session, newer) == (ResetSent("requested"),), "and no stream is offered"
     assert when(then(session, ResetSent("requested")), newer) == ()
@@ -231,14 +234,16 @@ def test_a_reset_line_is_on_record_before_it_leaves_and_once() -> None:
 
 
 def test_a_reset_that_was_sent_is_due_until_its_ack_also_when_it_is_taken_back() -> None:
-    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"), ResetSent("requested"))
-    session = then(session, SyncResetRequested(False, "owner"))
+    session = given(offered("AssetV1"), SyncResetRequested(True, plain("owner")), ResetSent("requested"))
+    session = then(session, SyncResetRequested(False, plain("owner")))
     assert reset_due(session, 0)
     assert when(session, offer("AssetV1", snapshot_us=SNAPSHOT + 9)) == ()
     answer = when(session, acks(RESET_ACK))
     assert answer == (cleared(cause="reset_acked", reset=True, wiped=True),)
     assert not reset_due(then(session, *answer), 0)
-    not_sent = given(offered("AssetV1"), SyncResetRequested(True, "owner"), SyncResetRequested(False, "owner"))
+    not_sent = given(
+        offered("AssetV1"), SyncResetRequested(True, plain("owner")), SyncResetRequested(False, plain("owner"))
+    )
     assert not reset_due(not_sent, 0), "the device never heard of it"
 
 
@@ -262,34 +267,34 @@ def test_the_ack_of_a_reset_that_was_not_sent_clears_but_unlearns_nothing() -> N
 
 
 def test_the_ack_of_a_reset_twice_appends_once() -> None:
-    session = given(SyncResetRequested(True, "owner"))
+    session = given(SyncResetRequested(True, plain("owner")))
     assert when(session, acks(RESET_ACK)) == (cleared(cause="reset_acked", reset=True),)
     assert when(then(session, cleared(cause="reset_acked", reset=True)), acks(RESET_ACK)) == ()
     assert when(given(), acks(RESET_ACK)) == ()
 
 
 def test_clearing_checkpoints_leaves_a_pending_reset_but_a_reset_stream_answers_it() -> None:
-    session = given(offered("AssetV1"), SyncResetRequested(True, "owner"))
+    session = given(offered("AssetV1"), SyncResetRequested(True, plain("owner")))
     assert then(session, *when(session, clear())).pending_reset
     assert not then(session, *when(session, clear(cause="reset", reset=True))).pending_reset
-    assert when(given(SyncResetRequested(True, "owner")), clear()) == ()
-    assert when(given(SyncResetRequested(True, "owner")), clear(cause="reset", reset=True)) == (
+    assert when(given(SyncResetRequested(True, plain("owner"))), clear()) == ()
+    assert when(given(SyncResetRequested(True, plain("owner"))), clear(cause="reset", reset=True)) == (
         cleared(cause="reset", reset=True, wiped=True),
     )
 
 
 def test_a_reset_can_be_requested_and_taken_back_once_each() -> None:
     session = given()
-    assert when(session, RequestReset(False, "owner")) == ()
-    assert when(session, RequestReset(True, "owner")) == (SyncResetRequested(True, "owner"),)
-    session = then(session, SyncResetRequested(True, "owner"))
-    assert when(session, RequestReset(True, "operator")) == ()
-    assert when(session, RequestReset(False, "owner")) == (SyncResetRequested(False, "owner"),)
+    assert when(session, RequestReset(False, plain("owner"))) == ()
+    assert when(session, RequestReset(True, plain("owner"))) == (SyncResetRequested(True, plain("owner")),)
+    session = then(session, SyncResetRequested(True, plain("owner")))
+    assert when(session, RequestReset(True, plain("operator"))) == ()
+    assert when(session, RequestReset(False, plain("owner"))) == (SyncResetRequested(False, plain("owner")),)
 
 
 def test_a_reset_is_due_when_requested_or_when_a_delete_may_have_been_missed() -> None:
     assert not reset_due(given(), NOW), "a new device has nothing to lose"
-    assert reset_due(given(SyncResetRequested(True, "owner")), 0)
+    assert reset_due(given(SyncResetRequested(True, plain("owner"))), 0)
     first = given(offered("AssetV1"))
     assert not reset_due(first, SNAPSHOT - 1)
     assert reset_due(first, SNAPSHOT), "it never completed, so it knows of deletes below its first stream only"
@@ -441,32 +446,40 @@ def test_a_reset_and_a_source_without_revisions_leave_the_noted_one() -> None:
 def test_a_device_is_described_by_what_changed_and_never_blanked() -> None:
     session = given(CREATED)
     assert when(session, DescribeDevice()) == ()
-    assert when(session, DescribeDevice("", "", "")) == ()
-    assert when(session, DescribeDevice("iPhone", "iOS")) == ()
-    assert when(session, DescribeDevice("iPhone", "", "3.2.0")) == (DeviceDescribed("", "", "3.2.0"),)
-    after = then(session, DeviceDescribed("", "", "3.2.0"), DeviceDescribed("iPad", "", None))
-    assert (after.device_type, after.device_os, after.app_version) == ("iPad", "iOS", "3.2.0")
-    assert when(after, DescribeDevice("iPad", "iOS", "3.2.0")) == ()
+    assert when(session, DescribeDevice(plain(""), plain(""), plain(""))) == ()
+    assert when(session, DescribeDevice(plain("iPhone"), plain("iOS"))) == ()
+    assert when(session, DescribeDevice(plain("iPhone"), plain(""), plain("3.2.0"))) == (
+        DeviceDescribed(plain(""), plain(""), plain("3.2.0")),
+    )
+    after = then(session, DeviceDescribed(plain(""), plain(""), plain("3.2.0")), DeviceDescribed(plain("iPad")))
+    assert [text_of(text) for text in (after.device_type, after.device_os, after.app_version)] == [
+        "iPad",
+        "iOS",
+        "3.2.0",
+    ]
+    assert when(after, DescribeDevice(plain("iPad"), plain("iOS"), plain("3.2.0"))) == ()
 
 
 # Beginning and ending
 
 
 def test_a_session_is_created_once() -> None:
-    command = CreateSession("ann", "photos", device_type="iPhone", device_os="iOS", authenticated_by="password")
+    command = CreateSession(
+        "ann", "photos", device_type=plain("iPhone"), device_os=plain("iOS"), authenticated_by="password"
+    )
     assert when(None, command) == (CREATED,)
     with pytest.raises(Refused, match="has a session already"):
         when(given(), command)
 
 
 def test_an_ended_or_unknown_session_takes_nothing() -> None:
-    over = given(SessionEndedEvent("logout", "ann"))
+    over = given(SessionEndedEvent("logout", plain("ann")))
     for command in (
         acks(ack("AssetV1", EARLY)),
         offer("AssetV1"),
         clear(),
-        RequestReset(True, "owner"),
-        DescribeDevice("x"),
+        RequestReset(True, plain("owner")),
+        DescribeDevice(plain("x")),
         EndSession("logout"),
         ExpireSession(0, 0),
     ):
@@ -476,7 +489,7 @@ def test_an_ended_or_unknown_session_takes_nothing() -> None:
 
 
 def test_ending_names_the_reason_and_who_asked() -> None:
-    assert when(given(), EndSession("revoked", "ann")) == (SessionEndedEvent("revoked", "ann"),)
+    assert when(given(), EndSession("revoked", plain("ann"))) == (SessionEndedEvent("revoked", plain("ann")),)
 
 
 def test_an_expired_session_admits_nobody_but_can_be_ended() -> None:
@@ -484,7 +497,7 @@ def test_an_expired_session_admits_nobody_but_can_be_ended() -> None:
     assert when(session, offer("AssetV1"), NOW + HOUR - 1)
     with pytest.raises(SessionEnded):
         when(session, offer("AssetV1"), NOW + HOUR)
-    assert when(session, EndSession("logout", "ann"), NOW + HOUR) == (SessionEndedEvent("logout", "ann"),)
+    assert when(session, EndSession("logout", plain("ann")), NOW + HOUR) == (SessionEndedEvent("logout", plain("ann")),)
 
 
 def test_sessions_expire_by_their_time_or_when_nothing_is_heard_of_them() -> None:

@@ -32,6 +32,7 @@ from ledger.events import (
     mask_bytes,
     tag_of,
 )
+from ledger.personal import UserKey, plain
 from ledger.state import State
 from ledger.upcast import UPCASTS, Stored, upcast
 from tests.given import NOW, SID, histories
@@ -52,7 +53,9 @@ SAMPLES: list[tuple[str, Event]] = [
             "3565356535653565356535653565356535653565356535653565356535653565356535653565356535653565a66950686f6e"
             "65a3694f53a5332e322e30cf0006651728988000a870617373776f7264"
         ),
-        SessionCreated("ann", "photos", "5e" * 32, "iPhone", "iOS", "3.2.0", 1_800_000_000_000_000, "password"),
+        SessionCreated(
+            "ann", "photos", "5e" * 32, plain("iPhone"), plain("iOS"), plain("3.2.0"), 1_800_000_000_000_000, "password"
+        ),
     ),
     (
         "93ae73747265616d5f6f666665726564cf00062c20c0c74180c40108",
@@ -98,15 +101,15 @@ SAMPLES: list[tuple[str, Event]] = [
     ),
     (
         "93b473796e635f72657365745f726571756573746564c3a3616e6e",
-        SyncResetRequested(True, "ann"),
+        SyncResetRequested(True, plain("ann")),
     ),
     (
         "94b06465766963655f646573637269626564a0a3694f53a5332e322e31",
-        DeviceDescribed("", "iOS", "3.2.1"),
+        DeviceDescribed(plain(""), plain("iOS"), plain("3.2.1")),
     ),
     (
         "94b06465766963655f646573637269626564a5506978656ca0c0",
-        DeviceDescribed("Pixel"),
+        DeviceDescribed(plain("Pixel")),
     ),
     (
         ("9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0a0a0c0c0a46f696463cf0006651728988000c40430313233"),
@@ -138,12 +141,68 @@ SAMPLES: list[tuple[str, Event]] = [
     ),
     (
         "93ad73657373696f6e5f656e646564a66c6f676f7574a3616e6e",
-        SessionEnded("logout", "ann"),
+        SessionEnded("logout", plain("ann")),
     ),
 ]
 
 
-ALL_SAMPLES: Final = {1: SAMPLES}
+# What schema 2 stores: as schema 1, but personal texts are bytes, plain or sealed (here with the key of 32 times "k").
+WITH_TEXTS: Final = (SessionCreated, SyncResetRequested, DeviceDescribed, SessionEnded)
+KEY: Final = UserKey(b"k" * 32)
+DEVICE: Final = KEY.seal(plain("iPhone")), KEY.seal(plain("iOS")), KEY.seal(plain("3.2.0"))
+SAMPLES_2: list[tuple[str, Event]] = [
+    *(sample for sample in SAMPLES if not isinstance(sample[1], WITH_TEXTS)),
+    (
+        "9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0c400c400c400c0a0c0c400",
+        SessionCreated("ann", "photos"),
+    ),
+    (
+        (
+            "9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0c407006950686f6e65c40400694f53c4060033"
+            "2e322e30c0a0c0c400"
+        ),
+        SessionCreated("ann", "photos", None, plain("iPhone"), plain("iOS"), plain("3.2.0")),
+    ),
+    (
+        (
+            "9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73d940356535653565356535653565356535653565"
+            "35653565356535653565356535653565356535653565356535653565356535653565356535653565356535653565c424"
+            "01d2d9cb40c5207f325da7646d45c84ad7037002f2c19934495548aea63b6aff3f087f54c42101f35adb7ac4da3e0851"
+            "e96278cf71b22b6b4816c501032a738ad03c11349424a0c4230167b034cd0b0ed0597ae066808e6b29334200d5c51832"
+            "3c501f618dce52dc29e250d4cf00065bfeda25e000a46f696463cf0006651728988000c40430313233"
+        ),
+        SessionCreated("ann", "photos", "5e" * 32, *DEVICE, NOW, "oidc", 1_800_000_000_000_000, b"0123"),
+    ),
+    (
+        "93b473796e635f72657365745f726571756573746564c3c40400616e6e",
+        SyncResetRequested(True, plain("ann")),
+    ),
+    (
+        (
+            "93b473796e635f72657365745f726571756573746564c3c42401d2d9cb40c5207f325da7646d45c84ad7037002f2c199"
+            "34495548aea63b6aff3f087f54"
+        ),
+        SyncResetRequested(True, DEVICE[0]),
+    ),
+    (
+        (
+            "94b06465766963655f646573637269626564c42401d2d9cb40c5207f325da7646d45c84ad7037002f2c19934495548ae"
+            "a63b6aff3f087f54c42101f35adb7ac4da3e0851e96278cf71b22b6b4816c501032a738ad03c11349424a0c4230167b0"
+            "34cd0b0ed0597ae066808e6b29334200d5c518323c501f618dce52dc29e250d4"
+        ),
+        DeviceDescribed(*DEVICE),
+    ),
+    (
+        (
+            "93ad73657373696f6e5f656e646564a66c6f676f7574c42101f35adb7ac4da3e0851e96278cf71b22b6b4816c501032a"
+            "738ad03c11349424a0"
+        ),
+        SessionEnded("logout", DEVICE[1]),
+    ),
+]
+
+
+ALL_SAMPLES: Final = {1: SAMPLES, 2: SAMPLES_2}
 """By the schema that wrote them; the events as this version understands them."""
 
 # Every field ever written, in the order in which they were added. What stands here was stored and stays readable:
@@ -171,10 +230,31 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
         "session_ended": ["reason: str", "by: str = ''"],
         "StoredAck": ["code: int", "at_us: int", "id: str", "epoch: int"],
     },
+    2: {
+        "session_created": [
+            "user: str", "library: str", "parent: str | None = None", "device_type: Personal = b''",
+            "device_os: Personal = b''", "app_version: Personal = b''", "expires_at_us: int | None = None",
+            "authenticated_by: str = ''", "token_expires_at_us: int | None = None", "provider_session: bytes = b''",
+        ],
+        "stream_offered": ["snapshot_us: int", "types: bytes", "revision: int = 0"],
+        "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
+        "ack_refused": ["ack: StoredAck", "reason: str"],
+        "checkpoints_cleared": [
+            "types: bytes | None", "cause: str", "reset: bool = False", "wiped: bool = False",
+        ],
+        "reset_sent": ["cause: str"],
+        "sync_reset_requested": ["on: bool", "by: Personal"],
+        "device_described": ["device_type: Personal = b''", "device_os: Personal = b''", "app_version: Personal = b''"],
+        "token_rotated": ["token: bytes", "number: int", "expires_at_us: int | None = None"],
+        "token_first_used": ["token: bytes", "until_us: int"],
+        "session_ended": ["reason: str", "by: Personal = b''"],
+        "StoredAck": ["code: int", "at_us: int", "id: str", "epoch: int"],
+    },
 }  # fmt: skip
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
 EARLIER: Final[dict[int, dict[str, list[int]]]] = {
-    1: {"session_created": [8], "stream_offered": [2], "checkpoints_cleared": [3]}
+    1: {"session_created": [8], "stream_offered": [2], "checkpoints_cleared": [3]},
+    2: {"stream_offered": [2], "checkpoints_cleared": [3]},
 }
 
 
@@ -202,7 +282,8 @@ def test_bytes_once_stored_decode_for_ever(schema: int, hexed: str, event: Event
 
 
 def test_there_is_a_sample_of_every_event() -> None:
-    assert {type(event) for _, event in SAMPLES} == set(get_args(Event))
+    for samples in ALL_SAMPLES.values():
+        assert {type(event) for _, event in samples} == set(get_args(Event))
 
 
 def test_no_field_changes_without_being_written_down_here() -> None:
@@ -234,25 +315,26 @@ def test_every_step_to_a_newer_schema_leads_to_one_there_is() -> None:
         assert set(steps) <= set(FIELDS[schema])
 
 
-def by_whom_first(stored: Stored) -> Stored:
-    """Stand for a change to come: schema 2 would have `session_ended` with its fields the other way round."""
-    tag, reason, by = stored
-    return [tag, by, reason]
+def by_whom_last(stored: Stored) -> Stored:
+    """Stand for a change to come: schema 3 would have `session_ended` with its fields the other way round."""
+    tag, by, reason = stored
+    return [tag, reason, by]
 
 
 def test_an_older_event_is_read_as_what_it_means_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "SCHEMA", 3)
-    monkeypatch.setitem(UPCASTS, 1, {"session_ended": by_whom_first})
-    monkeypatch.setitem(UPCASTS, 2, {"session_ended": lambda stored: [stored[0], stored[1].upper(), stored[2]]})
-    raw = encode_event(SessionEnded("logout", "ann"))
-    assert decode_event(raw, 1) == SessionEnded("ANN", "logout")
-    assert decode_event(raw, 2) == SessionEnded("LOGOUT", "ann")
-    assert decode_event(raw, 3) == SessionEnded("logout", "ann")
-    for hexed, event in SAMPLES:
+    monkeypatch.setattr(events, "SCHEMA", 4)
+    monkeypatch.setitem(UPCASTS, 2, {"session_ended": by_whom_last})
+    monkeypatch.setitem(UPCASTS, 3, {"session_ended": lambda stored: [stored[0], stored[1].upper(), stored[2]]})
+    raw = encode_event(SessionEnded("logout", plain("ann")))
+    turned = msgspec.msgpack.encode(["session_ended", plain("ann"), "logout"])
+    assert decode_event(turned, 2) == SessionEnded("LOGOUT", plain("ann"))
+    assert decode_event(raw, 3) == SessionEnded("LOGOUT", plain("ann"))
+    assert decode_event(raw, 4) == SessionEnded("logout", plain("ann"))
+    for hexed, event in SAMPLES_2:
         if not isinstance(event, SessionEnded):
-            assert decode_event(bytes.fromhex(hexed), 1) == event
-    with pytest.raises(UnknownEvent, match="schema 4"):
-        decode_event(raw, 4)
+            assert decode_event(bytes.fromhex(hexed), 2) == event
+    with pytest.raises(UnknownEvent, match="schema 5"):
+        decode_event(raw, 5)
     with pytest.raises(UnknownEvent, match="'pin_changed' in schema 1"):
         decode_event(msgspec.msgpack.encode(["pin_changed", b"x"]), 1)
     for damaged in (
@@ -269,12 +351,10 @@ def test_an_older_event_is_read_as_what_it_means_now(monkeypatch: pytest.MonkeyP
 
 
 def test_reading_an_older_event_does_not_change_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = encode_event(SessionEnded("logout", "ann"))
+    raw = bytes.fromhex("93ad73657373696f6e5f656e646564a66c6f676f7574a3616e6e")  # of schema 1
     before = link(GENESIS, SID, 1, NOW, 1, raw)
-    monkeypatch.setattr(events, "SCHEMA", 2)
-    monkeypatch.setitem(UPCASTS, 1, {"session_ended": by_whom_first})
     recorded = Recorded(SID, 1, NOW, 1, decode_event(raw, 1), raw, before)
-    assert recorded.event == SessionEnded("ann", "logout")
+    assert recorded.event == SessionEnded("logout", plain("ann"))
     assert link(GENESIS, SID, 1, NOW, recorded.schema, recorded.raw) == recorded.hash
 
 
@@ -300,7 +380,7 @@ def test_the_tag_comes_first_and_is_stable(hexed: str, event: Event) -> None:
 @pytest.mark.parametrize("event", [event for _, event in SAMPLES])
 def test_later_fields_are_ignored(event: Event) -> None:
     fields = msgspec.msgpack.decode(encode_event(event))
-    assert decode_event(msgspec.msgpack.encode([*fields, "later", {"and": ["more"]}]), 1) == event
+    assert decode_event(msgspec.msgpack.encode([*fields, "later", {"and": ["more"]}])) == event
 
 
 @forall(histories)

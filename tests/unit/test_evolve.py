@@ -27,6 +27,7 @@ from ledger.events import (
     decode_event,
 )
 from ledger.evolve import NOTED, evolve, fold
+from ledger.personal import plain
 from ledger.positions import Position
 from ledger.state import Checkpoint, Offer, State
 from tests.given import (
@@ -48,7 +49,9 @@ from tests.given import (
 
 
 def test_a_session_begins_with_what_its_creation_says() -> None:
-    created = SessionCreated("ann", "photos", "a" * 64, "iPhone", "iOS", "3.2.0", NOW + 9, "password")
+    created = SessionCreated(
+        "ann", "photos", "a" * 64, plain("iPhone"), plain("iOS"), plain("3.2.0"), NOW + 9, "password"
+    )
     state = given(created)
     assert state == State(
         sid=SID,
@@ -59,9 +62,9 @@ def test_a_session_begins_with_what_its_creation_says() -> None:
         hash=state.hash,
         created_at_us=NOW,
         parent="a" * 64,
-        device_type="iPhone",
-        device_os="iOS",
-        app_version="3.2.0",
+        device_type=plain("iPhone"),
+        device_os=plain("iOS"),
+        app_version=plain("3.2.0"),
         expires_at_us=NOW + 9,
         authenticated_by="password",
     )
@@ -141,8 +144,8 @@ def test_a_stream_that_ends_behind_a_clear_by_list_is_heard_of() -> None:
 
 
 def test_that_a_reset_line_was_sent_stays_until_everything_is_cleared() -> None:
-    state = given(offered("AssetV1"), SyncResetRequested(True, "owner"), ResetSent("requested"))
-    state = then(state, SyncResetRequested(False, "owner"), cleared("AssetV1"))
+    state = given(offered("AssetV1"), SyncResetRequested(True, plain("owner")), ResetSent("requested"))
+    state = then(state, SyncResetRequested(False, plain("owner")), cleared("AssetV1"))
     assert (state.pending_reset, state.reset_sent) == (False, "requested")
     assert then(state, cleared()).reset_sent == ""
 
@@ -161,7 +164,7 @@ def test_only_the_latest_notes_are_remembered() -> None:
 
 
 def test_an_ended_session_is_ended_and_takes_no_event() -> None:
-    state = given(SessionEnded("logout", "ann"))
+    state = given(SessionEnded("logout", plain("ann")))
     assert (state.ended, state.lives_at(NOW)) == ("logout", False)
     with pytest.raises(CorruptLedger, match="does not follow"):
         then(state, offered("AssetV1"))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, SessionCreated, SessionEnded
 from ledger.fields import Changes, Fields, changes, checkpoint_fields, read_state, session_fields
+from ledger.personal import plain
 from ledger.positions import Position
 from ledger.state import Checkpoint, State
 from tests.given import NOW, SID, SNAPSHOT, ack, cleared, commands, given, histories, history, moved, offered, then
@@ -21,9 +22,9 @@ created = st.builds(
     user=names,
     library=names,
     parent=st.none() | st.just("a" * 64),
-    device_type=st.just("") | names,
-    device_os=st.just("") | names,
-    app_version=st.none() | names,
+    device_type=(st.just("") | names).map(plain),
+    device_os=(st.just("") | names).map(plain),
+    app_version=(st.just("") | names).map(plain),
     expires_at_us=st.none() | st.integers(NOW + 100, 2**53),
     authenticated_by=st.just("") | names,
     token_expires_at_us=st.none() | st.integers(NOW + 100, 2**53),

@@ -26,6 +26,7 @@ from ledger.entity_types import mask_of
 from ledger.errors import NotReplicated, SessionEnded, StoreUnavailable
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.service import Ledger
 from tests.given import NOW, ack
 from tests.ledgers import Clock, sid_of
@@ -101,7 +102,7 @@ async def test_what_is_answered_is_on_every_replica(servers: Replicated, ledger:
     await begin(ledger)
     await ledger.execute("ann", SID, RotateToken(bytes.fromhex(SID), b"t" * 32, 1))
     await offer(ledger)
-    await ledger.execute("ann", SID, RequestReset(on=True, by="ann"))
+    await ledger.execute("ann", SID, RequestReset(on=True, by=plain("ann")))
     await ledger.execute("ann", SID, ClearCheckpoints(None, "reset", reset=True))
     stream = keys.stream(ledger.partition_of("ann"))
     assert [replica.command("XLEN", stream) for replica in servers.replicas] == [5, 5]
@@ -118,7 +119,7 @@ async def test_one_replica_that_stands_still_is_one_too_few(servers: Replicated,
     servers.replicas[1].pause()
     for command in (
         RotateToken(bytes.fromhex(SID), b"t" * 32, 1),
-        RequestReset(on=True, by="ann"),
+        RequestReset(on=True, by=plain("ann")),
         ClearCheckpoints(None, "reset", reset=True),
     ):
         before = await store.command("XLEN", stream, key=stream)
@@ -152,7 +153,7 @@ async def test_what_is_asked_again_is_confirmed_too(servers: Replicated, ledger:
     await begin(ledger)
     await offer(ledger)
     servers.replicas[0].pause()
-    again = (RequestReset(on=True, by="ann"), ClearCheckpoints(None, "deleted"))
+    again = (RequestReset(on=True, by=plain("ann")), ClearCheckpoints(None, "deleted"))
     for command in again:
         await refused(ledger.execute("ann", SID, command))
     stream = keys.stream(ledger.partition_of("ann"))
