@@ -11,6 +11,10 @@ from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
 
 
+class LoadInterrupted(BaseException):
+    """A Ctrl-C came while a command was loaded; Click would begin a line of its own for one."""
+
+
 class Program(click.Group):
     """The commands by name; only one that is wanted is imported."""
 
@@ -19,12 +23,15 @@ class Program(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if there is none of this name."""
+        """Import a command; None if there is none of this name. Raises LoadInterrupted."""
         named = COMMANDS.get(cmd_name)
         if named is None:
             return None
         module, _, attribute = named.where.partition(":")
-        command: Any = getattr(import_module(f"ops.commands.{module}"), attribute)
+        try:
+            command: Any = getattr(import_module(f"ops.commands.{module}"), attribute)
+        except KeyboardInterrupt:
+            raise LoadInterrupted from None
         assert isinstance(command, click.Command)
         return command
 
@@ -44,7 +51,7 @@ def run() -> int | str | None:
     """Run the command that the arguments name and give what to exit with; raises KeyboardInterrupt."""
     try:
         code: int | str | None = syncledger.main(standalone_mode=False)
-    except click.Abort:
+    except (click.Abort, LoadInterrupted):
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         error.show()
