@@ -98,7 +98,11 @@ def test_a_part_is_there_and_takes_what_it_took(theirs: type, name: str, expecte
 
 @pytest.mark.parametrize(
     ("theirs", "name"),
-    [pytest.param(theirs, name, id=f"{theirs.__name__}.{name}") for theirs, names in SET.items() for name in names],
+    [
+        pytest.param(theirs, name, id=f"{theirs.__name__}.{name}")
+        for theirs, names in SET.items()
+        for name in sorted(names)
+    ],
 )
 def test_an_attribute_is_still_set(theirs: type, name: str) -> None:
     source = inspect.getsource(theirs)
