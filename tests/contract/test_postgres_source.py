@@ -243,17 +243,17 @@ async def test_libraries_do_not_mix(database: Any, postgres_url: str) -> None:
 ODD = ["", "x", LIBRARY[:-1], LIBRARY + "0", "{" + LIBRARY + "}", "' OR '1'='1", "\0", "1; DROP TABLE photo", "ü" * 99]
 
 
-@pytest.mark.parametrize("library", ODD)
 @pytest.mark.parametrize("kind", ["uuid", "text", "bigint"])
-async def test_a_library_that_is_none_is_empty(library: str, kind: str, database: Any, postgres_url: str) -> None:
+async def test_a_library_that_is_none_is_empty(kind: str, database: Any, postgres_url: str) -> None:
     await add_photos(database, [{}])
     await database.execute("UPDATE photo SET taken = now()")
     mapping = stacks(library=kind).replace("p.owner = :library", "p.owner::text = :library::text")
     async with source_of(postgres_url, mapping) as source:
-        assert await read(source, "StackV1", library=library) == []
-        assert await source.changed(library, {"StackV1": None}, EVER) == frozenset()
-        assert await source.ahead(library, "StackV1", None, EVER) == (0, None)
-        assert list(await source.held_back(library)) == []
+        for library in ODD:
+            assert await read(source, "StackV1", library=library) == [], library
+            assert await source.changed(library, {"StackV1": None}, EVER) == frozenset(), library
+            assert await source.ahead(library, "StackV1", None, EVER) == (0, None), library
+            assert list(await source.held_back(library)) == [], library
 
 
 async def test_ids_of_libraries_may_be_integers(database: Any, postgres_url: str) -> None:

@@ -149,8 +149,14 @@ async def test_a_row_updated_by_an_older_transaction_is_sent_as_it_ended(tables:
         assert (phone.versions, phone.lines) == (["version 3"], 1)
 
 
-@both
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(10.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("stamps", "seconds"),
+    [
+        ("transaction", 2.0),
+        pytest.param("transaction", 10.0, marks=pytest.mark.soak),
+        pytest.param("clock", 10.0, marks=pytest.mark.soak),
+    ],
+)
 def test_devices_end_with_exactly_what_writers_left(
     tmp_path: Path, tables: str, stamps: Stamps, seconds: float
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_benchmark_whose_server_is_missing_is_left_out(tmp_path: Path, monkeyp
     assert said == ["skipped: PostgreSQL 99 or later is not installed"]
 
 
+@pytest.mark.soak
 def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
     bench = start(tmp_path, "--only", "acks")
     started: set[psutil.Process] = set()

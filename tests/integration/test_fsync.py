@@ -124,7 +124,7 @@ def test_many_answers_share_an_fsync_and_none_is_ahead_of_it(service: RunningSer
     assert log.answers_ahead_of_the_disk() == 0
 
 
-@pytest.mark.parametrize("policy", ["everysec", "no"])
+@pytest.mark.parametrize("policy", ["everysec", pytest.param("no", marks=pytest.mark.soak)])
 def test_a_server_that_answers_first_is_seen_to_and_says_so(
     tmp_path: Path, witness: Path, log: Log, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,28 +256,33 @@ def test_it_listens_on_ipv6(data_dir: Path) -> None:
         assert httpx.get(service.url).status_code == 200
 
 
-def test_the_application_can_abort_a_connection(data_dir: Path) -> None:
-    with Service(data_dir) as service:
-        with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(f"{service.url}/abort")
-        assert httpx.get(service.url).status_code == 200
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that is only asked."""
+    with Service(tmp_path_factory.mktemp("shared") / "data") as service:
+        yield service
 
 
-def test_no_packet_waits_for_another(data_dir: Path) -> None:
+def test_the_application_can_abort_a_connection(shared: Service) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{shared.url}/abort")
+    assert httpx.get(shared.url).status_code == 200
+
+
+def test_no_packet_waits_for_another(shared: Service) -> None:
     """A small answer goes out at once: with Nagle's algorithm each of these would take 40 ms."""
-    with Service(data_dir) as service, httpx.Client() as client:
-        client.get(service.url)
+    with httpx.Client() as client:
+        client.get(shared.url)
         began = time.monotonic()
         for _ in range(50):
-            client.get(service.url)
+            client.get(shared.url)
         assert time.monotonic() - began < 1
 
 
-def test_clients_are_told_nothing_of_what_serves(data_dir: Path) -> None:
-    with Service(data_dir) as service:
-        headers = httpx.get(service.url).headers
-        assert "server" not in headers
-        assert "date" in headers
+def test_clients_are_told_nothing_of_what_serves(shared: Service) -> None:
+    headers = httpx.get(shared.url).headers
+    assert "server" not in headers
+    assert "date" in headers
 
 
 def test_a_restart_of_the_embedded_server_keeps_the_service(data_dir: Path) -> None:

@@ -41,11 +41,16 @@ def refused(folder: Path, settings: dict[str, str]) -> subprocess.CompletedProce
     ("settings", "named"),
     [
         (OIDC | {"LEDGER_OIDC_ISSUER": "http://id.example.org"}, "LEDGER_OIDC_ISSUER"),
-        ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, "LEDGER_OIDC_CLIENT_ID"),
-        (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_ALGORITHMS"),
         ({"LEDGER_CREDENTIAL_KEY": "hunter2"}, "LEDGER_CREDENTIAL_KEY"),
-        ({"LEDGER_TOKEN_KEY": "hunter2"}, "LEDGER_TOKEN_KEY"),
-        ({"LEDGER_TRUSTED_PROXIES": "*"}, "LEDGER_TRUSTED_PROXIES"),
+        *(
+            pytest.param(settings, named, marks=pytest.mark.soak)
+            for settings, named in (
+                ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, "LEDGER_OIDC_CLIENT_ID"),
+                (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_ALGORITHMS"),
+                ({"LEDGER_TOKEN_KEY": "hunter2"}, "LEDGER_TOKEN_KEY"),
+                ({"LEDGER_TRUSTED_PROXIES": "*"}, "LEDGER_TRUSTED_PROXIES"),
+            )
+        ),
     ],
 )
 def test_wrong_settings_keep_a_service_from_starting(tmp_path: Path, settings: dict[str, str], named: str) -> None:

@@ -253,11 +253,11 @@ def test_a_departed_client_leaves_no_work_behind(service: RunningService) -> Non
     assert reads() == left
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_sigterm_is_answered_within_the_grace_with_streams_open(
     own_service: Callable[..., RunningService], workers: int
 ) -> None:
-    grace_s = 4.0
+    grace_s = 6.0
     service = own_service(workers=workers, grace=f"{grace_s:g}s")
     tokens = service.sign_in_many(3)
     with opened(service, tokens[0]) as stalled, opened(service, tokens[1]) as slow, opened(service, tokens[2]) as quick:
