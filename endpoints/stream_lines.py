@@ -30,9 +30,10 @@ RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.e
 
 
 class Passed(msgspec.Struct):
-    """What a stream did not send: rows held back, by entity type, and the types whose runs were cut."""
+    """What a stream did not send, by entity type: rows that need another, unfit ones, and the types that were cut."""
 
     held_back: Counter[str] = msgspec.field(default_factory=Counter)
+    unfit: Counter[str] = msgspec.field(default_factory=Counter)
     cut: list[str] = []
 
 
@@ -113,8 +114,10 @@ async def _run(
     after = None if checkpoint is None else checkpoint.position
     end = joint(state.epoch_of(row.name))
     async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
-        if page.held_back:
-            passed.held_back[row.name] += page.held_back
+        if page.held_back > page.unfit:
+            passed.held_back[row.name] += page.held_back - page.unfit
+        if page.unfit:
+            passed.unfit[row.name] += page.unfit
         if page.cut:
             passed.cut.append(row.name)
         if not page.lines:  # all of it is held back

@@ -52,6 +52,11 @@ def counters() -> bytes:
     return b"ledger:counters"
 
 
+def unfit_parents() -> bytes:
+    """Hash: `<table>|<id>` of a source's row that no device could read while one passed by what refers to it -> `1`."""
+    return b"ledger:unfit-parents"
+
+
 def identity_link(digest: str) -> bytes:
     """Value: the user of an identity, a space, the token it is held under.
 

@@ -41,11 +41,12 @@ async def open_source(
     if settings.source == "postgres":
         from projections.entities.postgres.mapping import load_mapping
         from projections.entities.postgres.source import PostgresSource
+        from projections.entities.postgres.unfit_parents import Stored
 
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)
         closing.push_async_callback(postgres.close)
-        return PostgresSource(postgres, mapping)
+        return PostgresSource(postgres, mapping, Stored(found.store))
     if settings.source == "gumnut":
         from projections.entities.gumnut import GumnutSource
 

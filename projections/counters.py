@@ -20,11 +20,12 @@ OTHER: Final = "other"
 
 
 class Known(NamedTuple):
-    """What a counter counts, and the one label it may have with all its values."""
+    """What a counter counts, and the one label it may have with all its values; `reasons` are those of a second."""
 
     help: str
     label: str = ""
     values: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 _ENTITY_TYPES: Final = tuple(row.name for row in ROWS if row.form is not None and not row.is_delete)
@@ -64,9 +65,11 @@ COUNTERS: Final[dict[str, Known]] = {
     "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
     # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
     "rows_held_back": Known(
-        "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
+        "Rows that a stream or a write met and that no device could store, so that they wait, by entity type and by "
+        "reason: they need another row, or no device could read them.",
         "entity_type",
         _ENTITY_TYPES,
+        ("missing_parent", "unfit"),
     ),
     "runs_cut": Known(
         "Runs of an entity type that ended early because a parent had changed during the stream.",
@@ -77,11 +80,12 @@ COUNTERS: Final[dict[str, Known]] = {
 
 
 class Count(NamedTuple):
-    """A counter's value; `label_value` is empty for a counter without a label."""
+    """A counter's value; `label_value` is empty for a counter without a label, `reason` for one without reasons."""
 
     name: str
     label_value: str
     value: int
+    reason: str = ""
 
 
 class Counters:
@@ -111,15 +115,28 @@ class Counters:
         counts = []
         for name, known in COUNTERS.items():
             for value in (*known.values, OTHER) if known.label else ("",):
-                field = _field(name, {known.label: value} if known.label else {})
-                if value != OTHER or field in found:
-                    counts.append(Count(name, value, found.get(field, 0)))
+                for reason in known.reasons or ("",):
+                    labels = {known.label: value} if known.label else {}
+                    field = _field(name, {**labels, "reason": reason} if reason else labels)
+                    if value != OTHER or field in found:
+                        counts.append(Count(name, value, found.get(field, 0), reason))
         return counts
 
 
 def _field(name: str, labels: dict[str, str]) -> str:
-    """Name a count: the counter, then its label and value."""
+    """Name a count: the counter, then its label and value; the first of a counter's reasons is not named."""
     known = COUNTERS[name]
+    if known.reasons:
+        labels = dict(labels)
+        reason = labels.pop("reason", known.reasons[0])
+        if reason not in known.reasons:
+            raise KeyError(f"{name} has no reason {reason!r}")
+        field = _labelled(name, known, labels)
+        return field if reason == known.reasons[0] else f"{field}{{reason={reason}}}"
+    return _labelled(name, known, labels)
+
+
+def _labelled(name: str, known: Known, labels: dict[str, str]) -> str:
     if labels.keys() != ({known.label} if known.label else set()):
         raise KeyError(f"{name} has the label {known.label!r}, and is given {sorted(labels)}")
     if not known.label:

@@ -42,8 +42,8 @@ def rows_wait(case: Case) -> Finding | None:
         f"{_rows(each)}, like {each.example_id}, which needs {_named(each.parent)}" for each in found[:_SHOWN]
     )
     says = (
-        f"Rows that the app could not store are held back: {told}. What they need was never written, or this library "
-        "may not see it; each is sent as soon as that is there."
+        f"Rows that the app could not store are held back: {told}. What they need was never written, this library may "
+        "not see it, or no device can read it; each is sent as soon as that is there."
     )
     return Finding("rows_held_back", "hinders", says)
 
@@ -54,7 +54,10 @@ def rows_unfit(case: Case) -> Finding | None:
     if case.over or not found:
         return None
     told = "; ".join(f"{_rows(each)}, like {each.example_id}, at {each.parent}" for each in found[:_SHOWN])
-    says = f"Rows that would stop the app's parser are left out: {told}. Each is sent once it is right in the source."
+    says = (
+        f"Rows that would stop the app's parser are left out, and what refers to them: {told}. Each is sent once it is "
+        "right in the source."
+    )
     return Finding("rows_unfit", "hinders", says)
 
 

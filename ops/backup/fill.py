@@ -34,7 +34,12 @@ _PAGE: Final = 200
 _OWN_META: Final = (b"format", b"partitions", b"restoring")
 _ROW_TYPES: Final = {stored for form in FORMS for _, stored in form.variants}
 _FORMS: Final = {form.name for form in FORMS}
-_PLAIN: Final = {"api-keys": keys.api_keys, "api-keys-used": keys.api_keys_used, "counters": keys.counters}
+_PLAIN: Final = {
+    "api-keys": keys.api_keys,
+    "api-keys-used": keys.api_keys_used,
+    "counters": keys.counters,
+    "unfit-parents": keys.unfit_parents,
+}
 
 
 def mark_of(origin: Origin) -> bytes:
@@ -127,7 +132,7 @@ async def put_other(store: Store, partitions: int, line: Pairs) -> None:
             await _hset(store, keys.identity(keys.partition_of(user, partitions), user), line)
         case "links" | "emails":
             await asyncio.gather(*(_put_claim(store, partitions, line, *pair) for pair in line.pairs))
-        case "api-keys" | "api-keys-used" | "counters":
+        case "api-keys" | "api-keys-used" | "counters" | "unfit-parents":
             await _hset(store, _PLAIN[line.key](), line)
         case "meta":
             pairs = [pair for pair in line.pairs if pair[0] not in _OWN_META]

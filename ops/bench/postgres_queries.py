@@ -14,7 +14,7 @@ from projections.entities.postgres.compiled import Compiler
 from projections.entities.postgres.keyset import Ask
 from projections.entities.postgres.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.statements import Statement, Types, parameters_of, statement_of
+from projections.entities.postgres.statements import Statement, Types, parameters_of, shares_of, statement_of
 from projections.entities.registry import entity_types_for
 
 _PARAMETER: Final = re.compile(r"\$(\d+)(?=::)")
@@ -56,13 +56,11 @@ def _every_line(types: Types) -> Statement:
     selects = []
     for part in types.parts:
         line, where = part.line(types.entity_type), part.where(parameters, types.entity_type)
-        if part.share is None:
+        if part.share is None and not part.each_from:
             selects.append(f"SELECT {line} AS line FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by}")
         else:
-            shares = part.shares(parameters, types.entity_type)
-            shared = f"(SELECT {part.each_alias}.* {shares}) {part.each_alias}"
             rows = f"SELECT {line} AS line FROM {part.joined} WHERE {where}"
-            selects.append(f"SELECT r.line FROM {shared} CROSS JOIN LATERAL ({rows}) r")
+            selects.append(f"SELECT r.line FROM {shares_of(part, parameters, types)} CROSS JOIN LATERAL ({rows}) r")
     several = " UNION ALL ".join(f"({select})" for select in selects)
     return statement_of(f"SELECT line FROM ({several}) every", parameters, types.library)
 

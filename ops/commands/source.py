@@ -32,8 +32,8 @@ def source() -> None:
 def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Check that LEDGER_SOURCE can be read as it must: server, mapping, rows, plans, horizon. Exits 1 on a problem.
 
-    Of PostgreSQL only its catalogs, plans and the first rows of tables are read, so it may be in use meanwhile; indexes
-    to add are printed ready to run. Warnings and notes do not make it fail.
+    Of PostgreSQL its catalogs and plans are read, and tables once for rows that no device can read, so it may be in use
+    meanwhile; indexes to add are printed ready to run. Warnings and notes do not make it fail.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     with progress("checking the source"):

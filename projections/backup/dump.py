@@ -124,6 +124,7 @@ async def ledger_lines(store: Store) -> Lines:
         ("api-keys", keys.api_keys()),
         ("api-keys-used", keys.api_keys_used()),
         ("counters", keys.counters()),
+        ("unfit-parents", keys.unfit_parents()),
     )
     for key, name in names:
         held = list(pairs(await store.command("HGETALL", name, key=name)).items())

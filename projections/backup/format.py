@@ -32,7 +32,7 @@ _part: Final = re.compile(r"(p\d{3,5}|ledger|identities|catalog\d{5,7})-\d{5}\.n
 
 Key = Literal[
     "ended", "activity", "credentials", "identity", "links", "emails",
-    "meta", "api-keys", "api-keys-used", "counters", "signing-keys",
+    "meta", "api-keys", "api-keys-used", "counters", "unfit-parents", "signing-keys",
     "library", "rows", "ids", "edges", "waiting", "wanted", "arrived",
 ]  # fmt: skip
 """What the pairs of a line are: fields and values of a hash, members and scores, names and values."""

@@ -54,6 +54,11 @@ class Form(Struct, frozen=True):
         """Name the delete marker's entity type; None for forms that only go with their parent."""
         return dict(self.variants).get(DELETE)
 
+    @property
+    def upsert_types(self) -> tuple[str, ...]:
+        """Name the stored entity types that hold living rows."""
+        return tuple(name for letter, name in self.variants if letter != DELETE)
+
 
 def _user(field: str) -> Parent:
     return Parent(field, "user", indexed=False)

@@ -28,7 +28,8 @@ class Page(Struct):
     `lines` are the rows' JSON lines without their closing `"}` and LF: the writer puts that, or the epoch and that,
     between them. `last` is the position of the last row, also of one that was held back. `horizon_us` is the source's
     horizon when the page was read: if it is not above the stream's snapshot, nothing has been written since.
-    `held_back` counts the rows that were left out because the device could not store them yet. `cut` tells that the
+    `held_back` counts the rows that were left out because the device could not store them yet; `unfit` those of them
+    that it could not even read. `cut` tells that the
     run ends here, before a row whose parent may not be there; a source that knows that by itself needs no `first_held`.
     """
 
@@ -37,6 +38,7 @@ class Page(Struct):
     horizon_us: int
     held_back: int = 0
     cut: bool = False
+    unfit: int = 0
 
 
 class Held(Struct, frozen=True):
@@ -49,8 +51,8 @@ class Held(Struct, frozen=True):
 class HeldBack(Struct, frozen=True):
     """Rows of one entity type that no stream sends for now: how many (at most), why, and one of them.
 
-    `missing_parent`: it refers to a row that was never written, or that this library may not see; `parent` is its
-    `table|id`. `unfit`: it does not fit the payload a device can read; `parent` names the field.
+    `missing_parent`: it refers to a row that was never written, that this library may not see, or that is unfit;
+    `parent` is its `table|id`. `unfit`: it does not fit the payload a device can read; `parent` names the field.
     """
 
     entity_type: str

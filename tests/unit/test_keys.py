@@ -46,6 +46,7 @@ OF_ALL = [
     keys.api_keys(),
     keys.api_keys_used(),
     keys.counters(),
+    keys.unfit_parents(),
     keys.catalog_libraries(),
     keys.identity_link("5e"),
     keys.email("5e"),

@@ -14,8 +14,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ledger.errors import LedgerError
-from projections.entities.postgres.fitting import Field, fields_of
+from projections.entities.postgres.described import MappingError as MappingError
+from projections.entities.postgres.expressions import Expressions, SqlTypes, joined
+from projections.entities.postgres.fitting import fields_of
 from projections.entities.postgres.keyset import (
     ISO_US,
     IdKind,
@@ -24,24 +25,19 @@ from projections.entities.postgres.keyset import (
     StampKind,
     share_after,
     stamped_key,
-    uuid7_at,
     uuid7_below,
     uuid7_key,
     uuid_text,
 )
-from projections.entities.postgres.mapping import Branch, Order, ParentJoin
-from projections.entities.postgres.printing import INTEGERS, STAMPS, Printed, literal, printed, template
-from projections.entities.postgres.sql_text import with_library
-from projections.entities.registry import row
+from projections.entities.postgres.mapping import ParentJoin
+from projections.entities.postgres.printing import Printed, literal, printed, template
+from projections.entities.postgres.readable import INTEGERS, STAMPS
+from projections.entities.postgres.waits import Described, Waits, instant
 
 NO_STAMP: Final = f"decode('80{'00' * 7}', 'hex')"
 NO_UUID: Final = f"decode('{'00' * 16}', 'hex')"
 _ALIAS: Final = re.compile(r'[A-Za-z_][\w$]*|"(?:[^"]|"")+"')
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar", "name"})
-
-
-class MappingError(LedgerError):
-    """What a mapping says does not fit the database; the message names the entity type and what the database says."""
 
 
 class Stands(Struct, frozen=True):
@@ -55,9 +51,10 @@ class Stands(Struct, frozen=True):
 class Part(Struct, frozen=True):
     """Rows of one order: where they are (`joined` with their parents), and what is selected of them.
 
-    `lone` is FROM without parents, where `conditions` need none: for asking whether there is a row at all. `missing` is
-    true of rows that lack a parent; `waits` of those that may get it yet, with the `row_id` of the row and `parent_id`
-    of the parent (`table|id`). `share` is the key of the shares, of which `each_from` and `each_where` tell; or None.
+    `lone` is FROM without parents, where `conditions` need none: for asking whether there is a row. `keeps` tells
+    what keeps rows from being sent. `share` is the key of the shares, of which `each_from` and `each_where` tell; or
+    None. Where there are shares all the same, rows of any of them stand by themselves. `is_told`: what is kept of it is
+    told by another part.
     """
 
     key: Key
@@ -66,14 +63,12 @@ class Part(Struct, frozen=True):
     conditions: tuple[str, ...]
     data: tuple[Printed, ...]
     names: tuple[str, ...]
-    missing: str = ""
-    waits: str = ""
-    row_id: str = ""
-    parent_id: str = ""
+    keeps: Waits
     stands: tuple[Stands, ...] = ()
     share: Key | None = None
     each_from: str = ""
     each_where: str = ""
+    is_told: bool = False
 
     @property
     def at(self) -> str:
@@ -91,7 +86,11 @@ class Part(Struct, frozen=True):
         return list(_ALIAS.finditer(self.each_from))[-1][0]
 
     def line(self, entity_type: str) -> str:
-        """Print a whole line without its end; of a row whose parent is missing only `|<time>|<id>`."""
+        """Print a whole line without its end; of a row that waits only `|<time>|<id>`.
+
+        Behind a tab comes `table|id` of a parent that cannot be read, as JSON, and behind two the field of its own that
+        cannot; a line that is sent without a reference to such a row begins with `~`, that, and a tab.
+        """
         pieces = ",".join(
             f'"{template(name)}":{piece.template}' for name, piece in zip(self.names, self.data, strict=True)
         )
@@ -100,9 +99,20 @@ class Part(Struct, frozen=True):
         entity_id = self.key.escaped_id if self.share is None else self.id
         arguments = ", ".join((*(piece.argument for piece in self.data), iso, entity_id))
         line = f"format({literal(whole)}, {arguments})"
-        if not self.missing:
-            return line
-        return f"CASE WHEN {self.missing} THEN format('|%s|%s', {iso}, {entity_id}) ELSE {line} END"
+        keeps = self.keeps
+        without, named = keeps.set_null_for
+        if without:
+            line = f"CASE WHEN {without} THEN '~' || to_json({named})::text || chr(9) ELSE '' END || {line}"
+        place = f"format('|%s|%s', {iso}, {entity_id})"
+        cases = []
+        if keeps.unfit:
+            cases.append(f"WHEN {keeps.unfit} THEN {place} || repeat(chr(9), 2) || {keeps.unfit_field}")
+        if keeps.missing:
+            cases.append(f"WHEN {keeps.missing} THEN {place}")
+        needs, named = keeps.needs_unfit
+        if needs:
+            cases.append(f"WHEN {needs} THEN {place} || chr(9) || to_json({named})::text")
+        return f"CASE {' '.join(cases)} ELSE {line} END" if cases else line
 
     def where(self, parameters: Parameters, entity_type: str) -> str:
         """Print the conditions of rows that come after the entity type's position and before the instant."""
@@ -125,146 +135,87 @@ class Part(Struct, frozen=True):
         )
 
 
-class SqlTypes(Struct, frozen=True):
-    """The types of a branch's expressions, as pg_type names them."""
+def parts_of(one: Described, keeps: Waits, library: str, *, mended: bool) -> list[Part]:
+    """Make the parts of a branch; raises MappingError if an order is of a type that positions cannot hold.
 
-    order: tuple[str, ...]
-    each: tuple[str, ...]
-    stands: tuple[str, ...]
-    since: tuple[str | None, ...]
-    data: tuple[str, ...]
+    `mended`: with parts for rows that stand where a parent was mended.
+    """
+    return list(_parts(one, keeps, library, mended=mended))
 
 
-class Expressions(Struct, frozen=True):
-    """A branch's expressions with the library's parameter in them."""
-
-    branch: Branch
-    order: tuple[str, ...]
-    each: tuple[str, ...]
-    stands: tuple[str, ...]
-    since: tuple[str | None, ...]
-    data: tuple[str, ...]
-
-    @property
-    def all(self) -> list[str]:
-        """List all of them, the shares' last."""
-        return [*self.order, *self.stands, *(sql for sql in self.since if sql is not None), *self.data, *self.each]
-
-
-def expressions_of(branch: Branch, library: str) -> Expressions:
-    """Put the library's parameter into a branch, and each expression into parentheses."""
-
-    def put(sql: str) -> str:
-        return f"({with_library(sql, library)})"
-
-    def order(order: Order) -> tuple[str, ...]:
-        return (put(order.uuid7),) if order.uuid7 else (put(order.updated_at), put(order.id))
-
-    return Expressions(
-        branch,
-        order(branch.order),
-        () if branch.each is None else order(branch.each.order),
-        tuple(put(parent.stands.uuid7 or parent.stands.updated_at) for parent in branch.parents),
-        tuple(put(parent.since) if isinstance(parent.since, str) else None for parent in branch.parents),
-        tuple(put(sql) for sql in branch.data.values()),
-    )
-
-
-def probe_of(found: Expressions, library: str) -> str:
-    """Print a statement that returns no row, and whose columns are of the types of a branch's expressions."""
-    branch = found.branch
-    wanted = ", ".join(f"{sql} AS c{at}" for at, sql in enumerate(found.all))
-    where = with_library(branch.where, library)
-    if branch.each is None:
-        return f"SELECT {wanted} FROM {_joined(branch, library)} WHERE ({where}) LIMIT 0"
-    each_from, each_where = (with_library(sql, library) for sql in (branch.each.from_, branch.each.where))
-    rows = f"SELECT {wanted} FROM {_joined(branch, library)} WHERE ({where})"
-    return f"SELECT r.* FROM {each_from} CROSS JOIN LATERAL ({rows}) r WHERE ({each_where}) LIMIT 0"
-
-
-def types_of(found: Expressions, names: Sequence[str]) -> SqlTypes:
-    """Sort the types that a probe's columns have."""
-    left = iter(names)
-    order = tuple(next(left) for _ in found.order)
-    stands = tuple(next(left) for _ in found.stands)
-    since = tuple(None if sql is None else next(left) for sql in found.since)
-    data = tuple(next(left) for _ in found.data)
-    return SqlTypes(order, tuple(left), stands, since, data)
-
-
-def parts_of(found: Expressions, types: SqlTypes, library: str) -> list[Part]:
-    """Make the parts of a branch; raises MappingError if an order is of a type that positions cannot hold."""
-    return list(_parts(found, types, library))
-
-
-def _parts(found: Expressions, types: SqlTypes, library: str) -> Iterator[Part]:
+def _parts(one: Described, keeps: Waits, library: str, *, mended: bool) -> Iterator[Part]:
+    found, types = one
     branch = found.branch
     key = _key(branch.entity_type, found.order, types.order)
-    where = f"({with_library(branch.where, library)})"
-    fields = {field.name: field for field in fields_of(branch.entity_type)}
-    data = tuple(
-        printed(branch.entity_type, fields[name], sql[1:-1], sql_type)
-        for name, sql, sql_type in zip(branch.data, found.data, types.data, strict=True)
-    )
-    missing, waits, parent_id = _missing(found)
+    looked_up = "".join(guard.join for guard in keeps.guards)
     part = Part(
         key=key,
-        joined=_joined(branch, library),
-        lone=with_library(branch.from_, library),
-        conditions=(where,),
-        data=data,
+        joined=joined(branch, library) + looked_up,
+        lone=found.from_,
+        conditions=(found.where,),
+        data=tuple(_data(one, keeps)),
         names=tuple(branch.data),
-        missing=missing,
-        waits=waits,
-        row_id=_row_id(found),
-        parent_id=parent_id,
+        keeps=keeps,
         stands=_stands(found, types),
     )
-    if branch.each is not None:
-        yield replace(
-            part,
-            share=_key(branch.entity_type, found.each, types.each),
-            each_from=with_library(branch.each.from_, library),
-            each_where=f"({with_library(branch.each.where, library)})",
-        )
-        return
     since = [
-        (at, _since(parent, stands, own, type_, own_type))
+        _Since(_since(parent, stands, own, type_, own_type), at)
         for at, (parent, stands, own, type_, own_type) in enumerate(
             zip(branch.parents, found.stands, found.since, types.stands, types.since, strict=True)
         )
-        if parent.since is not False
+        if parent.since is not False and branch.each is None
     ]
+    if mended:
+        since += [_Since(guard.at, None, guard.member) for guard in keeps.guards]
+    if branch.each is not None:
+        share = _key(branch.entity_type, found.each, types.each)
+        part = replace(part, share=share, each_from=found.each_from, each_where=found.each_where)
     if not since:
         yield part
         return
-    own = tuple(f"({sql} > {key.at}) IS NOT TRUE" for _, sql in since)
-    yield replace(part, conditions=(where, *own), lone=part.joined)
-    for number, (at, sql) in enumerate(since):
-        later = f"{found.order[0]} < {uuid7_below(sql)}" if key.is_uuid7 else f"{sql} > {key.at}"
-        before = [f"({sql} > {other}) IS NOT FALSE" for _, other in since[:number]]
-        behind = [f"({sql} >= {other}) IS NOT FALSE" for _, other in since[number + 1 :]]
-        joined = _joined(branch, library, inner=at)
+    own = tuple(f"({one.sql} > {part.at}) IS NOT TRUE" for one in since)
+    yield replace(part, conditions=(found.where, *own), lone=part.joined)
+    for number, one_since in enumerate(since):
+        before = [f"({one_since.sql} > {other.sql}) IS NOT FALSE" for other in since[:number]]
+        behind = [f"({one_since.sql} >= {other.sql}) IS NOT FALSE" for other in since[number + 1 :]]
+        from_ = joined(branch, library, inner=one_since.inner) + looked_up
         yield replace(
             part,
-            key=stamped_key(sql, "timestamptz", found.order[-1], key.id_kind),
-            joined=joined,
-            lone=joined,
-            conditions=(where, later, *before, *behind),
-            waits="",  # told by the other part
+            key=stamped_key(one_since.sql, "timestamptz", found.order[-1], key.id_kind),
+            joined=from_,
+            lone=from_,
+            conditions=(found.where, one_since.member, one_since.is_behind(part, found), *before, *behind),
+            share=None,
+            is_told=True,
         )
 
 
-def _joined(branch: Branch, library: str, inner: int | None = None) -> str:
-    """Join the parents; of each, `_sl_there<n>` is null where it was not found."""
-    joins = [with_library(branch.from_, library)]
-    for at, parent in enumerate(branch.parents):
-        kind = "JOIN" if at == inner else "LEFT JOIN"
-        there = f"(SELECT true AS _sl_there{at}) _sl_join{at}"
-        joins.append(
-            f"{kind} ({with_library(parent.from_, library)} CROSS JOIN {there}) ON ({with_library(parent.on, library)})"
-        )
-    return " ".join(joins)
+class _Since(Struct, frozen=True):
+    """An instant that a row stands at where it is later than its own place; null: its own.
+
+    `inner` is the parent that must be there, if it is one's; `member` is true of all rows that have the instant.
+    """
+
+    sql: str
+    inner: int | None = None
+    member: str = "true"
+
+    def is_behind(self, part: Part, found: Expressions) -> str:
+        """Print that the instant is later than a row's own place, by the own column where there is an index on it."""
+        if part.share is None and part.key.is_uuid7:
+            reach = f"CASE WHEN {self.sql} >= '1970-01-01' AND {self.sql} < '10000-01-01' THEN {self.sql} END"
+            return f"{found.order[0]} < {uuid7_below(reach)}"
+        return f"{self.sql} > {part.at}"
+
+
+def _data(one: Described, keeps: Waits) -> Iterator[Printed]:
+    """Print a branch's expressions; a reference to what cannot be read is null where a device sets it so."""
+    found, types = one
+    fields = {field.name: field for field in fields_of(found.branch.entity_type)}
+    without = {guard.reference.field: guard.wrong for guard in keeps.guards if guard.reference.set_null}
+    for name, sql, given in zip(found.branch.data, found.data, types.data, strict=True):
+        shown = f"CASE WHEN {without[name]} THEN NULL ELSE {sql} END" if name in without else sql[1:-1]
+        yield printed(found.branch.entity_type, fields[name], shown, given)
 
 
 def _key(entity_type: str, order: Sequence[str], types: Sequence[str]) -> Key:
@@ -290,13 +241,7 @@ def _key(entity_type: str, order: Sequence[str], types: Sequence[str]) -> Key:
 
 def _since(parent: ParentJoin, stands: str, since: str | None, stands_type: str, since_type: str | None) -> str:
     """Print since when a parent can be seen, as a timestamptz."""
-    if since is None:
-        return uuid7_at(stands) if parent.stands.uuid7 else _zoned(stands, stands_type)
-    return _zoned(since, since_type or "")
-
-
-def _zoned(sql: str, sql_type: str) -> str:
-    return f"({sql} AT TIME ZONE 'UTC')" if sql_type == "timestamp" else sql
+    return instant(stands, stands_type) if since is None else instant(since, since_type or "")
 
 
 def _stands(found: Expressions, types: SqlTypes) -> tuple[Stands, ...]:
@@ -307,50 +252,9 @@ def _stands(found: Expressions, types: SqlTypes) -> tuple[Stands, ...]:
     made = []
     for table, several in by_table.items():
         is_uuid = all(sql_type == "uuid" for _, sql_type in several)
-        parts = [sql if is_uuid else uuid7_at(sql) if kind == "uuid" else _zoned(sql, kind) for sql, kind in several]
+        parts = [sql if is_uuid else instant(sql, kind) for sql, kind in several]
         made.append(Stands(table, parts[0] if len(parts) == 1 else f"greatest({', '.join(parts)})", is_uuid))
     return tuple(made)
-
-
-def _missing(found: Expressions) -> tuple[str, str, str]:
-    """Print that a parent is missing, that one is which may come yet, and which that is: `table|id`.
-
-    A reference that is null has no parent to miss.
-    """
-    branch = found.branch
-    served = row(branch.entity_type)
-    refs = [] if served.form is None else list(served.form.parents)
-    fields = _fields(branch.entity_type)
-    data = dict(zip(branch.data, found.data, strict=True))
-    missing, waits, ids = [], [], []
-    for at, parent in enumerate(branch.parents):
-        referring = [fields[ref.field] for ref in refs if ref.table == parent.table]
-        ref = data[referring[0].name] if len(referring) == 1 else "null"
-        gone = f"_sl_there{at} IS NULL"
-        if len(referring) == 1 and referring[0].nullable:
-            gone = f"({gone} AND {ref} IS NOT NULL)"
-        missing.append(gone)
-        if parent.since is not False:
-            waits.append(gone)
-            ids.append(f"WHEN {gone} THEN {literal(parent.table + '|')} || coalesce({ref}::text, '')")
-    return _any_of(missing), _any_of(waits), f"CASE {' '.join(ids)} END" if ids else ""
-
-
-def _any_of(conditions: Sequence[str]) -> str:
-    return f"({' OR '.join(conditions)})" if conditions else ""
-
-
-def _row_id(found: Expressions) -> str:
-    """Print a row's id as its data has it; the parts of a pair with a colon between them."""
-    data = dict(zip(found.branch.data, found.data, strict=True))
-    fields = _fields(found.branch.entity_type)
-    parts = ", ".join(f"{data[fields[attribute].name]}::text" for attribute in row(found.branch.entity_type).key)
-    return f"concat_ws(':', {parts})"
-
-
-def _fields(entity_type: str) -> dict[str, Field]:
-    """Map a payload's attributes to what is known of them."""
-    return dict(zip(row(entity_type).payload.__struct_fields__, fields_of(entity_type), strict=True))
 
 
 def _share_bounds(parameters: Parameters, entity_type: str) -> tuple[str, str]:

@@ -9,9 +9,10 @@ from projections.entities.postgres.applicable import applicable
 from projections.entities.postgres.horizon import HorizonReader, HorizonUnknown
 from projections.entities.postgres.mapping import Mapping
 from projections.entities.postgres.page_plans import plan_problems
-from projections.entities.postgres.pool import Postgres
+from projections.entities.postgres.pool import PRINTING, Postgres
 from projections.entities.postgres.samples import sample_problems
 from projections.entities.postgres.schema import schema_problems
+from projections.entities.postgres.unfit_rows import unfit_problems
 from projections.entities.source import SourceUnavailable
 from projections.entities.source_check import CheckReport, Problem
 
@@ -20,6 +21,7 @@ LATE_US: Final = 60_000_000
 """A horizon this far behind the clock is worth a word: devices see nothing newer."""
 CLOCKS_APART_US: Final = 10_000_000
 
+_PRINTING: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
 _SERVER: Final = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
        current_database() AS database, current_user AS role,
@@ -34,12 +36,14 @@ async def check(postgres: Postgres, mapping: Mapping) -> CheckReport:
     try:
         async with postgres.connection() as connection:
             report.problems += await _server(connection, report.facts)
+            report.problems += await _printing(connection)
             report.problems += await _horizon(connection, mapping, report.facts)
             mapping = await applicable(connection, mapping)
             refused = await schema_problems(connection, mapping)
             report.problems += refused
-            if not refused:
+            if not any(problem.weight == "problem" for problem in refused):
                 report.problems += await sample_problems(connection, mapping)
+                report.problems += await unfit_problems(connection, mapping)
                 report.problems += await plan_problems(connection, mapping)
     except SourceUnavailable as error:
         report.problems.append(Problem(weight="problem", says=str(error)))
@@ -75,6 +79,16 @@ async def _server(connection: Any, facts: dict[str, str]) -> list[Problem]:
         says = f"the server's clock is {apart_us / 1e6:+.0f} s from this machine's; what counts is the server's"
         problems.append(Problem(weight="note", says=says))
     return problems
+
+
+async def _printing(connection: Any) -> list[Problem]:
+    """Tell what a connection prints otherwise than we ask for: a pooler in between may leave that out."""
+    found = {row["name"]: row["setting"] for row in await connection.fetch(_PRINTING, list(PRINTING))}
+    return [
+        Problem(weight="problem", says=f"{name} is {found[name]!r}, and must be {wanted!r}: ALTER ROLE … RESET {name}")
+        for name, wanted in PRINTING.items()
+        if found.get(name, wanted) != wanted
+    ]
 
 
 async def _horizon(connection: Any, mapping: Mapping, facts: dict[str, str]) -> list[Problem]:

@@ -5,8 +5,7 @@ Each entity type is asked about once, when it is first used, without reading a r
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -14,20 +13,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from projections.entities.postgres import statements
-from projections.entities.postgres.applicable import applicable
-from projections.entities.postgres.branches import (
-    MappingError,
-    Part,
-    expressions_of,
-    parts_of,
-    probe_of,
-    types_of,
-)
+from projections.entities.postgres.branches import Part, parts_of
+from projections.entities.postgres.described import Describer, ancestors
 from projections.entities.postgres.fits import Fits
 from projections.entities.postgres.mapping import Branch
 from projections.entities.postgres.mapping import Mapping as SourceMapping
-from projections.entities.postgres.schema import blames_the_statement
 from projections.entities.postgres.statements import Statement, Types
+from projections.entities.postgres.waits import Described, waits_of
 from projections.entities.registry import row
 
 KNOWN_SETS: Final = 64
@@ -35,7 +27,10 @@ KNOWN_SETS: Final = 64
 
 
 class Compiled(Struct, frozen=True):
-    """One mapped entity type's statements. `fits` checks the lines of each part alike."""
+    """One mapped entity type's statements. `fits` checks the lines of each part alike.
+
+    `is_mended`: with rows that stand where a parent was mended.
+    """
 
     types: Types
     page: Statement
@@ -43,6 +38,7 @@ class Compiled(Struct, frozen=True):
     ahead: Statement
     held: Statement | None
     fits: Fits
+    is_mended: bool = False
 
 
 class Compiler:
@@ -51,10 +47,10 @@ class Compiler:
     def __init__(self, mapping: SourceMapping) -> None:
         self._mapping = mapping
         self._library = f"$1::{mapping.source.library}"
-        self._applicable: SourceMapping | None = None
-        self._known: dict[str, Compiled] = {}
-        self._parts: dict[tuple[str, tuple[bool, ...]], Compiled] = {}
-        self._changed: dict[tuple[str, ...], Statement] = {}
+        self._describer = Describer(mapping)
+        self._known: dict[tuple[str, bool], Compiled] = {}
+        self._parts: dict[tuple[str, bool, tuple[bool, ...]], Compiled] = {}
+        self._changed: dict[tuple[tuple[str, ...], frozenset[str]], Statement] = {}
 
     def served_from(self, entity_type: str) -> str | None:
         """Name the mapped entity type whose rows are served as this one; None if it has none.
@@ -67,13 +63,26 @@ class Compiler:
         made = served.is_older_version and not served.needs_owner and served.stored in self._mapping.entities
         return served.stored if made else None
 
-    def moves(self, name: str) -> bool:
-        """Tell whether rows of a mapped entity type may stand elsewhere than where their own stamp says."""
+    def moves(self, name: str, unfit: Collection[str]) -> bool:
+        """Tell whether rows of a mapped entity type may stand elsewhere than where their own stamp says.
+
+        `unfit` are the tables of which rows were seen not to fit.
+        """
         branches = self._mapping.entities[name]
-        return any(
+        return self.is_mended(name, unfit) or any(
             branch.each is not None or any(parent.since is not False for parent in branch.parents)
             for branch in branches
         )
+
+    def is_mended(self, name: str, unfit: Collection[str]) -> bool:
+        """Tell whether rows of a mapped entity type may stand where a parent was mended."""
+        form = row(name).form
+        if not unfit or form is None or row(name).is_delete:
+            return False
+        tables = [parent.table for parent in form.parents]
+        if row(name).needs_owner:
+            tables.append("user")
+        return not set(unfit).isdisjoint(ancestors(tables))
 
     def keeps_parts(self, name: str) -> bool:
         """Tell whether a part of a mapped entity type that has no more rows stays without, below the horizon.
@@ -83,15 +92,15 @@ class Compiler:
         branches = self._mapping.entities[name]
         return len(branches) == 1 or all(branch.each is None for branch in branches)
 
-    async def entity_type(self, connection: asyncpg.Connection, name: str) -> Compiled:
-        """Return a mapped entity type's statements; raises MappingError and what the connection raises."""
-        known = self._known.get(name)
+    async def entity_type(self, connection: asyncpg.Connection, name: str, unfit: Collection[str] = ()) -> Compiled:
+        """Return a mapped entity type's statements; raises MappingError and what the connection raises.
+
+        `unfit` are the tables of which rows were seen not to fit.
+        """
+        key = (name, self.is_mended(name, unfit))
+        known = self._known.get(key)
         if known is None:
-            if self._applicable is None:
-                self._applicable = await applicable(connection, self._mapping)
-            if name not in self._applicable.entities:
-                raise MappingError(f"No branch of {name} in {self._mapping.name} is for this version of the schema")
-            known = self._known[name] = await self._compile(connection, name, self._applicable.entities[name])
+            known = self._known[key] = await self._compile(connection, name, mended=key[1])
         return known
 
     def with_parts(self, compiled: Compiled, wanted: Sequence[bool]) -> Compiled:
@@ -99,7 +108,7 @@ class Compiler:
         types = compiled.types
         if all(wanted) or not any(wanted):
             return compiled
-        key = (types.entity_type, tuple(wanted))
+        key = (types.entity_type, compiled.is_mended, tuple(wanted))
         known = self._parts.get(key)
         if known is None:
             parts = [part for part, is_wanted in zip(types.parts, wanted, strict=True) if is_wanted]
@@ -111,29 +120,33 @@ class Compiler:
 
     def forget(self) -> None:
         """Take nothing of what was made for granted any more: the database may have got another schema."""
-        self._applicable = None
+        self._describer = Describer(self._mapping)
         for made in (self._known, self._parts, self._changed):
             made.clear()
 
-    async def changed(self, connection: asyncpg.Connection, served: Mapping[str, str]) -> Statement:
+    async def changed(
+        self, connection: asyncpg.Connection, served: Mapping[str, str], unfit: Collection[str]
+    ) -> Statement:
         """Return the statement that asks which entity types have rows; `served` maps each to what it is served from."""
-        names = tuple(served)
+        names = (tuple(served), frozenset(name for name, mapped in served.items() if self.is_mended(mapped, unfit)))
         known = self._changed.get(names)
         if known is None:
-            several = [(name, (await self.entity_type(connection, mapped)).types) for name, mapped in served.items()]
+            several = [
+                (name, (await self.entity_type(connection, mapped, unfit)).types) for name, mapped in served.items()
+            ]
             if len(self._changed) >= KNOWN_SETS:
                 del self._changed[next(iter(self._changed))]
             known = self._changed[names] = statements.changed(several, self._mapping.source.library)
         return known
 
-    async def _compile(self, connection: asyncpg.Connection, name: str, branches: Sequence[Branch]) -> Compiled:
+    async def parts(self, connection: asyncpg.Connection, name: str, branch: Branch) -> list[Part]:
+        """Return the parts of one branch that is for the database."""
+        return await self._parts_of(connection, await self._describer.branch(connection, branch), name, mended=False)
+
+    async def _compile(self, connection: asyncpg.Connection, name: str, *, mended: bool) -> Compiled:
         parts: list[Part] = []
-        for branch in branches:
-            found = expressions_of(branch, self._library)
-            with blaming(name):
-                probe = await connection.prepare(probe_of(found, self._library))
-            columns = [attribute.type.name for attribute in probe.get_attributes()]
-            parts += parts_of(found, types_of(found, columns), self._library)
+        for one in await self._describer.entity_type(connection, name):
+            parts += await self._parts_of(connection, one, name, mended=mended)
         types = statements.types_from(name, parts, self._mapping.source.library)
         checks = [pair for part in parts for pair in zip(part.names, part.data, strict=True)]
         text_ids = any(part.key.id_kind == "text" for part in parts)
@@ -144,21 +157,9 @@ class Compiler:
             statements.ahead(types),
             statements.held(types),
             Fits(checks, text_ids=text_ids),
+            mended,
         )
 
-
-@contextlib.contextmanager
-def blaming(entity_type: str) -> Iterator[None]:
-    """Raise MappingError where the database refuses the SQL of an entity type, rather than that it is unavailable.
-
-    What it says of values it stumbled over is left out: they are somebody's data.
-    """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        if not blames_the_statement(error):
-            raise
-        code = str(error.sqlstate)
-        said = f"{type(error).__name__} ({code})" if code.startswith("22") else f"{error.args[0]} ({code})"
-        text = f"The rows of {entity_type} cannot be read as they are mapped; PostgreSQL says: {said}"
-        raise MappingError(text) from None
+    async def _parts_of(self, connection: asyncpg.Connection, one: Described, name: str, *, mended: bool) -> list[Part]:
+        sources = await self._describer.sources(connection, name)
+        return parts_of(one, waits_of(one, sources, mended=mended), self._library, mended=mended)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from types import UnionType
-from typing import Any, Final, NamedTuple, Union, get_args, get_origin
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -36,7 +35,7 @@ class Fits:
 
     def __init__(self, checks: Iterable[tuple[str, Printed]], *, text_ids: bool) -> None:
         """`checks` pairs payload keys with how they are printed; `text_ids`: ids may be any text."""
-        fields = {name: _without_unset(piece.check) for name, piece in checks if piece.check is not None}
+        fields = {name: piece.check for name, piece in checks if piece.check is not None}
         names = {f"f{at}": name for at, name in enumerate(fields)}
         data = msgspec.defstruct("Data", [(field, fields[name]) for field, name in names.items()], rename=names)
         line = msgspec.defstruct("Line", [("data", data)])
@@ -77,10 +76,3 @@ class Fits:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Unfit(index, "", "is no JSON")
         return None
-
-
-def _without_unset(kind: Any) -> Any:
-    """Leave out that a key may be absent: what is mapped is always there."""
-    if get_origin(kind) not in (Union, UnionType):
-        return kind
-    return Union[tuple(part for part in get_args(kind) if part is not msgspec.UnsetType)]  # noqa: UP007

@@ -33,6 +33,10 @@ _MEANINGS: Final[dict[Kind, str]] = {
     "flag": "a boolean",
     "object": "a JSON object (json or jsonb)",
 }
+# `MemoryData.fromMap` of the app: `map['year'] as int`, which throws at 2020.5 and at null.
+_INTEGERS_INSIDE: Final = {("MemoryV1", "data"): ("year",)}
+# It tells a new picture from an old one, and keeps a user from nobody.
+_OTHERWISE: Final = {(name, "profileChangedAt"): "1970-01-01T00:00:00.000Z" for name in ("UserV1", "AuthUserV1")}
 _HINTS: Final = {
     ("text", "bytea"): "; encode(…, 'base64') makes it a text",
     ("id", "bytea"): "; encode(…, 'hex') makes it a text",
@@ -43,12 +47,18 @@ _HINTS: Final = {
 
 
 class Field(NamedTuple):
-    """One key of a payload on the wire: what it holds, whether that may be null, its only values if it has such."""
+    """One key of a payload on the wire: what it holds, whether that may be null, its only values if it has such.
+
+    `integers` are the keys inside an object that the app casts to an integer. `otherwise` is sent where a value cannot
+    be read: of what nobody would miss a row for.
+    """
 
     name: str
     kind: Kind
     nullable: bool
     values: frozenset[str] = frozenset()
+    integers: tuple[str, ...] = ()
+    otherwise: str = ""
 
 
 class SqlType(NamedTuple):
@@ -63,7 +73,14 @@ def fields_of(entity_type: str) -> tuple[Field, ...]:
     """List the keys of an entity type's payload."""
     described = inspect.type_info(row(entity_type).payload)
     assert isinstance(described, inspect.StructType)
-    return tuple(_field(field) for field in described.fields)
+    fields = (_field(field) for field in described.fields)
+    return tuple(
+        field._replace(
+            integers=_INTEGERS_INSIDE.get((entity_type, field.name), ()),
+            otherwise=_OTHERWISE.get((entity_type, field.name), ""),
+        )
+        for field in fields
+    )
 
 
 def misfit(kind: Kind, found: SqlType) -> str:

@@ -11,7 +11,7 @@ the id's type. Then the rows of that very instant are sent again: once more does
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
@@ -35,7 +35,10 @@ _INTEGER: Final = re.compile(r"-?[0-9]{20}", re.ASCII)
 
 
 class Ask(NamedTuple):
-    """What a statement is asked with: a library (as its SQL type takes it), positions by entity type, and bounds."""
+    """What a statement is asked with: a library (as its SQL type takes it), positions by entity type, and bounds.
+
+    `unfit` has for each table the ids of rows that were seen not to fit; None: that may have been any.
+    """
 
     library: Any
     after: Mapping[str, Position | None]
@@ -43,6 +46,7 @@ class Ask(NamedTuple):
     rows: int = 0
     size: int = 0
     shares: int = 0
+    unfit: Mapping[str, Sequence[str] | None] = {}
 
 
 class Parameters:
@@ -224,6 +228,12 @@ def read_id(text: str, kind: IdKind) -> Any:
 def last_id(kind: IdKind) -> Any:
     """Return an id that none comes after."""
     return {"uuid": uuid_text(MAX_UUID), "text": MAX_TEXT, "bigint": MAX_BIGINT}[kind]
+
+
+def members_of(unfit: Mapping[str, Sequence[str] | None], table: str, kind: str) -> list[str] | None:
+    """List the rows of a table that were seen not to fit, of those that can be ids of this SQL type."""
+    ids = unfit.get(table, ())
+    return None if ids is None else [one for one in ids if kind == "text" or _UUID.fullmatch(one)]
 
 
 def read_uuid(text: str) -> int | None:

@@ -70,7 +70,9 @@ class ParentJoin(Struct, frozen=True):
     """A row that another one refers to, joined to it.
 
     `stands` is where it stands now (`id` is empty). `since` is when it could be seen first, as an SQL expression; None:
-    since it stands where it does; False: it always was there before the row that refers to it.
+    since it stands where it does; False: it always was there before the row that refers to it. `data` are expressions
+    of its own payload, for telling whether a device can read it; without them it is looked up where it is mapped.
+    `changes` is where it stands when it changed last, if that is another place than `stands`.
     """
 
     table: str
@@ -78,6 +80,8 @@ class ParentJoin(Struct, frozen=True):
     on: str
     stands: Order
     since: str | Literal[False] | None = None
+    data: dict[str, str] = {}
+    changes: Order = Order()
 
 
 class Each(Struct, frozen=True):
@@ -135,6 +139,9 @@ class _Parent(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": 
     uuid7: str | None = None
     updated_at: str | None = None
     since: str | bool | None = None
+    payload: str | None = None
+    data: dict[str, str] = {}
+    changes: str | None = None
 
 
 class _Each(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -276,7 +283,8 @@ class _Reader:
                 self._refuse(path, "rows of shares are ordered by a uuid7")
             each = Each(read.each.from_.strip(), read.each.where, self._order(read.each.uuid7, None, None, at))
         parents = [
-            self._parent(parent, served, each, (*path, "parents", index)) for index, parent in enumerate(read.parents)
+            self._parent(parent, served, each, payloads, (*path, "parents", index))
+            for index, parent in enumerate(read.parents)
         ]
         data = self._data(read, served.name, payloads, path)
         for name in ("needs_column", "lacks_column"):
@@ -314,7 +322,12 @@ class _Reader:
         return {key: given[key] for key in known if key in given}
 
     def _parent(
-        self, read: _Parent, served: EntityTypeRow, each: Each | None, path: tuple[str | int, ...]
+        self,
+        read: _Parent,
+        served: EntityTypeRow,
+        each: Each | None,
+        payloads: dict[str, dict[str, str]],
+        path: tuple[str | int, ...],
     ) -> ParentJoin:
         self._check_all({"from": read.from_, "on": read.on}, path)
         tables = [parent.table for parent in served.form.parents] if served.form is not None else []
@@ -336,7 +349,25 @@ class _Reader:
             self._check_all({"since": since}, path)
             if each is not None:
                 self._refuse((*path, "since"), "rows of shares stand where their share does; leave it out")
-        return ParentJoin(read.table, read.from_, read.on, stands, since)
+        changes = Order()
+        if read.changes is not None:
+            self._check_all({"changes": read.changes}, path)
+            changes = Order(uuid7=read.changes) if read.uuid7 else Order(updated_at=read.changes)
+        return ParentJoin(read.table, read.from_, read.on, stands, since, self._own(read, payloads, path), changes)
+
+    def _own(self, read: _Parent, payloads: dict[str, dict[str, str]], path: tuple[str | int, ...]) -> dict[str, str]:
+        """Gather the expressions of a parent's own payload: those that are given go before those of `payload`."""
+        self._check_all(read.data, (*path, "data"))
+        shared = {} if read.payload is None else payloads.get(read.payload)
+        if shared is None:
+            self._refuse((*path, "payload"), f"there is no payloads.{read.payload}")
+            return {}
+        given = {**shared, **read.data}
+        forms = [form for form in FORMS if form.table == read.table]
+        known = {field.encode_name for form in forms for name in form.upsert_types for field in payload_fields(name)}
+        for key in sorted(given.keys() - known) if forms else ():
+            self._refuse((*path, "data", key), f"a row of {read.table} has no key {key!r}")
+        return given
 
     def _order(
         self, uuid7: str | None, updated_at: str | None, entity_id: str | None, path: tuple[str | int, ...]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -26,7 +25,6 @@ from projections.entities.postgres.mapping import Branch, Order
 from projections.entities.postgres.mapping import Mapping as SourceMapping
 from projections.entities.postgres.sql_names import only_column, quoted, tables_in
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS_BITS: Final = 80
 _OF_LIBRARY: Final = re.compile(r"\s*(\S+)\s*=\s*:library\s*")
 
@@ -59,9 +57,12 @@ class Stamp(NamedTuple):
     library: str = ""
 
     def newest(self, column: str) -> str:
-        """Print a column of the newest row as a value."""
-        order = quoted(self.column)
-        return f"(SELECT {quoted(column)} FROM {self.table} WHERE {order} IS NOT NULL ORDER BY {order} DESC LIMIT 1)"
+        """Print a column of the newest row as a value: an instant in µs. What no position holds is left out."""
+        order, value, where = quoted(self.column), quoted(column), f"{quoted(self.column)} IS NOT NULL"
+        if not self.is_uuid:
+            where = f"{order} >= '1970-01-01' AND {order} < '10000-01-01'"
+            value = f"(extract(epoch FROM {order}) * 1000000)::bigint" if column == self.column else value
+        return f"(SELECT {value} FROM {self.table} WHERE {where} ORDER BY {order} DESC LIMIT 1)"
 
 
 class Last(NamedTuple):
@@ -169,8 +170,7 @@ def _last(stamp: Stamp, value: Any, library: Any) -> Last:
         return Last(-EMPTY_US)
     if stamp.is_uuid:
         return Last((value.int >> _MS_BITS) * 1000, value.int, str(library))
-    value = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-    return Last((value - _EPOCH) // timedelta(microseconds=1))
+    return Last(value)
 
 
 def stamps_of(branches: tuple[Branch, ...]) -> tuple[Stamp, ...] | None:

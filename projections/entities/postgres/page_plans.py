@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.entities.postgres.branches import MappingError
 from projections.entities.postgres.compiled import Compiler
+from projections.entities.postgres.described import MappingError
 from projections.entities.postgres.indexes import Index, lookup_index, order_index
 from projections.entities.postgres.keyset import Ask
 from projections.entities.postgres.mapping import Branch, Order

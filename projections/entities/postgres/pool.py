@@ -3,8 +3,10 @@
 What goes wrong with them is SourceUnavailable, in words that hold no password: waiting for a connection is bounded, and
 so is every statement, by the server (`statement_timeout`) and, should that be silent, some seconds later by us.
 
-Sessions are read-only, in UTC and without JIT, by parameters of their start. PgBouncer refuses parameters it does not
-know: list `default_transaction_read_only, statement_timeout, jit, random_page_cost` in its `ignore_startup_parameters`.
+Sessions are read-only and without JIT, and print values in one way whatever a role or database has set, by parameters
+of their start. PgBouncer refuses parameters it does not know: list `default_transaction_read_only, statement_timeout,
+jit, random_page_cost, extra_float_digits, bytea_output, lc_monetary, lc_numeric, lc_time, transform_null_equals` in its
+`ignore_startup_parameters`; `source check` tells where a role or database has set something else behind it.
 With `pool_mode = transaction` it also needs `max_prepared_statements` (1.21), or `?statement_cache_size=0` on our
 address. Parameters are used, rather than SET, because a SET would stay on a server connection that others get next; the
 one exception is how statements are planned, which changes no answer.
@@ -30,6 +32,19 @@ IDLE_S: Final = 300.0
 STATEMENTS: Final = 500
 """Prepared statements a connection keeps: a few for each entity type."""
 _CACHE_SIZE: Final = "statement_cache_size"
+PRINTING: Final = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",  # at 0 and below floats are rounded
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "lc_numeric": "C",  # the separators of to_char()
+    "lc_time": "C",
+    "standard_conforming_strings": "on",  # what a backslash in a mapping's literals means
+    "transform_null_equals": "off",
+}
+"""All settings that change what a statement of a mapping means or prints."""
 
 
 class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
@@ -83,8 +98,8 @@ class Postgres:
                 "application_name": APPLICATION,
                 "default_transaction_read_only": "on",
                 "statement_timeout": str(max(1, round(statement_timeout_s * 1000))),
-                "timezone": "UTC",
                 "jit": "off",
+                **PRINTING,
                 # As on disks without heads: at 4, the default, tables are read whole to spare a page's few index reads.
                 "random_page_cost": "1.1",
             },

@@ -45,6 +45,10 @@ class Probe:
         """List the payload's expressions in the order of their keys."""
         return [Piece(f"{self.place}.data.{key}", sql) for key, sql in self.branch.data.items()]
 
+    def parents_data(self) -> list[Piece]:
+        """List what tells whether parents can be read."""
+        return [piece for at, parent in enumerate(self.branch.parents) for piece in _own_of(parent, self._parent(at))]
+
     def whole(self, wanted: Sequence[Piece]) -> str:
         """Select expressions from the branch's rows with all its conditions."""
         branch = self.branch
@@ -79,12 +83,12 @@ class Probe:
             yield piece, self._select([piece], [branch.from_], "true")
         joined = [branch.from_]
         for at, parent in enumerate(branch.parents):
-            place = f"{self.place}.parents[{at}]"
+            place = self._parent(at)
             yield Piece(f"{place}.from", parent.from_), self._bound(f"SELECT 1 FROM {parent.from_} LIMIT 0")
             on = Piece(f"{place}.on", parent.on)
             joined.append(f"LEFT JOIN {parent.from_} ON ({parent.on})")
             yield on, self._select((), joined, "true")
-            for piece in _times_of(parent, place):
+            for piece in (*_times_of(parent, place), *_own_of(parent, place)):
                 yield piece, self._select([piece], joined, "true")
         for piece in self.data():
             yield piece, self._select([piece], joined, "true")
@@ -96,6 +100,9 @@ class Probe:
         if each is None:
             return self._bound(f"{inner} LIMIT 0")
         return self._bound(f"SELECT r.* FROM {each.from_} CROSS JOIN LATERAL ({inner}) r WHERE ({each.where}) LIMIT 0")
+
+    def _parent(self, at: int) -> str:
+        return f"{self.place}.parents[{at}]"
 
     def _bound(self, sql: str) -> str:
         return with_library(sql, self._library)
@@ -109,3 +116,9 @@ def _order(place: str, order: Order) -> list[Piece]:
 def _times_of(parent: ParentJoin, place: str) -> list[Piece]:
     since = [Piece(f"{place}.since", parent.since)] if isinstance(parent.since, str) else []
     return _order(place, parent.stands) + since
+
+
+def _own_of(parent: ParentJoin, place: str) -> list[Piece]:
+    changes = parent.changes.uuid7 or parent.changes.updated_at
+    own = [Piece(f"{place}.data.{key}", sql) for key, sql in parent.data.items()]
+    return [*own, Piece(f"{place}.changes", changes)] if changes else own

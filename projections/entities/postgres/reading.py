@@ -31,6 +31,7 @@ FIRST_SHARES: Final = 1
 MOST_SHARES: Final = 32
 
 _EPOCH_2000_US: Final = 946_684_800_000_000
+_FAR_US: Final = 2**62
 
 
 class PostgresPage(Page):
@@ -40,7 +41,7 @@ class PostgresPage(Page):
 
 
 class Fetched(Struct):
-    """What one statement brought: entries in order (`{…` a line, `|…` the place of a row whose parent is missing).
+    """What one statement brought: entries in order, as `Part.line` prints them.
 
     `parents` has for each table an instant in µs for each entry.
     """
@@ -58,10 +59,14 @@ class Fetched(Struct):
             size += len(entry)
         yield self if start == 0 else self._slice(start, len(self.entries))
 
-    def keep(self, indexes: Sequence[int]) -> Fetched:
-        """Return some of the entries."""
-        entries = [self.entries[at] for at in indexes]
-        return Fetched(entries, [(table, [stands[at] for at in indexes]) for table, stands in self.parents])
+    def sent(self) -> Fetched:
+        """Return the lines that are sent."""
+        lines = [line_of(entry) for entry in self.entries]
+        kept = [at for at, line in enumerate(lines) if line]
+        parents: list[tuple[str, Sequence[int]]] = [
+            (table, [stands[at] for at in kept]) for table, stands in self.parents
+        ]
+        return Fetched([lines[at] for at in kept], parents)
 
     @property
     def last(self) -> Position:
@@ -111,8 +116,34 @@ class Pace:
         return min(max(int(FETCH_BYTES / self.line_bytes), FEWEST_ROWS), most)
 
 
+def unfit_parent_of(entry: bytes) -> str:
+    """Read which row (`table|id`) that cannot be read an entry refers to; empty if to none."""
+    if entry.startswith(b"~"):
+        named = entry[1:].partition(b"\t")[0]
+    elif entry.startswith(b"|"):
+        named = entry.partition(b"\t")[2]
+        named = b"" if named.startswith(b"\t") else named
+    else:
+        return ""
+    return msgspec.json.decode(named, type=str) if named else ""
+
+
+def unfit_field_of(entry: bytes) -> str:
+    """Read which field of a row cannot be read, so that it is not sent; empty if none."""
+    return entry.partition(b"\t\t")[2].decode() if entry.startswith(b"|") else ""
+
+
+def line_of(entry: bytes) -> bytes:
+    """Return the line of an entry; empty if it is not sent."""
+    if entry.startswith(b"{"):
+        return entry
+    return entry.partition(b"\t")[2] if entry.startswith(b"~") else b""
+
+
 def place_of(entry: bytes) -> Position:
     """Read the position of an entry, also one whose id no ack can hold."""
+    if entry.startswith(b"|"):
+        entry = entry.partition(b"\t")[0]
     _, iso, raw_id = entry.rpartition(b'"ack":"')[2].split(b"|", 2)
     return Position(us_from_iso(iso.decode()), msgspec.json.decode(b'"%b"' % raw_id, type=str))
 
@@ -124,4 +155,7 @@ def stands_of(raw: bytes, *, is_uuid: bool) -> Sequence[int]:
         numbers.byteswap()
     if is_uuid:
         return array("q", [(number >> 16) * 1000 for number in numbers[::2]])
-    return array("q", [number + _EPOCH_2000_US for number in numbers])
+    try:
+        return array("q", [number + _EPOCH_2000_US for number in numbers])
+    except OverflowError:  # infinity is the greatest number there is
+        return array("q", [min(number, _FAR_US) + _EPOCH_2000_US for number in numbers])

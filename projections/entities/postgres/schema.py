@@ -14,8 +14,8 @@ import msgspec
 
 from projections.entities.postgres.fitting import SqlType, fields_of, misfit
 from projections.entities.postgres.mapping import Mapping
-from projections.entities.postgres.printing import STAMPS
 from projections.entities.postgres.probes import Piece, Probe
+from projections.entities.postgres.readable import STAMPS
 from projections.entities.postgres.sql_names import Column, columns_in, unquoted
 from projections.entities.source_check import Problem, Weight
 
@@ -70,24 +70,29 @@ class _Database:
         """Tell the types of a statement's columns; it is run, since rights are looked at only then."""
         statement = await self._connection.prepare(sql)
         await statement.fetch(*(None for _ in statement.get_parameters()))
-        oids = [attribute.type.oid for attribute in statement.get_attributes()]
-        if unknown := sorted(set(oids) - self._known.keys()):
-            for row in await self._connection.fetch(_TYPES, unknown):
-                self._known[row["oid"]] = SqlType(row["name"], tuple(row["labels"]))
-        return [self._known[oid] for oid in oids]
+        return await sql_types(self._connection, statement, self._known)
+
+
+async def sql_types(connection: Any, statement: Any, known: dict[int, SqlType]) -> list[SqlType]:
+    """Tell the types of a prepared statement's columns; what the database has to be asked is added to `known`."""
+    oids = [attribute.type.oid for attribute in statement.get_attributes()]
+    if unknown := sorted(set(oids) - known.keys()):
+        for row in await connection.fetch(_TYPES, unknown):
+            known[row["oid"]] = SqlType(row["name"], tuple(row["labels"]))
+    return [known[oid] for oid in oids]
 
 
 async def _of_branch(database: _Database, probe: Probe) -> list[Problem]:
     data, order = probe.data(), probe.order()
     try:
-        types = await database.types(probe.whole([*data, *order]))
+        types = await database.types(probe.whole([*data, *order, *probe.parents_data()]))
     except asyncpg.PostgresError as error:
         if not blames_the_statement(error):
             raise
         found = await _taken_apart(database, probe)
         return found or [_refused(probe, Piece(probe.place, ""), error)]
     problems = list(_misfits(probe, data, types))
-    problems += _order_misfits(probe, order, types[len(data) :])
+    problems += _order_misfits(probe, order, types[len(data) : len(data) + len(order)])
     if each := probe.each_order():
         problems += _order_misfits(probe, each, await database.types(probe.shares(each)))
     return problems

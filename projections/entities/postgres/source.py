@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 from msgspec import Struct
@@ -22,8 +22,8 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
 from projections.entities.lines import as_type, payload_of, position_of
-from projections.entities.postgres.branches import MappingError
-from projections.entities.postgres.compiled import Compiled, Compiler, blaming
+from projections.entities.postgres.compiled import Compiled, Compiler
+from projections.entities.postgres.described import MappingError, blaming
 from projections.entities.postgres.fits import Fits
 from projections.entities.postgres.horizon import Horizon, HorizonReader
 from projections.entities.postgres.keyset import Ask
@@ -32,11 +32,23 @@ from projections.entities.postgres.mapping import Mapping as SourceMapping
 from projections.entities.postgres.news import News
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.quiet import Quiet, starts_over
-from projections.entities.postgres.reading import FETCH_BYTES, Batch, Fetched, Pace, PostgresPage, place_of, stands_of
+from projections.entities.postgres.reading import (
+    FETCH_BYTES,
+    Batch,
+    Fetched,
+    Pace,
+    PostgresPage,
+    place_of,
+    stands_of,
+    unfit_field_of,
+    unfit_parent_of,
+)
 from projections.entities.postgres.statements import Statement
-from projections.entities.postgres.unsent import Unsent
+from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.registry import EntityTypeRow, row
-from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
+from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth, SourceUnavailable
+
+log = logging.getLogger(__name__)
 
 LATE_US: Final = 5_000_000
 """A horizon further behind is told in the source's health: devices do not see what was written since."""
@@ -49,7 +61,6 @@ NOT_SHARED: Final = (0, -math.inf)
 NEAR_US: Final = 600_000_000
 """So little time holds few rows: how they are found need not depend on whose they are."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _BIGINT: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
@@ -59,7 +70,8 @@ class PostgresSource:
 
     steady = False
 
-    def __init__(self, postgres: Postgres, mapping: SourceMapping) -> None:
+    def __init__(self, postgres: Postgres, mapping: SourceMapping, unfit: UnfitParents | None = None) -> None:
+        """`unfit` keeps what must be known of unfit rows for as long as devices are; None: only this process does."""
         self.resends = mapping.resends
         self._postgres = postgres
         self._mapping = mapping
@@ -68,7 +80,8 @@ class PostgresSource:
         self._clock: tuple[int, float] | None = None
         self._shared = NOT_SHARED
         self._line_bytes: dict[str, float] = {}
-        self._unsent = Unsent()
+        self._unfit = Known(unfit or OfProcess())
+        self._told: set[tuple[str, str]] = set()
         self._quiet = Quiet()
         self._news = News(mapping)
 
@@ -107,7 +120,7 @@ class PostgresSource:
         served = {name: mapped for name in sorted(after) if (mapped := self._compiler.served_from(name)) is not None}
         if value is None or not served:
             return frozenset()
-        fresh = starts_over(after)
+        fresh, unfit = starts_over(after), self._unfit.tables
         whose = str(value).lower() if self._mapping.source.library == "uuid" else str(value)
         if not self._news.is_known(before):
             async with self._postgres.connection() as connection:
@@ -117,21 +130,24 @@ class PostgresSource:
         near = not fresh
         for name, mapped in served.items():
             begin = after[name]
-            if not self._news.may_have(mapped, begin, before):
+            moved = self._compiler.is_mended(mapped, unfit)  # then the newest rows of its tables tell nothing
+            if not moved and not self._news.may_have(mapped, begin, before):
                 continue
             if self._news.has(mapped, whose, begin, before):
                 sure.append(name)
                 continue
             if not fresh:
                 begin, known = self._quiet.begin(library, mapped, begin)
-                if known and not self._news.may_have(mapped, begin, before):
+                if known and not moved and not self._news.may_have(mapped, begin, before):
                     continue
                 near = near and (known or _is_near(begin, before))
             begins[name] = begin
         if fresh and sure:  # the answer is not nothing, and what there is of the rest the pages will tell
             changed = frozenset((*sure, *begins))
         else:
-            changed = frozenset((*sure, *await self._having(served, Ask(value, begins, before), near=near)))
+            changed = frozenset(
+                (*sure, *await self._having(served, Ask(value, begins, before, unfit=unfit), near=near))
+            )
         for name, begin in begins.items():
             if name not in changed:
                 self._quiet.note(library, served[name], begin, before)
@@ -147,7 +163,7 @@ class PostgresSource:
         asked = {name: served[name] for name in ask.after}
         async with self._postgres.connection() as connection:
             with self._asking(", ".join(asked)):
-                statement = await self._compiler.changed(connection, asked)
+                statement = await self._compiler.changed(connection, asked, ask.unfit)
                 found = await _ask(connection, statement, ask, near=near)
         return [name for name, has in zip(asked, found[0], strict=True) if has]
 
@@ -167,9 +183,10 @@ class PostgresSource:
         quiet_from = begin
         pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
         run = _Run(mapped)
+        unfit = self._unfit.tables
 
         def ask(position: Position | None, *, near: bool = False) -> asyncio.Task[Batch | None]:
-            values = Ask(value, {mapped: position}, before, pace.rows, FETCH_BYTES, pace.shares)
+            values = Ask(value, {mapped: position}, before, pace.rows, FETCH_BYTES, pace.shares, unfit)
             return asyncio.create_task(self._batch(run, values, near=near))
 
         asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or _is_near(begin, before))
@@ -182,7 +199,7 @@ class PostgresSource:
                 fits = run.compiled.fits
                 del batch  # while a reader is slow only what it has not got is kept
                 while cuts:
-                    page = self._page(library, row(entity_type), mapped, fits, cuts.popleft(), before)
+                    page = await self._page(row(entity_type), mapped, fits, cuts.popleft(), before)
                     if page.lines:
                         quiet_from = position_of(page.lines[-1])
                     yield page
@@ -199,7 +216,7 @@ class PostgresSource:
         """
         async with self._postgres.connection() as connection:
             with self._asking(run.mapped):
-                compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped)
+                compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped, ask.unfit)
                 if run.compiled is not None and run.whole is None and len(compiled.types.parts) > 1:
                     run.whole = compiled
                     if not self._compiler.keeps_parts(run.mapped):
@@ -245,7 +262,7 @@ class PostgresSource:
         return Held(first, position_of(page.lines[first])) if first < len(page.lines) else None
 
     async def held_back(self, library: str) -> Sequence[HeldBack]:
-        """Tell what no stream of a library sends for now: rows without a parent, and those seen not to fit."""
+        """Tell what no stream of a library sends for now: rows that no device can read, and those that need another."""
         value = library_value(library, self._mapping.source.library)
         if value is None:
             return ()
@@ -256,10 +273,9 @@ class PostgresSource:
                     compiled = await self._compiler.entity_type(connection, name)
                     if compiled.held is None:
                         continue
-                    found = await connection.fetchrow(compiled.held.sql, *compiled.held.values(Ask(value, {}, 0)))
-            if found["rows"]:
-                held.append(HeldBack(name, found["rows"], "missing_parent", found["id"] or "", found["parent"]))
-        return (*held, *self._unsent.held_back(library))
+                    found = await connection.fetch(compiled.held.sql, *compiled.held.values(Ask(value, {}, 0)))
+            held += [HeldBack(name, one["rows"], one["reason"], one["id"] or "", one["parent"] or "") for one in found]
+        return tuple(held)
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Tell how much comes strictly after a position and before an instant: at most 10,001 rows are counted."""
@@ -269,11 +285,11 @@ class PostgresSource:
             return Ahead(0, None)
         async with self._postgres.connection() as connection:
             with self._asking(mapped):
-                compiled = await self._compiler.entity_type(connection, mapped)
-                ask = Ask(value, {mapped: after}, before)
+                unfit = self._unfit.tables
+                compiled = await self._compiler.entity_type(connection, mapped, unfit)
+                ask = Ask(value, {mapped: after}, before, unfit=unfit)
                 found = await connection.fetchrow(compiled.ahead.sql, *compiled.ahead.values(ask))
-        newest = found["newest"]
-        return Ahead(found["rows"], None if newest is None else (newest - _EPOCH) // timedelta(microseconds=1))
+        return Ahead(found["rows"], found["newest_us"])
 
     async def health(self) -> SourceHealth:
         """Tell whether the database answers, and who keeps devices from seeing what was written; raises nothing."""
@@ -289,34 +305,53 @@ class PostgresSource:
 
     async def _read_horizon(self) -> Horizon:
         self._shared = NOT_SHARED  # what could not be read is told to everybody
-        async with self._postgres.connection() as connection:
-            horizon = await self._horizon.read(connection)
+        _, horizon = await asyncio.gather(self._unfit.refresh(), self._ask_horizon())
         self._clock = horizon.us + horizon.behind_us, time.monotonic()
         self._shared = horizon.us, time.monotonic()
         self._news.passed(horizon.us)
         return horizon
 
-    def _page(
-        self, library: str, served: EntityTypeRow, mapped: str, fits: Fits, fetched: Fetched, before: int
+    async def _ask_horizon(self) -> Horizon:
+        async with self._postgres.connection() as connection:
+            return await self._horizon.read(connection)
+
+    async def _page(
+        self, served: EntityTypeRow, mapped: str, fits: Fits, fetched: Fetched, before: int
     ) -> PostgresPage:
-        """Make a page of what can be sent of some entries, read as a mapped entity type."""
-        last, rows = fetched.last, len(fetched.entries)
-        if any(entry.startswith(b"|") for entry in fetched.entries):
-            fetched = fetched.keep([at for at, entry in enumerate(fetched.entries) if not entry.startswith(b"|")])
+        """Make a page of what can be sent of some entries, read as a mapped entity type.
+
+        Raises SourceUnavailable where a line is not what was asked for: what refers to that row might be sent.
+        """
+        last, rows, not_read = fetched.last, len(fetched.entries), 0
+        if not all(entry.startswith(b"{") for entry in fetched.entries):
+            await self._unfit.note({parent for entry in fetched.entries if (parent := unfit_parent_of(entry))})
+            not_read = self._tell_unfit(served, fetched)
+            fetched = fetched.sent()
         if unfit := fits.unfit(fetched.entries):
-            for found in unfit:
-                line = fetched.entries[found.at]
-                table = served.form.table if served.form is not None else ""
-                self._unsent.unfit(library, served.name, table, place_of(line).id, found)
-            left_out = {found.at for found in unfit}
-            fetched = fetched.keep([at for at in range(len(fetched.entries)) if at not in left_out])
+            self._compiler.forget()  # the database may have got another schema, or enum
+            raise SourceUnavailable(f"A row of {served.name} cannot be read at {unfit[0].field}: {unfit[0].reason}")
         lines = fetched.entries
         if served.name != mapped:
             assert served.downgrade is not None
             stored = row(mapped)
             lines = [as_type(line, served.name, served.downgrade(payload_of(stored, line))) for line in lines]
         # What is written meanwhile shows in the parents' places, whatever the horizon.
-        return PostgresPage(lines, last, before, rows - len(lines), parents=tuple(fetched.parents))
+        return PostgresPage(lines, last, before, rows - len(lines), unfit=not_read, parents=tuple(fetched.parents))
+
+    def _tell_unfit(self, served: EntityTypeRow, fetched: Fetched) -> int:
+        """Count the rows of a page that no device can read; the first of each field is logged."""
+        unfit = [(entry, field) for entry in fetched.entries if (field := unfit_field_of(entry))]
+        for entry, field in unfit:
+            if (served.name, field) not in self._told:
+                self._told.add((served.name, field))
+                log.warning(
+                    "A row of %s (id %s) is not sent: a device cannot read its %s; what refers to it waits too, and "
+                    "others of the kind are counted and not logged",
+                    served.name,
+                    place_of(entry).id,
+                    field,
+                )
+        return len(unfit)
 
     def _cuts(self, table: str, limits: Mapping[str, Position]) -> Sequence[int]:
         """Tell where the runs of a table's entity types were cut.
@@ -329,7 +364,8 @@ class PostgresSource:
             if cut.form is None or cut.form.table != table or cut.letter == DELETE:
                 continue
             mapped = self._compiler.served_from(name)
-            cuts.append(0 if mapped is not None and self._compiler.moves(mapped) else position.at_us)
+            moves = mapped is not None and self._compiler.moves(mapped, self._unfit.tables)
+            cuts.append(0 if moves else position.at_us)
         return cuts
 
 

@@ -8,13 +8,17 @@ behind `size` bytes are cut off by the server, so that long rows never come all 
 # ruff: noqa: S608 - a mapping is SQL that its operator wrote; what comes from outside is a parameter
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
-from projections.entities.postgres.branches import NO_STAMP, NO_UUID, MappingError, Part
-from projections.entities.postgres.keyset import Ask, Parameters, uuid7_at
+from projections.entities.postgres.branches import NO_STAMP, NO_UUID, Part
+from projections.entities.postgres.described import MappingError
+from projections.entities.postgres.keyset import Ask, Parameters, members_of, uuid7_at
+from projections.entities.postgres.sql_names import columns_in, tables_in
+from projections.entities.postgres.waits import MEMBERS
 
 AHEAD_ROWS: Final = 10_001
 """As many rows as are counted ahead."""
@@ -36,13 +40,15 @@ class Statement(Struct, frozen=True):
 class Types(Struct, frozen=True):
     """All that is known of one mapped entity type: its parts, and the tables its rows' parents are in.
 
-    `stands` pairs each table with whether its column holds UUIDv7s (else: instants).
+    `stands` pairs each table with whether its column holds UUIDv7s (else: instants). `guarded` are the tables whose
+    rows, where they cannot be read, keep rows of this type.
     """
 
     entity_type: str
     parts: tuple[Part, ...]
     stands: tuple[tuple[str, bool], ...]
     library: str
+    guarded: frozenset[str] = frozenset()
 
 
 def types_from(entity_type: str, parts: Sequence[Part], library: str) -> Types:
@@ -57,7 +63,8 @@ def types_from(entity_type: str, parts: Sequence[Part], library: str) -> Types:
     for part in parts:
         for stands in part.stands:
             tables[stands.table] = tables.get(stands.table, True) and stands.is_uuid
-    return Types(entity_type, tuple(parts), tuple(tables.items()), library)
+    guarded = frozenset[str]().union(*(guard.tables for part in parts for guard in part.keeps.guards))
+    return Types(entity_type, tuple(parts), tuple(tables.items()), library, guarded)
 
 
 def parameters_of(library: str) -> Parameters:
@@ -69,7 +76,13 @@ def parameters_of(library: str) -> Parameters:
 
 def statement_of(sql: str, parameters: Parameters, library: str) -> Statement:
     """Make a statement of SQL that a condition may be put behind: the library's parameter must be used somewhere."""
-    return Statement(sql if "$1::" in sql else f"{sql} WHERE $1::{library} IS NOT NULL", parameters)
+
+    def members(found: re.Match[str]) -> str:
+        table, kind = found.groups()
+        return parameters.use(("unfit", table), f"{kind}[]", lambda ask: members_of(ask.unfit, table, kind))
+
+    sql = sql if "$1::" in sql else f"{sql} WHERE $1::{library} IS NOT NULL"
+    return Statement(MEMBERS.sub(members, sql), parameters)
 
 
 def page(types: Types) -> Statement:
@@ -123,50 +136,91 @@ def ahead(types: Types) -> Statement:
     counted, newest = [], []
     for part in types.parts:
         where = part.where(parameters, types.entity_type)
-        if part.share is None:
-            counted.append(f"SELECT 1 FROM {part.lone} WHERE {where} LIMIT {AHEAD_ROWS}")
+        rows = f"SELECT {part.at} AS at FROM {part.lone} WHERE {where}"
+        if part.share is not None:
+            shares = part.shares(parameters, types.entity_type)
+            newest.append(f"SELECT {part.at} AS at {shares} ORDER BY {part.share.order_by_newest} LIMIT 1")
+        elif part.each_from:
             newest.append(
-                f"SELECT {part.at} AS at FROM {part.lone} WHERE {where} ORDER BY {part.key.order_by_newest} LIMIT 1"
+                f"SELECT max(r.at) AS at FROM {shares_of(part, parameters, types)} CROSS JOIN LATERAL ({rows}) r"
             )
         else:
-            shares = part.shares(parameters, types.entity_type)
-            alias = part.each_alias
+            newest.append(f"{rows} ORDER BY {part.key.order_by_newest} LIMIT 1")
+        if part.each_from:
             counted.append(
-                f"SELECT 1 FROM (SELECT {alias}.* {shares}) {alias}"
+                f"SELECT 1 FROM {shares_of(part, parameters, types)}"
                 f" CROSS JOIN LATERAL (SELECT 1 FROM {part.lone} WHERE {where}) r LIMIT {AHEAD_ROWS}"
             )
-            newest.append(f"SELECT {part.at} AS at {shares} ORDER BY {part.share.order_by_newest} LIMIT 1")
+        else:
+            counted.append(f"SELECT 1 FROM {part.lone} WHERE {where} LIMIT {AHEAD_ROWS}")
     several = " UNION ALL ".join(f"({sql})" for sql in counted)
     latest = " UNION ALL ".join(f"({sql})" for sql in newest)
     rows = f"SELECT count(*) FROM (SELECT 1 FROM ({several}) several LIMIT {AHEAD_ROWS}) counted"
-    sql = f"SELECT ({rows}) AS rows, (SELECT max(at) FROM ({latest}) latest) AS newest"
+    newest_us = f"(SELECT (extract(epoch FROM max(at)) * 1000000)::bigint FROM ({latest}) latest)"
+    sql = f"SELECT ({rows}) AS rows, {newest_us} AS newest_us"
     return statement_of(sql, parameters, types.library)
 
 
 def held(types: Types) -> Statement | None:
-    """Ask for rows of a library whose parent is missing: how many (`rows`, some at most), an `id` and its `parent`.
+    """Ask for rows of a library that are not sent for now: of each reason how many (`rows`, some at most in all).
 
-    None where no parent can be missing: rows have none, or the mapping says that a foreign key holds them.
+    A row of each `reason`: for `unfit` of each field, which is its `parent`; for `missing_parent` the `parent` as
+    `table|id`, also of one that is there and cannot be read; with an `id`. None where no row can be held back.
     """
     parameters = parameters_of(types.library)
-    selects = []
-    for part in types.parts:
-        if not part.waits:
-            continue
-        where = f"{part.conditions[0]} AND {part.waits}"
-        wanted = f"{part.row_id} AS id, {part.parent_id} AS parent"
-        if part.share is None:
-            selects.append(f"SELECT {wanted} FROM {part.joined} WHERE {where} LIMIT {HELD_ROWS}")
-        else:
-            rows = f"SELECT {wanted} FROM {part.joined} WHERE {where}"
-            shared = f"{part.each_from} CROSS JOIN LATERAL ({rows}) r"
-            selects.append(f"SELECT r.* FROM {shared} WHERE {part.each_where} LIMIT {HELD_ROWS}")
+    told = [part for part in types.parts if not part.is_told]
+    # What stands in several places may be sent in another of them.
+    selects = [select for part in told for select in _held(part, stamp=len(types.parts) == 1 and part.share is None)]
     if not selects:
         return None
     several = " UNION ALL ".join(f"({sql})" for sql in selects)
-    found = f"SELECT id, parent FROM ({several}) several LIMIT {HELD_ROWS}"
-    sql = "SELECT count(*) AS rows, min(id) AS id, (array_agg(parent ORDER BY id))[1] AS parent"
-    return statement_of(f"{sql} FROM ({found}) waiting", parameters, types.library)
+    found = f"SELECT reason, id, parent FROM ({several}) several LIMIT {HELD_ROWS}"
+    sql = "SELECT reason, count(*) AS rows, min(id) AS id, (array_agg(parent ORDER BY id))[1] AS parent"
+    sql = f"{sql} FROM ({found}) waiting WHERE $1::{types.library} IS NOT NULL"
+    return statement_of(f"{sql} GROUP BY reason, CASE reason WHEN 'unfit' THEN parent END", parameters, types.library)
+
+
+def _held(part: Part, *, stamp: bool) -> Iterator[str]:
+    keeps = part.keeps._replace(fits=(*part.keeps.fits, part.keeps.stamp)) if stamp else part.keeps
+    unfit, (needs, named) = keeps.unfit, keeps.needs_unfit
+    kept = [keeps.waits, unfit, needs]
+    if not any(kept):
+        return
+    cases = [f"WHEN {unfit} THEN {keeps.unfit_field}"] if unfit else []
+    cases += [f"WHEN {keeps.waits} THEN {keeps.parent_id}"] if keeps.waits else []
+    cases += [f"WHEN {needs} THEN {named}"] if needs else []
+    reason = f"CASE WHEN {unfit} THEN 'unfit' ELSE 'missing_parent' END" if unfit else "'missing_parent'"
+    wanted = f"{reason} AS reason, {keeps.row_id} AS id, CASE {' '.join(cases)} END AS parent"
+    where = f"{part.conditions[0]} AND ({' OR '.join(filter(None, kept))})"
+    from_ = part.joined if keeps.waits or keeps.guards else part.lone
+    if not part.each_from:
+        yield f"SELECT {wanted} FROM {from_} WHERE {where} LIMIT {HELD_ROWS}"
+        return
+    rows = f"SELECT {wanted} FROM {from_} WHERE {where}"
+    yield (f"SELECT r.* FROM {part.each_from} CROSS JOIN LATERAL ({rows}) r WHERE {part.each_where} LIMIT {HELD_ROWS}")
+
+
+def unfit_anywhere(part: Part) -> str:
+    """Ask for rows of all libraries that no device can read: of each `field` how many (`rows`), and an `id`.
+
+    Empty where the database has no such rows.
+    """
+    keeps = part.keeps
+    if not keeps.unfit:
+        return ""
+    own = tables_in(part.lone)
+    alone = all(column.alias in own for column in columns_in(f"{keeps.unfit} {keeps.row_id}"))
+    from_ = part.lone if alone else part.joined
+    rows = f"SELECT {keeps.unfit_field} AS field, {keeps.row_id} AS id FROM {from_} WHERE {keeps.unfit}"
+    return f"SELECT field, count(*) AS rows, min(id) AS id FROM ({rows}) unfit GROUP BY field ORDER BY field"
+
+
+def shares_of(part: Part, parameters: Parameters, types: Types) -> str:
+    """Print the shares whose rows are looked at, under their own name."""
+    alias = part.each_alias
+    if part.share is not None:
+        return f"(SELECT {alias}.* {part.shares(parameters, types.entity_type)}) {alias}"
+    return f"(SELECT {alias}.* FROM {part.each_from} WHERE {part.each_where}) {alias}"
 
 
 def _any(part: Part, parameters: Parameters, entity_type: str) -> str:
@@ -174,6 +228,9 @@ def _any(part: Part, parameters: Parameters, entity_type: str) -> str:
     if part.share is not None:
         return f"SELECT 1 {part.shares(parameters, entity_type)} ORDER BY {part.share.order_by} LIMIT 1"
     where = part.where(parameters, entity_type)
+    if part.each_from:
+        rows = f"SELECT 1 FROM {part.lone} WHERE {where} LIMIT 1"
+        return f"SELECT 1 FROM {part.each_from} CROSS JOIN LATERAL ({rows}) r WHERE {part.each_where} LIMIT 1"
     return f"SELECT 1 FROM {part.lone} WHERE {where} ORDER BY {part.key.order_by} LIMIT 1"
 
 
@@ -190,6 +247,12 @@ def _selected(types: Types, parameters: Parameters, rows: str) -> tuple[list[str
         select = (
             f"SELECT {', '.join(columns)} FROM {part.joined} WHERE {where} ORDER BY {part.key.order_by} LIMIT {rows}"
         )
+        if part.share is None and part.each_from:
+            lateral = f"SELECT {', '.join(columns)} FROM {part.joined} WHERE {where}"
+            select = (
+                f"SELECT r.* FROM {shares_of(part, parameters, types)} CROSS JOIN LATERAL ({lateral}) r"
+                f" ORDER BY r.k0, r.k1 LIMIT {rows}"
+            )
         if part.share is not None:
             limit = parameters.use(("shares",), "bigint", lambda ask: ask.shares)
             alias = part.each_alias
