@@ -60,10 +60,12 @@ class SyncStream:
         horizon_us, floor_us = await asyncio.gather(
             source.horizon(state.library), source.tombstone_floor(state.library)
         )
+        horizon_us = await source.provision(state.library, horizon_us)
         resp.content_type = JSON_LINES
         types = mask_of([COMPLETE, *(row.name for row in rows)])
         changed: frozenset[str] = frozenset()
         snapshot_us = horizon_us
+        offered = {row.name: state.offered_us(row.name) for row in rows}
         if not reset_due(state, floor_us, types):
             known = positions(state, rows)
             try:
@@ -80,7 +82,7 @@ class SyncStream:
             resp.data = RESET_LINE
             return
         passed = Passed()
-        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed)
+        made = chunks(source, state, [row for row in rows if row.name in changed], snapshot_us, passed, offered)
         counted = self._counted(made, passed)
         resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
 

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from endpoints.stream_ahead import PAGE_ROWS, Ahead
 from ledger.acks import RESET_TEXT, Ack, format_ack
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, RESET
 from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
+from projections.entities.checksums import excludes
 from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource
 
 CHUNK_BYTES: Final = 32 * 1024
 """Small pages are sent together once they reach this; a page is never split."""
-PAGE_ROWS: Final = 1000
+
+_NOTHING_OFFERED: Final[Mapping[str, int]] = MappingProxyType({})
 
 RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.encode()
 
@@ -53,12 +57,14 @@ async def chunks(
     rows: Sequence[EntityTypeRow],
     snapshot_us: int,
     passed: Passed | None = None,
+    offered: Mapping[str, int] = _NOTHING_OFFERED,
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
 
-    What it does not send is added to `passed`.
+    What it does not send is added to `passed`. `offered` tells up to when each entity type was offered before.
     """
-    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed)
+    ahead = Ahead(source, state, rows, snapshot_us, offered)
+    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, ahead)
     pending = asyncio.ensure_future(anext(made, b""))
     try:
         while chunk := await pending:
@@ -71,13 +77,18 @@ async def chunks(
 
 
 async def _chunks(
-    source: EntitySource, state: State, rows: Sequence[EntityTypeRow], snapshot_us: int, passed: Passed
+    source: EntitySource,
+    state: State,
+    rows: Sequence[EntityTypeRow],
+    snapshot_us: int,
+    passed: Passed,
+    ahead: Ahead,
 ) -> AsyncGenerator[bytes]:
     parts: list[bytes] = []
     size = 0
     limits: dict[str, Position] = {}
     for row in rows:
-        async for part in _run(source, state, row, snapshot_us, limits, passed):
+        async for part in _run(source, state, row, snapshot_us, limits, passed, ahead):
             parts.append(part)
             size += len(part)
             if size >= CHUNK_BYTES:
@@ -96,6 +107,7 @@ async def _run(
     snapshot_us: int,
     limits: dict[str, Position],
     passed: Passed,
+    ahead: Ahead,
 ) -> AsyncIterator[bytes]:
     """Yield one entity type's pages, up to the first row whose parent is not below its limit in this stream.
 
@@ -104,7 +116,11 @@ async def _run(
     checkpoint = state.checkpoints.get(row.name)
     after = None if checkpoint is None else checkpoint.position
     end = joint(state.epoch_of(row.name))
-    async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
+    pages = source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS)
+    async for page in ahead.lead(row, pages) if excludes(row) else pages:
+        if isinstance(page, bytes):
+            yield page
+            continue
         if page.held_back:
             passed.held_back[row.name] += page.held_back
         if page.cut:

@@ -58,7 +58,8 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
 def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """End all sessions of a user and remove name, e-mail address and identities.
 
-    What their devices did stays in the history, under the id alone. What a library holds is not touched.
+    What their devices did stays in the history, under the id alone. Of a library only the user's own row changes, if it
+    had its names from here.
     """
     check_name("USER", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
@@ -70,6 +71,8 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
             command = EndSession("erased", by=BY)
             ended = await end_all(found, user, command)
             erased = await found.identities.erase(user)
+            for library in await found.catalog.libraries():
+                await found.catalog.renamed(library, user)  # other devices there had the name
             return ended + await end_all(found, user, command), erased  # who signed in between the two
 
     ended, erased = run(work())
