@@ -124,8 +124,10 @@ class SignIn:
         """Find the user of an identity, or make it one."""
         services = self._services
         await services.limits.account(_account(identity))
+        known = await services.identities.user_of(identity.issuer, identity.subject)
+        before = None if known is None else await services.identities.profile(known)
         with _told_why():
-            return await services.identities.sign_in(
+            profile = await services.identities.sign_in(
                 identity.issuer,
                 identity.subject,
                 email=_email(identity),
@@ -136,13 +138,17 @@ class SignIn:
                 register=services.settings.auto_register,
                 now_us=services.ledger.clock(),
             )
+        if profile != before:
+            await services.source.renamed(profile.library, profile.user)
+        return profile
 
     async def link(self, identity: Identity, user: str, library: str) -> Profile:
         """Let a user sign in with an identity that belongs to nobody else."""
         services = self._services
         await services.limits.account(_account(identity))
+        before = await services.identities.profile(user)
         with _told_why():
-            return await services.identities.link(
+            profile = await services.identities.link(
                 user,
                 library,
                 identity.issuer,
@@ -151,6 +157,9 @@ class SignIn:
                 name=identity.name,
                 now_us=services.ledger.clock(),
             )
+        if profile != before:
+            await services.source.renamed(library, user)
+        return profile
 
     async def open_session(self, identity: Identity, profile: Profile, device: Device) -> Issued:
         """Make the session and keep the provider's credential for it, or leave nothing behind."""

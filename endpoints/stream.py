@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import falcon
@@ -44,12 +44,16 @@ _decode: Final = msgspec.json.Decoder(SyncStreamDto)
 
 
 class Begun(NamedTuple):
-    """A stream on record: what it is of (`types`, a mask), those of it that may have anything, and up to where."""
+    """A stream on record: what it is of (`types`, a mask), those of it that may have anything, and up to where.
+
+    `offered` tells up to where each entity type was offered before.
+    """
 
     state: State
     rows: Sequence[EntityTypeRow]
     snapshot_us: int
     types: int
+    offered: Mapping[str, int]
 
 
 class SyncStream:
@@ -74,7 +78,7 @@ class SyncStream:
             resp.data = RESET_LINE
             return
         state, passed = begun.state, Passed()
-        made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types)
+        made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
         counted = self._counted(made, passed)
         resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
 
@@ -106,12 +110,14 @@ async def begin(
     """
     library = state.library
     horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
+    horizon_us = await source.provision(library, horizon_us)
     if floor_us >= horizon_us:  # a reset would be no help: what could be sent behind it is not above the floor either
         raise SourceUnavailable(
             f"The library can be read up to {iso_from_us(horizon_us)} only, and deletes up to {iso_from_us(floor_us)} "
             "are purged: devices could miss some, so no stream begins until its horizon is above that"
         )
     types = mask_of([COMPLETE, *(row.name for row in rows)])
+    offered = {row.name: state.offered_us(row.name) for row in rows}
     known: dict[str, Position | None] = {}
     changed: frozenset[str] = frozenset()
     snapshot_us = horizon_us
@@ -129,7 +135,7 @@ async def begin(
         return None
     if (now := positions(state, rows)) != known:  # another request moved or cleared checkpoints, or this offer
         changed = frozenset(now)
-    return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types)
+    return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types, offered)
 
 
 def positions(state: State, rows: Sequence[EntityTypeRow]) -> dict[str, Position | None]:

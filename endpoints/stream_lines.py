@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from endpoints.stream_ahead import PAGE_ROWS, Ahead
 from ledger.acks import RESET_TEXT, completion, format_ack
 from ledger.decide import missed_deletes
 from ledger.entity_types import COMPLETE, RESET, mask_of
 from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
+from projections.entities.checksums import excludes
 from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource
 
 CHUNK_BYTES: Final = 32 * 1024
 """Small pages are sent together once they reach this; a page is never split."""
-PAGE_ROWS: Final = 1000
+
+_NOTHING_OFFERED: Final[Mapping[str, int]] = MappingProxyType({})
 
 RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.encode()
 
@@ -55,14 +59,16 @@ async def chunks(
     snapshot_us: int,
     passed: Passed | None = None,
     types: int | None = None,
+    offered: Mapping[str, int] = _NOTHING_OFFERED,
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
 
     `types` (a mask) are all that the stream is of, where those of `rows` are only the ones that may have anything. What
-    it does not send is added to `passed`.
+    it does not send is added to `passed`. `offered` tells up to when each entity type was offered before.
     """
     types = mask_of(row.name for row in rows) if types is None else types
-    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types)
+    ahead = Ahead(source, state, rows, snapshot_us, offered)
+    made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types, ahead)
     pending = asyncio.ensure_future(anext(made, b""))
     try:
         while chunk := await pending:
@@ -81,12 +87,13 @@ async def _chunks(
     snapshot_us: int,
     passed: Passed,
     types: int,
+    ahead: Ahead,
 ) -> AsyncGenerator[bytes]:
     parts: list[bytes] = []
     size = 0
     limits: dict[str, Position] = {}
     for row in rows:
-        async for part in _run(source, state, row, snapshot_us, limits, passed):
+        async for part in _run(source, state, row, snapshot_us, limits, passed, ahead):
             parts.append(part)
             size += len(part)
             if size >= CHUNK_BYTES:
@@ -105,6 +112,7 @@ async def _run(
     snapshot_us: int,
     limits: dict[str, Position],
     passed: Passed,
+    ahead: Ahead,
 ) -> AsyncIterator[bytes]:
     """Yield one entity type's pages, up to the first row whose parent is not below its limit in this stream.
 
@@ -113,7 +121,11 @@ async def _run(
     checkpoint = state.checkpoints.get(row.name)
     after = None if checkpoint is None else checkpoint.position
     end = joint(state.epoch_of(row.name))
-    async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
+    pages = source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS)
+    async for page in ahead.lead(row, pages) if excludes(row) else pages:
+        if isinstance(page, bytes):
+            yield page
+            continue
         if page.held_back > page.unfit:
             passed.held_back[row.name] += page.held_back - page.unfit
         if page.unfit:

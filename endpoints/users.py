@@ -20,7 +20,7 @@ from ledger.personal import plain, text_of
 from ledger.state import State
 from projections.archive.errors import ArchiveUnavailable
 from projections.entities.source import SourceUnavailable
-from projections.identities import Profile
+from projections.identities import Profile, shown_email, shown_name
 
 log = logging.getLogger(__name__)
 
@@ -209,17 +209,16 @@ async def describe(services: Services, user: str, library: str, since: str) -> U
 def user_of(user: str, since: str, row: dict[str, Any], profile: Profile | None) -> UserAdminResponseDto:
     """Describe a user by a row or a profile; without both by what a session knows: the id, and `since` when."""
     changed = row.get("profileChangedAt") or since
-    email, name, admin = ("", "", False) if profile is None else (profile.email, profile.name, profile.admin)
     return UserAdminResponseDto(
         id=user,
-        email=row.get("email") or email or (user if "@" in user else f"{user}@localhost"),
-        name=row.get("name") or name or user,
+        email=row.get("email") or shown_email(user, profile),
+        name=row.get("name") or shown_name(user, profile),
         created_at=since,
         updated_at=changed,
         profile_changed_at=changed,
         avatar_color=row.get("avatarColor") or "primary",
         deleted_at=row.get("deletedAt"),
-        is_admin=bool(row.get("isAdmin", admin)),
+        is_admin=bool(row.get("isAdmin", profile is not None and profile.admin)),
         oauth_id=row.get("oauthId") or "",
         quota_size_in_bytes=row.get("quotaSizeInBytes"),
         quota_usage_in_bytes=row.get("quotaUsageInBytes"),

@@ -178,6 +178,11 @@ def catalog_wanted(library: str) -> bytes:
     return b"{l%b}:wanted" % library.encode()
 
 
+def catalog_checksums(library: str) -> bytes:
+    """Sorted set: rows whose checksum changed -> when they were last written."""
+    return b"{l%b}:checksums" % library.encode()
+
+
 def catalog_arrived(library: str) -> bytes:
     """Sorted set: parents that came while rows waited for them, by when; those rows are still to be looked at."""
     return b"{l%b}:arrived" % library.encode()

@@ -86,13 +86,14 @@ async def open_all(url: str, settings: Settings) -> Opened:
     except BaseException:
         await store.close()
         raise
+    identities = Identities(store, partitions)
     grace_us = int(settings.token_grace_s * SECOND_US)
     return Opened(
         store=store,
         ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
-        catalog=Catalog(store),
+        catalog=Catalog(store, profiles=identities.profile),
         api_keys=ApiKeys(store, now_us),
-        identities=Identities(store, partitions),
+        identities=identities,
         user_keys=user_keys,
         formats=formats,
         promise=promise,

@@ -39,7 +39,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
     closing.push_async_callback(pages.close)
-    source = await open_source(settings, found, closing, catalog=Catalog(pages))
+    source = await open_source(settings, found, closing, catalog=Catalog(pages, profiles=found.identities.profile))
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
     closing.push_async_callback(limits.close)

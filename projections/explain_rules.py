@@ -17,6 +17,8 @@ from projections.explain_story import Ignored
 DAY_US: Final = 86_400_000_000
 IDLE_US: Final = 7 * DAY_US
 """Unheard of for so long, a device is taken to be away."""
+REPEATED: Final = 3
+"""After so many streams with something new that began at the same place of a type, it is said what stops there."""
 UNFINISHED: Final = 3
 """After so many new offers without a finished one it is said that streams do not finish."""
 _SHOWN: Final = 10
@@ -181,6 +183,26 @@ def _no_progress(case: Case) -> Finding | None:
     return Finding("no_progress", "stops", says, streams[-_SHOWN:])
 
 
+def _window_repeated(case: Case) -> Finding | None:
+    """The device begins again and again at one place: it cannot store what comes first there."""
+    if case.over or case.reset_due or not case.state.checkpoints or not case.waiting:
+        return None
+    name = case.waiting[0]
+    offers = case.story.of(name).offers
+    if len(offers) < REPEATED:
+        return None
+    since = next((e.recorded.at_us for e in reversed(case.facts.entries) if e.recorded.seq == offers[0]), 0)
+    says = (
+        f"{len(offers)} streams since {iso_from_us(since)} began at the same place of {name}{after_text(case, name)}, "
+        "and nothing of it was acknowledged: the app cannot store one of the rows that come first there, or its acks "
+        "do not arrive. Its log shows which: an SqliteException 2067 (UNIQUE) is a checksum that another asset on it "
+        "has, 787 (FOREIGN KEY) a row that came without its parent, and a TypeError a value it cannot read. If that "
+        "does not end with its next syncs, ask it to start over: PUT /api/sessions/<its id> with isPendingSyncReset "
+        "true."
+    )
+    return Finding("window_repeated", "stops", says, offers[-_SHOWN:])
+
+
 def _unfinished(case: Case) -> Finding | None:
     offers = case.story.of(COMPLETE).offers
     if case.over or case.reset_due or len(offers) < UNFINISHED or not case.state.checkpoints:
@@ -236,7 +258,7 @@ def _damaged(case: Case) -> Finding | None:
 
 RULES: Final[tuple[Rule, ...]] = (
     _ended, _expired, _damaged, source_down, _reset_pending, _reset_due,
-    _reset_unanswered, _idle, _never_streamed, _stuck_types,
+    _reset_unanswered, _idle, _never_streamed, _window_repeated, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
     sent_again, _behind, _up_to_date, _stale,
 )  # fmt: skip

@@ -74,10 +74,10 @@ class Service:
         self.store = store
         self.ledger = Ledger(store, PARTITIONS, self.clock)
         self.api_keys = ApiKeys(store)
-        self.catalog = Catalog(store, self.clock)
+        self.identities = Identities(store, PARTITIONS)
+        self.catalog = Catalog(store, self.clock, self.identities.profile)
         keyring = read_keyring(make_key())
         self.tokens = TokenIssuer(lambda: keyring)
-        self.identities = Identities(store, PARTITIONS)
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
         self.look = SourceLook("catalog", source or self.catalog)

@@ -129,11 +129,22 @@ class MemorySource:
         found = {name for name, position in after.items() if (await self.ahead(library, name, position, before)).rows}
         return frozenset(found)
 
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
+        """Return None: what rows were before is noted nowhere."""
+        return None
+
     async def held_back(self, library: str) -> Sequence[HeldBack]:
         return ()
 
     async def health(self) -> SourceHealth:
         return SourceHealth("memory", ok=True, text="")
+
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Return the horizon: users are made elsewhere."""
+        return horizon_us
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Do nothing: names come from elsewhere."""
 
     async def horizon(self, library: str) -> int:
         return self._library(library).horizon_us

@@ -137,7 +137,7 @@ async def put_other(store: Store, partitions: int, line: Pairs) -> None:
         case "meta":
             pairs = [pair for pair in line.pairs if pair[0] not in _OWN_META]
             await _hset(store, keys.meta(), Pairs("meta", "", pairs))
-        case "library" | "rows" | "ids" | "edges" | "waiting" | "wanted" | "arrived":
+        case "library" | "rows" | "ids" | "edges" | "waiting" | "wanted" | "arrived" | "checksums":
             await _put_catalog(store, line)
         case _:
             raise BadBackup("backup", f"it has {line.key} where they do not belong")
@@ -162,6 +162,8 @@ async def _put_catalog(store: Store, line: Pairs) -> None:
             await _zadd(store, keys.catalog_wanted(library), line)
         case "arrived":
             await _zadd(store, keys.catalog_arrived(library), line)
+        case "checksums":
+            await _zadd(store, keys.catalog_checksums(library), line)
         case _:
             raise BadBackup("backup", f"library {library} has a type {rest!r} that this version does not know: upgrade")
 

@@ -165,6 +165,9 @@ async def sign_in(
         authenticated_by=BY,
     )
     await found.ledger.execute(user, issued.sid, command)
+    if settings.source == "catalog":
+        catalog = found.catalog.of_session(user, issued.sid)
+        await catalog.provision(library, await catalog.horizon(library))
     return issued
 
 

@@ -172,9 +172,10 @@ def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None,
         table.add_row(entity_type, f"{lines:,}")
     console.print(table)
     reset = "started over (SyncResetV1), " if result.reset else ""
+    ahead = f", {result.placeholders:,} placeholders" if result.placeholders else ""
     console.print(
         f"{reset}{result.lines:,} lines in {result.seconds:.2f} s, {result.acks:,} acks, "
-        f"{result.duplicates:,} duplicates; {sum(rows.values()):,} rows in {path}",
+        f"{result.duplicates:,} duplicates{ahead}; {sum(rows.values()):,} rows in {path}",
         soft_wrap=True,
     )
     if result.unterminated:

@@ -60,7 +60,7 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     """End all sessions of a user, and forget their name, e-mail address, identities and what their devices said.
 
     What the devices did stays in the history, under the id alone; what is personal in it can be read nowhere any more,
-    nor in backups. What a library holds is not touched.
+    nor in backups. Of a library only the user's own row changes, if it had its names from here.
     """
     check_name("USER", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
@@ -70,6 +70,8 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     async def work() -> tuple[Erasure, int]:
         async with opened(settings) as found:
             erased = await erase_user(found.ledger, found.identities, found.user_keys, user, personal.plain(BY))
+            for library in await found.catalog.libraries():
+                await found.catalog.renamed(library, user)  # other devices there had the name
             with progress("looking for what is not sealed"):
                 return erased, await plain_events(found.past, found.ledger.partition_of(user), user)
 

@@ -14,7 +14,7 @@ from ops.simulate.api import Presentation, Server
 from ops.simulate.copy import Copy
 from ops.simulate.errors import BadAnswer
 from ops.simulate.parse import Run, parse_runs
-from ops.simulate.repeats import Repeats
+from ops.simulate.repeats import Repeats, placeholders_of
 from ops.simulate.tables import TYPES_V2
 
 HELD_LINES: Final = 5000
@@ -29,7 +29,7 @@ class SyncResult(msgspec.Struct):
 
     `complete`: the last stream ended with SyncCompleteV1. The app takes a clean end without it for success too;
     here it is told apart. `duplicates` counts lines that the device already had, by their acks. `unterminated`:
-    a last line without LF, which the app loses.
+    a last line without LF, which the app loses. `placeholders` counts lines sent ahead to make room for others.
     """
 
     lines: int = 0
@@ -39,6 +39,7 @@ class SyncResult(msgspec.Struct):
     reset: bool = False
     complete: bool = False
     duplicates: int = 0
+    placeholders: int = 0
     unterminated: bool = False
     seconds: float = 0.0
 
@@ -163,6 +164,7 @@ class Device:
         reset = False
         for run in runs:
             result.duplicates += repeats.count(run)
+            result.placeholders += len(placeholders_of(run))
             if run.type == "SyncResetV1":
                 self.copy.wipe()
                 repeats.forget()

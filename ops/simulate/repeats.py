@@ -1,11 +1,15 @@
-"""Notice lines that a device already has, in constant memory: an ack names a place in the order of its type."""
+"""Notice lines that a device already has, in constant memory: an ack names a place in the order of its type.
+
+A placeholder is no such line: an asset under a checksum that no file has, sent ahead of its own line to make room for
+another's. Its ack is that of the last line before, so taking it moves nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from ops.simulate.parse import Run
+from ops.simulate.parse import SHAPES, Run
 
 _UNORDERED: Final = frozenset({"SyncAckV1", "SyncResetV1", "SyncCompleteV1"})
 _AFTER_EVERY_ID: Final = "\U0010ffff"
@@ -17,6 +21,18 @@ def place_of(ack: str) -> tuple[Place, str]:
     """Split an ack into its place, which sorts as the server's order does, and the epoch, inside which it counts."""
     _, first, *rest = [*ack.split("|"), ""]
     return (first, rest[0] or _AFTER_EVERY_ID if rest else ""), rest[1] if len(rest) > 1 else ""
+
+
+PLACEHOLDER: Final = "placeholder:"
+
+
+def placeholders_of(run: Run) -> set[int]:
+    """Tell which lines of a run are placeholders, by their index."""
+    columns = SHAPES[run.type].columns
+    if "checksum" not in columns:
+        return set()
+    at = columns.index("checksum")
+    return {index for index, row in enumerate(run.rows) if row[at].startswith(PLACEHOLDER)}
 
 
 class Repeats:
@@ -35,8 +51,11 @@ class Repeats:
             return 0
         repeated = 0
         last = self._last.get(run.type)
-        for ack in run.acks:
+        placeholders = placeholders_of(run)
+        for at, ack in enumerate(run.acks):
             here = place_of(ack)
+            if placeholders and at in placeholders and (last is None or here[0] <= last[0]):
+                continue
             if last is not None and here[1] == last[1] and here[0] <= last[0]:
                 repeated += 1
             else:

@@ -165,6 +165,7 @@ class CatalogDump:
             ("waiting", "HSCAN", keys.catalog_waiting(self._library)),
             ("wanted", "ZSCAN", keys.catalog_wanted(self._library)),
             ("arrived", "ZSCAN", keys.catalog_arrived(self._library)),
+            ("checksums", "ZSCAN", keys.catalog_checksums(self._library)),
         )
         for key, command, name in others:
             async for rows in scan(self._store, command, name):

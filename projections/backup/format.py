@@ -34,6 +34,7 @@ Key = Literal[
     "ended", "activity", "credentials", "identity", "links", "emails",
     "meta", "api-keys", "api-keys-used", "counters", "unfit-parents", "signing-keys",
     "library", "rows", "ids", "edges", "waiting", "wanted", "arrived",
+    "checksums",
 ]  # fmt: skip
 """What the pairs of a line are: fields and values of a hash, members and scores, names and values."""
 

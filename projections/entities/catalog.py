@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from copy import copy
 from typing import Final, Self
 
 from ledger import keys
@@ -17,22 +18,33 @@ from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from ledger.positions import Position
 from projections.entities.entity import Entity
-from projections.entities.forms import sharing_id_with
+from projections.entities.forms import DELETE, forms_of, sharing_id_with
 from projections.entities.held import Parents, is_checked
-from projections.entities.layout import WAITS_US, keys_of, waits
+from projections.entities.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
 from projections.entities.outlook import Outlook
+from projections.entities.own_user import OWN_TYPES, Profiles, is_nameless, named, own_rows
 from projections.entities.paging import read_rows
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
 from projections.entities.writer import Writer, Written
+from projections.identities import Profile
 
 PURGE_ROWS: Final = 500
 KNOWN_LIBRARIES: Final = 4096
 """How many libraries' outlooks are kept, to answer streams that find nothing new."""
 
+CHECKSUM_ROWS: Final = 64
+"""How many rows whose checksum changed one script reads: 256 KiB would be unusually much."""
+
 HELD: Final = Script.load("projections.entities", "held.lua")
+RECHECKED: Final = Script.load("projections.entities", "checksums.lua")
 PURGE: Final = Script.load("projections.entities", "purge.lua", allow_oom=True)
+
+
+async def _nobody(user: str) -> Profile | None:
+    """Know nobody."""
+    return None
 
 
 class Catalog:
@@ -41,18 +53,56 @@ class Catalog:
     steady = True
     resends: tuple[Resend, ...] = ()
 
-    def __init__(self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
-        """`now_us` dates delete markers that cascades make up; every `updated_at` is the server's."""
+    def __init__(
+        self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000, profiles: Profiles = _nobody
+    ) -> None:
+        """`now_us` dates what is made up here, like delete markers of cascades; every `updated_at` is the server's.
+
+        `profiles` tells who users are, of whom only their sessions tell.
+        """
         self._store = store
+        self._now_us = now_us
+        self._profiles = profiles
         self._writer = Writer(store, now_us)
         self._known: set[str] = set()
         self._outlooks: dict[str, Outlook] = {}
+        self._provisioned: dict[tuple[str, str], int] = {}
+        self._user = ""
 
     # Reading
 
     def of_session(self, user: str, sid: str) -> Self:
-        """Return this: a library is the same for all its sessions."""
-        return self
+        """Return this, for the user: a library is the same for all its sessions, once it has their users."""
+        of_user = copy(self)
+        of_user._user = user
+        return of_user
+
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Make the rows of the session's own user where the library has none, and tell the horizon then.
+
+        Rows that somebody wrote stay as they are, and so does a delete marker until it is purged. Asks the store
+        nothing while the library stays as it was.
+        """
+        key = library, self._user
+        if not self._user or self._provisioned.get(key) == horizon_us:
+            return horizon_us
+        held = [keys.catalog_ids(library, row(name).form.name) for name in OWN_TYPES]  # type: ignore[union-attr]
+        found = await asyncio.gather(*(self._store.command("HEXISTS", ids, self._user, key=ids) for ids in held))
+        if not all(found):
+            await self._note(library)
+            await self._writer.put_new(library, own_rows(self._user, self._now_us()))
+            horizon_us = await self.horizon(library)
+        if len(self._provisioned) >= KNOWN_LIBRARIES:
+            self._provisioned.clear()
+        self._provisioned[key] = horizon_us
+        return horizon_us
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Let devices have a user's rows again that take their names from the identity record, which has changed."""
+        for entity in own_rows(user, self._now_us()):
+            line = await self._line(library, entity.row, user)
+            if line is not None and is_nameless(line):
+                await self._writer.put_over(library, entity, position_of(line))
 
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear: one past the last stamp."""
@@ -90,6 +140,8 @@ class Catalog:
             lines = rows.lines
             if served.downgrade is not None:
                 lines = await self._older(library, served, lines)
+            elif served.name in OWN_TYPES:
+                lines = await named(served.name, lines, self._profiles)
             if lines:
                 yield Page(lines, rows.last, rows.horizon_us)
 
@@ -130,6 +182,29 @@ class Catalog:
             count, positions = count + len(left), positions or left
         return Ahead(int(count), positions[-1].at_us if positions else None)
 
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]]:
+        """Yield the rows that changed their checksum and were written after an instant; asks nothing if none was."""
+        return self._rechecked(library, after_us)
+
+    async def _rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]]:
+        outlook = self._outlooks.get(library)
+        last = None if outlook is None else outlook.newest.get(CHECKSUMS)
+        if last is None or last.at_us <= after_us:
+            return
+        excluding = forms_of(EXCLUDING)
+        used, args = [keys.catalog_meta(library), keys.catalog_checksums(library)], list[Arg]()
+        for form in excluding:
+            letters = [letter for letter, _ in form.variants if letter != DELETE]
+            used.append(keys.catalog_ids(library, form.name))
+            used += [keys.catalog_rows(library, form.type_of(letter)) for letter in letters]
+            args += (form.name, "".join(letters))
+        found = CHECKSUM_ROWS
+        while found == CHECKSUM_ROWS:
+            found, stamp, *lines = await self._store.script(RECHECKED, used, (f"({after_us}", CHECKSUM_ROWS, *args))
+            after_us = int(stamp)
+            if lines:
+                yield lines
+
     async def held_back(self, library: str) -> Sequence[HeldBack]:
         """Tell how many rows of each type wait for a parent, and name the one that has waited longest of each."""
         waiting = keys.catalog_waiting(library)
@@ -163,7 +238,7 @@ class Catalog:
     async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
         """Return an entity's data in the version asked for; None if it is not there as this entity type."""
         line = await self._line(library, row(entity_type), entity_id)
-        return None if line is None else data_of(line)
+        return None if line is None else data_of((await named(entity_type, [line], self._profiles))[0])
 
     async def count(self, library: str) -> dict[str, int]:
         """Count the rows of each stored entity type, without those that wait."""
@@ -197,20 +272,30 @@ class Catalog:
 
     async def put(self, library: str, entities: Sequence[Entity]) -> Written:
         """Write entities in their order; see `Writer.put`."""
+        await self._note(library)
+        return await self._writer.put(library, entities)
+
+    async def _note(self, library: str) -> None:
+        """Note that a library is written to; raises InvalidInput for a name that none can have."""
         keys.check_name("library", library)
         if library not in self._known:
             index = keys.catalog_libraries()
             await self._store.command("SADD", index, library, key=index)
             self._known.add(library)
-        return await self._writer.put(library, entities)
 
     async def release(self, library: str) -> None:
         """Let rows go that wait for nothing any more; see `Writer.release`."""
         await self._writer.release(library)
 
     async def purge_tombstones(self, library: str, older_than_us: int) -> int:
-        """Forget delete markers with a stamp below an instant and raise the floor; returns how many."""
+        """Forget delete markers with a stamp below an instant and raise the floor; returns how many.
+
+        With them it is forgotten which rows changed their checksum and were not written since.
+        """
         purged = 0
+        checksums = keys.catalog_meta(library), keys.catalog_checksums(library)
+        while await self._store.script(PURGE, checksums, (older_than_us, PURGE_ROWS)):
+            pass
         for name in STORED_TYPES:
             marker = row(name)
             if not marker.is_delete or marker.form is None:

@@ -1,12 +1,12 @@
 -- Finds the rows that refer to given parents, those that are served and those that wait, bounded in rows and bytes.
 --
--- KEYS  edges, waiting, wanted, arrived, then for each form of the layout: ids, and the rows of each variant
+-- KEYS  edges, waiting, wanted, arrived, checksums, then for each form of the layout: ids, and the rows of each variant
 -- ARGV  the layout (JSON), most rows, most bytes, then the parents: table|id
 --
 -- Returns whether more follow (0 or 1), then for each child: the parent, the form's name, the child's id, where it is (what
 -- the form's ids hold for it, or the place of what waits), its line, and of one that waits the parents, a line each.
 
-local forms, key_at = {}, 5
+local forms, key_at = {}, 6
 for _, form in ipairs(cjson.decode(ARGV[1])) do
   form.ids, form.rows = KEYS[key_at], {}
   for at, variant in ipairs(form.variants) do form.rows[variant[1]] = KEYS[key_at + at] end

@@ -51,8 +51,8 @@ class Parents:
     def first_held(self, found: Sequence[bytes | None], snapshot_us: int, limits: Mapping[str, Position]) -> int | None:
         """Find the first row one of whose parents lives, but nowhere that was sent; `found` answers `wanted`.
 
-        A parent that lives nowhere holds nothing back: rows of parents that never were are not in pages, users may come
-        from elsewhere, and what was deleted since was sent before or goes with its parent.
+        A parent that lives nowhere holds nothing back: rows of parents that never were are not in pages, and what was
+        deleted since was sent before or goes with its parent.
         """
         held = {
             parent

@@ -1,7 +1,7 @@
 """How a library's catalog lies in Redis, and what its scripts are told of it.
 
     meta            hash: last stamp given, tombstone floor; of each stored type the last row's stamp and id, and the
-                    length of the longest line there ever was
+                    length of the longest line there ever was; the users who are being deleted
     rows:<type>     sorted set per stored entity type: the line itself by its stamp, so a page is one range
     ids:<form>      hash: entity id -> variant letter and stamp; `r` marks a row that went with its parent, unmarked
     edges           sorted set without scores: `table|parent id|form|child id`
@@ -9,15 +9,16 @@
                     is missing; all parents, a line each
     wanted          sorted set without scores: `table|parent id|form|child id` of all parents of the rows that wait
     arrived         sorted set by stamp: what rows that wait are still to be looked at for. `table|id`: a parent that
-                    came; `*table`: all its rows count as there; `=form|id`: the row it is to replace may change now
+                    came; `=form|id`: the row it is to replace may change now
+    checksums       sorted set by stamp: `form|id` of assets that excluded others by another checksum before, owner or
+                    external library; forgotten with the delete markers of their time, like which they raise the floor
 
 What is served refers to nothing that is not there: a row with such a reference waits. It lies among the rows of its
 type too, WAITS_US later than it was written, so that no page, horizon or count below a horizon sees it, while backups
 and exports do. When the parent comes, the row is written anew, with a stamp of then: every device gets it after its
 parent. If it is to replace a row that is served, that one stays until then. When the parent is deleted instead, the row
-is dropped, or loses the reference where that may be empty. Where a library has no users at all, they come from
-elsewhere, and each of them counts as there. A row that waits to give a served one another owner goes on waiting while
-others refer to that one.
+is dropped, or loses the reference where that may be empty. A row that waits to give a served one another owner goes on
+waiting while others refer to that one.
 
 Whatever a row waits for is noted in `arrived` by the script that lets it be so; nobody needs to look at all that waits.
 
@@ -33,6 +34,7 @@ import msgspec
 
 from ledger.keys import (
     catalog_arrived,
+    catalog_checksums,
     catalog_edges,
     catalog_ids,
     catalog_meta,
@@ -52,7 +54,13 @@ WAITS_US: Final = 2**52
 """What the place of a row that waits has above its stamp; all below 2**53, the last double that is exact."""
 
 USERS: Final = "user"
-"""The table whose rows may come from elsewhere."""
+"""The table of users: what refers to them is found by reading all there is."""
+
+EXCLUDING: Final = "asset"
+"""The table whose rows exclude each other by owner, external library and checksum."""
+
+CHECKSUMS: Final = "checksums"
+"""Names in `meta` the last row whose checksum changed, as entity types name theirs."""
 
 FORM_NUMBERS: Final = {form.name: number for number, form in enumerate(FORMS, 1)}
 
@@ -65,7 +73,8 @@ def waits(place: bytes) -> bool:
 @lru_cache(maxsize=4096)
 def keys_of(library: str) -> tuple[bytes, ...]:
     """List all keys of a catalog, as rows.lua reads them; each form's ids and the rows of its variants come last."""
-    keys = [make(library) for make in (catalog_meta, catalog_edges, catalog_waiting, catalog_wanted, catalog_arrived)]
+    first = (catalog_meta, catalog_edges, catalog_waiting, catalog_wanted, catalog_arrived, catalog_checksums)
+    keys = [make(library) for make in first]
     for form in FORMS:
         keys.append(catalog_ids(library, form.name))
         keys.extend(catalog_rows(library, stored) for _, stored in form.variants)
@@ -75,10 +84,10 @@ def keys_of(library: str) -> tuple[bytes, ...]:
 def _description(form: Form) -> dict[str, Any]:
     """Tell a script of one form.
 
-    `parents`: fields that refer to others, with their tables; `refs`: those that make edges. `may_be_elsewhere`: while
-    the table has no rows, any parent in it counts as there. `is_parent`: edges may begin at its rows. `is_owned`: its
-    rows refer to an owner and may have others below them. `with`: the table whose rows it shares its id with and goes
-    with; `blank`: its head with nothing known, around the id.
+    `parents`: fields that refer to others, with their tables; `refs`: those that make edges. `is_parent`: edges may
+    begin at its rows. `is_owned`: its rows refer to an owner and may have others below them. `with`: the table whose
+    rows it shares its id with and goes with; `excludes`: no other row may have its checksum; `blank`: its head with
+    nothing known, around the id.
     """
     payload = row(form.type_of("u")).payload
     names = {field.name: field.encode_name for field in msgspec.structs.fields(payload)}
@@ -88,10 +97,10 @@ def _description(form: Form) -> dict[str, Any]:
         "table": form.table,
         "variants": form.variants,
         "parents": [(names[parent.field], parent.table) for parent in form.parents],
-        "may_be_elsewhere": form.table == USERS,
         "refs": [(names[parent.field], parent.table) for parent in form.parents if parent.indexed],
         "is_parent": any(parent.indexed and parent.table == form.table for other in FORMS for parent in other.parents),
         "is_owned": "ownerId" in names.values() and form.table in {p.table for other in FORMS for p in other.parents},
+        "excludes": form.table == EXCLUDING,
         "with": goes_with or "",
         "blank": _blank(form, payload) if goes_with else (),
     }

@@ -1,11 +1,13 @@
 -- The first part of the write script: a library's rows as they lie in its keys, and the stamps they are given.
 --
--- KEYS  meta, edges, waiting, wanted, arrived, then for each form of the layout: ids, and the rows of each variant
+-- KEYS  meta, edges, waiting, wanted, arrived, checksums, then for each form of the layout: ids, and the rows of each variant
 -- ARGV  1: the layout (JSON)
 
 local forms, tables, named = cjson.decode(ARGV[1]), {}, {}
-local meta, edges, waiting, wanted, arrived, key_at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], 6
-local kinds = { { meta, 'hash' }, { edges, 'zset' }, { waiting, 'hash' }, { wanted, 'zset' }, { arrived, 'zset' } }
+local meta, edges, waiting, wanted, arrived, checksums, key_at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], 7
+local kinds = {
+  { meta, 'hash' }, { edges, 'zset' }, { waiting, 'hash' }, { wanted, 'zset' }, { arrived, 'zset' }, { checksums, 'zset' }
+}
 
 for _, form in ipairs(forms) do
   form.ids, form.rows, form.types = KEYS[key_at], {}, {}
@@ -19,7 +21,6 @@ for _, form in ipairs(forms) do
   tables[form.table] = tables[form.table] or { forms = {}, parts = {}, markers = 0 }
   local own = tables[form.table]
   own.forms[#own.forms + 1] = form
-  own.may_be_elsewhere = form.may_be_elsewhere
 end
 
 for _, pair in ipairs(kinds) do
@@ -118,7 +119,18 @@ local function take_out(form, id, held, cut)
   redis.call('ZREMRANGEBYSCORE', form.rows[letter], string.sub(held, 2), string.sub(held, 2))
 end
 
-local function add(form, letter, id, head)
+local any_checksums = redis.call('ZCARD', checksums) > 0
+
+-- Keeps a row whose checksum changed at its place in the order; `changes` makes it one.
+local function note_checksum(form, id, changes)
+  local member = form.name .. '|' .. id
+  if not changes and not (any_checksums and redis.call('ZSCORE', checksums, member)) then return end
+  redis.call('ZADD', checksums, string.format('%.0f', last), member)
+  newest['newest:checksums'] = string.format('%.0f', last) .. '|' .. member
+  any_checksums = true
+end
+
+local function add(form, letter, id, head, changes)
   local stamp = string.format('%.0f', next_stamp())
   local line, field = head .. iso(last) .. '|' .. escaped(id), 'longest:' .. form.types[letter]
   longest[field] = longest[field] or tonumber(redis.call('HGET', meta, field) or 0)
@@ -129,7 +141,11 @@ local function add(form, letter, id, head)
   newest['newest:' .. form.types[letter]] = stamp .. '|' .. id
   redis.call('ZADD', form.rows[letter], stamp, line)
   redis.call('HSET', form.ids, id, letter .. stamp)
-  if letter == 'd' then tables[form.table].markers = tables[form.table].markers + 1 end
+  if letter == 'd' then
+    tables[form.table].markers = tables[form.table].markers + 1
+  elseif form.excludes then
+    note_checksum(form, id, changes)
+  end
 end
 
 -- Tells whether an index has members that begin with a row: what refers to it.

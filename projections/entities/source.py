@@ -100,6 +100,17 @@ class EntitySource(Protocol):
         """
         ...
 
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Make the rows of the session's own user where the library has none, and tell the horizon then.
+
+        `horizon_us` is the one just read. Does nothing where users are another system's.
+        """
+        ...
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Let devices have a user's row again that takes its names from the identity record, which has changed."""
+        ...
+
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear."""
         ...
@@ -128,6 +139,13 @@ class EntitySource(Protocol):
 
         A parent was sent if its row lies below the snapshot and, where its own entity type's run was cut, before the
         position in `limits`. Rows whose parent is not there at all are not in pages.
+        """
+        ...
+
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
+        """Yield the rows that changed their checksum and were written after an instant, or None where nobody noted it.
+
+        As lines of their stored types without their end, those too that are above any snapshot.
         """
         ...
 

@@ -19,11 +19,6 @@ local function is_there(name, id)
   return false
 end
 
--- Users may come from elsewhere: in a library that has none, each of them counts as there.
-local function is_elsewhere(name)
-  return tables[name].may_be_elsewhere and redis.call('ZCARD', tables[name].forms[1].rows.u) == 0
-end
-
 -- Tells whether a row that is served has this parent already.
 local function refers_to(form, line, name, id)
   local data = cjson.decode(line .. '"}').data
@@ -36,12 +31,8 @@ end
 -- Names a parent that is not there; nil if all are. A row that is served with this reference already goes on so.
 local function missing(refs, form, line)
   for star, name, id in string.gmatch(refs, REF) do
-    if star == '' and not is_there(name, id) then
-      if is_elsewhere(name) then
-        known[name .. '|' .. id] = true
-      elseif not (line and refers_to(form, line, name, id)) then
-        return name .. '|' .. id
-      end
+    if star == '' and not is_there(name, id) and not (line and refers_to(form, line, name, id)) then
+      return name .. '|' .. id
     end
   end
   return nil
@@ -101,13 +92,6 @@ end
 -- A row came which others may wait for.
 local function arrive(name, id)
   if has_any(wanted, name, id) then note_arrived(name .. '|' .. id) end
-end
-
--- The last row of a table is gone that may be elsewhere: now all of them count as there.
-local function all_elsewhere(name)
-  if is_elsewhere(name) and #redis.call('ZRANGEBYLEX', wanted, '[' .. name .. '|', '(' .. name .. '}', 'LIMIT', 0, 1) > 0 then
-    note_arrived('*' .. name)
-  end
 end
 
 -- Nothing refers to a row any more, or it is gone: what waits to give it another owner may do so now.

@@ -3,13 +3,16 @@
 --
 -- KEYS  as in rows.lua
 -- ARGV  1: the layout (JSON); 2: how many rows that wait are looked at, at most; then five for each write:
---         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits
+--         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits; l: no more rows of this
+--                                 user come, until it is deleted or written again
 --         id
 --         head                    the line up to its time
 --         refs                    parents, one a line: table|id, or *table|id to give the parent a new time with this
 --         expected                what the form's ids must hold for the id, or the place of what waits for it; empty:
 --                                 anything. Only a write that expects nothing, or this, replaces what waits; * is a
---                                 write that expects nothing and lets it be
+--                                 write that expects nothing and lets it be; <form>:<place> is what another form's
+--                                 ids must hold, whose rows go by a marker of this one; - is done only where there is no trace of
+--                                 the id; & goes with the write before: an album's owner, if the album was taken
 --
 -- Returns one letter for each write (w written, u unchanged, h it waits from now on, e an equal one waits already, m not
 -- as expected, c children are left, k the owner may not change, o a parent was deleted), how much has arrived for which
@@ -19,9 +22,54 @@
 
 local MOST_BYTES = 524288 -- of rows that waited, so that no call is long
 
--- Tells the table of a parent that was deleted and not written again.
+local OWNER = ',"role":"owner"}$'
+
+local function head_with(form, letter, data)
+  return '{"type":"' .. form.types[letter] .. '","data":' .. data .. ',"ack":"' .. form.types[letter] .. '|'
+end
+
+-- What a head says, without its type.
+local function data_of(form, letter, head)
+  local skip = #form.types[letter]
+  return string.sub(head, 19 + skip, #head - 9 - skip)
+end
+
+-- Lists the memberships that make somebody the owner of an album: of those served (edges), or of those that wait (wanted).
+local function owners_of(form, parent, index)
+  local prefix, found = parent .. '|' .. form.name .. '|', {}
+  for _, member in ipairs(redis.call('ZRANGEBYLEX', index, '[' .. prefix, '(' .. string.sub(prefix, 1, -2) .. '}')) do
+    local id = string.sub(member, #prefix + 1)
+    local place = index == edges and redis.call('HGET', form.ids, id) or index == wanted and entry_of(form, id)
+    local letter = string.sub(place, 1, 1)
+    if string.find(data_of(form, letter, head_of(line_at(form, place), id)), OWNER) then found[#found + 1] = id end
+  end
+  return found
+end
+
+-- Rows of a user who is being deleted are found by reading all there are. No more come while that lasts.
+local leaving = redis.call('HGET', meta, 'leaving') or '\n'
+
+local function leaves(id)
+  return string.find(leaving, '\n' .. id .. '\n', 1, true) ~= nil
+end
+
+local function leave(id)
+  if leaves(id) then return end
+  leaving = leaving .. id .. '\n'
+  redis.call('HSET', meta, 'leaving', leaving)
+end
+
+local function stay(id)
+  local from, to = string.find(leaving, '\n' .. id .. '\n', 1, true)
+  if not from then return end
+  leaving = string.sub(leaving, 1, from) .. string.sub(leaving, to + 1)
+  redis.call(leaving == '\n' and 'HDEL' or 'HSET', meta, 'leaving', unpack(leaving == '\n' and {} or { leaving }))
+end
+
+-- Tells the table of a parent that was deleted, or is being, and not written again.
 local function deleted_parent(refs)
   for _, name, id in string.gmatch(refs, REF) do
+    if name == 'user' and leaves(id) then return name end
     local dead, living = false, false
     if tables[name].markers > 0 then
       for _, form in ipairs(tables[name].forms) do
@@ -89,33 +137,6 @@ local function is_bound(form, id, line, refs)
   return form.is_parent and has_any(edges, form.table, id)
 end
 
-local function upsert(form, letter, id, head, refs, held, stays)
-  local line = is_upsert(held) and line_at(form, held)
-  if line then
-    if string.sub(held, 1, 1) == letter and string.sub(line, 1, #head) == head then
-      if not stays then forget(form, id) end
-      return 'u'
-    end
-    if form.is_owned and is_bound(form, id, line, refs) then return 'k' end
-  end
-  local orphaned_by = deleted_parent(refs)
-  if orphaned_by then return 'o', orphaned_by end
-  if not stays then
-    local ref = missing(refs, form, line)
-    if ref then return hold(form, letter, id, head, refs, ref), ref end
-    forget(form, id)
-  end
-  if form.may_be_elsewhere then known = {} end -- they count as there no more, this one neither
-  local comes, cut = any_waits and not is_there(form.table, id), {}
-  if held then take_out(form, id, held, cut) end
-  revive(form, id, held)
-  add(form, letter, id, head)
-  link(form, id, refs)
-  unbind_all(cut)
-  if comes then arrive(form.table, id) end
-  return 'w'
-end
-
 local function remove(form, id, head, held, stays)
   local own = tables[form.table]
   local is_same = held and not is_upsert(held) and string.sub(line_at(form, held), 1, #head) == head
@@ -128,6 +149,9 @@ local function remove(form, id, head, held, stays)
   end
   if is_same then return 'u' end
   known = {}
+  if any_checksums and own.forms[1].excludes then
+    for _, other in ipairs(own.forms) do redis.call('ZREM', checksums, other.name .. '|' .. id) end
+  end
   local cut = {}
   for _, other in ipairs(own.forms) do
     local entry = other ~= form and redis.call('HGET', other.ids, id)
@@ -135,9 +159,7 @@ local function remove(form, id, head, held, stays)
       take_out(other, id, entry, cut)
       redis.call('HDEL', other.ids, id)
       if other.rows.d then
-        local skip = #form.types.d
-        local data = string.sub(head, 19 + skip, #head - 9 - skip)
-        add(other, 'd', id, '{"type":"' .. other.types.d .. '","data":' .. data .. ',"ack":"' .. other.types.d .. '|')
+        add(other, 'd', id, head_with(other, 'd', data_of(form, 'd', head)))
       end
     end
   end
@@ -150,12 +172,96 @@ local function remove(form, id, head, held, stays)
   end
   if held then take_out(form, id, held, cut) end
   add(form, 'd', id, head)
+  if form.table == 'user' then stay(id) end
   if any_waits then
     unbind_all(cut)
     if stays then unbind(form.table, id) end
-    if is_upsert(held) then all_elsewhere(form.table) end
   end
   return 'w'
+end
+
+-- An album has one owner: who becomes it, or waits to, takes the place of all who did before.
+local function depose(form, id, refs, waits_itself)
+  local parent = string.match(refs, '%*([^\n]+)')
+  if not parent then return end
+  for _, other in ipairs(owners_of(form, parent, wanted)) do
+    if other ~= id then forget(form, other) end
+  end
+  if waits_itself then return end
+  for _, other in ipairs(owners_of(form, parent, edges)) do
+    if other ~= id then
+      local held = redis.call('HGET', form.ids, other)
+      local data = string.gsub(data_of(form, string.sub(held, 1, 1), head_of(line_at(form, held), other)), OWNER, '}')
+      remove(form, other, head_with(form, 'd', data), held, true)
+    end
+  end
+end
+
+-- What no other row of the table may have too: owner, checksum and external library, as a head says them.
+local function claim_of(head)
+  return table.concat({
+    string.match(head, '"ownerId":(.-),"originalFileName"') or '', string.match(head, '"checksum":(.-),"thumbhash"') or '',
+    string.match(head, '"libraryId":(.-),"width"') or ''
+  }, '\n')
+end
+
+-- Tells whether a device may have a row with another claim; what it had of one that was deleted is not known any more.
+local function changes_claim(form, id, head, line, held)
+  if held and not line then return true end
+  if line then return claim_of(line) ~= claim_of(head) end
+  for _, other in ipairs(tables[form.table].forms) do
+    local entry = other ~= form and redis.call('HGET', other.ids, id)
+    if entry and not (is_upsert(entry) and claim_of(line_at(other, entry)) == claim_of(head)) then return true end
+  end
+  return false
+end
+
+local function upsert(form, letter, id, head, refs, held, stays)
+  local line = is_upsert(held) and line_at(form, held)
+  if line then
+    if string.sub(held, 1, 1) == letter and string.sub(line, 1, #head) == head then
+      if not stays then
+        forget(form, id)
+        depose(form, id, refs, false)
+      end
+      return 'u'
+    end
+    if form.is_owned and is_bound(form, id, line, refs) then return 'k' end
+  end
+  local orphaned_by = deleted_parent(refs)
+  if orphaned_by then return 'o', orphaned_by end
+  if not stays then
+    local ref = missing(refs, form, line)
+    if ref then
+      depose(form, id, refs, true)
+      return hold(form, letter, id, head, refs, ref), ref
+    end
+    forget(form, id)
+    depose(form, id, refs, false)
+  end
+  if form.table == 'user' then stay(id) end
+  local changes = form.excludes and changes_claim(form, id, head, line, held)
+  local comes, cut = any_waits and not is_there(form.table, id), {}
+  if held then take_out(form, id, held, cut) end
+  revive(form, id, held)
+  add(form, letter, id, head, changes)
+  link(form, id, refs)
+  unbind_all(cut)
+  if comes then arrive(form.table, id) end
+  return 'w'
+end
+
+-- Tells under which id, and as what, somebody owns an album already: a pair may have been given an id.
+local function as_owned(form, letter, id, head, refs, held)
+  local data = data_of(form, letter, head)
+  for _, other in ipairs(owners_of(form, string.match(refs, '%*([^\n]+)'), edges)) do
+    local place = redis.call('HGET', form.ids, other)
+    local its = string.sub(place, 1, 1)
+    if data_of(form, its, head_of(line_at(form, place), other)) == data then
+      return its, other, place, head_with(form, its, data)
+    end
+  end
+  return letter, id, held, head
 end
 
 -- Writes a row that waited, if all its parents are there.
@@ -212,13 +318,27 @@ for at = 3, #ARGV, 5 do
   local form, id, head, refs, expected = forms[tonumber(number)], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local held, stays = redis.call('HGET', form.ids, id), expected ~= ''
   local is_as_expected, code, why = expected == '' or expected == '*' or held == expected, nil, nil
-  if not is_as_expected and expected == entry_of(form, id) then is_as_expected, stays = true, false end
+  local of, place = string.match(expected, '^([^:]+):(.+)$')
+  if of then
+    local waits_there = place == entry_of(named[of], id)
+    is_as_expected, stays = waits_there or place == redis.call('HGET', named[of].ids, id), not waits_there
+  elseif expected == '-' then
+    is_as_expected = not held
+  elseif expected == '&' then
+    is_as_expected, stays = string.find('wuhe', codes[#codes], 1, true) ~= nil, false
+    letter, id, held, head = as_owned(form, letter, id, head, refs, held)
+  elseif not is_as_expected and expected == entry_of(form, id) then
+    is_as_expected, stays = true, false
+  end
   if not is_as_expected then
     code = 'm'
   elseif letter == 'd' then
     code = remove(form, id, head, held, stays)
   elseif letter == 'f' then
     forget(form, id)
+    code = 'w'
+  elseif letter == 'l' then
+    leave(id)
     code = 'w'
   else
     code, why = upsert(form, letter, id, head, refs, held, stays)

@@ -13,18 +13,19 @@ from ledger import keys
 from ledger.errors import Contended
 from ledger.log.script import Arg, Script
 from ledger.log.store import Store
+from ledger.positions import Position
 from projections.entities.cascade import Child, child_writes
-from projections.entities.entity import Entity, entity_of
+from projections.entities.entity import Entity
 from projections.entities.forms import DELETE, FORMS, form
-from projections.entities.layout import LAYOUT, USERS, WAITS_US, keys_of, waits
+from projections.entities.layout import LAYOUT, USERS, WAITS_US, keys_of
 from projections.entities.lines import payload_of, position_of
-from projections.entities.payloads.albums import AlbumUserDeleteV1
 from projections.entities.registry import row
 from projections.entities.writes import (
-    ANYTHING,
     BATCH_BYTES,
     BATCH_ROWS,
-    FORGET,
+    LEAVE,
+    NOTHING,
+    WITH_LAST,
     Write,
     arguments,
     batches,
@@ -86,6 +87,14 @@ class Writer:
             at += len(some)
         return written
 
+    async def put_new(self, library: str, entities: Sequence[Entity]) -> None:
+        """Write those of these of which there is no trace: neither a row nor a marker."""
+        await self._run(library, [Write.of(entity, NOTHING) for entity in entities])
+
+    async def put_over(self, library: str, entity: Entity, place: Position) -> None:
+        """Write an entity if what stands for its id is still the row at this place."""
+        await self._run(library, [Write.of(entity, f"{entity.row.letter}{place.at_us}".encode())])
+
     async def release(self, library: str) -> None:
         """Let rows go that wait for nothing any more, where a writer died before it came to it.
 
@@ -112,34 +121,24 @@ class Writer:
         ]
 
     async def _put_with_owners(self, library: str, albums: Sequence[Entity], writes: Sequence[Write]) -> list[str]:
-        """Write albums and make each one's owner its only one: first the new memberships, then former ones go.
+        """Write albums, each with its owner's membership, which ends those of all others who own it, in one script.
 
-        Where the new owner waits for its user, the former one stays until the album is written again.
+        Where the new owner waits for its user, the former one stays until that comes.
         """
-        owner_of = {album.id: album.owner for album in albums if album.owner is not None}  # the last line wins
-        missing = dict(owner_of)
-        unsettled: set[str] = set()
-        former: list[tuple[str, Write]] = []
-        for album_id, member_id, held, line in await self.owners(library, owner_of):
-            membership = payload_of(row("AlbumUserV1"), line)
-            if membership.user_id == _user_of(owner_of[album_id]):
-                missing.pop(album_id, None)
-                unsettled.update([album_id] if waits(held) else [])
-            elif waits(held):
-                former.append(("", Write(form("album_user"), FORGET, member_id, expected=held)))
-            else:
-                marker = AlbumUserDeleteV1(membership.album_id, membership.user_id)
-                former.append((album_id, Write.of(entity_of(row("AlbumUserDeleteV1"), marker, member_id), held)))
-        outcomes = await self._run(library, [*writes, *map(Write.of, missing.values())])
-        for album_id, outcome in zip(missing, outcomes[len(writes) :], strict=True):
-            unsettled.update([album_id] if outcome not in "wu" else [])
-        await self._run(library, [write for album_id, write in former if album_id not in unsettled])
-        return outcomes[: len(writes)]
+        paired: list[Write] = []
+        for album, write in zip(albums, writes, strict=True):
+            assert album.owner is not None
+            paired += (write, Write.of(album.owner, WITH_LAST))
+        return (await self._run(library, paired))[::2]
 
     async def _remove(self, library: str, removals: Sequence[Write]) -> list[str]:
-        """Remove rows with all that refers to them, children before parents, each step leaving a valid catalog."""
+        """Remove rows with all that refers to them, children before parents, each step leaving a valid catalog.
+
+        Returns a letter for each: w removed, u was before, m not as expected.
+        """
         users = {w.id for w in removals if w.form.table == USERS}
         if users:
+            await self._run(library, [Write(form(USERS), LEAVE, user) for user in users])
             await self._remove_rows_of_users(library, users)
         outcomes = [""] * len(removals)
         open_at = list(range(len(removals)))
@@ -151,7 +150,7 @@ class Writer:
             writes = child_writes(children, parents, self._now_us())
             done = await self._run(library, writes + ([] if more else [removals[at] for at in batch]))
             for at, outcome in zip(batch, done[len(writes) :], strict=False):
-                outcomes[at] = outcome if outcome in "wu" else ""
+                outcomes[at] = outcome if outcome in "wum" else ""
             open_at = [at for at in open_at if not outcomes[at]]
             stuck = 0 if "w" in done or "u" in done else stuck + 1
             if stuck > _ROUNDS_WITHOUT_PROGRESS:
@@ -173,7 +172,10 @@ class Writer:
         return bool(reply[0]), children
 
     async def _remove_rows_of_users(self, library: str, users: set[str]) -> None:
-        """Remove all rows that refer to users, by reading everything; those that wait are found by their parents."""
+        """Remove all rows that refer to users, by reading everything; those that wait are found by their parents.
+
+        No more come meanwhile: the users are leaving.
+        """
         for referring in FORMS:
             fields = [parent.field for parent in referring.parents if parent.table == USERS]
             for letter, stored in referring.variants if fields else ():
@@ -194,7 +196,9 @@ class Writer:
             for line in lines:
                 data = payload_of(found, line)
                 if any(getattr(data, field) in users for field in fields):
-                    removals.append(Write.removing(found.form, data, position_of(line).id, self._now_us(), ANYTHING))
+                    place = position_of(line)  # one that changes meanwhile comes again, behind these
+                    held = f"{found.form.name}:{found.letter}{place.at_us}".encode()
+                    removals.append(Write.removing(found.form, data, place.id, self._now_us(), held))
             if removals:
                 await self._remove(library, removals)
             low = f"({position_of(lines[-1]).at_us}"
@@ -225,11 +229,6 @@ class Writer:
 
 def _refs_of(lines: bytes) -> tuple[str, ...]:
     return tuple(lines.decode().split("\n")) if lines else ()
-
-
-def _user_of(membership: Entity) -> str:
-    user: str = membership.data.user_id  # type: ignore[attr-defined]
-    return user
 
 
 def _tell(written: Written, start: int, entities: Sequence[Entity], outcomes: Sequence[str]) -> None:

@@ -23,15 +23,22 @@ LOOKED_AT_ROWS: Final = 200
 FORGET: Final = "f"
 """The letter of a write that is no variant: what waits for an id is forgotten."""
 
-ANYTHING: Final = b"*"
-"""Expected by a write that takes whatever is there, but leaves what waits for the id."""
+LEAVE: Final = "l"
+"""The letter of a write that is no variant: no more rows of a user are taken, until it is deleted or written again."""
+
+NOTHING: Final = b"-"
+"""Expected by a write that is done only where there is neither a row nor a marker of the id."""
+
+WITH_LAST: Final = b"&"
+"""Expected by the owner's membership that goes with the album written before it, and only if that was taken."""
 
 
 class Write(Struct, frozen=True):
     """One change of a row; `letter` is the variant written, or tells what to do with what waits for the id.
 
     `expected` is what the form's ids must hold for the id, or the place of what waits for it, else nothing changes;
-    empty for anything. Only with none, or with that place, is what waits replaced.
+    empty for anything. Only with none, or with that place, is what waits replaced. NOTHING and WITH_LAST say else, and
+    with `form:` before it, it is what another form's ids must hold.
     """
 
     form: Form
@@ -68,11 +75,12 @@ class Write(Struct, frozen=True):
 
 
 def batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
-    """Cut writes into what one script takes at a time: bounded in rows and bytes."""
+    """Cut writes into what one script takes at a time, bounded in rows and bytes; a pair of writes stays together."""
     batch: list[Write] = []
     size = 0
     for write in writes:
-        if batch and (len(batch) == BATCH_ROWS or size + len(write.head) > BATCH_BYTES):
+        is_full = len(batch) >= BATCH_ROWS or size + len(write.head) > BATCH_BYTES
+        if batch and is_full and write.expected != WITH_LAST:
             yield batch
             batch, size = [], 0
         batch.append(write)

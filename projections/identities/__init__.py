@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from projections.identities.identities import Identities
-from projections.identities.person import EmailTaken, IdentityTaken, NotRegistered, Profile
+from projections.identities.person import (
+    EmailTaken,
+    IdentityTaken,
+    NotRegistered,
+    Profile,
+    shown_email,
+    shown_name,
+)
 
-__all__ = ["EmailTaken", "Identities", "IdentityTaken", "NotRegistered", "Profile"]
+__all__ = ["EmailTaken", "Identities", "IdentityTaken", "NotRegistered", "Profile", "shown_email", "shown_name"]

@@ -53,6 +53,16 @@ class Profile(msgspec.Struct, frozen=True):
         return f"Profile(user={self.user!r})"
 
 
+def shown_name(user: str, profile: Profile | None) -> str:
+    """Name a user as others see them: by their id where no name is known."""
+    return (profile.name if profile is not None else "") or user
+
+
+def shown_email(user: str, profile: Profile | None) -> str:
+    """Tell a user's e-mail address; one that nothing reaches where none is known."""
+    return (profile.email if profile is not None else "") or (user if "@" in user else f"{user}@localhost")
+
+
 def identity_digest(issuer: str, subject: str) -> str:
     """Name an identity without telling it: SHA-256 hex; raises InvalidInput for a subject nobody may have."""
     if not (1 <= len(subject) <= MAX_SUBJECT_CHARS and subject.isprintable()):

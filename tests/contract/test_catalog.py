@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput, StoreReplyError
+from ledger.log.script import Arg, Script
 from ledger.log.store import Store
 from ledger.positions import Position, iso_from_us, us_from_iso
 from projections.entities.catalog import Catalog
@@ -18,6 +20,8 @@ from projections.entities.lines import position_of
 from projections.entities.outlook import START_US
 from projections.entities.source import Ahead, Held, Page
 from projections.entities.writer import Written
+from projections.identities import Profile
+from tests.owners import let_owners_be_there, living_but_owners
 from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
 LIBRARY = "L1"
@@ -36,6 +40,7 @@ def entity(entity_type: str, entity_id: str | None = None, **changes: Any) -> En
 
 
 async def put(catalog: Catalog, *entities: Entity, library: str = LIBRARY) -> Written:
+    await let_owners_be_there(catalog, library, entities)
     return await catalog.put(library, entities)
 
 
@@ -60,7 +65,7 @@ async def data(catalog: Catalog, entity_type: str, **bounds: Any) -> list[dict[s
 
 
 async def living(catalog: Catalog, library: str = LIBRARY) -> dict[str, int]:
-    return {name: count for name, count in (await catalog.count(library)).items() if count}
+    return await living_but_owners(catalog, library)
 
 
 # Stamps and the horizon
@@ -116,6 +121,7 @@ async def test_the_same_data_again_keeps_its_place(catalog: Catalog) -> None:
 async def test_stamps_go_on_growing_when_the_servers_clock_is_behind(catalog: Catalog, store: Store) -> None:
     meta = keys.catalog_meta(LIBRARY)
     future = 4_102_444_799_999_998  # the last microseconds of 2099
+    await let_owners_be_there(catalog, LIBRARY, [entity("AssetV2")])
     await store.command("HSET", meta, "last", future, key=meta)
     await put(catalog, entity("AssetV2", id="a"), entity("AssetV2", id="b"))
     first, second = (found["ack"] for found in await rows(catalog, "AssetV2"))
@@ -138,6 +144,7 @@ async def test_stamps_go_on_growing_when_the_servers_clock_is_behind(catalog: Ca
 )
 async def test_times_are_those_of_the_calendar(catalog: Catalog, store: Store, iso: str) -> None:
     meta, stored = keys.catalog_meta(LIBRARY), keys.catalog_rows(LIBRARY, "AssetV2")
+    await let_owners_be_there(catalog, LIBRARY, [entity("AssetV2")])
     await store.command("HSET", meta, "last", us_from_iso(iso) - 1, key=meta)
     await put(catalog, entity("AssetV2"))
     ((found,),) = [page.lines for page in await pages(catalog, "AssetV2", before=2**53)]
@@ -395,10 +402,12 @@ async def test_many_deletes_in_one_go(catalog: Catalog) -> None:
 
 async def test_a_row_of_a_deleted_parent_is_refused_until_the_parent_is_back(catalog: Catalog) -> None:
     await put(catalog, entity("AssetV2"), entity("AssetDeleteV1"), entity("PersonDeleteV1"), entity("UserDeleteV1"))
-    written = await put(
-        catalog,
-        entity("AssetFaceV2"), entity("AssetExifV1"), entity("AssetFaceV2", assetId="new", personId=PERSON_ID),
-        entity("AssetV2"), entity("AlbumV1"), entity("AlbumV2", id="b"),
+    written = await catalog.put(
+        LIBRARY,
+        [
+            entity("AssetFaceV2"), entity("AssetExifV1"), entity("AssetFaceV2", assetId="new", personId=PERSON_ID),
+            entity("AssetV2"), entity("AlbumV1"), entity("AlbumV2", id="b"),
+        ],
     )  # fmt: skip
     assert [(index, path) for index, path, _ in written.refused] == [
         (0, ("data", "assetId")),
@@ -530,11 +539,159 @@ async def test_one_form_of_the_parent_that_was_sent_is_enough(catalog: Catalog) 
     assert await held(catalog, "AlbumToAssetV1", snapshot) is not None
 
 
-async def test_a_parent_elsewhere_holds_nothing_back(catalog: Catalog) -> None:
-    await put(catalog, entity("AssetV2", ownerId="elsewhere"))
-    snapshot = await catalog.horizon(LIBRARY)
+# Writers at the same time
+
+
+async def owners_of(catalog: Catalog, album: str) -> list[str]:
+    members = await data(catalog, "AlbumUserV1")
+    return [found["userId"] for found in members if found["albumId"] == album and found["role"] == "owner"]
+
+
+async def test_an_album_has_one_owner_whoever_writes_it_at_the_same_time(catalog: Catalog, store: Store) -> None:
+    users = [f"user{number}" for number in range(4)]
+    await put(catalog, *(entity("UserV1", id=user) for user in users))
+    albums = [entity("AlbumV1", id=f"b{number}", ownerId=users[0]) for number in range(10)]
+    await put(catalog, *albums)
+    first, second, third = (
+        [entity("AlbumV1", id=album.id, name=user, ownerId=user) for album in albums] for user in users[1:]
+    )
+    member = [entity("AlbumUserV1", albumId=album.id, userId=users[3], role="owner") for album in albums]
+    for several in ((first, second), (second, third, first), (member, first)):
+        for number in range(len(albums)):
+            await asyncio.gather(*(Catalog(store).put(LIBRARY, [rows[number]]) for rows in several))
+    for album in await data(catalog, "AlbumV1"):
+        assert await owners_of(catalog, album["id"]) == [album["ownerId"]]
+        assert album["name"] in (album["ownerId"], users[1])  # an album and its owner are written in one go
+
+
+async def test_an_album_keeps_one_owner_when_one_that_was_waited_for_comes(catalog: Catalog) -> None:
+    await catalog.put(LIBRARY, [entity("UserV1"), entity("AlbumV1"), entity("AlbumV1", ownerId="late")])
+    assert await owners_of(catalog, ALBUM_ID) == [USER_ID]
+    await catalog.put(LIBRARY, [entity("UserV1", id="late")])
+    assert await owners_of(catalog, ALBUM_ID) == ["late"]
+    assert await living(catalog) == {"UserV1": 2, "AlbumV2": 1, "AlbumUserV1": 1, "AlbumUserDeleteV1": 1}
+
+
+async def test_who_owns_an_album_under_a_given_id_is_not_written_again(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumV2"), entity("AlbumUserBackfillV1", "given"))
+    assert await put(catalog, entity("AlbumV1")) == Written(unchanged=1)
+    assert await living(catalog) == {"AlbumV2": 1, "AlbumUserBackfillV1": 1}
+
+
+async def test_an_album_that_is_refused_keeps_its_owner(catalog: Catalog) -> None:
+    await put(catalog, entity("AlbumV1"), entity("UserV1", id="b"), entity("AssetDeleteV1"))
+    written = await put(catalog, entity("AlbumV1", ownerId="b", thumbnailAssetId=ASSET_ID))
+    assert [path for _, path, _ in written.refused] == [("data", "thumbnailAssetId")]
+    assert await owners_of(catalog, ALBUM_ID) == [USER_ID]
+
+
+@pytest.mark.parametrize("entity_type", ["AssetV2", "AlbumAssetCreateV2"])
+async def test_no_row_of_a_user_comes_while_they_are_deleted(valkey_store: Store, entity_type: str) -> None:
+    """Each write of the delete is a moment at which another writer adds a row of the user, and changes one's owner."""
+    meanwhile = Meanwhile(valkey_store)
+    catalog, other = Catalog(meanwhile), Catalog(valkey_store)
+    await put(other, entity("UserV1"), entity("UserV1", id="b"), *(entity(entity_type, id=f"a{n}") for n in range(5)))
+    refused: list[bool] = []
+
+    async def write() -> None:
+        name = f"new{len(refused)}"
+        written = await other.put(LIBRARY, [entity(entity_type, id=name), entity(entity_type, id="a3", ownerId="b")])
+        refused.append(bool(written.refused))
+
+    meanwhile.write = write
+    await catalog.put(LIBRARY, [entity("UserDeleteV1")])
+    assert refused[-1]
+    assert [(asset["id"], asset["ownerId"]) for asset in await data(catalog, entity_type)] == [("a3", "b")]
+    await put(other, entity("UserV1"), entity(entity_type, id="again"))
+    assert len(await data(catalog, entity_type)) == 2
+
+
+class Meanwhile:
+    """A store behind each of whose scripts somebody else writes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.write: Callable[[], Awaitable[None]] | None = None
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        return await self._store.command(*args, key=key)
+
+    async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        if self.write is not None:
+            await self.write()
+        return await self._store.script(script, keys, args)
+
+    async def each_primary(self, *args: Arg) -> list[Any]:
+        return await self._store.each_primary(*args)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+# The rows of those who sign in
+
+
+async def provisioned(catalog: Catalog, user: str = USER_ID, library: str = LIBRARY) -> int:
+    return await catalog.of_session(user, "s").provision(library, await catalog.horizon(library))
+
+
+async def test_who_signs_in_is_a_user_of_the_library_and_what_waited_for_them_goes(catalog: Catalog) -> None:
+    await catalog.put(LIBRARY, [entity("AssetV2"), entity("AssetExifV1"), entity("AssetV2", id="b", ownerId="other")])
+    horizon = await provisioned(catalog)
+    assert horizon == await catalog.horizon(LIBRARY)
+    assert await living(catalog) == {"AuthUserV1": 1, "UserV1": 1, "AssetV2": 1, "AssetExifV1": 1}
+    assert [held.parent for held in await catalog.held_back(LIBRARY)] == ["user|other"]
+    for name in ("AuthUserV1", "UserV1"):
+        ((found,),) = [await data(catalog, name)]
+        assert (found["id"], found["name"], found["email"]) == (USER_ID, USER_ID, f"{USER_ID}@localhost")
+    assert await provisioned(catalog) == horizon
+    assert await catalog.libraries() == [LIBRARY]
+
+
+async def test_rows_that_somebody_wrote_stay_and_replace_those_that_were_made(catalog: Catalog) -> None:
     await put(catalog, entity("UserV1"))
-    assert await held(catalog, "AssetV2", snapshot) is None
+    await provisioned(catalog)
+    assert await data(catalog, "UserV1") == [sample("UserV1")]
+    assert len(await data(catalog, "AuthUserV1")) == 1
+    assert await put(catalog, entity("AuthUserV1")) == Written(taken=1)
+    assert await data(catalog, "AuthUserV1") == [sample("AuthUserV1")]
+    horizon = await catalog.horizon(LIBRARY)
+    await catalog.renamed(LIBRARY, USER_ID)
+    assert await provisioned(catalog) == horizon
+
+
+async def test_a_deleted_user_is_not_made_again_until_the_marker_is_gone(catalog: Catalog) -> None:
+    await provisioned(catalog)
+    await put(catalog, entity("UserDeleteV1"))
+    await provisioned(catalog)
+    assert await data(catalog, "UserV1") == []
+    await catalog.purge_tombstones(LIBRARY, END_US)
+    await provisioned(Catalog(catalog._store))
+    assert len(await data(catalog, "UserV1")) == 1
+
+
+async def test_sessions_that_begin_at_once_make_a_user_once(catalog: Catalog, store: Store) -> None:
+    await asyncio.gather(*(provisioned(Catalog(store)) for _ in range(20)), put(Catalog(store), entity("UserV1")))
+    assert await data(catalog, "UserV1") == [sample("UserV1")]
+    assert len(await data(catalog, "AuthUserV1")) == 1
+
+
+async def test_names_come_from_the_identity_record_and_are_stored_nowhere_else(store: Store) -> None:
+    profiles = {USER_ID: Profile(USER_ID, LIBRARY, "ann@example.test", "Ann", admin=True)}
+
+    async def profile(user: str) -> Profile | None:
+        return profiles.get(user)
+
+    catalog = Catalog(store, profiles=profile)
+    await provisioned(catalog)
+    (auth_user,) = await data(catalog, "AuthUserV1")
+    assert (auth_user["name"], auth_user["email"], auth_user["isAdmin"]) == ("Ann", "ann@example.test", True)
+    assert json.loads(await catalog.entity(LIBRARY, "UserV1", USER_ID) or b"")["name"] == "Ann"
+    done = Position(await catalog.horizon(LIBRARY), "")
+    del profiles[USER_ID]
+    await catalog.renamed(LIBRARY, USER_ID)
+    assert [user["name"] for user in await data(catalog, "UserV1", after=done)] == [USER_ID]
+    assert [user["isAdmin"] for user in await data(catalog, "AuthUserV1", after=done)] == [False]
 
 
 # Forgetting, moving, listing

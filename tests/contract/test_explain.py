@@ -23,6 +23,7 @@ from projections.explain_facts import gather
 from projections.past import Past
 from tests.given import ack, acks, clear, offer
 from tests.ledgers import Clock, sid_of
+from tests.owners import let_owners_be_there
 from tests.samples import ALBUM_ID, ASSET_ID, sample
 
 PARTITIONS: Final = 2
@@ -59,7 +60,9 @@ class Phone:
             self.assets += 1
             entity_id = (ALBUM_ID if entity_type == "AlbumV2" else ASSET_ID)[:-4] + f"{self.assets:04}"
             line = {"type": entity_type, "data": sample(entity_type, id=entity_id)}
-            await self.catalog.put("lib", [read_line(json.dumps(line).encode())])
+            entity = read_line(json.dumps(line).encode())
+            await let_owners_be_there(self.catalog, "lib", [entity])
+            await self.catalog.put("lib", [entity])
         self.clock.now_us = max(self.clock.now_us, await self.catalog.horizon("lib"))
 
     async def stream(self, *types: str) -> int:
@@ -225,8 +228,33 @@ async def test_no_progress_at_all(phone: Phone) -> None:
         await phone.add("AssetV2", 2)
         await phone.stream("AssetV2")
     found = await phone.explained()
-    assert codes(found) == [("stops", "no_progress"), ("hinders", "not_finishing"), ("note", "behind")]
-    assert "6 rows ahead were offered in 3 streams" in found.summary
+    assert codes(found) == [
+        ("stops", "window_repeated"), ("stops", "no_progress"), ("hinders", "not_finishing"), ("note", "behind")
+    ]  # fmt: skip
+    assert "6 rows ahead were offered in 3 streams" in found.findings[1].says
+
+
+async def test_the_same_place_of_a_type_again_and_again(phone: Phone) -> None:
+    """Users are acknowledged each time, the assets behind them never: an asset has the checksum of another."""
+    await phone.sync("UserV1", "AssetV2")
+    begun = []
+    for number in range(3):
+        await phone.add("AssetV2")
+        user = {"type": "UserV1", "data": sample("UserV1", name=f"{number}")}
+        await phone.catalog.put("lib", [read_line(json.dumps(user).encode())])
+        assert ("stops", "window_repeated") not in codes(await phone.explained())
+        snapshot_us = await phone.stream("UserV1", "AssetV2")
+        begun.append(iso_from_us(phone.clock.now_us))
+        pages = [page async for page in phone.catalog.pages("lib", "UserV1", None, snapshot_us, 1000)]
+        await phone.do(acks(Ack("UserV1", pages[-1].last, 1)))
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "window_repeated")
+    assert f"3 streams since {begun[0]} began at the same place of AssetV2 behind " in found.summary
+    assert "2067 (UNIQUE) is a checksum that another asset on it has" in found.summary
+    assert "isPendingSyncReset" in found.summary
+    assert len(found.findings[0].events) == 3
+    await phone.sync("UserV1", "AssetV2")
+    assert codes(await phone.explained()) == [("note", "up_to_date")]
 
 
 async def test_a_reset_that_nobody_answers(phone: Phone) -> None:

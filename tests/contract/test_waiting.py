@@ -24,6 +24,7 @@ from projections.entities.source import Ahead, HeldBack
 from projections.entities.writer import WRITE, Written
 from projections.entities.writes import LOOKED_AT_ROWS, Write, arguments
 from tests.fake_store import FakeStore
+from tests.owners import let_owners_be_there, living_but_owners
 from tests.samples import ASSET_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
 LIBRARY = "L1"
@@ -41,6 +42,12 @@ def entity(entity_type: str, entity_id: str | None = None, **changes: Any) -> En
 
 
 async def put(catalog: Catalog, *entities: Entity) -> Written:
+    await let_owners_be_there(catalog, LIBRARY, entities)
+    return await catalog.put(LIBRARY, entities)
+
+
+async def put_alone(catalog: Catalog, *entities: Entity) -> Written:
+    """Write these and nobody's user with them."""
     return await catalog.put(LIBRARY, entities)
 
 
@@ -61,7 +68,7 @@ async def stamps(catalog: Catalog, *types: str) -> list[str]:
 
 
 async def living(catalog: Catalog) -> dict[str, int]:
-    return {name: count for name, count in (await catalog.count(LIBRARY)).items() if count}
+    return await living_but_owners(catalog, LIBRARY)
 
 
 async def waiting(catalog: Catalog) -> dict[str, int]:
@@ -164,56 +171,35 @@ async def test_parents_and_children_in_one_batch_in_any_order(catalog: Catalog, 
 # Users
 
 
-async def test_owners_are_waited_for_where_a_library_has_users(catalog: Catalog) -> None:
-    assert await put(catalog, entity("AssetV2"), entity("PartnerV1"), entity("AlbumV1")) == Written(taken=3)
-    await put(catalog, entity("UserV1", id="somebody"))
+async def test_owners_are_waited_for_also_where_a_library_has_no_users(catalog: Catalog, store: Store) -> None:
+    assert await put_alone(catalog, entity("AssetV2"), entity("PartnerV1"), entity("AlbumV1")) == Written(3, waiting=3)
+    assert await living_but_owners(catalog, LIBRARY) == {}
+    await put_alone(catalog, entity("UserV1"))
+    assert await waiting(catalog) == {"PartnerV1": 1}
     other = {"ownerId": PARTNER_ID}
-    written = await put(catalog, entity("AssetV2", id="b", **other), entity("MemoryV1", **other))
+    written = await put_alone(catalog, entity("AssetV2", id="b", **other), entity("MemoryV1", **other))
     assert written == Written(taken=2, waiting=2)
-    assert [held.parent for held in await catalog.held_back(LIBRARY)] == [f"user|{PARTNER_ID}"] * 2
-    await put(catalog, entity("UserV1", id=PARTNER_ID))
-    assert await waiting(catalog) == {}
-
-
-async def test_a_row_that_is_served_without_its_owner_may_change_otherwise(catalog: Catalog) -> None:
-    await put(catalog, entity("AssetV2"), entity("UserV1", id="somebody"))
-    assert await put(catalog, entity("AssetV2", isFavorite=True)) == Written(taken=1)
-    assert (await data(catalog, "AssetV2"))[0]["isFavorite"]
-    assert await put(catalog, entity("AssetV2", ownerId="nobody")) == Written(taken=1, waiting=1)
-
-
-@pytest.mark.each_store
-async def test_without_the_last_user_none_is_waited_for(catalog: Catalog, store: Store) -> None:
-    await put(catalog, entity("UserV1", id="a"), entity("UserV1", id="b"), entity("AssetV2"))
-    await put(catalog, entity("MemoryToAssetV1"), entity("MemoryV1"), entity("AlbumUserV1"))
-    await put(catalog, entity("UserDeleteV1", userId="a"))
-    assert await waiting(catalog) == {"AssetV2": 1, "MemoryToAssetV1": 1, "MemoryV1": 1, "AlbumUserV1": 1}
-    await put(catalog, entity("UserDeleteV1", userId="b"))
-    assert await waiting(catalog) == {"AlbumUserV1": 1}  # for its album
-    assert len(await rows(catalog, "AssetV2")) == len(await rows(catalog, "MemoryToAssetV1")) == 1
-    await put(catalog, entity("AlbumV2"))
+    assert [held.parent for held in await catalog.held_back(LIBRARY)] == [f"user|{PARTNER_ID}"] * 3
+    await put_alone(catalog, entity("UserV1", id=PARTNER_ID))
     assert await nothing_is_left(store)
 
 
-async def test_the_first_user_lets_go_what_waited_for_one_of_before(catalog: Catalog, store: Store) -> None:
-    await put(catalog, entity("UserV1", id="a"), entity("AssetV2"))
-    await crashed(store, 0, entity("UserDeleteV1", userId="a"))
-    assert await waiting(catalog) == {"AssetV2": 1}
-    await crashed(store, 0, entity("AssetV2", id="b"), entity("UserV1"))  # for b the user counted as there
-    assert await waiting(catalog) == {"AssetV2": 1}
-    await catalog.release(LIBRARY)
-    assert await waiting(catalog) == {}
-    assert len(await rows(catalog, "AssetV2")) == 2
+async def test_without_the_last_user_rows_go_on_waiting(catalog: Catalog, store: Store) -> None:
+    await put_alone(catalog, entity("UserV1", id="a"), entity("AssetV2"))
+    await put_alone(catalog, entity("MemoryToAssetV1"), entity("MemoryV1"), entity("AlbumUserV1"))
+    await put_alone(catalog, entity("UserDeleteV1", userId="a"))
+    assert await waiting(catalog) == {"AssetV2": 1, "MemoryToAssetV1": 1, "MemoryV1": 1, "AlbumUserV1": 1}
+    await put_alone(catalog, entity("AlbumV2"), entity("UserV1"))
+    assert await nothing_is_left(store)
 
 
-async def test_many_rows_that_wait_for_users_go_in_bounded_steps_when_there_are_none(valkey_store: Store) -> None:
+async def test_many_rows_that_wait_for_a_user_go_in_bounded_steps(valkey_store: Store) -> None:
     count = 1000
     watched = Watched(valkey_store, "AssetV2")
     catalog = Catalog(watched)
-    await put(catalog, entity("UserV1", id="somebody"))
-    await put(catalog, *(entity("AssetV2", id=f"a{n}", ownerId=f"u{n % 7}") for n in range(count)))
+    await put_alone(catalog, *(entity("AssetV2", id=f"a{n}") for n in range(count)))
     watched.served = [0]
-    await put(catalog, entity("UserDeleteV1", userId="somebody"))
+    await put_alone(catalog, entity("UserV1"))
     steps = [after - before for before, after in zip(watched.served, watched.served[1:], strict=False)]
     assert sum(steps) == count
     assert max(steps) <= LOOKED_AT_ROWS
@@ -221,24 +207,24 @@ async def test_many_rows_that_wait_for_users_go_in_bounded_steps_when_there_are_
 
 
 async def test_an_album_v1_waits_for_its_owner_and_so_do_its_assets(catalog: Catalog, store: Store) -> None:
-    await put(catalog, entity("UserV1", id="somebody"), entity("AssetV2", ownerId="somebody"))
-    assert (await put(catalog, entity("AlbumV1"), entity("AlbumToAssetV1"))).waiting == 2
+    await put_alone(catalog, entity("UserV1", id="somebody"), entity("AssetV2", ownerId="somebody"))
+    assert (await put_alone(catalog, entity("AlbumV1"), entity("AlbumToAssetV1"))).waiting == 2
     assert await waiting(catalog) == {"AlbumV2": 1, "AlbumUserV1": 1, "AlbumToAssetV1": 1}
-    await put(catalog, entity("UserV1"))
+    await put_alone(catalog, entity("UserV1"))
     assert await data(catalog, "AlbumV1") == [sample("AlbumV1")]
     assert len(await rows(catalog, "AlbumToAssetV1")) == 1
     assert await nothing_is_left(store)
 
 
 async def test_a_new_owner_who_is_not_there_leaves_the_former_one_and_another_takes_the_place(catalog: Catalog) -> None:
-    await put(catalog, entity("UserV1"), entity("UserV1", id="b"), entity("AlbumV1"))
-    await put(catalog, entity("AlbumV1", ownerId="nobody"))
+    await put_alone(catalog, entity("UserV1"), entity("UserV1", id="b"), entity("AlbumV1"))
+    await put_alone(catalog, entity("AlbumV1", ownerId="nobody"))
     assert await waiting(catalog) == {"AlbumUserV1": 1}
     assert [album["ownerId"] for album in await data(catalog, "AlbumV1")] == [USER_ID]
-    assert await put(catalog, entity("AlbumV1", ownerId="b")) == Written(unchanged=1)
+    assert await put_alone(catalog, entity("AlbumV1", ownerId="b")) == Written(unchanged=1)
     assert [album["ownerId"] for album in await data(catalog, "AlbumV1")] == ["b"]
     assert await waiting(catalog) == {}
-    await put(catalog, entity("UserV1", id="nobody"))
+    await put_alone(catalog, entity("UserV1", id="nobody"))
     assert [member["userId"] for member in await data(catalog, "AlbumUserV1")] == ["b"]
 
 
@@ -288,11 +274,11 @@ async def test_another_variant_waits_in_the_place_of_the_first(catalog: Catalog,
 
 
 async def test_an_owner_that_may_not_change_any_more_goes_on_waiting(catalog: Catalog) -> None:
-    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetExifV1"))
-    await put(catalog, entity("UserV1", id="b"))
+    await put_alone(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetExifV1"))
+    await put_alone(catalog, entity("UserV1", id="b"))
     assert [found["ownerId"] for found in await data(catalog, "AssetV2")] == [USER_ID]
     assert await waiting(catalog) == {"AssetV2": 1}
-    written = await put(catalog, entity("AssetV2", ownerId="b"))
+    written = await put_alone(catalog, entity("AssetV2", ownerId="b"))
     assert [path for _, path, _ in written.refused] == [("data", "ownerId")]
 
 
@@ -313,19 +299,19 @@ async def test_an_owner_that_may_not_change_any_more_goes_on_waiting(catalog: Ca
 async def test_an_owner_changes_when_nothing_refers_to_the_row_any_more(
     catalog: Catalog, store: Store, children: list[Entity], freeing: Entity
 ) -> None:
-    await put(catalog, *(entity("UserV1", id=user) for user in (USER_ID, "c", "d")))
-    await put(catalog, entity("AssetV2", id="other", ownerId="d"))
-    await put(catalog, entity("AssetV2"), entity("AssetV2", ownerId="b"), *children, entity("UserV1", id="b"))
+    await put_alone(catalog, *(entity("UserV1", id=user) for user in (USER_ID, "c", "d")))
+    await put_alone(catalog, entity("AssetV2", id="other", ownerId="d"))
+    await put_alone(catalog, entity("AssetV2"), entity("AssetV2", ownerId="b"), *children, entity("UserV1", id="b"))
     assert await waiting(catalog) == {"AssetV2": 1}
-    await put(catalog, freeing)
+    await put_alone(catalog, freeing)
     assert sorted(found["ownerId"] for found in await data(catalog, "AssetV2")) == ["b", "d"]
     assert await nothing_is_left(store)
 
 
 @pytest.mark.each_store
 async def test_an_owner_changes_though_the_writer_died_that_made_it_possible(catalog: Catalog, store: Store) -> None:
-    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
-    await put(catalog, entity("UserV1", id="b"))
+    await put_alone(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
+    await put_alone(catalog, entity("UserV1", id="b"))
     await crashed(store, 0, entity("AssetFaceDeleteV1"))
     assert await waiting(catalog) == {"AssetV2": 1}
     await catalog.release(LIBRARY)
@@ -334,10 +320,10 @@ async def test_an_owner_changes_though_the_writer_died_that_made_it_possible(cat
 
 
 async def test_an_owner_that_was_looked_at_too_early_is_looked_at_again(catalog: Catalog, store: Store) -> None:
-    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
-    await put(catalog, entity("AssetFaceDeleteV1"), entity("AssetOcrV1"), entity("UserV1", id="b"))
+    await put_alone(catalog, entity("UserV1"), entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2"))
+    await put_alone(catalog, entity("AssetFaceDeleteV1"), entity("AssetOcrV1"), entity("UserV1", id="b"))
     assert await waiting(catalog) == {"AssetV2": 1}
-    await put(catalog, entity("AssetOcrDeleteV1"))
+    await put_alone(catalog, entity("AssetOcrDeleteV1"))
     assert await nothing_is_left(store)
 
 
@@ -355,15 +341,15 @@ async def test_a_row_that_waits_can_be_deleted(catalog: Catalog, store: Store) -
 
 @pytest.mark.each_store
 async def test_what_waits_for_a_parent_goes_with_its_delete(catalog: Catalog, store: Store) -> None:
-    await put(
+    await put_alone(
         catalog, entity("AssetFaceV2"), entity("AssetExifV1"), entity("AlbumV2", thumbnailAssetId=ASSET_ID),
         entity("AlbumToAssetV1"), entity("UserV1", id="somebody"), entity("AssetV2", id="b"),
     )  # fmt: skip
-    await put(catalog, entity("AssetDeleteV1"), entity("UserDeleteV1"))
+    await put_alone(catalog, entity("AssetDeleteV1"), entity("UserDeleteV1"))
     assert await living(catalog) == {"AssetDeleteV1": 1, "UserDeleteV1": 1, "UserV1": 1, "AlbumV2": 1}
     assert await data(catalog, "AlbumV2") == [sample("AlbumV2")]  # it only lost its thumbnail
     assert await nothing_is_left(store)
-    assert len((await put(catalog, entity("AssetFaceV2"))).refused) == 1
+    assert len((await put_alone(catalog, entity("AssetFaceV2"))).refused) == 1
 
 
 async def test_what_waits_goes_with_another_of_its_parents_too(catalog: Catalog, store: Store) -> None:
@@ -386,11 +372,11 @@ async def test_the_delete_of_a_former_parent_leaves_what_waits_for_another(catal
 
 
 async def test_a_deleted_user_takes_what_waits_and_leaves_what_waits_for_another(catalog: Catalog) -> None:
-    await put(catalog, entity("UserV1"), entity("UserV1", id="c"), entity("AlbumUserV1", role="viewer"))
-    await put(catalog, entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2", assetId="x"))
-    await put(catalog, entity("UserDeleteV1"))
+    await put_alone(catalog, entity("UserV1"), entity("UserV1", id="c"), entity("AlbumUserV1", role="viewer"))
+    await put_alone(catalog, entity("AssetV2"), entity("AssetV2", ownerId="b"), entity("AssetFaceV2", assetId="x"))
+    await put_alone(catalog, entity("UserDeleteV1"))
     assert await waiting(catalog) == {"AssetV2": 1, "AssetFaceV2": 1}
-    await put(catalog, entity("UserV1", id="b"))
+    await put_alone(catalog, entity("UserV1", id="b"))
     assert [found["ownerId"] for found in await data(catalog, "AssetV2")] == ["b"]
 
 
@@ -515,7 +501,8 @@ async def test_long_rows_go_in_steps_of_bounded_size(valkey_store: Store) -> Non
 
 
 async def crashed(store: Store, looked_at: int, *entities: Entity) -> None:
-    """Write as a writer that dies when so many rows that waited were looked at."""
+    """Write as a writer that dies when so many rows that waited were looked at; whose they are is there."""
+    await let_owners_be_there(Catalog(store), LIBRARY, entities)
     args = arguments([Write.of(found) for found in entities])
     await store.script(WRITE, keys_of(LIBRARY), [args[0], looked_at, *args[2:]])
 

@@ -136,9 +136,6 @@ def ops(draw: DrawFn) -> Op:
     return draw(writes())
 
 
-KEPT: Final[Op] = ("put", ("UserV1", {"id": "u0"}))
-"""A user that nothing refers to: a library without users would take all of them to be elsewhere."""
-
 BEGINNING: Final[list[Op]] = [
     ("put", found)
     for found in [
@@ -323,7 +320,7 @@ async def run(drawn: list[Op], types: tuple[str, ...], folder: str) -> None:
 def histories(draw: DrawFn) -> list[Op]:
     """Draw the beginning in any order and not all of it, and what comes then."""
     beginning = draw(st.permutations(BEGINNING))[: draw(st.integers(0, len(BEGINNING)))]
-    return [KEPT, *beginning, *draw(st.lists(ops(), min_size=15, max_size=60))]
+    return [*beginning, *draw(st.lists(ops(), min_size=15, max_size=60))]
 
 
 @given(histories())

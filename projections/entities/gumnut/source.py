@@ -86,6 +86,13 @@ class GumnutSource:
         bound._bind(user, sid)
         return bound
 
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Return the horizon: users are made elsewhere."""
+        return horizon_us
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Do nothing: names come from elsewhere."""
+
     async def horizon(self, library: str) -> int:
         """Take the bound of what is ready; the instant is this machine's, and only labels."""
         self._views.pop(library, None)
@@ -161,6 +168,10 @@ class GumnutSource:
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
     ) -> Held | None:
         """Tell that none is: a run ends by itself before a row whose parent is not surely there."""
+        return None
+
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
+        """Return None: what rows were before is noted nowhere."""
         return None
 
     async def held_back(self, library: str) -> Sequence[HeldBack]:

@@ -89,6 +89,13 @@ class PostgresSource:
         """Return this: a library is the same for all its sessions."""
         return self
 
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Return the horizon: users are made elsewhere."""
+        return horizon_us
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Do nothing: names come from elsewhere."""
+
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear; raises HorizonUnknown if that cannot be told.
 
@@ -260,6 +267,10 @@ class PostgresSource:
             bound = min((snapshot_us, *self._cuts(table, limits)))
             first = min(first, next((at for at, stand in enumerate(stands) if stand >= bound), first))
         return Held(first, position_of(page.lines[first])) if first < len(page.lines) else None
+
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
+        """Return None: what rows were before is noted nowhere."""
+        return None
 
     async def held_back(self, library: str) -> Sequence[HeldBack]:
         """Tell what no stream of a library sends for now: rows that no device can read, and those that need another."""
