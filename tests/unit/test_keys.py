@@ -86,6 +86,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:api-keys",
         b"ledger:api-keys-used",
         b"ledger:counters",
+        b"ledger:unfit-parents",
         b"ledger:libraries",
         b"ledger:identity:5e",
         b"ledger:email:5e",

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 from msgspec import Struct
 
 from ledger.positions import MAX_ID_BYTES, MAX_US, Position
+from projections.entities.postgres.mapping import LibraryType
 
 IdKind = Literal["uuid", "text", "bigint"]
 StampKind = Literal["timestamptz", "timestamp"]
@@ -31,6 +32,8 @@ MAX_TEXT: Final = "\U0010ffff" * (MAX_ID_BYTES // 4)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS_BITS: Final = 80
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_LIBRARY_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_LIBRARY_BIGINT: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _INTEGER: Final = re.compile(r"-?[0-9]{20}", re.ASCII)
 
 
@@ -256,3 +259,13 @@ def stamp(us: int, kind: str) -> datetime:
 def _floor(ms: int) -> int:
     """Return the least uuid of a millisecond, as a number."""
     return min(ms << _MS_BITS, MAX_UUID)
+
+
+def library_value(library: str, sql_type: LibraryType) -> Any:
+    """Return a library's id as its SQL type takes it; None if it is none, so that the library is empty."""
+    if sql_type == "uuid":
+        return library if _LIBRARY_UUID.fullmatch(library) else None
+    if sql_type == "bigint":
+        found = int(library) if _LIBRARY_BIGINT.fullmatch(library) else None
+        return found if found is not None and -(2**63) <= found < 2**63 else None
+    return None if "\0" in library or any("\ud800" <= char <= "\udfff" for char in library) else library

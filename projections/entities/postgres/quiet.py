@@ -19,6 +19,8 @@ from ledger.positions import Position
 LIBRARIES: Final = 2048
 """Of how many libraries spans are remembered; the one used longest ago is forgotten."""
 FORGET_S: Final = 3600.0
+NEAR_US: Final = 600_000_000
+"""So little time holds few rows: how they are found need not depend on whose they are."""
 
 
 class Span(NamedTuple):
@@ -69,6 +71,11 @@ class Quiet:
 def starts_over(after: Mapping[str, Position | None]) -> bool:
     """Tell whether a device has nothing yet."""
     return all(position is None for position in after.values())
+
+
+def is_near(position: Position | None, before: int) -> bool:
+    """Tell whether little time lies between a position and a snapshot."""
+    return position is not None and position.at_us >= before - NEAR_US
 
 
 def _key(position: Position | None) -> tuple[int, bool, bytes]:

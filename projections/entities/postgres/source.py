@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -26,12 +25,11 @@ from projections.entities.postgres.compiled import Compiled, Compiler
 from projections.entities.postgres.described import MappingError, blaming
 from projections.entities.postgres.fits import Fits
 from projections.entities.postgres.horizon import Horizon, HorizonReader
-from projections.entities.postgres.keyset import Ask
-from projections.entities.postgres.mapping import LibraryType
+from projections.entities.postgres.keyset import Ask, library_value
 from projections.entities.postgres.mapping import Mapping as SourceMapping
 from projections.entities.postgres.news import News
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.quiet import Quiet, starts_over
+from projections.entities.postgres.quiet import Quiet, is_near, starts_over
 from projections.entities.postgres.reading import (
     FETCH_BYTES,
     Batch,
@@ -58,11 +56,6 @@ CLOCK_S: Final = 60.0
 SHARED_S: Final = 0.1
 """How old a horizon may be that a stream begins with: it lies a second behind the clock anyway."""
 NOT_SHARED: Final = (0, -math.inf)
-NEAR_US: Final = 600_000_000
-"""So little time holds few rows: how they are found need not depend on whose they are."""
-
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_BIGINT: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 class PostgresSource:
@@ -147,7 +140,7 @@ class PostgresSource:
                 begin, known = self._quiet.begin(library, mapped, begin)
                 if known and not moved and not self._news.may_have(mapped, begin, before):
                     continue
-                near = near and (known or _is_near(begin, before))
+                near = near and (known or is_near(begin, before))
             begins[name] = begin
         if fresh and sure:  # the answer is not nothing, and what there is of the rest the pages will tell
             changed = frozenset((*sure, *begins))
@@ -196,7 +189,7 @@ class PostgresSource:
             values = Ask(value, {mapped: position}, before, pace.rows, FETCH_BYTES, pace.shares, unfit)
             return asyncio.create_task(self._batch(run, values, near=near))
 
-        asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or _is_near(begin, before))
+        asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or is_near(begin, before))
         try:
             while asked is not None and (batch := await asked) is not None:
                 asked = ask(batch.fetched.last) if pace.learn(batch) else None
@@ -401,11 +394,6 @@ async def _given_up(asked: asyncio.Task[Any]) -> None:
         asked.exception()
 
 
-def _is_near(position: Position | None, before: int) -> bool:
-    """Tell whether little time lies between a position and a snapshot."""
-    return position is not None and position.at_us >= before - NEAR_US
-
-
 async def _state_of(connection: Any) -> str:
     """Tell which transactions are committed: as long as it is the same, no row was written or deleted for anybody."""
     return str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
@@ -420,13 +408,3 @@ async def _ask(connection: Any, statement: Statement, ask: Ask, *, near: bool) -
     """
     await connection.plan_for_values(not near)
     return await connection.fetchrow(statement.sql, *statement.values(ask))
-
-
-def library_value(library: str, sql_type: LibraryType) -> Any:
-    """Return a library's id as its SQL type takes it; None if it is none, so that the library is empty."""
-    if sql_type == "uuid":
-        return library if _UUID.fullmatch(library) else None
-    if sql_type == "bigint":
-        found = int(library) if _BIGINT.fullmatch(library) else None
-        return found if found is not None and -(2**63) <= found < 2**63 else None
-    return None if "\0" in library or any("\ud800" <= char <= "\udfff" for char in library) else library
