@@ -13,8 +13,6 @@ from ledger.log.store import Store
 from tests.given import NOW, offered
 from tests.ledgers import PARTITION, Log, contents, sid_of
 
-pytestmark = pytest.mark.each_store
-
 ENDED = SessionEnded("logout", "ann")
 
 
@@ -37,6 +35,7 @@ async def page(log: Log, sid: str, **wanted: int) -> tuple[list[int], bool]:
     return seqs(found.entries), found.below_floor
 
 
+@pytest.mark.each_store
 async def test_a_history_is_walked_in_pages_by_seq_and_by_time(log: Log) -> None:
     state = await log.history(330)
     assert await page(log, state.sid, count=3) == ([330, 329, 328], False)
@@ -63,6 +62,7 @@ async def test_events_carry_the_skip_pointers_that_are_told_of_them(log: Log) ->
     assert found[keys.session(PARTITION, state.sid)][b"skip"] == marks.kept.encode()
 
 
+@pytest.mark.each_store
 async def test_marks_that_are_away_lead_no_further(log: Log) -> None:
     """Where a stream is trimmed, or the session keeps no marks as in the oldest ledgers."""
     state = await log.history(383)
@@ -158,6 +158,7 @@ async def test_an_event_that_is_missing_above_the_floor_is_corruption(log: Log, 
     assert (await page(log, state.sid, top_seq=top, count=1000))[1], "it was archived"
 
 
+@pytest.mark.each_store
 async def test_a_pointer_into_another_session_is_not_followed(log: Log) -> None:
     state = await log.history(300)
     entries = await events_of(log)
@@ -167,6 +168,7 @@ async def test_a_pointer_into_another_session_is_not_followed(log: Log) -> None:
     assert await page(log, state.sid, top_seq=100, count=2) == ([100, 99], False)
 
 
+@pytest.mark.each_store
 async def test_an_entry_that_is_none_of_an_event_is_corruption(log: Log) -> None:
     state = await log.history(40)
     entries = {e.recorded.seq: e for e in await events_of(log) if e.recorded.sid == state.sid}
