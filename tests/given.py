@@ -38,7 +38,7 @@ from ledger.evolve import fold
 from ledger.positions import MAX_US, Position
 from ledger.state import State
 
-long_examples: Final = settings(max_examples=settings.default.max_examples // 5)
+long_examples: Final = settings(max_examples=settings().max_examples // 5)
 """For properties whose examples take most of a second each."""
 
 SID: Final = "5e" * 32
