@@ -44,7 +44,7 @@ settings.register_profile(
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("soak", settings.get_profile("syncledger"), max_examples=500)
+settings.register_profile("soak", settings.get_profile("syncledger"), max_examples=1000)
 settings.load_profile("syncledger")
 
 # redis-py reads its own version from disk for every connection; tests open thousands.

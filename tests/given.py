@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from ledger.acks import RESET_ACK, Ack, completion
@@ -38,6 +39,9 @@ from ledger.evolve import fold
 from ledger.personal import plain
 from ledger.positions import MAX_US, Position
 from ledger.state import State
+
+long_examples: Final = settings(max_examples=settings().max_examples // 5)
+"""For properties whose examples take most of a second each."""
 
 SID: Final = "5e" * 32
 NOW: Final = 1_790_000_000_000_000

@@ -150,7 +150,7 @@ async def test_a_node_of_a_cluster_is_recognised(cluster_url: str) -> None:
 
 
 async def test_a_flood_waits_for_few_connections(valkey_url: str) -> None:
-    async with opened(valkey_url, EVERYTHING) as limits, redis.asyncio.Redis.from_url(valkey_url) as client:
+    async with opened(valkey_url, EVERYTHING, 60.0) as limits, redis.asyncio.Redis.from_url(valkey_url) as client:
         before = (await client.info("clients"))["connected_clients"]
         floods = asyncio.gather(*(limits.account(f"a{n}") for n in range(2000)))
         await asyncio.sleep(0.05)

@@ -77,7 +77,11 @@ def gumnut() -> Iterator[GumnutServer]:
         yield server
 
 
-@pytest.fixture(params=["catalog on fakeredis", "catalog on Valkey", "PostgreSQL", "Gumnut"])
+@pytest.fixture(
+    params=[
+        pytest.param("catalog on fakeredis", marks=pytest.mark.soak), "catalog on Valkey", "PostgreSQL", "Gumnut",
+    ]
+)  # fmt: skip
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """Each source in turn, empty."""
     match request.param:

@@ -32,7 +32,6 @@ from tests.given import ack as ack_of
 from tests.ledgers import Clock, Log, sid_of
 from tests.servers import RedisServer
 
-EXAMPLES: Final = 45
 INSTANTS: Final = 30
 SECOND_US: Final = 1_000_000
 HOUR_US: Final = 3600 * SECOND_US
@@ -112,17 +111,18 @@ async def check(url: str, story: list[tuple[str, Command, int]], ending: Command
     await store.close()
 
 
-def test_at_1000_instants_the_fold_is_what_lived_then(shared_valkey: RedisServer) -> None:
+@pytest.mark.parametrize(("examples", "instants"), [(10, 200), pytest.param(45, 1000, marks=pytest.mark.soak)])
+def test_at_many_instants_the_fold_is_what_lived_then(shared_valkey: RedisServer, examples: int, instants: int) -> None:
     checked.clear()
 
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=examples)
     @forall(steps, endings, st.randoms(use_true_random=False))
     def at_random_instants(story: list[tuple[str, Command, int]], ending: Command, dice: random.Random) -> None:
         shared_valkey.flush()
         asyncio.run(check(shared_valkey.url, story, ending, dice))
 
     at_random_instants()
-    assert len(checked) >= 1000
+    assert len(checked) >= instants
 
 
 @pytest.fixture

@@ -147,7 +147,6 @@ async def test_what_hangs_on_a_row_that_waits_waits_too_and_goes_after_it(catalo
     assert await nothing_is_left(store)
 
 
-@pytest.mark.each_store
 async def test_parents_and_children_in_one_batch_in_any_order(catalog: Catalog, store: Store) -> None:
     batch = [
         entity("UserV1"), entity("AssetV2"), entity("AssetExifV1"), entity("PersonV1"), entity("AlbumV1"),

@@ -32,7 +32,7 @@ from ledger.service import Ledger
 from projections.entities.registry import entity_types_for
 from projections.verify import verify
 from tests.fake_store import FakeStore
-from tests.given import stored
+from tests.given import long_examples, stored
 from tests.ledgers import Clock, sid_of
 from tests.memory_source import DELETES, REQUESTS, UPSERTS, Change, Form, MemorySource, link_id
 
@@ -372,6 +372,7 @@ steps: Final = st.lists(
 )
 
 
+@long_examples
 @given(steps, st.integers(1, 4))
 def test_every_device_ends_with_exactly_what_lives(steps: list[tuple[Any, ...]], page_rows: int) -> None:
     asyncio.run(World(page_rows).live(steps))

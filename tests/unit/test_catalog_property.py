@@ -40,6 +40,7 @@ from projections.entities.source import Page
 from projections.entities.writer import WRITE
 from projections.entities.writes import Write, arguments
 from tests.fake_store import FakeStore
+from tests.given import long_examples
 from tests.samples import sample
 
 LIBRARY: Final = "L"
@@ -323,6 +324,7 @@ def histories(draw: DrawFn) -> list[Op]:
     return [*beginning, *draw(st.lists(ops(), min_size=15, max_size=60))]
 
 
+@long_examples
 @given(histories())
 def test_a_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
     note(json.dumps(drawn))
@@ -346,6 +348,7 @@ def as_of_an_old_server(op: Op) -> Op | None:
     return op
 
 
+@long_examples
 @given(histories())
 def test_an_old_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
     note(json.dumps(drawn))

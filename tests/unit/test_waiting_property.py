@@ -19,6 +19,7 @@ from projections.entities.entity import Entity, read_line
 from projections.entities.layout import keys_of
 from projections.entities.writer import WRITE
 from projections.entities.writes import Write, arguments
+from tests.given import long_examples
 from tests.samples import sample
 from tests.unit.test_catalog_property import LIBRARY, Sink
 
@@ -105,6 +106,7 @@ async def run(steps: list[Step]) -> None:
     await sink.assert_nothing_was_missed()
 
 
+@long_examples
 @given(st.lists(STEPS, min_size=3, max_size=12))
 def test_what_was_noted_is_all_there_is_to_look_at(steps: list[Step]) -> None:
     note(json.dumps(steps))
