@@ -38,6 +38,7 @@ OF_A_LIBRARY = [
     keys.catalog_waiting(LIBRARY),
     keys.catalog_wanted(LIBRARY),
     keys.catalog_arrived(LIBRARY),
+    keys.catalog_checksums(LIBRARY),
 ]
 OF_ALL = [
     keys.meta(),
