@@ -13,6 +13,7 @@ from ops.simulate.parse import SHAPES, Run
 
 _UNORDERED: Final = frozenset({"SyncAckV1", "SyncResetV1", "SyncCompleteV1"})
 _AFTER_EVERY_ID: Final = "\U0010ffff"
+_BEFORE_ALL: Final = ("1970-01-01T00:00:00.000000Z", _AFTER_EVERY_ID)
 
 Place = tuple[str, str]
 
@@ -54,7 +55,7 @@ class Repeats:
         placeholders = placeholders_of(run)
         for at, ack in enumerate(run.acks):
             here = place_of(ack)
-            if placeholders and at in placeholders and (last is None or here[0] <= last[0]):
+            if at in placeholders and here[0] <= (_BEFORE_ALL if last is None else last[0]):
                 continue
             if last is not None and here[1] == last[1] and here[0] <= last[0]:
                 repeated += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,7 +67,17 @@ def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: 
     async def hold(found: Opened) -> None:
         assert await open_credentials(found, commands.settings).hold(user, sid, "an ID token")
 
+    async def name(found: Opened) -> str:
+        row = await found.catalog.entity(user, "UserV1", user)
+        assert row is not None
+        return str(json.loads(row)["name"])
+
+    async def horizon(found: Opened) -> int:
+        return await found.catalog.horizon(user)
+
     commands.inside(hold)
+    assert commands.inside(name) == "Ann Müller"
+    before = commands.inside(horizon)
     told = commands("user", "erase", user, "--yes")
     assert told == "2 sessions ended, identity erased, what devices said of themselves erased\n"
 
@@ -91,6 +102,8 @@ def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: 
             assert [name for name, value in left.items() if secret in value] == []
 
     commands.inside(look)
+    assert commands.inside(name) == user
+    assert commands.inside(horizon) > before  # other devices of the library get the row again
     assert commands.json("verify")["different"] == 0
     done = commands.run("user", "erase", user, "--yes")
     assert (done.code, "nobody of this id" in done.err) == (1, True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.http import Service
-from tests.samples import sample
+from tests.samples import USER_ID, sample
 
 PATH = "/ledger/libraries/lib/entities"
 
@@ -68,6 +68,8 @@ async def test_a_line_that_does_not_fit_is_reported_and_stops_no_other(service: 
 async def test_what_waits_for_a_parent_is_told_and_listed_if_wanted(service: Service, key: str) -> None:
     face = {"type": "AssetFaceV2", "id": "f1", "data": sample("AssetFaceV2", id="f1", assetId="a1")}
     asset = {"type": "AssetV2", "id": "a1", "data": sample("AssetV2", id="a1")}
+    owner = {"type": "UserV1", "id": USER_ID, "data": sample("UserV1")}
+    await post(service, key, lines(owner))
     report = await post(service, key, lines(face))
     assert (report["taken"], report["refused"], report["waiting"]) == (1, 0, 1)
     assert report["waits"] == [{"type": "AssetFaceV2", "rows": 1, "id": "f1", "parent": "asset|a1"}]
@@ -77,11 +79,11 @@ async def test_what_waits_for_a_parent_is_told_and_listed_if_wanted(service: Ser
         assert answer.status_code == 200
         return [json.loads(line) for line in answer.text.splitlines()]
 
-    assert await listed("") == await listed("?waiting=true") == [face]
-    assert await listed("?waiting=false") == []
+    assert await listed("") == await listed("?waiting=true") == [owner, face]
+    assert await listed("?waiting=false") == [owner]
     assert (await service.ask("GET", PATH + "?waiting=x", headers={"x-api-key": key})).status_code == 400
     assert (await post(service, key, lines(asset)))["waiting"] == 0
-    assert await listed("") == await listed("?waiting=false") == [asset, face]
+    assert await listed("") == await listed("?waiting=false") == [owner, asset, face]
 
 
 async def test_an_empty_body_takes_nothing(service: Service, key: str) -> None:

@@ -31,6 +31,8 @@ from ops.simulate.errors import (
     UnreadableLine,
     UnusableCopy,
 )
+from ops.simulate.parse import SHAPES, Run
+from ops.simulate.repeats import Repeats, placeholders_of
 from ops.simulate.tables import TYPES_V1, TYPES_V2
 from tests.scripted_server import JSON, Broken, ScriptedServer, line
 
@@ -773,3 +775,16 @@ def test_the_server_of_a_slow_reader_is_held_back(server: ScriptedServer, open_d
 
 def test_held_lines_are_those_of_the_app() -> None:
     assert device_module.HELD_LINES == 5000
+
+
+def test_a_placeholder_counts_as_no_repeat_and_whatever_else_comes_again_does() -> None:
+    def run(*lines: tuple[str, str]) -> Run:
+        columns = SHAPES["AssetV2"].columns
+        rows = [tuple(checksum if name == "checksum" else None for name in columns) for _, checksum in lines]
+        return Run("AssetV2", rows, [f"AssetV2|{place}" for place, _ in lines], 1)
+
+    first, second = "2024-01-01T00:00:00.000001Z|a", "2024-01-01T00:00:00.000002Z|b"
+    moved = run((first, "placeholder:b"), (first, "placeholder:c"), (second, "one"))
+    assert (Repeats({"AssetV2": f"AssetV2|{first}"}).count(moved), placeholders_of(moved)) == (0, {0, 1})
+    assert Repeats({"AssetV2": f"AssetV2|{first}"}).count(run((first, "one"), (second, "two"))) == 1
+    assert Repeats({}).count(run((second, "placeholder:b"), (second, "one"))) == 1  # one ahead of nothing has a place

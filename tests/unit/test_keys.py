@@ -40,6 +40,7 @@ OF_A_LIBRARY = [
     keys.catalog_wanted(LIBRARY),
     keys.catalog_arrived(LIBRARY),
     keys.unsent(LIBRARY),
+    keys.catalog_checksums(LIBRARY),
 ]
 OF_ALL = [
     keys.meta(),
