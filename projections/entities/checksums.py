@@ -30,11 +30,12 @@ _START: Final = Position(0, "")
 
 
 class Suspect(Struct, rename="camel"):
-    """What of an asset tells whether a device may have it, and whose checksums it excludes."""
+    """What of an asset tells whether a device may have it, and whose checksum it excludes: nobody's without one."""
 
-    owner_id: str
-    library_id: str | None
-    created_at: str | None
+    checksum: str | None = None
+    owner_id: str | None = None
+    library_id: str | None = None
+    created_at: str | None = None
 
 
 _decode: Final = msgspec.json.Decoder(Suspect).decode
@@ -69,9 +70,11 @@ def suspects(lines: Sequence[bytes], known_us: int, *, after_others: bool) -> It
     It has what was made by `known_us`, the newest position that it acknowledged of any of these types. With
     `after_others` only those that come behind another row they could exclude: for the first of them nobody waits.
     """
-    seen: set[tuple[str, str | None]] = set()
+    seen: set[tuple[str | None, str | None]] = set()
     for line in lines:
         found = _decode(data_of(line))
+        if found.checksum is None:
+            continue
         whose = found.owner_id, found.library_id
         is_known = found.created_at is None or us_from_iso(found.created_at) <= known_us
         if is_known and (whose in seen or not after_others):

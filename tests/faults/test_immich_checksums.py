@@ -46,16 +46,21 @@ class Files:
 
     def __init__(self, database: ImmichDatabase, dice: random.Random, user: UUID) -> None:
         self._db, self._dice, self._user = database, dice, user
-        self._free = [f"{user} {number}" for number in range(5)]
+        self._free = [f"{user} {number}" for number in range(6)]
         self._contents: dict[UUID, str] = {}
+        for _ in range(4):
+            self._upload()
+
+    def _upload(self) -> None:
+        content = self._take()
+        self._contents[self._db.asset(self._user, content)] = content
 
     def act(self) -> None:
         """Do one thing."""
         here = sorted(self._contents)
-        match self._dice.choice(("upload", "change", "change", "swap", "touch", "touch", "delete")):
+        match self._dice.choice(("upload", "upload", "change", "swap", "swap", "touch", "touch", "delete")):
             case "upload" if self._free:
-                content = self._take()
-                self._contents[self._db.asset(self._user, content)] = content
+                self._upload()
             case "change" if here and self._free:
                 asset = self._dice.choice(here)
                 self._set(asset, self._take(), free=True)
