@@ -30,7 +30,7 @@ RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.e
 
 
 class Passed(msgspec.Struct):
-    """What a stream did not send, by entity type: rows that need another, unfit ones, and the types that were cut."""
+    """What a stream did not send: rows held back by entity type, unfit ones of them by `Type.field`, types cut."""
 
     held_back: Counter[str] = msgspec.field(default_factory=Counter)
     unfit: Counter[str] = msgspec.field(default_factory=Counter)
@@ -106,10 +106,10 @@ async def _run(
     after = None if checkpoint is None else checkpoint.position
     end = joint(state.epoch_of(row.name))
     async for page in source.pages(state.library, row.name, after, snapshot_us, PAGE_ROWS):
-        if page.held_back > page.unfit:
-            passed.held_back[row.name] += page.held_back - page.unfit
-        if page.unfit:
-            passed.unfit[row.name] += page.unfit
+        if page.held_back:
+            passed.held_back[row.name] += page.held_back
+        for field, rows in page.unfit.items():
+            passed.unfit[f"{row.name}.{field}"] += rows
         if page.cut:
             passed.cut.append(row.name)
         if not page.lines:  # all of it is held back
