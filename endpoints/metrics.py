@@ -34,10 +34,9 @@ class Counted(Collector):
         """Yield one metric for each counter."""
         for name, values in groupby(self._counts, key=lambda count: count.name):
             known = COUNTERS[name]
-            labels = [label for label in (known.label, "reason" if known.reasons else "") if label]
-            metric = CounterMetricFamily(PREFIX + name, known.help, labels=labels)
+            metric = CounterMetricFamily(PREFIX + name, known.help, labels=[known.label] if known.label else [])
             for count in values:
-                metric.add_metric([count.label_value, count.reason][: len(labels)], count.value)
+                metric.add_metric([count.label_value] if known.label else [], count.value)
             yield metric
 
 

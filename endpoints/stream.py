@@ -95,8 +95,8 @@ class SyncStream:
             await made.aclose()
         for entity_type, rows in passed.held_back.items():
             await counters.note("rows_held_back", rows, entity_type=entity_type)
-        for entity_type, rows in passed.unfit.items():
-            await counters.note("rows_held_back", rows, entity_type=entity_type, reason="unfit")
+        for field, rows in passed.unfit.items():
+            await counters.note("rows_unfit", rows, field=field)
         for entity_type in passed.cut:
             await counters.note("runs_cut", entity_type=entity_type)
 

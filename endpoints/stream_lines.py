@@ -34,7 +34,7 @@ RESET_LINE: Final = f'{{"type":"{RESET}","data":{{}},"ack":"{RESET_TEXT}"}}\n'.e
 
 
 class Passed(msgspec.Struct):
-    """What a stream did not send, by entity type: rows that need another, unfit ones, and the types that were cut."""
+    """What a stream did not send: rows held back by entity type, unfit ones of them by `Type.field`, types cut."""
 
     held_back: Counter[str] = msgspec.field(default_factory=Counter)
     unfit: Counter[str] = msgspec.field(default_factory=Counter)
@@ -126,10 +126,10 @@ async def _run(
         if isinstance(page, bytes):
             yield page
             continue
-        if page.held_back > page.unfit:
-            passed.held_back[row.name] += page.held_back - page.unfit
-        if page.unfit:
-            passed.unfit[row.name] += page.unfit
+        if page.held_back:
+            passed.held_back[row.name] += page.held_back
+        for field, number in page.unfit.items():
+            passed.unfit[f"{row.name}.{field}"] += number
         if page.cut:
             passed.cut.append(row.name)
         if not page.lines:  # all of it is held back

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Final, NamedTuple
 
+from msgspec.structs import fields
+
 from ledger import keys
 from ledger.errors import LedgerError
 from ledger.log.store import Store
@@ -20,15 +22,21 @@ OTHER: Final = "other"
 
 
 class Known(NamedTuple):
-    """What a counter counts, and the one label it may have with all its values; `reasons` are those of a second."""
+    """What a counter counts, and the one label it may have with all its values."""
 
     help: str
     label: str = ""
     values: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()
 
 
 _ENTITY_TYPES: Final = tuple(row.name for row in ROWS if row.form is not None and not row.is_delete)
+
+_FIELDS: Final = tuple(
+    f"{row.name}.{field.encode_name}"
+    for row in ROWS
+    if row.form is not None and not row.is_delete
+    for field in fields(row.payload)
+)
 
 # Every counter there is. The values of labels are listed, so that the hash is bounded whoever asks for what.
 COUNTERS: Final[dict[str, Known]] = {
@@ -65,11 +73,14 @@ COUNTERS: Final[dict[str, Known]] = {
     "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
     # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
     "rows_held_back": Known(
-        "Rows that a stream or a write met and that no device could store, so that they wait, by entity type and by "
-        "reason: they need another row, or no device could read them.",
+        "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
         "entity_type",
         _ENTITY_TYPES,
-        ("missing_parent", "unfit"),
+    ),
+    "rows_unfit": Known(
+        "Rows held back because no device could read them, by entity type and field; rows they keep are not counted.",
+        "field",
+        _FIELDS,
     ),
     "runs_cut": Known(
         "Runs of an entity type that ended early because a parent had changed during the stream.",
@@ -80,12 +91,11 @@ COUNTERS: Final[dict[str, Known]] = {
 
 
 class Count(NamedTuple):
-    """A counter's value; `label_value` is empty for a counter without a label, `reason` for one without reasons."""
+    """A counter's value; `label_value` is empty for a counter without a label."""
 
     name: str
     label_value: str
     value: int
-    reason: str = ""
 
 
 class Counters:
@@ -115,28 +125,15 @@ class Counters:
         counts = []
         for name, known in COUNTERS.items():
             for value in (*known.values, OTHER) if known.label else ("",):
-                for reason in known.reasons or ("",):
-                    labels = {known.label: value} if known.label else {}
-                    field = _field(name, {**labels, "reason": reason} if reason else labels)
-                    if value != OTHER or field in found:
-                        counts.append(Count(name, value, found.get(field, 0), reason))
+                field = _field(name, {known.label: value} if known.label else {})
+                if value != OTHER or field in found:
+                    counts.append(Count(name, value, found.get(field, 0)))
         return counts
 
 
 def _field(name: str, labels: dict[str, str]) -> str:
-    """Name a count: the counter, then its label and value; the first of a counter's reasons is not named."""
+    """Name a count: the counter, then its label and value."""
     known = COUNTERS[name]
-    if known.reasons:
-        labels = dict(labels)
-        reason = labels.pop("reason", known.reasons[0])
-        if reason not in known.reasons:
-            raise KeyError(f"{name} has no reason {reason!r}")
-        field = _labelled(name, known, labels)
-        return field if reason == known.reasons[0] else f"{field}{{reason={reason}}}"
-    return _labelled(name, known, labels)
-
-
-def _labelled(name: str, known: Known, labels: dict[str, str]) -> str:
     if labels.keys() != ({known.label} if known.label else set()):
         raise KeyError(f"{name} has the label {known.label!r}, and is given {sorted(labels)}")
     if not known.label:

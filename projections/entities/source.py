@@ -29,7 +29,7 @@ class Page(Struct):
     between them. `last` is the position of the last row, also of one that was held back. `horizon_us` is the source's
     horizon when the page was read: if it is not above the stream's snapshot, nothing has been written since.
     `held_back` counts the rows that were left out because the device could not store them yet; `unfit` those of them
-    that it could not even read. `cut` tells that the
+    that it could not even read, by field. `cut` tells that the
     run ends here, before a row whose parent may not be there; a source that knows that by itself needs no `first_held`.
     """
 
@@ -38,7 +38,7 @@ class Page(Struct):
     horizon_us: int
     held_back: int = 0
     cut: bool = False
-    unfit: int = 0
+    unfit: dict[str, int] = {}
 
 
 class Held(Struct, frozen=True):

@@ -228,6 +228,14 @@ def explained(service: RunningService, user: UUID) -> list[tuple[str, str, str]]
     return [(one["type"], one["reason"], one["needs"]) for one in found.json()["heldBack"]]
 
 
+def metrics(service: RunningService) -> dict[str, float]:
+    """Read what is counted."""
+    key = service.command("key", "create", "--scope", "metrics.read").stdout.strip()
+    with service.client(**{"x-api-key": key}) as client:
+        lines = client.get("/metrics").text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
 def checked(url: str) -> Sequence[str]:
     """List what `source check` says."""
 
@@ -273,6 +281,10 @@ def test_every_field_of_every_type_in_turn(service: RunningService, database: Im
                 forms = forms_of({"asset_edit": "edit", "asset_ocr": "ocr"}.get(case.table, case.table))
                 of_table = {name for form in forms for name in form.upsert_types}
                 assert any(t in of_table and (r, n) == ("unfit", case.field) for t, r, n in held), case
+        counted = metrics(service)
+        for case in scene.cases:
+            if case.waits and case.table == "asset":
+                assert counted[f'syncledger_rows_unfit_total{{field="AssetV2.{case.field}"}}'] > 0
         told = checked(database.url)
         for case in scene.cases:
             if case.waits and case.table in ("asset", "album", "memory", "person"):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
@@ -326,7 +326,8 @@ class PostgresSource:
 
         Raises SourceUnavailable where a line is not what was asked for: what refers to that row might be sent.
         """
-        last, rows, not_read = fetched.last, len(fetched.entries), 0
+        last, rows = fetched.last, len(fetched.entries)
+        not_read: dict[str, int] = {}
         if not all(entry.startswith(b"{") for entry in fetched.entries):
             await self._unfit.note({parent for entry in fetched.entries if (parent := unfit_parent_of(entry))})
             not_read = self._tell_unfit(served, fetched)
@@ -342,8 +343,8 @@ class PostgresSource:
         # What is written meanwhile shows in the parents' places, whatever the horizon.
         return PostgresPage(lines, last, before, rows - len(lines), unfit=not_read, parents=tuple(fetched.parents))
 
-    def _tell_unfit(self, served: EntityTypeRow, fetched: Fetched) -> int:
-        """Count the rows of a page that no device can read; the first of each field is logged."""
+    def _tell_unfit(self, served: EntityTypeRow, fetched: Fetched) -> dict[str, int]:
+        """Count the rows of a page that no device can read by field; the first of each is logged."""
         unfit = [(entry, field) for entry in fetched.entries if (field := unfit_field_of(entry))]
         for entry, field in unfit:
             if (served.name, field) not in self._told:
@@ -355,7 +356,7 @@ class PostgresSource:
                     place_of(entry).id,
                     field,
                 )
-        return len(unfit)
+        return Counter(field for _, field in unfit)
 
     def _cuts(self, table: str, limits: Mapping[str, Position]) -> Sequence[int]:
         """Tell where the runs of a table's entity types were cut.
