@@ -153,8 +153,8 @@ def keyring_source(settings: Settings) -> Callable[[], Keyring]:
 
 
 def open_user_keys(store: Store, settings: Settings) -> UserKeys:
-    """Give access to the keys of users' personal texts; raises InvalidInput for a place or keys that cannot be used."""
-    return UserKeys(store, settings.user_keys_place.open(), credential_cipher(settings))
+    """Give access to the keys of users' personal texts, which raises InvalidInput for what cannot be used."""
+    return UserKeys(store, settings.user_keys_place.open, lambda: credential_cipher(settings))
 
 
 def open_credentials(found: Opened, settings: Settings) -> Credentials:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from typing import Final
 
@@ -54,14 +55,27 @@ class UserKeys:
     """
 
     def __init__(
-        self, store: Store, objects: Objects, cipher: Cipher, now_s: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        open_place: Callable[[], Objects],
+        open_cipher: Callable[[], Cipher],
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Both are opened, and with that perhaps made, when they are first needed."""
         self._store = store
-        self._objects = objects
-        self._cipher = cipher
+        self._open_place = open_place
+        self._open_cipher = open_cipher
         self._now_s = now_s
         self._is_ours = False
         self._known: OrderedDict[str, tuple[UserKey, float]] = OrderedDict()
+
+    @cached_property
+    def _objects(self) -> Objects:
+        return self._open_place()
+
+    @cached_property
+    def _cipher(self) -> Cipher:
+        return self._open_cipher()
 
     async def check(self) -> None:
         """Hold the place to its ledger: whichever was there first is the one for good. Raises LayoutError."""

@@ -34,7 +34,7 @@ class Place:
 
     def worker(self, *keys: str, store: Store | None = None) -> UserKeys:
         cipher = Cipher.from_keys(keys or (OLD,))
-        return UserKeys(store or self.store, self.objects(), cipher, lambda: self.now_s)
+        return UserKeys(store or self.store, self.objects, lambda: cipher, lambda: self.now_s)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def test_a_key_that_is_erased_while_it_is_wrapped_anew_stays_away(place: P
             await super().replace(name, content)
 
     objects = place.objects()
-    keys._objects = Slow(objects._store, objects._root)
+    keys._open_place = lambda: Slow(objects._store, objects._root)
     await keys.rewrap()
     assert await place.worker(NEW, OLD).find("ann") is None
 

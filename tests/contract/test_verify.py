@@ -12,8 +12,8 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import SessionEnded
+from ledger.events import SCHEMA, encode_event
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.events import encode_event
 from ledger.log.store import Store, open_store
 from ledger.personal import plain
 from ledger.service import Ledger
@@ -163,7 +163,7 @@ async def test_a_changed_event_is_named_once(
 UNREADABLE = {
     "bytes that are no event": ({"event": b"\xc1"}, "cannot be read"),
     "an unknown event": ({"event": msgspec.msgpack.encode(["from_the_future", 1])}, "unknown type 'from_the_future'"),
-    "a newer schema": ({"schema": b"2"}, "schema 2"),
+    "a newer schema": ({"schema": b"%d" % (SCHEMA + 1)}, f"schema {SCHEMA + 1}"),
     "a seq that is no number": ({"seq": b"x"}, "cannot be read"),
     "a prev that is no text": ({"prev": b"\xff"}, "cannot be read"),
 }

@@ -81,6 +81,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{lphotos}:wanted",
         b"{lphotos}:arrived",
         b"{lphotos}:unsent",
+        b"{lphotos}:checksums",
     ]
     assert OF_ALL == [
         b"ledger:meta",
