@@ -109,7 +109,7 @@ def assert_serves(service: RunningService, token: str) -> None:
 
 def test_a_killed_store_breaks_the_stream_and_the_next_one_is_whole(own_service: Callable[..., RunningService]) -> None:
     service = own_service()
-    token = service.sign_in()
+    token = service.sign_in("u0")
     with opened(service, token) as stream:
         service.kill_store()
         assert_broken(stream)
@@ -119,7 +119,7 @@ def test_a_killed_store_breaks_the_stream_and_the_next_one_is_whole(own_service:
 
 def test_a_killed_worker_breaks_its_streams_alone(own_service: Callable[..., RunningService]) -> None:
     service = own_service(workers=2)
-    token = service.sign_in()
+    token = service.sign_in("u0")
     with opened(service, token) as one, opened(service, token) as other:
         holders = [worker for worker in service.workers() if one.local_port in clients_of(worker)]
         assert len(holders) == 1
@@ -136,7 +136,7 @@ def test_a_silent_store_breaks_the_stream(tmp_path: Path) -> None:
     with RedisServer(valkey_binary(), tmp_path / "valkey", unix=True) as server:
         with RunningService(tmp_path, redis_url=server.url, redis_timeout="1s") as service:
             fill(service)
-            token = service.sign_in()
+            token = service.sign_in("u0")
             with opened(service, token) as stream:
                 server.pause()
                 assert_broken(stream)
@@ -149,7 +149,7 @@ def test_trouble_in_the_store_is_503_and_never_401(tmp_path: Path) -> None:
     with RedisServer(valkey_binary(), tmp_path / "valkey", durable=True) as server:
         with RunningService(tmp_path, workers=2, redis_url=server.url, redis_timeout="1s") as service:
             service.put("lib", [{"type": "UserV1", "id": "u", "data": sample("UserV1", id="u")}])
-            token = service.sign_in()
+            token = service.sign_in("u0")
             requests = [
                 ("POST", "/api/sync/stream", {"types": ["UsersV1"]}),
                 ("POST", "/api/sync/stream", {"types": ["UsersV1"], "reset": True}),
@@ -181,7 +181,7 @@ def test_trouble_in_the_store_is_503_and_never_401(tmp_path: Path) -> None:
 
 
 def test_logout_elsewhere_ends_the_stream_of_a_slow_reader(service: RunningService) -> None:
-    for token in service.sign_in_many(4):  # on two workers: so that logout comes to the other one
+    for token in service.sign_in_many(4, "u0"):  # on two workers: so that logout comes to the other one
         with opened(service, token) as stream, service.client(token) as client:
             assert client.post("/api/auth/logout").status_code == 200
             ended = time.monotonic()
@@ -193,7 +193,7 @@ def test_logout_elsewhere_ends_the_stream_of_a_slow_reader(service: RunningServi
 
 def test_logout_ends_the_stream_of_a_reader_that_takes_nothing(own_service: Callable[..., RunningService]) -> None:
     service = own_service()
-    token = service.sign_in()
+    token = service.sign_in("u0")
     with opened(service, token) as stream, service.client(token) as client:
         assert client.post("/api/auth/logout").status_code == 200
         wait_until(lambda: not connected(service, stream), "the connection to be broken", LOOK_S + SLACK_S)
@@ -203,7 +203,7 @@ def test_logout_ends_the_stream_of_a_reader_that_takes_nothing(own_service: Call
 
 
 def test_a_stalled_reader_is_cut_off_and_a_slow_one_is_not(service: RunningService) -> None:
-    token = service.sign_in()
+    token = service.sign_in("u0")
     outcome: list[tuple[bool | None, int, float]] = []
 
     def read_slowly() -> None:
@@ -231,7 +231,7 @@ def test_a_stalled_reader_is_cut_off_and_a_slow_one_is_not(service: RunningServi
 
 
 def test_a_departed_client_leaves_no_work_behind(service: RunningService) -> None:
-    token = service.sign_in()
+    token = service.sign_in("u0")
 
     def reads() -> int:
         with service.store() as store:
@@ -259,7 +259,7 @@ def test_sigterm_is_answered_within_the_grace_with_streams_open(
 ) -> None:
     grace_s = 6.0
     service = own_service(workers=workers, grace=f"{grace_s:g}s")
-    tokens = service.sign_in_many(3)
+    tokens = service.sign_in_many(3, "u0")
     with opened(service, tokens[0]) as stalled, opened(service, tokens[1]) as slow, opened(service, tokens[2]) as quick:
         service.signal(signal.SIGTERM)
         told = time.monotonic()
