@@ -24,6 +24,7 @@ from projections.entities.catalog import Catalog
 from projections.entities.entity import Entity, read_line
 from projections.verify import verify
 from tests.backups import LATER, PARTITIONS, archive_all, everything, files_of, full, restored, saved
+from tests.owners import let_owners_be_there
 from tests.samples import sample
 
 SECOND_US = 10**6
@@ -125,6 +126,7 @@ async def test_a_catalog_that_rests_in_between_is_in_it_as_it_was_then(
         for number in range(60):
             await catalog.put("busy", [asset(number)])
 
+    await let_owners_be_there(catalog, "busy", [asset(0)])
     await catalog.put("busy", [asset(number) for number in range(1000, 4000)])
     writing = asyncio.create_task(write())
     await asyncio.sleep(0.005)
