@@ -231,7 +231,10 @@ def test_lines_are_processed_when_5000_are_held_while_the_stream_is_open(
         for number in range(1, 12_000):
             yield line("AssetV2", asset(f"a{number}"), f"AssetV2|{number:09d}|x")
             if number in (4000, 4999, 11_999):
-                time.sleep(0.5)
+                expected, within_s = {4000: (1, 0.5), 4999: (2, 30.0), 11_999: (3, 30.0)}[number]
+                until_s = time.monotonic() + within_s
+                while len(server.acks) < expected and time.monotonic() < until_s:
+                    time.sleep(0.01)
                 acked_when.append(len(server.acks))
         yield COMPLETE
 
