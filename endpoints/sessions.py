@@ -21,7 +21,7 @@ from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.commands import Command, CreateSession, EndSession, RequestReset
 from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
-from ledger.personal import UserKey, opened, plain, text_of
+from ledger.personal import plain, text_of
 from ledger.state import State
 
 MAX_DURATION_S: Final = 100 * 365 * 86_400
@@ -100,7 +100,7 @@ class Sessions:
             authenticated_by="session",
         )
         state = await self._ledger.execute(parent.user, issued.sid, command)
-        dto = session_dto(state, state.at_us, await self._ledger.key_of(state.user), current=False)
+        dto = session_dto(await self._ledger.opened(state), state.at_us, current=False)
         send(resp, SessionCreateResponseDto(**msgspec.structs.asdict(dto), token=issued.token), falcon.HTTP_201)
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
@@ -116,8 +116,10 @@ class Sessions:
         seen_ms = await self._ledger.seen_ms(caller.user, [state.sid for state in states])
         timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
         timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
-        key = await self._ledger.key_of(caller.user)
-        return [session_dto(state, updated_us, key, current=state.sid == caller.sid) for updated_us, state in timed]
+        return [
+            session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
+            for updated_us, state in timed
+        ]
 
 
 class Session:
@@ -134,8 +136,8 @@ class Session:
             raise NothingToUpdate("No fields to update")
         command = RequestReset(body.is_pending_sync_reset, by=plain(caller.user))
         state = await self._on(caller, session_id, command, "session.update")
-        key = await self._ledger.key_of(state.user)
-        send(resp, session_dto(state, state.at_us, key, current=False))  # false even for oneself, as upstream answers
+        state = await self._ledger.opened(state)
+        send(resp, session_dto(state, state.at_us, current=False))  # false even for oneself, as upstream answers
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         caller = await self._admitted(req, session_id, "session.delete")
@@ -179,9 +181,8 @@ def _no_access(access: str) -> NoSuchSession:
     return NoSuchSession(f"Not found or no {access} access")
 
 
-def session_dto(state: State, updated_us: int, key: UserKey | None, *, current: bool) -> SessionResponseDto:
-    """Describe a session as the SDK has it; `updated_us` is when it was last used, `key` opens what the device said."""
-    state = opened(state, key)
+def session_dto(state: State, updated_us: int, *, current: bool) -> SessionResponseDto:
+    """Describe an opened session as the SDK has it; `updated_us` is when it was last used."""
     return SessionResponseDto(
         id=state.sid,
         createdAt=iso_ms(state.created_at_us),

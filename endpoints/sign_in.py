@@ -124,9 +124,9 @@ class SignIn:
         """Find the user of an identity, or make it one."""
         services = self._services
         await services.limits.account(_account(identity))
-        known = await services.identities.user_of(identity.issuer, identity.subject)
-        before = None if known is None else await services.identities.profile(known)
         with _told_why():
+            known = await services.identities.user_of(identity.issuer, identity.subject)
+            before = None if known is None else await services.identities.profile(known)
             profile = await services.identities.sign_in(
                 identity.issuer,
                 identity.subject,

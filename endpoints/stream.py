@@ -118,6 +118,7 @@ async def begin(
         )
     types = mask_of([COMPLETE, *(row.name for row in rows)])
     offered = {row.name: state.offered_us(row.name) for row in rows}
+    epochs = {name: state.epoch_of(name) for name in offered}
     known: dict[str, Position | None] = {}
     changed: frozenset[str] = frozenset()
     snapshot_us = horizon_us
@@ -133,6 +134,7 @@ async def begin(
     state = await act(OfferStream(snapshot_us, types, floor_us, source.resends))
     if state.reset_sent:  # it is on record before it leaves: from then on the device may have emptied itself
         return None
+    offered = {name: us for name, us in offered.items() if state.epoch_of(name) == epochs[name]}
     if (now := positions(state, rows)) != known:  # another request moved or cleared checkpoints, or this offer
         changed = frozenset(now)
     return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types, offered)

@@ -47,7 +47,7 @@ class Ahead:
         if not self._done and self._has_rows:
             async for text in self._recorded():
                 yield text
-        first = None if self._done or self._known_us < 0 else await anext(pages, None)
+        first = None if self._done or self._known_us < 0 or self._begins_anew(row) else await anext(pages, None)
         if first is None:
             async for page in pages:
                 yield page
@@ -90,6 +90,11 @@ class Ahead:
             after = self._position(row)
             async for page in self._source.pages(self._state.library, row.name, after, self._snapshot_us, PAGE_ROWS):
                 yield self._text(row, suspects(page.lines, self._known_us, after_others=False))
+
+    def _begins_anew(self, row: EntityTypeRow) -> bool:
+        """Tell whether the type was cleared since it was last offered: the device gets again what it has."""
+        state, name = self._state, row.name
+        return name not in state.checkpoints and state.epoch_of(name) > 1 and self._offered.get(name, -1) < 0
 
     def _was_offered(self, row: EntityTypeRow) -> bool:
         """Tell whether the entity type was offered and nothing of it acknowledged since.

@@ -33,7 +33,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     found = await open_all(redis_url, settings)
     closing.push_async_callback(found.close)
     try:
-        await found.user_keys.check()
+        await found.user_keys.check_begun()
     except ArchiveUnavailable as error:  # sign-ins wait for it, nothing else does
         log.warning("the place of users' keys does not answer: %s", error)
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.

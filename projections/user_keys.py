@@ -90,6 +90,12 @@ class UserKeys:
             )
         self._is_ours = True
 
+    async def check_begun(self) -> None:
+        """Check the place of a ledger that has one; before the first key nothing is made. Raises LayoutError."""
+        name = keys.meta()
+        if await self._store.command("HEXISTS", name, "user_keys", key=name):
+            await self.check()
+
     async def adopt(self) -> None:
         """Take this place for the ledger's, whatever it was before."""
         name = keys.meta()

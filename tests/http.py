@@ -24,6 +24,7 @@ from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
 from ledger.log.layout import open_layout
 from ledger.log.store import Store, open_store
+from ledger.personal import plain
 from ledger.service import Ledger
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from ops.accept import Load
@@ -106,7 +107,8 @@ class Service:
             await open_layout(self.store, PARTITIONS, self.clock())
 
     async def sign_in(self, user: str = "ann", library: str = "lib", **fields: Any) -> Issued:
-        """Create a session and return its token and id."""
+        """Create a session and return its token and id; what the device says of itself is given as text."""
+        fields |= {name: plain(fields[name]) for name in ("device_type", "device_os", "app_version") if name in fields}
         issued = self.tokens.issue(user, self.clock())
         await self.ledger.execute(user, issued.sid, CreateSession(user=user, library=library, **fields))
         return issued

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from tests.running import RunningService
-from tests.samples import sample
+from tests.samples import USER_ID, sample
 from tests.servers import RedisServer, valkey_binary
 
 WITNESS: Final = Path(__file__).parent.parent / "fsync_witness.c"
@@ -100,6 +100,7 @@ def test_an_ack_is_on_disk_before_it_is_answered(service: RunningService, log: L
     token = service.sign_in()
     with service.client(token) as client:
         assert client.get("/readyz").json()["durability"] == "always: an answered write is on disk"
+        service.put("lib", [{"type": "UserV1", "data": sample("UserV1", id=USER_ID)}])
         service.put("lib", [asset(number) for number in range(ACKS)])
         stream = client.post("/api/sync/stream", json={"types": ["AssetsV2"]})
         acks = [line["ack"] for line in map(json.loads, stream.text.splitlines()) if line["type"] == "AssetV2"]

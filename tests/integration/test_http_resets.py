@@ -86,7 +86,7 @@ async def store(valkey_url: str) -> AsyncIterator[Store]:
 async def phone(store: Store) -> AsyncIterator[Phone]:
     """A phone that has synced a library of one user and three assets."""
     async with serving(store) as service:
-        issued = await service.sign_in()
+        issued = await service.sign_in(USER_ID)
         phone = Phone(service, issued.token, issued.sid)
         await phone.write(UserV1={"id": USER_ID})
         for number in range(3):
@@ -161,7 +161,7 @@ async def test_a_horizon_that_is_below_all_deletes_that_are_kept_empties_nobody(
 ) -> None:
     source = TroubledSource(lambda: service.clock.now_us)
     async with serving(store, source=source) as service:
-        issued = await service.sign_in()
+        issued = await service.sign_in(USER_ID)
         phone = Phone(service, issued.token, issued.sid)
         source.write("lib", [Change("asset", "a1")])
         source.lags_us, source.keeps_us = 10 * SECOND_US, 20 * SECOND_US

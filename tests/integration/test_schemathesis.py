@@ -51,4 +51,9 @@ def test_what_is_answered_is_what_is_described(case: schemathesis.Case[Any], ser
         headers = {"x-api-key": text}
     else:
         headers = {"authorization": f"Bearer {server.run(server.service.sign_in()).token}"}
-    case.call_and_validate(base_url=f"http://127.0.0.1:{server.port}", headers=headers, excluded_checks=UNCHECKED)
+    base_url, unchecked = f"http://127.0.0.1:{server.port}", list(UNCHECKED)
+    if case.path.endswith("/sync/stream"):  # taken for one JSON text, which lines of several are not
+        unchecked.append(schemathesis.checks.response_schema_conformance)
+    answer = case.call_and_validate(base_url=base_url, headers=headers, excluded_checks=unchecked)
+    if answer.status_code == 200 and case.path.endswith("/sync/stream"):
+        assert {"type", "data", "ack"} <= json.loads(answer.content.splitlines()[-1]).keys()

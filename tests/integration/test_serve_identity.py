@@ -163,7 +163,7 @@ def test_a_user_of_gumnut_signs_in_and_the_token_held_for_them_is_renewed(tmp_pa
             assert [listed["id"] for listed in client.get("/api/sessions").json()] == [session["id"]]
 
         service.environment["LEDGER_CREDENTIAL_KEY"] = f"{new_key} {old_key}"
-        assert service.command("credentials", "rekey").stdout == "1 encrypted with the newest key\n"
+        assert service.command("credentials", "rekey").stdout == "2 encrypted with the newest key\n"
         service.command("user", "erase", user, "--yes")
         with service.client(token) as client:
             assert client.get("/api/sessions").status_code == 401

@@ -185,9 +185,9 @@ class Scene:
                 f" WHERE {WHERE_KEYS.get(case.table, 'id')} = '{key}'"
             )
 
-    def waiting(self, table: str) -> set[str]:
-        """List the rows of a table that may not be sent."""
-        return {str(key) for case, key, _ in self.before if case.waits and case.table == table}
+    def waiting(self, table: str, *, but: str = "") -> set[str]:
+        """List the rows of a table that may not be sent, without those only one of whose fields is unreadable."""
+        return {str(key) for case, key, _ in self.before if case.waits and case.table == table and case.field != but}
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_every_field_of_every_type_in_turn(service: RunningService, database: Im
             sql = f'SELECT x."{key}"::text AS id FROM "{table}" x WHERE {of}'
             mine = {one["id"] for one in database.fetch(sql, scene.ann)}
             assert ann.ids(theirs) & mine == mine - scene.waiting(table), table
-        assert not bob.ids("asset") & scene.waiting("asset")
+        assert not bob.ids("asset") & scene.waiting("asset", but="isFavorite"), "others' hearts are not read"
         assert not ann.ids("album_asset", "albumId") & scene.waiting("album")
         assert str(whole["asset"]) in bob.ids("asset")
         users = {one["id"] for one in database.fetch('SELECT id::text FROM "user"')}
