@@ -321,7 +321,10 @@ class Catalog:
         return lines[0] if lines else None
 
     async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
-        """Convert stored lines to an older version; albums without an owner are left out."""
+        """Convert stored lines to an older version.
+
+        An album without an owner is shown as the asking user's: left out, it would be missing to what hangs on it.
+        """
         assert served.downgrade is not None
         stored = row(served.stored)
         payloads = [payload_of(stored, line) for line in lines]
@@ -335,8 +338,7 @@ class Catalog:
                 continue
             owner = (position_of(line).at_us, payload_of(row("AlbumUserV1"), line).user_id)
             newest[album_id] = max(owner, newest.get(album_id, (0, "")))
-        return [
-            as_type(line, served.name, served.downgrade(data, newest[data.id][1]))
-            for line, data in zip(lines, payloads, strict=True)
-            if data.id in newest
+        owned = [
+            (line, data, newest.get(data.id, (0, self._user))[1]) for line, data in zip(lines, payloads, strict=True)
         ]
+        return [as_type(line, served.name, served.downgrade(data, owner)) for line, data, owner in owned if owner]

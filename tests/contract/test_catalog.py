@@ -635,6 +635,20 @@ async def provisioned(catalog: Catalog, user: str = USER_ID, library: str = LIBR
     return await catalog.of_session(user, "s").provision(library, await catalog.horizon(library))
 
 
+async def test_an_album_without_an_owner_is_there_for_what_hangs_on_it_in_both_versions(catalog: Catalog) -> None:
+    await put(catalog, entity("UserV1"), entity("AssetV2"), entity("AlbumV2", thumbnailAssetId=None))
+    await put(catalog, entity("AlbumToAssetV1"))
+    asking = catalog.of_session("bob", "s")
+    before = await asking.provision(LIBRARY, await catalog.horizon(LIBRARY))
+    pages = [page async for page in asking.pages(LIBRARY, "AlbumV1", None, before, 1000)]
+    found = [json.loads(line + b'"}')["data"] for page in pages for line in page.lines]
+    assert [(album["id"], album["ownerId"]) for album in found] == [(ALBUM_ID, "bob")]
+    await put(catalog, entity("AlbumUserV1", role="owner"))
+    later = [page async for page in asking.pages(LIBRARY, "AlbumV1", None, await catalog.horizon(LIBRARY), 1000)]
+    owners = [json.loads(line + b'"}')["data"]["ownerId"] for page in later for line in page.lines]
+    assert owners == [sample("AlbumUserV1")["userId"]]
+
+
 async def test_who_signs_in_is_a_user_of_the_library_and_what_waited_for_them_goes(catalog: Catalog) -> None:
     await catalog.put(LIBRARY, [entity("AssetV2"), entity("AssetExifV1"), entity("AssetV2", id="b", ownerId="other")])
     horizon = await provisioned(catalog)

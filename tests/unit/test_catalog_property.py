@@ -333,7 +333,7 @@ def test_a_device_ends_with_exactly_the_catalog(drawn: list[Op]) -> None:
 
 
 def as_of_an_old_server(op: Op) -> Op | None:
-    """Leave out what gives an album no owner or another: an AlbumV1 without one waits, its children do not."""
+    """Leave out what gives an album no owner or another: the owner that an AlbumV1 tells is no row of the catalog."""
     kind, argument = op
     if kind == "sync":
         lines, meanwhile = argument
