@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
@@ -29,6 +30,8 @@ from ledger.commands import (
 from ledger.decide import decide
 from ledger.errors import (
     Contended,
+    LayoutError,
+    LedgerError,
     NoSuchSession,
     Rebuilding,
     Refused,
@@ -48,6 +51,8 @@ from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
 from ledger.recent import Recent
 from ledger.state import State
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
@@ -272,7 +277,15 @@ class Ledger:
 
     async def key_of(self, user: str) -> UserKey | None:
         """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased."""
-        return None if self._user_keys is None else await self._user_keys.find(user)
+        if self._user_keys is None:
+            return None
+        try:
+            return await self._user_keys.find(user)
+        except (Unavailable, LayoutError):
+            raise
+        except LedgerError as error:  # what is sealed is not told; all else of the user still is
+            log.error("what is sealed of a user cannot be opened: %s", error)
+            return None
 
     async def opened(self, state: State) -> State:
         """Make what a state holds of a person plain, as far as its user's key is there."""
@@ -284,9 +297,10 @@ class Ledger:
             return command
         try:
             return sealed(command, await self._user_keys.of(user))
-        except Unavailable:
+        except LedgerError as error:
             if not isinstance(command, EndSession):
                 raise
+            log.warning("it is not on record who ended a session: %s", error)
             return replace(command, by=b"")
 
     async def _admitted(self, state: State, caller: Caller) -> State:

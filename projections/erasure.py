@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ledger.commands import EndSession
 from ledger.errors import NoSuchSession, SessionEnded
-from ledger.events import Personal
+from ledger.events import DeviceDescribed, Personal, SessionCreated
 from ledger.personal import has_plain
 from ledger.service import Ledger
 from projections.identities import Identities
@@ -16,6 +16,7 @@ from projections.user_history import sessions_of
 from projections.user_keys import UserKeys
 
 REASON = "erased"
+_OF_DEVICES = (SessionCreated, DeviceDescribed)
 
 
 class Erasure(NamedTuple):
@@ -57,10 +58,11 @@ async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKey
 
 
 async def plain_events(past: Past, partition: int, user: str) -> int:
-    """Count the events of a user that hold personal texts unsealed, as versions before 0.2 wrote them."""
+    """Count the events of a user that hold what a device said of itself unsealed, as they were written before."""
     found = 0
     for sid in await sessions_of(past.store, partition, user):
         with suppress(NoSuchSession):  # its history was removed meanwhile
             async for run in past.runs(partition, sid):
-                found += sum(has_plain(entry.recorded.event) for entry in run.entries)
+                events = (entry.recorded.event for entry in run.entries)
+                found += sum(isinstance(event, _OF_DEVICES) and has_plain(event) for event in events)
     return found

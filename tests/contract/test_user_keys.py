@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from ledger.commands import CreateSession, EndSession
 from ledger.errors import CorruptLedger, LayoutError
 from ledger.log.store import Store
+from ledger.log.whole import mark_new
 from ledger.personal import plain, text_of
+from ledger.service import Ledger
 from projections.archive.errors import ArchiveUnavailable
 from projections.archive.objects import Objects, open_objects
 from projections.credentials import Cipher, CredentialUnreadable
 from projections.user_keys import REMEMBERED, REMEMBERED_S, UserKeys
 from tests.fake_store import FakeStore
-from tests.given import NOW
+from tests.given import NOW, SID
 
 OLD, NEW = Cipher.make_key(), Cipher.make_key()
 TOLD = plain("Ann's iPhone")
@@ -148,6 +151,20 @@ async def test_a_place_that_does_not_answer_is_unavailable(place: Place) -> None
     place.folder.unlink()
     hidden.rename(place.folder)
     assert await keys.find("ann") is not None
+
+
+async def test_a_key_that_cannot_be_read_keeps_nobody_signed_in_and_no_list_shut(place: Place) -> None:
+    await mark_new(place.store, 4)
+    ledger = Ledger(place.store, 4, lambda: NOW, user_keys=place.worker())
+    await ledger.execute("ann", SID, CreateSession("ann", "lib", device_type=TOLD))
+    other = Ledger(place.store, 4, lambda: NOW, user_keys=place.worker(NEW))
+    assert await other.key_of("ann") is None
+    (state,) = await other.devices("ann")
+    assert text_of((await other.opened(state)).device_type) is None
+    assert text_of((await ledger.opened(state)).device_type) == "Ann's iPhone"
+    ended = await other.execute("ann", SID, EndSession("logout", plain("ann")))
+    assert ended.ended == "logout"
+    assert await ledger.devices("ann") == []
 
 
 async def test_only_so_many_keys_are_remembered(place: Place) -> None:

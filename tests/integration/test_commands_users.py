@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -142,10 +143,12 @@ def test_a_user_who_was_erased_is_in_no_copy_that_was_made_before(commands: Comm
     for asked in (("history", "--user", user), *(("state", session) for session in sessions)):
         assert said not in commands(*asked)
     assert sign_in(commands) == user, "who comes back begins anew"
+    time.sleep(1.1)  # backups are named by the second
     commands("backup")
     commands.inside(lambda found: found.store.each_primary("FLUSHALL"))
     assert "erased again" not in commands("restore", "latest", "--yes")
     assert commands.json("user", "show", user)["sessions"] == 2
+    assert "still hold" not in commands("user", "erase", other, "--yes"), "what a restore notes is nobody's"
 
 
 def test_events_from_before_texts_were_sealed_are_counted(commands: Commands) -> None:
