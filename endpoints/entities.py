@@ -9,17 +9,17 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from endpoints import bodies
-from endpoints.errors import Forbidden
-from endpoints.operations import EITHER, KEY, NDJSON, Operation, Route, Text
-from endpoints.replies import send
-from endpoints.request import Request
-from endpoints.sending import always, guarded
+from endpoints.http import bodies
+from endpoints.http.errors import Forbidden
+from endpoints.http.operations import EITHER, KEY, NDJSON, Operation, Route, Text
+from endpoints.http.replies import send
+from endpoints.http.request import Request
+from endpoints.http.sending import always, guarded
 from endpoints.services import Services
 from ledger.keys import check_name
-from projections.api_keys import ApiKey
-from projections.entities.catalog import Catalog
-from projections.entities.ingest import Refusal, ingest
+from projections.accounts.api_keys import ApiKey
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.ingest import Refusal, ingest
 
 
 class WaitingRows(msgspec.Struct, frozen=True):

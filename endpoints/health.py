@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import falcon.asgi
 import msgspec
 
-from endpoints.operations import NOBODY, Operation, Route
-from endpoints.replies import send
-from endpoints.request import Request
+from endpoints.http.operations import NOBODY, Operation, Route
+from endpoints.http.replies import send
+from endpoints.http.request import Request
 from endpoints.server_info import Fixed
 from endpoints.services import Readiness, Services
 

@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from endpoints.operations import KEY, Operation, Route, Text
-from endpoints.request import Request
+from endpoints.http.operations import KEY, Operation, Route, Text
+from endpoints.http.request import Request
 from endpoints.services import Services
 from projections.counters import COUNTERS, Count
 

@@ -6,29 +6,15 @@ from collections.abc import Iterator
 
 import falcon.asgi
 
-from endpoints import (
-    acks,
-    auth_status,
-    entities,
-    errors,
-    explain,
-    health,
-    history,
-    metrics,
-    oauth,
-    openapi,
-    server_info,
-    sessions,
-    state,
-    stream,
-    tokens,
-    users,
-    well_known,
-)
-from endpoints.operations import Route
-from endpoints.refusals import Refusals
-from endpoints.request import Correlation, Request
+from endpoints import entities, health, metrics, server_info, well_known
+from endpoints.accounts import auth_status, oauth, sessions, tokens, users
+from endpoints.audit import explain, history, state
+from endpoints.http import errors, openapi
+from endpoints.http.operations import Route
+from endpoints.http.refusals import Refusals
+from endpoints.http.request import Correlation, Request
 from endpoints.services import Services
+from endpoints.sync import acks, stream
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
 _SUBJECTS = (

@@ -8,9 +8,9 @@ from typing import Final
 import falcon.asgi
 import msgspec
 
-from endpoints.operations import NOBODY, Operation, Route
-from endpoints.replies import send
-from endpoints.request import Request
+from endpoints.http.operations import NOBODY, Operation, Route
+from endpoints.http.replies import send
+from endpoints.http.request import Request
 from endpoints.services import Services
 
 PROTOCOL_VERSION: Final = (3, 2, 2)

@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from endpoints.auth import Auth
-from endpoints.identity.port import IdentityProvider
-from endpoints.limits import Limits
+from endpoints.accounts.auth import Auth
+from endpoints.accounts.identity.port import IdentityProvider
+from endpoints.http.limits import Limits
 from ledger.service import Ledger
 from ledger.tokens import TokenIssuer
+from projections.accounts.credentials import Credentials
+from projections.accounts.identities import Identities
 from projections.counters import Counters
-from projections.credentials import Credentials
 from projections.entities.source import EntitySource
-from projections.identities import Identities
-from projections.past import Past
+from projections.history.event_pages import Past
 
 
 class HttpSettings(msgspec.Struct, frozen=True):

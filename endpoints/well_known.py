@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from endpoints.operations import NOBODY, Operation, Route
+from endpoints.http.operations import NOBODY, Operation, Route
 from endpoints.server_info import Fixed
 from endpoints.services import Services
 

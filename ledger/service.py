@@ -45,12 +45,12 @@ from ledger.evolve import fold
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load
 from ledger.log.reader import walk
+from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
-from ledger.log.store import Store
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
-from ledger.recent import Recent
 from ledger.state import State
+from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
 

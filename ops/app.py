@@ -15,9 +15,9 @@ import msgspec
 
 from endpoints.routes import App, build
 from ledger.errors import InvalidInput, LedgerError
-from ops.connect import SECOND_US, Opened, waiting_text
-from ops.open_services import open_services
-from ops.settings import Settings
+from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.services import open_services
+from ops.settings.settings import Settings
 from projections.expiry import claim, expire
 
 log = logging.getLogger("syncledger.app")

@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command: 0 done, 1 something differs or failed, 2 wrong usage, 130 interrupted. Never a traceback."""
     _open_standard_streams()
     try:
-        from ops.program import run
+        from ops.command_group import run
 
         code = run()
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from msgspec.structs import fields
 
 from ledger import keys
 from ledger.errors import LedgerError
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from projections.entities.registry import ROWS
 
 log = logging.getLogger(__name__)

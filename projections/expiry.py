@@ -17,10 +17,10 @@ import msgspec
 from ledger import keys
 from ledger.commands import ExpireSession
 from ledger.errors import Rebuilding, SessionEnded
-from ledger.log.store import Script, scan
 from ledger.log.whole import is_whole
 from ledger.service import Ledger
-from projections.entities.catalog import Catalog
+from ledger.store.interface import Script, scan
+from projections.entities.catalog.catalog import Catalog
 
 _CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
 _AT_ONCE: Final = 32

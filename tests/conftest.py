@@ -27,9 +27,9 @@ import pytest
 import redis.utils
 from hypothesis import HealthCheck, settings
 
-from tests.postgres_server import PostgresServer, postgres_binaries
-from tests.s3_server import S3Server
-from tests.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
+from tests.support.stores.postgres_server import PostgresServer, postgres_binaries
+from tests.support.stores.s3_server import S3Server
+from tests.support.stores.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
 
 STORES: Final = ("store", "real_store", "store_url")
 """The fixtures that give each kind of store in turn."""
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _watchdog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Have embedded servers that outlive the tests ended, also when the test process is killed."""
-    script = Path(__file__).with_name("watchdog.py")
+    script = Path(__file__).parent / "support" / "watchdog.py"
     process = subprocess.Popen(
         [sys.executable, "-I", str(script), str(tmp_path_factory.getbasetemp())],
         stdin=subprocess.PIPE,

@@ -11,9 +11,9 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger, Rebuilding
 from ledger.events import Recorded
-from ledger.fields import Changes, Fields, changes, read_state
-from ledger.log.store import Arg, Script, Store
+from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
+from ledger.store.interface import Arg, Script, Store
 
 _APPEND: Final = Script.load("ledger.log", "append.lua")
 _END: Final = Script.load("ledger.log", "append.lua", allow_oom=True)  # ending a session frees memory

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from ledger import keys
-from ledger.log.store import Script, Store
+from ledger.store.interface import Script, Store
 
 FORMAT: Final = 1
 """The newest layout this version knows; raised when keys or stored fields change so that an older one misreads them."""

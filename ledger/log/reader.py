@@ -11,7 +11,7 @@ from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, decode_event
 from ledger.log.append import MARK_EVERY, pairs
-from ledger.log.store import Script, Store
+from ledger.store.interface import Script, Store
 
 PAGE: Final = 500
 """Entries per read: about 100 KB."""

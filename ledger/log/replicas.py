@@ -23,13 +23,13 @@ from ledger.commands import ClearCheckpoints, Command, RecordAcks, RequestReset
 from ledger.errors import NotReplicated, StoreUnavailable
 from ledger.events import CheckpointsCleared, ResetSent, SessionCreated, SessionEnded, SyncResetRequested, TokenRotated
 from ledger.log.append import Section
-from ledger.log.cluster import ClusterStore
-from ledger.log.mux import Mux
-from ledger.log.replies import Ask, Moved, NoScript, NotNow
-from ledger.log.script import Script, pack
-from ledger.log.standalone import StandaloneStore
-from ledger.log.store import Store, open_store
 from ledger.state import State
+from ledger.store.cluster import ClusterStore
+from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
+from ledger.store.interface import Store, open_store
+from ledger.store.scripts import Script, pack
+from ledger.store.shared_connection import Mux
+from ledger.store.standalone import StandaloneStore
 
 CONFIRMED: Final = (SessionCreated, SessionEnded, TokenRotated, CheckpointsCleared, SyncResetRequested, ResetSent)
 """What a replica that becomes the primary must have: without it an ended login lives on, or a device misses rows.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ledger import keys
 from ledger.errors import Rebuilding
-from ledger.log.store import Arg, Script, Store
+from ledger.store.interface import Arg, Script, Store
 
 WHOLE: Final = b"1"
 REBUILDING: Final = b"rebuilding "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ledger.errors import CorruptLedger
 from ledger.log.reader import read_raw
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport, Failure
 from ops.archive.retain import retain

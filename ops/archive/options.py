@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ledger.errors import InvalidInput
-from ops.setting_parsers import flag
+from ops.settings.parsers import flag
 from projections.archive.objects import Objects, open_objects
 
 SEGMENT_EVENTS = 200_000

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from ledger import keys
 from ledger.log.append import MARK_EVERY
 from ledger.log.reader import PAGE, Entry, read_partition, read_raw
-from ledger.log.store import Store
 from ledger.positions import iso_from_us
+from ledger.store.interface import Store
 from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive

@@ -16,7 +16,7 @@ from ledger.errors import InvalidInput
 from ledger.log import whole
 from ledger.log.formats import FORMAT
 from ledger.log.reader import last_id
-from ledger.log.store import Arg, Script, Store
+from ledger.store.interface import Arg, Script, Store
 from projections.archive.format import place
 from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotRestore
@@ -29,7 +29,7 @@ _FINISH: Final = Script.load("ops.backup", "restore_finish.lua")
 _FLOOR: Final = Script.load("ops.backup", "restore_floor.lua")
 _BEGIN: Final = Script.load("ops.backup", "restore_begin.lua")
 _COPY: Final = Script.load("ops.backup", "restore_copy.lua")
-_HOLD: Final = Script.load("projections", "hold.lua")
+_HOLD: Final = Script.load("projections.accounts", "hold_credential.lua")
 _PAGE: Final = 200
 _OWN_META: Final = (b"format", b"partitions", b"restoring")
 _ROW_TYPES: Final = {stored for form in FORMS for _, stored in form.variants}

@@ -10,11 +10,10 @@ from typing import Final
 
 import msgspec
 
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from ops.backup.listing import keep_newest, stamp
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
-from projections.at_once import each
 from projections.backup.dump import CatalogDump, PartitionDump, identity_lines, ledger_lines, libraries_of
 from projections.backup.errors import CannotBackUp
 from projections.backup.format import (
@@ -31,6 +30,7 @@ from projections.backup.format import (
     pack_manifest,
 )
 from projections.backup.parts import PART_BYTES, PartWriter
+from projections.bounded_tasks import each
 
 ATTEMPTS: Final = 5
 """How often something is read again that changed while it was read."""

@@ -25,8 +25,8 @@ import msgspec
 from ops.backup.listing import HALF_KEPT_S
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Info, Objects
-from projections.at_once import each
 from projections.backup.format import FOLDER, MANIFEST
+from projections.bounded_tasks import each
 
 NAMED: Final = 1000
 """How many objects that differ a report names; all are counted."""

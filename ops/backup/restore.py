@@ -13,18 +13,18 @@ from ledger import keys
 from ledger.commands import RequestReset
 from ledger.errors import Contended, SessionEnded
 from ledger.log import whole
-from ledger.log.sessions import Strays
-from ledger.log.store import Store, scan
+from ledger.log.stored_sessions import Strays
 from ledger.personal import plain
 from ledger.service import Ledger
+from ledger.store.interface import Store, scan
 from ops.backup import fill
-from projections.at_once import each
+from projections.accounts.erasure import erase_again
+from projections.accounts.identities import Identities
+from projections.accounts.user_keys import UserKeys
 from projections.backup.origin import Origin
-from projections.erasure import erase_again
-from projections.identities import Identities
-from projections.rebuild import Broken, Rebuild
-from projections.user_keys import UserKeys
-from projections.verify import Report, verify
+from projections.bounded_tasks import each
+from projections.checking.rebuild import Broken, Rebuild
+from projections.checking.verify import Report, verify
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""

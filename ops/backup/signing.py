@@ -6,10 +6,10 @@ import msgspec
 
 from ledger.errors import InvalidInput
 from ledger.tokens import read_keyring
-from ops.connect import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, credential_cipher, keyring_source
-from ops.key_files import read_or_make
-from ops.settings import Settings
-from projections.credentials import CredentialUnreadable
+from ops.opening.key_files import read_or_make
+from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, credential_cipher, keyring_source
+from ops.settings.settings import Settings
+from projections.accounts.credentials import CredentialUnreadable
 
 
 def seal_keys(settings: Settings) -> tuple[bytes | None, str]:

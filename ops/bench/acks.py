@@ -8,14 +8,14 @@ from typing import Final
 import msgspec
 
 from ledger.events import AcksRecorded
-from ops.bench import assets, servers, wire
-from ops.bench.loadgen import Load, Loaded
-from ops.bench.processes import BenchFailed, Server, tool
-from ops.bench.reader import Read
-from ops.bench.results import Comparison, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import ACK_PATH, Device, Scene, scene
+from ops.bench.children.loadgen import Load, Loaded
+from ops.bench.children.reader import Read
+from ops.bench.rig import assets, servers, wire
+from ops.bench.rig.processes import BenchFailed, Server, tool
+from ops.bench.rig.results import Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import ACK_PATH, Device, Scene, scene
 
 LIBRARY: Final = "acks"
 AT_LEAST: Final = 0.35
@@ -45,7 +45,7 @@ class Pusher:
             limit=limit,
             seconds=seconds,
         )
-        done = tool("ops.bench.loadgen", msgspec.json.encode(load), timeout_s=seconds + _SLACK_S)
+        done = tool("ops.bench.children.loadgen", msgspec.json.encode(load), timeout_s=seconds + _SLACK_S)
         loaded = msgspec.json.decode(done, type=Loaded)
         if not floor:
             self._first_us += loaded.furthest * wire.STEP_US
@@ -59,7 +59,7 @@ def offered(found: Scene, server: Server, count: int) -> list[Device]:
     devices = found.sign_in(count, LIBRARY)
     for device in devices:
         read = Read(port=server.port, request=device.stream_request, at_most_bytes=1 << 20)
-        tool("ops.bench.reader", msgspec.json.encode(read), timeout_s=30)
+        tool("ops.bench.children.reader", msgspec.json.encode(read), timeout_s=30)
     return devices
 
 

@@ -17,12 +17,12 @@ from ledger.personal import plain
 from ledger.positions import Position
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
-from ops.bench.processes import BenchFailed
-from ops.bench.results import Bound
-from ops.bench.rounds import Progress
-from ops.bench.scale import Scale
-from ops.bench.scene import Scene, scene
-from ops.connect import Opened
+from ops.bench.rig.processes import BenchFailed
+from ops.bench.rig.results import Bound
+from ops.bench.rig.rounds import Progress
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Scene, scene
+from ops.opening.ledger import Opened
 from projections.archive.objects import open_objects
 
 ACKED: Final = tuple(name for name in ENTITY_TYPES if name.endswith("V2") or name not in (RESET, "SyncAckV1"))[:24]

@@ -12,13 +12,14 @@ from redis import Redis
 
 from ledger import keys
 from ledger.log.reader import ANY_SEQ, walk
-from ops.bench import filling, rebuild
-from ops.bench.processes import BenchFailed
-from ops.bench.results import Bound, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import Scene, scene
-from ops.connect import Opened
+from ops.bench import rebuild
+from ops.bench.rig import filling
+from ops.bench.rig.processes import BenchFailed
+from ops.bench.rig.results import Bound, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Scene, scene
+from ops.opening.ledger import Opened
 
 PAGE: Final = 100
 AT_MOST_US: Final = 1000

@@ -7,13 +7,14 @@ from typing import Final
 import msgspec
 from redis import Redis
 
-from ops.bench import filling, verify
-from ops.bench.processes import BenchFailed, tool
-from ops.bench.rebuilding import Job, Rebuilt
-from ops.bench.results import Bound, Comparison, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import Scene, scene
+from ops.bench import verify
+from ops.bench.children.rebuilding import Job, Rebuilt
+from ops.bench.rig import filling
+from ops.bench.rig.processes import BenchFailed, tool
+from ops.bench.rig.results import Bound, Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Scene, scene
 
 MAX_ROUNDS: Final = 3
 """A round takes many seconds; more of them would only take longer."""
@@ -74,7 +75,7 @@ def rebuild(found: Scene, count: int, devices: int) -> Rebuilt:
         for start in range(0, len(names), 1000):
             redis.delete(*names[start : start + 1000])
     job = msgspec.json.encode(Job(found.url, found.settings.partitions))
-    done = msgspec.json.decode(tool("ops.bench.rebuilding", job, timeout_s=_TIMEOUT_S), type=Rebuilt)
+    done = msgspec.json.decode(tool("ops.bench.children.rebuilding", job, timeout_s=_TIMEOUT_S), type=Rebuilt)
     if (done.events, done.sessions) != (count, devices):
         raise BenchFailed(
             f"{done.events:,} of {count:,} events and {done.sessions:,} of {devices:,} devices were rebuilt"

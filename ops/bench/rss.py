@@ -7,14 +7,14 @@ from typing import Final
 
 import msgspec
 
-from ops.bench import servers
-from ops.bench.peak import Peak
-from ops.bench.processes import Server, tool
-from ops.bench.results import Bound, Result
-from ops.bench.rounds import Progress
-from ops.bench.scale import Scale
-from ops.bench.scene import Device, Scene, scene
-from ops.bench.slow_readers import Dripped, Slow
+from ops.bench.children.slow_readers import Dripped, Slow
+from ops.bench.rig import servers
+from ops.bench.rig.peak import Peak
+from ops.bench.rig.processes import Server, tool
+from ops.bench.rig.results import Bound, Result
+from ops.bench.rig.rounds import Progress
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Device, Scene, scene
 
 LIBRARY: Final = "rss"
 BYTES_PER_S: Final = 8 * 1024
@@ -62,5 +62,5 @@ def growth(service: Server, slow: Slow) -> tuple[int, int, Dripped]:
     slow = msgspec.structs.replace(slow, port=service.port)
     idle = service.rss_bytes()
     with Peak(service.rss_bytes, 0.1) as peak:
-        done = tool("ops.bench.slow_readers", msgspec.json.encode(slow), timeout_s=slow.seconds + _SLACK_S)
+        done = tool("ops.bench.children.slow_readers", msgspec.json.encode(slow), timeout_s=slow.seconds + _SLACK_S)
     return idle, peak.most - idle, msgspec.json.decode(done, type=Dripped)

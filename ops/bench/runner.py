@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, history, postgres, rebuild, rss, segments, sizes, stream, verify
-from ops.bench.results import Result
-from ops.bench.rounds import Progress
-from ops.bench.scale import Scale
+from ops.bench import acks, history, rebuild, rss, segments, sizes, stream, verify
+from ops.bench.postgres import streams
+from ops.bench.rig.results import Result
+from ops.bench.rig.rounds import Progress
+from ops.bench.rig.scale import Scale
 
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
@@ -19,7 +20,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "history": history.run,
     "rss": rss.run,
     "sizes": sizes.run,
-    "postgres": postgres.run,
+    "postgres": streams.run,
 }
 
 

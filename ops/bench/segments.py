@@ -13,13 +13,13 @@ from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
 from ops.archive.report import ArchiveReport
 from ops.bench import rebuild
-from ops.bench.checking import Checked, Job
-from ops.bench.processes import BenchFailed, tool
-from ops.bench.results import Comparison, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import Scene, scene
-from ops.connect import Opened
+from ops.bench.children.checking import Checked, Job
+from ops.bench.rig.processes import BenchFailed, tool
+from ops.bench.rig.results import Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Scene, scene
+from ops.opening.ledger import Opened
 
 AT_LEAST_PER_S: Final = 80_000
 _READ_BYTES: Final = 1024 * 1024
@@ -68,7 +68,9 @@ def _seal(found: Scene, place: ArchivePlace, count: int) -> None:
 
 
 def _check(job: Job, count: int) -> Checked:
-    done = msgspec.json.decode(tool("ops.bench.checking", msgspec.json.encode(job), timeout_s=_TIMEOUT_S), type=Checked)
+    done = msgspec.json.decode(
+        tool("ops.bench.children.checking", msgspec.json.encode(job), timeout_s=_TIMEOUT_S), type=Checked
+    )
     if done.events != count or done.different:
         raise BenchFailed(f"of {count:,} archived events {done.events:,} were verified, {done.different:,} differ")
     return done

@@ -9,13 +9,14 @@ from typing import Final
 
 from ledger.commands import OfferStream
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET, mask_of
-from ops.bench import acks, device_sizes, servers, wire
-from ops.bench.processes import BenchFailed, Server
-from ops.bench.results import Bound, Result
-from ops.bench.rounds import Progress
-from ops.bench.scale import Scale
-from ops.bench.scene import ACK_PATH, STREAM_BODY, STREAM_PATH, Device, Scene, scene
-from ops.connect import Opened
+from ops.bench import acks, device_sizes
+from ops.bench.rig import servers, wire
+from ops.bench.rig.processes import BenchFailed, Server
+from ops.bench.rig.results import Bound, Result
+from ops.bench.rig.rounds import Progress
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import ACK_PATH, STREAM_BODY, STREAM_PATH, Device, Scene, scene
+from ops.opening.ledger import Opened
 
 _FILL_S: Final = 300.0
 

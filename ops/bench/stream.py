@@ -9,13 +9,13 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 
-from ops.bench import assets, floors, servers, wire
-from ops.bench.processes import BenchFailed, Server, tool
-from ops.bench.reader import Read, Taken
-from ops.bench.results import Comparison, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import STREAM_BODY, STREAM_PATH, Scene, scene
+from ops.bench.children.reader import Read, Taken
+from ops.bench.rig import assets, floors, servers, wire
+from ops.bench.rig.processes import BenchFailed, Server, tool
+from ops.bench.rig.results import Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import STREAM_BODY, STREAM_PATH, Scene, scene
 
 LIBRARY: Final = "stream"
 AT_LEAST: Final = 0.6
@@ -60,7 +60,7 @@ def entities_per_s(server: Server, request: bytes, count: int) -> float:
     """The rate of one whole stream; raises BenchFailed unless it held exactly `count` entities."""
     line_bytes = len(assets.served_line(0)[1])
     read = Read(port=server.port, request=request, at_most_bytes=count * (line_bytes + 64) + _FRAMING_BYTES)
-    taken = msgspec.json.decode(tool("ops.bench.reader", msgspec.json.encode(read), timeout_s=120), type=Taken)
+    taken = msgspec.json.decode(tool("ops.bench.children.reader", msgspec.json.encode(read), timeout_s=120), type=Taken)
     entities = taken.lines - ('"SyncCompleteV1"' in taken.last_line)
     if entities != count:
         raise BenchFailed(f"a stream of {count:,} entities held {entities:,}; its last line is {taken.last_line[:200]}")

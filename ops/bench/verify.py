@@ -7,14 +7,15 @@ from typing import Final
 
 from redis import Redis
 
-from ops.bench import acks, servers
-from ops.bench.processes import BenchFailed
-from ops.bench.results import Comparison, Result
-from ops.bench.rounds import Progress, alternate
-from ops.bench.scale import Scale
-from ops.bench.scene import Scene, scene
-from ops.connect import Opened
-from projections.verify import Report, verify
+from ops.bench import acks
+from ops.bench.rig import servers
+from ops.bench.rig.processes import BenchFailed
+from ops.bench.rig.results import Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
+from ops.bench.rig.scale import Scale
+from ops.bench.rig.scene import Scene, scene
+from ops.opening.ledger import Opened
+from projections.checking.verify import Report, verify
 
 PAGE: Final = 1000
 _FILL_S: Final = 300.0

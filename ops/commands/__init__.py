@@ -17,50 +17,61 @@ class Named(NamedTuple):
 
 COMMANDS: Final = {
     "archive": Named(
-        "archive:archive",
+        "storage.archive:archive",
         "Move old events to object storage (LEDGER_ARCHIVE: file:///…, s3://bucket/prefix, gs://…, az://…).",
     ),
-    "backup": Named("backup:backup", "Write all that a ledger needs to object storage, while it is in use."),
+    "backup": Named("storage.backup:backup", "Write all that a ledger needs to object storage, while it is in use."),
     "bench": Named(
         "bench:bench",
         "Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.",
     ),
-    "credentials": Named("credentials:credentials", "What identity providers entrust to sessions, held encrypted."),
+    "credentials": Named(
+        "access.credentials:credentials", "What identity providers entrust to sessions, held encrypted."
+    ),
     "demo": Named(
         "demo:demo", "Load a demo library (the first time), sign a device in, tell how to sync it, and serve."
     ),
     "expire": Named(
-        "expire:expire",
+        "devices.expire:expire",
         "End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.",
     ),
-    "explain": Named("explain:explain", "Tell why a device does not sync, in plain words first, then in figures."),
+    "explain": Named(
+        "devices.explain:explain", "Tell why a device does not sync, in plain words first, then in figures."
+    ),
     "history": Named(
-        "history:history", "Show what happened to a session, living or ended, or to all of a user's, newest first."
+        "devices.history:history",
+        "Show what happened to a session, living or ended, or to all of a user's, newest first.",
     ),
     "import": Named(
         "import_:import_entities", 'Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.'
     ),
-    "key": Named("key:key", "API keys, for scripts: no session, only the scopes they were made with."),
-    "migrate": Named("migrate:migrate", "Copy an archive with its backups to another storage."),
+    "key": Named("access.key:key", "API keys, for scripts: no session, only the scopes they were made with."),
+    "migrate": Named("storage.migrate:migrate", "Copy an archive with its backups to another storage."),
     "rebuild": Named(
-        "rebuild:rebuild",
+        "storage.rebuild:rebuild",
         "Make the projections anew from the events: of all partitions that are not whole, or of what is named.",
     ),
     "restore": Named(
-        "restore:restore", "Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`."
+        "storage.restore:restore",
+        "Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.",
     ),
     "serve": Named("serve:serve", "Serve until stopped; SIGTERM ends it within LEDGER_GRACE."),
-    "session": Named("session:session", "Signed-in devices."),
-    "signing-key": Named("signing_key:signing_key", "The keys that sign tokens."),
-    "simulate": Named("simulate:simulate", "Sync once, as the Immich app does, into an own copy of the library."),
+    "session": Named("devices.session:session", "Signed-in devices."),
+    "signing-key": Named("access.signing_key:signing_key", "The keys that sign tokens."),
+    "simulate": Named(
+        "devices.simulate:simulate", "Sync once, as the Immich app does, into an own copy of the library."
+    ),
     "source": Named("source:source", "Look at where entities come from."),
     "state": Named(
-        "state:state", "Show a session and its checkpoints as they were at a time, folded from its events alone."
+        "devices.state:state",
+        "Show a session and its checkpoints as they were at a time, folded from its events alone.",
     ),
-    "upgrade": Named("upgrade:upgrade", "Show which versions run on a ledger, and in which format it is written."),
-    "user": Named("user:user", "Who users are."),
+    "upgrade": Named(
+        "storage.upgrade:upgrade", "Show which versions run on a ledger, and in which format it is written."
+    ),
+    "user": Named("access.user:user", "Who users are."),
     "verify": Named(
-        "verify:verify",
+        "storage.verify:verify",
         "Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.",
     ),
 }

@@ -10,7 +10,7 @@ import click
 from click import echo
 from rich.console import Console
 
-from ops.bench.results import BENCHMARKS, as_json, chosen
+from ops.bench.rig.results import BENCHMARKS, as_json, chosen
 
 
 @click.command("bench")
@@ -28,8 +28,9 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool) -> None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--only") from None
     try:
-        from ops.bench import runner, scale, table
-        from ops.bench.processes import BenchFailed
+        from ops.bench import runner
+        from ops.bench.rig import scale, table
+        from ops.bench.rig.processes import BenchFailed
     except ImportError as error:
         raise click.ClickException(f"bench needs psutil ({error}): pip install 'syncledger[bench]'") from None
     signal.signal(signal.SIGTERM, _interrupt)

@@ -12,15 +12,15 @@ from msgspec import structs
 
 from ledger.errors import SessionEnded
 from ledger.tokens import read_token
+from ops.commands.devices.session import sign_in
 from ops.commands.options import progress, run, settings_from
 from ops.commands.serve import serve_options
-from ops.commands.session import sign_in
-from ops.connect import Opened, opened
 from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
-from ops.identity import check_identity
-from ops.serve import check_free, serve
-from ops.settings import Settings
-from projections.entities.ingest import ingest
+from ops.opening.identity_provider import check_identity
+from ops.opening.ledger import Opened, opened
+from ops.server.supervisor import check_free, serve
+from ops.settings.settings import Settings
+from projections.entities.catalog.ingest import ingest
 
 USER = "demo"
 LIBRARY = "demo"

@@ -12,8 +12,8 @@ from click import echo
 
 from ledger.keys import check_name
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.connect import opened
-from projections.entities.ingest import IngestReport, ingest
+from ops.opening.ledger import opened
+from projections.entities.catalog.ingest import IngestReport, ingest
 
 _READ_BYTES = 1 << 20
 

@@ -16,7 +16,7 @@ import uvloop
 
 from ledger.errors import InvalidInput
 from ops.archive.options import place_from
-from ops.settings import Settings, read_settings
+from ops.settings.settings import Settings, read_settings
 from projections.archive.objects import Objects
 
 T = TypeVar("T")

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from ops.commands.options import Command, run, settings_from, store_options
-from ops.identity import check_identity
-from ops.logs import configure_logging
-from ops.serve import check_free
-from ops.serve import serve as serve_until_stopped
-from ops.sources import check_source
+from ops.opening.identity_provider import check_identity
+from ops.opening.sources import check_source
+from ops.server.logs import configure_logging
+from ops.server.supervisor import check_free
+from ops.server.supervisor import serve as serve_until_stopped
 
 
 def serve_options(command: Command) -> Command:

@@ -11,9 +11,9 @@ from click import echo
 
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import columns
-from ops.connect import opened
-from ops.settings import Settings
-from ops.sources import open_postgres, open_source
+from ops.opening.ledger import opened
+from ops.opening.sources import open_postgres, open_source
+from ops.settings.settings import Settings
 from projections.entities.source import HeldBack
 from projections.entities.source_check import CheckReport, Problem
 
@@ -49,8 +49,8 @@ def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
 
 async def _check(settings: Settings) -> CheckReport:
     if settings.source == "postgres":
-        from projections.entities.postgres.check import check as check_postgres
-        from projections.entities.postgres.mapping import load_mapping
+        from projections.entities.postgres.check.check import check as check_postgres
+        from projections.entities.postgres.mapping.mapping import load_mapping
 
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)

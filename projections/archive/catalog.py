@@ -10,7 +10,7 @@ from typing import Final
 
 from ledger.errors import CorruptLedger
 from ledger.log.reader import Entry
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from projections.archive.errors import BadSegment, ObjectMissing
 from projections.archive.fold import Fold, read_fold
 from projections.archive.format import EndedLine, Name, folder, parse_name, place

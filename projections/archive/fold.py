@@ -7,8 +7,8 @@ import msgspec
 from ledger.chain import GENESIS, link
 from ledger.errors import CorruptLedger
 from ledger.evolve import evolve
-from ledger.fields import checkpoint_fields, read_state, session_fields
 from ledger.log.reader import Entry
+from ledger.log.state_fields import checkpoint_fields, read_state, session_fields
 from ledger.state import State
 from projections.archive.errors import BadSegment
 from projections.archive.format import EndedLine, StateLine

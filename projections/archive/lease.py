@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from ledger import keys
 from ledger.errors import LedgerError, StoreUnavailable
 from ledger.log.append import pairs
-from ledger.log.store import Arg, Script, Store
+from ledger.store.interface import Arg, Script, Store
 from projections.archive.errors import Fenced, PartitionBusy
 from projections.archive.format import after
 from projections.archive.record import Record, parse_record

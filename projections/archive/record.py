@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from ledger import keys
 from ledger.errors import CorruptLedger
-from ledger.fields import Fields
 from ledger.log.append import pairs
-from ledger.log.store import Store
+from ledger.log.state_fields import Fields
+from ledger.store.interface import Store
 
 
 class Record(NamedTuple):

@@ -31,7 +31,7 @@ from projections.archive.format import (
     pack_footer,
 )
 from projections.archive.index import Index
-from projections.event_words import readable
+from projections.history.words import readable
 
 LEVEL: Final = 6
 """Of zstd: at 3 segments are a few percent larger, at 9 they take twice the time."""

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from ledger import keys
-from ledger.fields import Fields
 from ledger.log.append import pairs, parse_ended
 from ledger.log.reader import last_id, read_raw
-from ledger.log.store import Scan, Store, scan, scan_keys
+from ledger.log.state_fields import Fields
 from ledger.log.whole import is_whole
+from ledger.store.interface import Scan, Store, scan, scan_keys
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
 from projections.archive.format import parse_name, place

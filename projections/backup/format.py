@@ -19,7 +19,7 @@ import msgspec
 
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
-from ledger.log.layout import MAX_PARTITIONS
+from ledger.log.store_check import MAX_PARTITIONS
 from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotRestore
 

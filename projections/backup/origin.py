@@ -10,7 +10,7 @@ import msgspec
 
 from ledger import keys
 from ledger.log.append import parse_ended
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
 from projections.archive.fold import Fold, read_fold
@@ -22,7 +22,7 @@ from projections.backup.dump import open_newest
 from projections.backup.errors import BadBackup, CannotRestore
 from projections.backup.format import Event, Key, Line, Manifest, Pairs, Part, State
 from projections.backup.parts import check_part, read_lines
-from projections.fold import Sealed
+from projections.checking.partition_fold import Sealed
 
 _EVENTS_OF: Final = "events"
 

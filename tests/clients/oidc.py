@@ -26,7 +26,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from tests.servers import die_with_parent, free_port, killed_at_end
+from tests.support.stores.servers import die_with_parent, free_port, killed_at_end
 
 HERE = Path(__file__).parent
 MOST_STEPS = 20

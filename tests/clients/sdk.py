@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.servers import die_with_parent, killed_at_end
+from tests.support.stores.servers import die_with_parent, killed_at_end
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ import pytest
 
 from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
-from tests.http import START_US, Live
+from tests.support.phones.http import START_US, Live
 
 ASSET: Final = "AssetV2|2023-11-14T22:13:19.000001Z|a1"
 ALBUM: Final = "AlbumV2|2023-11-14T22:13:19.000001Z|b1"

@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from endpoints.identity.oidc.config import OidcConfig
-from endpoints.identity.oidc.oauth import challenge_of
-from endpoints.identity.oidc.provider import OidcProvider
-from endpoints.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
+from endpoints.accounts.identity.oidc.config import OidcConfig
+from endpoints.accounts.identity.oidc.oauth import challenge_of
+from endpoints.accounts.identity.oidc.provider import OidcProvider
+from endpoints.accounts.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
 from tests.clients.oidc import NATIVE, WEB, Browser, Client, Oidc, oidc_process
-from tests.oidc_flow import assert_tells_nothing, query_of
+from tests.support.sign_in.oidc_flow import assert_tells_nothing, query_of
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from ops.demo_library import DemoLibrary
 from tests.clients.sdk import Sdk, SdkError, sdk_process
-from tests.running import APP_TYPES, RunningService
+from tests.support.processes.running import APP_TYPES, RunningService
 
 Line = dict[str, Any]
 LIBRARY = "lib"

@@ -18,8 +18,8 @@ from ops.simulate.api import Presentation
 from ops.simulate.device import Device
 from tests.clients.oidc import NATIVE, Browser, Oidc, oidc_process
 from tests.clients.sdk import Sdk, SdkError, sdk_process
-from tests.running import RunningService
-from tests.servers import wait_until
+from tests.support.processes.running import RunningService
+from tests.support.stores.servers import wait_until
 
 LIBRARY = "photos-of-ann"
 APP = {"User-Agent": "immich-ios/3.2.0", "deviceModel": "iPhone 17", "deviceType": "iOS"}

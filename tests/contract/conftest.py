@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ledger.log.store import Store, open_store
-from tests.fake_store import FakeStore
+from ledger.store.interface import Store, open_store
+from tests.support.stores.fake_store import FakeStore
 
 
 @pytest.fixture(params=["valkey", "redis7", "cluster", "fake"])

@@ -17,9 +17,9 @@ from ledger.errors import NoSuchSession
 from ledger.events import SessionEnded, tag_of
 from ledger.evolve import fold
 from ledger.log.append import read_ended
-from ledger.log.store import Store
 from ledger.personal import plain
 from ledger.state import State
+from ledger.store.interface import Store
 from ops.archive.job import preview
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
@@ -28,9 +28,9 @@ from projections.archive.lease import Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.archive.verify import verify_segments
-from projections.past import Past
-from projections.verify import verify
-from tests.archives import (
+from projections.checking.verify import verify
+from projections.history.event_pages import Past
+from tests.support.ledger.archives import (
     ALL,
     LATE,
     OLD,
@@ -46,9 +46,9 @@ from tests.archives import (
     sealed,
     stream,
 )
-from tests.given import NOW, ack, moved
-from tests.ledgers import PARTITION, sid_of
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.ledger.given import NOW, ack, moved
+from tests.support.ledger.ledgers import PARTITION, sid_of
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from ledger import keys
-from ledger.log.sessions import Strays
-from ledger.log.store import Store
+from ledger.log.stored_sessions import Strays
 from ledger.log.whole import is_whole
+from ledger.store.interface import Store
 from projections.archive.catalog import Archive
 from projections.archive.errors import ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine
-from projections.fold import PartitionFold
-from projections.rebuild import Rebuild
-from projections.verify import verify
-from tests.archives import PHONE, archived, opened, past
-from tests.ledgers import PARTITION
+from projections.checking.partition_fold import PartitionFold
+from projections.checking.rebuild import Rebuild
+from projections.checking.verify import verify
+from tests.support.ledger.archives import PHONE, archived, opened, past
+from tests.support.ledger.ledgers import PARTITION
 
 PARTITIONS = PARTITION + 2
 OTHER = PARTITION + 1

@@ -12,7 +12,7 @@ from obstore.store import LocalStore
 
 from ledger import keys
 from ledger.log.reader import Entry
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from ops.archive.job import archive
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
@@ -21,9 +21,21 @@ from projections.archive.lease import Lease
 from projections.archive.objects import Objects
 from projections.archive.record import Record, read_record
 from projections.archive.verify import verify_segments
-from tests.archives import ALL, PHONE, Dying, Killed, archived, everything, histories, length, opened, past, stream
-from tests.given import NOW, offered
-from tests.ledgers import PARTITION
+from tests.support.ledger.archives import (
+    ALL,
+    PHONE,
+    Dying,
+    Killed,
+    archived,
+    everything,
+    histories,
+    length,
+    opened,
+    past,
+    stream,
+)
+from tests.support.ledger.given import NOW, offered
+from tests.support.ledger.ledgers import PARTITION
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ledger.errors import InvalidInput
 from ops.archive.options import ArchivePlace, place_from
 from projections.archive.errors import ArchiveUnavailable, ObjectExists, ObjectMissing
 from projections.archive.objects import Objects, open_objects
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 MB = 1024 * 1024
 

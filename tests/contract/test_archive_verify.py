@@ -13,8 +13,8 @@ import projections.archive.verify
 from ledger import keys
 from ledger.errors import CorruptLedger
 from ledger.log.reader import Entry
-from ledger.log.store import Store
-from ops.verifying import verify_archived
+from ledger.store.interface import Store
+from ops.verify_processes import verify_archived
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
 from projections.archive.format import EndedLine, Previous, StateLine
@@ -22,9 +22,9 @@ from projections.archive.record import read_record
 from projections.archive.segment import Segment
 from projections.archive.verify import SegmentDifference, verify_segments
 from projections.archive.writer import SegmentWriter
-from projections.past import Past
-from tests.archives import ALL, OLD, PHONE, archived, opened, past, stream
-from tests.ledgers import PARTITION
+from projections.history.event_pages import Past
+from tests.support.ledger.archives import ALL, OLD, PHONE, archived, opened, past, stream
+from tests.support.ledger.ledgers import PARTITION
 
 
 @pytest.fixture

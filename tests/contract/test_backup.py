@@ -18,25 +18,25 @@ from ledger import keys
 from ledger.commands import CreateSession
 from ledger.errors import LayoutError, LedgerError
 from ledger.log import whole
-from ledger.log.layout import open_layout
-from ledger.log.store import Store, open_store
+from ledger.log.store_check import open_layout
 from ledger.personal import plain
 from ledger.service import Ledger
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
 from ops.backup import fill
 from ops.backup.listing import find_backup, keep_newest, list_backups, load_manifest
 from ops.backup.restore import restore
+from projections.accounts.credentials import Credentials
+from projections.accounts.identities import Identities
 from projections.archive.errors import ObjectExists
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotBackUp, CannotRestore, NoSuchBackup
 from projections.backup.format import FOLDER, MANIFEST
 from projections.backup.origin import FromSegments, find_records
-from projections.credentials import Credentials
-from projections.identities import Identities
-from projections.verify import verify
-from tests.backups import (
+from projections.checking.verify import verify
+from tests.support.ledger.backups import (
     CIPHER,
     ISSUER,
     LATER,
@@ -50,10 +50,10 @@ from tests.backups import (
     restored,
     saved,
 )
-from tests.given import NOW, offer
-from tests.ledgers import Clock, sid_of
-from tests.lives import live
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.ledger.given import NOW, offer
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.ledger.lives import live
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 SECOND_US = 10**6
 

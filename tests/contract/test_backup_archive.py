@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.log.store import Store, open_store
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from ops.backup import job
@@ -20,12 +20,12 @@ from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.archive.verify import verify_segments
 from projections.backup.errors import CannotBackUp
-from projections.entities.catalog import Catalog
+from projections.checking.verify import verify
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import Entity, read_line
-from projections.verify import verify
-from tests.backups import LATER, PARTITIONS, archive_all, everything, files_of, full, restored, saved
-from tests.owners import let_owners_be_there
-from tests.samples import sample
+from tests.support.ledger.backups import LATER, PARTITIONS, archive_all, everything, files_of, full, restored, saved
+from tests.support.sources.owners import let_owners_be_there
+from tests.support.sources.samples import sample
 
 SECOND_US = 10**6
 

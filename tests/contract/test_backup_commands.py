@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ledger.log.store import Store, open_store
+from ledger.store.interface import Store, open_store
 from ops.archive.options import place_from
-from ops.connect import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, now_us
+from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, now_us
+from projections.accounts.credentials import Cipher
 from projections.backup.format import FOLDER, MANIFEST
-from projections.credentials import Cipher
-from tests.backups import PARTITIONS, assert_restored, everything, files_of, full
-from tests.commands import Commands, commands
+from tests.support.ledger.backups import PARTITIONS, assert_restored, everything, files_of, full
+from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
 Settings = dict[str, str]

@@ -11,18 +11,18 @@ import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput, StoreReplyError
-from ledger.log.script import Arg, Script
-from ledger.log.store import Store
 from ledger.positions import Position, iso_from_us, us_from_iso
-from projections.entities.catalog import Catalog
+from ledger.store.interface import Store
+from ledger.store.scripts import Arg, Script
+from projections.accounts.person import Profile
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.library_summary import START_US
+from projections.entities.catalog.writer import Written
 from projections.entities.entity import Entity, read_line
 from projections.entities.lines import position_of
-from projections.entities.outlook import START_US
 from projections.entities.source import Ahead, Held, Page
-from projections.entities.writer import Written
-from projections.identities import Profile
-from tests.owners import let_owners_be_there, living_but_owners
-from tests.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
+from tests.support.sources.owners import let_owners_be_there, living_but_owners
+from tests.support.sources.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
 LIBRARY = "L1"
 END_US = 2**52

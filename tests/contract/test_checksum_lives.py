@@ -13,18 +13,18 @@ from typing import Any, cast
 
 import pytest
 
-from endpoints.stream_lines import chunks
+from endpoints.sync.stream_lines import chunks
 from ledger import keys
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from ops.simulate.api import Server
 from ops.simulate.check import check
 from ops.simulate.copy import Copy
 from ops.simulate.tables import TYPES_V1, TYPES_V2
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import Entity, read_line
 from projections.entities.registry import entity_types_for
-from tests.fake_store import FakeStore
-from tests.samples import sample
+from tests.support.sources.samples import sample
+from tests.support.stores.fake_store import FakeStore
 from tests.unit.test_catalog_property import LIBRARY, Listing, Phone, Sink
 
 PARTNER_TYPES = ("PartnerAssetV2", "PartnerAssetBackfillV2", "AlbumAssetUpdateV2")

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ledger import keys
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from projections.counters import COUNTERS, OTHER, Count, Counters
 
 pytestmark = pytest.mark.each_store

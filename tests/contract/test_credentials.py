@@ -11,11 +11,11 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import CorruptLedger, InvalidInput
-from ledger.log.store import Arg, Script, Store
 from ledger.service import Ledger
-from projections.credentials import Cipher, Credentials, CredentialUnreadable
-from tests.dump import bytes_of, values_of
-from tests.ledgers import Clock, sid_of
+from ledger.store.interface import Arg, Script, Store
+from projections.accounts.credentials import Cipher, Credentials, CredentialUnreadable
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.stores.dump import bytes_of, values_of
 
 PARTITIONS: Final = 4
 SID: Final = sid_of("first")

@@ -13,15 +13,15 @@ from ledger.errors import SessionEnded
 from ledger.events import Event
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
-from ledger.log.store import Store
 from ledger.log.whole import mark_new
 from ledger.service import Ledger
-from projections.entities.catalog import Catalog
+from ledger.store.interface import Store
+from projections.checking.verify import verify
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.expiry import ExpiryReport, claim, expire
-from projections.verify import verify
-from tests.given import NOW, SNAPSHOT, ack, acks, offer
-from tests.ledgers import Clock, sid_of
+from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer
+from tests.support.ledger.ledgers import Clock, sid_of
 
 PARTITIONS = 4
 HOUR_US = 3_600_000_000

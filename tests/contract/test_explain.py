@@ -12,19 +12,19 @@ from ledger.acks import Ack
 from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, Resend
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import NoSuchSession, Refused
-from ledger.log.store import Store
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.service import Ledger
-from projections.entities.catalog import Catalog
+from ledger.store.interface import Store
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
-from projections.explain import Explanation, explain
-from projections.explain_facts import gather
-from projections.past import Past
-from tests.given import ack, acks, clear, offer
-from tests.ledgers import Clock, sid_of
-from tests.owners import let_owners_be_there
-from tests.samples import ALBUM_ID, ASSET_ID, sample
+from projections.explain.answer import Explanation, explain
+from projections.explain.facts import gather
+from projections.history.event_pages import Past
+from tests.support.ledger.given import ack, acks, clear, offer
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.sources.owners import let_owners_be_there
+from tests.support.sources.samples import ALBUM_ID, ASSET_ID, sample
 
 PARTITIONS: Final = 2
 SECOND_US: Final = 1_000_000
@@ -335,7 +335,7 @@ async def test_expired(store: Store) -> None:
 
 
 async def test_only_the_newest_events_are_looked_at(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.explain_facts.LOOKED_AT", 4)
+    monkeypatch.setattr("projections.explain.facts.LOOKED_AT", 4)
     await phone.sync("AssetV2", "AlbumV2")
     for count in range(6):
         await phone.do(DescribeDevice(app_version=plain(f"3.2.{count}")))

@@ -7,9 +7,9 @@ import pytest
 from ledger import keys
 from ledger.errors import LayoutError
 from ledger.log.formats import FORMAT, LEASE_US, OLDEST, Formats
-from ledger.log.layout import check_format, open_layout
-from ledger.log.store import Store
-from tests.given import NOW
+from ledger.log.store_check import check_format, open_layout
+from ledger.store.interface import Store
+from tests.support.ledger.given import NOW
 
 NEWER = FORMAT + 1
 

@@ -9,21 +9,23 @@ from typing import Any, Final
 
 import pytest
 
-from endpoints.identity.port import Answer
+from endpoints.accounts.identity.port import Answer
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import StoreUnavailable
-from ledger.log.store import Arg, Script, Store
 from ledger.service import Ledger
-from projections.credentials import Cipher, Credentials
-from projections.gumnut import GumnutConfig, GumnutSessions, GumnutUnavailable, SignInAgain
-from projections.identities import Identities
-from tests.dump import bytes_of, values_of
-from tests.given import NOW
-from tests.gumnut_flow import assert_tells_nothing, provider_of, sent_back
-from tests.gumnut_server import ANN, EMAIL, REDIRECT_URI, Answered, GumnutServer
-from tests.ledgers import Clock, sid_of
-from tests.servers import wait_until
+from ledger.store.interface import Arg, Script, Store
+from projections.accounts.credentials import Cipher, Credentials
+from projections.accounts.identities import Identities
+from projections.entities.gumnut.client import GumnutUnavailable
+from projections.entities.gumnut.config import GumnutConfig
+from projections.entities.gumnut.session_calls import GumnutSessions, SignInAgain
+from tests.support.gumnut.flow import assert_tells_nothing, provider_of, sent_back
+from tests.support.gumnut.server import ANN, EMAIL, REDIRECT_URI, Answered, GumnutServer
+from tests.support.ledger.given import NOW
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.stores.dump import bytes_of, values_of
+from tests.support.stores.servers import wait_until
 
 PARTITIONS: Final = 4
 SID: Final = sid_of("first")

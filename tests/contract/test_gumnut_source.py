@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from endpoints.stream_guard import StreamBroken
-from ledger.log.store import Store, open_store
-from projections.entities.gumnut import run as run_module
-from tests.gumnut_phone import COMPLETE, RESET, A, AtGumnut, B, Phone, at_gumnut, by_type, held_at
-from tests.gumnut_photos import Photos
-from tests.gumnut_server import Answered, GumnutServer
+from endpoints.sync.stream_guard import StreamBroken
+from ledger.store.interface import Store, open_store
+from projections.entities.gumnut import type_run as run_module
+from tests.support.gumnut.phone import COMPLETE, RESET, A, AtGumnut, B, Phone, at_gumnut, by_type, held_at
+from tests.support.gumnut.photos import Photos
+from tests.support.gumnut.server import Answered, GumnutServer
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import pytest
 
-from ledger.log.store import Store, open_store
-from projections.entities.gumnut import memory
+from ledger.store.interface import Store, open_store
+from projections.entities.gumnut import unsent_rows
 from projections.entities.source import HeldBack
-from tests.gumnut_api import PATHS
-from tests.gumnut_phone import COMPLETE, A, AtGumnut, Phone, another_process, at_gumnut, by_type, held_at
-from tests.gumnut_server import GumnutServer
+from tests.support.gumnut.api import PATHS
+from tests.support.gumnut.phone import COMPLETE, A, AtGumnut, Phone, another_process, at_gumnut, by_type, held_at
+from tests.support.gumnut.server import GumnutServer
 
 FAR: Final = "12024-06-01T10:00:00+00:00"
 ODD: Final[dict[str, Any]] = {
@@ -214,7 +214,7 @@ async def test_a_mend_whose_event_is_not_ready_sends_nothing_yet(
 async def test_more_than_can_be_noted_end_the_runs(
     at: AtGumnut, phone: Phone, server: GumnutServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "MAX_NOTES", 2)
+    monkeypatch.setattr(unsent_rows, "MAX_NOTES", 2)
     photos, person = server.photos, server.photos.add_person(A)
     assets = [photos.add_asset(A) for _ in range(5)]
     for asset in assets:

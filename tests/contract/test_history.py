@@ -13,14 +13,14 @@ from ledger.commands import CreateSession, EndSession, OfferStream, RecordAcks, 
 from ledger.entity_types import mask_of
 from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.log.reader import Entry, read_partition
-from ledger.log.store import Store
 from ledger.personal import plain
 from ledger.service import Ledger
-from projections.history import HistoryEvent, Wanted, pages, readable
-from projections.past import Past
-from projections.user_history import Place, UserEvent, sessions_of, user_pages
-from tests.given import NOW, ack
-from tests.ledgers import Clock, sid_of
+from ledger.store.interface import Store
+from projections.history.event_pages import Past
+from projections.history.session_history import HistoryEvent, Wanted, pages, readable
+from projections.history.user_history import Place, UserEvent, sessions_of, user_pages
+from tests.support.ledger.given import NOW, ack
+from tests.support.ledger.ledgers import Clock, sid_of
 
 PARTITIONS = 2
 SECOND_US = 1_000_000

@@ -12,11 +12,19 @@ import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput
-from ledger.log.store import Arg, Script, Store
-from projections.identities import EmailTaken, Identities, IdentityTaken, NotRegistered, Profile
-from projections.identities.person import email_digest, identity_digest, user_for
-from tests.dump import values_of
-from tests.given import NOW
+from ledger.store.interface import Arg, Script, Store
+from projections.accounts.identities import Identities
+from projections.accounts.person import (
+    EmailTaken,
+    IdentityTaken,
+    NotRegistered,
+    Profile,
+    email_digest,
+    identity_digest,
+    user_for,
+)
+from tests.support.ledger.given import NOW
+from tests.support.stores.dump import values_of
 
 PARTITIONS: Final = 4
 ISSUER: Final = "https://id.example.test"

@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 
 from projections.entities.lines import data_of
-from projections.entities.postgres.mapping import load_mapping
+from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import ImmichDatabase
-from tests.postgres_server import PostgresServer
+from tests.support.stores.postgres_server import PostgresServer
 
 ROWS = 2
 """A page's; a statement brings a few pages."""

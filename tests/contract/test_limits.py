@@ -12,11 +12,11 @@ import falcon.testing
 import pytest
 import redis
 
-from endpoints.limits import AT_ONCE, Limited, LimitRules, Limits
-from endpoints.request import Request
+from endpoints.http.limits import AT_ONCE, Limited, LimitRules, Limits
+from endpoints.http.request import Request
 from ledger.errors import LayoutError, StoreUnavailable
-from ops.limits import KEY_PREFIX, open_limits
-from tests.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
+from ops.opening.limits import KEY_PREFIX, open_limits
+from tests.support.stores.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
 
 WINDOW_S = 2
 RULES = LimitRules(sign_in="3/2seconds", account="2/2seconds", bad_token="4/2seconds", refresh="1/2seconds")

@@ -10,17 +10,17 @@ import pytest
 from ledger import keys
 from ledger.errors import CorruptLedger, LayoutError, StoreFull, StoreReplyError
 from ledger.events import SCHEMA, SessionCreated, SessionEnded
-from ledger.fields import checkpoint_fields, session_fields
 from ledger.log.append import Conflict, load, read_ended
 from ledger.log.formats import FORMAT
-from ledger.log.layout import open_layout, read_promise
 from ledger.log.reader import Entry, last_id, read_partition, walk
-from ledger.log.store import Store
+from ledger.log.state_fields import checkpoint_fields, session_fields
+from ledger.log.store_check import open_layout, read_promise
 from ledger.personal import plain
 from ledger.state import State
-from projections.rebuild import not_whole
-from tests.given import CREATED, NOW, SNAPSHOT, ack, cleared, moved, offered
-from tests.ledgers import PARTITION, Log, contents, section, sid_of
+from ledger.store.interface import Store
+from projections.checking.rebuild import not_whole
+from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, cleared, moved, offered
+from tests.support.ledger.ledgers import PARTITION, Log, contents, section, sid_of
 
 pytestmark = pytest.mark.each_store
 

@@ -14,14 +14,14 @@ from typing import IO
 import pytest
 from obstore.store import LocalStore
 
-from ledger.log.store import Store
+from ledger.store.interface import Store
 from ops.archive.options import ArchivePlace
 from ops.backup.migrate import MigrateReport, migrate
 from projections.archive.errors import ArchiveUnavailable
 from projections.archive.objects import Info, Objects, open_objects
 from projections.backup.format import FOLDER, MANIFEST
-from tests.backups import full, restored, saved
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.ledger.backups import full, restored, saved
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 MB = 1024 * 1024
 COUNT = 30

@@ -12,11 +12,11 @@ import pytest
 from ledger.errors import InvalidInput, LedgerError
 from ledger.positions import Position
 from projections.entities.lines import data_of
-from projections.entities.postgres.branches import MappingError
-from projections.entities.postgres.check import check_schema
-from projections.entities.postgres.mapping import Mapping, load_mapping, read_mapping
+from projections.entities.postgres.check.check import check_schema
+from projections.entities.postgres.mapping.mapping import Mapping, load_mapping, read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
+from projections.entities.postgres.statements.branches import MappingError
 from tests.immich.database import ImmichDatabase
 
 EVER_US = 2**52

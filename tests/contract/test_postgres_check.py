@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from projections.entities.postgres.check import check, check_schema
-from projections.entities.postgres.mapping import Mapping, read_mapping
+from projections.entities.postgres.check.check import check, check_schema
+from projections.entities.postgres.mapping.mapping import Mapping, read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.source_check import Problem
 
@@ -200,7 +200,7 @@ async def test_rows_that_break_the_rules_are_counted(database: asyncpg.Connectio
 async def test_who_holds_the_horizon_back_is_named(
     database: asyncpg.Connection, pool: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.entities.postgres.check.LATE_US", 0)
+    monkeypatch.setattr("projections.entities.postgres.check.check.LATE_US", 0)
     await database.execute("SET application_name = 'a long import'")
     async with database.transaction():
         await database.execute("CREATE TABLE made_meanwhile ()")

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from projections.entities.postgres.horizon import MARGIN_US, Horizon, HorizonReader, HorizonUnknown
-from tests.postgres_server import PASSWORD, PostgresServer
+from tests.support.stores.postgres_server import PASSWORD, PostgresServer
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BOTH: Final[tuple[Literal["transaction", "clock"], ...]] = ("transaction", "clock")

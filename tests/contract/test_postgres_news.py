@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from ledger.positions import Position
-from projections.entities.postgres.mapping import read_mapping
-from projections.entities.postgres.news import News
+from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.newest_rows import News
 
 ANN, BOB = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
 T_MS = 1_700_000_000_000

@@ -18,7 +18,7 @@ import pytest
 from ledger.errors import InvalidInput
 from projections.entities.postgres.pool import Postgres
 from projections.entities.source import SourceUnavailable
-from tests.postgres_server import PASSWORD, PostgresServer
+from tests.support.stores.postgres_server import PASSWORD, PostgresServer
 
 
 @contextlib.asynccontextmanager

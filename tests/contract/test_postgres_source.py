@@ -16,12 +16,12 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.lines import position_of
-from projections.entities.postgres.mapping import read_mapping
+from projections.entities.postgres.mapping.mapping import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.reading import FETCH_BYTES, PAGE_BYTES
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import Page, SourceUnavailable
-from tests.postgres_server import PostgresServer
+from tests.support.stores.postgres_server import PostgresServer
 
 LIBRARY = "00000000-0000-4000-8000-000000000001"
 OTHER = "00000000-0000-4000-8000-000000000002"

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from ledger.log.store import Store
 from ledger.positions import Position
+from ledger.store.interface import Store
 from projections.entities.lines import data_of, position_of
-from projections.entities.postgres.mapping import read_mapping
+from projections.entities.postgres.mapping.mapping import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.unfit_parents import KEPT, Known, OfProcess, Stored
-from tests.photo_database import MAPPING, PhotoDatabase
+from tests.support.sources.photo_database import MAPPING, PhotoDatabase
 
 ANN = "ann"
 TYPES = ("AssetV2", "AlbumV2", "AlbumToAssetV1")

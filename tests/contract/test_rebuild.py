@@ -13,20 +13,20 @@ from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import LayoutError, Rebuilding, StoreReplyError
 from ledger.events import SCHEMA
 from ledger.log import whole
-from ledger.log.layout import open_layout
-from ledger.log.sessions import find_strays
-from ledger.log.store import Store, open_store
+from ledger.log.store_check import open_layout
+from ledger.log.stored_sessions import find_strays
 from ledger.personal import plain
 from ledger.service import Ledger
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
-from projections.rebuild import Rebuild, RebuildReport, find_session, not_whole
-from projections.verify import NOT_WHOLE, verify
-from tests.given import NOW, SNAPSHOT, ack, acks, offer
-from tests.ledgers import Clock, sid_of
-from tests.lives import delete_projections, dump, last_seen_by_events, live
+from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
+from projections.checking.verify import NOT_WHOLE, verify
+from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.ledger.lives import delete_projections, dump, last_seen_by_events, live
 
 PARTITIONS = 4
 PHONE, TABLET, GONE, NOBODY = map(sid_of, ("phone", "tablet", "gone", "nobody"))

@@ -12,30 +12,22 @@ from ledger import keys, service
 from ledger.acks import Ack
 from ledger.admission import Caller
 from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset
-from ledger.errors import (
-    AckNotOffered,
-    Contended,
-    NoSuchSession,
-    Rebuilding,
-    Refused,
-    SessionEnded,
-    StoreUnavailable,
-)
+from ledger.errors import AckNotOffered, Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable
 from ledger.events import AckRefused, AcksRecorded, Event, SessionCreated, StoredAck
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.append import _APPEND, _END, append
 from ledger.log.reader import read_partition
-from ledger.log.store import Store, open_store
 from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.service import Ledger
 from ledger.state import State
-from projections.past import Past
-from projections.verify import verify
-from tests.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
-from tests.ledgers import Clock, contents, sid_of
-from tests.losing_proxy import LosingProxy
-from tests.servers import RedisServer
+from ledger.store.interface import Store, open_store
+from projections.checking.verify import verify
+from projections.history.event_pages import Past
+from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
+from tests.support.ledger.ledgers import Clock, contents, sid_of
+from tests.support.stores.losing_proxy import LosingProxy
+from tests.support.stores.servers import RedisServer
 
 PARTITIONS = 4
 SID = sid_of("first")

@@ -8,19 +8,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from endpoints.stream_lines import chunks
+from endpoints.sync.stream_lines import chunks
 from ledger.errors import Unavailable
-from ledger.log.store import open_store
 from ledger.positions import Position
-from projections.entities.catalog import Catalog
+from ledger.store.interface import open_store
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.lines import data_of, position_of
 from projections.entities.registry import ROWS, entity_types_for
 from projections.entities.source import EntitySource, Page, SourceUnavailable
-from tests.backends import LIBRARY, OTHER, Backend, CatalogBackend, GumnutBackend, PostgresBackend
-from tests.fake_store import FakeStore
-from tests.given import CREATED, given
-from tests.gumnut_server import GumnutServer
-from tests.http import serving
+from tests.support.gumnut.server import GumnutServer
+from tests.support.ledger.given import CREATED, given
+from tests.support.phones.http import serving
+from tests.support.sources.backends import LIBRARY, OTHER, Backend, CatalogBackend, GumnutBackend, PostgresBackend
+from tests.support.stores.fake_store import FakeStore
 
 ASSET: Final = "AssetV2"
 ALBUM: Final = "AlbumV2"

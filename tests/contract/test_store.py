@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ledger.errors import StoreFull, StoreReplyError, StoreUnavailable
-from ledger.log.store import Script, Store
+from ledger.store.interface import Script, Store
 
 pytestmark = pytest.mark.each_store
 

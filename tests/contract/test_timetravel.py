@@ -20,17 +20,17 @@ from ledger.events import SyncResetRequested, encode_event
 from ledger.keys import partition_of
 from ledger.log.append import load
 from ledger.log.reader import Walk
-from ledger.log.store import Store, open_store
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.service import Ledger
 from ledger.state import State
-from projections.past import Past
-from projections.timetravel import StateThen, describe, fold_at
-from tests.given import CREATED, NOW, SID, acks, clear, commands, endings, offer
-from tests.given import ack as ack_of
-from tests.ledgers import Clock, Log, sid_of
-from tests.servers import RedisServer
+from ledger.store.interface import Store, open_store
+from projections.history.event_pages import Past
+from projections.history.state_at import StateThen, describe, fold_at
+from tests.support.ledger.given import CREATED, NOW, SID, acks, clear, commands, endings, offer
+from tests.support.ledger.given import ack as ack_of
+from tests.support.ledger.ledgers import Clock, Log, sid_of
+from tests.support.stores.servers import RedisServer
 
 INSTANTS: Final = 30
 SECOND_US: Final = 1_000_000

@@ -13,13 +13,13 @@ from ledger.errors import Refused, SessionEnded, TokenReused
 from ledger.events import AcksRecorded, Event, TokenFirstUsed, TokenRotated
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
-from ledger.log.store import Store
 from ledger.service import Ledger
 from ledger.state import State
+from ledger.store.interface import Store
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
-from projections.verify import verify
-from tests.given import NOW, SNAPSHOT, ack, acks, offer
-from tests.ledgers import Clock
+from projections.checking.verify import verify
+from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer
+from tests.support.ledger.ledgers import Clock
 
 PARTITIONS = 4
 GRACE_US = 60_000_000

@@ -9,16 +9,16 @@ import pytest
 
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import CorruptLedger, LayoutError
-from ledger.log.store import Store
 from ledger.log.whole import mark_new
 from ledger.personal import plain, text_of
 from ledger.service import Ledger
+from ledger.store.interface import Store
+from projections.accounts.credentials import Cipher, CredentialUnreadable
+from projections.accounts.user_keys import REMEMBERED, REMEMBERED_S, UserKeys
 from projections.archive.errors import ArchiveUnavailable
 from projections.archive.objects import Objects, open_objects
-from projections.credentials import Cipher, CredentialUnreadable
-from projections.user_keys import REMEMBERED, REMEMBERED_S, UserKeys
-from tests.fake_store import FakeStore
-from tests.given import NOW, SID
+from tests.support.ledger.given import NOW, SID
+from tests.support.stores.fake_store import FakeStore
 
 OLD, NEW = Cipher.make_key(), Cipher.make_key()
 TOLD = plain("Ann's iPhone")

@@ -14,12 +14,12 @@ from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import SessionEnded
 from ledger.events import SCHEMA, encode_event
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.log.store import Store, open_store
 from ledger.personal import plain
 from ledger.service import Ledger
-from projections.verify import Difference, Report, verify
-from tests.given import NOW, SNAPSHOT, ack, acks, clear, offer
-from tests.ledgers import Clock, sid_of
+from ledger.store.interface import Store, open_store
+from projections.checking.verify import Difference, Report, verify
+from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, clear, offer
+from tests.support.ledger.ledgers import Clock, sid_of
 
 PARTITIONS = 2
 PHONE, TABLET, GONE, NOBODY = map(sid_of, ("phone", "tablet", "gone", "nobody"))

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 
 from ledger import keys
-from ledger.log.script import Arg, Script
-from ledger.log.store import Store
 from ledger.positions import Position
+from ledger.store.interface import Store
+from ledger.store.scripts import Arg, Script
 from ops.backup.fill import put_other
 from projections.backup.dump import CatalogDump
 from projections.backup.format import Pairs
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.layout import WAITS_US, keys_of
+from projections.entities.catalog.write_arguments import LOOKED_AT_ROWS, Write, arguments
+from projections.entities.catalog.writer import WRITE, Written
 from projections.entities.entity import Entity, read_line
-from projections.entities.layout import WAITS_US, keys_of
 from projections.entities.source import Ahead, HeldBack
-from projections.entities.writer import WRITE, Written
-from projections.entities.writes import LOOKED_AT_ROWS, Write, arguments
-from tests.fake_store import FakeStore
-from tests.owners import let_owners_be_there, living_but_owners
-from tests.samples import ASSET_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
+from tests.support.sources.owners import let_owners_be_there, living_but_owners
+from tests.support.sources.samples import ASSET_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
+from tests.support.stores.fake_store import FakeStore
 
 LIBRARY = "L1"
 PARENT = f"asset|{ASSET_ID}"

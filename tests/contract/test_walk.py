@@ -8,10 +8,10 @@ from ledger import keys
 from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import SessionEnded
 from ledger.log.reader import Entry, read_partition, walk
-from ledger.log.store import Store
 from ledger.personal import plain
-from tests.given import NOW, offered
-from tests.ledgers import PARTITION, Log, sid_of
+from ledger.store.interface import Store
+from tests.support.ledger.given import NOW, offered
+from tests.support.ledger.ledgers import PARTITION, Log, sid_of
 
 pytestmark = pytest.mark.each_store
 

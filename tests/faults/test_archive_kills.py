@@ -16,18 +16,18 @@ import pytest
 
 from ledger import keys
 from ledger.log.reader import Entry
-from ledger.log.store import Store, open_store
 from ledger.state import State
+from ledger.store.interface import Store, open_store
 from ops.archive.options import ArchivePlace
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
 from projections.archive.segment import Segment
 from projections.archive.verify import verify_segments
-from tests.archiver import Archivers
-from tests.archives import PHONE, everything, histories, length, past, stream
-from tests.given import NOW, offered
-from tests.ledgers import PARTITION, Log
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.ledger.archives import PHONE, everything, histories, length, past, stream
+from tests.support.ledger.given import NOW, offered
+from tests.support.ledger.ledgers import PARTITION, Log
+from tests.support.processes.archiver import Archivers
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 CHECKED: Final = 5
 """After every so many kills all is read again; what was lost once stays lost."""

@@ -15,18 +15,18 @@ import pytest
 
 from ledger import keys
 from ledger.errors import LayoutError
-from ledger.log.layout import open_layout
-from ledger.log.store import Store, open_store
+from ledger.log.store_check import open_layout
+from ledger.store.interface import Store, open_store
 from ops.archive.options import ArchivePlace
 from ops.backup.listing import list_backups, load_manifest
-from ops.connect import now_us
+from ops.opening.ledger import now_us
 from projections.archive.objects import Objects
 from projections.backup.format import FOLDER
 from projections.backup.origin import FromBackup
-from tests.backups import PARTITIONS, assert_restored, everything, full
-from tests.command_forks import CommandForks
-from tests.fuse import Fuse
-from tests.s3_server import ENVIRONMENT, S3Server
+from tests.support.ledger.backups import PARTITIONS, assert_restored, everything, full
+from tests.support.processes.command_forks import CommandForks
+from tests.support.processes.fuse import Fuse
+from tests.support.stores.s3_server import ENVIRONMENT, S3Server
 
 several = pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.soak)])
 

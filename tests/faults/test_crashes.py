@@ -21,15 +21,15 @@ from ledger.entity_types import CODES
 from ledger.events import AcksRecorded, StoredAck
 from ledger.keys import partition_of
 from ledger.positions import Position
-from ops.connect import Opened
 from ops.demo_library import DemoLibrary, Entity
+from ops.opening.ledger import Opened
 from ops.simulate.check import check
 from ops.simulate.device import Device
 from ops.simulate.errors import DeviceError
-from projections.verify import Report, verify
-from tests.raw_stream import RawStream
-from tests.running import APP_TYPES, RunningService
-from tests.servers import RedisServer, valkey_binary, wait_until
+from projections.checking.verify import Report, verify
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import APP_TYPES, RunningService
+from tests.support.stores.servers import RedisServer, valkey_binary, wait_until
 
 ACKERS = 3
 ASSETS = 1200

@@ -22,8 +22,8 @@ from random import Random
 
 import pytest
 
-from endpoints import stream_lines
-from tests.random_phone import Phone
+from endpoints.sync import stream_lines
+from tests.support.phones.random_phone import Phone
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,8 +16,8 @@ import pytest
 from ops.simulate.errors import RefusedRow
 from tests.immich.database import ImmichDatabase, sha1
 from tests.immich.phone import Phone, phones
-from tests.postgres_server import PostgresServer
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
+from tests.support.stores.postgres_server import PostgresServer
 
 ROUNDS = 8
 ACTS = 8

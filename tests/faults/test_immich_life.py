@@ -11,8 +11,8 @@ import pytest
 from tests.immich.database import ImmichDatabase
 from tests.immich.life import Life
 from tests.immich.phone import phones
-from tests.postgres_server import PostgresServer
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
+from tests.support.stores.postgres_server import PostgresServer
 
 ACTS = 6
 RUNS = 12

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.raw_stream import RawStream
-from tests.running import RunningService
-from tests.samples import sample
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import RunningService
+from tests.support.sources.samples import sample
 
 Line = dict[str, Any]
 ROWS = 300

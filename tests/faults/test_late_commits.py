@@ -15,15 +15,16 @@ from typing import Any, Literal
 import asyncpg
 import pytest
 
-from endpoints.stream_lines import chunks
+from endpoints.sync.stream_lines import chunks
 from ledger.acks import parse_ack
 from ledger.entity_types import COMPLETE
 from ledger.state import Checkpoint, State
-from projections.entities.postgres.mapping import read_mapping
+from projections.entities.postgres.mapping.mapping import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from projections.entities.registry import entity_types_for
-from tests.late_commits import (
+from tests.support.phones.raw_stream import RawStream
+from tests.support.sources.late_commits import (
     DEVICES,
     LIBRARY,
     SCHEMA,
@@ -35,9 +36,8 @@ from tests.late_commits import (
     real_service,
     run,
 )
-from tests.postgres_server import PostgresServer
-from tests.raw_stream import RawStream
-from tests.servers import wait_until
+from tests.support.stores.postgres_server import PostgresServer
+from tests.support.stores.servers import wait_until
 
 POOL = 4
 MANY = 20_000
@@ -162,7 +162,7 @@ def test_devices_end_with_exactly_what_writers_left(
 ) -> None:
     """Eight writers that commit out of order, twenty devices that sync all the time, over the real service.
 
-    `python -m tests.late_commits` does it for longer.
+    `python -m tests.support.sources.late_commits` does it for longer.
     """
     with real_service(tmp_path, tables, stamps) as service:
         tokens = service.sign_in_many(DEVICES, "ann", str(LIBRARY))

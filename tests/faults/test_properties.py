@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints import stream_lines
-from endpoints.stream_lines import RESET_LINE, chunks
+from endpoints.sync import stream_lines
+from endpoints.sync.stream_lines import RESET_LINE, chunks
 from ledger.acks import RESET_ACK, Ack, parse_ack
 from ledger.chain import GENESIS, link
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RecordAcks, RequestReset
@@ -29,12 +29,12 @@ from ledger.evolve import fold
 from ledger.log.reader import Entry, read_partition
 from ledger.personal import plain
 from ledger.service import Ledger
+from projections.checking.verify import verify
 from projections.entities.registry import entity_types_for
-from projections.verify import verify
-from tests.fake_store import FakeStore
-from tests.given import long_examples, stored
-from tests.ledgers import Clock, sid_of
-from tests.memory_source import DELETES, REQUESTS, UPSERTS, Change, Form, MemorySource, link_id
+from tests.support.ledger.given import long_examples, stored
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.sources.memory_source import DELETES, REQUESTS, UPSERTS, Change, Form, MemorySource, link_id
+from tests.support.stores.fake_store import FakeStore
 
 LIBRARIES: Final = ("photos", "other")
 ASSETS, ALBUMS = ("a1", "a2", "a3", "é"), ("b1", "b2")

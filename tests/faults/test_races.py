@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from ledger import keys
-from tests.running import RunningService
-from tests.samples import sample
+from tests.support.processes.running import RunningService
+from tests.support.sources.samples import sample
 
 ACKS = 6
 USERS = 8

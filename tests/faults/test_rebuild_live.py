@@ -23,11 +23,11 @@ from ledger.events import AcksRecorded
 from ledger.keys import partition_of
 from ledger.log.reader import read_partition
 from ledger.positions import Position
-from ops.bench import filling
-from ops.connect import Opened
-from tests.running import COMMAND, RunningService
-from tests.samples import sample
-from tests.servers import wait_until
+from ops.bench.rig import filling
+from ops.opening.ledger import Opened
+from tests.support.processes.running import COMMAND, RunningService
+from tests.support.sources.samples import sample
+from tests.support.stores.servers import wait_until
 
 TYPE = "UserMetadataV1"
 FIRST_US = 1_500_000_000_000_000

@@ -16,8 +16,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from ops.bench import immich_library
-from tests.servers import wait_until
+from ops.bench.postgres import immich_library
+from tests.support.stores.servers import wait_until
 
 SCHEMA: Final = Path(immich_library.__file__).with_name("immich_schema.sql")
 TAKEN: Final = datetime(2024, 6, 1, 12, 0, 0, 123456, UTC)

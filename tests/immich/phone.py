@@ -16,7 +16,7 @@ from ops.simulate.errors import DeviceError
 from ops.simulate.tables import TYPES_V2
 from tests.immich.database import ImmichDatabase
 from tests.immich.expected import Immich, differences
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
 
 
 class Cut(DeviceError):

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ledger.log.store import open_store
-from tests.http import Service, serving
+from ledger.store.interface import open_store
+from tests.support.phones.http import Service, serving
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import msgspec
 import psutil
 import pytest
 
-from ops.bench import postgres, postgres_server
-from ops.bench.results import BENCHMARKS
-from ops.bench.scale import QUICK
-from tests.postgres_server import postgres_binaries
+from ops.bench.postgres import server, streams
+from ops.bench.rig.results import BENCHMARKS
+from ops.bench.rig.scale import QUICK
+from tests.support.stores.postgres_server import postgres_binaries
 
 BENCH = [sys.executable, "-c", "from ops.cli import main; main()", "bench", "--quick", "--rounds", "1"]
 
@@ -87,9 +87,9 @@ def test_a_quick_run_on_postgres_leaves_no_server(open_folder: Path) -> None:
 
 
 def test_a_benchmark_whose_server_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_server, "OLDEST", 99)
+    monkeypatch.setattr(server, "OLDEST", 99)
     said: list[str] = []
-    assert postgres.run(1, QUICK, said.append) == []
+    assert streams.run(1, QUICK, said.append) == []
     assert said == ["skipped: PostgreSQL 99 or later is not installed"]
 
 
@@ -98,7 +98,7 @@ def test_ctrl_c_stops_everything_it_started(tmp_path: Path) -> None:
     bench = start(tmp_path, "--only", "acks")
     started: set[psutil.Process] = set()
     deadline = time.monotonic() + 60
-    while not any("ops.bench.loadgen" in _command(process) for process in started):
+    while not any("ops.bench.children.loadgen" in _command(process) for process in started):
         assert bench.poll() is None, bench.communicate()
         assert time.monotonic() < deadline
         started |= set(psutil.Process(bench.pid).children(recursive=True))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.running import COMMAND, RunningService
+from tests.support.processes.running import COMMAND, RunningService
 
 CTRL_C = """
 import sys

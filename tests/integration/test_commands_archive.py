@@ -9,8 +9,8 @@ import pytest
 from ledger import keys
 from ledger.commands import RequestReset
 from ledger.personal import plain
-from ops.connect import Opened
-from tests.commands import Commands, commands
+from ops.opening.ledger import Opened
+from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
 

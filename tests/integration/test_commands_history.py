@@ -13,10 +13,10 @@ from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.personal import plain
 from ledger.tokens import read_token
-from ops.connect import Opened
-from tests.commands import Commands, commands
-from tests.given import ack
-from tests.ledgers import sid_of
+from ops.opening.ledger import Opened
+from tests.support.ledger.given import ack
+from tests.support.ledger.ledgers import sid_of
+from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
 

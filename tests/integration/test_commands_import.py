@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from tests.commands import Commands, commands
+from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from ledger import keys
-from ledger.log.layout import open_layout
-from ledger.log.sessions import find_strays
-from ledger.log.store import open_store
+from ledger.log.store_check import open_layout
+from ledger.log.stored_sessions import find_strays
+from ledger.store.interface import open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
-from ops.bench import filling
-from ops.verifying import Job, VerifyFailed, processes_for, processes_for_segments, verify_archived, verify_in
+from ops.bench.rig import filling
+from ops.verify_processes import Job, VerifyFailed, processes_for, processes_for_segments, verify_archived, verify_in
 from projections.archive.catalog import Archive
-from projections.verify import verify
-from tests.given import NOW
-from tests.running import COMMAND, RunningService
-from tests.servers import wait_until
+from projections.checking.verify import verify
+from tests.support.ledger.given import NOW
+from tests.support.processes.running import COMMAND, RunningService
+from tests.support.stores.servers import wait_until
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from ledger.errors import SessionEnded
 from ledger.personal import plain
 from ledger.tokens import read_token
 from ops.commands.tables import WIDEST, columns, minute
-from ops.connect import Opened
-from tests.commands import Commands, commands
-from tests.ledgers import sid_of
+from ops.opening.ledger import Opened
+from tests.support.ledger.ledgers import sid_of
+from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.commands import Commands, commands
-from tests.postgres_server import PASSWORD, PostgresServer
+from tests.support.processes.commands import Commands, commands
+from tests.support.stores.postgres_server import PASSWORD, PostgresServer
 
 __all__ = ["commands"]
 

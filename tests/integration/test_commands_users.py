@@ -15,9 +15,9 @@ from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
 from ledger.personal import has_sealed, plain
 from ledger.service import Ledger
-from ops.connect import Opened, now_us, open_credentials
-from tests.commands import Commands, commands
-from tests.dump import bytes_of, values_of
+from ops.opening.ledger import Opened, now_us, open_credentials
+from tests.support.processes.commands import Commands, commands
+from tests.support.stores.dump import bytes_of, values_of
 
 __all__ = ["commands"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from endpoints.devices import Device
+from endpoints.accounts.device_descriptions import Device
 from ledger.personal import text_of
-from tests.fake_store import FakeStore
-from tests.http import Service, serving
+from tests.support.phones.http import Service, serving
+from tests.support.stores.fake_store import FakeStore
 from tests.unit.test_devices import CHROME
 
 KNOWN = Device("Pixel 8", "Android", "3.2.0")

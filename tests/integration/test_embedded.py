@@ -17,16 +17,16 @@ import psutil
 import pytest
 import redis
 
-import ops.embedded
-import ops.embedded_process
-from ops.embedded import EmbeddedServer, EmbeddedServerError, embedded_server
-from ops.embedded_process import Peer
-from tests.servers import die_with_parent, process_alive, wait_until
-from tests.services import servers_of
+import ops.embedded.process
+import ops.embedded.server
+from ops.embedded.process import Peer
+from ops.embedded.server import EmbeddedServer, EmbeddedServerError, embedded_server
+from tests.support.processes.services import servers_of
+from tests.support.stores.servers import die_with_parent, process_alive, wait_until
 
 JOIN = """
 import sys, pathlib, redis
-from ops.embedded import embedded_server
+from ops.embedded.server import embedded_server
 with embedded_server(pathlib.Path(sys.argv[1])) as url:
     print(redis.Redis.from_url(url).info("server")["run_id"], flush=True)
     sys.stdin.read()
@@ -159,7 +159,7 @@ def test_of_five_processes_that_start_together_one_starts_the_server(data_dir: P
 
 def test_joining_and_leaving_at_once_never_meets_two_or_no_servers(data_dir: Path) -> None:
     script = (
-        "import sys, pathlib, redis\nfrom ops.embedded import embedded_server\n"
+        "import sys, pathlib, redis\nfrom ops.embedded.server import embedded_server\n"
         "for i in range(15):\n"
         "  with embedded_server(pathlib.Path(sys.argv[1])) as url:\n"
         "    redis.Redis.from_url(url).incr('joined')\n"
@@ -239,7 +239,7 @@ def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
 
 
 def test_no_second_server_starts_where_one_works_unseen(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.embedded, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(ops.embedded.server, "ANSWER_TIMEOUT_S", 0.3)
     first = EmbeddedServer(data_dir)
     first.join()
     (server,) = servers_of(data_dir)
@@ -255,7 +255,7 @@ def test_no_second_server_starts_where_one_works_unseen(data_dir: Path, monkeypa
 
 
 def test_a_hanging_server_is_ended_by_force(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.embedded, "SHUTDOWN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(ops.embedded.server, "SHUTDOWN_TIMEOUT_S", 0.3)
     user = EmbeddedServer(data_dir)
     user.join()
     (server,) = servers_of(data_dir)
@@ -265,8 +265,8 @@ def test_a_hanging_server_is_ended_by_force(data_dir: Path, monkeypatch: pytest.
 
 
 def test_a_hanging_server_is_not_waited_for_for_ever(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.embedded_process, "START_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(ops.embedded_process, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(ops.embedded.process, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(ops.embedded.process, "ANSWER_TIMEOUT_S", 0.2)
     user = EmbeddedServer(data_dir)
     user.join()
     (server,) = servers_of(data_dir)
@@ -278,7 +278,7 @@ def test_a_hanging_server_is_not_waited_for_for_ever(data_dir: Path, monkeypatch
 
 
 def test_a_long_load_is_waited_for_and_its_progress_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.embedded_process, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr(ops.embedded.process, "REPORT_EVERY_S", 0.05)
     with embedded_server(data_dir):
         pass
     (log,) = data_dir.rglob("*.incr.aof")
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "data").mkdir()
-    monkeypatch.setattr("ops.embedded_files.os.open", full)
+    monkeypatch.setattr("ops.embedded.files.os.open", full)
     with pytest.raises(EmbeddedServerError, match="No space left on device"):
         EmbeddedServer(tmp_path / "data").join()
 

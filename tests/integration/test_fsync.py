@@ -16,11 +16,11 @@ from typing import Final
 
 import pytest
 
-from tests.running import RunningService
-from tests.samples import USER_ID, sample
-from tests.servers import RedisServer, valkey_binary
+from tests.support.processes.running import RunningService
+from tests.support.sources.samples import USER_ID, sample
+from tests.support.stores.servers import RedisServer, valkey_binary
 
-WITNESS: Final = Path(__file__).parent.parent / "fsync_witness.c"
+WITNESS: Final = Path(__file__).parent.parent / "support" / "fsync_witness.c"
 ACKS: Final = 40
 SERVER: Final = "valkey-server"
 

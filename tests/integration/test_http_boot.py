@@ -9,10 +9,10 @@ import falcon
 import pytest
 
 from endpoints.services import HttpSettings
-from ledger.log.store import open_store
+from ledger.store.interface import open_store
 from projections.entities.entity import read_line
-from tests.http import Service, serving
-from tests.provider import MemoryProvider
+from tests.support.phones.http import Service, serving
+from tests.support.sign_in.provider import MemoryProvider
 
 APP = {"user-agent": "immich-android/3.2.0", "deviceModel": "Pixel 8", "deviceType": "Android"}
 

@@ -11,8 +11,8 @@ import pytest
 
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import mask_of
-from tests.http import START_US, Live
-from tests.servers import wait_until
+from tests.support.phones.http import START_US, Live
+from tests.support.stores.servers import wait_until
 
 ENTITIES = 30_000
 PATH = "/ledger/libraries/lib/entities"

@@ -7,12 +7,12 @@ from email.utils import formatdate
 
 import pytest
 
-from endpoints.cookies import MAX_HEADER_BYTES
+from endpoints.accounts.cookies import MAX_HEADER_BYTES
 from endpoints.services import HttpSettings
-from ledger.log.store import Store, open_store
-from tests.http import START_US, Service, serving
-from tests.provider import MemoryProvider
-from tests.sign_ins import SignIn, browser, client, living
+from ledger.store.interface import Store, open_store
+from tests.support.phones.http import START_US, Service, serving
+from tests.support.sign_in.provider import MemoryProvider
+from tests.support.sign_in.sign_ins import SignIn, browser, client, living
 
 EXPIRES = formatdate(START_US // 1_000_000 + 400 * 86_400, usegmt=True)
 KEPT = f"Max-Age=34560000; Path=/; Expires={EXPIRES}"

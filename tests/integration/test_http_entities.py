@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.http import Service
-from tests.samples import USER_ID, sample
+from tests.support.phones.http import Service
+from tests.support.sources.samples import USER_ID, sample
 
 PATH = "/ledger/libraries/lib/entities"
 

@@ -11,17 +11,17 @@ import falcon.testing
 import msgspec
 import pytest
 
-from endpoints.limits import LimitRules
+from endpoints.http.limits import LimitRules
 from endpoints.metrics import CONTENT_TYPE
 from endpoints.routes import build
 from ledger.commands import EndSession
-from ledger.log.store import Store, open_store
 from ledger.personal import plain
+from ledger.store.interface import Store, open_store
 from ledger.tokens import TokenIssuer, make_key, read_keyring
-from ops.limits import open_limits
+from ops.opening.limits import open_limits
 from projections.counters import COUNTERS, Counters
-from tests.http import SECOND_US, Service, serving
-from tests.servers import RedisServer
+from tests.support.phones.http import SECOND_US, Service, serving
+from tests.support.stores.servers import RedisServer
 
 ME = "/api/users/me"
 RULES = LimitRules(bad_token="3/minute")

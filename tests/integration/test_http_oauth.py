@@ -12,16 +12,16 @@ import httpx
 import msgspec
 import pytest
 
-from endpoints.identity.port import Identity, provider_session_digest
-from endpoints.limits import LimitRules
+from endpoints.accounts.identity.port import Identity, provider_session_digest
+from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings
-from ledger.log.store import Store, open_store
 from ledger.personal import text_of
+from ledger.store.interface import Store, open_store
 from ledger.tokens import session_id
 from projections.entities.entity import read_line
-from tests.http import SECOND_US, Service, serving
-from tests.provider import ANN, ISSUER, MemoryProvider
-from tests.sign_ins import APP_URI, WEB_URI, SignIn, browser, client, living, refused
+from tests.support.phones.http import SECOND_US, Service, serving
+from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider
+from tests.support.sign_in.sign_ins import APP_URI, WEB_URI, SignIn, browser, client, living, refused
 
 MOBILE_URI = "https://photos.example/api/oauth/mobile-redirect"
 HOUR_US = 3600 * SECOND_US

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from endpoints.identity.port import Identity
-from ledger.log.store import open_store
-from tests.http import Service, serving
-from tests.provider import ANN, ISSUER, MemoryProvider
-from tests.sign_ins import SignIn, browser, client, living, refused
+from endpoints.accounts.identity.port import Identity
+from ledger.store.interface import open_store
+from tests.support.phones.http import Service, serving
+from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider
+from tests.support.sign_in.sign_ins import SignIn, browser, client, living, refused
 
 BOB = Identity(issuer=ISSUER, subject="sub-bob", email="bob@example.test", name="Bob", credential="credential-of-bob")
 

@@ -11,14 +11,14 @@ import httpx
 import msgspec
 import pytest
 
-from endpoints.identity.port import Identity, LoggedOut
+from endpoints.accounts.identity.port import Identity, LoggedOut
 from endpoints.services import HttpSettings
 from ledger import keys
-from ledger.log.store import Store, open_store
+from ledger.store.interface import Store, open_store
 from ledger.tokens import session_id
-from tests.http import SECOND_US, START_US, Service, serving
-from tests.provider import ANN, ISSUER, MemoryProvider
-from tests.sign_ins import SignIn, browser, client, living, refused
+from tests.support.phones.http import SECOND_US, START_US, Service, serving
+from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider
+from tests.support.sign_in.sign_ins import SignIn, browser, client, living, refused
 
 LATER_US = START_US + 1
 LOGIN_PAGE = "/auth/login?autoLaunch=0"

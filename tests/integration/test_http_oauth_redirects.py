@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from endpoints.redirects import MAX_REDIRECT_URI_CHARS, MAX_URL_CHARS
+from endpoints.accounts.redirects import MAX_REDIRECT_URI_CHARS, MAX_URL_CHARS
 from endpoints.services import HttpSettings
-from ledger.log.store import open_store
-from tests.http import Service, serving
-from tests.provider import MemoryProvider
-from tests.sign_ins import APP_URI, client, living, refused
+from ledger.store.interface import open_store
+from tests.support.phones.http import Service, serving
+from tests.support.sign_in.provider import MemoryProvider
+from tests.support.sign_in.sign_ins import APP_URI, client, living, refused
 
 
 @pytest.fixture

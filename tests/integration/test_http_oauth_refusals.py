@@ -13,16 +13,16 @@ import httpx
 import msgspec
 import pytest
 
-from endpoints.identity.port import Identity
-from endpoints.redirects import MAX_URL_CHARS
+from endpoints.accounts.identity.port import Identity
+from endpoints.accounts.redirects import MAX_URL_CHARS
 from endpoints.services import HttpSettings
 from ledger.commands import EndSession
 from ledger.errors import StoreUnavailable
-from ledger.log.store import Store, open_store
+from ledger.store.interface import Store, open_store
 from projections.counters import COUNTERS
-from tests.http import Service, serving
-from tests.provider import ANN, ISSUER, MemoryProvider
-from tests.sign_ins import APP_URI, SignIn, browser, client, living, refused
+from tests.support.phones.http import Service, serving
+from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider
+from tests.support.sign_in.sign_ins import APP_URI, SignIn, browser, client, living, refused
 
 CLEARED = [
     "immich_oauth_state=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT",

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from ledger.entity_types import ENTITY_TYPES
-from ledger.log.store import Store, open_store
+from ledger.store.interface import Store, open_store
 from projections.entities.entity import read_line
-from tests.http import Service, serving
-from tests.memory_source import Change
-from tests.samples import USER_ID, sample
-from tests.troubled_source import TroubledSource
+from tests.support.phones.http import Service, serving
+from tests.support.sources.memory_source import Change
+from tests.support.sources.samples import USER_ID, sample
+from tests.support.sources.troubled_source import TroubledSource
 
 SECOND_US: Final = 1_000_000
 ALL: Final = ("UsersV1", "AssetsV2")

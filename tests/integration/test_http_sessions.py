@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.http import SECOND_US, Service
+from tests.support.phones.http import SECOND_US, Service
 
 HOUR_US = 3600 * SECOND_US
 ISO_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -8,17 +8,17 @@ from typing import Any, Final
 
 import pytest
 
-import ops.sources
+import ops.opening.sources
 from ledger import keys
-from ledger.log.store import Store, open_store
 from ledger.positions import iso_from_us
-from ops.sources import SourceLook
-from projections import explain_library
+from ledger.store.interface import Store, open_store
+from ops.opening.sources import SourceLook
 from projections.entities.source import HeldBack
-from tests.http import Live, Service, serving
-from tests.memory_source import REQUESTS, Change
-from tests.raw_stream import RawStream
-from tests.troubled_source import TroubledSource
+from projections.explain import library
+from tests.support.phones.http import Live, Service, serving
+from tests.support.phones.raw_stream import RawStream
+from tests.support.sources.memory_source import REQUESTS, Change
+from tests.support.sources.troubled_source import TroubledSource
 
 MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 60 * MINUTE_US
@@ -181,7 +181,7 @@ async def test_ready_tells_how_the_source_is(scene: Scene, monkeypatch: pytest.M
     answer = await scene.service.ask("GET", "/readyz")
     assert (answer.status_code, answer.json["source"]) == (200, {"kind": "catalog", "ok": False, "text": DOWN})
     scene.source.hangs = True
-    monkeypatch.setattr(ops.sources, "ANSWER_S", 0.05)
+    monkeypatch.setattr(ops.opening.sources, "ANSWER_S", 0.05)
     answers = await asyncio.gather(*(scene.service.ask("GET", "/readyz") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json["source"]["text"] for answer in answers} == {"no answer within 0.05 s"}
@@ -207,7 +207,7 @@ async def test_all_who_ask_at_once_for_the_health_get_one_answer() -> None:
 
 
 async def test_a_hanging_source_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.sources, "ANSWER_S", 0.01)
+    monkeypatch.setattr(ops.opening.sources, "ANSWER_S", 0.01)
     source = TroubledSource(lambda: 0)
     source.hangs = True
     look = SourceLook("gumnut", source)
@@ -284,7 +284,7 @@ async def test_explain_says_that_the_source_lags(scene: Scene) -> None:
 async def test_explain_waits_only_so_long_for_counts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.write(ASSET)
     await scene.acknowledge(*await scene.poll())
-    monkeypatch.setattr(explain_library, "COUNT_S", 0.05)
+    monkeypatch.setattr(library, "COUNT_S", 0.05)
     scene.source.counts_slowly = True
     found = await scene.explained()
     assert [each["code"] for each in found["findings"]] == ["under_way"]

@@ -7,7 +7,7 @@ import pytest
 from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
 from ledger.tokens import Issued
-from tests.http import SECOND_US, START_US, Service
+from tests.support.phones.http import SECOND_US, START_US, Service
 
 OFFERED_US = START_US + 1000 * SECOND_US
 ACK = "AssetV2|2023-11-14T22:13:20.000001Z|a1"

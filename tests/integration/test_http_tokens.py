@@ -9,8 +9,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from endpoints.services import HttpSettings
-from tests.fake_store import FakeStore
-from tests.http import SECOND_US, Service, serving
+from tests.support.phones.http import SECOND_US, Service, serving
+from tests.support.stores.fake_store import FakeStore
 
 TTL_S = 3600
 GRACE_US = 60 * SECOND_US

@@ -10,19 +10,19 @@ from typing import NamedTuple
 import pytest
 from uvicorn.config import Config
 
-from endpoints.limits import LimitRules
-from endpoints.oauth import FORM
-from endpoints.operations import NDJSON, Operation, Text
+from endpoints.accounts.oauth import FORM
+from endpoints.http.limits import LimitRules
+from endpoints.http.operations import NDJSON, Operation, Text
 from endpoints.routes import routes
 from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
-from ledger.log.store import open_store
+from ledger.store.interface import open_store
 from ledger.tokens import Issued
-from ops.accept import Load
-from ops.proxies import ProxyHint
-from ops.worker import LedgerHttpProtocol, WorkerState
-from tests.http import START_US, Service, serving
-from tests.provider import MemoryProvider
+from ops.server.connection_balance import Load
+from ops.server.proxies import ProxyHint
+from ops.server.worker import LedgerHttpProtocol, WorkerState
+from tests.support.phones.http import START_US, Service, serving
+from tests.support.sign_in.provider import MemoryProvider
 
 ASSET = "AssetV2|2023-11-14T22:13:19.000001Z|a1"
 ALBUM = "AlbumV2|2023-11-14T22:13:19.000001Z|b1"

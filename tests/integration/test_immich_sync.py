@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from projections.entities.postgres.mapping import load_mapping
+from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import TAKEN, ImmichDatabase
 from tests.immich.phone import Phone, all_lines, phones, streamed
-from tests.postgres_server import PostgresServer
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
+from tests.support.stores.postgres_server import PostgresServer
 
 Phones = Callable[..., tuple[Phone, ...]]
 TWO_PLACES = ("UserV1", "AlbumV2")
@@ -192,7 +192,7 @@ WITHOUT_HEARTS = "data = { isFavorite = 'false' }\n"
 
 def mapping_with_hearts(folder: Path) -> Path:
     """Write the preset as it was while it sent others' hearts: without revisions."""
-    preset = resources.files("projections.entities.postgres").joinpath("immich.toml").read_text()
+    preset = resources.files("projections.entities.postgres.mapping").joinpath("immich.toml").read_text()
     assert preset.count(WITHOUT_HEARTS) == 5
     start, end = preset.index("[[resend]]"), preset.index("# Payloads")
     old = folder / "old.toml"

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from ledger.tokens import make_key
-from projections.credentials import Cipher
-from tests.raw_stream import RawStream
-from tests.running import RunningService
-from tests.samples import sample
-from tests.servers import RedisServer, free_port, valkey_binary
+from projections.accounts.credentials import Cipher
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import RunningService
+from tests.support.sources.samples import sample
+from tests.support.stores.servers import RedisServer, free_port, valkey_binary
 
 UNKNOWN = "A" * 40
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from tests.support.stores.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 

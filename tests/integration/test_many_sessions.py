@@ -20,11 +20,11 @@ from ledger.commands import CreateSession
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
 from ledger.tokens import read_token
-from ops.connect import Opened
+from ops.opening.ledger import Opened
 from projections.expiry import expire
-from tests.ledgers import sid_of
-from tests.running import COMMAND, RunningService
-from tests.servers import wait_until
+from tests.support.ledger.ledgers import sid_of
+from tests.support.processes.running import COMMAND, RunningService
+from tests.support.stores.servers import wait_until
 
 IDLE_S = 5.0
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.settings import Settings
-from tests.servers import RedisServer, valkey_binary
-from tests.services import Service
+from ops.settings.settings import Settings
+from tests.support.processes.services import Service
+from tests.support.stores.servers import RedisServer, valkey_binary
 
 HINT = "LEDGER_TRUSTED_PROXIES"
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}

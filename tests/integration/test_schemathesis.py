@@ -11,13 +11,13 @@ import schemathesis
 import schemathesis.checks
 from hypothesis import HealthCheck, settings
 
-from endpoints import openapi
+from endpoints.http import openapi
 from endpoints.routes import routes
-from projections.api_keys import SCOPES
-from tests.fake_store import FakeStore
-from tests.http import Live, Service
-from tests.provider import MemoryProvider
-from tests.servers import RedisServer
+from projections.accounts.api_keys import SCOPES
+from tests.support.phones.http import Live, Service
+from tests.support.sign_in.provider import MemoryProvider
+from tests.support.stores.fake_store import FakeStore
+from tests.support.stores.servers import RedisServer
 
 # An ack, a time or an id that fits its schema may still be refused: JSON Schema does not tell all of it.
 # Who is admitted is tested by itself.

@@ -16,8 +16,8 @@ import httpx
 import pytest
 import redis
 
-from tests.servers import RedisServer, free_port, wait_until
-from tests.services import Service, servers_of
+from tests.support.processes.services import Service, servers_of
+from tests.support.stores.servers import RedisServer, free_port, wait_until
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 from cryptography.fernet import Fernet
 
 from ledger.tokens import make_key
-from ops.connect import Opened, open_credentials
-from projections.credentials import Cipher
-from projections.gumnut import GumnutConfig, GumnutSessions
-from tests.dump import bytes_of, values_of
-from tests.gumnut_flow import challenge_of
-from tests.gumnut_server import EMAIL, REDIRECT_URI, GumnutServer
-from tests.running import COMMAND, RunningService
-from tests.servers import free_port
+from ops.opening.ledger import Opened, open_credentials
+from projections.accounts.credentials import Cipher
+from projections.entities.gumnut.config import GumnutConfig
+from projections.entities.gumnut.session_calls import GumnutSessions
+from tests.support.gumnut.flow import challenge_of
+from tests.support.gumnut.server import EMAIL, REDIRECT_URI, GumnutServer
+from tests.support.processes.running import COMMAND, RunningService
+from tests.support.stores.dump import bytes_of, values_of
+from tests.support.stores.servers import free_port
 
 OIDC = {"LEDGER_OIDC_ISSUER": "https://id.example.org", "LEDGER_OIDC_CLIENT_ID": "ledger"}
 

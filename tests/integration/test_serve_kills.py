@@ -17,8 +17,8 @@ import psutil
 import pytest
 import redis
 
-from tests.servers import wait_until
-from tests.services import Service, servers_of
+from tests.support.processes.services import Service, servers_of
+from tests.support.stores.servers import wait_until
 
 PARTS = ("parent", "arbiter", "workers", "server")
 COMBINATIONS = [

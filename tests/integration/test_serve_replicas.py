@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.replicated import COUNT, Replicated, binary_of
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
+from tests.support.stores.replicated import COUNT, Replicated, binary_of
 
 
 def test_a_sign_in_that_no_replica_has_is_503_and_an_ack_is_not(tmp_path: Path) -> None:

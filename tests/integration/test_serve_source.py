@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from ledger.tokens import read_token
-from tests.gumnut_server import GumnutServer, library
-from tests.photo_database import MAPPING, PhotoDatabase
-from tests.postgres_server import PostgresServer
-from tests.raw_stream import RawStream
-from tests.running import COMMAND, RunningService
-from tests.servers import free_port, wait_until
+from tests.support.gumnut.server import GumnutServer, library
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import COMMAND, RunningService
+from tests.support.sources.photo_database import MAPPING, PhotoDatabase
+from tests.support.stores.postgres_server import PostgresServer
+from tests.support.stores.servers import free_port, wait_until
 
 TYPES = ("AssetsV2", "AlbumsV2", "AlbumToAssetsV1")
 MANY = 30_000

@@ -14,8 +14,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.postgres_server import PostgresServer
-from tests.servers import RedisCluster, RedisServer, killed_at_end, process_alive, valkey_binary, wait_until
+from tests.support.stores.postgres_server import PostgresServer
+from tests.support.stores.servers import (
+    RedisCluster,
+    RedisServer,
+    killed_at_end,
+    process_alive,
+    valkey_binary,
+    wait_until,
+)
 
 
 def connect(url: str) -> redis.Redis | redis.RedisCluster:
@@ -71,7 +78,7 @@ def test_cluster_forms_quickly_and_heals(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="parent death signals are Linux's")
 def test_servers_end_with_a_killed_test_process(tmp_path: Path) -> None:
     script = (
-        "import sys, time, pathlib; from tests.servers import *\n"
+        "import sys, time, pathlib; from tests.support.stores.servers import *\n"
         "server = RedisServer(valkey_binary(), pathlib.Path(sys.argv[1])).start()\n"
         "print(server.pid, flush=True); time.sleep(60)"
     )
@@ -89,7 +96,7 @@ def test_watchdog_ends_what_a_run_leaves(tmp_path: Path) -> None:
     left = subprocess.Popen(["sleep", "60"], cwd=tmp_path, start_new_session=True)
     other = subprocess.Popen(["sleep", "60"], cwd=tmp_path.parent, start_new_session=True)
     with killed_at_end(left), killed_at_end(other):
-        script = Path(__file__).parent.parent / "watchdog.py"
+        script = Path(__file__).parent.parent / "support" / "watchdog.py"
         watchdog = subprocess.Popen([sys.executable, "-I", str(script), str(tmp_path)], stdin=subprocess.PIPE)
         assert left.poll() is None
         watchdog.communicate(timeout=10)
@@ -121,7 +128,7 @@ def test_postgres_keeps_data_and_address_over_kill_and_stop(postgres_server: Pos
 @pytest.mark.skipif(sys.platform != "linux", reason="parent death signal and keeper")
 def test_postgres_goes_with_a_killed_test_process(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from tests.postgres_server import PostgresServer\n"
+        "import sys, time; from pathlib import Path; from tests.support.stores.postgres_server import PostgresServer\n"
         "server = PostgresServer(Path(sys.argv[1])).start(); print(server.process.pid, server.home, flush=True)\n"
         "time.sleep(60)"
     )

@@ -8,14 +8,24 @@ from urllib.parse import urlencode
 
 import pytest
 
-from endpoints.identity.oidc.provider import OidcProvider
-from ledger.log.store import open_store
+from endpoints.accounts.identity.oidc.provider import OidcProvider
 from ledger.personal import text_of
-from tests.http import Service, serving
-from tests.oidc_flow import config_of
-from tests.oidc_server import EMAIL, SUBJECT, OidcServer, Page, ahead, hmac_of, rsa_key, signer, unsigned
-from tests.provider import MemoryProvider
-from tests.sign_ins import APP_URI, SignIn, client, living, refused
+from ledger.store.interface import open_store
+from tests.support.phones.http import Service, serving
+from tests.support.sign_in.oidc_flow import config_of
+from tests.support.sign_in.oidc_server import (
+    EMAIL,
+    SUBJECT,
+    OidcServer,
+    Page,
+    ahead,
+    hmac_of,
+    rsa_key,
+    signer,
+    unsigned,
+)
+from tests.support.sign_in.provider import MemoryProvider
+from tests.support.sign_in.sign_ins import APP_URI, SignIn, client, living, refused
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import sys
 import click
 import pytest
 
+from ops.command_group import syncledger
 from ops.commands import COMMANDS
-from ops.program import syncledger
 
 SERVER = {"gunicorn", "uvicorn", "httptools", "falcon", "limits", "prometheus_client"}
 CLIENTS = {"httpx", "asyncpg", "authlib", "gumnut", "ua_parser"}

@@ -12,10 +12,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.raw_stream import RawStream
-from tests.running import RunningService
-from tests.samples import sample
-from tests.servers import RedisServer, valkey_binary, wait_until
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import RunningService
+from tests.support.sources.samples import sample
+from tests.support.stores.servers import RedisServer, valkey_binary, wait_until
 
 ROWS = 400
 ROW_BYTES = 30_000

@@ -10,9 +10,9 @@ import pytest
 
 from ops.demo_library import DemoLibrary
 from projections.entities.registry import REQUEST_TYPES, ROWS
-from tests.raw_stream import RawStream
-from tests.running import APP_TYPES, RunningService
-from tests.samples import USER_ID, sample
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import APP_TYPES, RunningService
+from tests.support.sources.samples import USER_ID, sample
 
 Line = dict[str, Any]
 TINY = 5000

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from ops.demo_library import DemoLibrary
-from tests.raw_stream import RawStream
-from tests.running import APP_TYPES, RunningService
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import APP_TYPES, RunningService
 
 Line = dict[str, Any]
 

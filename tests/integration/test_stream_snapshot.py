@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.forms import FORMS
 from projections.entities.registry import row
-from tests.raw_stream import RawStream
-from tests.running import APP_TYPES, RunningService
-from tests.samples import sample
+from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.running import APP_TYPES, RunningService
+from tests.support.sources.samples import sample
 
 Line = dict[str, Any]
 BLOCKERS = 260

@@ -10,7 +10,7 @@ import pytest
 
 from ops.demo_library import DemoLibrary
 from ops.simulate.device import Device, SyncResult
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
 
 ROTATIONS = 10
 LIBRARY = "lib"

@@ -17,16 +17,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from projections.entities.forms import forms_of
-from projections.entities.postgres.check import check
-from projections.entities.postgres.fitting import Field, fields_of
-from projections.entities.postgres.mapping import load_mapping
+from projections.entities.postgres.check.check import check
+from projections.entities.postgres.mapping.column_types import Field, fields_of
+from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.sql_names import columns_in, tables_in, unquoted
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.sql_names import columns_in, tables_in, unquoted
 from projections.entities.registry import row
 from tests.immich.database import ImmichDatabase
 from tests.immich.phone import phones
-from tests.postgres_server import PostgresServer
-from tests.running import RunningService
+from tests.support.processes.running import RunningService
+from tests.support.stores.postgres_server import PostgresServer
 
 WHERE_KEYS = {
     "asset_exif": '"assetId"', "asset_metadata": '"assetId"', "album_user": '"userId"', "album_asset": '"assetId"',

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.oidc_server import OidcServer
+from tests.support.sign_in.oidc_server import OidcServer
 
 
 @pytest.fixture

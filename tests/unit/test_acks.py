@@ -20,7 +20,7 @@ from ledger.acks import (
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET, mask_of
 from ledger.errors import InvalidAck
 from ledger.positions import Position
-from tests.given import positions
+from tests.support.ledger.given import positions
 
 POSITIONED = [name for name in ENTITY_TYPES if name != RESET]
 US = 1_737_369_045_123_456

@@ -10,7 +10,7 @@ from ledger.errors import CorruptLedger, Refused
 from ledger.events import CheckpointsCleared, SessionCreated, SessionEnded, TokenFirstUsed, TokenRotated
 from ledger.evolve import TOKENS
 from ledger.state import State
-from tests.given import CREATED, NOW, SID, given, then, when
+from tests.support.ledger.given import CREATED, NOW, SID, given, then, when
 
 GRACE_US = 60_000_000
 FIRST = bytes.fromhex(SID)

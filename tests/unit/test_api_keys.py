@@ -9,10 +9,10 @@ import pytest
 
 from ledger import keys
 from ledger.errors import InvalidInput
-from ledger.log.script import Arg
-from projections.api_keys import NOTED_FOR_US, PREFIX, SCOPES, ApiKeys
-from tests.fake_store import FakeStore
-from tests.ledgers import Clock
+from ledger.store.scripts import Arg
+from projections.accounts.api_keys import NOTED_FOR_US, PREFIX, SCOPES, ApiKeys
+from tests.support.ledger.ledgers import Clock
+from tests.support.stores.fake_store import FakeStore
 
 
 async def test_a_key_is_found_by_its_text_only() -> None:

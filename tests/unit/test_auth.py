@@ -8,15 +8,15 @@ import falcon
 import falcon.testing
 import pytest
 
-from endpoints.auth import Auth, Kind, Presented, presented
-from endpoints.cookies import MAX_HEADER_BYTES
-from endpoints.errors import Forbidden, Unauthenticated
-from endpoints.request import Request
+from endpoints.accounts.auth import Auth, Kind, Presented, presented
+from endpoints.accounts.cookies import MAX_HEADER_BYTES
+from endpoints.http.errors import Forbidden, Unauthenticated
+from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import SessionEnded
 from ledger.tokens import MAX_TOKEN_CHARS, TokenIssuer, digest, make_key, read_keyring, read_token, session_id
-from projections.api_keys import ApiKeys
-from tests.fake_store import FakeStore
+from projections.accounts.api_keys import ApiKeys
+from tests.support.stores.fake_store import FakeStore
 
 
 def request(query: str = "", method: str = "GET", **headers: str) -> Request:

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from ops.bench.results import BENCHMARKS, Bound, Comparison, Result, as_json, chosen
-from ops.bench.rounds import alternate
-from ops.bench.table import show
+from ops.bench.rig.results import BENCHMARKS, Bound, Comparison, Result, as_json, chosen
+from ops.bench.rig.rounds import alternate
+from ops.bench.rig.table import show
 
 
 def comparison(floor: tuple[float, ...], ours: tuple[float, ...], at_least: float | None = None) -> Comparison:

@@ -8,8 +8,8 @@ import pytest
 
 from ledger.acks import parse_ack
 from ledger.positions import Position, us_from_iso
-from ops.bench import assets, wire
-from ops.bench.reader import unchunk
+from ops.bench.children.reader import unchunk
+from ops.bench.rig import assets, wire
 
 
 def parsed(raw: bytes) -> tuple[h11.Request, bytes]:

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints import bodies
-from endpoints.request import Request
+from endpoints.http import bodies
+from endpoints.http.request import Request
 from ledger.errors import InvalidInput
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from endpoints.stream_lines import chunks
+from endpoints.sync.stream_lines import chunks
 from ledger import keys
 from ledger.acks import completed_types, parse_ack
 from ledger.decide import reset_due
@@ -31,17 +31,17 @@ from ops.simulate.check import check
 from ops.simulate.copy import Copy
 from ops.simulate.parse import parse_runs
 from ops.simulate.tables import TYPES_V1, TYPES_V2
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.layout import keys_of
+from projections.entities.catalog.write_arguments import Write, arguments
+from projections.entities.catalog.writer import WRITE
 from projections.entities.entity import Entity, read_line
 from projections.entities.forms import form
-from projections.entities.layout import keys_of
 from projections.entities.registry import entity_types_for, row
 from projections.entities.source import Page
-from projections.entities.writer import WRITE
-from projections.entities.writes import Write, arguments
-from tests.fake_store import FakeStore
-from tests.given import long_examples
-from tests.samples import sample
+from tests.support.ledger.given import long_examples
+from tests.support.sources.samples import sample
+from tests.support.stores.fake_store import FakeStore
 
 LIBRARY: Final = "L"
 USERS: Final = ("u1", "u2")

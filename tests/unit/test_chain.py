@@ -10,7 +10,7 @@ from hypothesis import given as forall
 from ledger.chain import GENESIS, link, record
 from ledger.events import SCHEMA, Recorded
 from ledger.state import State
-from tests.given import CREATED, NOW, SID, cleared, histories, offered
+from tests.support.ledger.given import CREATED, NOW, SID, cleared, histories, offered
 
 
 def test_the_formula_is_fixed() -> None:

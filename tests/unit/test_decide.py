@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger.acks import RESET_ACK
-from ledger.commands import (
-    CreateSession,
-    DescribeDevice,
-    EndSession,
-    ExpireSession,
-    OfferStream,
-    RequestReset,
-    Resend,
-)
+from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, OfferStream, RequestReset, Resend
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import AckNotOffered, Refused, SessionEnded
@@ -30,7 +22,7 @@ from ledger.events import (
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.personal import plain, text_of
 from ledger.state import State
-from tests.given import (
+from tests.support.ledger.given import (
     CREATED,
     NOW,
     SNAPSHOT,

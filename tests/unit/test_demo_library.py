@@ -14,11 +14,11 @@ from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
 from ops.simulate.copy import Copy
 from ops.simulate.parse import Run, rows_of
 from ops.simulate.tables import REQUESTS, TYPES_V2
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.writer import Written
 from projections.entities.entity import read_line
 from projections.entities.registry import row
-from projections.entities.writer import Written
-from tests.fake_store import FakeStore
+from tests.support.stores.fake_store import FakeStore
 
 EVERY_TYPE = {name for request in TYPES_V2 for name in REQUESTS[request]}
 

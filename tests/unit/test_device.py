@@ -34,7 +34,7 @@ from ops.simulate.errors import (
 from ops.simulate.parse import SHAPES, Run
 from ops.simulate.repeats import Repeats, placeholders_of
 from ops.simulate.tables import TYPES_V1, TYPES_V2
-from tests.scripted_server import JSON, Broken, ScriptedServer, line
+from tests.support.processes.scripted_server import JSON, Broken, ScriptedServer, line
 
 AT = "2025-01-20T10:30:45.123Z"
 COMPLETE = line("SyncCompleteV1", {}, "SyncCompleteV1|1")
@@ -642,7 +642,7 @@ def test_check_presents_the_api_key_alone(server: ScriptedServer, open_device: C
 
 def run_command(server: ScriptedServer, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-c", "from ops.commands.simulate import simulate; simulate()", "--url", server.url,
+        [sys.executable, "-c", "from ops.commands.devices.simulate import simulate; simulate()", "--url", server.url,
          *arguments],
         env={**os.environ, "LEDGER_TOKEN": "T", **environment}, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
@@ -727,8 +727,8 @@ def test_an_interrupted_command_resumes(server: ScriptedServer, tmp_path: Path) 
 
     server.scripts = [slow()]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from ops.commands.simulate import simulate; simulate()", "--url", server.url, "--db",
-         str(path)],
+        [sys.executable, "-c", "from ops.commands.devices.simulate import simulate; simulate()", "--url", server.url,
+         "--db", str(path)],
         env={**os.environ, "LEDGER_TOKEN": "T"}, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endpoints.devices import MAX_CHARS, MAX_USER_AGENT_CHARS, REMEMBERED, Device, describe
+from endpoints.accounts.device_descriptions import MAX_CHARS, MAX_USER_AGENT_CHARS, REMEMBERED, Device, describe
 
 MOZILLA = "Mozilla/5.0"
 GECKO = "(KHTML, like Gecko)"

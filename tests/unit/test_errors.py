@@ -10,11 +10,11 @@ import falcon.asgi
 import falcon.testing
 import pytest
 
-from endpoints import errors
-from endpoints.bodies import BodyTooSlow, ClientGone
-from endpoints.identity.port import ProviderUnavailable, SignInRefused
-from endpoints.limits import Limited
-from endpoints.request import Correlation, Request
+from endpoints.accounts.identity.port import ProviderUnavailable, SignInRefused
+from endpoints.http import errors
+from endpoints.http.bodies import BodyTooSlow, ClientGone
+from endpoints.http.limits import Limited
+from endpoints.http.request import Correlation, Request
 from ledger.errors import (
     AckNotOffered,
     Contended,

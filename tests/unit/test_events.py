@@ -35,7 +35,7 @@ from ledger.events import (
 from ledger.personal import UserKey, plain
 from ledger.state import State
 from ledger.upcast import UPCASTS, Stored, upcast
-from tests.given import NOW, SID, histories
+from tests.support.ledger.given import NOW, SID, histories
 
 ACK = StoredAck(3, 1_737_369_045_123_456, "0a1b", 1)
 

@@ -30,7 +30,7 @@ from ledger.evolve import NOTED, evolve, fold
 from ledger.personal import plain
 from ledger.positions import Position
 from ledger.state import Checkpoint, Offer, State
-from tests.given import (
+from tests.support.ledger.given import (
     CREATED,
     NOW,
     SID,

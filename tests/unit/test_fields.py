@@ -10,11 +10,24 @@ from hypothesis import strategies as st
 
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, SessionCreated, SessionEnded
-from ledger.fields import Changes, Fields, changes, checkpoint_fields, read_state, session_fields
+from ledger.log.state_fields import Changes, Fields, changes, checkpoint_fields, read_state, session_fields
 from ledger.personal import plain
 from ledger.positions import Position
 from ledger.state import Checkpoint, State
-from tests.given import NOW, SID, SNAPSHOT, ack, cleared, commands, given, histories, history, moved, offered, then
+from tests.support.ledger.given import (
+    NOW,
+    SID,
+    SNAPSHOT,
+    ack,
+    cleared,
+    commands,
+    given,
+    histories,
+    history,
+    moved,
+    offered,
+    then,
+)
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 created = st.builds(

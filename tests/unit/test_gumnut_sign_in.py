@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from endpoints.identity.gumnut import GumnutConfig, GumnutProvider
-from endpoints.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
+from endpoints.accounts.identity.gumnut.provider import GumnutProvider
+from endpoints.accounts.identity.port import Answer, Identity, ProviderUnavailable, SignInRefused
 from ledger.errors import InvalidInput
-from projections.gumnut.client import MAX_BODY_BYTES
-from tests.gumnut_flow import assert_tells_nothing, challenge_of, provider_of, sent_back, sign_in, try_in
-from tests.gumnut_server import ANN, EMAIL, REDIRECT_URI, Answered, GumnutServer, library, user
+from projections.entities.gumnut.client import MAX_BODY_BYTES
+from projections.entities.gumnut.config import GumnutConfig
+from tests.support.gumnut.flow import assert_tells_nothing, challenge_of, provider_of, sent_back, sign_in, try_in
+from tests.support.gumnut.server import ANN, EMAIL, REDIRECT_URI, Answered, GumnutServer, library, user
 
 AUTH_URL, EXCHANGE, LOGOUT = (f"/api/oauth/{name}" for name in ("auth-url", "exchange", "logout-endpoint"))
 ME, LIBRARIES = "/api/users/me", "/api/libraries"

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import StoreUnavailable
-from projections.entities.catalog import Catalog
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.ingest import MAX_REFUSALS, IngestReport, LineSplitter, Refusal, ingest
+from projections.entities.catalog.writer import Written
 from projections.entities.entity import MAX_LINE_BYTES, Entity
-from projections.entities.ingest import MAX_REFUSALS, IngestReport, LineSplitter, Refusal, ingest
 from projections.entities.source import HeldBack
-from projections.entities.writer import Written
-from tests.fake_store import FakeStore
-from tests.samples import ASSET_ID, SAMPLES, sample
+from tests.support.sources.samples import ASSET_ID, SAMPLES, sample
+from tests.support.stores.fake_store import FakeStore
 
 
 def line(entity_type: str, **changes: Any) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.key_files import LARGEST_BYTES, FileSource, alone, read_or_make, read_text, replace
+from ops.opening.key_files import LARGEST_BYTES, FileSource, alone, read_or_make, read_text, replace
 
 
 def upper(text: str) -> str:

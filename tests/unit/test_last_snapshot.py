@@ -7,11 +7,11 @@ from typing import Final
 from hypothesis import given as having
 from hypothesis import strategies as st
 
-from endpoints.stream import DAY_US, last_snapshot
+from endpoints.sync.stream import DAY_US, last_snapshot
 from ledger.commands import OfferStream
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
-from tests.given import NOW, acks, clear, completed, given, moved, offered, then, when
+from tests.support.ledger.given import NOW, acks, clear, completed, given, moved, offered, then, when
 
 HOUR_US: Final = 3_600_000_000
 ASKED: Final = mask_of([COMPLETE, "AssetV2", "AlbumV2"])

@@ -10,8 +10,8 @@ from typing import cast, get_args
 
 import pytest
 
-from ops.logs import OURS, SERVERS, LineFormatter, configure_logging, masked
-from ops.variables import LogLevel
+from ops.server.logs import OURS, SERVERS, LineFormatter, configure_logging, masked
+from ops.settings.variables import LogLevel
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
@@ -135,7 +135,13 @@ def heard(name: str) -> str:
 @pytest.mark.parametrize("level", get_args(LogLevel))
 def test_our_own_lines_are_heard_from_the_level_asked_for(level: LogLevel) -> None:
     configure_logging(level)
-    for name in ("syncledger.serve", "endpoints.errors", "ledger.log.mux", "projections.x", "ops.y"):
+    for name in (
+        "syncledger.serve",
+        "endpoints.http.errors",
+        "ledger.store.shared_connection",
+        "projections.x",
+        "ops.y",
+    ):
         assert heard(name) == level
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from endpoints.identity.oidc.config import OidcConfig
-from endpoints.identity.oidc.exchange import Tokens
-from endpoints.identity.oidc.http import Reply
-from endpoints.identity.oidc.oauth import TokenRequest
-from endpoints.identity.oidc.signatures import Signed
+from endpoints.accounts.identity.oidc.config import OidcConfig
+from endpoints.accounts.identity.oidc.exchange import Tokens
+from endpoints.accounts.identity.oidc.http import Reply
+from endpoints.accounts.identity.oidc.oauth import TokenRequest
+from endpoints.accounts.identity.oidc.signatures import Signed
 from ledger.errors import InvalidInput
 
 

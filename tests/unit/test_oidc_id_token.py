@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from endpoints.identity.oidc.config import ALGORITHMS
-from tests.oidc_flow import config_of, provider_of, refused, sign_in, try_in
-from tests.oidc_server import (
+from endpoints.accounts.identity.oidc.config import ALGORITHMS
+from tests.support.sign_in.oidc_flow import config_of, provider_of, refused, sign_in, try_in
+from tests.support.sign_in.oidc_server import (
     CLIENT_ID,
     CLIENT_SECRET,
     SUBJECT,

@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 
-from endpoints.identity.port import Identity, LoggedOut, ProviderUnavailable, SignInRefused
-from tests.oidc_flow import assert_tells_nothing, config_of, provider_of, query_of, sign_in, try_in
-from tests.oidc_server import CLIENT_ID, SUBJECT, OidcServer, Page, ahead, hmac_of, rsa_key, signer, unsigned
+from endpoints.accounts.identity.port import Identity, LoggedOut, ProviderUnavailable, SignInRefused
+from tests.support.sign_in.oidc_flow import assert_tells_nothing, config_of, provider_of, query_of, sign_in, try_in
+from tests.support.sign_in.oidc_server import (
+    CLIENT_ID,
+    SUBJECT,
+    OidcServer,
+    Page,
+    ahead,
+    hmac_of,
+    rsa_key,
+    signer,
+    unsigned,
+)
 from tests.unit.oidc_fixtures import server
 
 __all__ = ["server"]

@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 
-from endpoints.identity.oidc.oauth import challenge_of, nonce_of
-from endpoints.identity.port import Answer, Authorization
+from endpoints.accounts.identity.oidc.oauth import challenge_of, nonce_of
+from endpoints.accounts.identity.port import Answer, Authorization
 from ledger.errors import InvalidInput
-from tests.oidc_flow import config_of, provider_of, query_of, refused, sign_in, try_in, unavailable
-from tests.oidc_server import CLIENT_ID, CLIENT_SECRET, EMAIL, REDIRECT_URI, SUBJECT, OidcServer, rsa_key, signer
+from tests.support.sign_in.oidc_flow import config_of, provider_of, query_of, refused, sign_in, try_in, unavailable
+from tests.support.sign_in.oidc_server import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    EMAIL,
+    REDIRECT_URI,
+    SUBJECT,
+    OidcServer,
+    rsa_key,
+    signer,
+)
 from tests.unit.oidc_fixtures import server
 
 __all__ = ["server"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from endpoints.identity.oidc.http import MAX_BODY_BYTES
-from endpoints.identity.oidc.oauth import challenge_of
-from endpoints.identity.port import ProviderUnavailable, SignInRefused
-from tests.oidc_flow import config_of, provider_of, sign_in, try_in, unavailable
-from tests.oidc_server import REDIRECT_URI, SUBJECT, OidcServer, Page, rsa_key, signer
-from tests.servers import free_port
+from endpoints.accounts.identity.oidc.http import MAX_BODY_BYTES
+from endpoints.accounts.identity.oidc.oauth import challenge_of
+from endpoints.accounts.identity.port import ProviderUnavailable, SignInRefused
+from tests.support.sign_in.oidc_flow import config_of, provider_of, sign_in, try_in, unavailable
+from tests.support.sign_in.oidc_server import REDIRECT_URI, SUBJECT, OidcServer, Page, rsa_key, signer
+from tests.support.stores.servers import free_port
 from tests.unit.oidc_fixtures import server
 
 __all__ = ["server"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from endpoints.identity.oidc.provider import OidcProvider
-from endpoints.limits import LimitRules
+from endpoints.accounts.identity.oidc.provider import OidcProvider
+from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings
-from ops.identity import make_provider, oidc_config
-from ops.identity_settings import OidcSettings
-from ops.open_services import http_settings
-from ops.settings import LimitSettings, Settings, read_settings
+from ops.opening.identity_provider import make_provider, oidc_config
+from ops.opening.services import http_settings
+from ops.settings.identity import OidcSettings
+from ops.settings.settings import LimitSettings, Settings, read_settings
 
 OIDC = OidcSettings(
     issuer="https://id.example.org",

@@ -9,10 +9,10 @@ import falcon.inspect
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from endpoints import openapi
+from endpoints.http import openapi
 from endpoints.routes import build, routes
-from tests.fake_store import FakeStore
-from tests.http import Service, serving
+from tests.support.phones.http import Service, serving
+from tests.support.stores.fake_store import FakeStore
 
 
 @pytest.fixture

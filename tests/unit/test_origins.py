@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from endpoints.errors import Forbidden
-from endpoints.origins import MAX_ORIGIN_BYTES, Origins
+from endpoints.accounts.origins import MAX_ORIGIN_BYTES, Origins
+from endpoints.http.errors import Forbidden
 from tests.unit.test_auth import request
 
 CHANGING = ["POST", "PUT", "DELETE", "PATCH"]

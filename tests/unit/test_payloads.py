@@ -12,7 +12,7 @@ from ledger.positions import Position
 from projections.entities.entity import MAX_DEPTH, MAX_LINE_BYTES, pair_id, read_line
 from projections.entities.lines import data_of, head_of, position_of
 from projections.entities.registry import ROWS
-from tests.samples import ALBUM_ID, ASSET_ID, OCR_ID, PARTNER_ID, SAMPLES, USER_ID, sample
+from tests.support.sources.samples import ALBUM_ID, ASSET_ID, OCR_ID, PARTNER_ID, SAMPLES, USER_ID, sample
 
 # Section 2 of the protocol: s text, b boolean, i integer, f number, dt time, {} object, id; n nullable; a|b an enum.
 ASSET = """id id, ownerId id, originalFileName s, checksum s, thumbhash s n, type IMAGE|VIDEO|AUDIO|OTHER,

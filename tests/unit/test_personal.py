@@ -10,7 +10,7 @@ from ledger.commands import CreateSession, DescribeDevice, EndSession, RequestRe
 from ledger.decide import decide
 from ledger.events import DeviceDescribed, SessionCreated, encode_event
 from ledger.personal import UserKey, has_plain, has_sealed, opened, plain, sealed, text_of
-from tests.given import NOW, given
+from tests.support.ledger.given import NOW, given
 
 KEY, OTHER = UserKey(b"k" * 32), UserKey(b"o" * 32)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
 from ledger.positions import MAX_ID_BYTES, MAX_US, Position, check_id, iso_from_us, us_from_iso
-from tests.given import ids, positions
+from tests.support.ledger.given import ids, positions
 
 US = 1_737_369_045_123_456  # 2025-01-20T10:30:45.123456Z
 

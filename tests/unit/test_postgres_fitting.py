@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from projections.entities.postgres.fitting import Field, Kind, SqlType, fields_of, misfit
+from projections.entities.postgres.mapping.column_types import Field, Kind, SqlType, fields_of, misfit
 from projections.entities.registry import ROWS
 
 

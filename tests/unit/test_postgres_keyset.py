@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ledger.positions import MAX_US, Position
-from projections.entities.postgres.keyset import (
+from projections.entities.postgres.statements.keyset import (
     MAX_BIGINT,
     MAX_TEXT,
     read_id,

@@ -9,7 +9,7 @@ import pytest
 from ledger.commands import Resend
 from ledger.entity_types import ENTITY_TYPES, mask_of, types_in
 from ledger.errors import InvalidInput
-from projections.entities.postgres.mapping import (
+from projections.entities.postgres.mapping.mapping import (
     Branch,
     Each,
     Mapping,
@@ -19,7 +19,7 @@ from projections.entities.postgres.mapping import (
     load_mapping,
     read_mapping,
 )
-from projections.entities.postgres.sql_text import problem_of, with_library
+from projections.entities.postgres.mapping.sql_text import problem_of, with_library
 
 MARKER = """
 [[entities.StackDeleteV1]]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from projections.entities.postgres.indexes import Index, lookup_index, order_index
-from projections.entities.postgres.plans import Trouble, troubles_in
-from projections.entities.postgres.sql_names import (
+from projections.entities.postgres.check.indexes import Index, lookup_index, order_index
+from projections.entities.postgres.check.plans import Trouble, troubles_in
+from projections.entities.postgres.mapping.sql_names import (
     Column,
     columns_in,
     joined_columns,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.positions import Position
-from projections.entities.postgres.quiet import FORGET_S, LIBRARIES, Quiet, starts_over
+from projections.entities.postgres.empty_spans import FORGET_S, LIBRARIES, Quiet, starts_over
 
 
 class Clock:

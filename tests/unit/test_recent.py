@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ledger.log.append import SEEN_FOR_US
-from ledger.recent import RECENT, Recent
+from ledger.log.remembered import RECENT, Recent
 from ledger.state import State
-from tests.given import CREATED, NOW, given, offered, then
+from tests.support.ledger.given import CREATED, NOW, given, offered, then
 
 
 def of(number: int) -> State:

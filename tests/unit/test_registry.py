@@ -7,7 +7,7 @@ import pytest
 from ledger.entity_types import ENTITY_TYPES
 from projections.entities.forms import DELETE, FORMS, forms_of, sharing_id_with
 from projections.entities.registry import REQUEST_TYPES, ROWS, STORED_TYPES, entity_types_for, row, upserts_of
-from tests.samples import SAMPLES
+from tests.support.sources.samples import SAMPLES
 
 # `SyncRequestType` of @immich/sdk 3.2.2, in upstream's SYNC_TYPES_ORDER; AssetFacesV1 and the other old ones included.
 SDK_REQUEST_TYPES = [

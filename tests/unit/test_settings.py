@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from ledger.errors import InvalidInput
 from ledger.tokens import make_key
 from ops.archive.options import ArchivePlace
-from ops.durations import LONGEST_MS, format_duration, parse_duration
-from ops.identity_settings import OidcSettings
-from ops.setting_parsers import rate
-from ops.settings import LimitSettings, Settings, read_settings, without_password
-from ops.source_settings import PostgresSettings
-from ops.variables import VARIABLES, unknown_variables
-from projections.entities.postgres.mapping import read_mapping
+from ops.settings.durations import LONGEST_MS, format_duration, parse_duration
+from ops.settings.identity import OidcSettings
+from ops.settings.parsers import rate
+from ops.settings.settings import LimitSettings, Settings, read_settings, without_password
+from ops.settings.source import PostgresSettings
+from ops.settings.variables import VARIABLES, unknown_variables
+from projections.entities.postgres.mapping.mapping import read_mapping
 
 KEY = make_key()
 FERNET = urlsafe_b64encode(b"k" * 32).decode()

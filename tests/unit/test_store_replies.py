@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from ledger.errors import StoreFull, StoreReplyError, StoreUnavailable
-from ledger.log.replies import Ask, Moved, NoScript, NotNow, error_from_reply
-from ledger.log.script import Script
+from ledger.store.error_replies import Ask, Moved, NoScript, NotNow, error_from_reply
+from ledger.store.scripts import Script
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from endpoints.sending import always
-from endpoints.stream_guard import Guard
+from endpoints.http.sending import always
+from endpoints.sync.stream_guard import Guard
 
 
 class Making:
@@ -52,7 +52,7 @@ async def test_a_client_that_leaves_stops_the_chunk_that_is_being_made() -> None
 
 
 async def test_a_session_that_ends_stops_the_chunk_that_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("endpoints.stream_guard.LOOK_S", 0.01)
+    monkeypatch.setattr("endpoints.sync.stream_guard.LOOK_S", 0.01)
     living = True
 
     async def lives() -> bool:

@@ -25,8 +25,8 @@ from ledger.tokens import (
     read_token,
     session_id,
 )
-from tests.given import NOW, then
-from tests.given import given as state_of
+from tests.support.ledger.given import NOW, then
+from tests.support.ledger.given import given as state_of
 
 KEY = make_key()
 ISSUER = TokenIssuer(lambda: read_keyring(KEY))

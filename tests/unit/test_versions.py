@@ -16,7 +16,7 @@ from projections.entities.lines import data_of
 from projections.entities.payloads.albums import AlbumV2
 from projections.entities.registry import ROWS
 from projections.entities.versions import MAX_DURATION_MS, album_to_v1, duration_ms, duration_text
-from tests.samples import USER_ID, sample
+from tests.support.sources.samples import USER_ID, sample
 
 OLDER = [found for found in ROWS if found.is_older_version and not found.needs_owner]
 

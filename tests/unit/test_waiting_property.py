@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from ledger import keys
+from projections.entities.catalog.layout import keys_of
+from projections.entities.catalog.write_arguments import Write, arguments
+from projections.entities.catalog.writer import WRITE
 from projections.entities.entity import Entity, read_line
-from projections.entities.layout import keys_of
-from projections.entities.writer import WRITE
-from projections.entities.writes import Write, arguments
-from tests.given import long_examples
-from tests.samples import sample
+from tests.support.ledger.given import long_examples
+from tests.support.sources.samples import sample
 from tests.unit.test_catalog_property import LIBRARY, Sink
 
 Drawn = tuple[str, dict[str, Any]]

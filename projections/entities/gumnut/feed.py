@@ -16,10 +16,10 @@ from gumnut.types import EventsResponse
 
 from ledger.errors import InvalidInput
 from ledger.positions import check_id
+from projections.entities.gumnut.client import Declined, GumnutUnavailable
 from projections.entities.gumnut.payloads import stamp_of
-from projections.entities.gumnut.speaker import Speaker
+from projections.entities.gumnut.stream_client import Speaker
 from projections.entities.source import PositionLost
-from projections.gumnut import Declined, GumnutUnavailable
 
 PAGE_EVENTS: Final = 200
 KEPT_PAGES: Final = 12

@@ -16,24 +16,25 @@ from typing import Final, Self
 
 from ledger.commands import Resend
 from ledger.errors import LedgerError
-from ledger.log.store import Store
 from ledger.positions import Position
-from projections.credentials import Credentials
+from ledger.store.interface import Store
+from projections.accounts.credentials import Credentials
 from projections.entities.gumnut import payloads
+from projections.entities.gumnut.bulk_reads import is_id
+from projections.entities.gumnut.client import ANONYMOUS, Pool
+from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.feed import Filter
-from projections.entities.gumnut.kinds import Kind, kind_of
-from projections.entities.gumnut.memory import PARENTS, Notes, Tails, Unsent
 from projections.entities.gumnut.payloads import Unfit, stamp_of
-from projections.entities.gumnut.reads import is_id
-from projections.entities.gumnut.run import ROOM_US, Run, line_of
-from projections.entities.gumnut.speaker import Speaker
-from projections.entities.gumnut.view import View
+from projections.entities.gumnut.session_calls import GumnutSessions
+from projections.entities.gumnut.stream_client import Speaker
+from projections.entities.gumnut.stream_library import View
+from projections.entities.gumnut.token import ApiKey
+from projections.entities.gumnut.type_reads import Kind, kind_of
+from projections.entities.gumnut.type_run import ROOM_US, Run, line_of
+from projections.entities.gumnut.unsent_rows import PARENTS, Notes, Tails, Unsent
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import row
 from projections.entities.source import Ahead, Held, HeldBack, Page, PositionLost, SourceHealth
-from projections.gumnut import GumnutConfig, GumnutSessions, Pool
-from projections.gumnut.client import ANONYMOUS
-from projections.gumnut.token import ApiKey
 
 PAGE_BYTES: Final = 64 * 1024
 MAX_AHEAD_PAGES: Final = 5

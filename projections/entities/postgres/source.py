@@ -21,15 +21,14 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
 from projections.entities.lines import as_type, payload_of, position_of
-from projections.entities.postgres.compiled import Compiled, Compiler
-from projections.entities.postgres.described import MappingError, blaming
-from projections.entities.postgres.fits import Fits
+from projections.entities.postgres.empty_spans import Quiet, is_near, starts_over
 from projections.entities.postgres.horizon import Horizon, HorizonReader
-from projections.entities.postgres.keyset import Ask, library_value
-from projections.entities.postgres.mapping import Mapping as SourceMapping
-from projections.entities.postgres.news import News
+from projections.entities.postgres.line_check import Fits
+from projections.entities.postgres.mapping.compiled import Compiled, Compiler
+from projections.entities.postgres.mapping.described import MappingError, blaming
+from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
+from projections.entities.postgres.newest_rows import News
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.quiet import Quiet, is_near, starts_over
 from projections.entities.postgres.reading import (
     FETCH_BYTES,
     Batch,
@@ -41,7 +40,8 @@ from projections.entities.postgres.reading import (
     unfit_field_of,
     unfit_parent_of,
 )
-from projections.entities.postgres.statements import Statement
+from projections.entities.postgres.statements.keyset import Ask, library_value
+from projections.entities.postgres.statements.statements import Statement
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.registry import EntityTypeRow, row
 from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth, SourceUnavailable

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from ledger import keys
-from ledger.log.store import Store
+from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 
-from ledger.log.standalone import StandaloneStore
-from ledger.log.store import open_store
+from ledger.store.interface import open_store
+from ledger.store.standalone import StandaloneStore
 from tests.integration.store.proxy import Proxy
-from tests.servers import RedisServer
+from tests.support.stores.servers import RedisServer
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

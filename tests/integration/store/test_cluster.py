@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ledger.errors import StoreUnavailable
-from ledger.log.cluster import ClusterStore
-from ledger.log.store import Script, Store, open_store
-from tests.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
+from ledger.store.cluster import ClusterStore
+from ledger.store.interface import Script, Store, open_store
+from tests.support.stores.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
 
 PUSH = Script("push", "return redis.call('RPUSH', KEYS[1], ARGV[1])")
 BOTH = Script("both", "return {redis.call('INCR', KEYS[1]), redis.call('INCR', KEYS[2])}")

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ledger.errors import LayoutError, StoreReplyError, StoreUnavailable
-from ledger.log.standalone import StandaloneStore
-from ledger.log.store import open_store
+from ledger.store.interface import open_store
+from ledger.store.standalone import StandaloneStore
 from tests.integration.store.proxy import Proxy
-from tests.servers import RedisServer, valkey_binary
+from tests.support.stores.servers import RedisServer, valkey_binary
 
 Open = Callable[..., Awaitable[StandaloneStore]]
 KEY = b"{p1}:a"

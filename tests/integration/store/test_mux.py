@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ledger.errors import StoreUnavailable
-from ledger.log import mux
-from ledger.log.standalone import StandaloneStore
-from ledger.log.store import Script, open_store
+from ledger.store import shared_connection
+from ledger.store.interface import Script, open_store
+from ledger.store.standalone import StandaloneStore
 from tests.integration.store.proxy import Proxy
-from tests.servers import RedisServer
+from tests.support.stores.servers import RedisServer
 
 Open = Callable[..., Awaitable[StandaloneStore]]
 COUNT = Script("count", "return redis.call('INCR', KEYS[1])")
@@ -71,7 +71,7 @@ async def test_cancelled_waiters_do_not_shift_the_replies(valkey_url: str, open_
 async def test_waiters_beyond_the_bound_are_refused(
     valkey_server: RedisServer, open_standalone: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mux, "MAX_PENDING", 100)
+    monkeypatch.setattr(shared_connection, "MAX_PENDING", 100)
     store = await open_standalone(valkey_server.url)
     valkey_server.pause()
     waiting = [asyncio.create_task(store.script(COUNT, [KEY], [])) for _ in range(120)]
@@ -92,7 +92,7 @@ async def test_waiters_beyond_the_bound_are_refused(
 async def test_bytes_that_the_server_does_not_take_are_bounded(
     valkey_server: RedisServer, open_standalone: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mux, "MAX_HELD_BYTES", 4 << 20)
+    monkeypatch.setattr(shared_connection, "MAX_HELD_BYTES", 4 << 20)
     store = await open_standalone(valkey_server.url)
     valkey_server.pause()
     large = b"x" * (1 << 20)

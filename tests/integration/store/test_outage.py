@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ledger.errors import StoreUnavailable
-from ledger.log.standalone import StandaloneStore
-from ledger.log.store import Script, Store, open_store
+from ledger.store.interface import Script, Store, open_store
+from ledger.store.standalone import StandaloneStore
 from tests.integration.store.proxy import Proxy
-from tests.servers import RedisServer, free_port
+from tests.support.stores.servers import RedisServer, free_port
 
 Open = Callable[..., Awaitable[StandaloneStore]]
 PUSH = Script("push", "return redis.call('RPUSH', KEYS[1], ARGV[1])")

@@ -25,13 +25,13 @@ from ledger.commands import (
 from ledger.entity_types import mask_of
 from ledger.errors import NotReplicated, SessionEnded, StoreUnavailable
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
-from ledger.log.store import Store, open_store
 from ledger.personal import plain
 from ledger.service import Ledger
-from tests.given import NOW, ack
-from tests.ledgers import Clock, sid_of
-from tests.replicated import COUNT, Replicated, binary_of
-from tests.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
+from ledger.store.interface import Store, open_store
+from tests.support.ledger.given import NOW, ack
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.stores.replicated import COUNT, Replicated, binary_of
+from tests.support.stores.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
 
 WAIT_S: Final = 0.4
 SID: Final = sid_of("phone")

@@ -1,0 +1,174 @@
+"""Who is asking: every way a client presents a credential, in upstream's order of precedence.
+
+The first credential that is present decides; there is no fall-through from a bad token to a good API key. Nothing is
+looked up for a token here: it names a session, and whether that session lives is found out where it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from endpoints.accounts import cookies
+from endpoints.accounts.origins import Origins
+from endpoints.http.errors import Forbidden, Unauthenticated
+from endpoints.http.request import Request
+from ledger.admission import Caller
+from ledger.errors import SessionEnded
+from projections.accounts.api_keys import ApiKey, ApiKeys
+
+CACHED_TOKENS: Final = 8192
+NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
+
+
+class Kind(Enum):
+    """What a client presented."""
+
+    NOTHING = "nothing"
+    SHARE = "share link"
+    TOKEN = "token"  # noqa: S105 (a kind, no secret)
+    COOKIE = "token in a cookie"
+    KEY = "API key"
+
+
+class Presented(NamedTuple):
+    """The one credential of a request that decides."""
+
+    kind: Kind
+    value: str
+
+
+_NOTHING: Final = Presented(Kind.NOTHING, "")
+
+
+def presented(req: Request) -> Presented:
+    """Find the credential that decides; an empty value counts as absent."""
+    given = req.raw_headers
+    if req.query_string:
+        return _with_query(req, given)
+    if given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug"):
+        return Presented(Kind.SHARE, "")
+    token = _first_token(given) or _bearer(given)
+    if token:
+        return Presented(Kind.TOKEN, token)
+    return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1"))
+
+
+def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
+    shared = given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug")
+    if shared or _param(req, "key") or _param(req, "slug"):
+        return Presented(Kind.SHARE, "")
+    token = _first_token(given) or _param(req, "sessionKey") or _bearer(given)
+    if token:
+        return Presented(Kind.TOKEN, token)
+    return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1") or _param(req, "apiKey"))
+
+
+def _first_token(given: dict[bytes, bytes]) -> str:
+    token = given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token")
+    return token.decode("latin-1") if token else ""
+
+
+def _bearer(given: dict[bytes, bytes]) -> str:
+    authorization = given.get(b"authorization")
+    return _token_of(authorization) if authorization else ""
+
+
+@lru_cache(CACHED_TOKENS)
+def _token_of(authorization: bytes) -> str:
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+
+
+def _cookie(given: dict[bytes, bytes]) -> Presented | None:
+    header = given.get(b"cookie")
+    token = cookies.find(header, cookies.ACCESS_TOKEN) if header else ""
+    return Presented(Kind.COOKIE, token) if token else None
+
+
+def _param(req: Request, name: str) -> str:
+    value = req.params.get(name, "")
+    return value if isinstance(value, str) else value[0]
+
+
+def _key(value: str) -> Presented:
+    return Presented(Kind.KEY, value) if value else _NOTHING
+
+
+class Auth:
+    """Turns what a client presents into who it is."""
+
+    def __init__(
+        self, read_token: Callable[[str], Caller | None], api_keys: ApiKeys, external_domain: str = ""
+    ) -> None:
+        """Take `read_token`, a pure function of the token: which session it claims, None if it is none of ours.
+
+        `external_domain` is an address whose pages are our own, beside that of the request itself.
+        """
+        self.origins = Origins(external_domain)
+        self._read_token = read_token
+        self._api_keys = api_keys
+        self._claimed = lru_cache(CACHED_TOKENS)(self._claim)
+
+    async def session(self, req: Request, permission: str) -> Caller:
+        """Admit a session's token only; an API key lacks `permission`."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
+        await self._known_key(kind, value)
+        raise Forbidden(f"Missing required permission: {permission}")
+
+    async def device(self, req: Request) -> Caller:
+        """Admit a session's token to the sync endpoints, which know nothing else."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
+        if kind is not Kind.SHARE:
+            await self._known_key(kind, value)
+        raise Forbidden(NO_SYNC_WITH_KEYS)
+
+    async def scoped(self, req: Request, scope: str) -> Caller | ApiKey:
+        """Admit a session's token, or an API key that has `scope`."""
+        kind, value = presented(req)
+        if kind is Kind.TOKEN:
+            return self._claimed(value)
+        if kind is Kind.COOKIE:
+            return self._from_cookie(req, value)
+        key = await self._known_key(kind, value)
+        if scope not in key.scopes:
+            raise Forbidden(f"Missing required permission: {scope}")
+        return key
+
+    async def key(self, req: Request, scope: str) -> ApiKey:
+        """Admit only an API key that has `scope`."""
+        who = await self.scoped(req, scope)
+        if isinstance(who, Caller):
+            raise Forbidden(f"Missing required permission: {scope}")
+        return who
+
+    def _from_cookie(self, req: Request, value: str) -> Caller:
+        """Admit a token that a browser sends by itself, whoever made it send the request: so look who did."""
+        self.origins.check(req)
+        return self._claimed(value)
+
+    async def _known_key(self, kind: Kind, value: str) -> ApiKey:
+        if kind is Kind.NOTHING:
+            raise Unauthenticated("Authentication required")
+        if kind is Kind.SHARE:
+            raise Forbidden("Forbidden")
+        key = await self._api_keys.find(value)
+        if key is None:
+            raise Unauthenticated("Invalid API key")
+        return key
+
+    def _claim(self, token: str) -> Caller:
+        caller = self._read_token(token)
+        if caller is None:
+            raise SessionEnded
+        return caller

@@ -1,0 +1,1 @@
+"""Gumnut as identity provider: who its users are, through its own SDK."""

@@ -1,0 +1,36 @@
+"""Ending sessions because their identity provider says that its own are over."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Final
+
+from endpoints.accounts.identity.port import IdentityProvider, LoggedOut, provider_session_digest
+from endpoints.services import Services
+from ledger.commands import EndSession
+from ledger.personal import plain
+from ledger.service import Ledger
+
+REASON: Final = "provider_logout"
+
+
+async def end_sessions(services: Services, provider: IdentityProvider, over: LoggedOut) -> None:
+    """End the sessions that belong to one session at the provider, or all of a subject who signed in there.
+
+    The same again finds nothing to end but what was begun within the clocks' difference.
+    """
+    ledger = services.ledger
+    if over.provider_session is not None:
+        digest = provider_session_digest(over.issuer, over.provider_session)
+        ending = sorted(await ledger.by_provider_session(digest))
+    elif over.subject is not None and (user := await services.identities.user_of(over.issuer, over.subject)):
+        ending = await _signed_in(ledger, user, provider.name, over.before_us)
+    else:
+        return
+    for user, sids in groupby(ending, key=lambda found: found[0]):
+        await ledger.end_all(user, [sid for _, sid in sids], EndSession(REASON, by=plain(provider.name)))
+
+
+async def _signed_in(ledger: Ledger, user: str, by: str, before_us: int) -> list[tuple[str, str]]:
+    states = await ledger.devices(user)
+    return [(user, state.sid) for state in states if state.authenticated_by == by and state.created_at_us < before_us]

@@ -1,0 +1,232 @@
+"""A user's signed-in devices.
+
+Under /api the SDK's shapes (a bare array), at the root the seed's (`{"sessions": [...]}`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints.http import bodies
+from endpoints.http.operations import Operation, Route
+from endpoints.http.replies import iso_ms, send
+from endpoints.http.request import Request
+from endpoints.services import Services
+from ledger.admission import Caller
+from ledger.commands import Command, CreateSession, EndSession, RequestReset
+from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
+from ledger.personal import plain, text_of
+from ledger.state import State
+
+MAX_DURATION_S: Final = 100 * 365 * 86_400
+MAX_DEVICE_CHARS: Final = 64
+SESSION_ID: Final = re.compile("[0-9a-f]{64}")
+DeviceText = Annotated[str, msgspec.Meta(max_length=MAX_DEVICE_CHARS)]
+
+
+class SessionCreateDto(msgspec.Struct, frozen=True, rename={"device_type": "deviceType", "device_os": "deviceOS"}):
+    """A session to make; `duration` in seconds, without it the session does not expire."""
+
+    device_type: DeviceText = ""
+    device_os: DeviceText = ""
+    duration: Annotated[int, msgspec.Meta(ge=1, le=MAX_DURATION_S)] | msgspec.UnsetType = msgspec.UNSET
+
+
+class SessionUpdateDto(msgspec.Struct, frozen=True, rename="camel"):
+    """What can be changed of a session."""
+
+    is_pending_sync_reset: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class SessionResponseDto(msgspec.Struct, frozen=True):
+    """A signed-in device, in the SDK's own field names."""
+
+    id: str
+    createdAt: str  # noqa: N815
+    updatedAt: str  # noqa: N815
+    current: bool
+    deviceOS: str  # noqa: N815
+    deviceType: str  # noqa: N815
+    appVersion: str | None  # noqa: N815
+    isPendingSyncReset: bool  # noqa: N815
+    expiresAt: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+
+
+class SessionCreateResponseDto(SessionResponseDto, frozen=True, kw_only=True):
+    """A session just made, with its token, which is shown once."""
+
+    token: str
+
+
+class SessionsDto(msgspec.Struct, frozen=True):
+    """The seed's shape of the list."""
+
+    sessions: list[SessionResponseDto]
+
+
+class Sessions:
+    """All devices of the user who asks."""
+
+    def __init__(self, services: Services) -> None:
+        self._ledger = services.ledger
+        self._auth = services.auth
+        self._tokens = services.tokens
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        send(resp, await self._list(req))
+
+    async def on_get_seed(self, req: Request, resp: falcon.asgi.Response) -> None:
+        send(resp, SessionsDto(await self._list(req)))
+
+    async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
+        caller = await self._auth.session(req, "session.create")
+        body = await bodies.decode(req, _decode_create)
+        parent = await self._ledger.admit(caller)
+        ttl_us = None if body.duration is msgspec.UNSET else body.duration * 1_000_000
+        issued = self._tokens.issue(parent.user, self._ledger.clock(), ttl_us)
+        command = CreateSession(
+            user=parent.user,
+            library=parent.library,
+            parent=parent.sid,
+            device_type=plain(body.device_type),
+            device_os=plain(body.device_os),
+            expires_at_us=issued.expires_at_us,
+            authenticated_by="session",
+        )
+        state = await self._ledger.execute(parent.user, issued.sid, command)
+        dto = session_dto(await self._ledger.opened(state), state.at_us, current=False)
+        send(resp, SessionCreateResponseDto(**msgspec.structs.asdict(dto), token=issued.token), falcon.HTTP_201)
+
+    async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
+        caller = await self._auth.session(req, "session.delete")
+        await self._ledger.admit(caller)
+        await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=plain(caller.user)))
+        resp.status = falcon.HTTP_204
+
+    async def _list(self, req: Request) -> list[SessionResponseDto]:
+        caller = await self._auth.session(req, "session.read")
+        await self._ledger.admit(caller)
+        states = await self._ledger.devices(caller.user)
+        seen_ms = await self._ledger.seen_ms(caller.user, [state.sid for state in states])
+        timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
+        timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
+        return [
+            session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
+            for updated_us, state in timed
+        ]
+
+
+class Session:
+    """One device of the user who asks."""
+
+    def __init__(self, services: Services) -> None:
+        self._ledger = services.ledger
+        self._auth = services.auth
+
+    async def on_put(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
+        caller = await self._admitted(req, session_id, "session.update")
+        body = await bodies.decode(req, _decode_update)
+        if body.is_pending_sync_reset is msgspec.UNSET:
+            raise NothingToUpdate("No fields to update")
+        command = RequestReset(body.is_pending_sync_reset, by=plain(caller.user))
+        state = await self._on(caller, session_id, command, "session.update")
+        state = await self._ledger.opened(state)
+        send(resp, session_dto(state, state.at_us, current=False))  # false even for oneself, as upstream answers
+
+    async def on_delete(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
+        caller = await self._admitted(req, session_id, "session.delete")
+        await self._on(caller, session_id, EndSession("revoked", by=plain(caller.user)), "authDevice.delete")
+        resp.status = falcon.HTTP_204
+
+    async def on_post_lock(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
+        """Answer as upstream; there is no PIN code here, so nothing is ever unlocked."""
+        caller = await self._admitted(req, session_id, "session.lock")
+        if not any(state.sid == session_id for state in await self._ledger.devices(caller.user)):
+            raise _no_access("session.lock")
+        resp.status = falcon.HTTP_204
+
+    async def _admitted(self, req: Request, session_id: str, permission: str) -> Caller:
+        caller = await self._auth.session(req, permission)
+        await self._ledger.admit(caller)
+        check_session_id(session_id)
+        return caller
+
+    async def _on(self, caller: Caller, session_id: str, command: Command, access: str) -> State:
+        try:
+            return await self._ledger.execute(caller.user, session_id, command)
+        except SessionEnded as error:
+            raise _no_access(access) from error
+
+
+class SessionAtRoot:
+    """The seed's form of one device: it can only be ended."""
+
+    def __init__(self, session: Session) -> None:
+        self.on_delete = session.on_delete
+
+
+def check_session_id(session_id: str) -> None:
+    """Refuse what cannot be a session id; raises InvalidInput."""
+    if not SESSION_ID.fullmatch(session_id):
+        raise InvalidInput([(("id",), "Expected a session id: 64 hexadecimal digits in lower case")])
+
+
+def _no_access(access: str) -> NoSuchSession:
+    return NoSuchSession(f"Not found or no {access} access")
+
+
+def session_dto(state: State, updated_us: int, *, current: bool) -> SessionResponseDto:
+    """Describe an opened session as the SDK has it; `updated_us` is when it was last used."""
+    return SessionResponseDto(
+        id=state.sid,
+        createdAt=iso_ms(state.created_at_us),
+        updatedAt=iso_ms(updated_us),
+        current=current,
+        deviceOS=text_of(state.device_os) or "",
+        deviceType=text_of(state.device_type) or "",
+        appVersion=text_of(state.app_version) or None,
+        isPendingSyncReset=state.pending_reset,
+        expiresAt=msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us),
+    )
+
+
+_decode_create: Final = msgspec.json.Decoder(SessionCreateDto)
+_decode_update: Final = msgspec.json.Decoder(SessionUpdateDto)
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the session routes, under /api and in the seed's shapes at the root."""
+    sessions, session = Sessions(services), Session(services)
+    yield Route(
+        "/api/sessions",
+        sessions,
+        (
+            Operation("GET", "getSessions", "List the user's devices", {200: list[SessionResponseDto]}),
+            Operation(
+                "POST",
+                "createSession",
+                "Make a session that ends with this one",
+                {201: SessionCreateResponseDto},
+                body=SessionCreateDto,
+                body_required=False,
+            ),
+            Operation("DELETE", "deleteAllSessions", "End all other sessions", {204: None}),
+        ),
+    )
+    delete = Operation("DELETE", "deleteSession", "End a session", {204: None})
+    update = Operation(
+        "PUT", "updateSession", "Ask a device to start over", {200: SessionResponseDto}, body=SessionUpdateDto
+    )
+    yield Route("/api/sessions/{session_id}", session, (update, delete))
+    lock = Operation("POST", "lockSession", "Lock a session", {204: None})
+    yield Route("/api/sessions/{session_id}/lock", session, (lock,), suffix="lock")
+    seed = Operation("GET", "listSessions", "List the user's devices", {200: SessionsDto})
+    yield Route("/sessions", sessions, (seed,), suffix="seed")
+    at_root = Operation("DELETE", "deleteSessionAtRoot", "End a session", {204: None})
+    yield Route("/sessions/{session_id}", SessionAtRoot(session), (at_root,))

@@ -1,0 +1,1 @@
+"""Bodies, replies, errors, limits and the description of every operation."""

@@ -1,0 +1,195 @@
+"""Errors to HTTP, in the shape Immich 3 answers with: `{"message"}`, for validation with `errors` beside it.
+
+LedgerError            status
+├── InvalidInput       400 with `errors: [{code, path, message}]`
+├── Refused, others    400
+├── NoSuchSession      400, as upstream: which sessions exist is not told
+├── SessionEnded       401
+├── Unauthenticated    401
+├── Forbidden          403
+├── Limited            429 with Retry-After
+├── Unavailable        503 with Retry-After: an app logs out on 401, so trouble in a store must never look like one
+└── all others         500, logged
+
+Beside these: BodyTooSlow 408, and the connection ends; what Falcon itself refuses, like a body too large, as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints.accounts.identity.port import ProviderUnavailable
+from endpoints.http.bodies import BodyTooSlow, ClientGone
+from endpoints.http.limits import Limited
+from endpoints.http.request import Request
+from ledger.errors import (
+    InvalidInput,
+    LedgerError,
+    NoSuchSession,
+    NotAllowed,
+    NotReplicated,
+    Rebuilding,
+    Refused,
+    SessionEnded,
+    Unavailable,
+)
+from projections.entities.source import SourceUnavailable
+
+log = logging.getLogger(__name__)
+
+Judged = Callable[[Request, Exception], Awaitable[Exception]]
+
+MAX_MESSAGE_CHARS: Final = 300
+MAX_PROBLEMS: Final = 100
+"""Of one request; else a body of 1 MB could be answered with 20 MB."""
+_WS_CODES: Final = 3000
+INTERNAL: Final = "Internal server error"
+_CODES: Final = (
+    (re.compile(r"^Expected `\w+` of length (>=|==)|^Expected `\w+` >"), "too_small"),
+    (re.compile(r"^Expected `\w+` of length <|^Expected `\w+` <"), "too_big"),
+    (re.compile(r"^Expected `|^Object missing required field"), "invalid_type"),
+    (re.compile(r"^Invalid enum value"), "invalid_value"),
+    (re.compile(r"matching regex"), "invalid_format"),
+)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One field that does not fit."""
+
+    code: str
+    path: tuple[str | int, ...]
+    message: str
+
+
+class ErrorDto(msgspec.Struct, frozen=True):
+    """What every refused or failed request is answered with."""
+
+    message: str
+
+
+class ValidationErrorDto(msgspec.Struct, frozen=True):
+    """The answer to a request with fields that do not fit."""
+
+    message: str
+    errors: tuple[Problem, ...]
+
+
+class Unauthenticated(NotAllowed):
+    """No credential, or one that admits nobody."""
+
+
+class Forbidden(NotAllowed):
+    """The credential is good, but not for this."""
+
+
+async def unchanged(req: Request, error: Exception) -> Exception:
+    """Answer every error as what it is."""
+    return error
+
+
+def install(app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged = unchanged) -> None:
+    """Make an app answer every error in our shape, falcon's own ones too.
+
+    `judged` is told of each error before it is answered, and returns the one to answer with.
+    """
+
+    async def answer(
+        req: Request,
+        resp: falcon.asgi.Response,
+        error: Exception,
+        params: Mapping[str, Any],
+        ws: falcon.asgi.WebSocket | None = None,
+    ) -> None:
+        if ws is not None:  # nothing here speaks WebSocket; the app tries, and does without
+            await ws.close(_WS_CODES + answer_to(error, req.method, req.path)[0])
+            return
+        _answer(req, resp, await judged(req, error))
+
+    for kind in (falcon.HTTPError, LedgerError, ClientGone, Exception):
+        app.add_error_handler(kind, answer)
+
+
+def _answer(req: Request, resp: falcon.asgi.Response, error: Exception) -> None:
+    status, body = answer_to(error, req.method, req.path)
+    resp.set_headers(_headers(error))
+    if status >= 500:
+        _log(status, error, req)
+    resp.status = falcon.code_to_http_status(status)
+    resp.content_type = falcon.MEDIA_JSON
+    resp.stream = None
+    resp.text = None
+    resp.data = msgspec.json.encode(body)
+
+
+def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto | ValidationErrorDto]:
+    """Tell the status and the body an error becomes."""
+    match error:
+        case InvalidInput():
+            told = error.problems[:MAX_PROBLEMS]
+            return 400, ValidationErrorDto(str(error), tuple(_problem(path, text) for path, text in told))
+        case Refused() | NoSuchSession():
+            return 400, _said(error)
+        case SessionEnded() | Unauthenticated():
+            return 401, _said(error)
+        case NotAllowed():
+            return 403, _said(error)
+        case Limited():
+            return 429, _said(error)
+        case ProviderUnavailable():
+            return 503, ErrorDto("The identity provider is not available; try again later")
+        case SourceUnavailable():
+            return 503, ErrorDto("The source of this library's entities is not available; try again later")
+        case NotReplicated():
+            return 503, _said(error)
+        case Unavailable():
+            return 503, ErrorDto("The sync ledger's store is not available; try again later")
+        case falcon.HTTPRouteNotFound() | falcon.HTTPMethodNotAllowed():
+            return error.status_code, ErrorDto(f"Cannot {method} {path}"[:MAX_MESSAGE_CHARS])
+        case falcon.HTTPInternalServerError():
+            return 500, ErrorDto(INTERNAL)
+        case falcon.HTTPError():
+            return error.status_code, ErrorDto(error.description or error.title or str(error.status))
+        case ClientGone():
+            return 400, ErrorDto("The request ended before its body was complete")
+        case BodyTooSlow():
+            return 408, ErrorDto(str(error))
+        case _:
+            return 500, ErrorDto(INTERNAL)
+
+
+def _said(error: LedgerError) -> ErrorDto:
+    return ErrorDto(str(error)[:MAX_MESSAGE_CHARS])
+
+
+def _problem(path: tuple[str | int, ...], message: str) -> Problem:
+    code = next((code for pattern, code in _CODES if pattern.search(message)), "custom")
+    return Problem(code, path, message[:MAX_MESSAGE_CHARS])
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, Unavailable | Limited):
+        return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, BodyTooSlow):
+        return {"connection": "close"}  # nobody waits for the rest of the body
+    if isinstance(error, falcon.HTTPError):
+        return dict(error.headers or {})
+    return {}
+
+
+def _log(status: int, error: Exception, req: Request) -> None:
+    """Log with the id the client was given; the path without its query, which may hold a token."""
+    path = req.path[:MAX_MESSAGE_CHARS]
+    where = "%s %s %s [%s]"
+    if isinstance(error, Rebuilding):  # an operator's doing, at every request of the sessions it is about
+        log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
+    elif isinstance(error, Unavailable):
+        log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
+    else:
+        log.error(where, status, req.method, path, req.correlation_id, exc_info=error)

@@ -1,0 +1,51 @@
+"""Sending a body that is made while it is sent: watched from first to last, broken off when it cannot be whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from endpoints.http.request import Request
+from endpoints.sync.stream_guard import Guard
+from ledger.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+TRANSPORT: Final = "ledger.transport"
+"""The ASGI extension by which the server gives the connection's transport."""
+
+
+async def guarded(
+    req: Request, made: AsyncGenerator[bytes], lives: Callable[[], Awaitable[bool]], stall_s: float
+) -> AsyncIterator[bytes]:
+    """Yield the chunks of `made` as long as somebody who may have them takes them.
+
+    Ends quietly when the client has left. When the session ended (`lives`), the reader stalled, or making a chunk
+    failed, the connection is broken: a clean end would be taken for the whole.
+    """
+    transport = req.scope.get("extensions", {}).get(TRANSPORT)
+    with Guard(req.receive, transport, lives, stall_s) as guard:
+        try:
+            while (chunk := await guard.next_of(made)) is not None:
+                await guard.check()
+                if guard.over is not None:
+                    break
+                yield chunk
+        except Unavailable as error:
+            log.error("stream broken off [%s]: %s", req.correlation_id, error)
+            guard.break_off()
+        except Exception:
+            log.exception("stream broken off [%s]", req.correlation_id)
+            guard.break_off()
+        finally:
+            await made.aclose()
+        if guard.over is not None:
+            log.info("stream over: %s [%s]", guard.over, req.correlation_id)
+            if guard.over != "gone":
+                guard.break_off()
+
+
+async def always() -> bool:
+    """Stand for a credential that is looked at only once, like an API key."""
+    return True

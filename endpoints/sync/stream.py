@@ -1,0 +1,176 @@
+"""POST /sync/stream: what changed since the device's checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from endpoints.http import bodies
+from endpoints.http.operations import Operation, Route, Text
+from endpoints.http.request import Request
+from endpoints.http.sending import guarded
+from endpoints.services import Services
+from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
+from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
+from ledger.decide import reset_due
+from ledger.entity_types import COMPLETE, mask_of, types_in
+from ledger.errors import InvalidInput
+from ledger.personal import plain
+from ledger.positions import Position, iso_from_us
+from ledger.state import State
+from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
+from projections.entities.source import EntitySource, PositionLost, SourceUnavailable
+
+JSON_LINES: Final = "application/jsonlines+json"
+RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
+MAX_TYPES: Final = 1000
+DAY_US: Final = 86_400_000_000
+
+
+class SyncStreamDto(msgspec.Struct, frozen=True):
+    """Which types to stream; `reset` forgets all checkpoints first."""
+
+    types: Annotated[list[RequestTypeName], msgspec.Meta(max_length=MAX_TYPES)]
+    reset: bool = False
+
+
+_decode: Final = msgspec.json.Decoder(SyncStreamDto)
+
+
+class Begun(NamedTuple):
+    """A stream on record: what it is of (`types`, a mask), those of it that may have anything, and up to where.
+
+    `offered` tells up to where each entity type was offered before.
+    """
+
+    state: State
+    rows: Sequence[EntityTypeRow]
+    snapshot_us: int
+    types: int
+    offered: Mapping[str, int]
+
+
+class SyncStream:
+    """The stream of one session: offered first, then sent."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._ledger = services.ledger
+        self._source = services.source
+
+    async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
+        caller = await self._services.auth.device(req)
+        body = await bodies.decode(req, _decode)
+        rows = entity_types_for(_known(body.types))
+        state = await self._ledger.admit(caller)
+        if body.reset:
+            state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
+        source = self._source.of_session(state.user, state.sid)
+        resp.content_type = JSON_LINES
+        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows)
+        if begun is None:
+            resp.data = RESET_LINE
+            return
+        state, passed = begun.state, Passed()
+        made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
+        counted = self._counted(made, passed)
+        resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
+
+    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
+        """Yield a stream's chunks; behind the last one count what it did not send."""
+        counters = self._services.counters
+        try:
+            async for chunk in made:
+                yield chunk
+        except SourceUnavailable:
+            await counters.note("source_unavailable")
+            raise
+        finally:
+            await made.aclose()
+        for entity_type, rows in passed.held_back.items():
+            await counters.note("rows_held_back", rows, entity_type=entity_type)
+        for field, rows in passed.unfit.items():
+            await counters.note("rows_unfit", rows, field=field)
+        for entity_type in passed.cut:
+            await counters.note("runs_cut", entity_type=entity_type)
+
+
+async def begin(
+    act: Callable[[Command], Awaitable[State]], source: EntitySource, state: State, rows: Sequence[EntityTypeRow]
+) -> Begun | None:
+    """Put on record what is about to be sent: a stream of `rows`; None where it may only be a reset.
+
+    `act` carries a command out on the session and returns its state. Raises what that and the source raise.
+    """
+    library = state.library
+    horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
+    horizon_us = await source.provision(library, horizon_us)
+    if floor_us >= horizon_us:  # a reset would be no help: what could be sent behind it is not above the floor either
+        raise SourceUnavailable(
+            f"The library can be read up to {iso_from_us(horizon_us)} only, and deletes up to {iso_from_us(floor_us)} "
+            "are purged: devices could miss some, so no stream begins until its horizon is above that"
+        )
+    types = mask_of([COMPLETE, *(row.name for row in rows)])
+    offered = {row.name: state.offered_us(row.name) for row in rows}
+    epochs = {name: state.epoch_of(name) for name in offered}
+    known: dict[str, Position | None] = {}
+    changed: frozenset[str] = frozenset()
+    snapshot_us = horizon_us
+    if not reset_due(state, floor_us, types):
+        known = positions(state, rows)
+        try:
+            changed = await source.changed(library, known, horizon_us)
+        except PositionLost:
+            await act(RequestReset(on=True, by=plain("source")))
+        else:
+            settled = not source.steady and not changed
+            snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
+    state = await act(OfferStream(snapshot_us, types, floor_us, source.resends))
+    if state.reset_sent:  # it is on record before it leaves: from then on the device may have emptied itself
+        return None
+    offered = {name: us for name, us in offered.items() if state.epoch_of(name) == epochs[name]}
+    if (now := positions(state, rows)) != known:  # another request moved or cleared checkpoints, or this offer
+        changed = frozenset(now)
+    return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types, offered)
+
+
+def positions(state: State, rows: Sequence[EntityTypeRow]) -> dict[str, Position | None]:
+    """Tell how far each entity type was acknowledged; None where it was not."""
+    held = state.checkpoints
+    return {row.name: held[row.name].position if row.name in held else None for row in rows}
+
+
+def last_snapshot(state: State, types: int, horizon_us: int, floor_us: int) -> int:
+    """Tell the snapshot of a stream that has nothing to send: the last one, so that an idle poll appends nothing.
+
+    It is the horizon all the same where the types were not all offered the same, and once a day, or sooner if delete
+    markers are kept for less than two: the completion tells up to when a device knows of deletes.
+    """
+    offered = {state.offered_us(name) for name in types_in(types)}
+    oldest_us = max(horizon_us - DAY_US, (floor_us + horizon_us) // 2)
+    last_us = offered.pop()
+    return last_us if not offered and 0 <= oldest_us < last_us <= horizon_us else horizon_us
+
+
+def _known(types: list[str]) -> list[str]:
+    problems: list[tuple[tuple[Any, ...], str]] = [
+        (("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in REQUEST_TYPES
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    return types
+
+
+def routes(services: Services) -> Iterator[Route]:
+    """List the stream's routes, under /api and at the root."""
+    stream = SyncStream(services)
+    answer = Text(JSON_LINES, 'Lines of {"type", "data", "ack"}, the last one of type SyncCompleteV1 or SyncResetV1')
+    for path, suffix in (("/api/sync/stream", ""), ("/sync/stream", "AtRoot")):
+        operation = Operation("POST", "getSyncStream" + suffix, "Stream changes", {200: answer}, body=SyncStreamDto)
+        yield Route(path, stream, (operation,))

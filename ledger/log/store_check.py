@@ -1,0 +1,108 @@
+"""What the store must be and hold before a ledger is used on it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ledger import keys
+from ledger.errors import LayoutError, StoreReplyError
+from ledger.log.formats import FORMAT, OLDEST
+from ledger.log.whole import mark_new
+from ledger.store.interface import Store
+
+MAX_PARTITIONS: Final = 16_384
+_MARKED: Final = "whole_marked_at_us"
+
+
+class StorePromise(NamedTuple):
+    """What the store says of itself: `fsync` is always, everysec, no, off (no append-only file) or unknown."""
+
+    server: str
+    fsync: str
+
+    @property
+    def text(self) -> str:
+        """Say in words what an answered write survives."""
+        return {
+            "always": "an answered write is on disk",
+            "everysec": "up to a second of answered writes may be lost with the machine",
+            "no": "answered writes are lost with the machine until the system writes them back",
+            "off": "there is no append-only file: answered writes may be lost when the server ends",
+        }.get(self.fsync, "the server does not tell when it writes to disk")
+
+
+async def open_layout(store: Store, partitions: int, now_us: int) -> int:
+    """Create the ledger if there is none and return its partition count.
+
+    `partitions` is fixed when a ledger is created. Raises LayoutError if the ledger has another count or format, or if
+    the server may evict keys.
+    """
+    await _refuse_eviction(store)
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise LayoutError(f"LEDGER_PARTITIONS must be 1 to {MAX_PARTITIONS}, not {partitions}")
+    name = keys.meta()
+    found_format, found, marked, restoring = await store.command(
+        "HMGET", name, "format", "partitions", _MARKED, "restoring", key=name
+    )
+    if restoring is not None:
+        raise LayoutError("This ledger is being restored: wait for syncledger restore, or run it again if it broke off")
+    if found is None:
+        # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
+        await store.command("HSETNX", name, "created_at_us", now_us, key=name)
+        await store.command("HSETNX", name, "format", FORMAT, key=name)
+        await store.command("HSETNX", name, "partitions", partitions, key=name)
+        found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
+    check_format(int(found_format))
+    if int(found) != partitions:
+        raise LayoutError(
+            f"This ledger was created with {int(found)} partitions, and the count cannot change: "
+            f"set LEDGER_PARTITIONS={int(found)} (it is {partitions})"
+        )
+    if marked is None:
+        # Once in the life of a ledger, because later a partition of which nothing is said has lost its projections.
+        await mark_new(store, partitions)
+        await store.command("HSETNX", name, _MARKED, now_us, key=name)
+    return int(found)
+
+
+def check_format(found: int) -> None:
+    """Refuse a ledger that this version cannot read or write; raises LayoutError."""
+    if found > FORMAT:
+        raise LayoutError(f"This ledger has format {found}, this version reads up to {FORMAT}: upgrade the service")
+    if found < OLDEST:
+        raise LayoutError(
+            f"This ledger has format {found}, this version reads from {OLDEST} on: upgrade it with a version in between"
+        )
+
+
+async def read_promise(store: Store) -> StorePromise:
+    """Ask what the store promises of answered writes; the weakest of all primaries."""
+    weakest = ("unknown", "off", "no", "everysec", "always")
+    server, promises = "", []
+    for info in map(_facts, await store.each_primary("INFO")):
+        server = (
+            f"valkey {info['valkey_version']}" if "valkey_version" in info else f"redis {info.get('redis_version')}"
+        )
+        promises.append("off" if info.get("aof_enabled") == "0" else "unknown")
+    try:
+        for index, reply in enumerate(await store.each_primary("CONFIG", "GET", "appendfsync")):
+            if promises[index] != "off" and len(reply) == 2:
+                promises[index] = reply[1].decode()
+    except StoreReplyError:
+        pass  # a managed server without CONFIG: the policy stays unknown, and is stated as such
+    return StorePromise(server, min(promises, key=weakest.index))
+
+
+async def _refuse_eviction(store: Store) -> None:
+    for info in map(_facts, await store.each_primary("INFO", "memory")):
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise LayoutError(
+                f"The server may evict keys (maxmemory-policy {policy}), which would lose sessions and events: "
+                "set maxmemory-policy noeviction"
+            )
+
+
+def _facts(info: bytes) -> dict[str, str]:
+    """Read an INFO reply into its fields."""
+    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)

@@ -1,0 +1,171 @@
+"""A store that is a cluster: every command goes to the node that owns its key's slot.
+
+Each primary has one multiplexed connection. A node that no longer owns a slot says so (MOVED), which corrects that
+slot at once and has the whole map read again in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.cluster import ClusterNode, NodesManager
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisError
+
+from ledger.errors import StoreUnavailable
+from ledger.store.connect import Target
+from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
+from ledger.store.scripts import Arg, Script, pack
+from ledger.store.shared_connection import Mux
+
+Address = tuple[str, int]
+
+ATTEMPTS = 8  # of one command, all but the last not carried out: redirected, script missing, cluster in between
+FIRST_PAUSE_S = 0.01
+MAX_PAUSE_S = 0.25
+REFRESH_PAUSE_S = 0.5
+_ASKING = pack((b"ASKING",))
+
+
+class ClusterStore:
+    """The `Store` over the primaries of a cluster; made by `open`."""
+
+    def __init__(self, target: Target, timeout_s: float) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._muxes: dict[Address, Mux] = {}
+        self._owners: list[Mux | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(cls, target: Target, timeout_s: float) -> ClusterStore:
+        """Read which node owns which slot; raises StoreUnavailable if no node tells."""
+        store = cls(target, timeout_s)
+        store._adopt(await _discover(target, [target.address], timeout_s))
+        return store
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        return await self._execute(pack(args), key_slot(key), None)
+
+    async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        return await self._execute(packed, key_slot(keys[0]), script)
+
+    async def each_primary(self, *args: Arg) -> list[Any]:
+        packed = pack(args)
+        primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)
+        return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
+
+    def mux_of(self, key: bytes) -> Mux:
+        """Give the connection to the primary that owns a key, as far as is known; raises StoreUnavailable."""
+        mux = self._owners[key_slot(key)]
+        if mux is None:
+            self._refresh_soon()
+            raise StoreUnavailable(f"no node of the store owns slot {key_slot(key)}", maybe_done=False)
+        return mux
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        await asyncio.gather(*(mux.close() for mux in self._muxes.values()))
+
+    async def _execute(self, packed: bytes, slot: int, script: Script | None) -> Any:
+        """Send one command to where its slot lives; again only after a reply that says it was not carried out."""
+        mux, asking, pause_s = self._owners[slot], False, FIRST_PAUSE_S
+        for attempt in range(ATTEMPTS):
+            if mux is None:
+                self._refresh_soon()
+                raise StoreUnavailable(f"no node of the store owns slot {slot}", maybe_done=False)
+            try:
+                if asking:
+                    return await _send_asking(mux, packed)
+                return await mux.send(packed)
+            except Moved as moved:
+                mux, asking = self._mux(moved.host or mux.target.address[0], moved.port), False
+                self._owners[moved.slot] = mux
+                self._refresh_soon()
+            except Ask as ask:
+                mux, asking = self._mux(ask.host or mux.target.address[0], ask.port), True
+            except NoScript:
+                if script is None:
+                    raise
+                await mux.load(script)
+            except NotNow:
+                self._refresh_soon()
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, MAX_PAUSE_S)
+                mux, asking = self._owners[slot], False
+            except StoreUnavailable:
+                self._refresh_soon()
+                raise
+        raise StoreUnavailable(f"the nodes of the store do not agree on slot {slot}", maybe_done=False)
+
+    def _mux(self, host: str, port: int) -> Mux:
+        if self._closed:
+            raise StoreUnavailable("the store is closed", maybe_done=False)
+        mux = self._muxes.get((host, port))
+        if mux is None:
+            mux = self._muxes[host, port] = Mux(self._target.at(host, port), self._timeout_s)
+        return mux
+
+    def _adopt(self, owners: list[Address | None]) -> None:
+        self._owners = [None if owner is None else self._mux(*owner) for owner in owners]
+
+    def _refresh_soon(self) -> None:
+        """Read the map of slots again, unless that is being done."""
+        if not self._closed and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        try:
+            self._adopt(await _discover(self._target, list(self._muxes), self._timeout_s))
+        except StoreUnavailable:
+            # The map stays as it is; whoever meets the trouble hears of it and has it read again.
+            await asyncio.sleep(REFRESH_PAUSE_S)
+            return
+        # A node without slots is let go once nothing waits for it; an import under way makes it known again (ASK).
+        owners = set(self._owners)
+        for address, mux in list(self._muxes.items()):
+            if mux.idle and mux not in owners:
+                del self._muxes[address]
+                await mux.close()
+        await asyncio.sleep(REFRESH_PAUSE_S)
+
+
+async def _send(mux: Mux, packed: bytes) -> Any:
+    return await mux.send(packed)
+
+
+def _send_asking(mux: Mux, packed: bytes) -> asyncio.Future[Any]:
+    """Send ASKING and the command side by side: the flag holds for one command."""
+    asking = mux.send(_ASKING)
+    asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # the command's reply tells
+    return mux.send(packed)
+
+
+async def _discover(target: Target, known: Sequence[Address], timeout_s: float) -> list[Address | None]:
+    """Ask the known nodes, until one answers, for the address of each slot's primary (None: nobody's)."""
+    # Bounded per node, so that one node that hangs does not use up the time of all.
+    options = target.connection_options(timeout_s / len(known)) | {"connection_class": target.connection_class}
+    del options["host"], options["port"]
+    nodes = NodesManager([ClusterNode(host, port, **options) for host, port in known], False, options)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await nodes.initialize()
+    except (RedisError, OSError, TimeoutError, IndexError) as exc:  # IndexError: it found no primary at all
+        reason = str(exc) or "timed out"
+        raise StoreUnavailable(f"no node of the store tells who owns which slot: {reason}", maybe_done=False) from exc
+    finally:
+        await nodes.aclose()
+        await nodes.aclose("startup_nodes")
+    owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    for slot, (primary, *_replicas) in nodes.slots_cache.items():
+        owners[slot] = (primary.host, int(primary.port))
+    return owners

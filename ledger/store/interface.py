@@ -1,0 +1,93 @@
+"""What everybody calls to reach Redis: commands and scripts, on one server or a cluster.
+
+Commands issued in one turn of the event loop leave in one write and share a round trip. A store belongs to the event
+loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: all tasks share the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Literal, Protocol
+
+from ledger.store.cluster import ClusterStore
+from ledger.store.connect import Target
+from ledger.store.scripts import Arg, Script
+from ledger.store.shared_connection import Mux
+from ledger.store.standalone import StandaloneStore
+
+__all__ = ["Arg", "Scan", "Script", "Store", "open_store", "scan", "scan_keys"]
+
+Scan = Literal["HSCAN", "ZSCAN"]
+_SCANNED: Final = 500
+"""How many keys or members a step of going through them looks at, about."""
+
+
+class Store(Protocol):
+    """Redis as the ledger uses it.
+
+    Replies are raw RESP2 values: bytes, int, None or lists of them. Raises StoreReplyError when the server refuses a
+    command, StoreFull at its memory limit, StoreUnavailable when it does not answer; only with `maybe_done` may the
+    command have been carried out, and no such command is ever sent twice. A caller that is cancelled knows nothing
+    of its command's outcome.
+    """
+
+    async def command(self, *args: Arg, key: bytes) -> Any:
+        """Run one command on the server that owns `key`'s slot; `key` only routes and is not sent."""
+
+    async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        """Run a script, loading it where the server does not have it; all `keys`, at least one, share a slot."""
+
+    async def each_primary(self, *args: Arg) -> list[Any]:
+        """Run one command on every primary; one server is its own only primary."""
+
+    async def close(self) -> None:
+        """Close all connections; commands without a reply fail with StoreUnavailable."""
+
+
+async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
+    """Connect to `redis://`, `rediss://`, `unix://` or `redis+cluster://`; a server in cluster mode is recognised.
+
+    `timeout_s` bounds a connection attempt and the wait for a reply (up to half a second more). Lost connections are
+    made again in the background. Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
+    """
+    target = Target.from_url(url)
+    if target.wants_cluster:
+        return await ClusterStore.open(target, timeout_s)
+    store = StandaloneStore(Mux(target, timeout_s))
+    try:
+        (info,) = await store.each_primary("INFO", "cluster")
+    except BaseException:
+        await store.close()
+        raise
+    if b"cluster_enabled:1" not in info:
+        return store
+    await store.close()
+    return await ClusterStore.open(target, timeout_s)
+
+
+async def scan(store: Store, command: Scan, name: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Go through a hash's fields and values, or a sorted set's members and scores, in pages, some perhaps twice."""
+    cursor = b""
+    while cursor != b"0":
+        cursor, flat = await store.command(command, name, cursor or b"0", "COUNT", _SCANNED, key=name)
+        if flat:
+            yield list(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def scan_keys(store: Store, pattern: str) -> AsyncIterator[list[bytes]]:
+    """Go through all keys of a pattern in pages, some perhaps twice; those of one server after those of another.
+
+    While a cluster moves slots some keys may be missed.
+    """
+    servers, number = 1, 0
+    while number < servers:
+        cursor = b""
+        while cursor != b"0":
+            replies = await store.each_primary("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", _SCANNED)
+            servers = len(replies)
+            if number >= servers:
+                return
+            cursor, names = replies[number]
+            if names:
+                yield names
+        number += 1

@@ -1,0 +1,1 @@
+"""Processes of their own that a benchmark starts: loads, readers, jobs whose memory is measured."""

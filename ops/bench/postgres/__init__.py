@@ -1,0 +1,1 @@
+"""The PostgreSQL source beside bare statements."""

@@ -1,0 +1,83 @@
+"""`syncledger key`: API keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click import echo
+
+from ledger.positions import iso_from_us
+from ops.commands.options import json_option, print_json, run, settings_from, store_options
+from ops.commands.tables import columns, minute
+from ops.opening.ledger import now_us, opened
+from projections.accounts.api_keys import MAX_NAME_CHARS, SCOPES, ApiKey
+
+
+@click.group()
+def key() -> None:
+    """API keys, for scripts: no session, only the scopes they were made with."""
+
+
+@key.command()
+@click.option("--scope", "scopes", required=True, multiple=True, type=click.Choice(SCOPES), help="May be repeated.")
+@click.option("--name", default="", help="What it is for.")
+@store_options
+def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url: str | None) -> None:
+    """Make a key and print it, alone. It is shown once and kept nowhere."""
+
+    async def work() -> str:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url), begin=True) as found:
+            text, _ = await found.api_keys.create(scopes, name=name, now_us=now_us())
+            return text
+
+    echo(run(work()))
+
+
+@key.command("list")
+@store_options
+@json_option
+def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """List the keys: their ids, scopes and names, and when each was made and last used (UTC)."""
+
+    async def work() -> tuple[list[ApiKey], dict[str, int]]:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            return await found.api_keys.all(), await found.api_keys.used_ms()
+
+    keys, used_ms = run(work())
+    if as_json:
+        print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
+        return
+    header = ("id", "made", "last used", "scopes", "name")
+    rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]
+    for line in columns([header, *rows], MAX_NAME_CHARS):
+        echo(line)
+
+
+@key.command()
+@click.argument("key_id")
+@store_options
+def revoke(key_id: str, data_dir: Path | None, redis_url: str | None) -> None:
+    """Revoke the key of this id."""
+
+    async def work() -> bool:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            return await found.api_keys.revoke(key_id)
+
+    if not run(work()):
+        raise click.ClickException(f"no key has the id {key_id}; syncledger key list shows them")
+
+
+def _row(key: ApiKey, used_ms: int | None) -> tuple[str, ...]:
+    used = "never" if used_ms is None else minute(used_ms * 1000)
+    return key.id, minute(key.created_at_us), used, ",".join(key.scopes), key.name
+
+
+def _json(key: ApiKey, used_ms: int | None) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": key.scopes,
+        "createdAt": iso_from_us(key.created_at_us),
+        "lastUsedAt": None if used_ms is None else iso_from_us(used_ms * 1000),
+    }

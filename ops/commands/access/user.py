@@ -1,0 +1,108 @@
+"""`syncledger user`: who users are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click import echo
+
+from ledger import personal
+from ledger.keys import check_name
+from ops.commands.devices.session import BY
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import plain
+from ops.opening.ledger import opened
+from projections.accounts.erasure import Erasure, erase_user, plain_events
+from projections.accounts.person import Profile
+
+_NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
+
+
+@click.group()
+def user() -> None:
+    """Who users are."""
+
+
+@user.command()
+@click.argument("user")
+@store_options
+@json_option
+def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Show what is known of a user: name, address, library, and how many sessions live."""
+    check_name("USER", user)
+
+    async def work() -> tuple[Profile | None, int]:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            return await found.identities.profile(user), len(await found.ledger.devices(user))
+
+    profile, sessions = run(work())
+    if profile is None and not sessions:
+        raise click.ClickException(_NOBODY)
+    if as_json:
+        known = {} if profile is None else {name: getattr(profile, name) for name in _SHOWN}
+        print_json({"user": user, "sessions": sessions, **known})
+        return
+    lines = [("user", user)]
+    if profile is not None:
+        role = "administrator" if profile.admin else "user"
+        lines += [("name", profile.name), ("e-mail", profile.email), ("library", profile.library), ("role", role)]
+    lines.append(("sessions", f"{sessions:,}"))
+    for name, value in lines:
+        echo(f"{name:<10}{plain(value)}")
+
+
+@user.command()
+@click.argument("user")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
+    """End all sessions of a user, and forget their name, e-mail address, identities and what their devices said.
+
+    What the devices did stays in the history, under the id alone; what is personal in it can be read nowhere any more,
+    nor in backups. Of a library only the user's own row changes, if it had its names from here.
+    """
+    check_name("USER", user)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if not yes and not click.confirm(f"End all sessions of {user} and erase who they are?", err=True):
+        raise click.ClickException("nothing was changed")
+
+    async def work() -> tuple[Erasure, int]:
+        async with opened(settings) as found:
+            erased = await erase_user(found.ledger, found.identities, found.user_keys, user, personal.plain(BY))
+            for library in await found.catalog.libraries():
+                await found.catalog.renamed(library, user)  # other devices there had the name
+            with progress("looking for what is not sealed"):
+                return erased, await plain_events(found.past, found.ledger.partition_of(user), user)
+
+    erased, left = run(work())
+    if not any(erased) and not left:
+        raise click.ClickException(_NOBODY)
+    identity = "identity erased" if erased.identity else "there was no identity"
+    sealed = "what devices said of themselves erased" if erased.key else "there was nothing that devices said"
+    echo(f"{erased.sessions:,} sessions ended, {identity}, {sealed}")
+    if left:
+        echo(f"{left:,} events from before texts were sealed still hold what devices said: they are kept as they are")
+
+
+@user.command()
+@click.option("--adopt", is_flag=True, help="Take this place for the ledger's, where the one before was lost.")
+@store_options
+@json_option
+def keys(adopt: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Show where the keys are that seal what devices say of themselves, and how many."""
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+
+    async def work() -> int:
+        async with opened(settings) as found:
+            await (found.user_keys.adopt() if adopt else found.user_keys.check())
+            return await found.user_keys.count()
+
+    count, place = run(work()), settings.user_keys_place.url
+    if as_json:
+        print_json({"place": place, "keys": count})
+    else:
+        echo(f"{count:,} keys in {place}")
+
+
+_SHOWN = ("name", "email", "library", "admin")

@@ -1,0 +1,109 @@
+"""`syncledger history`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import click
+import msgspec
+from click import echo
+
+from ledger.entity_types import ENTITY_TYPES
+from ledger.keys import check_name
+from ledger.log.reader import ANY_SEQ
+from ops.commands.instants import instant
+from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
+from ops.opening.ledger import Opened, opened
+from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner, pages
+from projections.history.user_history import UserEvent, user_pages
+
+_SID_CHARS = 12
+
+
+class _Page(Protocol):
+    @property
+    def events(self) -> Sequence[HistoryEvent]: ...
+    @property
+    def below_floor(self) -> bool: ...
+    @property
+    def looked_at(self) -> int: ...
+
+
+@click.command()
+@click.argument("session", callback=session_id, required=False)
+@click.option("--from", "since_us", callback=instant, help="Not before this time, like 2025-01-20T10:00:00Z.")
+@click.option("--to", "until_us", callback=instant, help="Not after this time.")
+@click.option("--event", "tag", type=click.Choice(TAGS), metavar="TAG", help=f"Only these: {', '.join(TAGS)}.")
+@click.option(
+    "--entity", "entity_type", type=click.Choice(ENTITY_TYPES), metavar="TYPE", help="Only about this, like AssetV2."
+)
+@click.option("--user", help="All sessions of this user; with SESSION it saves asking every partition.")
+@click.option("--forward", is_flag=True, help="Oldest first.")
+@store_options
+@json_option
+def history(
+    session: str | None,
+    since_us: int | None,
+    until_us: int | None,
+    tag: str | None,
+    entity_type: str | None,
+    user: str | None,
+    forward: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Show what happened to a session, living or ended, or to all of a user's, newest first.
+
+    --json prints an event a line.
+    """
+    if session is None and user is None:
+        raise click.UsageError("name a SESSION, or a user with --user")
+    if user is not None:
+        check_name("USER", user)
+    wanted = Wanted(since_us or 0, ANY_SEQ if until_us is None else until_us, tag, entity_type)
+
+    async def work() -> None:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            await _show(await _pages(found, session, user, wanted, forward), as_json)
+
+    run(work())
+
+
+async def _pages(
+    found: Opened, session: str | None, user: str | None, wanted: Wanted, forward: bool
+) -> AsyncIterator[_Page]:
+    ledger, past = found.ledger, found.past
+    if session is None:
+        assert user is not None
+        key = await ledger.key_of(user)
+        return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward, key=key)
+    partition = ledger.partition_of(user) if user else await ledger.locate(session)
+    key = await ledger.key_of(await owner(ledger, partition, session))
+    return pages(past, partition, session, wanted, forward=forward, key=key)
+
+
+async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
+    """Print the pages; where the lines do not show that it goes on, a bar does."""
+    looked_at, shown, archived = 0, 0, False
+    with nullcontext(lambda done, note: None) if sys.stdout.isatty() else progress("reading events") as advance:
+        async for page in found:
+            looked_at += page.looked_at
+            shown += len(page.events)
+            archived |= page.below_floor
+            for event in page.events:
+                print_json(event) if as_json else _print(event)
+            advance(looked_at, "")
+    if not shown:
+        echo("there are no such events", err=True)
+    if archived:
+        echo("older events were removed, or are in the archive: set LEDGER_ARCHIVE", err=True)
+
+
+def _print(event: HistoryEvent) -> None:
+    whose = f"{event.session[:_SID_CHARS]}  " if isinstance(event, UserEvent) else ""
+    echo(f"{whose}{event.seq:>6}  {event.at}  {event.event:<20}  {msgspec.json.encode(event.data).decode()}")

@@ -1,0 +1,205 @@
+"""`syncledger session`: signed-in devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click import echo
+
+from endpoints.accounts.device_descriptions import describe
+from ledger.commands import CreateSession, EndSession
+from ledger.errors import NoSuchSession, SessionEnded
+from ledger.keys import check_name
+from ledger.personal import plain, text_of
+from ledger.positions import iso_from_us
+from ledger.state import State
+from ledger.tokens import Issued, TokenIssuer
+from ops.commands.options import json_option, print_json, run, session_id, settings_from, store_options
+from ops.commands.tables import columns, minute
+from ops.opening.ledger import Opened, keyring_source, opened
+from ops.settings.durations import parse_duration
+from ops.settings.settings import Settings
+from projections.history.session_history import owner
+
+BY = "command"
+"""Who made or ended a session, in its events."""
+_SHORTEST_US = 1_000_000
+
+
+@click.group()
+def session() -> None:
+    """Signed-in devices."""
+
+
+@session.command()
+@click.option("--user", required=True, help="Who signs in.")
+@click.option("--library", required=True, help="What the device syncs.")
+@click.option("--user-agent", default="", help="User-Agent of the device; tells its type, OS and app version.")
+@click.option("--ttl", help="How long the session may last, like 30d [default: until it is idle too long].")
+@store_options
+@json_option
+def create(
+    user: str,
+    library: str,
+    user_agent: str,
+    ttl: str | None,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Sign a device in and print its token, alone. It is shown once and kept nowhere."""
+    try:
+        ttl_us = None if ttl is None else int(parse_duration(ttl) * 1_000_000)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--ttl") from None
+    if ttl_us is not None and ttl_us < _SHORTEST_US:
+        raise click.BadParameter(
+            f"{ttl!r} is shorter than 1s: the token would be over before it is used", param_hint="--ttl"
+        )
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+
+    async def work() -> Issued:
+        async with opened(settings, begin=True) as found:
+            return await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)
+
+    issued = run(work())
+    if as_json:
+        print_json({"token": issued.token, "session": issued.sid, "expiresAtUs": issued.expires_at_us})
+    else:
+        echo(issued.token)
+
+
+@session.command("list")
+@click.option("--user", required=True, help="Whose sessions.")
+@store_options
+@json_option
+def list_sessions(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """List the living sessions of a user, the one used last first; times are UTC."""
+    check_name("--user", user)
+
+    async def work() -> list[tuple[int, State]]:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            states = [await found.ledger.opened(state) for state in await found.ledger.devices(user)]
+            seen_ms = await found.ledger.seen_ms(user, [state.sid for state in states])
+            timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
+            return sorted(timed, key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
+
+    timed = run(work())
+    if as_json:
+        print_json([_json(state, seen_us) for seen_us, state in timed])
+        return
+    if not timed:
+        echo(f"no session of {user} lives", err=True)
+        return
+    header = ("device", "system", "app", "signed in", "last seen", "by")
+    lines = columns([header, *(_row(state, seen_us) for seen_us, state in timed)])
+    echo(next(lines))
+    for line, (_, state) in zip(lines, timed, strict=True):
+        echo(line)
+        echo(f"  {state.sid}")
+        if notes := _notes(state):
+            echo(f"  {notes}")
+
+
+@session.command()
+@click.argument("session", required=False, callback=session_id)
+@click.option("--user", help="Whose session, where known; with --all whose sessions.")
+@click.option("--all", "all_of_user", is_flag=True, help="End all sessions of the user.")
+@store_options
+def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path | None, redis_url: str | None) -> None:
+    """End a session and those that belong to it, or with --user and --all every one of a user.
+
+    Their tokens are refused at once; what happened stays in their history.
+    """
+    if (session is None) == (not all_of_user) or (all_of_user and user is None):
+        raise click.UsageError("give either a session's id, or --user and --all")
+    if user is not None:
+        check_name("--user", user)
+
+    async def work() -> str:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            command = EndSession("revoked", by=plain(BY))
+            if session is None:
+                assert user is not None
+                return f"{await end_all(found, user, command):,} sessions of {user} ended"
+            await _end_one(found, user, session, command)
+            return "ended, with what belonged to it"
+
+    try:
+        echo(run(work()))
+    except SessionEnded:
+        raise click.ClickException("this session has ended before") from None
+
+
+async def _end_one(found: Opened, user: str | None, sid: str, command: EndSession) -> None:
+    """End a session, of this user if one is given; raises NoSuchSession, SessionEnded."""
+    ledger = found.ledger
+    partition = ledger.partition_of(user) if user else await ledger.locate(sid)
+    whose = await owner(ledger, partition, sid)
+    if user not in (None, whose):
+        raise NoSuchSession(f"No session {sid} of {user}")
+    await ledger.execute(whose, sid, command)
+
+
+async def end_all(found: Opened, user: str, command: EndSession) -> int:
+    """End every session of a user; returns how many there were."""
+    return await found.ledger.end_others(user, "", command)  # no session has an empty id, so none is kept
+
+
+async def sign_in(
+    found: Opened, settings: Settings, user: str, library: str, *, user_agent: str = "", ttl_us: int | None = None
+) -> Issued:
+    """Create a session on an open ledger and return its token."""
+    check_name("--user", user)
+    check_name("--library", library)
+    issued = TokenIssuer(keyring_source(settings)).issue(user, found.ledger.clock(), ttl_us)
+    device_type, device_os, app_version = describe(user_agent)
+    command = CreateSession(
+        user=user,
+        library=library,
+        device_type=plain(device_type),
+        device_os=plain(device_os),
+        app_version=plain(app_version),
+        expires_at_us=issued.expires_at_us,
+        authenticated_by=BY,
+    )
+    await found.ledger.execute(user, issued.sid, command)
+    if settings.source == "catalog":
+        catalog = found.catalog.of_session(user, issued.sid)
+        await catalog.provision(library, await catalog.horizon(library))
+    return issued
+
+
+def _row(state: State, seen_us: int) -> tuple[str, ...]:
+    created, seen = minute(state.created_at_us), minute(seen_us)
+    device = (text_of(text) or "-" for text in (state.device_type, state.device_os, state.app_version))
+    return (*device, created, seen, state.authenticated_by or "-")
+
+
+def _notes(state: State) -> str:
+    """Tell what is so of few sessions only."""
+    notes = []
+    if state.parent:
+        notes.append(f"ends with {state.parent[:12]}…")
+    if state.over_at_us is not None:
+        notes.append(f"expires {minute(state.over_at_us)}")
+    if state.pending_reset or state.reset_sent:
+        notes.append("will start over")
+    return ", ".join(notes)
+
+
+def _json(state: State, seen_us: int) -> dict[str, object]:
+    return {
+        "id": state.sid,
+        "library": state.library,
+        "deviceType": text_of(state.device_type),
+        "deviceOS": text_of(state.device_os),
+        "appVersion": text_of(state.app_version) or None,
+        "createdAt": iso_from_us(state.created_at_us),
+        "lastSeenAt": iso_from_us(seen_us),
+        "parent": state.parent,
+        "authenticatedBy": state.authenticated_by,
+        "expiresAt": None if state.over_at_us is None else iso_from_us(state.over_at_us),
+        "isPendingSyncReset": state.pending_reset,
+    }

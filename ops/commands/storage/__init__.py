@@ -1,0 +1,1 @@
+"""Commands for where a ledger lies: checked, rebuilt, archived, backed up, upgraded."""

@@ -1,0 +1,111 @@
+"""`syncledger archive`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click import echo
+
+from ops.archive.job import archive as archive_ledger
+from ops.archive.job import preview
+from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
+from ops.archive.report import ArchiveReport
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.opening.ledger import now_us, opened
+from ops.settings.durations import parse_duration
+
+
+def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Read an option that is a duration."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.option("--hot", "hot_s", callback=_duration, default="30d", show_default=True, help="Younger events stay.")
+@click.option(
+    "--max-events", "hot_events", type=click.IntRange(0), help="No more events of a partition stay than this."
+)
+@click.option(
+    "--retention", "retention_s", callback=_duration, help="Remove what is older, like 400d [default: never]."
+)
+@click.option(
+    "--segment-events",
+    type=click.IntRange(1, 10_000_000),
+    default=SEGMENT_EVENTS,
+    show_default=True,
+    help="Events in a segment, at most.",
+)
+@click.option("--partition", type=click.IntRange(0), help="Only this one.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sealed.")
+@store_options
+@json_option
+def archive(
+    hot_s: float,
+    hot_events: int | None,
+    retention_s: float | None,
+    segment_events: int,
+    partition: int | None,
+    dry_run: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Move old events to object storage (LEDGER_ARCHIVE: file:///…, s3://bucket/prefix, gs://…, az://…).
+
+    They are read back before they leave the store, and stay in every history. The ledger may be in use meanwhile, and
+    other archivers may run. Exits 1 if a partition could not be archived.
+    """
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    place = settings.archive
+    if place is None:
+        raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
+    options = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
+
+    async def work() -> ArchiveReport:
+        async with opened(settings) as found:
+            if partition is not None and partition >= found.ledger.partitions:
+                raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
+            partitions = range(found.ledger.partitions) if partition is None else [partition]
+            with progress("archiving partitions", len(partitions)) as advance:
+
+                def on_progress(report: ArchiveReport) -> None:
+                    advance(report.partitions, f"{report.read:,} events")
+
+                if dry_run:
+                    return await preview(found.store, partitions, options, now_us(), on_progress=on_progress)
+                return await archive_ledger(
+                    found.store, place.open(), partitions, options, now_us(), on_progress=on_progress
+                )
+
+    report = run(work())
+    if as_json:
+        print_json(report)
+    else:
+        for failure in report.failures:
+            echo(f"partition {failure.partition}: {failure.what}", err=True)
+        echo(_summary(report, dry_run))
+    if report.failures:
+        raise click.exceptions.Exit(1)
+
+
+def _summary(report: ArchiveReport, dry_run: bool) -> str:
+    if dry_run:
+        return f"{report.events:,} events of {report.partitions} partitions would go to {report.segments:,} segments"
+    parts = [
+        f"{report.events:,} events sealed in {report.segments:,} segments of {report.bytes:,} bytes",
+        f"{report.trimmed:,} events trimmed",
+    ]
+    for count, what in (
+        (report.adopted, "segments of an earlier run adopted"),
+        (report.swept, "stray segments removed"),
+        (report.removed, "segments removed by retention"),
+        (report.busy, "partitions left to another archiver"),
+        (len(report.failures), "partitions failed"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
+    return ", ".join(parts)

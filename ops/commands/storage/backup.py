@@ -1,0 +1,102 @@
+"""`syncledger backup`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from click import echo
+
+from ops.backup.job import BackupOptions, BackupReport, back_up
+from ops.backup.listing import list_backups
+from ops.backup.signing import seal_keys
+from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
+from ops.opening.ledger import now_us, opened
+from projections.archive.objects import Objects
+
+
+@click.command()
+@click.option("--to", "to_url", help="Where to, like s3://bucket/prefix [default: LEDGER_ARCHIVE].")
+@click.option("--keep", type=click.IntRange(1), help="Remove all backups but the newest so many.")
+@click.option("--with-catalog", is_flag=True, help="Also the libraries of the embedded catalog.")
+@click.option("--list", "listing", is_flag=True, help="Only list the backups that are there.")
+@store_options
+@json_option
+def backup(
+    to_url: str | None,
+    keep: int | None,
+    with_catalog: bool,
+    listing: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Write all that a ledger needs to object storage, while it is in use.
+
+    What is archived stays where it is, and the backup says where. Signing keys are in it only encrypted, with
+    LEDGER_CREDENTIAL_KEY. A backup that was interrupted is none: it is listed as unfinished, and --keep removes it once
+    nothing was written to it for an hour.
+    """
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if to_url:
+        objects = objects_at("--to", to_url, make=not listing)
+    elif settings.archive is not None:
+        objects = settings.archive.open(make=not listing)
+    else:
+        raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
+    if listing:
+        _list(objects, as_json)
+        return
+    if with_catalog and settings.source != "catalog":
+        echo(f"the entities that devices get are not in it: they come from LEDGER_SOURCE={settings.source}", err=True)
+    archive_url = "" if settings.archive is None else settings.archive.url
+
+    async def work() -> BackupReport:
+        sealed, words = seal_keys(settings)
+        async with opened(settings) as found:
+            options = BackupOptions(
+                version=version("syncledger"),
+                archive_url=archive_url,
+                with_catalog=with_catalog,
+                keep=keep,
+                signing_keys=sealed,
+            )
+            with progress("backing up partitions", found.ledger.partitions) as advance:
+                report = await back_up(
+                    found.store,
+                    found.archive,
+                    objects,
+                    found.ledger.partitions,
+                    options,
+                    now_us(),
+                    on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
+                )
+            report.signing_keys = words
+            return report
+
+    report = run(work())
+    if as_json:
+        print_json(report)
+        return
+    echo(
+        f"{report.name}: {report.events:,} events of {report.partitions:,} partitions, {report.libraries:,} libraries, "
+        f"in {report.files:,} files of {report.bytes:,} bytes"
+    )
+    if report.segments:
+        echo(f"older events stay in {report.segments:,} segments in {archive_url}")
+    echo(report.signing_keys)
+    for name in report.removed:
+        echo(f"removed {name}")
+
+
+def _list(objects: Objects, as_json: bool) -> None:
+    found = run(list_backups(objects))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        echo("there are no backups", err=True)
+    for listed in found:
+        unfinished = "" if listed.complete else "  unfinished"
+        echo(f"{listed.name}  {listed.files:,} files  {listed.bytes:,} bytes{unfinished}")

@@ -1,0 +1,113 @@
+"""`syncledger rebuild`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import click
+from click import echo
+
+from ledger.errors import NoSuchSession, Rebuilding
+from ledger.keys import check_name
+from ledger.log.stored_sessions import Strays, find_strays
+from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
+from ops.opening.ledger import Opened, opened
+from projections.checking.rebuild import REPORTED, Rebuild, RebuildReport, find_session, not_whole
+
+Advance = Callable[[int, str], None]
+
+
+@click.command()
+@click.option("--session", "sid", callback=session_id, help="Only this session.")
+@click.option("--user", help="Only the sessions of this user.")
+@click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
+@click.option("--all", "everything", is_flag=True, help="Also partitions that are whole.")
+@store_options
+@json_option
+def rebuild(
+    sid: str | None,
+    user: str | None,
+    partition: int | None,
+    everything: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Make the projections anew from the events: of all partitions that are not whole, or of what is named.
+
+    The service may run meanwhile; where a partition is not whole yet it answers 503, never 401. May be interrupted:
+    run it again. Events are never changed. A session with a damaged event, or with a key of another type, is named and
+    left alone, and the exit code is 1.
+    """
+    if sum((sid is not None, user is not None, partition is not None, everything)) > 1:
+        raise click.UsageError("give only one of --session, --user, --partition and --all")
+    if user is not None:
+        check_name("--user", user)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+
+    async def work() -> RebuildReport:
+        async with opened(settings) as found:
+            with progress("rebuilding", found.ledger.partitions) as advance:
+                made = _rebuild(found, advance)
+                if sid is not None:
+                    await made.session(await _partition_of(found, sid), sid)
+                elif user is not None:
+                    await made.user(found.ledger.partition_of(user), user)
+                else:
+                    await _partitions(found, partition, everything, made)
+                return made.report
+
+    report = run(work())
+    print_json(report) if as_json else _tell(report)
+    if not report.is_complete:
+        raise click.exceptions.Exit(1)
+
+
+def _rebuild(found: Opened, advance: Advance) -> Rebuild:
+    return Rebuild(
+        found.store,
+        uuid4().hex,
+        sealed=found.archive,
+        on_progress=lambda report: advance(report.partitions, f"{report.events:,} events, {report.written:,} written"),
+    )
+
+
+async def _partitions(found: Opened, partition: int | None, everything: bool, made: Rebuild) -> None:
+    count = found.ledger.partitions
+    if partition is not None and partition >= count:
+        raise click.UsageError(f"there are partitions 0 to {count - 1}")
+    unfinished = await not_whole(found.store, count)
+    which = [partition] if partition is not None else range(count) if everything else unfinished
+    strays = await find_strays(found.store, count) if which else Strays({}, {})
+    await made.partitions(which, strays)
+
+
+async def _partition_of(found: Opened, sid: str) -> int:
+    """Find a session by what is stored of it, or else by its events; raises NoSuchSession, Rebuilding."""
+    try:
+        return await found.ledger.locate(sid)
+    except (NoSuchSession, Rebuilding):
+        partition = await find_session(found.store, found.ledger.partitions, sid)
+        if partition is None:
+            raise
+        return partition
+
+
+def _tell(report: RebuildReport) -> None:
+    for broken in report.named:
+        where = f"partition {broken.partition} session {broken.session or '?'}"
+        echo(f"{where}: {broken.what}" + (f" (event {broken.event})" if broken.event else ""))
+    if report.broken > REPORTED:
+        echo(f"… and {report.broken - REPORTED:,} more")
+    if not report.partitions:
+        echo("all partitions are whole; --all rebuilds them all the same")
+        return
+    echo(
+        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{report.partitions:,} partitions: {report.written:,} written, {report.unchanged:,} as they were, "
+        f"{report.removed:,} removed" + (f", {report.broken:,} broken" if report.broken else "")
+    )
+    if report.not_whole:
+        echo(f"not whole: partitions {', '.join(map(str, report.not_whole))}")

@@ -1,0 +1,154 @@
+"""`syncledger restore`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+from click import echo
+
+from ledger.store.interface import Store, open_store
+from ops.archive.options import ArchivePlace
+from ops.backup.listing import find_backup, load_manifest
+from ops.backup.restore import RestoreReport
+from ops.backup.restore import restore as restore_ledger
+from ops.backup.signing import open_keys
+from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
+from ops.embedded.server import embedded_server
+from ops.opening.ledger import now_us, open_user_keys
+from ops.settings.settings import Settings
+from projections.archive.catalog import Archive
+from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
+from projections.checking.rebuild import REPORTED
+
+
+@click.command()
+@click.argument("source", metavar="[FROM]", required=False)
+@click.option("--from-segments", is_flag=True, help="Without a backup: from the segments in LEDGER_ARCHIVE alone.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+@json_option
+def restore(
+    source: str | None, from_segments: bool, yes: bool, data_dir: Path | None, redis_url: str | None, as_json: bool
+) -> None:
+    """Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.
+
+    Everything is checked before anything is written. Every restored session is asked to start over. May be interrupted:
+    run it again; until it is over no service starts on that server. Exits 1 if something differs at the end.
+    """
+    if (source is None) != from_segments:
+        raise click.UsageError("give a backup, or --from-segments")
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    place = settings.archive
+    if not yes:
+        _confirm(source or f"the segments in {place.url if place else '?'}", settings)
+
+    async def work() -> tuple[RestoreReport, Origin]:
+        async with _target(settings) as store:
+            origin = await (
+                _from_segments(store, place, settings) if source is None else _from_backup(store, source, place)
+            )
+            with progress("restoring", origin.partitions) as advance:
+                report = await restore_ledger(
+                    store,
+                    origin,
+                    now_us,
+                    on_progress=lambda report: advance(report.partitions, f"{report.doing}, {report.events:,} events"),
+                    open_signing_keys=lambda sealed: open_keys(settings, sealed),
+                    user_keys=open_user_keys(store, settings),
+                )
+            return report, origin
+
+    report, origin = run(work())
+    print_json(report) if as_json else _tell(report, origin, place, settings)
+    if not report.is_complete:
+        raise click.exceptions.Exit(1)
+
+
+@asynccontextmanager
+async def _target(settings: Settings) -> AsyncIterator[Store]:
+    """Open the store to fill, whatever it holds."""
+    if settings.redis_url is not None:
+        store = await open_store(settings.redis_url, timeout_s=settings.redis_timeout_s)
+        try:
+            yield store
+        finally:
+            await store.close()
+        return
+    with embedded_server(settings.data_dir) as url:
+        store = await open_store(url, timeout_s=settings.redis_timeout_s)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:
+    """Open a backup and check all of it."""
+    if "://" in source:
+        objects, folder = objects_at("FROM", source, make=False), ""
+    elif place is None:
+        raise click.UsageError(
+            "give the backup as a URL, like file:///srv/ledger/backups/ledger-…, or set LEDGER_ARCHIVE"
+        )
+    else:
+        objects = place.open()
+        folder = await find_backup(objects, source)
+    manifest = await load_manifest(objects, folder)
+    origin = FromBackup(objects, folder, manifest, None if place is None else Archive(store, place.open()))
+    with progress("checking files", len(manifest.parts)) as advance:
+        done = 0
+        async for part in origin.check():
+            done += 1
+            advance(done, part.name)
+    return origin
+
+
+async def _from_segments(store: Store, place: ArchivePlace | None, settings: Settings) -> Origin:
+    """Find all segments and check them."""
+    if place is None:
+        raise click.UsageError("say where the segments are: set LEDGER_ARCHIVE")
+    objects, records = place.open(), {}
+    with progress("checking segments", settings.partitions) as advance:
+        async for partition, record in find_records(store, objects, settings.partitions):
+            if record.floor:
+                records[partition] = record
+            advance(partition + 1, record.segment)
+    if not records:
+        raise click.ClickException(f"there are no segments in {place.url}")
+    return FromSegments(store, objects, settings.partitions, records)
+
+
+def _confirm(source: str, settings: Settings) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to ask: add --yes")
+    where = settings.data_dir if settings.redis_url is None else "the server given"
+    click.confirm(f"Restore {source} into {where}?", abort=True)
+
+
+def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, settings: Settings) -> None:
+    for broken in report.broken:
+        echo(f"partition {broken.partition} session {broken.session or '?'}: {broken.what}")
+    for difference in report.verified.differences:
+        echo(f"partition {difference.partition} session {difference.session or '?'}: {difference.what}")
+    if report.verified.different > REPORTED:
+        echo(f"… and {report.verified.different - REPORTED:,} more")
+    echo(
+        f"{report.events:,} events restored in {report.partitions:,} partitions; {report.sessions:,} living sessions, "
+        f"{report.resets:,} of them asked to start over"
+    )
+    if report.erased:
+        echo(f"{report.erased:,} users in it who were erased since: they were erased again")
+    if report.signing_keys:
+        echo(report.signing_keys)
+    if isinstance(origin, FromSegments):
+        echo("what lay behind the newest segments is lost, and so are API keys, identities, credentials and catalogs")
+    elif isinstance(origin, FromBackup) and origin.manifest.archive and place is None:
+        echo(f"older events are in segments in {origin.manifest.archive}: set LEDGER_ARCHIVE to it")
+    if settings.partitions != origin.partitions:
+        echo(f"this ledger has {origin.partitions} partitions: set LEDGER_PARTITIONS={origin.partitions}")
+    different = report.verified.different
+    echo("verified: " + (f"{different:,} differ" if different else "all agree"))

@@ -1,0 +1,153 @@
+"""`syncledger verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import click
+import msgspec
+from click import echo
+
+from ledger.log.stored_sessions import Strays, find_strays
+from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.embedded.files import prepare_files
+from ops.opening.ledger import Opened, opened
+from ops.settings.settings import Settings
+from ops.verify_processes import (
+    Job,
+    Said,
+    collect_rarely,
+    processes_for,
+    processes_for_segments,
+    verify_archived,
+    verify_in,
+)
+from projections.archive.catalog import Archive
+from projections.checking.rebuild import Rebuild, RebuildReport
+from projections.checking.verify import REPORTED, Report
+from projections.checking.verify import verify as verify_ledger
+
+_NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
+_LEFT = "what is left is in events or segments: those come back only from a backup, or from a copy of the archive"
+
+
+class Verified(msgspec.Struct):
+    """What was found; with --repair what was done then, and what is left of the differences."""
+
+    found: Report
+    repaired: RebuildReport | None = None
+    left: Report | None = None
+
+    @property
+    def last(self) -> Report:
+        """The newest of what was found."""
+        return self.left or self.found
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Write what the events say in place of what differs; never an event.")
+@store_options
+@json_option
+def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.
+
+    The ledger may be in use meanwhile. Nothing is written without --repair; with it the exit code tells what is left.
+    """
+
+    async def work() -> Verified:
+        settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+        async with opened(settings) as found:
+            archive = found.archive
+            every = range(found.ledger.partitions)
+            strays = await _strays(found)
+            verified = Verified(await _verify(found, settings, archive, list(every), strays))
+            which = verified.found.differing_partitions
+            if repair and which:
+                made = Rebuild(found.store, uuid4().hex, sealed=archive)
+                with progress("repairing partitions", len(which)) as advance:
+                    for done, partition in enumerate(sorted(which)):
+                        advance(done, f"{made.report.written:,} written")
+                        await made.repair(partition, strays)
+                verified.repaired = made.report
+                verified.left = await _verify(found, settings, archive, sorted(which), await _strays(found))
+            return verified
+
+    verified = run(work())
+    if as_json:
+        print_json(verified if repair else verified.found)
+    else:
+        _tell(verified)
+    if verified.last.different:
+        raise click.exceptions.Exit(1)
+
+
+async def _strays(found: Opened) -> Strays:
+    with progress("looking at all keys") as advance:
+        return await find_strays(found.store, found.ledger.partitions, lambda looked: advance(0, f"{looked:,} keys"))
+
+
+async def _verify(
+    found: Opened, settings: Settings, archive: Archive | None, which: list[int], strays: Strays
+) -> Report:
+    url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
+    job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
+    collect_rarely()
+    processes = await processes_for(found.store, which)
+    with progress("verifying partitions", len(which)) as advance:
+
+        def tell(so_far: Report | Said) -> None:
+            advance(so_far.partitions, f"{so_far.events:,} events")
+
+        if processes > 1:
+            report = await verify_in(processes, job, tell)
+        else:
+            report = await verify_ledger(
+                found.store, found.ledger.partitions, only=which, strays=strays, sealed=archive, on_progress=tell
+            )
+    if archive is not None:
+        report.add(await _verify_segments(archive, job))
+    return report
+
+
+async def _verify_segments(archive: Archive, job: Job) -> Report:
+    processes = await processes_for_segments(archive, job.which)
+    with progress("verifying the segments of partitions", len(job.which)) as advance:
+
+        def tell(so_far: Report | Said) -> None:
+            events = so_far.archived if isinstance(so_far, Report) else so_far.events
+            advance(so_far.partitions, f"{events:,} events")
+
+        if processes > 1:
+            report = await verify_in(processes, msgspec.structs.replace(job, segments=True), tell)
+        else:
+            report = await verify_archived(archive, job.which, tell)
+    report.partitions = 0  # they are counted where their streams are
+    return report
+
+
+def _tell(verified: Verified) -> None:
+    report = verified.found
+    _tell_differences(report)
+    echo(
+        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{report.partitions} partitions"
+        + (f", {report.archived:,} archived events in {report.segments:,} segments" if report.segments else "")
+        + (f": {report.different:,} differ" if report.different else ": all agree")
+    )
+    if verified.repaired is not None and verified.left is not None:
+        echo(
+            f"repaired: {verified.repaired.written:,} sessions written, {verified.repaired.removed:,} removed; "
+            + (f"{verified.left.different:,} differ still" if verified.left.different else "all agree now")
+        )
+        _tell_differences(verified.left)
+    if verified.last.different:
+        echo(_NEXT if verified.left is None else _LEFT, err=True)
+
+
+def _tell_differences(report: Report) -> None:
+    for difference in report.differences:
+        where = f"partition {difference.partition} session {difference.session or '?'}"
+        echo(f"{where}: {difference.what}" + (f" (event {difference.event})" if difference.event else ""))
+    if report.different > REPORTED:
+        echo(f"… and {report.different - REPORTED:,} more")

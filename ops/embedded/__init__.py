@@ -1,0 +1,1 @@
+"""The embedded durable server of a data folder."""

@@ -1,0 +1,1 @@
+"""Opening what settings name: the store and its ledger, sources, providers, keys."""

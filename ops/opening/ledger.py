@@ -1,0 +1,173 @@
+"""Opening what settings name: the store, on it the ledger and what lies beside it, and the keys of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from ledger.errors import InvalidInput, LayoutError
+from ledger.log.formats import Formats
+from ledger.log.replicas import Replicas, connected_replicas, promise_text
+from ledger.log.store_check import StorePromise, open_layout, read_promise
+from ledger.service import Ledger
+from ledger.store.interface import Store, open_store
+from ledger.tokens import Keyring, make_key, read_keyring
+from ops.embedded.files import check_begun
+from ops.embedded.server import embedded_server
+from ops.opening.key_files import FileSource, read_or_make
+from ops.settings.parsers import fernet_keys
+from ops.settings.settings import Settings
+from projections.accounts.api_keys import ApiKeys
+from projections.accounts.credentials import Cipher, Credentials
+from projections.accounts.identities import Identities
+from projections.accounts.user_keys import UserKeys
+from projections.archive.catalog import Archive
+from projections.entities.catalog.catalog import Catalog
+from projections.history.event_pages import Past
+
+CREDENTIAL_KEY_FILE = "credential-key"
+TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
+SECOND_US = 1_000_000
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A ledger with all that lies beside it, on one store; `archive` where there is one."""
+
+    store: Store
+    ledger: Ledger
+    catalog: Catalog
+    api_keys: ApiKeys
+    identities: Identities
+    user_keys: UserKeys
+    formats: Formats
+    promise: StorePromise
+    archive: Archive | None = None
+    replicas: Replicas | None = None
+
+    @property
+    def past(self) -> Past:
+        """All that happened, in the store and in the archive."""
+        return Past(self.store, self.archive)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self.replicas is not None:
+            await self.replicas.close()
+        await self.store.close()
+
+
+def now_us() -> int:
+    """Tell the time in µs since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+async def open_all(url: str, settings: Settings) -> Opened:
+    """Open the ledger at a store's URL; raises LayoutError, StoreUnavailable."""
+    store = await open_store(url, timeout_s=settings.redis_timeout_s)
+    replicas: Replicas | None = None
+    try:
+        partitions = await open_layout(store, settings.partitions, now_us())
+        formats = Formats(store)
+        await formats.running(now_us())
+        promise = await read_promise(store)
+        if settings.durability == "fsync" and promise.fsync != "always":
+            raise LayoutError(
+                f"LEDGER_DURABILITY=fsync needs appendonly yes and appendfsync always; the server has {promise.fsync}"
+            )
+        if settings.durability == "replica":
+            replicas = await Replicas.open(
+                url, settings.replicas, wait_s=settings.replica_timeout_s, timeout_s=settings.redis_timeout_s
+            )
+        archive = None if settings.archive is None else Archive(store, settings.archive.open())
+        user_keys = open_user_keys(store, settings)
+    except BaseException:
+        await store.close()
+        raise
+    identities = Identities(store, partitions)
+    grace_us = int(settings.token_grace_s * SECOND_US)
+    return Opened(
+        store=store,
+        ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
+        catalog=Catalog(store, profiles=identities.profile),
+        api_keys=ApiKeys(store, now_us),
+        identities=identities,
+        user_keys=user_keys,
+        formats=formats,
+        promise=promise,
+        archive=archive,
+        replicas=replicas,
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings, *, begin: bool = False) -> AsyncIterator[Opened]:
+    """Open the ledger that settings name, for one command: the embedded server is joined, or started and stopped.
+
+    A data folder without one is an error, unless the command is one to `begin` with: else a mistyped folder would be
+    made, and found to be in order. Raises EmbeddedServerError, and what `open_all` does.
+    """
+    if settings.redis_url is not None:
+        found = await open_all(settings.redis_url, settings)
+        try:
+            yield found
+        finally:
+            await found.close()
+        return
+    if not begin:
+        check_begun(settings.data_dir)
+    with embedded_server(settings.data_dir) as url:
+        found = await open_all(url, settings)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+async def waiting_text(found: Opened, settings: Settings) -> str:
+    """Say what waiting for replicas adds to what the store promises; nothing where none are waited for."""
+    if found.replicas is None:
+        return ""
+    return f"; {promise_text(settings.replicas, await connected_replicas(found.store))}"
+
+
+def keyring_source(settings: Settings) -> Callable[[], Keyring]:
+    """Give the keys that sign tokens, whenever asked.
+
+    A file, of the settings or in the data folder, where one is made on first use, is read again when it has changed, so
+    keys are rotated without a restart. Raises InvalidInput for keys that cannot be read.
+    """
+    file = settings.token_key_file or settings.data_dir / TOKEN_KEY_FILE
+    given = settings.token_key is not None
+    try:
+        if settings.token_key is not None and settings.token_key_file is None:
+            keyring = read_keyring(settings.token_key)
+            return lambda: keyring
+        if not given:
+            read_or_make(file, make_key)
+        return FileSource(file, read_keyring)
+    except ValueError as error:
+        raise InvalidInput([(("LEDGER_TOKEN_KEY" if given else str(file),), str(error))]) from None
+
+
+def open_user_keys(store: Store, settings: Settings) -> UserKeys:
+    """Give access to the keys of users' personal texts, which raises InvalidInput for what cannot be used."""
+    return UserKeys(store, settings.user_keys_place.open, lambda: credential_cipher(settings))
+
+
+def open_credentials(found: Opened, settings: Settings) -> Credentials:
+    """Give access to what identity providers entrust; raises InvalidInput for keys that cannot be read."""
+    return Credentials(found.store, found.ledger.partitions, credential_cipher(settings))
+
+
+def credential_cipher(settings: Settings) -> Cipher:
+    """Take the keys of the settings, or those in the data folder, where one is made on first use."""
+    if settings.credential_keys:
+        return Cipher.from_keys(settings.credential_keys)
+    file = settings.data_dir / CREDENTIAL_KEY_FILE
+    try:
+        return Cipher.from_keys(fernet_keys(read_or_make(file, Cipher.make_key)))
+    except ValueError as error:
+        raise InvalidInput([((str(file),), str(error))]) from None

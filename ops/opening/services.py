@@ -1,0 +1,93 @@
+"""Opening all that the endpoints work with: on the store, on connections beside it, and the identity provider."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from endpoints.accounts.auth import Auth
+from endpoints.http.limits import LimitRules
+from endpoints.services import HttpSettings, Readiness, Services
+from ledger.log.store_check import read_promise
+from ledger.store.interface import open_store
+from ledger.tokens import TokenIssuer
+from ops.opening.identity_provider import make_provider
+from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
+from ops.opening.limits import open_limits
+from ops.opening.sources import SourceLook, open_source
+from ops.settings.settings import Settings, without_password
+from projections.archive.errors import ArchiveUnavailable
+from projections.counters import Counters
+from projections.entities.catalog.catalog import Catalog
+
+log = logging.getLogger("syncledger.app")
+
+
+async def open_services(redis_url: str, settings: Settings, closing: AsyncExitStack) -> tuple[Opened, Services]:
+    """Open the ledger and what the endpoints use beside it; `closing` gets what must be closed.
+
+    Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
+    """
+    found = await open_all(redis_url, settings)
+    closing.push_async_callback(found.close)
+    try:
+        await found.user_keys.check_begun()
+    except ArchiveUnavailable as error:  # sign-ins wait for it, nothing else does
+        log.warning("the place of users' keys does not answer: %s", error)
+    # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
+    pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
+    closing.push_async_callback(pages.close)
+    source = await open_source(settings, found, closing, catalog=Catalog(pages, profiles=found.identities.profile))
+    rules = LimitRules(**msgspec.structs.asdict(settings.limits))
+    limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
+    closing.push_async_callback(limits.close)
+    provider = make_provider(settings)
+    if provider is not None:
+        closing.push_async_callback(provider.close)
+    tokens = TokenIssuer(keyring_source(settings))
+    look = SourceLook(settings.source, source)
+    closing.push_async_callback(look.close)
+
+    async def readiness() -> Readiness:
+        promise = await read_promise(found.store)
+        waits = await waiting_text(found, settings)
+        where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
+        return Readiness(
+            store=f"{promise.server} ({where})",
+            durability=f"{promise.fsync}: {promise.text}{waits}",
+            embedded=where == "embedded",
+            source=await look.health(),
+        )
+
+    return found, Services(
+        ledger=found.ledger,
+        past=found.past,
+        auth=Auth(tokens.read, found.api_keys, settings.external_domain),
+        tokens=tokens,
+        identities=found.identities,
+        credentials=open_credentials(found, settings),
+        provider=provider,
+        limits=limits,
+        counters=Counters(found.store),
+        source=source,
+        auth_user=look.auth_user,
+        readiness=readiness,
+        settings=http_settings(settings),
+        stall_s=settings.stall_s,
+    )
+
+
+def http_settings(settings: Settings) -> HttpSettings:
+    """Pick the settings that clients see."""
+    oidc = settings.oidc
+    return HttpSettings(
+        external_domain=settings.external_domain,
+        oauth_auto_launch=oidc.auto_launch,
+        oauth_button_text=oidc.button_text,
+        mobile_redirect_uri=oidc.mobile_redirect_uri,
+        auto_register=oidc.auto_register,
+        secure_cookies=settings.secure_cookies == "always",
+        token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
+    )

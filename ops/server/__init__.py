@@ -1,0 +1,1 @@
+"""The processes of a service: the supervising parent, the arbiter, its workers."""

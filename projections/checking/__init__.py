@@ -1,0 +1,1 @@
+"""Projections against their events: the fold of a partition, verify, rebuild."""

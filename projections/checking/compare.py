@@ -1,0 +1,111 @@
+"""What is stored of a session beside what its events say: in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from ledger.errors import CorruptLedger
+from ledger.log.append import parse_ended
+from ledger.log.state_fields import Fields, checkpoint_fields, session_fields
+from ledger.log.stored_sessions import RawSession
+from ledger.state import State
+from projections.checking.partition_fold import Folded, behind
+
+LIVES_NOWHERE = "no session, though its events do not end"
+ENDED_NOWHERE = "ended, but not kept as ended"
+INDEX_ONLY = "is in an index only"
+
+
+def stored_fields(folded: Folded, state: State) -> Fields:
+    """Lay a living session out as its hash."""
+    return session_fields(state) | {b"head": folded.head.encode()}
+
+
+def stored_seq(stored: RawSession) -> int | None:
+    """Tell at which seq a session is stored, living or ended; None if neither. Raises CorruptLedger if it is none."""
+    if stored.session:
+        seq = stored.session.get(b"seq", b"nothing")
+    elif stored.ended is not None:
+        seq = b"%d" % parse_ended(stored.ended).seq
+    else:
+        return None
+    if not seq.isdigit() or int(seq) < 1:
+        raise CorruptLedger(f"a session at seq {seq!r}")
+    return int(seq)
+
+
+def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
+    """Name all that differs between a fold and what is stored of the same version; raises CorruptLedger.
+
+    With a broken fold nothing is compared.
+    """
+    if folded.broken:
+        return iter(())
+    if folded.kept is not None:
+        return chain(_of_ended(folded, stored), _of_marks(folded, stored))
+    if folded.state is not None:
+        return chain(_of_living(folded, folded.state, stored), _of_marks(folded, stored))
+    return iter(() if stored.is_nowhere else (INDEX_ONLY,))
+
+
+def _of_living(folded: Folded, state: State, stored: RawSession) -> Iterator[str]:
+    if not stored.session:
+        yield LIVES_NOWHERE
+        return
+    yield from _of_fields("session", stored_fields(folded, state), stored.session)
+    yield from _of_fields("checkpoints", checkpoint_fields(state), stored.checkpoints)
+    if stored.ended is not None:
+        yield "lives, and is kept as ended too"
+    if stored.device != (state.parent or "").encode():
+        yield "is not among its user's devices"
+    if stored.score is None:
+        yield "is not in the activity index"
+    if stored.provider != bool(state.provider_session):
+        yield "is not among its provider's sessions"
+
+
+def _of_ended(folded: Folded, stored: RawSession) -> Iterator[str]:
+    if stored.ended is None:
+        yield ENDED_NOWHERE
+    elif parse_ended(stored.ended) != folded.kept:
+        yield "what is kept of the ended session differs from its events"
+    left = (
+        ("session", bool(stored.session)),
+        ("checkpoints", bool(stored.checkpoints)),
+        ("activity", stored.score is not None),
+        ("credential", stored.credential),
+        ("devices", stored.device is not None),
+    )
+    for name, is_left in left:
+        if is_left:
+            yield f"ended, but still has {name}"
+
+
+def wanted_marks(folded: Folded, stored: RawSession) -> list[str]:
+    """List the marks that a session must have: those of its events that are not archived."""
+    return [mark for mark in folded.marks if _is_hot(mark, stored)]
+
+
+def _of_marks(folded: Folded, stored: RawSession) -> Iterator[str]:
+    """Compare the marks; those of archived events may still be there."""
+    if wanted_marks(folded, stored) != [mark for mark in stored.marks if _is_hot(mark, stored)]:
+        yield "its marks are not where its events are"
+
+
+def _is_hot(mark: str, stored: RawSession) -> bool:
+    """Tell whether a mark is not one of an archived event."""
+    try:
+        return behind(mark, stored.floor)
+    except ValueError:
+        return True  # it is no stream id, and so not what it must be
+
+
+def _of_fields(name: str, expected: Fields, stored: Fields) -> Iterator[str]:
+    if expected != stored:
+        fields = sorted(key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key))
+        yield f"{name} {'differs' if name == 'session' else 'differ'} from the fold in {', '.join(map(_text, fields))}"
+
+
+def _text(field: bytes) -> str:
+    return field.decode(errors="backslashreplace")

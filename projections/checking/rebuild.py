@@ -1,0 +1,249 @@
+"""Rebuild: fresh projections from the events, partition by partition, while the service runs.
+
+From its beginning to its end a partition says that it is not whole, so a session that is not found there is not told
+that it ended. That is also what tells the next rebuild where an interrupted one stood. Nothing here writes an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+import msgspec
+
+from ledger import keys
+from ledger.errors import Contended, CorruptLedger, LayoutError, StoreReplyError
+from ledger.log import whole
+from ledger.log.append import provider_member
+from ledger.log.reader import read_raw
+from ledger.log.stored_sessions import Strays, device_sids, indexed_sids, mistyped, provider_members
+from ledger.store.interface import Store
+from projections.bounded_tasks import each
+from projections.checking.partition_fold import PartitionFold, Sealed, is_sid
+from projections.checking.rebuild_sessions import Misfiled, SessionWriter
+
+REPORTED: Final = 1000
+"""How many broken sessions a report names; all are counted."""
+_ATTEMPTS: Final = 3
+_STREAM_LOST: Final = "there are sessions, but no event at all: is this the right store? nothing was removed"
+_NOBODYS: Final = "this event may be the last one of any session, so none was written"
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A session that could not be rebuilt ('' for one that cannot be told), why, and the event where it stopped."""
+
+    partition: int
+    session: str
+    what: str
+    event: str = ""
+
+
+class RebuildReport(msgspec.Struct):
+    """What was read and what was done. `not_whole`: partitions of which more than single sessions is missing.
+
+    `mistyped`: how many of `broken` are so for a key of another type, which nobody but an operator deletes.
+    """
+
+    partitions: int = 0
+    events: int = 0
+    sessions: int = 0
+    ended: int = 0
+    written: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    broken: int = 0
+    mistyped: int = 0
+    named: list[Broken] = []
+    not_whole: list[int] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether everything is as its events say."""
+        return not (self.broken or self.not_whole)
+
+    def name(self, broken: Broken) -> None:
+        """Count a broken session, and name it if there is room."""
+        self.broken += 1
+        if len(self.named) < REPORTED:
+            self.named.append(broken)
+
+
+class Rebuild:
+    """A rebuild of some partitions; `token` names it in what they say while it runs."""
+
+    def __init__(
+        self,
+        store: Store,
+        token: str,
+        *,
+        sealed: Sealed | None = None,
+        on_progress: Callable[[RebuildReport], None] = lambda _: None,
+    ) -> None:
+        self.report = RebuildReport()
+        self._store = store
+        self._token = token
+        self._sealed = sealed
+        self._on_progress = on_progress
+
+    async def partitions(self, which: Collection[int], strays: Strays, at_once: int = 2) -> None:
+        """Rebuild partitions whole, `at_once` of them interleaved; those that end are whole, whatever comes after."""
+        await each(which, lambda partition: self.partition(partition, strays), at_once)
+
+    async def partition(self, partition: int, strays: Strays, copied: bytes = b"") -> None:
+        """Rebuild a partition whole; `copied` is what it said while its events were restored.
+
+        Raises LayoutError for one that is being restored, Contended if its projections are deleted again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            says = await whole.begin(self._store, partition, self._token, copied)
+            if says.startswith(whole.COPYING):
+                raise LayoutError(f"Partition {partition} is not restored yet: run syncledger restore again")
+            if not await self._settle(partition, strays):
+                self.report.not_whole.append(partition)
+                break
+            if await whole.finish(self._store, partition, says):
+                break
+        else:
+            raise Contended(f"The projections of partition {partition} are deleted while they are rebuilt")
+        self._done()
+
+    async def repair(self, partition: int, strays: Strays) -> None:
+        """Rebuild what differs in a partition; one that is not whole becomes so, another one stays so meanwhile."""
+        if not await whole.is_whole(self._store, partition):
+            await self.partition(partition, strays)
+            return
+        await self._settle(partition, strays)
+        self._done()
+
+    async def session(self, partition: int, sid: str) -> None:
+        """Rebuild one session."""
+        fold = self._fold(partition, only=[sid])
+        await fold.forward()
+        await self._write(partition, fold, {sid}, {})
+        self._done()
+
+    async def user(self, partition: int, user: str) -> None:
+        """Rebuild all sessions of a user."""
+        fold = self._fold(partition)
+        await fold.forward()
+        listed = await self._devices_of(partition, user)
+        await fold.forward()
+        misfiled = {sid: Misfiled([user]) for sid in listed if fold.of(sid).user != user}
+        sids = {sid for sid, folded in fold.sessions.items() if folded.user == user} | listed
+        await self._write(partition, fold, sids, misfiled)
+        self._done()
+
+    async def _settle(self, partition: int, strays: Strays) -> bool:
+        """Make all of a partition what its events say; False if not even that can be told."""
+        fold = self._fold(partition)
+        try:
+            await fold.forward()
+        except CorruptLedger as error:  # of the archive; what is damaged in the stream is a fault of its session
+            self.report.name(Broken(partition, "", str(error)))
+            return False
+        try:
+            return await self._settle_from(partition, fold, strays)
+        except StoreReplyError as error:
+            for what in await mistyped(self._store, partition) or [str(error)]:
+                self.report.name(Broken(partition, "", what))
+            return False
+
+    async def _settle_from(self, partition: int, fold: PartitionFold, strays: Strays) -> bool:
+        """Make all of a partition what it folds into; False if a part of it could not be. Raises StoreReplyError."""
+        sids = {sid for sid in await indexed_sids(self._store, partition) if is_sid(sid)}
+        sids |= strays.sids.get(partition, set())
+        users = {user for folded in fold.sessions.values() if (user := folded.user)}
+        users |= strays.users.get(partition, set())
+        marked = await self._marked_broken(partition)
+        mistyped_before = self.report.mistyped
+        listed = [(user, sid) for user in users for sid in await self._devices_of(partition, user)]
+        members = [pair async for page in provider_members(self._store, partition) for pair in page]
+        # Whatever was in an index until now has its events in the stream by now.
+        await fold.forward()
+        misfiled: dict[str, Misfiled] = {}
+        for user, sid in listed:
+            if fold.of(sid).user != user:
+                misfiled.setdefault(sid, Misfiled()).users.append(user)
+        for member, sid in members:
+            state = fold.of(sid).state
+            if state is None or provider_member(state) != member:
+                misfiled.setdefault(sid, Misfiled()).members.append(member)
+        if fold.is_empty and (sids or misfiled):
+            self.report.name(Broken(partition, "", _STREAM_LOST))
+            return False
+        await self._write(partition, fold, sids | fold.sessions.keys() | misfiled.keys() | marked, misfiled)
+        return not fold.lost and self.report.mistyped == mistyped_before
+
+    async def _write(
+        self, partition: int, fold: PartitionFold, sids: Collection[str], misfiled: dict[str, Misfiled]
+    ) -> None:
+        """Write what differs of sessions, and keep on record which of them are broken."""
+        report = self.report
+        if not fold.lost:
+            settled = await SessionWriter(self._store, partition, fold, misfiled).settle(sids)
+            report.written += settled.written
+            report.unchanged += settled.unchanged
+            report.removed += settled.removed
+            for sid, what in (*settled.ahead.items(), *settled.mistyped.items()):
+                report.name(Broken(partition, sid, what))
+            report.mistyped += len(settled.mistyped)
+            await self._mark_broken(partition, fold, sids)
+        report.sessions += sum(fold.of(sid).state is not None for sid in sids)
+        report.ended += sum(fold.of(sid).kept is not None for sid in sids)
+        for sid, what, event in fold.faults:
+            report.name(Broken(partition, sid, what if sid else f"{what}; {_NOBODYS}", event))
+
+    async def _mark_broken(self, partition: int, fold: PartitionFold, sids: Collection[str]) -> None:
+        """Note which sessions are broken: where they are not found they must not be told that they ended."""
+        name, marked = keys.broken(partition), await self._marked_broken(partition)
+        broken = [(sid, what) for sid in sids if (what := fold.of(sid).broken)]
+        mended = [sid for sid in sids if sid in marked and not fold.of(sid).broken]
+        for sid, what in broken:
+            await self._store.command("HSET", name, sid, what, key=name)
+        if mended:
+            await self._store.command("HDEL", name, *mended, key=name)
+
+    async def _marked_broken(self, partition: int) -> set[str]:
+        name = keys.broken(partition)
+        return {sid.decode() for sid in await self._store.command("HKEYS", name, key=name)}
+
+    async def _devices_of(self, partition: int, user: str) -> set[str]:
+        try:
+            return await device_sids(self._store, partition, user)
+        except StoreReplyError as error:
+            what = await mistyped(self._store, partition, user=user) or [str(error)]
+            self.report.name(Broken(partition, "", what[0]))
+            self.report.mistyped += 1
+            return set()
+
+    def _fold(self, partition: int, only: Collection[str] | None = None) -> PartitionFold:
+        return PartitionFold(self._store, partition, sealed=self._sealed, only=only, on_events=self._count)
+
+    def _count(self, events: int) -> None:
+        self.report.events += events
+        self._on_progress(self.report)
+
+    def _done(self) -> None:
+        self.report.partitions += 1
+        self._on_progress(self.report)
+
+
+async def not_whole(store: Store, partitions: int) -> list[int]:
+    """List the partitions that are not whole and are not being restored; raises LayoutError if one is."""
+    marks = await whole.read_marks(store, partitions)
+    if any(mark is not None and mark.startswith(whole.COPYING) for mark in marks):
+        raise LayoutError("This ledger is not restored yet: run syncledger restore again")
+    return [partition for partition, mark in enumerate(marks) if mark != whole.WHOLE]
+
+
+async def find_session(store: Store, partitions: int, sid: str) -> int | None:
+    """Find the partition of a session by its events, whatever is stored of it; None if no stream has one.
+
+    Reads the streams until it is found; one whose events are all archived is found by what is stored of it only.
+    """
+    wanted = bytes.fromhex(sid)
+    for partition in range(partitions):
+        async for rows in read_raw(store, partition):
+            if any(wanted in row[1] for row in rows):
+                return partition
+    return None

@@ -1,0 +1,1 @@
+"""The embedded catalog: libraries in the ledger's own Redis."""

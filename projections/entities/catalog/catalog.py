@@ -1,0 +1,344 @@
+"""The embedded catalog: entities of libraries in the ledger's own Redis, as a source and as a store to fill.
+
+How it lies there is told in `layout.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from copy import copy
+from typing import Final, Self
+
+from ledger import keys
+from ledger.commands import Resend
+from ledger.errors import Unavailable
+from ledger.positions import Position
+from ledger.store.interface import Store
+from ledger.store.scripts import Arg, Script
+from projections.accounts.person import Profile
+from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
+from projections.entities.catalog.library_summary import Outlook
+from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, named, own_rows
+from projections.entities.catalog.paging import read_rows
+from projections.entities.catalog.parents import Parents, is_checked
+from projections.entities.catalog.writer import Writer, Written
+from projections.entities.entity import Entity
+from projections.entities.forms import DELETE, forms_of, sharing_id_with
+from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
+from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
+
+PURGE_ROWS: Final = 500
+KNOWN_LIBRARIES: Final = 4096
+"""How many libraries' outlooks are kept, to answer streams that find nothing new."""
+
+CHECKSUM_ROWS: Final = 64
+"""How many rows whose checksum changed one script reads: 256 KiB would be unusually much."""
+
+HELD: Final = Script.load("projections.entities.catalog", "parents.lua")
+RECHECKED: Final = Script.load("projections.entities.catalog", "checksums.lua")
+PURGE: Final = Script.load("projections.entities.catalog", "purge.lua", allow_oom=True)
+
+
+async def _nobody(user: str) -> Profile | None:
+    """Know nobody."""
+    return None
+
+
+class Catalog:
+    """Serves and stores entities; implements `EntitySource`. All its state is in the store."""
+
+    steady = True
+    resends: tuple[Resend, ...] = ()
+
+    def __init__(
+        self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000, profiles: Profiles = _nobody
+    ) -> None:
+        """`now_us` dates what is made up here, like delete markers of cascades; every `updated_at` is the server's.
+
+        `profiles` tells who users are, of whom only their sessions tell.
+        """
+        self._store = store
+        self._now_us = now_us
+        self._profiles = profiles
+        self._writer = Writer(store, now_us)
+        self._known: set[str] = set()
+        self._outlooks: dict[str, Outlook] = {}
+        self._provisioned: dict[tuple[str, str], int] = {}
+        self._user = ""
+
+    # Reading
+
+    def of_session(self, user: str, sid: str) -> Self:
+        """Return this, for the user: a library is the same for all its sessions, once it has their users."""
+        of_user = copy(self)
+        of_user._user = user
+        return of_user
+
+    async def provision(self, library: str, horizon_us: int) -> int:
+        """Make the rows of the session's own user where the library has none, and tell the horizon then.
+
+        Rows that somebody wrote stay as they are, and so does a delete marker until it is purged. Asks the store
+        nothing while the library stays as it was.
+        """
+        key = library, self._user
+        if not self._user or self._provisioned.get(key) == horizon_us:
+            return horizon_us
+        held = [keys.catalog_ids(library, row(name).form.name) for name in OWN_TYPES]  # type: ignore[union-attr]
+        found = await asyncio.gather(*(self._store.command("HEXISTS", ids, self._user, key=ids) for ids in held))
+        if not all(found):
+            await self._note(library)
+            await self._writer.put_new(library, own_rows(self._user, self._now_us()))
+            horizon_us = await self.horizon(library)
+        if len(self._provisioned) >= KNOWN_LIBRARIES:
+            self._provisioned.clear()
+        self._provisioned[key] = horizon_us
+        return horizon_us
+
+    async def renamed(self, library: str, user: str) -> None:
+        """Let devices have a user's rows again that take their names from the identity record, which has changed."""
+        for entity in own_rows(user, self._now_us()):
+            line = await self._line(library, entity.row, user)
+            if line is not None and is_nameless(line):
+                await self._writer.put_over(library, entity, position_of(line))
+
+    async def horizon(self, library: str) -> int:
+        """Tell the latest instant below which nothing new can appear: one past the last stamp."""
+        meta = keys.catalog_meta(library)
+        outlook = Outlook.of(await self._store.command("HGETALL", meta, key=meta))
+        if len(self._outlooks) >= KNOWN_LIBRARIES:
+            self._outlooks.clear()
+        self._outlooks[library] = outlook
+        return outlook.horizon_us
+
+    async def tombstone_floor(self, library: str) -> int:
+        """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""
+        meta = keys.catalog_meta(library)
+        return int(await self._store.command("HGET", meta, "floor", key=meta) or 0)
+
+    async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
+        """Tell which entity types may have rows after their positions and below `before`; asks the store nothing."""
+        outlook = self._outlooks.get(library)
+        if outlook is None or outlook.horizon_us != before:
+            return frozenset(after)
+        return frozenset(name for name, position in after.items() if outlook.has_after(row(name).stored, position))
+
+    async def pages(
+        self, library: str, entity_type: str, after: Position | None, before: int, limit: int
+    ) -> AsyncIterator[Page]:
+        """Yield what comes strictly after a position and below `before`, `limit` rows and about 64 KiB a page."""
+        served = row(entity_type)
+        outlook = self._outlooks.get(library)
+        longest = None
+        if outlook is not None and outlook.horizon_us == before:
+            if not outlook.has_after(served.stored, after):
+                return
+            longest = outlook.longest[served.stored]
+        async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
+            lines = rows.lines
+            if served.downgrade is not None:
+                lines = await self._older(library, served, lines)
+            elif served.name in OWN_TYPES:
+                lines = await named(served.name, lines, self._profiles)
+            if lines:
+                yield Page(lines, rows.last, rows.horizon_us)
+
+    async def first_held(
+        self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
+    ) -> Held | None:
+        """Find a page's first row whose parent was not sent for being too new; None if there is none.
+
+        Costs nothing while nothing was written since the snapshot and no parent's run was cut.
+        """
+        if not is_checked(entity_type, page.horizon_us > snapshot_us, limits):
+            return None
+        parents = Parents(entity_type, page.lines)
+        wanted = parents.wanted()
+        if not wanted:
+            return None
+        every = keys_of(library)
+        used = [keys.catalog_ids(library, form.name) for form, _ in wanted]
+        args: list[Arg] = []
+        for _, ids in wanted:
+            args += (len(ids), *ids)
+        found = await self._store.script(HELD, (every[0], *used), args)
+        index = parents.first_held(found, snapshot_us, limits)
+        return None if index is None else Held(index, position_of(page.lines[index]))
+
+    async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
+        """Tell how much comes strictly after a position and before an instant; two lookups in a sorted set."""
+        stored, high = row(entity_type).stored, f"({before}"
+        rows = keys.catalog_rows(library, stored)
+        low = "-inf" if after is None else f"({after.at_us}"
+        counted = self._store.command("ZCOUNT", rows, low, high, key=rows)
+        newest = self._store.command("ZRANGE", rows, high, low, "BYSCORE", "REV", "LIMIT", 0, 1, key=rows)
+        count, last = await asyncio.gather(counted, newest)
+        positions = [position_of(line) for line in last]
+        if after is not None and after.id and after.at_us < before:  # of that very instant, what its id leaves open
+            lines = await self._store.command("ZRANGE", rows, after.at_us, after.at_us, "BYSCORE", key=rows)
+            left = [position for position in map(position_of, lines) if position.key > after.key]
+            count, positions = count + len(left), positions or left
+        return Ahead(int(count), positions[-1].at_us if positions else None)
+
+    def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]]:
+        """Yield the rows that changed their checksum and were written after an instant; asks nothing if none was."""
+        return self._rechecked(library, after_us)
+
+    async def _rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]]:
+        outlook = self._outlooks.get(library)
+        last = None if outlook is None else outlook.newest.get(CHECKSUMS)
+        if last is None or last.at_us <= after_us:
+            return
+        excluding = forms_of(EXCLUDING)
+        used, args = [keys.catalog_meta(library), keys.catalog_checksums(library)], list[Arg]()
+        for form in excluding:
+            letters = [letter for letter, _ in form.variants if letter != DELETE]
+            used.append(keys.catalog_ids(library, form.name))
+            used += [keys.catalog_rows(library, form.type_of(letter)) for letter in letters]
+            args += (form.name, "".join(letters))
+        found = CHECKSUM_ROWS
+        while found == CHECKSUM_ROWS:
+            found, stamp, *lines = await self._store.script(RECHECKED, used, (f"({after_us}", CHECKSUM_ROWS, *args))
+            after_us = int(stamp)
+            if lines:
+                yield lines
+
+    async def held_back(self, library: str) -> Sequence[HeldBack]:
+        """Tell how many rows of each type wait for a parent, and name the one that has waited longest of each."""
+        waiting = keys.catalog_waiting(library)
+        if not await self._store.command("HLEN", waiting, key=waiting):
+            return ()
+        found = [self._waiting_of(library, name) for name in STORED_TYPES if not row(name).is_delete]
+        return [one for one in await asyncio.gather(*found) if one is not None]
+
+    async def _waiting_of(self, library: str, stored: str) -> HeldBack | None:
+        rows, waiting = keys.catalog_rows(library, stored), keys.catalog_waiting(library)
+        count = await self._store.command("ZCOUNT", rows, WAITS_US, "+inf", key=rows)
+        if not count:
+            return None
+        lines = await self._store.command("ZRANGE", rows, WAITS_US, "+inf", "BYSCORE", "LIMIT", 0, 1, key=rows)
+        example_id = position_of(lines[0]).id if lines else ""
+        form = row(stored).form
+        assert form is not None
+        entry = await self._store.command("HGET", waiting, f"{form.name}|{example_id}", key=waiting)
+        if entry is None:  # it went on its way between two questions
+            return HeldBack(stored, count, "missing_parent", "", "")
+        return HeldBack(stored, count, "missing_parent", example_id, entry.split(b"\n")[1].decode())
+
+    async def health(self) -> SourceHealth:
+        """Tell whether the store answers."""
+        try:
+            await self._store.command("PING", key=keys.catalog_libraries())
+        except Unavailable as error:
+            return SourceHealth("catalog", ok=False, text=str(error))
+        return SourceHealth("catalog", ok=True, text="in the ledger's own store")
+
+    async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
+        """Return an entity's data in the version asked for; None if it is not there as this entity type."""
+        line = await self._line(library, row(entity_type), entity_id)
+        return None if line is None else data_of((await named(entity_type, [line], self._profiles))[0])
+
+    async def count(self, library: str) -> dict[str, int]:
+        """Count the rows of each stored entity type, without those that wait."""
+        meta = keys.catalog_meta(library)
+        counts = {}
+        for name in STORED_TYPES:
+            rows = keys.catalog_rows(library, name)
+            counts[name] = await self._store.command("ZCOUNT", rows, "-inf", f"({WAITS_US}", key=meta)
+        return counts
+
+    async def entities(
+        self, library: str, types: Collection[str] | None = None, *, markers: bool = False, waiting: bool = True
+    ) -> AsyncIterator[list[bytes]]:
+        """Yield all living entities in the order of the stream, as lines that `import` reads, a list for each page.
+
+        Those that wait come behind the others of their type, an entity that is to be replaced by one as it is and as it
+        will be; without `waiting` it is what a device has.
+        """
+        before = 2**53 if waiting else WAITS_US
+        for name in STORED_TYPES:
+            if (types is None or name in types) and (markers or not row(name).is_delete):
+                async for page in self.pages(library, name, None, before, 1000):
+                    yield [export_line(line) for line in page.lines]
+
+    async def libraries(self) -> list[str]:
+        """List the libraries that were ever written to."""
+        found = await self._store.command("SMEMBERS", keys.catalog_libraries(), key=keys.catalog_libraries())
+        return sorted(name.decode() for name in found)
+
+    # Writing
+
+    async def put(self, library: str, entities: Sequence[Entity]) -> Written:
+        """Write entities in their order; see `Writer.put`."""
+        await self._note(library)
+        return await self._writer.put(library, entities)
+
+    async def _note(self, library: str) -> None:
+        """Note that a library is written to; raises InvalidInput for a name that none can have."""
+        keys.check_name("library", library)
+        if library not in self._known:
+            index = keys.catalog_libraries()
+            await self._store.command("SADD", index, library, key=index)
+            self._known.add(library)
+
+    async def release(self, library: str) -> None:
+        """Let rows go that wait for nothing any more; see `Writer.release`."""
+        await self._writer.release(library)
+
+    async def purge_tombstones(self, library: str, older_than_us: int) -> int:
+        """Forget delete markers with a stamp below an instant and raise the floor; returns how many.
+
+        With them it is forgotten which rows changed their checksum and were not written since.
+        """
+        purged = 0
+        checksums = keys.catalog_meta(library), keys.catalog_checksums(library)
+        while await self._store.script(PURGE, checksums, (older_than_us, PURGE_ROWS)):
+            pass
+        for name in STORED_TYPES:
+            marker = row(name)
+            if not marker.is_delete or marker.form is None:
+                continue
+            parts = [keys.catalog_ids(library, part.name) for part in sharing_id_with(marker.form.table)]
+            ids = keys.catalog_ids(library, marker.form.name)
+            used = (keys.catalog_meta(library), keys.catalog_rows(library, name), ids, *parts)
+            while count := await self._store.script(PURGE, used, (older_than_us, PURGE_ROWS)):
+                purged += count
+        return purged
+
+    async def _line(self, library: str, served: EntityTypeRow, entity_id: str) -> bytes | None:
+        if served.form is None:
+            return None
+        key = keys.catalog_ids(library, served.form.name)
+        held = await self._store.command("HGET", key, entity_id, key=key)
+        if held is None or chr(held[0]) != served.letter:
+            return None
+        rows = keys.catalog_rows(library, served.stored)
+        lines = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
+        if lines and served.downgrade is not None:
+            lines = await self._older(library, served, lines)
+        return lines[0] if lines else None
+
+    async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
+        """Convert stored lines to an older version.
+
+        An album without an owner is shown as the asking user's: left out, it would be missing to what hangs on it.
+        """
+        assert served.downgrade is not None
+        stored = row(served.stored)
+        payloads = [payload_of(stored, line) for line in lines]
+        if not served.needs_owner:
+            return [
+                as_type(line, served.name, served.downgrade(data)) for line, data in zip(lines, payloads, strict=True)
+            ]
+        newest: dict[str, tuple[int, str]] = {}
+        for album_id, _, place, line in await self._writer.owners(library, [data.id for data in payloads]):
+            if waits(place):
+                continue
+            owner = (position_of(line).at_us, payload_of(row("AlbumUserV1"), line).user_id)
+            newest[album_id] = max(owner, newest.get(album_id, (0, "")))
+        owned = [
+            (line, data, newest.get(data.id, (0, self._user))[1]) for line, data in zip(lines, payloads, strict=True)
+        ]
+        return [as_type(line, served.name, served.downgrade(data, owner)) for line, data, owner in owned if owner]

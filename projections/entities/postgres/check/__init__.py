@@ -1,0 +1,1 @@
+"""`source check`: the mapping against the schema, the rows that are there, and the plans of pages."""

@@ -1,0 +1,108 @@
+"""`source check` for PostgreSQL: the server, the mapping against the schema, rows and plans, and the horizon."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from projections.entities.postgres.check.page_plans import plan_problems
+from projections.entities.postgres.check.samples import sample_problems
+from projections.entities.postgres.check.schema import schema_problems
+from projections.entities.postgres.check.unfit_rows import unfit_problems
+from projections.entities.postgres.horizon import HorizonReader, HorizonUnknown
+from projections.entities.postgres.mapping.applicable import applicable
+from projections.entities.postgres.mapping.mapping import Mapping
+from projections.entities.postgres.pool import PRINTING, Postgres
+from projections.entities.source import SourceUnavailable
+from projections.entities.source_check import CheckReport, Problem
+
+OLDEST_TESTED: Final = 15
+LATE_US: Final = 60_000_000
+"""A horizon this far behind the clock is worth a word: devices see nothing newer."""
+CLOCKS_APART_US: Final = 10_000_000
+
+_PRINTING: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
+_SERVER: Final = """
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
+       current_database() AS database, current_user AS role,
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
+       (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS clock_us
+"""
+
+
+async def check(postgres: Postgres, mapping: Mapping) -> CheckReport:
+    """Check all there is to check; a server that does not answer is a problem of the report, and raises nothing."""
+    report = CheckReport(kind="postgres", facts={"mapping": mapping.name}, problems=[])
+    try:
+        async with postgres.connection() as connection:
+            report.problems += await _server(connection, report.facts)
+            report.problems += await _printing(connection)
+            report.problems += await _horizon(connection, mapping, report.facts)
+            mapping = await applicable(connection, mapping)
+            refused = await schema_problems(connection, mapping)
+            report.problems += refused
+            if not any(problem.weight == "problem" for problem in refused):
+                report.problems += await sample_problems(connection, mapping)
+                report.problems += await unfit_problems(connection, mapping)
+                report.problems += await plan_problems(connection, mapping)
+    except SourceUnavailable as error:
+        report.problems.append(Problem(weight="problem", says=str(error)))
+    return report
+
+
+async def check_schema(postgres: Postgres, mapping: Mapping) -> list[Problem]:
+    """Check what a service must not start without: that the database has what the mapping names, in types that fit.
+
+    Reads no row. Raises SourceUnavailable if the server does not answer.
+    """
+    async with postgres.connection() as connection:
+        return await schema_problems(connection, await applicable(connection, mapping))
+
+
+async def _server(connection: Any, facts: dict[str, str]) -> list[Problem]:
+    before_us = time.time_ns() // 1000
+    row = await connection.fetchrow(_SERVER)
+    apart_us = row["clock_us"] - (before_us + time.time_ns() // 1000) // 2
+    facts["server"] = f"PostgreSQL {row['version']}, database {row['database']}, as {row['role']}"
+    facts["clock"] = f"{apart_us / 1e6:+.3f} s from this machine's"
+    problems = []
+    if row["major"] < OLDEST_TESTED:
+        says = f"PostgreSQL {row['version']} is older than what this service is tested with ({OLDEST_TESTED})"
+        problems.append(Problem(weight="warning", says=says))
+    if not row["sees_all"]:
+        says = (
+            f"{row['role']} sees only its own sessions; as soon as another role has one open, how far the database can "
+            f'be read is not known: GRANT pg_read_all_stats TO "{row["role"]}"'
+        )
+        problems.append(Problem(weight="warning", says=says))
+    if abs(apart_us) > CLOCKS_APART_US:
+        says = f"the server's clock is {apart_us / 1e6:+.0f} s from this machine's; what counts is the server's"
+        problems.append(Problem(weight="note", says=says))
+    return problems
+
+
+async def _printing(connection: Any) -> list[Problem]:
+    """Tell what a connection prints otherwise than we ask for: a pooler in between may leave that out."""
+    found = {row["name"]: row["setting"] for row in await connection.fetch(_PRINTING, list(PRINTING))}
+    return [
+        Problem(weight="problem", says=f"{name} is {found[name]!r}, and must be {wanted!r}: ALTER ROLE … RESET {name}")
+        for name, wanted in PRINTING.items()
+        if found.get(name, wanted) != wanted
+    ]
+
+
+async def _horizon(connection: Any, mapping: Mapping, facts: dict[str, str]) -> list[Problem]:
+    try:
+        horizon = await HorizonReader(mapping.source.stamps, mapping.source.keeps_deletes_us).read(connection)
+    except HorizonUnknown as error:
+        return [Problem(weight="problem", says=str(error))]
+    held = f", held back by {horizon.oldest.text}" if horizon.oldest is not None else ""
+    facts["horizon"] = f"{horizon.behind_us / 1e6:.1f} s behind the clock{held}"
+    if horizon.behind_us <= LATE_US:
+        return []
+    says = f"devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{held}; it comes when that ends"
+    if mapping.source.keeps_deletes_us is not None:
+        says += (
+            f"; after {mapping.source.keeps_deletes_us / 1e6:,.0f} s, as long as deletes are kept, streams are refused"
+        )
+    return [Problem(weight="warning", says=says)]

@@ -1,0 +1,1 @@
+"""What a source asks its database, made of a mapping's pieces. Pure."""

@@ -1,0 +1,142 @@
+"""Printing a payload's fields as JSON by the database.
+
+One field is a piece of a `format()` template and its argument, the condition under which a device can read it, and
+what is left to check of what comes out: the database's type of an expression rules out much, and checking it again
+costs as much as reading it. As Immich does, times and floats that JSON cannot hold are null where a device takes null,
+and so is an enum's value that no device knows.
+
+PERF: `format()` prints a row of 20 fields in 4.5 µs, `concat()` in 4.8, `row_to_json` in 5.3, `||` in 5.8,
+`json_build_object` in 6.8 (PostgreSQL 15, 100,000 assets, best of five).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Struct, UnsetType
+from msgspec.structs import fields, replace
+
+from projections.entities.payloads.scalars import Int
+from projections.entities.postgres.mapping.column_types import Field
+from projections.entities.postgres.statements.readable import (
+    INTEGERS,
+    NUMBERS,
+    STAMPS,
+    Given,
+    finite_number,
+    finite_time,
+    known_values,
+    readable,
+)
+from projections.entities.registry import row
+
+_Given: Final = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Printed(Struct, frozen=True):
+    """A field in a line: its part of the template, the argument for it, and the type left to check; None: nothing.
+
+    `fits` is the condition under which a device can read it; empty: always.
+    """
+
+    template: str
+    argument: str
+    check: Any = None
+    fits: str = ""
+
+
+def printed(entity_type: str, field: Field, sql: str, given: Given) -> Printed:
+    """Print an expression as a payload's field."""
+    strict = _strict_types(entity_type)[field.name]
+    made = _printed(field, f"({sql})", given, strict)
+    return replace(made, fits=readable(field, f"({sql})", given, strict))
+
+
+@cache
+def _strict_types(entity_type: str) -> dict[str, Any]:
+    """Map a payload's keys to their types."""
+    return {known.encode_name: _without_unset(known.type) for known in fields(row(entity_type).payload)}
+
+
+def _without_unset(kind: Any) -> Any:
+    """Leave out that a key may be absent: what is mapped is always there."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return Union[tuple(part for part in get_args(kind) if part is not UnsetType)]  # noqa: UP007
+
+
+def _printed(field: Field, sql: str, given: Given, strict: Any) -> Printed:
+    sql_type = given.sql_type
+    match field.kind:
+        case "id" if sql_type == "uuid" or sql_type in INTEGERS:
+            if field.nullable:
+                return Printed("%s", f"""coalesce('"' || {sql}::text || '"', 'null')""")
+            return Printed('"%s"', sql, _Given)  # a null is printed as an empty text
+        case "text" if field.values and field.nullable:
+            known = known_values(field, sql, given)
+            return Printed("%s", _as_text(f"CASE WHEN {known} THEN {sql} END" if known else sql), strict)
+        case "id" | "text":
+            plain = strict is str or strict == str | None
+            return Printed("%s", _as_text(sql), (None if field.nullable else str) if plain else strict)
+        case "time" if sql_type in STAMPS or sql_type == "date":
+            shown = _time(sql if sql_type in STAMPS else f"{sql}::timestamp", field.otherwise)
+            return Printed("%s", shown, _or_none(field, str))
+        case "integer" if sql_type in INTEGERS:
+            plain = strict == Int or strict == Int | None
+            return Printed("%s", _bare(sql), (None if field.nullable else int) if plain else strict)
+        case "number" if sql_type in INTEGERS:
+            return Printed("%s", _bare(sql), None if field.nullable else float)
+        case "number" if sql_type in NUMBERS:
+            finite = f"CASE WHEN {finite_number(sql, sql_type)} THEN {sql} END" if field.nullable else sql
+            return Printed("%s", f"coalesce(to_json({finite})::text, 'null')", strict)
+        case "integer" if sql_type in NUMBERS:
+            return Printed("%s", f"coalesce(to_json({sql})::text, 'null')", strict)
+        case "flag" if sql_type == "bool":
+            return Printed("%s", _bare(sql), None if field.nullable else bool)
+        case "object" if sql_type == "jsonb":
+            return Printed("%s", _object(f"{sql}::text"), _or_none(field, dict[str, msgspec.Raw]))
+        case "object" if sql_type == "json":  # printed as it was written: a line break in it is white space
+            line = f"translate({sql}::text, chr(10) || chr(13), '  ')"
+            return Printed("%s", _object(line), _or_none(field, dict[str, msgspec.Raw]))
+    return Printed("%s", _as_text(sql), strict)
+
+
+def literal(text: str) -> str:
+    """Print a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def template(text: str) -> str:
+    """Print a text so that `format()` gives it back."""
+    return text.replace("%", "%%")
+
+
+def _as_text(sql: str) -> str:
+    return f"coalesce(to_json({sql}::text)::text, 'null')"
+
+
+def _bare(sql: str) -> str:
+    return f"coalesce({sql}::text, 'null')"
+
+
+def _time(sql: str, otherwise: str) -> str:
+    """Print an instant with its milliseconds; another, or null, where ISO 8601 has no four digits for it."""
+    iso = f"""'"' || to_char({sql}, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') || '"'"""
+    other = f'"{otherwise}"' if otherwise else "null"
+    return f"CASE WHEN {finite_time(sql)} THEN {iso} ELSE {literal(other)} END"
+
+
+def _object(text: str) -> str:
+    """Print JSON with whole numbers as JavaScript does: jsonb keeps `2020.0`, at which a device's integer throws.
+
+    A literal is matched as a whole, so that nothing in one is touched.
+    """
+    whole = rf"""regexp_replace({text}, '("(?:[^"\\]|\\.)*")|((?<![0-9.])[0-9]+)\.0+(?![0-9])', '\1\2', 'g')"""
+    return f"coalesce(CASE WHEN strpos({text}, '.0') = 0 THEN {text} ELSE {whole} END, 'null')"
+
+
+def _or_none(field: Field, kind: Any) -> Any:
+    return kind | None if field.nullable else kind

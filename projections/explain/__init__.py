@@ -1,0 +1,1 @@
+"""Why is this phone stuck: facts, rules, and one answer."""

@@ -1,0 +1,163 @@
+"""What happened to a session, wherever it lies: in the stream, or in the segments of the archive behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from ledger.errors import CorruptLedger, NoSuchSession
+from ledger.log.append import is_known
+from ledger.log.reader import ANY_SEQ, PAGE, Entry, Walk, walk
+from ledger.store.interface import Store
+from projections.archive.catalog import Archive
+from projections.archive.errors import ObjectMissing
+from projections.archive.fold import Fold
+from projections.archive.record import read_record
+
+_ATTEMPTS: Final = 3
+
+
+class Run(NamedTuple):
+    """Some events of a session in the order asked for.
+
+    Those that follow come beyond seq `next_seq`; None at the end. `below_floor`: wanted events before these were
+    removed, or lie in an archive that is not read.
+    """
+
+    entries: list[Entry]
+    next_seq: int | None
+    below_floor: bool
+
+
+class Past:
+    """Reads events across the streams of a store and, with an archive, the segments sealed of them.
+
+    All raise NoSuchSession, Rebuilding, CorruptLedger where events are missing or damaged, ArchiveUnavailable.
+    """
+
+    def __init__(self, store: Store, archive: Archive | None = None) -> None:
+        self.store = store
+        self._archive = archive
+
+    async def page(
+        self, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
+    ) -> Walk:
+        """Read up to `count` events of a session from seq and time backwards, newest first.
+
+        `below_floor`: what is older was removed by retention, or lies in an archive that is not given. CorruptLedger is
+        raised where the first of them is missing or damaged; before another one the page ends.
+        """
+        hot = await self._hot(partition, sid, top_seq, top_at_us, count)
+        if self._archive is None or not hot.below_floor or len(hot.entries) == count:
+            return hot
+        if hot.entries:
+            top_seq = min(top_seq, hot.entries[-1].recorded.seq - 1)
+        for attempt in range(_ATTEMPTS):
+            record, page = await read_record(self.store, partition), list(hot.entries)
+            try:
+                next_id = await self._archive.walk(
+                    partition, record, sid, hot.next_id, page, top_seq=top_seq, top_at_us=top_at_us, count=count
+                )
+            except ObjectMissing:
+                # Retention may have removed it while it was being read: then it is not missed the next time.
+                if attempt < _ATTEMPTS - 1 and await read_record(self.store, partition) != record:
+                    continue
+                if not page:
+                    raise
+            except CorruptLedger:
+                if not page:
+                    raise
+            else:
+                return Walk(page, bool(next_id), next_id)
+            return Walk(page, below_floor=False)
+        raise AssertionError
+
+    async def runs(
+        self,
+        partition: int,
+        sid: str,
+        *,
+        since_us: int = 0,
+        until_us: int = ANY_SEQ,
+        beyond_seq: int | None = None,
+        forward: bool = False,
+        size: int = PAGE,
+    ) -> AsyncIterator[Run]:
+        """Yield a session's events from `since_us` to `until_us`, both included, `size` at a time; at least one run.
+
+        Newest first, or with `forward` oldest first; `beyond_seq` is the last one read before. Forwards it ends with
+        the event that was the newest at the beginning. Raises CorruptLedger behind what could be read.
+        """
+        if forward:
+            reading = self._forwards(partition, sid, since_us, until_us, beyond_seq or 0, size)
+        else:
+            reading = self._backwards(partition, sid, since_us, until_us, beyond_seq, size)
+        async for run in reading:
+            yield run
+
+    async def state_before(self, partition: int, sid: str, entry: Entry) -> Fold:
+        """Give the fold of a session from which few events lead to `entry`; an empty one to begin with its first."""
+        if self._archive is None:
+            return Fold()
+        fold = await self._archive.state_before(partition, sid, entry)
+        if fold.state is not None and fold.state.seq >= entry.recorded.seq:
+            raise CorruptLedger("a segment holds a later state than its end", sid=sid, seq=fold.state.seq)
+        return fold
+
+    async def _hot(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int) -> Walk:
+        for attempt in range(2):
+            page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
+            if page is not None:
+                return page
+            if attempt or not await is_known(self.store, partition, sid):  # else it was rebuilt at this moment
+                break
+        raise NoSuchSession(f"No session {sid}")
+
+    async def _backwards(
+        self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int | None, size: int
+    ) -> AsyncIterator[Run]:
+        before = ANY_SEQ if beyond_seq is None else beyond_seq
+        while True:
+            page = await self.page(partition, sid, top_seq=before - 1, top_at_us=until_us, count=size)
+            entries, below_floor = page.entries, page.below_floor
+            last = not entries or entries[-1].recorded.seq == 1 or below_floor
+            if entries and entries[-1].recorded.at_us < since_us:
+                last, below_floor = True, False
+                entries = [entry for entry in entries if entry.recorded.at_us >= since_us]
+            before = 0 if last else entries[-1].recorded.seq
+            yield Run(entries, None if last else before, below_floor)
+            if last:
+                return
+
+    async def _forwards(
+        self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int, size: int
+    ) -> AsyncIterator[Run]:
+        """Read windows of seqs, which have no gaps, each of them backwards."""
+        last_seq, below_floor = await self._seq_at(partition, sid, until_us)
+        if since_us:
+            first, _ = await self._seq_at(partition, sid, since_us - 1)
+            beyond_seq = max(beyond_seq, first)
+        while True:
+            top_seq = min(beyond_seq + size, last_seq)
+            entries: list[Entry] = []
+            if top_seq > beyond_seq:
+                count = top_seq - beyond_seq
+                page = await self.page(partition, sid, top_seq=top_seq, count=count)
+                entries, below_floor = page.entries, page.below_floor and len(page.entries) < count
+                if len(entries) < count and not below_floor:
+                    await self._raise_damage(partition, sid, top_seq - len(entries))
+            more = top_seq < last_seq
+            yield Run(entries[::-1], top_seq if more else None, below_floor)
+            if not more:
+                return
+            beyond_seq, below_floor = top_seq, False
+
+    async def _raise_damage(self, partition: int, sid: str, seq: int) -> None:
+        """Raise the CorruptLedger that tells why an event could not be read."""
+        await self.page(partition, sid, top_seq=seq, count=1)
+        raise CorruptLedger(f"event {seq} of the session cannot be reached", sid=sid)
+
+    async def _seq_at(self, partition: int, sid: str, at_us: int) -> tuple[int, bool]:
+        """Tell the seq of the newest event up to an instant, 0 without one, and whether the archive begins there."""
+        page = await self.page(partition, sid, top_at_us=at_us, count=1)
+        return (page.entries[0].recorded.seq, False) if page.entries else (0, page.below_floor)

@@ -1,0 +1,214 @@
+"""The service's HTTP app over a store of the test's own, and a client to it in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
+
+import falcon.asgi
+import falcon.testing
+import httpx
+import msgspec
+import uvicorn
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from endpoints.accounts.auth import Auth
+from endpoints.accounts.identity.port import IdentityProvider
+from endpoints.http.limits import LimitRules, Limits
+from endpoints.routes import build
+from endpoints.services import HttpSettings, Readiness, Services
+from ledger.commands import CreateSession
+from ledger.log.store_check import open_layout
+from ledger.personal import plain
+from ledger.service import Ledger
+from ledger.store.interface import Store, open_store
+from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
+from ops.opening.sources import SourceLook
+from ops.server.connection_balance import Load
+from ops.server.proxies import ProxyHint
+from ops.server.worker import LedgerHttpProtocol, WorkerState
+from projections.accounts.api_keys import ApiKeys
+from projections.accounts.credentials import Cipher, Credentials
+from projections.accounts.identities import Identities
+from projections.counters import Counters
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.source import EntitySource
+from projections.history.event_pages import Past
+from tests.support.stores.fake_store import FakeStore
+from tests.support.stores.servers import free_port, wait_until
+
+T = TypeVar("T")
+
+PARTITIONS = 8
+START_US = 1_700_000_000_000_000
+SECOND_US = 1_000_000
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_us = START_US
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+class Service:
+    """The app, what it is made of, and requests to it."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: HttpSettings | None = None,
+        *,
+        provider: IdentityProvider | None = None,
+        rules: LimitRules | None = None,
+        source: EntitySource | None = None,
+    ) -> None:
+        """Take what the app is to work with; the source is the catalog unless another one is given."""
+        self.clock = Clock()
+        self.store = store
+        self.ledger = Ledger(store, PARTITIONS, self.clock)
+        self.api_keys = ApiKeys(store)
+        self.identities = Identities(store, PARTITIONS)
+        self.catalog = Catalog(store, self.clock, self.identities.profile)
+        keyring = read_keyring(make_key())
+        self.tokens = TokenIssuer(lambda: keyring)
+        self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
+        self.counters = Counters(store)
+        self.look = SourceLook("catalog", source or self.catalog)
+        settings = settings or HttpSettings()
+        self.services = Services(
+            ledger=self.ledger,
+            past=Past(store),
+            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain),
+            tokens=self.tokens,
+            identities=self.identities,
+            credentials=self.credentials,
+            provider=provider,
+            limits=Limits(MovingWindowRateLimiter(MemoryStorage()), rules or LimitRules()),
+            counters=self.counters,
+            source=source or self.catalog,
+            auth_user=self.look.auth_user,
+            readiness=self._readiness,
+            settings=settings,
+        )
+        self.app = build(self.services)
+        self.client: falcon.testing.ASGIConductor
+
+    async def open(self) -> None:
+        """Create the ledger, as a service does when it starts; the store of unit tests cannot tell what it is."""
+        if not isinstance(self.store, FakeStore):
+            await open_layout(self.store, PARTITIONS, self.clock())
+
+    async def sign_in(self, user: str = "ann", library: str = "lib", **fields: Any) -> Issued:
+        """Create a session and return its token and id; what the device says of itself is given as text."""
+        fields |= {name: plain(fields[name]) for name in ("device_type", "device_os", "app_version") if name in fields}
+        issued = self.tokens.issue(user, self.clock())
+        await self.ledger.execute(user, issued.sid, CreateSession(user=user, library=library, **fields))
+        return issued
+
+    async def ask(
+        self, method: str, path: str, token: str | None = None, *, json: Any = None, **options: Any
+    ) -> falcon.testing.Result:
+        """Send a request, with a session's token if one is given."""
+        headers = dict(options.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if json is not None:
+            options["json"] = json
+        result: falcon.testing.Result = await self.client.simulate_request(method, path, headers=headers, **options)
+        return result
+
+    async def read(self, path: str, headers: dict[str, str], params: dict[str, Any] | None = None) -> httpx.Response:
+        """GET a streamed body to its end. Falcon's test client leaves as soon as the request is sent."""
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test"
+        ) as client:
+            return await client.get(path, headers=headers, params=params)
+
+    async def stream(self, token: str, *types: str, **body: Any) -> list[dict[str, Any]]:
+        """Read a sync stream to its end and return its lines; raises AssertionError unless it is answered 200."""
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, self.app)), base_url="http://test"
+        ) as client:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await client.post("/api/sync/stream", json={"types": types, **body}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return [msgspec.json.decode(line) for line in answer.content.splitlines()]
+
+    async def _readiness(self) -> Readiness:
+        await self.store.command("PING", key=b"ping")
+        return Readiness("test", "none", embedded=False, source=await self.look.health())
+
+
+@asynccontextmanager
+async def serving(store: Store, settings: HttpSettings | None = None, **options: Any) -> AsyncIterator[Service]:
+    """Run the app in this process for the length of a test; `options` are those of Service."""
+    service = Service(store, settings, **options)
+    await service.open()
+    async with falcon.testing.ASGIConductor(service.app) as client:
+        service.client = client
+        yield service
+
+
+class Live:
+    """The app under the server's own HTTP protocol on a port of its own, in a thread of its own."""
+
+    def __init__(self, store_url: str, settings: HttpSettings | None = None, **options: Any) -> None:
+        """Take what a Service takes, but for the store its address."""
+        self._store_url = store_url
+        self._settings, self._options = settings, options
+        self._loop = asyncio.new_event_loop()
+        self.port = free_port()
+        self.service: Service
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.server_state.connections)
+
+    def tasks(self) -> int:
+        """How many tasks run in its event loop, this question left out."""
+
+        async def counted() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        return self.run(counted())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the service runs."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def __enter__(self) -> Live:
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.service = self.run(self._open())
+        config = uvicorn.Config(
+            self.service.app, http=LedgerHttpProtocol, ws="none", port=self.port, log_level="critical", lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._server.server_state = WorkerState(Load(1), 0, ProxyHint(lambda host: False))
+        self._serving = asyncio.run_coroutine_threadsafe(self._server.serve(), self._loop)
+        wait_until(lambda: self._server.started, "uvicorn")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._serving.result(30)
+        self.run(self.service.store.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _open(self) -> Service:
+        service = Service(await open_store(self._store_url), self._settings, **self._options)
+        await service.open()
+        return service

@@ -1,0 +1,43 @@
+"""The `syncledger` command in processes of its own, to be killed at any point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ops.cli import main
+from ops.command_group import syncledger
+from ops.commands import COMMANDS
+from tests.support.processes.forks import Forks, serve
+from tests.support.processes.fuse import Fuse
+
+
+class CommandForks(Forks):
+    """Starts commands, one at a time, in an environment."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        super().__init__("tests.support.processes.command_forks", environ)
+
+    def start(self, *args: str, fuse: Fuse | None = None, **environ: str) -> int:
+        """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that."""
+        return self.start_work([args, {f"LEDGER_{name.upper()}": value for name, value in environ.items()}], fuse)
+
+
+def _run(job: Any) -> int:
+    args, environ = job
+    os.environ.update(environ)
+    sys.argv = ["syncledger", *args]
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+if __name__ == "__main__":
+    for name in COMMANDS:  # loaded here, once, and not in each process
+        syncledger.get_command(click.Context(syncledger), name)
+    serve(_run)
