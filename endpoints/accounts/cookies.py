@@ -1,18 +1,18 @@
-"""The cookies of a signed-in browser and of a sign-in on its way, to the letter of upstream's."""
+"""The cookies of a signed-in browser and of a sign-in on its way, to the letter of upstream's.
+
+`secure` asks for `Secure` also where the request does not show that it came over TLS.
+"""
 
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, unquote
 
 import falcon
 import falcon.asgi
 
 from endpoints.http.request import Request
-
-if TYPE_CHECKING:
-    from endpoints.services import HttpSettings
 
 ACCESS_TOKEN: Final = "immich_access_token"  # noqa: S105 (a name, no secret)
 AUTH_TYPE: Final = "immich_auth_type"
@@ -48,12 +48,10 @@ def find(header: bytes, wanted: str) -> str:
     return ""
 
 
-def set_access(
-    resp: falcon.asgi.Response, req: Request, token: str, auth_type: str, settings: HttpSettings, now_us: int
-) -> None:
+def set_access(resp: falcon.asgi.Response, req: Request, token: str, auth_type: str, secure: bool, now_us: int) -> None:
     """Sign a browser in: its token, how it signed in (`password` or `oauth`), and a mark that scripts may read."""
     for name, value in zip(ACCESS, (token, auth_type, "true"), strict=True):
-        _set(resp, req, name, value, settings, now_us)
+        _set(resp, req, name, value, secure, now_us)
 
 
 def signed_in_by_oauth(req: Request) -> bool:
@@ -62,14 +60,14 @@ def signed_in_by_oauth(req: Request) -> bool:
 
 
 def set_oauth(
-    resp: falcon.asgi.Response, req: Request, state: str, verifier: str | None, settings: HttpSettings, now_us: int
+    resp: falcon.asgi.Response, req: Request, state: str, verifier: str | None, secure: bool, now_us: int
 ) -> None:
     """Let a browser keep what it must show when it comes back; without a verifier the client keeps its own."""
-    _set(resp, req, OAUTH_STATE, state, settings, now_us)
+    _set(resp, req, OAUTH_STATE, state, secure, now_us)
     if verifier is None:
         clear(resp, OAUTH_VERIFIER)  # one of an earlier attempt would not fit
     else:
-        _set(resp, req, OAUTH_VERIFIER, verifier, settings, now_us)
+        _set(resp, req, OAUTH_VERIFIER, verifier, secure, now_us)
 
 
 def clear(resp: falcon.asgi.Response, *names: str) -> None:
@@ -78,11 +76,11 @@ def clear(resp: falcon.asgi.Response, *names: str) -> None:
         resp.append_header("set-cookie", f"{name}=; Path=/; Expires={_LONG_AGO}")
 
 
-def _set(resp: falcon.asgi.Response, req: Request, name: str, value: str, settings: HttpSettings, now_us: int) -> None:
+def _set(resp: falcon.asgi.Response, req: Request, name: str, value: str, secure: bool, now_us: int) -> None:
     expires = formatdate(now_us // 1_000_000 + MAX_AGE_S, usegmt=True)
     attributes = [f"{name}={quote(value, safe='')}", f"Max-Age={MAX_AGE_S}", "Path=/", f"Expires={expires}"]
     if name != IS_AUTHENTICATED:
         attributes.append("HttpOnly")
-    if settings.secure_cookies or req.scheme == "https":
+    if secure or req.scheme == "https":
         attributes.append("Secure")
     resp.append_header("set-cookie", "; ".join([*attributes, "SameSite=Lax"]))

@@ -86,7 +86,9 @@ class OAuth:
         services = self._services
         async with counted(services, req, resp):
             begun = await self._sign_in.begin(body.redirect_uri, body.state, body.code_challenge)
-        cookies.set_oauth(resp, req, begun.state, begun.verifier, services.settings, services.ledger.clock())
+        cookies.set_oauth(
+            resp, req, begun.state, begun.verifier, services.settings.secure_cookies, services.ledger.clock()
+        )
         send(resp, OAuthAuthorizeResponseDto(begun.url), falcon.HTTP_201)
 
     async def on_post_callback(self, req: Request, resp: falcon.asgi.Response) -> None:
@@ -99,7 +101,9 @@ class OAuth:
             user = await describe(services, profile.user, profile.library, iso_ms(services.ledger.clock()))
             issued = await self._sign_in.open_session(identity, profile, device_of(req))
         cookies.clear(resp, *cookies.OAUTH)
-        cookies.set_access(resp, req, issued.token, cookies.OAUTH_SIGN_IN, services.settings, services.ledger.clock())
+        cookies.set_access(
+            resp, req, issued.token, cookies.OAUTH_SIGN_IN, services.settings.secure_cookies, services.ledger.clock()
+        )
         send(resp, _login(issued.token, user), falcon.HTTP_201)
 
     async def on_post_link(self, req: Request, resp: falcon.asgi.Response) -> None:

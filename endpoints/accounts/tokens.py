@@ -50,7 +50,9 @@ class Tokens:
         await services.ledger.act(caller, command)
         if presented(req).kind is Kind.COOKIE:
             auth_type = "oauth" if cookies.read(req, cookies.AUTH_TYPE) == "oauth" else "password"
-            cookies.set_access(resp, req, issued.token, auth_type, services.settings, services.ledger.clock())
+            cookies.set_access(
+                resp, req, issued.token, auth_type, services.settings.secure_cookies, services.ledger.clock()
+            )
         resp.set_header("cache-control", "no-store")
         expires = None if issued.expires_at_us is None else iso_ms(issued.expires_at_us)
         send(resp, RefreshedTokenDto(issued.token, state.sid, expires))

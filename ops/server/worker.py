@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterator
 from functools import partial
 from socket import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from gunicorn.arbiter import Arbiter
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -27,9 +27,7 @@ from uvicorn_worker import UvicornWorker
 
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.proxies import ProxyHint, trust, trusts
-
-if TYPE_CHECKING:
-    from ops.server.arbiter import LedgerApplication
+from ops.settings.settings import Settings
 
 KEEP_ALIVE_S = 75
 HEADER_LIMIT_BYTES = 64 * 1024
@@ -336,6 +334,14 @@ class LedgerServer(Server):
         self.should_exit = self.force_exit = True
 
 
+class Application(Protocol):
+    """What a worker is told by the arbiter's application (`arbiter.py`), which it was forked with."""
+
+    settings: Settings
+    ready_fd: int
+    connections: Load
+
+
 class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
     """The gunicorn worker class of the service."""
 
@@ -349,7 +355,7 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         "server_header": False,
     }
 
-    app: LedgerApplication
+    app: Application
     config: Config
     slot: int
     """Where it counts its connections; the arbiter gives it before the fork."""
