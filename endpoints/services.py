@@ -16,7 +16,7 @@ from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.counters import Counters
 from projections.entities.source import EntitySource
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 
 
 class HttpSettings(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Services(msgspec.Struct, frozen=True):
     """
 
     ledger: Ledger
-    past: Past
+    past: EventPages
     auth: Auth
     tokens: TokenIssuer
     identities: Identities

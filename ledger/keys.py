@@ -188,14 +188,14 @@ def catalog_arrived(library: str) -> bytes:
     return b"{l%b}:arrived" % library.encode()
 
 
-def unsent(library: str) -> bytes:
+def held_back(library: str) -> bytes:
     """Hash: `entity type|id` of a row at Gumnut that does not fit, waits, or was mended -> why and since when.
 
     Beside them `#<entity type>`: how many; `@version`: changes with them; `@floor`: the tombstone floor.
     """
-    return b"{l%b}:unsent" % library.encode()
+    return b"{l%b}:held-back" % library.encode()
 
 
-def unsent_libraries() -> bytes:
+def held_back_libraries() -> bytes:
     """Set: the libraries at Gumnut that ever had rows which were not sent."""
-    return b"ledger:unsent"
+    return b"ledger:held-back"

@@ -134,7 +134,7 @@ async def _run(
             passed.cut.append(row.name)
         if not page.lines:  # all of it is held back
             continue
-        held = await source.first_held(state.library, row.name, page, snapshot_us, limits)
+        held = await source.first_waiting(state.library, row.name, page, snapshot_us, limits)
         if held is None:
             text = end.join((*page.lines, b""))
             page.lines.clear()  # while a chunk waits for its reader only its text is kept

@@ -47,7 +47,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._reader = Reader(replyError=error_from_reply, notEnoughData=_NOTHING)
         self._pending: deque[asyncio.Future[Any]] = deque()  # every command without its reply, oldest first
-        self._unsent: list[bytes] = []  # the packed commands of the last entries of _pending
+        self._unwritten: list[bytes] = []  # the packed commands of the last entries of _pending
         self._writable = False
         self._held_bytes = 0
         self._lost = False
@@ -64,29 +64,29 @@ class Link(asyncio.Protocol):
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Queue one packed command; the future ends with its reply or a LedgerError."""
-        pending, unsent = self._pending, self._unsent
+        pending, unwritten = self._pending, self._unwritten
         if len(pending) >= MAX_PENDING:
             raise StoreUnavailable("too many commands wait for the store", maybe_done=False)
         if not self._writable:
             self._hold(packed)
-        elif not unsent:
+        elif not unwritten:
             self._loop.call_soon(self._flush)
-        unsent.append(packed)
+        unwritten.append(packed)
         reply = self._create_future()
         pending.append(reply)
         return reply
 
     def _flush(self) -> None:
-        unsent = self._unsent
-        if not unsent or not self._writable or self._transport is None:
+        unwritten = self._unwritten
+        if not unwritten or not self._writable or self._transport is None:
             return
-        self._unsent = []
+        self._unwritten = []
         self._held_bytes = 0
-        self._sent += len(unsent)
+        self._sent += len(unwritten)
         self.writes += 1
         if self._watch is None:
             self._watch = self._loop.call_later(self._watch_s, self._look)
-        self._transport.write(b"".join(unsent))
+        self._transport.write(b"".join(unwritten))
 
     def data_received(self, data: bytes) -> None:
         """Give each reply in `data` to the oldest command without one."""
@@ -112,9 +112,11 @@ class Link(asyncio.Protocol):
         self._writer = writer  # its finalizer would close the transport
         self._transport = writer.transport
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        alive = [(reply, packed) for reply, packed in zip(self._pending, self._unsent, strict=True) if not reply.done()]
+        alive = [
+            (reply, packed) for reply, packed in zip(self._pending, self._unwritten, strict=True) if not reply.done()
+        ]
         self._pending = deque(reply for reply, _ in alive)
-        self._unsent = [packed for _, packed in alive]
+        self._unwritten = [packed for _, packed in alive]
         self._writable = True
         self._flush()
 
@@ -128,13 +130,13 @@ class Link(asyncio.Protocol):
             self._watch.cancel()
         if self._transport is not None:
             self._transport.abort()
-        written = len(self._pending) - len(self._unsent)
+        written = len(self._pending) - len(self._unwritten)
         self.answered = self._sent > written
         for place, reply in enumerate(self._pending):
             if not reply.done():
                 reply.set_exception(StoreUnavailable(reason, maybe_done=place < written))
         self._pending.clear()
-        self._unsent = []
+        self._unwritten = []
         self._on_lost(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -166,7 +168,7 @@ class Link(asyncio.Protocol):
         """
         marks = self._marks
         marks.append(self._sent)
-        answered = self._sent - (len(self._pending) - len(self._unsent))
+        answered = self._sent - (len(self._pending) - len(self._unwritten))
         if answered == self._sent:
             marks.clear()
             self._watch = None

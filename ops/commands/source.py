@@ -61,10 +61,10 @@ async def _check(settings: Settings) -> CheckReport:
     async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
         source = await open_source(settings, found, closing)
         health = await source.health()
-        unsent = await source.unsent() if settings.source == "gumnut" else {}  # type: ignore[attr-defined]
+        held_back_everywhere = await source.held_back_everywhere() if settings.source == "gumnut" else {}  # type: ignore[attr-defined]
     if not health.ok:
         return CheckReport(kind=health.kind, facts={}, problems=[Problem(weight="problem", says=health.text)])
-    held = [(library, each) for library, rows in unsent.items() for each in rows]
+    held = [(library, each) for library, rows in held_back_everywhere.items() for each in rows]
     problems = [_held_back(library, each) for library, each in held[:_MOST_HELD]]
     if len(held) > _MOST_HELD:
         problems.append(Problem(weight="warning", says=f"{len(held) - _MOST_HELD:,} more kinds of rows are not sent"))

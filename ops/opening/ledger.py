@@ -26,7 +26,7 @@ from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
 from projections.archive.catalog import Archive
 from projections.entities.catalog.catalog import Catalog
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 
 CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
@@ -48,9 +48,9 @@ class Opened(msgspec.Struct, frozen=True):
     replicas: Replicas | None = None
 
     @property
-    def past(self) -> Past:
+    def past(self) -> EventPages:
         """All that happened, in the store and in the archive."""
-        return Past(self.store, self.archive)
+        return EventPages(self.store, self.archive)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -12,7 +12,7 @@ from ledger.personal import has_plain
 from ledger.service import Ledger
 from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.user_history import sessions_of
 
 REASON = "erased"
@@ -57,7 +57,7 @@ async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKey
     return users
 
 
-async def plain_events(past: Past, partition: int, user: str) -> int:
+async def plain_events(past: EventPages, partition: int, user: str) -> int:
     """Count the events of a user that hold what a device said of itself unsealed, as they were written before."""
     found = 0
     for sid in await sessions_of(past.store, partition, user):

@@ -24,7 +24,7 @@ _LEAVE: Final = Script.load("projections.accounts", "identity_leave.lua", allow_
 _FORGET: Final = Script.load("projections.accounts", "identity_forget.lua", allow_oom=True)
 
 Fields = dict[str, str]
-Held = Mapping[str, str]  # field of the record -> token
+Waiting = Mapping[str, str]  # field of the record -> token
 Wanted = tuple[str, str]  # field of the record, token
 
 
@@ -40,7 +40,7 @@ class Committed(NamedTuple):
     """A complete record, and the addresses that its user had before and must let go."""
 
     fields: Fields
-    leaving: Held
+    leaving: Waiting
 
 
 def link_field(digest: str) -> str:
@@ -103,7 +103,7 @@ class Record:
         """Let all identities go, or with `all` everything, and with it the record; False if there is none."""
         return await self._leave(what, ())
 
-    async def let_go(self, leaving: Held) -> None:
+    async def let_go(self, leaving: Waiting) -> None:
         """Give up what the record notes as leaving."""
         for field, token in leaving.items():
             await self._store.script(_RELEASE, [_key(field)], (self.user, token))

@@ -29,8 +29,8 @@ class Page(Struct):
     between them. `last` is the position of the last row, also of one that was held back. `horizon_us` is the source's
     horizon when the page was read: if it is not above the stream's snapshot, nothing has been written since.
     `held_back` counts the rows that were left out because the device could not store them yet; `unfit` those of them
-    that it could not even read, by field. `cut` tells that the
-    run ends here, before a row whose parent may not be there; a source that knows that by itself needs no `first_held`.
+    that it could not even read, by field. `cut` tells that the run ends here, before a row whose parent may not be
+    there; a source that knows that by itself needs no `first_waiting`.
     """
 
     lines: list[bytes]
@@ -41,7 +41,7 @@ class Page(Struct):
     unfit: dict[str, int] = {}
 
 
-class Held(Struct, frozen=True):
+class Waiting(Struct, frozen=True):
     """Where a run ends: the index in its page and the position of the first row that must wait for its parent."""
 
     index: int
@@ -132,9 +132,9 @@ class EntitySource(Protocol):
         """
         ...
 
-    async def first_held(
+    async def first_waiting(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
+    ) -> Waiting | None:
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
 
         A parent was sent if its row lies below the snapshot and, where its own entity type's run was cut, before the

@@ -16,7 +16,7 @@ from ledger.state import State
 from projections.entities.registry import ROWS
 from projections.entities.source import EntitySource
 from projections.explain.library import UNASKED, Library, look, position_in
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 
 LOOKED_AT: Final = 1000
@@ -43,7 +43,7 @@ class Facts(NamedTuple):
         return None if entity_type in self.library.again else position_in(self.state, entity_type)
 
 
-async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: int, sid: str) -> Facts:
+async def gather(ledger: Ledger, past: EventPages, source: EntitySource, partition: int, sid: str) -> Facts:
     """Gather the facts of a session, living or ended; raises NoSuchSession. Asks the source nothing of an ended one."""
     now_us = ledger.clock()
     state = await load(ledger.store, partition, sid, now_us, seen=False)
@@ -58,7 +58,7 @@ async def gather(ledger: Ledger, past: Past, source: EntitySource, partition: in
     return Facts(state, entries, seen_us, types, library, damage)
 
 
-async def _newest(past: Past, partition: int, state: State) -> tuple[list[Entry], str]:
+async def _newest(past: EventPages, partition: int, state: State) -> tuple[list[Entry], str]:
     """Read the newest events, newest first, and tell what is wrong with the next one, if that is why it is so few."""
     entries: list[Entry] = []
     try:

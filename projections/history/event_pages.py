@@ -29,7 +29,7 @@ class Run(NamedTuple):
     below_floor: bool
 
 
-class Past:
+class EventPages:
     """Reads events across the streams of a store and, with an archive, the segments sealed of them.
 
     All raise NoSuchSession, Rebuilding, CorruptLedger where events are missing or damaged, ArchiveUnavailable.

@@ -12,7 +12,7 @@ from ledger.log.append import load, read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
 from ledger.personal import UserKey
 from ledger.service import Ledger
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.words import TAGS, HistoryEvent, Tag, codes_of, readable
 
 __all__ = ["TAGS", "HistoryEvent", "HistoryPage", "Tag", "Wanted", "owner", "pages", "readable"]
@@ -62,7 +62,7 @@ async def owner(ledger: Ledger, partition: int, sid: str) -> str:
 
 
 async def pages(
-    past: Past,
+    past: EventPages,
     partition: int,
     sid: str,
     wanted: Wanted,

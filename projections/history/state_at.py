@@ -15,7 +15,7 @@ from ledger.log.reader import Entry
 from ledger.personal import UserKey, opened, text_of
 from ledger.positions import iso_from_us
 from ledger.state import Offer, State
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.words import ack_text, instant
 
 
@@ -104,7 +104,7 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
     event: EventThen
 
 
-async def fold_at(past: Past, partition: int, sid: str, at_us: int) -> Moment:
+async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Moment:
     """Fold a session's events up to an instant, itself included, checking each link of the chain.
 
     Begins with the state that the archive kept last before then, if there is one, else with the first event. Raises
@@ -173,7 +173,7 @@ def _offers(offers: Sequence[Offer]) -> list[OfferThen]:
     return [OfferThen(iso_from_us(offer.snapshot_us), types_in(offer.mask)) for offer in offers]
 
 
-async def _not_yet(past: Past, partition: int, sid: str, at_us: int) -> LedgerError:
+async def _not_yet(past: EventPages, partition: int, sid: str, at_us: int) -> LedgerError:
     """Tell why there is no event of a session up to an instant; raises NoSuchSession if it never was."""
     first = await past.page(partition, sid, top_seq=1, count=1)
     if first.below_floor:

@@ -25,7 +25,7 @@ from ledger.log.reader import PAGE, Entry
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey
 from ledger.store.interface import Script, Store
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.session_history import Wanted
 from projections.history.words import HistoryEvent, readable
 
@@ -98,7 +98,7 @@ async def sessions_of(store: Store, partition: int, user: str) -> set[str]:
 
 
 async def user_pages(
-    past: Past,
+    past: EventPages,
     partition: int,
     user: str,
     wanted: Wanted,
@@ -140,7 +140,14 @@ class _Chain:
     """One session's events that are still to come."""
 
     def __init__(
-        self, past: Past, partition: int, sid: str, wanted: Wanted, beyond: Place | None, forward: bool, ahead: int
+        self,
+        past: EventPages,
+        partition: int,
+        sid: str,
+        wanted: Wanted,
+        beyond: Place | None,
+        forward: bool,
+        ahead: int,
     ) -> None:
         since_us, until_us = wanted.since_us, wanted.until_us
         if beyond is not None and forward:

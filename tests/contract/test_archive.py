@@ -29,7 +29,7 @@ from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.archive.verify import verify_segments
 from projections.checking.verify import verify
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.ledger.archives import (
     ALL,
     LATE,
@@ -138,15 +138,15 @@ async def test_any_page_by_seq_and_time_is_found_across_the_floor(valkey_store: 
     dice = random.Random(4)
     for _ in range(150):
         top, count = dice.randrange(-1, len(whole) + 3), dice.randrange(1, 60)
-        page = await Past(valkey_store, found).page(PARTITION, PHONE, top_seq=top, count=count)
+        page = await EventPages(valkey_store, found).page(PARTITION, PHONE, top_seq=top, count=count)
         expected = [entry for entry in whole if entry.recorded.seq <= top][:count]
         assert (page.entries, page.below_floor) == (expected, False)
         at_us = NOW + dice.randrange(-1000, 61_000)
-        page = await Past(valkey_store, found).page(PARTITION, PHONE, top_at_us=at_us, count=count)
+        page = await EventPages(valkey_store, found).page(PARTITION, PHONE, top_at_us=at_us, count=count)
         assert page.entries == [entry for entry in whole if entry.recorded.at_us <= at_us][:count]
     with pytest.raises(NoSuchSession):
-        await Past(valkey_store, found).page(PARTITION, sid_of("nobody"))
-    without = await Past(valkey_store).page(PARTITION, PHONE, count=1000)
+        await EventPages(valkey_store, found).page(PARTITION, sid_of("nobody"))
+    without = await EventPages(valkey_store).page(PARTITION, PHONE, count=1000)
     assert without.below_floor
     assert without.entries == whole[: len(without.entries)]
 
@@ -174,7 +174,7 @@ async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: St
             assert await marks(valkey_store, sid) == sorted(hot, key=place)
             for top in range(1, 400, 17):
                 expected = [entry for entry in whole[sid] if entry.recorded.seq <= top][:5]
-                page = await Past(valkey_store, found).page(PARTITION, sid, top_seq=top, count=5)
+                page = await EventPages(valkey_store, found).page(PARTITION, sid, top_seq=top, count=5)
                 assert page.entries == expected
         assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
     assert left[0] < 384 <= left[-1], "some marks stayed at first"
@@ -212,11 +212,11 @@ async def test_the_state_at_any_event_is_told_from_the_segment_before_it(valkey_
         expected: State | None = None
         for entry in reversed(entries):
             expected = fold(expected, [entry.recorded])
-            base = await Past(valkey_store, found).state_before(PARTITION, sid, entry)
+            base = await EventPages(valkey_store, found).state_before(PARTITION, sid, entry)
             state, behind = base.state, 0 if base.state is None else base.state.seq
             seq = entry.recorded.seq
             assert seq - behind <= 110, "few are left to fold"
-            page = await Past(valkey_store, found).page(PARTITION, sid, top_seq=seq, count=seq - behind)
+            page = await EventPages(valkey_store, found).page(PARTITION, sid, top_seq=seq, count=seq - behind)
             assert fold(state, [each.recorded for each in reversed(page.entries)]) == expected
 
 
@@ -249,7 +249,7 @@ async def test_a_page_reads_only_the_frames_it_needs(
     (name,) = await found.segments(PARTITION)
     assert len((await found.open(name)).footer.events) > 20
     counting.reads.clear()
-    page = await Past(valkey_store, found).page(PARTITION, PHONE, top_seq=60, count=10)
+    page = await EventPages(valkey_store, found).page(PARTITION, PHONE, top_seq=60, count=10)
     assert page.entries == [entry for entry in whole if entry.recorded.seq <= 60][:10]
     assert len(counting.reads) <= 6
     assert (await histories(valkey_store, found))[PHONE] == whole
@@ -300,10 +300,12 @@ async def test_an_archive_that_is_another_one_is_not_taken_for_an_empty_one(valk
     await past(valkey_store)
     await archived(valkey_store, opened(path), replace(ALL, hot_events=40))
     other = Archive(valkey_store, opened(path.with_name("other")))
-    hot = await Past(valkey_store, other).page(PARTITION, PHONE, count=1000)
+    hot = await EventPages(valkey_store, other).page(PARTITION, PHONE, count=1000)
     assert (hot.entries[-1].recorded.seq > 1, hot.below_floor) == (True, False)
     with pytest.raises(BadSegment, match="is LEDGER_ARCHIVE another one"):
-        await Past(valkey_store, other).page(PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000)
+        await EventPages(valkey_store, other).page(
+            PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000
+        )
     (difference,) = (await verify_segments(other, PARTITION)).differences
     assert "is LEDGER_ARCHIVE another one" in difference.what
     report = await archived(valkey_store, opened(path.with_name("other")))
@@ -350,18 +352,18 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
 
     for sid, history in whole.items():
         cut = [entry for entry in history if entry in entries[50:]]
-        walk = await Past(valkey_store, found).page(PARTITION, sid, count=1000)
+        walk = await EventPages(valkey_store, found).page(PARTITION, sid, count=1000)
         assert (walk.entries, walk.below_floor) == (cut, len(cut) < len(history))
-        below = await Past(valkey_store, found).page(PARTITION, sid, top_seq=1, count=5)
+        below = await EventPages(valkey_store, found).page(PARTITION, sid, top_seq=1, count=5)
         assert (below.entries, below.below_floor) == (
             cut[-1:] if len(cut) == len(history) else [],
             len(cut) < len(history),
         )
     state = await log.load(PHONE)
     newest = whole[PHONE][0]
-    base = await Past(valkey_store, found).state_before(PARTITION, PHONE, newest)
+    base = await EventPages(valkey_store, found).state_before(PARTITION, PHONE, newest)
     assert base.state is not None
-    later = await Past(valkey_store, found).page(PARTITION, PHONE, count=newest.recorded.seq - base.state.seq)
+    later = await EventPages(valkey_store, found).page(PARTITION, PHONE, count=newest.recorded.seq - base.state.seq)
     assert fold(base.state, [entry.recorded for entry in reversed(later.entries)]) == state
 
     # With all but the last two gone, what is kept of the session that ended there goes too.
@@ -373,7 +375,7 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
     assert (await archived(valkey_store, opened(path), replace(keeping, hot_events=0), now_us=2 * old)).removed == 2
     assert await read_ended(valkey_store, PARTITION, OLD) is None
     with pytest.raises(NoSuchSession):
-        await Past(valkey_store, found).page(PARTITION, OLD)
+        await EventPages(valkey_store, found).page(PARTITION, OLD)
     assert (await verify_segments(found, PARTITION)).differences == []
     assert (await archived(valkey_store, opened(path), replace(keeping, hot_events=0), now_us=2 * old)).removed == 0
 
@@ -414,7 +416,7 @@ async def test_a_segment_that_is_removed_while_it_is_read_is_not_missed(valkey_s
     later = int(names[1].last.partition("-")[0]) * 1000 + 1000
     keeping = replace(ALL, hot_events=30, retention_s=0.0)
     found = Archive(valkey_store, Removing(path, lambda: archived(valkey_store, opened(path), keeping, now_us=later)))
-    walk = await Past(valkey_store, found).page(PARTITION, PHONE, count=1000)
+    walk = await EventPages(valkey_store, found).page(PARTITION, PHONE, count=1000)
     assert 0 < len(walk.entries) < len(whole)
     assert (walk.entries, walk.below_floor) == (whole[: len(walk.entries)], True)
     assert str(names[0]) not in {str(file.relative_to(path)) for file in files(path)}

@@ -22,7 +22,7 @@ from projections.archive.record import read_record
 from projections.archive.segment import Segment
 from projections.archive.verify import SegmentDifference, verify_segments
 from projections.archive.writer import SegmentWriter
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, opened, past, stream
 from tests.support.ledger.ledgers import PARTITION
 
@@ -262,18 +262,20 @@ async def test_a_walk_into_a_damaged_segment_says_so(valkey_store: Store, path: 
     at = frame.offset + frame.length // 2
     file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     found = Archive(valkey_store, opened(path))
-    readable = await Past(valkey_store, found).page(PARTITION, PHONE, count=1000)
+    readable = await EventPages(valkey_store, found).page(PARTITION, PHONE, count=1000)
     assert not readable.below_floor
     seqs = [entry.recorded.seq for entry in readable.entries]
     assert seqs == list(range(seqs[0], seqs[-1] - 1, -1)), "what is behind the damage is told of first"
     with pytest.raises(BadSegment, match="does not match its digest"):
-        await Past(valkey_store, found).page(PARTITION, PHONE, top_seq=seqs[-1] - 1, count=1000)
+        await EventPages(valkey_store, found).page(PARTITION, PHONE, top_seq=seqs[-1] - 1, count=1000)
     file.unlink()
     again = Archive(valkey_store, opened(path))
-    hot = await Past(valkey_store, again).page(PARTITION, PHONE, count=1000)
+    hot = await EventPages(valkey_store, again).page(PARTITION, PHONE, count=1000)
     assert hot.entries == readable.entries[: len(hot.entries)]
     with pytest.raises(CorruptLedger, match=r"neither in the stream nor in a segment|not in the archive"):
-        await Past(valkey_store, again).page(PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000)
+        await EventPages(valkey_store, again).page(
+            PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000
+        )
 
 
 async def test_a_sessions_states_follow_a_damaged_segment(valkey_store: Store, path: Path) -> None:

@@ -20,7 +20,7 @@ from projections.entities.catalog.library_summary import START_US
 from projections.entities.catalog.writer import Written
 from projections.entities.entity import Entity, read_line
 from projections.entities.lines import position_of
-from projections.entities.source import Ahead, Held, Page
+from projections.entities.source import Ahead, Page, Waiting
 from tests.support.sources.owners import let_owners_be_there, living_but_owners
 from tests.support.sources.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
 
@@ -486,9 +486,9 @@ async def test_an_owner_with_a_given_id_is_not_doubled(catalog: Catalog) -> None
 
 async def held(
     catalog: Catalog, entity_type: str, snapshot: int, limits: dict[str, Position] | None = None
-) -> Held | None:
+) -> Waiting | None:
     (page,) = await pages(catalog, entity_type, before=snapshot)
-    return await catalog.first_held(LIBRARY, entity_type, page, snapshot, limits or {})
+    return await catalog.first_waiting(LIBRARY, entity_type, page, snapshot, limits or {})
 
 
 async def test_a_child_waits_for_a_parent_that_changed_since_the_snapshot(catalog: Catalog) -> None:

@@ -20,7 +20,7 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.explain.answer import Explanation, explain
 from projections.explain.facts import gather
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.ledger.given import ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 from tests.support.sources.owners import let_owners_be_there
@@ -83,7 +83,7 @@ class Phone:
     async def explained(self) -> Explanation:
         """Ask why."""
         partition = self.ledger.partition_of("ann")
-        facts = await gather(self.ledger, Past(self.store), self.catalog, partition, SID)
+        facts = await gather(self.ledger, EventPages(self.store), self.catalog, partition, SID)
         return explain(facts, self.clock.now_us)
 
 
@@ -363,4 +363,4 @@ async def test_a_damaged_history_is_told_of_with_what_can_be_read(phone: Phone) 
 
 async def test_an_unknown_session(phone: Phone) -> None:
     with pytest.raises(NoSuchSession):
-        await gather(phone.ledger, Past(phone.store), phone.catalog, 0, "0" * 64)
+        await gather(phone.ledger, EventPages(phone.store), phone.catalog, 0, "0" * 64)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from ledger.store.interface import Store, open_store
-from projections.entities.gumnut import unsent_rows
+from projections.entities.gumnut import held_back
 from projections.entities.source import HeldBack
 from tests.support.gumnut.api import PATHS
 from tests.support.gumnut.phone import COMPLETE, A, AtGumnut, Phone, another_process, at_gumnut, by_type, held_at
@@ -214,7 +214,7 @@ async def test_a_mend_whose_event_is_not_ready_sends_nothing_yet(
 async def test_more_than_can_be_noted_end_the_runs(
     at: AtGumnut, phone: Phone, server: GumnutServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unsent_rows, "MAX_NOTES", 2)
+    monkeypatch.setattr(held_back, "MAX_NOTES", 2)
     photos, person = server.photos, server.photos.add_person(A)
     assets = [photos.add_asset(A) for _ in range(5)]
     for asset in assets:
@@ -291,6 +291,6 @@ async def test_explain_names_what_another_process_left_out(
             ("AssetV2", "unfit", asset, "originalFileName"),
             ("AssetExifV1", "missing_parent", asset, f"asset|{asset}"),
         ]
-        assert await other.source.unsent() == {A: await at.source.held_back(A)}
+        assert await other.source.held_back_everywhere() == {A: await at.source.held_back(A)}
     counts = {(each.name, each.label_value): each.value for each in await at.service.counters.all()}
     assert counts["rows_held_back", "AssetV2"] == 1

@@ -16,7 +16,7 @@ from ledger.log.reader import Entry, read_partition
 from ledger.personal import plain
 from ledger.service import Ledger
 from ledger.store.interface import Store
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.session_history import HistoryEvent, Wanted, pages, readable
 from projections.history.user_history import Place, UserEvent, sessions_of, user_pages
 from tests.support.ledger.given import NOW, ack
@@ -87,13 +87,15 @@ async def story(store: Store) -> Story:
 async def session_events(story: Story, user: str, sid: str, wanted: Wanted, **how: Any) -> list[HistoryEvent]:
     partition = story.ledger.partition_of(user)
     return [
-        event async for page in pages(Past(story.ledger.store), partition, sid, wanted, **how) for event in page.events
+        event
+        async for page in pages(EventPages(story.ledger.store), partition, sid, wanted, **how)
+        for event in page.events
     ]
 
 
 async def user_events(story: Story, user: str, wanted: Wanted, **how: Any) -> list[UserEvent]:
     partition = story.ledger.partition_of(user)
-    read = user_pages(Past(story.ledger.store), partition, user, wanted, **how)
+    read = user_pages(EventPages(story.ledger.store), partition, user, wanted, **how)
     return [event async for page in read for event in page.events]
 
 
@@ -123,7 +125,7 @@ async def test_a_page_goes_on_where_the_one_before_ended(story: Story) -> None:
         whole = await session_events(story, "ann", sid, Wanted(), forward=forward)
         beyond, found = None, []
         while True:
-            reading = pages(Past(story.ledger.store), partition, sid, Wanted(), beyond, 2, forward=forward)
+            reading = pages(EventPages(story.ledger.store), partition, sid, Wanted(), beyond, 2, forward=forward)
             page = await anext(reading)
             found += page.events
             assert len(page.events) == page.looked_at <= 2
@@ -145,7 +147,7 @@ async def test_what_came_after_damage_is_told_of_and_then_the_damage(story: Stor
     async def told(*, forward: bool) -> list[HistoryEvent]:
         """Read until the damage is told of."""
         events: list[HistoryEvent] = []
-        reading = pages(Past(story.ledger.store), partition, sid, Wanted(), size=size, forward=forward)
+        reading = pages(EventPages(story.ledger.store), partition, sid, Wanted(), size=size, forward=forward)
         damage = ""
         while not damage:
             try:
@@ -165,7 +167,7 @@ async def test_what_came_after_damage_is_told_of_and_then_the_damage(story: Stor
 
 async def test_forwards_it_ends_with_the_newest_of_the_beginning(story: Story) -> None:
     sid, partition = story.living["ann"][0], story.ledger.partition_of("ann")
-    reading = Past(story.ledger.store).runs(partition, sid, forward=True, size=1)
+    reading = EventPages(story.ledger.store).runs(partition, sid, forward=True, size=1)
     first = await anext(reading)
     known = len(await session_events(story, "ann", sid, Wanted()))
     await story.ledger.execute("ann", sid, EndSession("logout"))
@@ -193,7 +195,7 @@ async def test_a_users_page_goes_on_from_its_place(story: Story, forward: bool) 
     beyond: Place | None = None
     found: list[UserEvent] = []
     while True:
-        reading = user_pages(Past(story.ledger.store), partition, "ann", Wanted(), beyond, 3, forward=forward)
+        reading = user_pages(EventPages(story.ledger.store), partition, "ann", Wanted(), beyond, 3, forward=forward)
         page = await anext(reading)
         found += page.events
         if page.next_place is None:

@@ -9,7 +9,7 @@ import pytest
 
 from ledger.positions import Position
 from projections.entities.postgres.mapping.mapping import read_mapping
-from projections.entities.postgres.newest_rows import News
+from projections.entities.postgres.newest_rows import NewestRows
 
 ANN, BOB = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
 T_MS = 1_700_000_000_000
@@ -80,15 +80,15 @@ async def connection(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def news(connection: asyncpg.Connection) -> News:
+async def news(connection: asyncpg.Connection) -> NewestRows:
     """A look that was taken when the horizon was LATER_US."""
-    found = News(MAPPING)
+    found = NewestRows(MAPPING)
     found.passed(LATER_US)
     await found.look(connection)
     return found
 
 
-async def test_nothing_behind_the_newest_row_is_ruled_out(news: News) -> None:
+async def test_nothing_behind_the_newest_row_is_ruled_out(news: NewestRows) -> None:
     for position, may in (
         (None, True),
         (at(T_MS - 1), True),
@@ -99,12 +99,12 @@ async def test_nothing_behind_the_newest_row_is_ruled_out(news: News) -> None:
         assert news.may_have("StackV1", position, LATER_US) is may
 
 
-async def test_an_empty_table_has_nothing(news: News) -> None:
+async def test_an_empty_table_has_nothing(news: NewestRows) -> None:
     assert not news.may_have("StackDeleteV1", None, LATER_US)
     assert not news.may_have("PartnerStackBackfillV1", None, LATER_US)
 
 
-async def test_whose_the_newest_row_is_is_known_below_the_snapshot(news: News) -> None:
+async def test_whose_the_newest_row_is_is_known_below_the_snapshot(news: NewestRows) -> None:
     assert news.has("StackV1", ANN, None, LATER_US)
     assert news.has("StackV1", ANN, at(T_MS, 4), LATER_US)
     assert not news.has("StackV1", BOB, None, LATER_US)
@@ -135,7 +135,7 @@ uuid7 = 's."updateId"'
 """,
         "two",
     )
-    news = News(other)
+    news = NewestRows(other)
     news.passed(LATER_US)
     await news.look(connection)
     found = {name: news.has(name, ANN, None, LATER_US) for name in ("StackV1", "PartnerStackV1")}
@@ -143,7 +143,7 @@ uuid7 = 's."updateId"'
     assert not news.has("StackV1", "None", None, LATER_US)
 
 
-async def test_a_later_snapshot_needs_a_later_look(news: News, connection: asyncpg.Connection) -> None:
+async def test_a_later_snapshot_needs_a_later_look(news: NewestRows, connection: asyncpg.Connection) -> None:
     assert news.is_known(LATER_US)
     news.passed(LATER_US + 5000)
     assert not news.is_known(LATER_US + 5000)
@@ -155,13 +155,13 @@ async def test_a_later_snapshot_needs_a_later_look(news: News, connection: async
     assert not news.may_have("StackDeleteV1", at(T_MS + 1), LATER_US + 5000)
 
 
-async def test_what_is_no_horizon_is_not_known_and_needs_no_look(news: News) -> None:
+async def test_what_is_no_horizon_is_not_known_and_needs_no_look(news: NewestRows) -> None:
     assert news.is_known(2**53)
     assert news.may_have("StackDeleteV1", None, 2**53)
     assert not news.has("StackV1", ANN, None, 2**53)
 
 
-async def test_rows_of_the_newest_share_may_be_left(news: News, connection: asyncpg.Connection) -> None:
+async def test_rows_of_the_newest_share_may_be_left(news: NewestRows, connection: asyncpg.Connection) -> None:
     await connection.execute(f"INSERT INTO share VALUES ('{BOB}', '{ANN}', '{uuid7(T_MS, 9)}')")
     news.passed(LATER_US + 1000)
     await news.look(connection)
@@ -170,19 +170,19 @@ async def test_rows_of_the_newest_share_may_be_left(news: News, connection: asyn
     assert not news.may_have("PartnerStackBackfillV1", at(T_MS + 1), LATER_US)
 
 
-async def test_an_order_that_is_more_than_a_column_is_always_asked_about(news: News) -> None:
+async def test_an_order_that_is_more_than_a_column_is_always_asked_about(news: NewestRows) -> None:
     assert news.may_have("PartnerStackV1", at(T_MS + 500), LATER_US)
     assert not news.has("PartnerStackV1", BOB, None, LATER_US)
 
 
 async def test_a_large_table_without_an_index_is_always_asked_about(connection: asyncpg.Connection) -> None:
     await connection.execute("INSERT INTO gone SELECT gen_random_uuid() FROM generate_series(1, 10500); ANALYZE gone")
-    news = News(MAPPING)
+    news = NewestRows(MAPPING)
     news.passed(LATER_US)
     await news.look(connection)
     assert news.may_have("StackDeleteV1", at(T_MS), LATER_US)
     await connection.execute("CREATE INDEX ON gone (at)")
-    news = News(MAPPING)
+    news = NewestRows(MAPPING)
     news.passed(LATER_US)
     await news.look(connection)
     assert not news.may_have("StackDeleteV1", at(T_MS), LATER_US)
@@ -200,7 +200,7 @@ async def test_a_look_that_began_before_a_horizon_does_not_answer_for_it(connect
             looked.passed(LATER_US + 9000)
             return found
 
-    looked = News(MAPPING)
+    looked = NewestRows(MAPPING)
     looked.passed(LATER_US)
     await looked.look(Slow())
     assert looked.is_known(LATER_US)

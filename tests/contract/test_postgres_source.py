@@ -607,22 +607,23 @@ async def test_the_first_row_whose_parent_is_too_new_is_found(database: Any, pos
     async with source_of(postgres_url, LINKS) as source:
         (page,) = await read(source, "AlbumToAssetV1", before=snapshot_us)
         assert len(page.lines) == 4
-        held = await source.first_held(LIBRARY, "AlbumToAssetV1", page, snapshot_us, {})
+        held = await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, snapshot_us, {})
         assert held is not None
         assert (held.index, held.position) == (2, position_of(page.lines[2]))
         later = (START_MS + 100) * 1000
-        assert await source.first_held(LIBRARY, "AlbumToAssetV1", page, later, {}) is None
+        assert await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, later, {}) is None
         # Its own run was cut before the second asset.
         cut = {"AssetV2": Position((START_MS + 1) * 1000, "x")}
-        held = await source.first_held(LIBRARY, "AlbumToAssetV1", page, later, cut)
+        held = await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, later, cut)
         assert held is not None
         assert held.index == 1
         # Albums may stand elsewhere than where they changed last, so none is known to have been sent.
-        held = await source.first_held(LIBRARY, "AlbumToAssetV1", page, later, {"AlbumV2": Position(later - 1, "x")})
+        held = await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, later, {"AlbumV2": Position(later - 1, "x")})
         assert held is not None
         assert held.index == 0
         assert (
-            await source.first_held(LIBRARY, "AlbumToAssetV1", page, later, {"AlbumDeleteV1": Position(1, "x")}) is None
+            await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, later, {"AlbumDeleteV1": Position(1, "x")})
+            is None
         )
 
 
@@ -634,7 +635,7 @@ async def test_parents_are_matched_to_lines_where_some_are_left_out(database: An
         await add_link(database, ms, album, 0)
     async with source_of(postgres_url, LINKS) as source:
         (page,) = await read(source, "AlbumToAssetV1", before=(START_MS + 50) * 1000)
-        held = await source.first_held(LIBRARY, "AlbumToAssetV1", page, (START_MS + 50) * 1000, {})
+        held = await source.first_waiting(LIBRARY, "AlbumToAssetV1", page, (START_MS + 50) * 1000, {})
         assert held is not None
         assert held.index == 1
 

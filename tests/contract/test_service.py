@@ -23,7 +23,7 @@ from ledger.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store, open_store
 from projections.checking.verify import verify
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
 from tests.support.ledger.ledgers import Clock, contents, sid_of
 from tests.support.stores.losing_proxy import LosingProxy
@@ -249,7 +249,7 @@ async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
     with pytest.raises(NoSuchSession):
         await ledger.locate(sid_of("nobody"))
     with pytest.raises(NoSuchSession):
-        await Past(ledger.store).page(0, sid_of("nobody"), count=9)
+        await EventPages(ledger.store).page(0, sid_of("nobody"), count=9)
 
 
 # Several workers
@@ -558,7 +558,7 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
             worker.by_provider_session(b"\x01" * 16),
             worker.locate(SID),
             worker.locate(sid_of("nobody")),
-            Past(worker.store).page(worker.partition_of("ann"), SID, count=9),
+            EventPages(worker.store).page(worker.partition_of("ann"), SID, count=9),
             child_of(worker, "another child"),
         ):
             with pytest.raises(Rebuilding):

@@ -25,7 +25,7 @@ from ledger.positions import iso_from_us
 from ledger.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store, open_store
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from projections.history.state_at import StateThen, describe, fold_at
 from tests.support.ledger.given import CREATED, NOW, SID, acks, clear, commands, endings, offer
 from tests.support.ledger.given import ack as ack_of
@@ -52,7 +52,7 @@ class Witness:
     def __init__(self, store: Store) -> None:
         self.clock = Clock()
         self.ledger = Ledger(store, PARTITIONS, self.clock)
-        self.past = Past(store)
+        self.past = EventPages(store)
         self.noted: dict[str, list[tuple[int, State | None]]] = {}
 
     @property
@@ -204,7 +204,7 @@ async def test_a_chain_that_was_changed_is_not_believed(witness: Witness, store:
     assert caught.value.details["seq"] == 4
 
 
-class Cut(Past):
+class Cut(EventPages):
     """A past whose oldest events lie in an archive that nobody reads."""
 
     async def page(self, *args: Any, **options: Any) -> Walk:
@@ -234,5 +234,5 @@ async def test_a_long_history(store: Store) -> None:
             state, SyncResetRequested(second % 2 == 1, plain("ann")), at_us=NOW + second * SECOND_US
         )
     for seq in (1, 2, 499, 500, 501, 1000, 1001, 1100, 1101):
-        moment = await fold_at(Past(store), log.partition, state.sid, NOW + (seq - 1) * SECOND_US)
+        moment = await fold_at(EventPages(store), log.partition, state.sid, NOW + (seq - 1) * SECOND_US)
         assert (moment.state.seq, moment.state.pending_reset) == (seq, seq % 2 == 0)

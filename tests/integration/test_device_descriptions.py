@@ -11,7 +11,7 @@ from endpoints.accounts.device_descriptions import Device
 from ledger.personal import text_of
 from tests.support.phones.http import Service, serving
 from tests.support.stores.fake_store import FakeStore
-from tests.unit.test_devices import CHROME
+from tests.unit.test_device_descriptions import CHROME
 
 KNOWN = Device("Pixel 8", "Android", "3.2.0")
 POORER: tuple[dict[str, str], ...] = (

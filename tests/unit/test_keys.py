@@ -39,7 +39,7 @@ OF_A_LIBRARY = [
     keys.catalog_waiting(LIBRARY),
     keys.catalog_wanted(LIBRARY),
     keys.catalog_arrived(LIBRARY),
-    keys.unsent(LIBRARY),
+    keys.held_back(LIBRARY),
     keys.catalog_checksums(LIBRARY),
 ]
 OF_ALL = [
@@ -51,7 +51,7 @@ OF_ALL = [
     keys.catalog_libraries(),
     keys.identity_link("5e"),
     keys.email("5e"),
-    keys.unsent_libraries(),
+    keys.held_back_libraries(),
 ]
 
 
@@ -80,7 +80,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{lphotos}:waiting",
         b"{lphotos}:wanted",
         b"{lphotos}:arrived",
-        b"{lphotos}:unsent",
+        b"{lphotos}:held-back",
         b"{lphotos}:checksums",
     ]
     assert OF_ALL == [
@@ -92,7 +92,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:libraries",
         b"ledger:identity:5e",
         b"ledger:email:5e",
-        b"ledger:unsent",
+        b"ledger:held-back",
     ]
 
 

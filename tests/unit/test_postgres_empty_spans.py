@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.positions import Position
-from projections.entities.postgres.empty_spans import FORGET_S, LIBRARIES, Quiet, starts_over
+from projections.entities.postgres.empty_spans import FORGET_S, LIBRARIES, EmptySpans, starts_over
 
 
 class Clock:
@@ -17,7 +17,7 @@ AT_5 = Position(5, "x")
 
 
 def test_what_was_empty_is_not_asked_about_again() -> None:
-    quiet = Quiet()
+    quiet = EmptySpans()
     quiet.note("l", "AssetV2", AT_5, 10)
     assert quiet.begin("l", "AssetV2", AT_5) == (Position(9, ""), True)
     assert quiet.begin("l", "AssetV2", Position(7, "y")) == (Position(9, ""), True)
@@ -29,7 +29,7 @@ def test_what_was_empty_is_not_asked_about_again() -> None:
 
 
 def test_spans_that_meet_are_one() -> None:
-    quiet = Quiet()
+    quiet = EmptySpans()
     quiet.note("l", "AssetV2", None, 10)
     quiet.note("l", "AssetV2", Position(9, ""), 20)
     assert quiet.begin("l", "AssetV2", None) == (Position(19, ""), True)
@@ -42,7 +42,7 @@ def test_spans_that_meet_are_one() -> None:
 
 def test_after_an_hour_all_is_looked_at_anew_however_often_it_went_on() -> None:
     clock = Clock()
-    quiet = Quiet(clock)
+    quiet = EmptySpans(clock)
     quiet.note("l", "AssetV2", AT_5, 10)
     clock.now_s = FORGET_S - 1
     quiet.note("l", "AssetV2", Position(9, ""), 20)
@@ -54,7 +54,7 @@ def test_after_an_hour_all_is_looked_at_anew_however_often_it_went_on() -> None:
 
 
 def test_what_was_found_all_the_same_is_forgotten() -> None:
-    quiet = Quiet()
+    quiet = EmptySpans()
     quiet.note("l", "AssetV2", None, 10)
     quiet.forget("l", "AssetV2")
     quiet.forget("m", "AssetV2")
@@ -62,7 +62,7 @@ def test_what_was_found_all_the_same_is_forgotten() -> None:
 
 
 def test_it_is_bounded() -> None:
-    quiet = Quiet()
+    quiet = EmptySpans()
     for number in range(LIBRARIES + 1):
         quiet.note(str(number), "AssetV2", None, 10)
     assert quiet.begin("0", "AssetV2", None) == (None, False)

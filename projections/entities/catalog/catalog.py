@@ -19,7 +19,7 @@ from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
 from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
-from projections.entities.catalog.library_summary import Outlook
+from projections.entities.catalog.library_summary import LibrarySummary
 from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, named, own_rows
 from projections.entities.catalog.paging import read_rows
 from projections.entities.catalog.parents import Parents, is_checked
@@ -28,7 +28,7 @@ from projections.entities.entity import Entity
 from projections.entities.forms import DELETE, forms_of, sharing_id_with
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
-from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
+from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
 
 PURGE_ROWS: Final = 500
 KNOWN_LIBRARIES: Final = 4096
@@ -37,7 +37,7 @@ KNOWN_LIBRARIES: Final = 4096
 CHECKSUM_ROWS: Final = 64
 """How many rows whose checksum changed one script reads: 256 KiB would be unusually much."""
 
-HELD: Final = Script.load("projections.entities.catalog", "parents.lua")
+PARENTS: Final = Script.load("projections.entities.catalog", "parents.lua")
 RECHECKED: Final = Script.load("projections.entities.catalog", "checksums.lua")
 PURGE: Final = Script.load("projections.entities.catalog", "purge.lua", allow_oom=True)
 
@@ -65,7 +65,7 @@ class Catalog:
         self._profiles = profiles
         self._writer = Writer(store, now_us)
         self._known: set[str] = set()
-        self._outlooks: dict[str, Outlook] = {}
+        self._summaries: dict[str, LibrarySummary] = {}
         self._provisioned: dict[tuple[str, str], int] = {}
         self._user = ""
 
@@ -107,11 +107,11 @@ class Catalog:
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear: one past the last stamp."""
         meta = keys.catalog_meta(library)
-        outlook = Outlook.of(await self._store.command("HGETALL", meta, key=meta))
-        if len(self._outlooks) >= KNOWN_LIBRARIES:
-            self._outlooks.clear()
-        self._outlooks[library] = outlook
-        return outlook.horizon_us
+        summary = LibrarySummary.of(await self._store.command("HGETALL", meta, key=meta))
+        if len(self._summaries) >= KNOWN_LIBRARIES:
+            self._summaries.clear()
+        self._summaries[library] = summary
+        return summary.horizon_us
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""
@@ -120,22 +120,22 @@ class Catalog:
 
     async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
         """Tell which entity types may have rows after their positions and below `before`; asks the store nothing."""
-        outlook = self._outlooks.get(library)
-        if outlook is None or outlook.horizon_us != before:
+        summary = self._summaries.get(library)
+        if summary is None or summary.horizon_us != before:
             return frozenset(after)
-        return frozenset(name for name, position in after.items() if outlook.has_after(row(name).stored, position))
+        return frozenset(name for name, position in after.items() if summary.has_after(row(name).stored, position))
 
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
         """Yield what comes strictly after a position and below `before`, `limit` rows and about 64 KiB a page."""
         served = row(entity_type)
-        outlook = self._outlooks.get(library)
+        summary = self._summaries.get(library)
         longest = None
-        if outlook is not None and outlook.horizon_us == before:
-            if not outlook.has_after(served.stored, after):
+        if summary is not None and summary.horizon_us == before:
+            if not summary.has_after(served.stored, after):
                 return
-            longest = outlook.longest[served.stored]
+            longest = summary.longest[served.stored]
         async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
             lines = rows.lines
             if served.downgrade is not None:
@@ -145,9 +145,9 @@ class Catalog:
             if lines:
                 yield Page(lines, rows.last, rows.horizon_us)
 
-    async def first_held(
+    async def first_waiting(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
+    ) -> Waiting | None:
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
 
         Costs nothing while nothing was written since the snapshot and no parent's run was cut.
@@ -163,9 +163,9 @@ class Catalog:
         args: list[Arg] = []
         for _, ids in wanted:
             args += (len(ids), *ids)
-        found = await self._store.script(HELD, (every[0], *used), args)
-        index = parents.first_held(found, snapshot_us, limits)
-        return None if index is None else Held(index, position_of(page.lines[index]))
+        found = await self._store.script(PARENTS, (every[0], *used), args)
+        index = parents.first_waiting(found, snapshot_us, limits)
+        return None if index is None else Waiting(index, position_of(page.lines[index]))
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Tell how much comes strictly after a position and before an instant; two lookups in a sorted set."""
@@ -187,8 +187,8 @@ class Catalog:
         return self._rechecked(library, after_us)
 
     async def _rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]]:
-        outlook = self._outlooks.get(library)
-        last = None if outlook is None else outlook.newest.get(CHECKSUMS)
+        summary = self._summaries.get(library)
+        last = None if summary is None else summary.newest.get(CHECKSUMS)
         if last is None or last.at_us <= after_us:
             return
         excluding = forms_of(EXCLUDING)

@@ -12,7 +12,7 @@ START_US: Final = 1
 """The horizon of a library to which nothing was ever written."""
 
 
-class Outlook(Struct, frozen=True):
+class LibrarySummary(Struct, frozen=True):
     """The horizon of a library, and for each stored type the last row ever written below it and its longest line."""
 
     horizon_us: int
@@ -20,7 +20,7 @@ class Outlook(Struct, frozen=True):
     longest: dict[str, int]
 
     @classmethod
-    def of(cls, meta: list[bytes]) -> Outlook:
+    def of(cls, meta: list[bytes]) -> LibrarySummary:
         """Read the reply of HGETALL."""
         last_us = 0
         newest: dict[str, Position] = {}

@@ -48,7 +48,9 @@ class Parents:
         """List what must be looked up: each form with the ids asked of it."""
         return self._wanted
 
-    def first_held(self, found: Sequence[bytes | None], snapshot_us: int, limits: Mapping[str, Position]) -> int | None:
+    def first_waiting(
+        self, found: Sequence[bytes | None], snapshot_us: int, limits: Mapping[str, Position]
+    ) -> int | None:
         """Find the first row one of whose parents lives, but nowhere that was sent; `found` answers `wanted`.
 
         A parent that lives nowhere holds nothing back: rows of parents that never were are not in pages, and what was

@@ -24,6 +24,7 @@ from projections.entities.gumnut.bulk_reads import is_id
 from projections.entities.gumnut.client import ANONYMOUS, Pool
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.feed import Filter
+from projections.entities.gumnut.held_back import PARENTS, HeldBackNotes, Notes, Tails
 from projections.entities.gumnut.payloads import Unfit, stamp_of
 from projections.entities.gumnut.session_calls import GumnutSessions
 from projections.entities.gumnut.stream_client import Speaker
@@ -31,10 +32,9 @@ from projections.entities.gumnut.stream_library import View
 from projections.entities.gumnut.token import ApiKey
 from projections.entities.gumnut.type_reads import Kind, kind_of
 from projections.entities.gumnut.type_run import ROOM_US, Run, line_of
-from projections.entities.gumnut.unsent_rows import PARENTS, Notes, Tails, Unsent
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import row
-from projections.entities.source import Ahead, Held, HeldBack, Page, PositionLost, SourceHealth
+from projections.entities.source import Ahead, HeldBack, Page, PositionLost, SourceHealth, Waiting
 
 PAGE_BYTES: Final = 64 * 1024
 MAX_AHEAD_PAGES: Final = 5
@@ -73,7 +73,7 @@ class GumnutSource:
         self._key = None if api_key is None else ApiKey(api_key)
         self._now_us = now_us
         self._tails = Tails()
-        self._unsent = Unsent(store, now_us)
+        self._noted = HeldBackNotes(store, now_us)
         self._bind("", "")
 
     def _bind(self, user: str, sid: str) -> None:
@@ -107,7 +107,7 @@ class GumnutSource:
         A stream that began above the floor has all that it needs, whatever is forgotten meanwhile.
         """
         view = self._views.get(library)
-        return await self._unsent.floor(library) if view is None else view.notes.floor_us
+        return await self._noted.floor(library) if view is None else view.notes.floor_us
 
     async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:
         """Tell which entity types may have rows, by one page of each feed; raises PositionLost.
@@ -165,9 +165,9 @@ class GumnutSource:
             if held_back or batch.cut:
                 yield Page([], last, before, held_back, batch.cut)
 
-    async def first_held(
+    async def first_waiting(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
+    ) -> Waiting | None:
         """Tell that none is: a run ends by itself before a row whose parent is not surely there."""
         return None
 
@@ -180,7 +180,7 @@ class GumnutSource:
 
         Where there is somebody to ask for it is read again, and what is not so any more forgotten.
         """
-        notes = await self._unsent.of(library)
+        notes = await self._noted.of(library)
         if self._speaker.is_somebody:
             await self._look_again(await self._view(library), notes)
         return notes.held_back()
@@ -202,10 +202,10 @@ class GumnutSource:
                     notes.gone(entity_type, entity_id)
         await notes.keep()
 
-    async def unsent(self) -> dict[str, Sequence[HeldBack]]:
+    async def held_back_everywhere(self) -> dict[str, Sequence[HeldBack]]:
         """Tell what is held back of every library, as streams of all processes came across it."""
-        libraries = await self._unsent.libraries()
-        return {library: (await self._unsent.of(library)).held_back() for library in libraries}
+        libraries = await self._noted.libraries()
+        return {library: (await self._noted.of(library)).held_back() for library in libraries}
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Count events that may lead to rows: several may name one entity, and only the first thousand are read."""
@@ -240,7 +240,7 @@ class GumnutSource:
 
     async def _view(self, library: str) -> View:
         if library not in self._views:
-            notes = await self._unsent.of(library)
+            notes = await self._noted.of(library)
             view = View(self._speaker, library, self._user, notes, self._now_us)
             return self._views.setdefault(library, view)
         return self._views[library]

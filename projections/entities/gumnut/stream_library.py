@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 from projections.entities.gumnut.bulk_reads import Reads, is_id
 from projections.entities.gumnut.client import GumnutUnavailable
 from projections.entities.gumnut.feed import Event, Feed, Filter
+from projections.entities.gumnut.held_back import PARENTS, Notes
 from projections.entities.gumnut.payloads import name_of, stamp_of
 from projections.entities.gumnut.stream_client import Speaker
-from projections.entities.gumnut.unsent_rows import PARENTS, Notes
 
 YOUNG_US: Final = 3_600_000_000
 KNOWN_IDS: Final = 100_000

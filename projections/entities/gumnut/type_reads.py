@@ -25,9 +25,9 @@ from gumnut.types import AlbumAssetResponse, AlbumResponse, AssetResponse, Perso
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.bulk_reads import Reads, is_id
 from projections.entities.gumnut.feed import Event, Filter
+from projections.entities.gumnut.held_back import PARENTS, Notes
 from projections.entities.gumnut.payloads import Unfit
 from projections.entities.gumnut.stream_library import EVENTS_OF, Ref, View, changed_us, made_us
-from projections.entities.gumnut.unsent_rows import PARENTS, Notes
 from projections.entities.payloads.albums import AlbumDeleteV1, AlbumToAssetDeleteV1
 from projections.entities.payloads.assets import AssetDeleteV1, StackDeleteV1
 from projections.entities.payloads.base import Payload

@@ -21,10 +21,10 @@ import msgspec
 from ledger.positions import Position, iso_from_us
 from projections.entities.gumnut.bulk_reads import is_id
 from projections.entities.gumnut.feed import Events
+from projections.entities.gumnut.held_back import PARENTS, Tails
 from projections.entities.gumnut.payloads import Unfit
 from projections.entities.gumnut.stream_library import View
 from projections.entities.gumnut.type_reads import Kind, Made
-from projections.entities.gumnut.unsent_rows import PARENTS, Tails
 from projections.entities.lines import escaped, head_of
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import EntityTypeRow, upserts_of

@@ -31,7 +31,7 @@ class Span(NamedTuple):
     seen_s: float
 
 
-class Quiet:
+class EmptySpans:
     """Remembers one span for each entity type of a library."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

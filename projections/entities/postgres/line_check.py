@@ -30,7 +30,7 @@ class Unfit(NamedTuple):
     reason: str
 
 
-class Fits:
+class LineCheck:
     """Checks the lines of one entity type."""
 
     def __init__(self, checks: Iterable[tuple[str, Printed]], *, text_ids: bool) -> None:

@@ -84,7 +84,7 @@ class Last(NamedTuple):
         return not stamp.is_own or not stamp.is_uuid or self.number > uuid7_after(after)
 
 
-class News:
+class NewestRows:
     """Remembers the newest rows of one database; one for all streams of a process."""
 
     def __init__(self, mapping: SourceMapping) -> None:

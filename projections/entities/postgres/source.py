@@ -21,13 +21,13 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
 from projections.entities.lines import as_type, payload_of, position_of
-from projections.entities.postgres.empty_spans import Quiet, is_near, starts_over
+from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
 from projections.entities.postgres.horizon import Horizon, HorizonReader
-from projections.entities.postgres.line_check import Fits
+from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapping.compiled import Compiled, Compiler
 from projections.entities.postgres.mapping.described import MappingError, blaming
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
-from projections.entities.postgres.newest_rows import News
+from projections.entities.postgres.newest_rows import NewestRows
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.reading import (
     FETCH_BYTES,
@@ -44,7 +44,7 @@ from projections.entities.postgres.statements.keyset import Ask, library_value
 from projections.entities.postgres.statements.statements import Statement
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.registry import EntityTypeRow, row
-from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth, SourceUnavailable
+from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, SourceUnavailable, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,8 @@ class PostgresSource:
         self._line_bytes: dict[str, float] = {}
         self._unfit = Known(unfit or OfProcess())
         self._told: set[tuple[str, str]] = set()
-        self._quiet = Quiet()
-        self._news = News(mapping)
+        self._empty_spans = EmptySpans()
+        self._newest = NewestRows(mapping)
 
     def of_session(self, user: str, sid: str) -> Self:
         """Return this: a library is the same for all its sessions."""
@@ -122,23 +122,23 @@ class PostgresSource:
             return frozenset()
         fresh, unfit = starts_over(after), self._unfit.tables
         whose = str(value).lower() if self._mapping.source.library == "uuid" else str(value)
-        if not self._news.is_known(before):
+        if not self._newest.is_known(before):
             async with self._postgres.connection() as connection:
-                await self._news.look(connection)
+                await self._newest.look(connection)
         begins: dict[str, Position | None] = {}
         sure: list[str] = []
         near = not fresh
         for name, mapped in served.items():
             begin = after[name]
             moved = self._compiler.is_mended(mapped, unfit)  # then the newest rows of its tables tell nothing
-            if not moved and not self._news.may_have(mapped, begin, before):
+            if not moved and not self._newest.may_have(mapped, begin, before):
                 continue
-            if self._news.has(mapped, whose, begin, before):
+            if self._newest.has(mapped, whose, begin, before):
                 sure.append(name)
                 continue
             if not fresh:
-                begin, known = self._quiet.begin(library, mapped, begin)
-                if known and not moved and not self._news.may_have(mapped, begin, before):
+                begin, known = self._empty_spans.begin(library, mapped, begin)
+                if known and not moved and not self._newest.may_have(mapped, begin, before):
                     continue
                 near = near and (known or is_near(begin, before))
             begins[name] = begin
@@ -150,10 +150,10 @@ class PostgresSource:
             )
         for name, begin in begins.items():
             if name not in changed:
-                self._quiet.note(library, served[name], begin, before)
+                self._empty_spans.note(library, served[name], begin, before)
         if fresh:
             for name in changed:
-                self._quiet.forget(library, served[name])
+                self._empty_spans.forget(library, served[name])
         return changed
 
     async def _having(self, served: Mapping[str, str], ask: Ask, *, near: bool) -> Sequence[str]:
@@ -179,8 +179,8 @@ class PostgresSource:
         mapped = self._compiler.served_from(entity_type)
         if value is None or mapped is None:
             return
-        begin, known = self._quiet.begin(library, mapped, after)
-        quiet_from = begin
+        begin, known = self._empty_spans.begin(library, mapped, after)
+        empty_from = begin
         pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
         run = _Run(mapped)
         unfit = self._unfit.tables
@@ -201,12 +201,12 @@ class PostgresSource:
                 while cuts:
                     page = await self._page(row(entity_type), mapped, fits, cuts.popleft(), before)
                     if page.lines:
-                        quiet_from = position_of(page.lines[-1])
+                        empty_from = position_of(page.lines[-1])
                     yield page
         finally:
             if asked is not None:
                 await _given_up(asked)
-        self._quiet.note(library, mapped, quiet_from, before)
+        self._empty_spans.note(library, mapped, empty_from, before)
 
     async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
         """Ask for the next lines of a run; None if there are none. `near`: few are expected.
@@ -247,9 +247,9 @@ class PostgresSource:
             self._compiler.forget()
             raise
 
-    async def first_held(
+    async def first_waiting(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
+    ) -> Waiting | None:
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
 
         Asks nothing: where the parents stand was read with the rows, after what was sent of them.
@@ -259,7 +259,7 @@ class PostgresSource:
         for table, stands in page.parents:
             bound = min((snapshot_us, *self._cuts(table, limits)))
             first = min(first, next((at for at, stand in enumerate(stands) if stand >= bound), first))
-        return Held(first, position_of(page.lines[first])) if first < len(page.lines) else None
+        return Waiting(first, position_of(page.lines[first])) if first < len(page.lines) else None
 
     def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
         """Return None: what rows were before is noted nowhere."""
@@ -312,7 +312,7 @@ class PostgresSource:
         _, horizon = await asyncio.gather(self._unfit.refresh(), self._ask_horizon())
         self._clock = horizon.us + horizon.behind_us, time.monotonic()
         self._shared = horizon.us, time.monotonic()
-        self._news.passed(horizon.us)
+        self._newest.passed(horizon.us)
         return horizon
 
     async def _ask_horizon(self) -> Horizon:
@@ -320,7 +320,7 @@ class PostgresSource:
             return await self._horizon.read(connection)
 
     async def _page(
-        self, served: EntityTypeRow, mapped: str, fits: Fits, fetched: Fetched, before: int
+        self, served: EntityTypeRow, mapped: str, fits: LineCheck, fetched: Fetched, before: int
     ) -> PostgresPage:
         """Make a page of what can be sent of some entries, read as a mapped entity type.
 

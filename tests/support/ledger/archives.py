@@ -18,7 +18,7 @@ from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects, open_objects
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.ledger.given import NOW, ack, cleared, moved, offered
 from tests.support.ledger.ledgers import PARTITION, Log, sid_of
 
@@ -78,7 +78,7 @@ async def histories(
     for sid in sids:
         entries, top = list[Entry](), 2**53
         while top > 0:
-            walk = await Past(store, found).page(PARTITION, sid, top_seq=top, count=page)
+            walk = await EventPages(store, found).page(PARTITION, sid, top_seq=top, count=page)
             entries += walk.entries
             top = walk.entries[-1].recorded.seq - 1 if walk.entries else 0
         read[sid] = entries

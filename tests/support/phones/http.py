@@ -37,7 +37,7 @@ from projections.accounts.identities import Identities
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.source import EntitySource
-from projections.history.event_pages import Past
+from projections.history.event_pages import EventPages
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
 
@@ -85,7 +85,7 @@ class Service:
         settings = settings or HttpSettings()
         self.services = Services(
             ledger=self.ledger,
-            past=Past(store),
+            past=EventPages(store),
             auth=Auth(self.tokens.read, self.api_keys, settings.external_domain),
             tokens=self.tokens,
             identities=self.identities,

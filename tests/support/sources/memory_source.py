@@ -17,7 +17,7 @@ import msgspec
 from ledger.commands import Resend
 from ledger.positions import Position, iso_from_us
 from projections.entities.lines import data_of, position_of
-from projections.entities.source import Ahead, Held, HeldBack, Page, SourceHealth
+from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
 
 Form = Literal["asset", "album", "link"]
 UPSERTS: Final[Mapping[Form, str]] = {"asset": "AssetV2", "album": "AlbumV2", "link": "AlbumToAssetV1"}
@@ -167,16 +167,16 @@ class MemorySource:
             after = page[-1].position
             yield Page([row.line(library) for row in page], after, of.horizon_us)
 
-    async def first_held(
+    async def first_waiting(
         self, library: str, entity_type: str, page: Page, snapshot_us: int, limits: Mapping[str, Position]
-    ) -> Held | None:
+    ) -> Waiting | None:
         await asyncio.sleep(0)
         of = self._library(library)
         for index, line in enumerate(page.lines):
             data = msgspec.json.decode(data_of(line), type=dict[str, str | int])
             parents = [(form, str(data[form])) for form in UPSERTS if form in data]
             if any(self._unsent(of, parent, snapshot_us, limits) for parent in parents):
-                return Held(index, position_of(line))
+                return Waiting(index, position_of(line))
         return None
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:

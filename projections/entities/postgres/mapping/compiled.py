@@ -12,7 +12,7 @@ import asyncpg
 from msgspec import Struct
 from msgspec.structs import replace
 
-from projections.entities.postgres.line_check import Fits
+from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapping.described import Describer, ancestors
 from projections.entities.postgres.mapping.mapping import Branch
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
@@ -37,7 +37,7 @@ class Compiled(Struct, frozen=True):
     left: Statement
     ahead: Statement
     held: Statement | None
-    fits: Fits
+    fits: LineCheck
     is_mended: bool = False
 
 
@@ -156,7 +156,7 @@ class Compiler:
             statements.left(types),
             statements.ahead(types),
             statements.held(types),
-            Fits(checks, text_ids=text_ids),
+            LineCheck(checks, text_ids=text_ids),
             mended,
         )
 

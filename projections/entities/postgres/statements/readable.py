@@ -1,9 +1,9 @@
 """Whether a device can read a field, as a condition in SQL. Pure.
 
 It is decided there because whoever hangs on a row that is not sent must not be sent either, page by page, in counts and
-in what changed. It says what `line_check.py` checks
-of printed lines, less what the database holds by itself: a type, a NOT
-NULL column, an enum whose every value a device knows. Where nothing is left the condition is empty and costs nothing.
+in what changed. It says what `line_check.py` checks of printed lines, less what the database holds by itself: a type, a
+NOT NULL column, an enum whose every value a device knows. Where nothing is left the condition is empty and costs
+nothing.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _SHOWN: Final = 256
 _VERSION: Final = b"@version"
 _FLOOR: Final = b"@floor"
 
-UNSENT: Final = Script.load("projections.entities.gumnut", "unsent_rows.lua")
+HELD_BACK: Final = Script.load("projections.entities.gumnut", "held_back.lua")
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Noted(NamedTuple):
     types: frozenset[str]
 
 
-class Unsent:
+class HeldBackNotes:
     """The notes in the store; each process keeps those it read last, and reads them again once they changed."""
 
     def __init__(self, store: Store, now_us: Callable[[], int]) -> None:
@@ -119,12 +119,12 @@ class Unsent:
 
     async def libraries(self) -> list[str]:
         """Name the libraries that ever had rows which were not sent."""
-        index = keys.unsent_libraries()
+        index = keys.held_back_libraries()
         return sorted(name.decode() for name in await self._store.command("SMEMBERS", index, key=index))
 
     async def floor(self, library: str) -> int:
         """Tell when the newest mark that was dropped was made, and some; 0 if none was."""
-        key = keys.unsent(library)
+        key = keys.held_back(library)
         return int(await self._store.command("HGET", key, _FLOOR, key=key) or 0)
 
     def log(self, entity_type: str, entity_id: str, field: str) -> None:
@@ -143,16 +143,16 @@ class Unsent:
 
     async def write(self, library: str, floor_us: int, changes: Sequence[tuple[str, str, bytes]]) -> set[str]:
         """Write notes in one script; returns the names that were refused."""
-        index = keys.unsent_libraries()
+        index = keys.held_back_libraries()
         if library not in self._read:
             await self._store.command("SADD", index, library, key=index)
         args: list[Arg] = [MAX_NOTES, floor_us]
         for what, name, value in changes:
             args += [what, name, value]
-        return {name.decode() for name in await self._store.script(UNSENT, [keys.unsent(library)], args)}
+        return {name.decode() for name in await self._store.script(HELD_BACK, [keys.held_back(library)], args)}
 
     async def _noted(self, library: str) -> Noted:
-        key = keys.unsent(library)
+        key = keys.held_back(library)
         version = await self._store.command("HGET", key, _VERSION, key=key)
         if version is None:
             return Noted("", 0, {}, frozenset())
@@ -176,8 +176,8 @@ def _noted_of(fields: Mapping[bytes, bytes]) -> Noted:
 class Notes:
     """The notes of one library in one stream: as they were before its bound, and what the stream adds to them."""
 
-    def __init__(self, unsent: Unsent, library: str, noted: Noted, now_us: int) -> None:
-        self._unsent = unsent
+    def __init__(self, store_of_notes: HeldBackNotes, library: str, noted: Noted, now_us: int) -> None:
+        self._store_of_notes = store_of_notes
         self._library = library
         self._noted = noted
         self._now_us = now_us
@@ -213,7 +213,7 @@ class Notes:
         old = self._get(name)
         if old is None or old[::2] != ("unfit", field):
             self._stage(name, Note("unfit", self._now_us, field))
-            self._unsent.log(entity_type, entity_id, field)
+            self._store_of_notes.log(entity_type, entity_id, field)
         return name
 
     def waits(self, entity_type: str, entity_id: str, parent: str) -> None:
@@ -316,7 +316,7 @@ class Notes:
         writes = [("drop", name, _encode(note)) for name, note in marks]
         for name, note in changes.items():
             writes.append(("del", name, b"") if note is None else ("put", name, _encode(note)))
-        return await self._unsent.write(self._library, floor_us, writes)
+        return await self._store_of_notes.write(self._library, floor_us, writes)
 
 
 def _name(entity_type: str, entity_id: str) -> str:
