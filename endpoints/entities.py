@@ -10,6 +10,7 @@ import falcon.asgi
 import msgspec
 
 from endpoints.http import bodies
+from endpoints.http.compression import compressed
 from endpoints.http.errors import Forbidden
 from endpoints.http.operations import EITHER, KEY, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
@@ -90,7 +91,8 @@ class Entities:
 
         check_name("library", library)
         resp.content_type = NDJSON
-        resp.stream = guarded(req, self._lines(library, wanted.waiting), lives, self._services.stall_s)
+        sent = guarded(req, self._lines(library, wanted.waiting), lives, self._services.stall_s)
+        resp.stream = compressed(req, resp, sent)
 
     async def _lines(self, library: str, waiting: bool) -> AsyncGenerator[bytes]:
         async for page in self._catalog.entities(library, waiting=waiting):

@@ -14,6 +14,7 @@ import msgspec
 
 from endpoints.accounts.sessions import check_session_id
 from endpoints.http import bodies
+from endpoints.http.compression import compress_whole, compressed
 from endpoints.http.errors import Forbidden
 from endpoints.http.operations import EITHER, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
@@ -143,9 +144,11 @@ class History:
         first = await anext(pages)
         if _wants_lines(req):
             resp.content_type = NDJSON
-            resp.stream = guarded(req, _lines(first, pages), always, self._services.stall_s)
+            sent = guarded(req, _lines(first, pages), always, self._services.stall_s)
+            resp.stream = compressed(req, resp, sent)
         else:
             send(resp, HistoryDto(session_id, first.events, first.next_seq, first.below_floor))
+            compress_whole(req, resp)
 
 
 class UserHistory:
@@ -175,10 +178,12 @@ class UserHistory:
         first = await anext(pages)
         if _wants_lines(req):
             resp.content_type = NDJSON
-            resp.stream = guarded(req, _lines(first, pages), always, self._services.stall_s)
+            sent = guarded(req, _lines(first, pages), always, self._services.stall_s)
+            resp.stream = compressed(req, resp, sent)
         else:
             following = None if first.next_place is None else first.next_place.text
             send(resp, UserHistoryDto(user, first.events, following, first.below_floor))
+            compress_whole(req, resp)
 
 
 async def readable_place(services: Services, req: Request, session_id: str) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from endpoints.http.request import Request
@@ -18,7 +18,7 @@ TRANSPORT: Final = "ledger.transport"
 
 async def guarded(
     req: Request, made: AsyncGenerator[bytes], lives: Callable[[], Awaitable[bool]], stall_s: float
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the chunks of `made` as long as somebody who may have them takes them.
 
     Ends quietly when the client has left. When the session ended (`lives`), the reader stalled, or making a chunk

@@ -12,6 +12,7 @@ import falcon.asgi
 import msgspec
 
 from endpoints.http import bodies
+from endpoints.http.compression import compressed
 from endpoints.http.operations import Operation, Route, Text
 from endpoints.http.request import Request
 from endpoints.http.sending import guarded
@@ -80,7 +81,8 @@ class SyncStream:
         state, passed = begun.state, Passed()
         made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
         counted = self._counted(made, passed)
-        resp.stream = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
+        sent = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
+        resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line
 
     async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
         """Yield a stream's chunks; behind the last one count what it did not send."""
