@@ -131,7 +131,7 @@ def test_what_is_read_of_a_connection_is_in_the_tables() -> None:
 
 
 def test_the_installed_versions_are_in_the_range_that_was_tried() -> None:
-    project = tomllib.loads((Path(ops.server.worker.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(ops.server.worker.__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for name in ("uvicorn", "uvicorn-worker", "httptools"):
         [wanted] = [text for text in project["dependencies"] if re.match(rf"{name}\b(?!-)", text)]
         low, high = re.fullmatch(rf"{name}>=([\d.]+),<([\d.]+)", wanted).groups()  # type: ignore[union-attr]
