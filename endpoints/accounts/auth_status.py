@@ -1,11 +1,13 @@
-"""Is this token good, and the end of it: validateToken, status, logout."""
+"""Is this token good, whose is it, and the end of it: validateToken, status, whoami, logout."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import quote
 
+import falcon
 import falcon.asgi
 import msgspec
 
@@ -24,6 +26,7 @@ from projections.accounts.credentials import CredentialUnreadable
 log = logging.getLogger(__name__)
 
 LOGIN_PAGE: Final = "/auth/login?autoLaunch=0"
+_PLAIN_IN_HEADERS: Final = "!#$&'()*+,/:;=?@[]"
 
 
 class ValidateAccessTokenResponseDto(msgspec.Struct, frozen=True, rename="camel"):
@@ -62,6 +65,14 @@ class AuthStatus:
         state = await self._services.ledger.admit(await self._services.auth.session(req, "auth.status"))
         expires = msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us)
         send(resp, AuthStatusResponseDto(is_elevated=False, password=False, pin_code=False, expires_at=expires))
+
+    async def on_get_whoami(self, req: Request, resp: falcon.asgi.Response) -> None:
+        """Tell a proxy in headers whose request it is, so that a backend behind it needs no tokens of its own."""
+        state = await self._services.ledger.admit(await self._services.auth.session(req, "auth.status"))
+        resp.status = falcon.HTTP_204
+        resp.set_header("cache-control", "no-store")
+        for name, value in (("user", state.user), ("library", state.library), ("session", state.sid)):
+            resp.set_header(f"x-ledger-{name}", quote(value, safe=_PLAIN_IN_HEADERS))
 
     async def on_post_logout(self, req: Request, resp: falcon.asgi.Response) -> None:
         """End the session; a browser that signed in at the provider is told where to end that session, too.
@@ -108,6 +119,13 @@ def routes(services: Services) -> Iterator[Route]:
     yield Route("/api/auth/validateToken", status, (validate,), suffix="validate")
     read = Operation("GET", "getAuthStatus", "Tell what the session may", {200: AuthStatusResponseDto})
     yield Route("/api/auth/status", status, (read,), suffix="status")
+    whoami = Operation(
+        "GET",
+        "whoAmI",
+        "Tell a proxy whose token it is: X-Ledger-User, X-Ledger-Library, X-Ledger-Session",
+        {204: None},
+    )
+    yield Route("/ledger/whoami", status, (whoami,), suffix="whoami")
     for path, name in (("/api/auth/logout", "logout"), ("/auth/logout", "logoutAtRoot")):
         logout = Operation("POST", name, "End the session", {200: LogoutResponseDto})
         yield Route(path, status, (logout,), suffix="logout")

@@ -212,3 +212,25 @@ async def test_every_way_to_present_a_token_admits(service: Service) -> None:
     ):
         answer = await service.ask("GET", "/api/sessions", headers=headers, params=params)
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [("ann", "ann"), ("ann@example.test", "ann@example.test"), ("Jörg%1", "J%C3%B6rg%251"), ("安", "%E5%AE%89")],
+)
+async def test_a_proxy_is_told_whose_token_it_is(service: Service, user: str, told: str) -> None:
+    issued = await service.sign_in(user=user, library="lib-1")
+    answer = await service.ask("GET", "/ledger/whoami", issued.token)
+    assert (answer.status_code, answer.content) == (204, b"")
+    found = [answer.headers[f"x-ledger-{name}"] for name in ("user", "library", "session")]
+    assert found == [told, "lib-1", issued.sid]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_a_proxy_learns_nothing_from_a_token_that_is_not_good(service: Service) -> None:
+    issued = await service.sign_in()
+    await service.ask("POST", "/api/auth/logout", issued.token)
+    for token in (issued.token, "rubbish", None):
+        answer = await service.ask("GET", "/ledger/whoami", token)
+        assert answer.status_code == 401
+        assert not [name for name in answer.headers if name.startswith("x-ledger-")]
