@@ -10,7 +10,7 @@ import msgspec
 from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import Limits
-from ledger.service import Ledger
+from ledger.log.service import Ledger
 from ledger.tokens import TokenIssuer
 from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities

@@ -17,8 +17,8 @@ import msgspec
 from ledger import keys
 from ledger.commands import ExpireSession
 from ledger.errors import Rebuilding, SessionEnded
+from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
-from ledger.service import Ledger
 from ledger.store.interface import Script, scan
 from projections.entities.catalog.catalog import Catalog
 

@@ -8,8 +8,8 @@ from typing import Final
 from endpoints.accounts.identity.port import IdentityProvider, LoggedOut, provider_session_digest
 from endpoints.services import Services
 from ledger.commands import EndSession
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 
 REASON: Final = "provider_logout"
 

@@ -17,7 +17,7 @@ from endpoints.http.limits import Limited, Limits
 from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import LedgerError, SessionEnded, TokenReused
-from ledger.service import Ledger
+from ledger.log.service import Ledger
 from projections.counters import Counters
 from projections.entities.source import SourceUnavailable
 

@@ -13,9 +13,9 @@ from ledger import keys
 from ledger.commands import RequestReset
 from ledger.errors import Contended, SessionEnded
 from ledger.log import whole
+from ledger.log.service import Ledger
 from ledger.log.stored_sessions import Strays
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, scan
 from ops.backup import fill
 from projections.accounts.erasure import erase_again

@@ -11,8 +11,8 @@ import msgspec
 from ledger.errors import InvalidInput, LayoutError
 from ledger.log.formats import Formats
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
+from ledger.log.service import Ledger
 from ledger.log.store_check import StorePromise, open_layout, read_promise
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded.files import check_begun

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from ledger.commands import EndSession
 from ledger.errors import NoSuchSession, SessionEnded
 from ledger.events import DeviceDescribed, Personal, SessionCreated
+from ledger.log.service import Ledger
 from ledger.personal import has_plain
-from ledger.service import Ledger
 from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
 from projections.history.event_pages import EventPages

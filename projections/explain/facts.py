@@ -10,8 +10,8 @@ from ledger.errors import CorruptLedger
 from ledger.events import Event, StreamOffered
 from ledger.log.append import load
 from ledger.log.reader import Entry
+from ledger.log.service import Ledger
 from ledger.positions import Position
-from ledger.service import Ledger
 from ledger.state import State
 from projections.entities.registry import ROWS
 from projections.entities.source import EntitySource

@@ -10,8 +10,8 @@ from ledger.errors import NoSuchSession
 from ledger.events import tag_of
 from ledger.log.append import load, read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
+from ledger.log.service import Ledger
 from ledger.personal import UserKey
-from ledger.service import Ledger
 from projections.history.event_pages import EventPages
 from projections.history.words import TAGS, HistoryEvent, Tag, codes_of, readable
 

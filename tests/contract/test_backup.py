@@ -18,9 +18,9 @@ from ledger import keys
 from ledger.commands import CreateSession
 from ledger.errors import LayoutError, LedgerError
 from ledger.log import whole
+from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace

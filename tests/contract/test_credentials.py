@@ -11,7 +11,7 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import CorruptLedger, InvalidInput
-from ledger.service import Ledger
+from ledger.log.service import Ledger
 from ledger.store.interface import Arg, Script, Store
 from projections.accounts.credentials import Cipher, Credentials, CredentialUnreadable
 from tests.support.ledger.ledgers import Clock, sid_of

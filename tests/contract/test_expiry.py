@@ -13,8 +13,8 @@ from ledger.errors import SessionEnded
 from ledger.events import Event
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
+from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from projections.checking.verify import verify
 from projections.entities.catalog.catalog import Catalog

@@ -12,9 +12,9 @@ from ledger.acks import Ack
 from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, Resend
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import NoSuchSession, Refused
+from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line

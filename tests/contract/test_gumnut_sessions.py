@@ -13,7 +13,7 @@ from endpoints.accounts.identity.port import Answer
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import StoreUnavailable
-from ledger.service import Ledger
+from ledger.log.service import Ledger
 from ledger.store.interface import Arg, Script, Store
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities

@@ -13,8 +13,8 @@ from ledger.commands import CreateSession, EndSession, OfferStream, RecordAcks, 
 from ledger.entity_types import mask_of
 from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.log.reader import Entry, read_partition
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from projections.history.event_pages import EventPages
 from projections.history.session_history import HistoryEvent, Wanted, pages, readable

@@ -13,10 +13,10 @@ from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import LayoutError, Rebuilding, StoreReplyError
 from ledger.events import SCHEMA
 from ledger.log import whole
+from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.log.stored_sessions import find_strays
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from ledger import keys, service
+from ledger import keys
 from ledger.acks import Ack
 from ledger.admission import Caller
 from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset
 from ledger.errors import AckNotOffered, Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable
 from ledger.events import AckRefused, AcksRecorded, Event, SessionCreated, StoredAck
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log import service
 from ledger.log.append import _APPEND, _END, append
 from ledger.log.reader import read_partition
+from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store, open_store
 from projections.checking.verify import verify

@@ -20,9 +20,9 @@ from ledger.events import SyncResetRequested, encode_event
 from ledger.keys import partition_of
 from ledger.log.append import load
 from ledger.log.reader import Walk
+from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
-from ledger.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store, open_store
 from projections.history.event_pages import EventPages

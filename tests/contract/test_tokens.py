@@ -13,7 +13,7 @@ from ledger.errors import Refused, SessionEnded, TokenReused
 from ledger.events import AcksRecorded, Event, TokenFirstUsed, TokenRotated
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
-from ledger.service import Ledger
+from ledger.log.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring

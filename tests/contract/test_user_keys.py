@@ -9,9 +9,9 @@ import pytest
 
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import CorruptLedger, LayoutError
+from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
 from ledger.personal import plain, text_of
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from projections.accounts.credentials import Cipher, CredentialUnreadable
 from projections.accounts.user_keys import REMEMBERED, REMEMBERED_S, UserKeys

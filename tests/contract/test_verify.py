@@ -14,8 +14,8 @@ from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import SessionEnded
 from ledger.events import SCHEMA, encode_event
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from projections.checking.verify import Difference, Report, verify
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, clear, offer

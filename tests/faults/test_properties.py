@@ -27,8 +27,8 @@ from ledger.errors import DeletesPurged, SessionEnded
 from ledger.events import AckRefused, AcksRecorded, StoredAck
 from ledger.evolve import fold
 from ledger.log.reader import Entry, read_partition
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 from projections.checking.verify import verify
 from projections.entities.registry import entity_types_for
 from tests.support.ledger.given import long_examples, stored

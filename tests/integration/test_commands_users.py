@@ -13,8 +13,8 @@ import zstandard
 from ledger.commands import DescribeDevice
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
+from ledger.log.service import Ledger
 from ledger.personal import has_sealed, plain
-from ledger.service import Ledger
 from ops.opening.ledger import Opened, now_us, open_credentials
 from tests.support.processes.commands import Commands, commands
 from tests.support.stores.dump import bytes_of, values_of

@@ -25,8 +25,8 @@ from ledger.commands import (
 from ledger.entity_types import mask_of
 from ledger.errors import NotReplicated, SessionEnded, StoreUnavailable
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from tests.support.ledger.given import NOW, ack
 from tests.support.ledger.ledgers import Clock, sid_of

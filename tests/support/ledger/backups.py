@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from ledger.commands import CreateSession, RequestReset
 from ledger.log.append import pairs
+from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions

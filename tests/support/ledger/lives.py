@@ -9,8 +9,8 @@ from typing import Any
 from ledger import keys
 from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, RotateToken, UseToken
 from ledger.errors import Refused
+from ledger.log.service import Ledger
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store
 from tests.support.ledger.given import SNAPSHOT, ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of

@@ -22,9 +22,9 @@ from endpoints.http.limits import LimitRules, Limits
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
+from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.personal import plain
-from ledger.service import Ledger
 from ledger.store.interface import Store, open_store
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from ops.opening.sources import SourceLook
