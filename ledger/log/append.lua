@@ -5,14 +5,16 @@
 --         ('' for any time), number of sessions, every how many events one is a mark; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
 --         parent ('' for none), what to keep of it once ended, its member of the provider sessions ('' for none);
---         five counts of arguments, and then so many:
+--         five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
 -- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
 --         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
 -- A session that begins the partition's stream makes it whole; in one that is being copied none begins.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
--- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins.
+-- A version is seq and hash: where the store lost its tail another event may have taken the seq.
+-- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins;
+-- mark m is the first event of seq m * every or more: behind a hole one event may be several.
 -- PERF: arguments are used where they lie, and a call costs more than what it does.
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
@@ -29,9 +31,10 @@ if provider_sessions then
   begins_stream = not says and call('EXISTS', KEYS[1]) == 0
 end
 for i = 1, sections do
-  local seq, head = unpack(call('HMGET', KEYS[2 + 3 * i], 'seq', 'head'))
+  local seq, head, hash = unpack(call('HMGET', KEYS[2 + 3 * i], 'seq', 'head', 'hash'))
   call('HLEN', KEYS[3 + 3 * i])
-  if ARGV[at + 2] % every + ARGV[at + 7] / 5 >= every then
+  local last = ARGV[at + 8 + ARGV[at + 7]]
+  if last % every < last - ARGV[at + 2] then
     call('LLEN', KEYS[4 + 3 * i])
   end
   if ARGV[at + 2] == '0' then
@@ -42,14 +45,14 @@ for i = 1, sections do
       return {2}
     end
   else
-    conflict = conflict or seq ~= ARGV[at + 2]
+    conflict = conflict or seq ~= ARGV[at + 2] or hash ~= ARGV[at + 12]
     begins_stream = false
   end
   if ARGV[at + 3] == 'ended' then
     ending[ARGV[at]] = true
   end
   starts[i], heads[i] = at, head or ''
-  at = at + 12 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
+  at = at + 13 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   if says ~= '1' and not begins_stream then
@@ -80,7 +83,7 @@ end
 
 for i, at in ipairs(starts) do
   local session, checkpoints, marks, head = KEYS[2 + 3 * i], KEYS[3 + 3 * i], KEYS[4 + 3 * i], heads[i]
-  local from = at + 12
+  local from, before = at + 13, ARGV[at + 2]
   local set = from + ARGV[at + 7] -- where each kind of argument begins
   local remove = set + ARGV[at + 8]
   local set_checkpoints = remove + ARGV[at + 9]
@@ -89,9 +92,13 @@ for i, at in ipairs(starts) do
   for event = from, set - 1, 5 do
     head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
       ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head)
-    if ARGV[event] % every == 0 then
-      call('RPUSH', marks, head)
+    local seq = ARGV[event]
+    if seq % every < seq - before then
+      for _ = math.floor(before / every) + 1, math.floor(seq / every) do
+        call('RPUSH', marks, head)
+      end
     end
+    before = seq
   end
   if ARGV[at + 3] == 'live' then
     call('HSET', session, 'head', head, 'seq', ARGV[set - 5], 'at_us', ARGV[set - 4], 'hash', ARGV[set - 1],

@@ -181,6 +181,7 @@ def _pack(section: Section, args: list[Arg]) -> None:
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
     args += (b"ended" if ended else b"live", after.parent or b"", kept, provider_member(after))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
+    args.append(b"" if before is None else before.hash)
     for event in events:
         args += (event.seq, event.at_us, event.schema, event.raw, event.hash)
     for pair in to_set.items():

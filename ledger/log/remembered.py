@@ -39,10 +39,16 @@ class Recent:
             states.popitem(last=False)
         return state
 
-    def newest(self, found: State | None) -> tuple[State | None, bool]:
-        """Return the newest state known of a session found a moment ago, and whether it is the one found."""
-        newest, _ = (None, 0) if found is None else self._states.get(found.sid, (None, 0))
-        return (newest, False) if newest and found and newest.seq > found.seq else (found, True)
+    def correct(self, sid: str, found: State | None) -> None:
+        """Put what the store just answered in place of what is kept, though that is newer: the store has lost it."""
+        if found is None:
+            self.forget(sid)
+        else:
+            self.keep(found)
+
+    def last(self, sid: str) -> State | None:
+        """Return the state that was kept last of a session, however long ago its activity was noted."""
+        return self._states.get(sid, (None, 0))[0]
 
     def forget(self, sid: str) -> None:
         """Drop what is kept of a session, if anything is."""

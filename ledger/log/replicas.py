@@ -39,6 +39,8 @@ A lost ack, or a lost offer, only has things sent again.
 ATTEMPTS: Final = 8
 """How often a barrier is sent where it was not written: its script is not loaded, or the slot is elsewhere."""
 PAUSE_S: Final = 0.02
+LATER: Final = 256
+"""How many events of a session may have come behind the one that is waited for; beyond that it is not confirmed."""
 _BARRIER: Final = Script.load("ledger.log", "barrier.lua", allow_oom=True)
 
 
@@ -85,8 +87,9 @@ class Replicas:
 
     async def confirm(self, partition: int, state: State) -> None:
         """Wait until enough replicas have a session at this state; raises NotReplicated."""
-        names = (keys.session(partition, state.sid), keys.ended(partition), keys.barrier(partition))
-        packed = pack((b"EVALSHA", _BARRIER.sha, len(names), *names, state.sid, state.seq, state.hash))
+        shared = (keys.ended(partition), keys.barrier(partition), keys.stream(partition))
+        names = (keys.session(partition, state.sid), *shared)
+        packed = pack((b"EVALSHA", _BARRIER.sha, len(names), *names, state.sid, state.seq, state.hash, LATER))
         for _ in range(ATTEMPTS):
             try:
                 mux = self._store.mux_of(names[2])

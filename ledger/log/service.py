@@ -174,9 +174,12 @@ class Ledger:
                     if conflict is not None:
                         if state is None and conflict.state is None and not conflict.lost:
                             raise SessionEnded  # of this id was one before, or its parent is over
+                        self._recent.correct(sid, conflict.state)
                         turn = turn or await self._turn(sid)
-                        newest = conflict.state or await load(self.store, partition, sid, now_us, seen=False)
-                        state, current = self._recent.newest(newest)
+                        state = self._recent.last(sid)  # who had the turn before may have gone on
+                        current = state is None or state is conflict.state
+                        if state is None:
+                            state = await load(self.store, partition, sid, now_us, seen=False)
                         continue
                     state = self._recent.keep(section.after, now_us if current and seen else None)
                 elif not current:

@@ -53,7 +53,8 @@ end
 
 local id, values = head, read(head)
 if values and too_new(values) then
-  -- Mark m is the event of seq m * every; the last of the list is the newest, so any may be missing at its beginning.
+  -- Mark m is the first event of seq m * every or more (more only behind a hole); the last of the list is the newest,
+  -- so any may be missing at its beginning.
   -- Marks before `low` are not too new, or archived; those from `high` on are too new.
   local newest, sid = math.floor(tonumber(values[4]) / every), values[2]
   local low, high = newest + 1 - call('LLEN', marks), newest + 1
@@ -68,7 +69,7 @@ if values and too_new(values) then
     if odd or (mark and not found and missing(mark) == 2) then
       return {{}, odd and 3 or 2, odd or mark}
     end
-    if found and found[2] == sid and tonumber(found[4]) == try * every and too_new(found) then
+    if found and found[2] == sid and tonumber(found[4]) >= try * every and too_new(found) then
       id, values, high = mark, found, try
     else
       low = try + 1

@@ -631,3 +631,60 @@ async def test_a_partition_becomes_whole_with_its_first_session_only(store: Stor
     await store.command("DEL", name, key=name)
     await ledger.execute("ann", sid_of("second"), CREATE)
     assert await store.command("GET", name, key=name) is None
+
+
+# A store that lost its newest events, as after a power loss or a failover
+
+
+class Tail:
+    """The newest events of a store: what a restored copy of it does not have."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[bytes, bytes] = {}
+
+    async def note(self) -> None:
+        """Note all that is stored now."""
+        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
+        self._kept = {name: await self._store.command("DUMP", name, key=name) for name in names}
+
+    async def lose(self) -> None:
+        """Make the store what it was when that was noted."""
+        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
+        for name in names:
+            await self._store.command("DEL", name, key=name)
+        for name, dumped in self._kept.items():
+            await self._store.command("RESTORE", name, 0, dumped, key=name)
+
+
+@pytest.fixture
+def tail(store: Store) -> Tail:
+    return Tail(store)
+
+
+@pytest.mark.each_store
+async def test_an_event_of_the_same_number_is_not_the_one_that_was_decided_on(
+    ledger: Ledger, other: Ledger, tail: Tail
+) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    await other.load("ann", SID)
+    await tail.note()
+    await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    await tail.lose()
+    await other.execute("ann", SID, acks(ack("AssetV1", EARLY + 1)))
+    await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY + 2)))
+    await assert_clean(ledger.store)
+
+
+async def test_what_a_worker_remembers_beyond_the_store_keeps_nobody_waiting(ledger: Ledger, tail: Tail) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.load("ann", SID)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    await tail.note()
+    for number in range(5):
+        await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY + number)))
+    await tail.lose()
+    state = await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY + 9)))
+    assert state.checkpoints["AssetV1"].position.at_us == EARLY + 9
+    await assert_clean(ledger.store)

@@ -1,4 +1,4 @@
-"""What one process remembers of sessions: bounded, noted as seen in time, never older than what was just found."""
+"""What one process remembers of sessions: bounded, noted as seen in time, never against what was just found."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def test_a_state_never_noted_from_here_is_kept_only_to_compare_with() -> None:
     recent, state = Recent(), given(CREATED)
     later = recent.keep(then(state, offered("AssetV1")))
     assert recent.find(state.sid, NOW) is None
-    assert recent.newest(state) == (later, False)
+    assert recent.last(state.sid) is later
 
 
-def test_the_newest_of_what_is_known_and_what_was_found_is_given() -> None:
+def test_what_the_store_answers_takes_the_place_of_what_is_newer() -> None:
     recent, state = Recent(), given(CREATED)
-    later = then(state, offered("AssetV1"))
-    assert recent.newest(None) == (None, True)
-    assert recent.newest(state) == (state, True)
-    recent.keep(state, NOW)
-    assert recent.newest(later) == (later, True)
-    assert recent.newest(None) == (None, True)
+    recent.keep(then(state, offered("AssetV1")), NOW)
+    recent.correct(state.sid, state)
+    assert recent.last(state.sid) is state
+    assert recent.find(state.sid, NOW) is state, "its activity was noted all the same"
+    recent.correct(state.sid, None)
+    assert recent.last(state.sid) is None
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:

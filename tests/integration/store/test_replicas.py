@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.commands import (
@@ -201,6 +202,26 @@ async def test_a_primary_that_has_not_got_the_event_confirms_nothing(
     assert "does not have it" in str(await refused(replicas.confirm(partition, state)))
     await store.command("DEL", name, key=name)
     assert "does not have it" in str(await refused(replicas.confirm(partition, state)))
+
+
+async def test_a_primary_that_went_on_without_the_event_confirms_nothing(
+    servers: Replicated, ledger: Ledger, store: Store
+) -> None:
+    """As when a replica without the event became the primary, and others wrote there before the barrier came."""
+    await begin(ledger)
+    await offer(ledger)
+    state = await ledger.execute("ann", SID, RequestReset(on=True, by=plain("ann")))
+    partition = ledger.partition_of("ann")
+    replicas = ledger._replicas
+    assert replicas is not None
+    for number in range(3):
+        await offer(ledger, NOW + 10 + number)
+    await replicas.confirm(partition, state)  # what follows it says that it is here
+    forked = replace(state, hash=b"x" * 32)
+    assert "does not have it" in str(await refused(replicas.confirm(partition, forked)))
+    await ledger.execute("ann", SID, EndSession("logout"))
+    await replicas.confirm(partition, state)
+    assert "does not have it" in str(await refused(replicas.confirm(partition, forked)))
 
 
 async def test_a_primary_that_is_gone_confirms_nothing(servers: Replicated, ledger: Ledger, store: Store) -> None:
