@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
-from ledger.events import SCHEMA, Event, Recorded, encode_event
+from ledger.events import SCHEMA, Event, HistoryLost, Recorded, encode_event
 
 GENESIS: Final = b""
 """What the first event of a session links to."""
@@ -20,10 +20,24 @@ def link(previous: bytes, sid: str, seq: int, at_us: int, schema: int, raw: byte
     return sha256(b"%b%b%d %d %d %b" % (previous, bytes.fromhex(sid), seq, at_us, schema, raw)).digest()
 
 
+def previous_of(recorded: Recorded, seq: int, digest: bytes) -> bytes | None:
+    """Tell the hash that an event must be linked to behind event `seq` of hash `digest`; None if it cannot follow it.
+
+    The next seq follows, and behind a hole only the event that tells of just this one (I2).
+    """
+    event = recorded.event
+    if isinstance(event, HistoryLost):
+        hole = (event.from_seq, event.to_seq, event.after)
+        return event.hash if hole == (seq + 1, recorded.seq - 1, digest) and event.to_seq > seq else None
+    return digest if recorded.seq == seq + 1 else None
+
+
 def record(events: tuple[Event, ...], sid: str, seq: int, at_us: int, previous: bytes) -> tuple[Recorded, ...]:
-    """Give events their places behind `seq` and their hashes; all happen at `at_us`."""
+    """Give events their places behind `seq`, or behind the hole they tell of, and hashes; all happen at `at_us`."""
     recorded = []
     for event in events:
+        if isinstance(event, HistoryLost):
+            seq, previous = event.to_seq, event.hash
         seq += 1
         raw = encode_event(event)
         previous = link(previous, sid, seq, at_us, SCHEMA, raw)

@@ -8,14 +8,26 @@ import msgspec
 
 from ledger.acks import Ack
 from ledger.events import Personal
+from ledger.state import State
 
 
 class _Command(msgspec.Struct, frozen=True):
     """A base only for the options all commands share."""
 
 
+class AdoptCheckpoints(_Command, frozen=True):
+    """Go on where the device stood at `source`: with these positions, at most one of a type, and no others.
+
+    `since_us`: when the device began there.
+    """
+
+    positions: tuple[Ack, ...]
+    source: str
+    since_us: int
+
+
 class CreateSession(_Command, frozen=True):
-    """Sign a device in."""
+    """Sign a device in; one that stood somewhere else before goes on there, in the same append."""
 
     user: str
     library: str
@@ -27,6 +39,25 @@ class CreateSession(_Command, frozen=True):
     authenticated_by: str = ""
     token_expires_at_us: int | None = None
     provider_session: bytes = b""
+    adopted: AdoptCheckpoints | None = None
+
+
+class ResumeSession(_Command, frozen=True):
+    """Let a session that has ended live again, as `by` says it does; `session` describes it as it is now.
+
+    `epoch`: the newest one that is known to have begun before it ended.
+    """
+
+    by: str
+    session: CreateSession
+    epoch: int = 1
+
+
+class GoOn(_Command, frozen=True):
+    """Go on behind what the store lost of the session: `known` is what it had become, as `cause` tells."""
+
+    known: State
+    cause: str
 
 
 class Resend(NamedTuple):
@@ -70,10 +101,11 @@ class ClearCheckpoints(_Command, frozen=True):
 
 
 class RequestReset(_Command, frozen=True):
-    """Ask the device to start over, or take that back."""
+    """Ask the device to start over, or take that back; `cause` where it is no owner's or operator's wish."""
 
     on: bool
     by: Personal
+    cause: str = ""
 
 
 class DescribeDevice(_Command, frozen=True):
@@ -120,6 +152,9 @@ class ExpireSession(_Command, frozen=True):
 Ending = EndSession | ExpireSession
 Command = (
     CreateSession
+    | ResumeSession
+    | AdoptCheckpoints
+    | GoOn
     | OfferStream
     | RecordAcks
     | ClearCheckpoints

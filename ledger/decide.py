@@ -11,16 +11,19 @@ from typing import Final, assert_never
 
 from ledger.acks import RESET_ACK, Ack, completed_types, format_ack
 from ledger.commands import (
+    AdoptCheckpoints,
     ClearCheckpoints,
     Command,
     CreateSession,
     DescribeDevice,
     EndSession,
     ExpireSession,
+    GoOn,
     OfferStream,
     RecordAcks,
     RequestReset,
     Resend,
+    ResumeSession,
     RotateToken,
     UseToken,
 )
@@ -29,11 +32,14 @@ from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     CheckpointsCleared,
     DeviceDescribed,
     Event,
+    HistoryLost,
     ResetSent,
     SessionCreated,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
@@ -42,6 +48,7 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.evolve import holds_any
 from ledger.positions import Position
 from ledger.state import State
 
@@ -49,6 +56,11 @@ RESET_ACKED: Final = "reset_acked"
 SOURCE_REVISION: Final = "source_revision"
 REQUESTED: Final = "requested"
 DELETES_PURGED: Final = "deletes_purged"
+ACK_AHEAD: Final = "ack_ahead"
+HISTORY_LOST: Final = "history_lost"
+FENCE: Final = "fence"
+MAX_EPOCHS_LOST: Final = 1000
+"""By how many epochs an ack may be ahead of the log for a loss to explain it."""
 _NOTHING: Final[tuple[Event, ...]] = ()
 
 
@@ -60,6 +72,10 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
     """
     if isinstance(command, CreateSession):
         return _create(state, command)
+    if isinstance(command, GoOn):
+        return _go_on(state, command)
+    if isinstance(command, ResumeSession):
+        return _resume(state, command)
     if state is None or state.ended is not None:
         raise SessionEnded
     if isinstance(command, EndSession):
@@ -76,7 +92,11 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
         case ClearCheckpoints():
             return _clear(state, command)
         case RequestReset():
-            return _NOTHING if command.on == state.pending_reset else (SyncResetRequested(command.on, command.by),)
+            if command.on == state.pending_reset:
+                return _NOTHING
+            return (SyncResetRequested(command.on, command.by, command.cause),)
+        case AdoptCheckpoints():
+            return (_adopted(state, command),)
         case DescribeDevice():
             return _describe(state, command)
         case RotateToken():
@@ -105,20 +125,95 @@ def missed_deletes(state: State, tombstone_floor_us: int, types: int = -1) -> bo
 def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
     if state is not None:
         raise Refused("This token has a session already; sign in again for a new one")
-    return (
-        SessionCreated(
-            user=command.user,
-            library=command.library,
-            parent=command.parent or None,
-            device_type=command.device_type,
-            device_os=command.device_os,
-            app_version=command.app_version,
-            expires_at_us=command.expires_at_us,
-            authenticated_by=command.authenticated_by,
-            token_expires_at_us=command.token_expires_at_us,
-            provider_session=command.provider_session,
-        ),
+    adopted = () if command.adopted is None else (_adopted(None, command.adopted),)
+    return (_created(command), *adopted)
+
+
+def _created(command: CreateSession) -> SessionCreated:
+    return SessionCreated(
+        user=command.user,
+        library=command.library,
+        parent=command.parent or None,
+        device_type=command.device_type,
+        device_os=command.device_os,
+        app_version=command.app_version,
+        expires_at_us=command.expires_at_us,
+        authenticated_by=command.authenticated_by,
+        token_expires_at_us=command.token_expires_at_us,
+        provider_session=command.provider_session,
     )
+
+
+def _adopted(state: State | None, command: AdoptCheckpoints) -> CheckpointsAdopted:
+    """Take positions over, in the epoch that begins with them; raises Refused where a type has two."""
+    if len({ack.type for ack in command.positions}) < len(command.positions):
+        raise Refused("Checkpoints are adopted with one position of each entity type")
+    after = state is not None and holds_any(state)
+    epochs = {ack.type: 1 if state is None else state.epoch_of(ack.type) + after for ack in command.positions}
+    positions = (StoredAck(CODES[a.type], a.position.at_us, a.position.id, epochs[a.type]) for a in command.positions)
+    return CheckpointsAdopted(tuple(positions), command.source, command.since_us)
+
+
+def _resume(state: State | None, command: ResumeSession) -> tuple[Event, ...]:
+    if state is None:
+        raise SessionEnded
+    if state.ended is None:
+        return _NOTHING
+    if state.user != command.session.user:
+        raise Refused("This session was another user's")
+    return (SessionResumed(command.by, max(command.epoch, state.epoch)), _created(command.session))
+
+
+def _go_on(state: State | None, command: GoOn) -> tuple[Event, ...]:
+    """Tell of the hole between what there is and what was known, and have the device start over: it may be ahead.
+
+    What was known of its tokens is put on record again. A session of which nothing is left is created anew.
+    """
+    known = command.known
+    seq, after = (0, b"") if state is None else (state.seq, state.hash)
+    events: list[Event] = []
+    if known.seq > seq:
+        events.append(HistoryLost(seq + 1, known.seq, command.cause, known.hash, after))
+    if state is None:
+        events.append(_created_anew(known))
+    if known.ended is None and (state is None or state.ended is None):
+        events += _tokens_again(state, known)
+        epoch = known.epoch + max(known.epochs.values(), default=0)
+        if state is None or not state.pending_reset or epoch > state.epoch:
+            events.append(SyncResetRequested(True, b"", HISTORY_LOST, epoch))
+    return tuple(events)
+
+
+def _created_anew(known: State) -> SessionCreated:
+    return SessionCreated(
+        user=known.user,
+        library=known.library,
+        parent=known.parent,
+        device_type=known.device_type,
+        device_os=known.device_os,
+        app_version=known.app_version,
+        expires_at_us=known.expires_at_us,
+        authenticated_by=known.authenticated_by,
+        token_expires_at_us=None if known.token else known.token_expires_at_us,
+        provider_session=known.provider_session,
+    )
+
+
+def _tokens_again(state: State | None, known: State) -> list[Event]:
+    """Tell what is to be said of tokens that were lost: else a device that refreshed would be signed out."""
+    if state is not None and state.token_number > known.token_number:
+        return []
+    events: list[Event] = []
+    number, in_use = known.token_number, bytes.fromhex(known.sid) if state is None else state.token_in_use
+    held = () if state is None else tuple(token.digest for token in state.new_tokens)
+    if known.token and known.token != in_use:
+        until_us = max((token.until_us for token in known.old_tokens if token.digest == in_use), default=0)
+        if known.token not in held:
+            events.append(TokenRotated(known.token, number, known.token_expires_at_us))
+        events.append(TokenFirstUsed(known.token, until_us))
+        held = ()
+    new = (token for token in known.new_tokens if token.digest not in held)
+    return [*events, *(TokenRotated(token.digest, number, token.expires_at_us) for token in new)]
 
 
 def _rotate(state: State, command: RotateToken) -> tuple[Event, ...]:
@@ -228,7 +323,19 @@ def _not_offered(state: State, ack: Ack, stored: StoredAck) -> AckNotOffered:
     else:
         reason = "it is beyond the newest snapshot offered; start a sync stream first"
     record: tuple[Event, ...] = () if stored in state.noted else (AckRefused(stored, reason),)
+    if _lost_of(state, ack):
+        reason = "the log has lost what it says, so this device is asked to start over; start a sync stream"
+        if not (state.pending_reset or state.reset_sent):
+            record = (*record, SyncResetRequested(True, b"", ACK_AHEAD, ack.epoch))
     return AckNotOffered(f"Cannot take ack {format_ack(ack)}: {reason}", record=record)
+
+
+def _lost_of(state: State, ack: Ack) -> bool:
+    """Tell whether an ack is one that a stream of this session sent, though the log does not know of it.
+
+    Only lines of ours carry an id; the seed's form, a time alone, anybody makes of a clock.
+    """
+    return bool(ack.position.id) and ack.epoch - state.epoch_of(ack.type) <= MAX_EPOCHS_LOST
 
 
 def _reset_acked(state: State) -> tuple[Event, ...]:

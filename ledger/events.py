@@ -94,10 +94,53 @@ class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_
 
 
 class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_requested"):
-    """An owner or operator asked the device to start over, or took it back."""
+    """The device is asked to start over, or that was taken back.
+
+    `cause`: ack_ahead, history_lost or fence; empty where an owner or operator wanted it. `epoch`: the newest one that
+    is known to have begun, though the log has lost it; the next one lies beyond it.
+    """
 
     on: bool
     by: Personal
+    cause: str = ""
+    epoch: int = 0
+
+
+class CheckpointsAdopted(_Event, frozen=True, array_like=True, tag="checkpoints_adopted"):
+    """The device goes on where it stood elsewhere, at `source`: these positions are its checkpoints now, and no others.
+
+    Each is of the epoch that begins with it. `since_us`: when it began there, from which it may have missed deletes
+    unless a completion among the positions says more.
+    """
+
+    positions: tuple[StoredAck, ...]
+    source: str
+    since_us: int
+
+
+class HistoryLost(_Event, frozen=True, array_like=True, tag="history_lost"):
+    """The events `from_seq` to `to_seq` were lost; the session goes on behind them, and this is its first event there.
+
+    `hash` is that of event `to_seq`, to which this one is linked, and `after` that of the event before the hole, empty
+    where nothing is left: so the chain covers both. A session of which nothing is left is created anew by the next
+    event. `cause`: how the hole is known of; remembered (by a process that saw those events).
+    """
+
+    from_seq: int
+    to_seq: int
+    cause: str
+    hash: bytes
+    after: bytes = b""
+
+
+class SessionResumed(_Event, frozen=True, array_like=True, tag="session_resumed"):
+    """A session that had ended is there again, as `by` says. The next event creates it anew; a reset is due.
+
+    `epoch`: the newest one that had begun before; the next one lies beyond it.
+    """
+
+    by: str
+    epoch: int = 1
 
 
 class ResetSent(_Event, frozen=True, array_like=True, tag="reset_sent"):
@@ -149,6 +192,9 @@ Event = (
     | AckRefused
     | CheckpointsCleared
     | SyncResetRequested
+    | CheckpointsAdopted
+    | HistoryLost
+    | SessionResumed
     | ResetSent
     | DeviceDescribed
     | TokenRotated

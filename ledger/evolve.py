@@ -11,17 +11,21 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from ledger.acks import completed_types
-from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, types_in
+from ledger.chain import GENESIS, previous_of
+from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, mask_of, types_in
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     CheckpointsCleared,
     DeviceDescribed,
+    HistoryLost,
     Recorded,
     ResetSent,
     SessionCreated,
     SessionEnded,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
@@ -50,16 +54,9 @@ def evolve(state: State | None, recorded: Recorded) -> State:
     """Fold one event onto the state before it; raises CorruptLedger if it cannot follow that state."""
     event = recorded.event
     if isinstance(event, SessionCreated):
-        if state is not None:
-            raise CorruptLedger("a session was created twice", sid=recorded.sid, seq=recorded.seq)
-        return _created(recorded, event)
+        return _created(state, recorded, event)
     if state is None or state.ended is not None or recorded.seq != state.seq + 1:
-        raise CorruptLedger(
-            "an event does not follow the one before it",
-            sid=recorded.sid,
-            seq=recorded.seq,
-            after=None if state is None else state.seq,
-        )
+        return _gone_on(state, recorded)
     seq, at_us, digest = recorded.seq, recorded.at_us, recorded.hash
     match event:
         case AcksRecorded(moved=moved, stale=stale):
@@ -82,8 +79,11 @@ def evolve(state: State | None, recorded: Recorded) -> State:
             return replace(state, seq=seq, at_us=at_us, hash=digest, noted=_note(state.noted, (ack,)))
         case CheckpointsCleared():
             return _cleared(replace(state, seq=seq, at_us=at_us, hash=digest), event)
-        case SyncResetRequested(on=on):
-            return replace(state, seq=seq, at_us=at_us, hash=digest, pending_reset=on)
+        case SyncResetRequested(on=on, epoch=epoch):
+            epoch = max(epoch, state.epoch)
+            return replace(state, seq=seq, at_us=at_us, hash=digest, pending_reset=on, epoch=epoch)
+        case CheckpointsAdopted():
+            return _adopted(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case ResetSent(cause=cause):
             return replace(state, seq=seq, at_us=at_us, hash=digest, reset_sent=cause)
         case DeviceDescribed(device_type=device_type, device_os=device_os, app_version=app_version):
@@ -104,17 +104,50 @@ def evolve(state: State | None, recorded: Recorded) -> State:
             return _token_used(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case SessionEnded(reason=reason):
             return replace(state, seq=seq, at_us=at_us, hash=digest, ended=reason)
+        case HistoryLost() | SessionResumed():
+            raise _does_not_follow(state, recorded)
     assert_never(event)
 
 
-def _created(recorded: Recorded, event: SessionCreated) -> State:
-    if recorded.seq != 1:
+def left_of(sid: str, user: str, seq: int, digest: bytes) -> State:
+    """Make the state of a session that has ended, of which nothing else is kept."""
+    return State(sid, user, "", seq, 0, digest, 0, ended="ended")
+
+
+def _gone_on(state: State | None, recorded: Recorded) -> State:
+    """Fold the first event behind a hole, or behind a session's end; raises CorruptLedger for any other."""
+    event, seq, at_us, digest = recorded.event, recorded.seq, recorded.at_us, recorded.hash
+    before = (0, GENESIS) if state is None else (state.seq, state.hash)
+    if isinstance(event, HistoryLost) and previous_of(recorded, *before) is not None:
+        if state is None:  # it waits for the event that creates it anew, and has no library until then
+            return State(recorded.sid, "", "", seq, at_us, digest, at_us)
+        if state.ended is None:
+            return replace(state, seq=seq, at_us=max(at_us, state.at_us), hash=digest)
+    if isinstance(event, SessionResumed) and state is not None and state.ended is not None and seq == state.seq + 1:
+        return State(recorded.sid, state.user, "", seq, at_us, digest, at_us, pending_reset=True, epoch=event.epoch)
+    raise _does_not_follow(state, recorded)
+
+
+def _does_not_follow(state: State | None, recorded: Recorded) -> CorruptLedger:
+    return CorruptLedger(
+        "an event does not follow the one before it",
+        sid=recorded.sid,
+        seq=recorded.seq,
+        after=None if state is None else state.seq,
+    )
+
+
+def _created(state: State | None, recorded: Recorded, event: SessionCreated) -> State:
+    """Begin a session, or begin anew one that is there again."""
+    if state is not None and (state.library or state.ended is not None):
+        raise CorruptLedger("a session was created twice", sid=recorded.sid, seq=recorded.seq)
+    if recorded.seq != (1 if state is None else state.seq + 1) or (state and state.user not in ("", event.user)):
         raise CorruptLedger("a session begins with an event that is not its first", sid=recorded.sid, seq=recorded.seq)
     return State(
         sid=recorded.sid,
         user=event.user,
         library=event.library,
-        seq=1,
+        seq=recorded.seq,
         at_us=recorded.at_us,
         hash=recorded.hash,
         created_at_us=recorded.at_us,
@@ -126,6 +159,8 @@ def _created(recorded: Recorded, event: SessionCreated) -> State:
         authenticated_by=event.authenticated_by,
         provider_session=event.provider_session,
         token_expires_at_us=event.token_expires_at_us,
+        pending_reset=state is not None and state.pending_reset,
+        epoch=1 if state is None else state.epoch,
     )
 
 
@@ -155,6 +190,31 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
     checkpoints = {name: checkpoint for name, checkpoint in state.checkpoints.items() if name not in cleared}
     offered = tuple(Offer(us, rest) for us, held in state.offered if (rest := held & ~mask))
     return replace(state, checkpoints=checkpoints, offered=offered, epochs=epochs, pending_reset=pending)
+
+
+def _adopted(state: State, event: CheckpointsAdopted) -> State:
+    """Put the positions in place of all that is known; of their types the device heard as far as it completed there."""
+    checkpoints: dict[str, Checkpoint] = {}
+    for code, position_us, entity_id, _ in event.positions:
+        if not 0 <= code < len(ENTITY_TYPES):
+            raise UnknownEvent(f"a position of entity type {code}, which this version does not know: upgrade")
+        checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), state.at_us)
+    mask = mask_of(checkpoints) & ~_COMPLETE_BIT
+    complete = checkpoints.get(COMPLETE)
+    return replace(
+        state,
+        checkpoints=checkpoints,
+        epoch=state.epoch + 1 if holds_any(state) else state.epoch,
+        offered=(),
+        started=(Offer(event.since_us, mask),) if mask else (),
+        heard=(Offer(complete.position.at_us, mask),) if mask and complete else (),
+        reset_sent="",
+    )
+
+
+def holds_any(state: State) -> bool:
+    """Tell whether there is anything that the device acknowledged, or may acknowledge: then new ones open an epoch."""
+    return bool(state.checkpoints or state.offered or state.reset_sent)
 
 
 def _offered(state: State, event: StreamOffered) -> State:

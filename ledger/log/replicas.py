@@ -21,7 +21,17 @@ from ledger import keys
 from ledger.acks import RESET_ACK
 from ledger.commands import ClearCheckpoints, Command, RecordAcks, RequestReset
 from ledger.errors import NotReplicated, StoreUnavailable
-from ledger.events import CheckpointsCleared, ResetSent, SessionCreated, SessionEnded, SyncResetRequested, TokenRotated
+from ledger.events import (
+    CheckpointsAdopted,
+    CheckpointsCleared,
+    HistoryLost,
+    ResetSent,
+    SessionCreated,
+    SessionEnded,
+    SessionResumed,
+    SyncResetRequested,
+    TokenRotated,
+)
 from ledger.log.append import Section
 from ledger.state import State
 from ledger.store.cluster import ClusterStore
@@ -31,7 +41,17 @@ from ledger.store.scripts import Script, pack
 from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 
-CONFIRMED: Final = (SessionCreated, SessionEnded, TokenRotated, CheckpointsCleared, SyncResetRequested, ResetSent)
+CONFIRMED: Final = (
+    SessionCreated,
+    SessionEnded,
+    SessionResumed,
+    TokenRotated,
+    CheckpointsAdopted,
+    CheckpointsCleared,
+    SyncResetRequested,
+    ResetSent,
+    HistoryLost,
+)
 """What a replica that becomes the primary must have: without it an ended login lives on, or a device misses rows.
 
 A lost ack, or a lost offer, only has things sent again.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ledger.chain import link
+from ledger.chain import link, previous_of
 from ledger.errors import CorruptLedger
 from ledger.log.reader import Entry
 from projections.archive.errors import BadSegment
@@ -122,8 +122,9 @@ class SegmentCheck:
         recorded = entry.recorded
         loose = self._loose.get(recorded.sid)
         if loose is not None:
-            expected = link(loose.hash, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
-            if (recorded.seq, entry.prev, recorded.hash) != (loose.seq + 1, loose.head, expected):
+            previous = previous_of(recorded, loose.seq, loose.hash)
+            linked = link(previous or b"", recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
+            if previous is None or (entry.prev, recorded.hash) != (loose.head, linked):
                 self.broken.add(recorded.sid)
                 self._note("it does not follow the session's event before it", recorded.sid, entry.id)
         self._loose[recorded.sid] = _Loose(recorded.seq, recorded.hash, entry.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ledger.chain import GENESIS, link
+from ledger.chain import GENESIS, link, previous_of
 from ledger.errors import CorruptLedger
 from ledger.evolve import evolve
 from ledger.log.reader import Entry
@@ -23,8 +23,9 @@ class Fold(msgspec.Struct):
     def take(self, entry: Entry) -> str:
         """Fold the next event; tells what is wrong with it, and then nothing was folded; else ''."""
         recorded, state = entry.recorded, self.state
-        seq, previous = (0, GENESIS) if state is None else (state.seq, state.hash)
-        if recorded.seq != seq + 1:
+        seq, digest = (0, GENESIS) if state is None else (state.seq, state.hash)
+        previous = previous_of(recorded, seq, digest)
+        if previous is None:
             return f"seq {recorded.seq} follows seq {seq}"
         if entry.prev != self.head:
             return f"prev is {entry.prev or 'empty'}, the event before is {self.head or 'none'}"

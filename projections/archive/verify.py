@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.chain import link
+from ledger.chain import link, previous_of
 from ledger.errors import CorruptLedger
 from ledger.log.append import pairs
-from ledger.log.reader import last_id, read_raw
+from ledger.log.reader import last_id, parse_entry, read_raw
 from projections.archive.catalog import Archive
 from projections.archive.check import SegmentCheck
 from projections.archive.errors import BadSegment, ObjectMissing
@@ -117,7 +117,7 @@ class _PartitionCheck:
                     sid = fields.get(b"sid", b"")
                     if sid not in seen:
                         seen.add(sid)
-                        self._goes_on(row[0].decode(), sid.hex(), fields)
+                        self._goes_on(row, sid.hex())
         found, self.report = self.report, held
         return found
 
@@ -150,20 +150,22 @@ class _PartitionCheck:
         self.report.events += events
         self._on_progress(self.report)
 
-    def _goes_on(self, stream_id: str, sid: str, fields: dict[bytes, Any]) -> None:
+    def _goes_on(self, row: list[Any], sid: str) -> None:
         """Compare a session's first event above the floor with how the session stood there."""
         fold = self._check.folds.get(sid, Fold())
         if sid in self._check.broken or not (self._check.whole or fold.state):
             return
-        state = fold.state
+        state, stream_id = fold.state, row[0].decode()
         seq, digest = (0, b"") if state is None else (state.seq, state.hash)
         try:
-            found = (int(fields[b"seq"]), fields[b"prev"].decode(), fields[b"hash"])
-            expected = link(digest, sid, found[0], int(fields[b"at"]), int(fields[b"schema"]), fields[b"event"])
-        except (KeyError, ValueError) as error:
-            self._note(f"the stream's first event of the session cannot be read: {error!r}", sid, stream_id)
+            entry = parse_entry(row)
+        except CorruptLedger as error:
+            self._note(f"the stream's first event of the session cannot be read: {error}", sid, stream_id)
             return
-        if found != (seq + 1, fold.head, expected):
+        recorded = entry.recorded
+        previous = previous_of(recorded, seq, digest)
+        linked = link(previous or b"", sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
+        if previous is None or (entry.prev, recorded.hash) != (fold.head, linked):
             self._note("the stream's first event of the session does not follow its last one here", sid, stream_id)
 
     def _note(self, what: str, sid: str, event: str) -> None:

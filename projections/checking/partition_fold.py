@@ -6,12 +6,14 @@ again and again to what was appended meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from ledger.errors import CorruptLedger, LayoutError
+from ledger.events import HistoryLost, SessionResumed
+from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
 from ledger.log.reader import Entry, parse_entry, read_raw, walk
 from ledger.state import State
@@ -151,16 +153,18 @@ class PartitionFold:
         folded = self.of(sid)
         if folded.broken:
             return
-        if folded.kept is not None:
-            self._break(sid, "an event follows the session's end", entry.id, entry.prev)
-            return
-        fold = folded.fold
+        if (kept := folded.kept) is not None:
+            if not isinstance(entry.recorded.event, SessionResumed):
+                self._break(sid, "an event follows the session's end", entry.id, entry.prev)
+                return
+            folded.fold, folded.kept = Fold(left_of(sid, kept.user, kept.seq, kept.hash), kept.head), None
+        fold, before = folded.fold, folded.seq
         wrong = fold.take(entry)
         if wrong:
             self._break(sid, wrong, entry.id, entry.prev)
             return
-        if entry.recorded.seq % MARK_EVERY == 0:
-            folded.marks.append(entry.id)
+        if entry.recorded.seq // MARK_EVERY > before // MARK_EVERY:
+            folded.marks += [entry.id] * (entry.recorded.seq // MARK_EVERY - before // MARK_EVERY)
         if fold.state is not None and fold.state.ended is not None:
             # No more is asked of it: of a long history far more sessions have ended than live.
             folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
@@ -174,15 +178,20 @@ class PartitionFold:
         folded, seq = self.of(sid), self.of(sid).seq
         while seq < version and not folded.broken:
             top = min(seq + _CATCH_UP_PAGE, version)
-            page = await walk(self._store, self._partition, sid, top_seq=top, count=top - seq)
-            entries = page.entries if page else []
-            if [entry.recorded.seq for entry in entries] != list(range(top, seq, -1)):
-                return f"events {seq + 1} to {top} cannot be reached from its head"
-            for entry in reversed(entries):
+            entries = await self._walked(sid, top, top - seq, seq)
+            last = entries if top == version else await self._walked(sid, version, 1, seq)
+            if not (last and last[-1].recorded.seq == version and are_consecutive(entries, folded.seq)):
+                return f"events {folded.seq + 1} to {top} cannot be reached from its head"
+            for entry in entries:
                 self.take(entry)
             self._count(len(entries))
             seq = top
         return ""
+
+    async def _walked(self, sid: str, top: int, count: int, seq: int) -> list[Entry]:
+        """Read events of a session behind `seq` up to event `top`, oldest first."""
+        page = await walk(self._store, self._partition, sid, top_seq=top, count=count)
+        return [entry for entry in reversed(page.entries if page else []) if entry.recorded.seq > seq]
 
     async def _begin(self) -> str:
         """Take over what is sealed and return behind which stream id to read on; '' for from the beginning."""
@@ -254,6 +263,16 @@ class PartitionFold:
             if not folded.broken:
                 folded.broken = f"{event} {what}"
                 self.faults.append(Fault(each, what, event))
+
+
+def are_consecutive(entries: Iterable[Entry], seq: int) -> bool:
+    """Tell whether events follow one another behind event `seq` without a gap but those that they tell of."""
+    for entry in entries:
+        event = entry.recorded.event
+        if entry.recorded.seq != seq + 1 and not (isinstance(event, HistoryLost) and event.from_seq == seq + 1):
+            return False
+        seq = entry.recorded.seq
+    return True
 
 
 def behind(stream_id: str, other: str) -> bool:

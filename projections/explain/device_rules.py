@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
 from ledger.personal import text_of
@@ -33,6 +34,11 @@ _REASONS: Final = {
     "expired": "its time was over",
     "token_reused": "a token of it came again long after it was replaced, so somebody had copied it",
     "erased": "its user was erased",
+}
+_CAUSES: Final = {
+    ACK_AHEAD: ", because it acknowledged what the log does not know of: the store has lost answered writes",
+    HISTORY_LOST: ", because the store has lost events of it that this service remembered",
+    FENCE: ", because the store may have lost what it did (syncledger fence)",
 }
 
 
@@ -73,8 +79,8 @@ def _reset_pending(case: Case) -> Finding | None:
     asked = "The device was asked to start over"
     if entry is None or not isinstance(entry.recorded.event, SyncResetRequested):
         return Finding("reset_ignored", "stops", f"{asked} long ago and has not answered.")
-    who = text_of(entry.recorded.event.by)
-    asked += f" at {iso_from_us(entry.recorded.at_us)}" + (f" by {who}" if who else "")
+    who, because = text_of(entry.recorded.event.by), _CAUSES.get(entry.recorded.event.cause, "")
+    asked += f" at {iso_from_us(entry.recorded.at_us)}" + (f" by {who}" if who else "") + because
     if case.heard_us > entry.recorded.at_us:
         says = f"{asked}. It has asked for a stream or sent something since, at {iso_from_us(case.heard_us)}, but has "
         says += "not acknowledged the reset: until it does, it is sent nothing else."

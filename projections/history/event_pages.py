@@ -132,7 +132,7 @@ class EventPages:
     async def _forwards(
         self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int, size: int
     ) -> AsyncIterator[Run]:
-        """Read windows of seqs, which have no gaps, each of them backwards."""
+        """Read windows of seqs, which have no gaps but where events were lost, each of them backwards."""
         last_seq, below_floor = await self._seq_at(partition, sid, until_us)
         if since_us:
             first, _ = await self._seq_at(partition, sid, since_us - 1)
@@ -143,9 +143,11 @@ class EventPages:
             if top_seq > beyond_seq:
                 count = top_seq - beyond_seq
                 page = await self.page(partition, sid, top_seq=top_seq, count=count)
-                entries, below_floor = page.entries, page.below_floor and len(page.entries) < count
-                if len(entries) < count and not below_floor:
-                    await self._raise_damage(partition, sid, top_seq - len(entries))
+                entries = [entry for entry in page.entries if entry.recorded.seq > beyond_seq]
+                below_floor = page.below_floor and len(page.entries) < count
+                oldest = page.entries[-1] if page.entries else None
+                if len(page.entries) < count and not below_floor and oldest is not None and oldest.prev:
+                    await self._raise_damage(partition, sid, oldest.recorded.seq - 1)
             more = top_seq < last_seq
             yield Run(entries[::-1], top_seq if more else None, below_floor)
             if not more:

@@ -12,12 +12,15 @@ from ledger.entity_types import CODES, ENTITY_TYPES, types_in
 from ledger.events import (
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     CheckpointsCleared,
     DeviceDescribed,
     Event,
+    HistoryLost,
     ResetSent,
     SessionCreated,
     SessionEnded,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
@@ -35,12 +38,15 @@ Tag = Literal[
     "acks_recorded",
     "ack_refused",
     "checkpoints_cleared",
+    "checkpoints_adopted",
     "sync_reset_requested",
     "reset_sent",
     "device_described",
     "token_rotated",
     "token_first_used",
     "session_ended",
+    "session_resumed",
+    "history_lost",
 ]
 TAGS: Final[tuple[str, ...]] = get_args(Tag)
 
@@ -97,7 +103,20 @@ def _data(event: Event) -> dict[str, Any]:
                 "appVersion": text_of(event.app_version) or None,
             }
         case SyncResetRequested():
-            return {"on": event.on, "by": text_of(event.by)}
+            return {"on": event.on, "by": text_of(event.by), "cause": event.cause or None}
+        case CheckpointsAdopted():
+            since = iso_from_us(event.since_us)
+            return {"positions": _texts(event.positions), "source": event.source, "since": since}
+        case HistoryLost():
+            return {
+                "from": event.from_seq,
+                "to": event.to_seq,
+                "cause": event.cause,
+                "hash": event.hash.hex(),
+                "after": event.after.hex() or None,
+            }
+        case SessionResumed():
+            return {"by": event.by}
         case ResetSent():
             return {"cause": event.cause}
         case TokenRotated():
@@ -124,6 +143,8 @@ def codes_of(event: Event) -> set[int]:
             return {ack.code for ack in (*event.moved, *event.stale)}
         case AckRefused():
             return {event.ack.code}
+        case CheckpointsAdopted():
+            return {ack.code for ack in event.positions}
         case StreamOffered():
             return {CODES[name] for name in names_of(event.types)}
         case CheckpointsCleared():

@@ -143,8 +143,8 @@ async def test_streaming_but_never_acks(phone: Phone) -> None:
 
 async def test_acks_are_refused(phone: Phone) -> None:
     snapshot_us = await phone.stream("AssetV2", "AlbumV2")
-    beyond = ack("AssetV2", snapshot_us + 5, "x")
-    await phone.do(acks(beyond), acks(beyond), acks(ack("AssetV2", snapshot_us + 6, "x")), acks(ack("StackV1", 5, "s")))
+    beyond = ack("AssetV2", snapshot_us + 5)
+    await phone.do(acks(beyond), acks(beyond), acks(ack("AssetV2", snapshot_us + 6)), acks(ack("StackV1", 5)))
     found = await phone.explained()
     assert ("hinders", "acks_refused") in codes(found)
     refused = next(finding for finding in found.findings if finding.code == "acks_refused")
@@ -161,11 +161,19 @@ async def test_acks_are_refused(phone: Phone) -> None:
 
 async def test_what_was_refused_before_progress_is_over(phone: Phone) -> None:
     snapshot_us = await phone.stream("AssetV2")
-    await phone.do(acks(ack("AssetV2", snapshot_us + 5, "x")))
+    await phone.do(acks(ack("AssetV2", snapshot_us + 5)))
     await phone.sync("AssetV2")
     found = await phone.explained()
     assert codes(found) == [("note", "up_to_date")]
     assert found.ignored == []
+
+
+async def test_a_device_ahead_of_the_log(phone: Phone) -> None:
+    snapshot_us = await phone.stream("AssetV2")
+    await phone.do(acks(ack("AssetV2", snapshot_us + 5, "x")))
+    found = await phone.explained()
+    assert ("note", "reset_waiting") in codes(found)
+    assert any("acknowledged what the log does not know of" in finding.says for finding in found.findings)
 
 
 async def test_stale_acks_after_a_reset(phone: Phone) -> None:

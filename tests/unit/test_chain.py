@@ -6,11 +6,12 @@ from hashlib import sha256
 
 import pytest
 from hypothesis import given as forall
+from msgspec.structs import replace
 
-from ledger.chain import GENESIS, link, record
-from ledger.events import SCHEMA, Recorded
+from ledger.chain import GENESIS, link, previous_of, record
+from ledger.events import SCHEMA, HistoryLost, Recorded
 from ledger.state import State
-from tests.support.ledger.given import CREATED, NOW, SID, cleared, histories, offered
+from tests.support.ledger.given import CREATED, NOW, SID, cleared, given, histories, offered, then
 
 
 def test_the_formula_is_fixed() -> None:
@@ -56,3 +57,30 @@ def test_a_history_proves_itself(history: list[tuple[Recorded, State]]) -> None:
     for recorded, state in history:
         previous = link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
         assert recorded.hash == state.hash == previous
+
+
+def lost(known: State, left: State) -> HistoryLost:
+    return HistoryLost(left.seq + 1, known.seq, "remembered", known.hash, left.hash)
+
+
+def test_behind_a_hole_only_the_event_that_tells_of_it_follows() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, cleared(), offered("AssetV1"), cleared())
+    told, next_one = record((lost(known, left), offered("AlbumV2")), SID, left.seq, NOW, left.hash)
+    assert (told.seq, next_one.seq) == (known.seq + 1, known.seq + 2)
+    assert told.hash == link(known.hash, SID, told.seq, NOW, SCHEMA, told.raw)
+    assert previous_of(told, left.seq, left.hash) == known.hash
+    assert previous_of(next_one, told.seq, told.hash) == told.hash
+    for seq, digest in ((left.seq - 1, left.hash), (left.seq + 1, left.hash), (known.seq, known.hash), (0, b"")):
+        assert previous_of(told, seq, digest) is None
+    assert previous_of(told, left.seq, known.hash) is None, "the hole begins behind another event"
+    assert previous_of(next_one, left.seq, left.hash) is None, "a hole that nothing tells of"
+    for seq in (told.seq - 1, told.seq + 1):
+        assert previous_of(replace(told, seq=seq), left.seq, left.hash) is None
+
+
+def test_no_hole_is_told_of_where_there_is_none() -> None:
+    left = given(offered("AssetV1"))
+    nothing = HistoryLost(left.seq + 1, left.seq, "remembered", left.hash, left.hash)
+    (told,) = record((nothing,), SID, left.seq, NOW, left.hash)
+    assert previous_of(told, left.seq, left.hash) is None

@@ -5,26 +5,45 @@ from __future__ import annotations
 import pytest
 
 from ledger.acks import RESET_ACK
-from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, OfferStream, RequestReset, Resend
+from ledger.chain import record
+from ledger.commands import (
+    AdoptCheckpoints,
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    ExpireSession,
+    GoOn,
+    OfferStream,
+    RequestReset,
+    Resend,
+    ResumeSession,
+    RotateToken,
+    UseToken,
+)
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
     AckRefused,
+    CheckpointsAdopted,
     DeviceDescribed,
     Event,
+    HistoryLost,
     ResetSent,
     SessionCreated,
+    SessionResumed,
     StreamOffered,
     SyncResetRequested,
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.evolve import fold
 from ledger.personal import plain, text_of
 from ledger.state import State
 from tests.support.ledger.given import (
     CREATED,
     NOW,
+    SID,
     SNAPSHOT,
     ack,
     acks,
@@ -113,8 +132,44 @@ def test_an_ack_without_a_stream_is_refused_and_recorded_once() -> None:
     session = given()
     early = ack("AssetV1", EARLY, "a")
     error = refused(session, acks(early))
-    assert error.record == (AckRefused(stored(early), "no stream offered this type; start a sync stream first"),)
+    assert error.record == (
+        AckRefused(stored(early), "no stream offered this type; start a sync stream first"),
+        SyncResetRequested(True, b"", "ack_ahead", 1),
+    )
     assert refused(then(session, *error.record), acks(early)).record == ()
+
+
+def test_an_ack_that_only_our_lines_carry_asks_the_device_to_start_over_where_the_log_lost_its_stream() -> None:
+    session = given(offered("AssetV1"))
+    ahead = (ack("AssetV1", SNAPSHOT, "a"), ack("AlbumV2", EARLY, "x"), ack("AssetV1", EARLY, "a", epoch=3))
+    for one in (*ahead, completed("AssetV1", snapshot_us=SNAPSHOT + 1)):
+        error = refused(session, acks(one))
+        after = then(session, *error.record)
+        assert after.pending_reset
+        assert "start over" in str(error)
+        again = [when(after, offer("AssetV1"))]
+        assert again == [(ResetSent("requested"),)]
+        wiped = then(after, *again[0], *when(then(after, *again[0]), acks(RESET_ACK)))
+        assert not reset_due(wiped, 0)
+        begun = then(wiped, offered("AssetV1", "AlbumV2"))
+        assert begun.epoch_of(one.type) > one.epoch
+        assert then(begun, *when(begun, acks(one))).checkpoints == {}, "what it says is of before, whenever it comes"
+
+
+def test_a_reset_is_asked_for_once_however_many_acks_are_ahead() -> None:
+    session = given(offered("AssetV1"))
+    for number in range(30):
+        record = refused(session, acks(ack("AssetV1", SNAPSHOT + number, "a", epoch=1 + number))).record
+        session = then(session, *record)
+        assert sum(isinstance(event, SyncResetRequested) for event in record) == (number == 0)
+    sent = then(given(offered("AssetV1")), ResetSent("requested"))
+    assert [type(event) for event in refused(sent, acks(ack("AssetV1", SNAPSHOT, "a"))).record] == [AckRefused]
+
+
+def test_an_ack_that_no_loss_explains_is_refused_and_nothing_else() -> None:
+    session = given(offered("AssetV1"))
+    for one in (ack("AssetV1", SNAPSHOT), ack("AlbumV2", EARLY), ack("AssetV1", EARLY, "a", epoch=1002)):
+        assert [type(event) for event in refused(session, acks(one)).record] == [AckRefused]
 
 
 def test_an_ack_of_a_type_that_no_stream_offered_is_refused() -> None:
@@ -146,7 +201,7 @@ def test_the_newest_snapshot_counts_for_the_types_it_was_offered_for_only() -> N
 def test_a_request_with_one_ack_that_was_not_offered_is_refused_whole() -> None:
     session = given(offered("AssetV1"))
     error = refused(session, acks(ack("AssetV1", EARLY, "a"), ack("AlbumV2", EARLY, "x")))
-    assert [type(event) for event in error.record] == [AckRefused]
+    assert [type(event) for event in error.record] == [AckRefused, SyncResetRequested]
     assert then(session, *error.record).checkpoints == {}
 
 
@@ -500,3 +555,93 @@ def test_sessions_expire_by_their_time_or_when_nothing_is_heard_of_them() -> Non
     assert when(session, ExpireSession(idle_before_us=NOW + 1, seen_us=0)) == (SessionEndedEvent("idle"),)
     assert when(session, ExpireSession(idle_before_us=NOW, seen_us=0)) == (), "an event is a sign of life"
     assert when(session, ExpireSession(idle_before_us=NOW + 1, seen_us=NOW + 1)) == (), "so is a request"
+
+
+# What the store lost, and what went on elsewhere
+
+
+def test_behind_a_hole_a_session_goes_on_and_its_device_starts_over() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, moved(ack("AssetV1", EARLY)), cleared(), offered("AssetV1"))
+    events = when(left, GoOn(known, "remembered"))
+    assert events == (
+        HistoryLost(3, 5, "remembered", known.hash, left.hash),
+        SyncResetRequested(True, b"", "history_lost", 2),
+    )
+    after = then(left, *events)
+    assert (after.seq, after.pending_reset, after.epoch) == (7, True, 2)
+    assert when(after, GoOn(known, "remembered")) == (), "once"
+
+
+def test_where_the_store_went_on_without_what_was_known_only_the_device_starts_over() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, moved(ack("AssetV1", EARLY)))
+    forked = then(left, moved(ack("AssetV1", LATE)))
+    assert when(forked, GoOn(known, "remembered")) == (SyncResetRequested(True, b"", "history_lost", 1),)
+
+
+def test_a_session_of_which_nothing_is_left_is_created_anew() -> None:
+    known = given(CREATED, offered("AssetV1"), moved(ack("AssetV1", EARLY)))
+    events = when(None, GoOn(known, "remembered"))
+    assert events == (
+        HistoryLost(1, 3, "remembered", known.hash),
+        CREATED,
+        SyncResetRequested(True, b"", "history_lost", 1),
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["its newest events", "all of it"])
+def test_what_is_known_of_tokens_comes_back(whole: bool) -> None:
+    """A phone that refreshed its token must not be signed out by what the store lost."""
+    first = given()
+    known = then(first, *when(first, RotateToken(bytes.fromhex(SID), b"1" * 32, 1)))
+    known = then(known, *when(known, UseToken(b"1" * 32, 60)))
+    known = then(known, *when(known, RotateToken(b"1" * 32, b"2" * 32, 2, NOW + HOUR)))
+    left = None if whole else first
+    seq, digest = (0, b"") if left is None else (left.seq, left.hash)
+    after = fold(left, record(when(left, GoOn(known, "remembered")), SID, seq, NOW, digest))
+    assert after is not None
+    assert (after.token, after.token_number) == (known.token, 2)
+    assert after.new_tokens == known.new_tokens
+    assert [token.digest for token in after.old_tokens] == [bytes.fromhex(SID)]
+
+
+def test_a_session_that_was_known_to_have_ended_is_only_told_of() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, SessionEndedEvent("logout"))
+    assert when(left, GoOn(known, "remembered")) == (HistoryLost(3, 3, "remembered", known.hash, left.hash),)
+
+
+def test_checkpoints_are_adopted_with_the_session_or_later_in_a_new_epoch() -> None:
+    adopt = AdoptCheckpoints((ack("AssetV1", EARLY, "a"), completed("AssetV1")), "immich", since_us=EARLY - HOUR)
+    create = CreateSession("ann", "photos", adopted=adopt)
+    created, adopted = when(None, create)
+    assert created == SessionCreated("ann", "photos")
+    assert adopted == CheckpointsAdopted(tuple(map(stored, adopt.positions)), "immich", EARLY - HOUR)
+    session = given(created, adopted)
+    assert session.checkpoints["AssetV1"].position == adopt.positions[0].position
+    assert session.epoch == 1
+    assert session.synced_us(mask_of(["AssetV1"])) == SNAPSHOT, "it heard of deletes up to its completion there"
+    later = then(session, offered("AssetV1", "AlbumV2"))
+    again = then(later, *when(later, AdoptCheckpoints((ack("AlbumV2", LATE, "x"),), "immich", LATE)))
+    assert set(again.checkpoints) == {"AlbumV2"}
+    assert again.epoch == 2
+    assert again.offered_us("AssetV1") == -1
+    assert again.synced_us(mask_of(["AlbumV2"])) == LATE, "without a completion it may have missed all since it began"
+    with pytest.raises(Refused, match="one position of each"):
+        when(later, AdoptCheckpoints((ack("AlbumV2", LATE), ack("AlbumV2", EARLY)), "immich", 0))
+
+
+def test_a_session_that_ended_is_resumed_with_a_reset() -> None:
+    over = given(offered("AssetV1"), cleared(), SessionEndedEvent("gone"))
+    command = ResumeSession("immich", CreateSession("ann", "photos"))
+    events = when(over, command)
+    assert events == (SessionResumed("immich", 2), SessionCreated("ann", "photos"))
+    session = then(over, *events)
+    assert (session.seq, session.ended, session.epoch) == (over.seq + 2, None, 2)
+    assert when(session, offer("AssetV1")) == (ResetSent("requested"),)
+    assert when(session, command) == ()
+    with pytest.raises(SessionEnded):
+        when(None, command)
+    with pytest.raises(Refused, match="another user"):
+        when(over, ResumeSession("immich", CreateSession("bob", "photos")))

@@ -15,13 +15,16 @@ from ledger.events import (
     SCHEMA,
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     CheckpointsCleared,
     DeviceDescribed,
     Event,
+    HistoryLost,
     Recorded,
     ResetSent,
     SessionCreated,
     SessionEnded,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
@@ -199,6 +202,37 @@ SAMPLES_2: list[tuple[str, Event]] = [
         ),
         SessionEnded("logout", DEVICE[1]),
     ),
+    (
+        "95b473796e635f72657365745f726571756573746564c3c400a961636b5f616865616407",
+        SyncResetRequested(True, b"", "ack_ahead", 7),
+    ),
+    (
+        (
+            "94b3636865636b706f696e74735f61646f70746564929403cf00062c20c0c74180a43061316201943acf00062c20c0c7"
+            "4180a002a6696d6d696368cf00060a24181e4000"
+        ),
+        CheckpointsAdopted(
+            (ACK, StoredAck(58, 1_737_369_045_123_456, "", 2)), "immich", since_us=1_700_000_000_000_000
+        ),
+    ),
+    (
+        (
+            "96ac686973746f72795f6c6f73740409aa72656d656d6265726564c420000102030405060708090a0b0c0d0e0f101112"
+            "131415161718191a1b1c1d1e1fc420202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
+        ),
+        HistoryLost(4, 9, "remembered", TOKEN, bytes(range(32, 64))),
+    ),
+    (
+        (
+            "96ac686973746f72795f6c6f73740109aa72656d656d6265726564c420000102030405060708090a0b0c0d0e0f101112"
+            "131415161718191a1b1c1d1e1fc400"
+        ),
+        HistoryLost(1, 9, "remembered", TOKEN),
+    ),
+    (
+        "93af73657373696f6e5f726573756d6564a6696d6d69636803",
+        SessionResumed("immich", 3),
+    ),
 ]
 
 
@@ -243,7 +277,10 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
             "types: bytes | None", "cause: str", "reset: bool = False", "wiped: bool = False",
         ],
         "reset_sent": ["cause: str"],
-        "sync_reset_requested": ["on: bool", "by: Personal"],
+        "sync_reset_requested": ["on: bool", "by: Personal", "cause: str = ''", "epoch: int = 0"],
+        "checkpoints_adopted": ["positions: tuple[StoredAck, ...]", "source: str", "since_us: int"],
+        "history_lost": ["from_seq: int", "to_seq: int", "cause: str", "hash: bytes", "after: bytes = b''"],
+        "session_resumed": ["by: str", "epoch: int = 1"],
         "device_described": ["device_type: Personal = b''", "device_os: Personal = b''", "app_version: Personal = b''"],
         "token_rotated": ["token: bytes", "number: int", "expires_at_us: int | None = None"],
         "token_first_used": ["token: bytes", "until_us: int"],
@@ -254,7 +291,7 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
 EARLIER: Final[dict[int, dict[str, list[int]]]] = {
     1: {"session_created": [8], "stream_offered": [2], "checkpoints_cleared": [3]},
-    2: {"stream_offered": [2], "checkpoints_cleared": [3]},
+    2: {"stream_offered": [2], "checkpoints_cleared": [3], "sync_reset_requested": [2]},
 }
 
 
@@ -282,8 +319,9 @@ def test_bytes_once_stored_decode_for_ever(schema: int, hexed: str, event: Event
 
 
 def test_there_is_a_sample_of_every_event() -> None:
-    for samples in ALL_SAMPLES.values():
-        assert {type(event) for _, event in samples} == set(get_args(Event))
+    for schema, samples in ALL_SAMPLES.items():
+        assert {tag_of(event) for _, event in samples} == FIELDS[schema].keys() - {"StoredAck"}
+    assert {type(event) for _, event in ALL_SAMPLES[SCHEMA]} == set(get_args(Event))
 
 
 def test_no_field_changes_without_being_written_down_here() -> None:
@@ -370,14 +408,14 @@ def test_a_schema_that_never_was_is_damage(schema: int) -> None:
         decode_event(encode_event(SessionEnded("logout")), schema)
 
 
-@pytest.mark.parametrize(("hexed", "event"), SAMPLES)
+@pytest.mark.parametrize(("hexed", "event"), [*SAMPLES, *SAMPLES_2])
 def test_the_tag_comes_first_and_is_stable(hexed: str, event: Event) -> None:
     tag = msgspec.msgpack.decode(bytes.fromhex(hexed))[0]
     assert tag == tag_of(event)
     assert tag == "".join("_" + c.lower() if c.isupper() else c for c in type(event).__name__).lstrip("_")
 
 
-@pytest.mark.parametrize("event", [event for _, event in SAMPLES])
+@pytest.mark.parametrize("event", [event for _, event in (*SAMPLES, *SAMPLES_2)])
 def test_later_fields_are_ignored(event: Event) -> None:
     fields = msgspec.msgpack.decode(encode_event(event))
     assert decode_event(msgspec.msgpack.encode([*fields, "later", {"and": ["more"]}])) == event

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given as forall
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.chain import GENESIS, link, record
 from ledger.commands import OfferStream, Resend
@@ -17,16 +19,18 @@ from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
     AckRefused,
     AcksRecorded,
+    HistoryLost,
     Recorded,
     ResetSent,
     SessionCreated,
     SessionEnded,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
     decode_event,
 )
-from ledger.evolve import NOTED, evolve, fold
+from ledger.evolve import NOTED, evolve, fold, left_of
 from ledger.personal import plain
 from ledger.positions import Position
 from ledger.state import Checkpoint, Offer, State
@@ -263,3 +267,59 @@ def test_each_type_is_in_one_offer_newest_first(history: list[tuple[Recorded, St
             assert offer.mask
             assert not offer.mask & together
             together |= offer.mask
+
+
+# Holes, and ends that were none
+
+
+def hole(known: State, left: State | None, **changes: Any) -> Recorded:
+    """Make the event that tells of a hole."""
+    seq, after = (0, b"") if left is None else (left.seq, left.hash)
+    event = replace(HistoryLost(seq + 1, known.seq, "remembered", known.hash, after), **changes)
+    return record((event,), SID, seq, NOW, after)[0]
+
+
+def test_behind_a_hole_nothing_is_changed_but_the_place() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, moved(ack("AssetV1", SNAPSHOT - 9)), cleared())
+    told = hole(known, left)
+    assert evolve(left, told) == replace(left, seq=known.seq + 1, hash=told.hash)
+
+
+def test_a_session_begins_anew_behind_all_that_was_lost() -> None:
+    known = given(offered("AssetV1"))
+    state = fold(None, record((hole(known, None).event, CREATED, cleared()), SID, 0, NOW, GENESIS))
+    assert state is not None
+    assert (state.user, state.library, state.seq, state.ended) == ("ann", "photos", known.seq + 3, None)
+
+
+def test_what_does_not_lead_over_a_hole_is_refused() -> None:
+    left = given(offered("AssetV1"))
+    known = then(left, cleared(), offered("AssetV1"))
+    for wrong in (
+        hole(known, left, from_seq=left.seq),
+        hole(known, left, after=known.hash),
+        replace(hole(known, left), seq=known.seq + 2),
+        hole(known, left, to_seq=left.seq),
+        record((offered("AlbumV2"),), SID, known.seq, NOW, known.hash)[0],
+    ):
+        with pytest.raises(CorruptLedger):
+            evolve(left, wrong)
+    over = then(left, SessionEnded("logout"))
+    with pytest.raises(CorruptLedger):
+        evolve(over, hole(then(left, cleared(), cleared()), over))
+
+
+def test_only_a_session_that_ended_is_resumed_and_only_its_user_has_it_again() -> None:
+    over = given(offered("AssetV1"), SessionEnded("gone"))
+    resumed, created = record((SessionResumed("immich", 3), CREATED), SID, over.seq, NOW, over.hash)
+    for before in (over, left_of(SID, "ann", over.seq, over.hash)):
+        state = evolve(evolve(before, resumed), created)
+        assert (state.pending_reset, state.epoch, state.checkpoints, state.ended) == (True, 3, {}, None)
+    living = given(offered("AssetV1"), cleared())
+    with pytest.raises(CorruptLedger):
+        evolve(living, replace(resumed, seq=living.seq + 1))
+    with pytest.raises(CorruptLedger):
+        evolve(evolve(over, resumed), replace(created, event=replace(CREATED, user="bob")))
+    with pytest.raises(CorruptLedger):
+        evolve(evolve(evolve(over, resumed), created), replace(created, seq=created.seq + 1))
