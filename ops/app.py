@@ -24,6 +24,8 @@ log = logging.getLogger("syncledger.app")
 
 NOTED_S: Final = 60.0
 """How often a worker notes that it runs, and learns in which format the ledger is written."""
+COMPARED_S: Final = 1.0
+"""How often a worker looks whether another server answers."""
 
 
 class Application:
@@ -54,7 +56,7 @@ class Application:
                 return
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
-            jobs = [asyncio.create_task(self._expire(found)), asyncio.create_task(_note_version(found))]
+            jobs = [asyncio.create_task(job) for job in (self._expire(found), _note_version(found), _compare(found))]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
             gc.freeze()
@@ -94,6 +96,18 @@ async def _note_version(found: Opened) -> None:
         except LedgerError as error:
             log.error("the version that runs is noted later: %s", error)
         await asyncio.sleep(NOTED_S)
+
+
+async def _compare(found: Opened) -> None:
+    """Compare what this worker remembers with the store, each time another server answers, or has been made primary."""
+    while True:
+        try:
+            compared = await found.ledger.losses.compare_if_another()
+            if compared is not None:
+                log.info("compared with another server: %s", msgspec.json.encode(compared).decode())
+        except LedgerError as error:
+            log.debug("what is remembered is compared with the store later: %s", error)
+        await asyncio.sleep(COMPARED_S)
 
 
 def _told(error: LedgerError) -> str:

@@ -9,8 +9,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ledger import keys
+from ledger.chain import GENESIS, record
 from ledger.errors import CorruptLedger, Rebuilding
-from ledger.events import Recorded
+from ledger.events import Event, Recorded
+from ledger.evolve import fold
 from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
 from ledger.store.interface import Arg, Script, Store
@@ -56,6 +58,15 @@ class Ended(NamedTuple):
     seq: int
     hash: bytes
     user: str
+
+
+def place(state: State | None, sid: str, events: tuple[Event, ...], now_us: int) -> Section:
+    """Give events their places behind `state` and fold them; time never runs back within a session."""
+    seq, previous, at_us = (0, GENESIS, now_us) if state is None else (state.seq, state.hash, max(now_us, state.at_us))
+    recorded = record(events, sid, seq, at_us, previous)
+    after = fold(state, recorded)
+    assert after is not None
+    return Section(state, recorded, after)
 
 
 async def load(

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from msgspec.structs import replace
+
+from ledger.evolve import left_of
 from ledger.log.append import SEEN_FOR_US
 from ledger.state import State
 
@@ -21,6 +24,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._states: OrderedDict[str, tuple[State, int]] = OrderedDict()
+        self._ended: OrderedDict[str, State] = OrderedDict()
 
     def find(self, sid: str, now_us: int) -> State | None:
         """Return the state kept of a session, unless its activity must be noted anew, which takes a load."""
@@ -37,7 +41,25 @@ class Recent:
         states.move_to_end(sid)
         if len(states) > RECENT:
             states.popitem(last=False)
+        if self._ended:  # it lives again
+            self._ended.pop(sid, None)
         return state
+
+    def keep_ended(self, state: State) -> None:
+        """Keep of a session that has ended only that it has: a store that lost its end would let it live again."""
+        self.forget(state.sid)
+        left = left_of(state.sid, state.user, state.seq, state.hash)
+        self._ended[state.sid] = replace(left, at_us=state.at_us, ended=state.ended)
+        if len(self._ended) > RECENT:
+            self._ended.popitem(last=False)
+
+    def known(self, sid: str) -> State | None:
+        """Return what is known of a session, living or ended."""
+        return self._ended.get(sid) or self.last(sid)
+
+    def every(self) -> list[State]:
+        """List all that is known."""
+        return [*(state for state, _ in self._states.values()), *self._ended.values()]
 
     def correct(self, sid: str, found: State | None) -> None:
         """Put what the store just answered in place of what is kept, though that is newer: the store has lost it."""
@@ -51,5 +73,5 @@ class Recent:
         return self._states.get(sid, (None, 0))[0]
 
     def forget(self, sid: str) -> None:
-        """Drop what is kept of a session, if anything is."""
+        """Drop the state kept of a session, if one is; that it has ended stays known."""
         self._states.pop(sid, None)

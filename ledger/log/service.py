@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from ledger import keys
 from ledger.admission import Caller, Standing, standing
-from ledger.chain import GENESIS, record
 from ledger.commands import (
     ClearCheckpoints,
     Command,
@@ -41,13 +40,13 @@ from ledger.errors import (
     Unavailable,
 )
 from ledger.events import Event
-from ledger.evolve import fold
 from ledger.keys import partition_of
-from ledger.log.append import Conflict, Section, append, is_known, load
+from ledger.log.append import Conflict, Section, append, is_known, load, place
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.whole import read_if_whole
+from ledger.losses import Losses, is_older
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
 from ledger.state import State
 from ledger.store.interface import Store
@@ -106,6 +105,7 @@ class Ledger:
         self.partitions = partitions
         self.clock = clock
         self._recent = Recent()
+        self.losses = Losses(store, partitions, lambda: self.clock(), self._recent, self._append, self._end)
         self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:
@@ -128,6 +128,7 @@ class Ledger:
         """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
         now_us = self.clock()
         state = await load(self.store, self.partition_of(user), sid, now_us, seen=True)
+        state = await self._checked(user, sid, state)
         if state is None or state.user != user or not state.lives_at(now_us):
             self._recent.forget(sid)
             raise SessionEnded
@@ -157,6 +158,7 @@ class Ledger:
         current = state is None
         if current:
             state = await load(self.store, partition, sid, self.clock(), seen=seen, begins=begins)
+            state = await self._checked(user, sid, state)
         turn: asyncio.Lock | None = None
         try:
             for _ in range(ATTEMPTS):
@@ -169,13 +171,16 @@ class Ledger:
                 first = UseToken(caller.digest, self._token_grace_us) if caller and found is _NEW else None
                 events, refusal = _judge(before, command, now_us, first)
                 if events:
-                    section = _section(state, sid, events, now_us)
+                    section = place(state, sid, events, now_us)
                     conflict = await self._append(partition, [section], now_us, living_parent)
                     if conflict is not None:
                         if state is None and conflict.state is None and not conflict.lost:
                             raise SessionEnded  # of this id was one before, or its parent is over
+                        known = state
                         self._recent.correct(sid, conflict.state)
                         turn = turn or await self._turn(sid)
+                        if known is not None and known.user == user and is_older(conflict.state, known):
+                            await self.losses.make_good(known)
                         state = self._recent.last(sid)  # who had the turn before may have gone on
                         current = state is None or state is conflict.state
                         if state is None:
@@ -183,7 +188,8 @@ class Ledger:
                         continue
                     state = self._recent.keep(section.after, now_us if current and seen else None)
                 elif not current:
-                    state, current = await load(self.store, partition, sid, now_us, seen=seen, begins=begins), True
+                    state = await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+                    state, current = await self._checked(user, sid, state), True
                     continue
                 if refusal:
                     raise refusal
@@ -306,6 +312,18 @@ class Ledger:
             log.warning("it is not on record who ended a session: %s", error)
             return replace(command, by=b"")
 
+    async def _checked(self, user: str, sid: str, found: State | None) -> State | None:
+        """Compare a session that was loaded with what is remembered of it; make good what the store has lost of it."""
+        known = self._recent.known(sid)
+        if known is None or known.user != user or not is_older(found, known):
+            return found
+        return await self.losses.make_good(known)
+
+    def _known_beyond(self, found: State) -> State | None:
+        """Return what is remembered of a living session, if the store may have lost some of it."""
+        known = self._recent.last(found.sid)
+        return known if known is not None and is_older(found, known) else None
+
     async def _admitted(self, state: State, caller: Caller) -> State:
         """Return a living session's state if the token admits, after noting its first use."""
         found = standing(state, caller, self.clock())
@@ -357,8 +375,12 @@ class Ledger:
             chosen = [states[sid] for sid in sids if sid in states]
             if not chosen:
                 raise SessionEnded
+            if lost := [known for state in states.values() if (known := self._known_beyond(state)) is not None]:
+                for known in lost:
+                    await self.losses.make_good(known)
+                continue
             sections = [
-                _section(state, state.sid, events, now_us)
+                place(state, state.sid, events, now_us)
                 for state in chosen
                 if (events := decide(state, command, now_us))
             ]
@@ -367,12 +389,13 @@ class Ledger:
             ended = {section.after.sid for section in sections}
             while children := [s for s in states.values() if s.parent in ended and s.sid not in ended]:
                 because = EndSession("parent_ended")
-                sections += [_section(state, state.sid, decide(state, because, now_us), now_us) for state in children]
+                sections += [place(state, state.sid, decide(state, because, now_us), now_us) for state in children]
                 ended |= {state.sid for state in children}
             seen_by_us = command.seen_us if isinstance(command, ExpireSession) else None
             if await self._append(partition, sections, now_us, seen_by_us=seen_by_us) is None:
-                for sid in ended:
-                    self._recent.forget(sid)
+                for section in sections:
+                    if section.after.ended is not None:
+                        self._recent.keep_ended(section.after)
                 return sections[0].after
             if isinstance(command, ExpireSession):
                 (seen_ms,) = await self.seen_ms(user, sids[:1])
@@ -430,19 +453,10 @@ def _judge(
     try:
         if first is not None:
             events = decide(state, first, now_us)
-            state = _section(state, state.sid, events, now_us).after if state and events else state
+            state = place(state, state.sid, events, now_us).after if state and events else state
             return (*events, *decide(state, command, now_us)), None
         return decide(state, command, now_us), None
     except Refused as refusal:
         return (*events, *refusal.record), refusal
     except SessionEnded as ended:
         return events, ended
-
-
-def _section(state: State | None, sid: str, events: tuple[Event, ...], now_us: int) -> Section:
-    """Give events their places behind `state` and fold them; time never runs back within a session."""
-    seq, previous, at_us = (0, GENESIS, now_us) if state is None else (state.seq, state.hash, max(now_us, state.at_us))
-    recorded = record(events, sid, seq, at_us, previous)
-    after = fold(state, recorded)
-    assert after is not None
-    return Section(state, recorded, after)

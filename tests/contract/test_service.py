@@ -11,18 +11,29 @@ import pytest
 from ledger import keys
 from ledger.acks import Ack
 from ledger.admission import Caller
-from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset
+from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset, RotateToken
 from ledger.errors import AckNotOffered, Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable
-from ledger.events import AckRefused, AcksRecorded, Event, SessionCreated, StoredAck
+from ledger.events import (
+    AckRefused,
+    AcksRecorded,
+    Event,
+    HistoryLost,
+    ResetSent,
+    SessionCreated,
+    StoredAck,
+    SyncResetRequested,
+)
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log import service
 from ledger.log.append import _APPEND, _END, append
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
+from ledger.losses import Compared
 from ledger.personal import plain
 from ledger.state import State
 from ledger.store.interface import Store, open_store
+from projections.checking.rebuild import Rebuild
 from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
@@ -687,4 +698,157 @@ async def test_what_a_worker_remembers_beyond_the_store_keeps_nobody_waiting(led
     await tail.lose()
     state = await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY + 9)))
     assert state.checkpoints["AssetV1"].position.at_us == EARLY + 9
+    await assert_clean(ledger.store)
+
+
+async def loses_the_end(ledger: Ledger, tail: Tail) -> State:
+    """Make the store lose all that follows a first offer; returns what the worker had seen then."""
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.load("ann", SID)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    await tail.note()
+    await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY)))
+    known = await ledger.execute("ann", SID, clear())
+    await tail.lose()
+    return known
+
+
+@pytest.mark.each_store
+async def test_a_session_goes_on_behind_what_the_store_lost_and_its_device_starts_over(
+    ledger: Ledger, tail: Tail
+) -> None:
+    known = await loses_the_end(ledger, tail)
+    state = await ledger.execute("ann", SID, offer("AssetV1"))
+    assert [type(event) for event in (await events_of(ledger))[2:]] == [HistoryLost, SyncResetRequested, ResetSent]
+    lost = (await events_of(ledger))[2]
+    assert isinstance(lost, HistoryLost)
+    assert (lost.from_seq, lost.to_seq, lost.cause, lost.hash) == (3, known.seq, "remembered", known.hash)
+    assert (state.seq, state.reset_sent, state.epoch) == (known.seq + 3, "requested", known.epoch)
+    await assert_clean(ledger.store)
+
+
+async def test_whoever_loads_a_session_finds_what_the_store_lost_of_it(ledger: Ledger, tail: Tail) -> None:
+    known = await loses_the_end(ledger, tail)
+    state = await ledger.load("ann", SID)
+    assert (state.seq, state.pending_reset) == (known.seq + 2, True)
+    assert await ledger.load("ann", SID) == state, "once"
+
+
+@pytest.mark.each_store
+async def test_all_that_is_remembered_is_compared_and_made_good_once(ledger: Ledger, other: Ledger, tail: Tail) -> None:
+    known = await loses_the_end(ledger, tail)
+    await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
+    assert await ledger.losses.compare() == Compared(sessions=2, lost=1)
+    state = await other.load("ann", SID)
+    assert (state.seq, state.pending_reset) == (known.seq + 2, True)
+    await other.execute("ann", SID, offer("AssetV1"))  # what another worker wrote since is no loss
+    assert await ledger.losses.compare() == Compared(sessions=2)
+    await assert_clean(ledger.store)
+
+
+async def test_a_session_that_is_lost_whole_is_there_again_with_its_token(ledger: Ledger, tail: Tail) -> None:
+    await ledger.execute("ann", sid_of("before"), CREATE)
+    await tail.note()
+    await ledger.execute("ann", SID, CREATE)
+    child = await child_of(ledger, "child")
+    second, caller = b"2" * 32, Caller("ann", SID, bytes.fromhex(SID))
+    await ledger.act(caller, RotateToken(caller.digest, second, 1))
+    caller = caller._replace(digest=second, number=1)
+    known = await ledger.admit(caller)
+    await tail.lose()
+    state = await ledger.admit(caller)
+    assert (state.library, state.pending_reset, state.token) == ("photos", True, second)
+    assert [type(event) for event in await events_of(ledger)][:2] == [HistoryLost, SessionCreated]
+    assert state.seq > known.seq
+    assert (await ledger.losses.compare()).lost == 1, "the child"
+    assert (await ledger.load("ann", child.sid)).parent == SID
+    assert {each.sid for each in await ledger.devices("ann")} == {SID, child.sid, sid_of("before")}
+    await assert_clean(ledger.store)
+    run = [run async for run in EventPages(ledger.store).runs(ledger.partition_of("ann"), SID, forward=True, size=2)]
+    assert [e.recorded.event for page in run for e in page.entries] == await events_of(ledger)
+
+
+async def test_a_child_is_there_again_only_with_its_parent(ledger: Ledger, other: Ledger, tail: Tail) -> None:
+    await ledger.execute("ann", sid_of("before"), CREATE)
+    await tail.note()
+    await other.execute("ann", SID, CREATE)
+    await child_of(ledger, "child")
+    await tail.lose()
+    assert await ledger.losses.compare() == Compared(sessions=2)
+    with pytest.raises(SessionEnded):
+        await ledger.load("ann", sid_of("child"))
+
+
+@pytest.mark.each_store
+async def test_a_sign_out_that_the_store_lost_is_one_again(ledger: Ledger, tail: Tail) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", sid_of("other"), CREATE)
+    await child_of(ledger, "child")
+    await tail.note()
+    for sid in (SID, sid_of("other")):
+        await ledger.execute("ann", sid, LOGOUT)
+    await tail.lose()
+    with pytest.raises(SessionEnded):
+        await ledger.load("ann", SID)
+    assert [state.sid for state in await ledger.devices("ann")] == [sid_of("other")]
+    await ledger.losses.compare()
+    assert await ledger.devices("ann") == []
+    events = await events_of(ledger)
+    assert [type(event) for event in events] == [SessionCreated, HistoryLost, SessionEndedEvent]
+    await assert_clean(ledger.store)
+
+
+async def test_who_ends_a_session_that_the_store_lost_some_of_ends_it_behind_the_hole(
+    ledger: Ledger, tail: Tail
+) -> None:
+    known = await loses_the_end(ledger, tail)
+    assert (await ledger.execute("ann", SID, LOGOUT)).seq > known.seq
+    assert isinstance((await events_of(ledger))[2], HistoryLost)
+    await assert_clean(ledger.store)
+
+
+async def test_what_is_missing_only_because_it_is_not_rebuilt_is_no_loss(ledger: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await lose(ledger)
+    assert await ledger.losses.compare() == Compared(sessions=1, left=1)
+
+
+async def test_one_session_that_cannot_be_read_keeps_no_other_from_being_compared(ledger: Ledger, tail: Tail) -> None:
+    await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
+    await loses_the_end(ledger, tail)
+    name = keys.session(ledger.partition_of("bob"), sid_of("bob"))
+    await ledger.store.command("HSET", name, "seq", "x", key=name)
+    assert await ledger.losses.compare() == Compared(sessions=2, lost=1, failed=1)
+
+
+async def test_a_long_history_is_read_over_a_hole(ledger: Ledger, tail: Tail) -> None:
+    """Marks, pages from either end, verify and rebuild: as if the events in the hole had never been counted."""
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.load("ann", SID)
+    for number in range(70):
+        await ledger.execute("ann", SID, offer("AssetV1", snapshot_us=NOW + number))
+    await tail.note()
+    for number in range(70, 300):
+        await ledger.execute("ann", SID, offer("AssetV1", snapshot_us=NOW + number))
+    await tail.lose()
+    for number in range(400, 490):
+        await ledger.execute("ann", SID, acks(ack("AssetV1", NOW - 1000 + number)))
+    written, partition = await events_of(ledger), ledger.partition_of("ann")
+    past = EventPages(ledger.store)
+    for size in (7, 64, 500):
+        for forward in (True, False):
+            runs = past.runs(partition, SID, forward=forward, size=size)
+            read = [entry.recorded.event async for run in runs for entry in run.entries]
+            assert read == (written if forward else written[::-1])
+    for top in (1, 63, 71, 72, 150, 301, 302, 303, 330, 393):
+        page = await past.page(partition, SID, top_seq=top, count=1)
+        assert page.entries[0].recorded.seq == (top if top <= 71 or top > 301 else 71)
+    await assert_clean(ledger.store)
+    marks = keys.marks(partition, SID)
+    before = await ledger.store.command("LRANGE", marks, 0, -1, key=marks)
+    assert len(before) == (await ledger.load("ann", SID)).seq // 64
+    await ledger.store.command("DEL", marks, key=marks)
+    rebuild = Rebuild(ledger.store, "test")
+    await rebuild.session(partition, SID)
+    assert await ledger.store.command("LRANGE", marks, 0, -1, key=marks) == before
     await assert_clean(ledger.store)

@@ -1,0 +1,174 @@
+"""What the store has lost of what this process saw, found and made good.
+
+A store that lost its newest events, in a power loss or a failover, tells nobody. Who remembers a session beyond what is
+stored of it knows: its chain goes on behind the hole, and its device, which may be ahead of what is left, is asked to
+start over. A session that was seen to end is ended again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from ledger import keys
+from ledger.commands import EndSession, GoOn
+from ledger.decide import decide
+from ledger.errors import Contended, CorruptLedger, LedgerError, SessionEnded, StoreUnavailable, Unavailable
+from ledger.keys import partition_of
+from ledger.log.append import Conflict, Section, is_known, load, place
+from ledger.log.reader import walk
+from ledger.log.remembered import Recent
+from ledger.state import State
+from ledger.store.interface import Store
+
+log = logging.getLogger(__name__)
+
+REMEMBERED: Final = "remembered"
+"""The cause of a hole that a process knows of by what it remembers."""
+ATTEMPTS: Final = 16
+_COMPARED_TOGETHER: Final = 100
+
+Append = Callable[[int, Sequence[Section], int, str], Awaitable[Conflict | None]]
+End = Callable[[str, Sequence[str], EndSession], Awaitable[State]]
+
+
+class Compared(msgspec.Struct):
+    """How many remembered sessions were compared, of how many the store had lost something, and how many failed.
+
+    `left`: those that could not be looked at now, since they may not be rebuilt yet.
+    """
+
+    sessions: int = 0
+    lost: int = 0
+    failed: int = 0
+    left: int = 0
+
+
+def is_older(found: State | None, known: State) -> bool:
+    """Tell whether what is stored of a session (None: it does not live) may be older than what is known of it."""
+    if found is None or known.ended is not None:
+        return (found is None) == (known.ended is None)
+    return found.seq < known.seq or (found.seq == known.seq and found.hash != known.hash)
+
+
+class Losses:
+    """Compares one process's memory with its store."""
+
+    def __init__(
+        self, store: Store, partitions: int, clock: Callable[[], int], recent: Recent, append: Append, end: End
+    ) -> None:
+        self._store = store
+        self._partitions = partitions
+        self._clock = clock
+        self._recent = recent
+        self._append = append
+        self._end = end
+        self._servers: frozenset[bytes] | None = None
+
+    async def make_good(self, known: State) -> State | None:
+        """Go on behind what the store lost of a session, and return its state then; None if it does not live.
+
+        Looks at the store first: where nothing is lost nothing is written. Raises Rebuilding where a session that is
+        not found may be one that is not rebuilt yet, Contended behind many writers.
+        """
+        user, sid, partition = known.user, known.sid, partition_of(known.user, self._partitions)
+        for _ in range(ATTEMPTS):
+            now_us = max(self._clock(), known.at_us)
+            state = await load(self._store, partition, sid, now_us, seen=False)
+            if state is None and (known.ended or not await self._is_gone(partition, known)):
+                self._recent.forget(sid)
+                return None
+            if state is not None and await self._holds(partition, state, known):
+                return self._recent.keep(state)
+            if events := decide(state, GoOn(known, REMEMBERED), now_us):
+                section = place(state, sid, events, now_us)
+                if await self._append(partition, [section], now_us, (known.parent or "") if state is None else ""):
+                    continue
+                state = section.after
+                log.error("the store has lost events of session %s…, known up to event %d", sid[:12], known.seq)
+            assert state is not None
+            if known.ended:
+                await self._end(user, [sid], EndSession(known.ended))
+                return None
+            return self._recent.keep(state)
+        raise Contended("Too many writers at this session; try again")
+
+    async def compare_if_another(self) -> Compared | None:
+        """Compare all that is remembered once another server answers than before, or one that was made the primary.
+
+        Returns None where the same ones answer. Raises StoreUnavailable; whoever asks again then compares again.
+        """
+        infos = await self._store.each_primary("INFO", "server"), await self._store.each_primary("INFO", "replication")
+        fields = (b"run_id:", b"master_replid:")
+        servers = frozenset(
+            line for replies in infos for info in replies for line in info.split(b"\r\n") if line.startswith(fields)
+        )
+        if self._servers is None:
+            self._servers = servers
+        if servers == self._servers:
+            return None
+        compared = await self.compare()
+        if not compared.left:
+            self._servers = servers
+        return compared
+
+    async def compare(self) -> Compared:
+        """Compare all that is remembered with the store, some at a time; raises StoreUnavailable."""
+        compared, every = Compared(), self._recent.every()
+        for start in range(0, len(every), _COMPARED_TOGETHER):
+            some = every[start : start + _COMPARED_TOGETHER]
+            stored = await asyncio.gather(*map(self._stored, some))
+            for known, (seq, digest) in zip(some, stored, strict=True):
+                compared.sessions += 1
+                same = seq is None if known.ended else (seq, digest) == (b"%d" % known.seq, known.hash)
+                if not same:
+                    await self._compare(known, compared)
+        return compared
+
+    async def _compare(self, known: State, compared: Compared) -> None:
+        """Look closer at a session that is stored otherwise than it is remembered: most were written to by others."""
+        try:
+            state = await load(self._store, partition_of(known.user, self._partitions), known.sid, 0, seen=False)
+            after = await self.make_good(known)
+        except StoreUnavailable:
+            raise
+        except Unavailable:
+            compared.left += 1
+        except SessionEnded:
+            pass  # somebody else ended it meanwhile
+        except LedgerError as error:
+            compared.failed += 1
+            log.error("session %s… cannot be compared with what is remembered of it: %s", known.sid[:12], error)
+        else:
+            compared.lost += after != state
+
+    async def _stored(self, known: State) -> tuple[bytes | None, bytes | None]:
+        name = keys.session(partition_of(known.user, self._partitions), known.sid)
+        seq, digest = await self._store.command("HMGET", name, "seq", "hash", key=name)
+        return seq, digest
+
+    async def _is_gone(self, partition: int, known: State) -> bool:
+        """Tell whether nothing is left of a session that did not end; one whose parent does not live ended with it."""
+        if await is_known(self._store, partition, known.sid):
+            return False
+        if known.parent is None or await load(self._store, partition, known.parent, 0, seen=False) is not None:
+            return True
+        parent = self._recent.last(known.parent)
+        return parent is not None and parent.ended is None and await self.make_good(parent) is not None
+
+    async def _holds(self, partition: int, state: State, known: State) -> bool:
+        """Tell whether what is stored of a session follows what is known of it, or tells of the hole it is in."""
+        if state.seq <= known.seq:
+            return (state.seq, state.hash) == (known.seq, known.hash)
+        try:
+            page = await walk(self._store, partition, state.sid, top_seq=known.seq, count=1)
+        except CorruptLedger:
+            return True  # `verify` names what is wrong with it
+        if page is None or not page.entries:
+            return True  # archived, or lost whole and begun anew
+        there = page.entries[0].recorded
+        return there.seq < known.seq or there.hash == known.hash
