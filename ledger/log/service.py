@@ -23,6 +23,7 @@ from ledger.commands import (
     ExpireSession,
     OfferStream,
     RecordAcks,
+    RequestReset,
     RotateToken,
     UseToken,
 )
@@ -301,15 +302,18 @@ class Ledger:
         return opened(state, await self.key_of(state.user)) if has_sealed(state) else state
 
     async def _sealed(self, user: str, command: C) -> C:
-        """Seal what a command holds of a person; an end waits for no key, and then it is not on record by whom."""
+        """Seal what a command holds of a person.
+
+        What keeps others safe, an end or a reset for a cause, waits for no key, and then it is not on record by whom.
+        """
         if self._user_keys is None or not has_plain(command):
             return command
         try:
             return sealed(command, await self._user_keys.of(user))
         except LedgerError as error:
-            if not isinstance(command, EndSession):
+            if not isinstance(command, EndSession) and not (isinstance(command, RequestReset) and command.cause):
                 raise
-            log.warning("it is not on record who ended a session: %s", error)
+            log.warning("it is not on record who ended a session, or had it start over: %s", error)
             return replace(command, by=b"")
 
     async def _checked(self, user: str, sid: str, found: State | None) -> State | None:

@@ -38,6 +38,10 @@ COMMANDS: Final = {
     "explain": Named(
         "devices.explain:explain", "Tell why a device does not sync, in plain words first, then in figures."
     ),
+    "fence": Named(
+        "devices.fence:fence",
+        "Ask all devices that may have spoken since an instant to start over: the store may have lost what they did.",
+    ),
     "history": Named(
         "devices.history:history",
         "Show what happened to a session, living or ended, or to all of a user's, newest first.",

@@ -1,0 +1,63 @@
+"""`syncledger fence`, as an operator runs it after a power loss."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ledger import keys
+from ops.opening.ledger import Opened
+from tests.support.processes.commands import Commands, commands
+
+__all__ = ["commands"]
+
+SINCE = "2026-01-20T10:29:00Z"
+
+
+def test_devices_start_over_and_their_history_says_by_whom_and_why(commands: Commands) -> None:
+    for user in ("ann", "bob"):
+        commands("session", "create", "--user", user, "--library", "lib")
+    would = commands("fence", "--since", SINCE, "--dry-run")
+    assert "2 sessions may have spoken: 2 would be asked to start over" in would
+    assert not any(each["isPendingSyncReset"] for each in commands.json("session", "list", "--user", "ann"))
+    report = commands.json("fence", "--since", SINCE, "--by", "ops-7")
+    assert {name: report[name] for name in ("sessions", "asked", "before", "ended", "failed")} == {
+        "sessions": 2, "asked": 2, "before": 0, "ended": 0, "failed": 0,
+    }  # fmt: skip
+    (listed,) = commands.json("session", "list", "--user", "ann")
+    assert listed["isPendingSyncReset"]
+    event = json.loads(commands("history", listed["id"], "--json").splitlines()[0])
+    assert (event["event"], event["data"]) == ("sync_reset_requested", {"on": True, "by": "ops-7", "cause": "fence"})
+    assert "0 are asked to start over with their next sync, 2 were asked before" in commands("fence", "--all")
+    commands("verify")
+
+
+def test_what_cannot_be_asked_is_named_and_the_command_fails(commands: Commands) -> None:
+    commands("session", "create", "--user", "ann", "--library", "lib")
+
+    async def lose(found: Opened) -> None:
+        name = keys.whole(found.ledger.partition_of("ann"))
+        await found.store.command("DEL", name, key=name)
+
+    commands.inside(lose)
+    done = commands.run("fence", "--since", SINCE)
+    assert done.code == 1
+    assert "is not whole: run syncledger rebuild" in done.err
+    assert "1 could not be asked" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "give either --since"),
+        (("--all", "--since", SINCE), "give either --since"),
+        (("--since", "9998-01-01T00:00:00Z"), "lies in the future"),
+        (("--since", "yesterday"), "ISO 8601"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told(commands: Commands, options: tuple[str, ...], said: str) -> None:
+    commands("session", "create", "--user", "ann", "--library", "lib")
+    done = commands.run("fence", *options)
+    assert done.code == 2
+    assert said in done.err
