@@ -43,11 +43,11 @@ from ledger.errors import (
 from ledger.events import Event
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load, place
+from ledger.log.losses import Losses, is_older
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.whole import read_if_whole
-from ledger.losses import Losses, is_older
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
 from ledger.state import State
 from ledger.store.interface import Store

@@ -26,10 +26,10 @@ from ledger.events import (
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log import service
 from ledger.log.append import _APPEND, _END, append
+from ledger.log.losses import Compared
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
-from ledger.losses import Compared
 from ledger.personal import plain
 from ledger.state import State
 from ledger.store.interface import Store, open_store

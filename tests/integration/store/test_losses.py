@@ -9,9 +9,9 @@ from pathlib import Path
 from ledger.commands import CreateSession, OfferStream
 from ledger.entity_types import mask_of
 from ledger.errors import LedgerError
+from ledger.log.losses import Compared
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
-from ledger.losses import Compared
 from ledger.store.interface import open_store
 from projections.checking.verify import verify
 from tests.support.ledger.given import NOW
