@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from ledger.events import SCHEMA, Event, HistoryLost, Recorded, encode_event
 
 GENESIS: Final = b""
 """What the first event of a session links to."""
+
+
+class Tip(NamedTuple):
+    """Where a session's chain ends: seq, hash and stream id of its last event, which the next one links to."""
+
+    seq: int = 0
+    hash: bytes = GENESIS
+    head: str = ""
+
+
+def broken_link(tip: Tip, recorded: Recorded, prev: str) -> str:
+    """Tell why an event does not follow the one at `tip`; '' if it does. `prev` is what its entry names as that one."""
+    previous = previous_of(recorded, tip.seq, tip.hash)
+    if previous is None:
+        return f"seq {recorded.seq} follows seq {tip.seq}"
+    if prev != tip.head:
+        return f"prev is {prev or 'empty'}, the event before is {tip.head or 'none'}"
+    if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
+        return "the hash does not match the event and the hash before it"
+    return ""
 
 
 def link(previous: bytes, sid: str, seq: int, at_us: int, schema: int, raw: bytes) -> bytes:

@@ -22,9 +22,8 @@ from ledger.store.interface import Store, open_store
 from ops.archive.options import ArchivePlace
 from projections.archive.catalog import Archive
 from projections.archive.format import parse_name
-from projections.archive.verify import SegmentsReport, verify_segments
 from projections.bounded_tasks import each
-from projections.checking.verify import Difference, Report, verify
+from projections.checking.verify import Report, verify
 
 WORTH_EVENTS: Final = 300_000
 """From how many events on it is worth starting processes, which takes most of a second."""
@@ -33,14 +32,10 @@ _LINE_BYTES: Final = 64 * 1024 * 1024
 _EVERY_EVENTS: Final = 20_000
 _EVENT_BYTES: Final = 50
 """About what an archived event takes."""
-_AT_ONCE: Final = 4
 
 
 class Job(msgspec.Struct):
-    """Which partitions to verify, on which server; `archive`: where their older events are.
-
-    `segments`: the archived segments are checked, instead of streams and projections.
-    """
+    """Which partitions to verify, on which server; `archive`: where their older events are."""
 
     url: str
     timeout_s: float
@@ -48,7 +43,6 @@ class Job(msgspec.Struct):
     which: list[int]
     strays: Strays
     archive: ArchivePlace | None = None
-    segments: bool = False
 
 
 class Said(msgspec.Struct):
@@ -64,52 +58,23 @@ class VerifyFailed(LedgerError):
     """One of the processes that verify ended without a report."""
 
 
-async def processes_for(store: Store, which: Sequence[int]) -> int:
+async def processes_for(store: Store, which: Sequence[int], archive: Archive | None = None) -> int:
     """Tell how many processes are worth starting: one for a small ledger, else one for each core."""
     names = map(keys.stream, which)
-    lengths = await asyncio.gather(*(store.command("XLEN", name, key=name) for name in names))
-    return _processes(sum(lengths), which)
-
-
-async def processes_for_segments(archive: Archive, which: Sequence[int]) -> int:
-    """Tell how many processes are worth starting to check the segments of partitions."""
-    wanted, size = set(which), 0
-    async for page in archive.objects.names():
-        size += sum(info.size for info in page if (name := parse_name(info.name)) and name.partition in wanted)
-        if size // _EVENT_BYTES >= WORTH_EVENTS:
-            break
-    return _processes(size // _EVENT_BYTES, which)
-
-
-def _processes(events: int, which: Sequence[int]) -> int:
+    events = sum(await asyncio.gather(*(store.command("XLEN", name, key=name) for name in names)))
+    if archive is not None and events < WORTH_EVENTS:
+        events += await _archived_events(archive, set(which))
     return 1 if events < WORTH_EVENTS else min(os.cpu_count() or 1, len(which), MAX_PROCESSES)
 
 
-async def verify_archived(
-    archive: Archive, which: Sequence[int], on_progress: Callable[[Report], None] = lambda _: None
-) -> Report:
-    """Check partitions' archived segments, some of them interleaved; never writes. Raises what verify_segments does."""
-    report = Report()
-
-    async def one(partition: int) -> None:
-        counted = 0
-
-        def tell(so_far: SegmentsReport) -> None:
-            nonlocal counted
-            report.archived += so_far.events - counted
-            counted = so_far.events
-            on_progress(report)
-
-        found = await verify_segments(archive, partition, on_progress=tell)
-        report.partitions += 1
-        report.segments += found.segments
-        for differs in found.differences:
-            report.note(Difference(partition, differs.session, f"{differs.segment}: {differs.what}", differs.event))
-        report.different += found.different - len(found.differences)  # those that it only counted
-        on_progress(report)
-
-    await each(which, one, _AT_ONCE)
-    return report
+async def _archived_events(archive: Archive, which: set[int]) -> int:
+    """Tell by the sizes of segments about how many events they have, counting no further than is worth it."""
+    size = 0
+    async for page in archive.objects.names():
+        size += sum(info.size for info in page if (name := parse_name(info.name)) and name.partition in which)
+        if size // _EVENT_BYTES >= WORTH_EVENTS:
+            break
+    return size // _EVENT_BYTES
 
 
 async def verify_in(processes: int, job: Job, on_progress: Callable[[Said], None]) -> Report:
@@ -171,10 +136,8 @@ async def _verify(job: Job) -> Report:
 
     store = await open_store(job.url, timeout_s=job.timeout_s)
     try:
-        sealed = None if job.archive is None else Archive(store, job.archive.open())
-        if job.segments and sealed is not None:
-            return await verify_archived(sealed, job.which, tell)
-        return await verify(store, job.partitions, only=job.which, strays=job.strays, sealed=sealed, on_progress=tell)
+        archive = None if job.archive is None else Archive(store, job.archive.open())
+        return await verify(store, job.partitions, only=job.which, strays=job.strays, archive=archive, on_progress=tell)
     finally:
         await store.close()
 

@@ -23,8 +23,9 @@ from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
 from projections.backup.origin import Origin
 from projections.bounded_tasks import each
-from projections.checking.rebuild import Broken, Rebuild
+from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
+from projections.findings import Finding
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""
@@ -46,7 +47,7 @@ class RestoreReport(msgspec.Struct):
     resets: int = 0
     erased: int = 0
     expired: int = 0
-    broken: list[Broken] = []
+    broken: list[Finding] = []
     not_whole: list[int] = []
     signing_keys: str = ""
     verified: Report = msgspec.field(default_factory=Report)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
-from ledger.chain import link, previous_of
-from ledger.errors import CorruptLedger
+from ledger.chain import Tip, broken_link
+from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.log.reader import Entry
 from projections.archive.errors import BadSegment
 from projections.archive.fold import Fold, ended_line, read_fold, state_line
-from projections.archive.format import Previous, place
+from projections.archive.format import EndedLine, Previous, StateLine, place
 from projections.archive.index import Index
 from projections.archive.segment import Segment
 
@@ -19,19 +17,11 @@ Note = Callable[[str, str, str], None]
 """Takes what differs, the session it is about and the event, both '' if there is none."""
 
 
-class _Loose(msgspec.Struct):
-    """A session whose beginning retention removed: only how its events follow each other can be told."""
-
-    seq: int
-    hash: bytes
-    head: str
-
-
 class SegmentCheck:
     """Checks a partition's segments one behind the other, oldest first. What it finds goes to `note`, each thing once.
 
-    `folds` are the living sessions after the last segment, by id, and `broken` those that differ, which are followed no
-    further. `whole`: nothing is missing among the folds.
+    `folds` are the sessions that have not ended after the last segment, by id, and `broken` those whose chains break,
+    which are followed no further: they are as the segment says. `whole`: nothing is missing among the folds.
     """
 
     def __init__(self, note: Note, folds: dict[str, Fold] | None = None, previous: Previous | None = None) -> None:
@@ -42,8 +32,8 @@ class SegmentCheck:
         self._note = note
         self.whole = True
         self._follows_any = False
-        self._loose: dict[str, _Loose] = {}
-        self.broken: set[str] = set()
+        self._loose: dict[str, Tip] = {}  # sessions whose beginning retention removed: how their events follow is told
+        self.broken = {sid for sid, fold in self.folds.items() if fold.broken}
 
     def begin_anew(self, *, whole: bool) -> None:
         """Go on with a segment whatever is before it; `whole`: nothing is, so that all sessions begin in it or later.
@@ -110,7 +100,10 @@ class SegmentCheck:
                 self._take_loosely(entry)
                 return
             fold = self.folds[sid] = Fold()
-        wrong = fold.take(entry)
+        try:
+            wrong = fold.take(entry)
+        except UnknownEvent as error:
+            wrong = str(error)
         if wrong:
             self.broken.add(sid)
             self._note(wrong, sid, entry.id)
@@ -121,13 +114,10 @@ class SegmentCheck:
         """Follow a session whose earlier events are gone."""
         recorded = entry.recorded
         loose = self._loose.get(recorded.sid)
-        if loose is not None:
-            previous = previous_of(recorded, loose.seq, loose.hash)
-            linked = link(previous or b"", recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
-            if previous is None or (entry.prev, recorded.hash) != (loose.head, linked):
-                self.broken.add(recorded.sid)
-                self._note("it does not follow the session's event before it", recorded.sid, entry.id)
-        self._loose[recorded.sid] = _Loose(recorded.seq, recorded.hash, entry.id)
+        if loose is not None and (wrong := broken_link(loose, recorded, entry.prev)):
+            self.broken.add(recorded.sid)
+            self._note(wrong, recorded.sid, entry.id)
+        self._loose[recorded.sid] = Tip(recorded.seq, recorded.hash, entry.id)
 
     async def _compare_index(self, segment: Segment, index: Index) -> None:
         seen = 0
@@ -148,44 +138,52 @@ class SegmentCheck:
                     seen += 1
                     agrees = line == ended_line(line.sid, fold)
                 else:
-                    agrees = _ends(self._loose.pop(line.sid, None), line.seq, line.hash, line.head)
-                if not agrees and line.sid not in self.broken:
+                    agrees = _ends(self._loose.pop(line.sid, None), line)
+                if line.sid in self.broken:
+                    self.folds.pop(line.sid, None)
+                elif not agrees:
                     self._note("what it keeps of the ended session differs from its events", line.sid, "")
         if seen != len(ended):
             self._note(f"it keeps {seen} ended sessions, by its events there are {len(ended)}", "", "")
 
     async def _compare_states(self, segment: Segment) -> int:
         """Compare the states with the folds; those of sessions that were only followed loosely are taken over."""
-        seen = lines_seen = 0
+        seen = 0
         async for lines in segment.states():
             for line in lines:
-                lines_seen += 1
-                fold = self.folds.get(line.sid)
+                seen += 1
                 if line.sid in self.broken:
-                    seen += fold is not None
+                    self.folds[line.sid] = read_fold(segment.text, line)
                     continue
+                fold = self.folds.get(line.sid)
                 if fold is not None:
-                    seen += 1
                     agrees = line == state_line(line.sid, fold)
                 else:
-                    fold = read_fold(segment.text, line)
-                    loose, state = self._loose.get(line.sid), fold.state
-                    assert state is not None
-                    agrees = not self.whole and (loose is None or _ends(loose, state.seq, state.hash.hex(), fold.head))
-                    self.folds[line.sid] = fold
-                    seen += 1
+                    fold = self._take_over(segment, line)
+                    loose, tip = self._loose.get(line.sid), fold.tip
+                    agrees = not self.whole and (loose is None or bool(fold.broken) or loose == tip)
                 if not agrees:
                     self._note("the state it keeps differs from the fold of its events", line.sid, "")
         if seen != len(self.folds):
             self._note(f"it keeps {seen} living sessions, by its events there are {len(self.folds)}", "", "")
-        return lines_seen
+        return seen
+
+    def _take_over(self, segment: Segment, line: StateLine) -> Fold:
+        """Go on with a session as a segment keeps it; raises BadSegment."""
+        fold = self.folds[line.sid] = read_fold(segment.text, line)
+        if fold.broken and line.sid not in self.broken:
+            self.broken.add(line.sid)
+            event, _, what = fold.broken.partition(" ")
+            self._note(what, line.sid, event)
+        return fold
 
     async def _reload(self, segment: Segment) -> bool:
         """Go on from the states a damaged segment keeps; False if they cannot be read."""
         self.folds = {}
         try:
             async for lines in segment.states():
-                self.folds |= {line.sid: read_fold(segment.text, line) for line in lines}
+                for line in lines:
+                    self._take_over(segment, line)
         except CorruptLedger as error:
             self._note(f"nor can its states be read: {error}", "", "")
             self.folds = {}
@@ -193,5 +191,5 @@ class SegmentCheck:
         return True
 
 
-def _ends(loose: _Loose | None, seq: int, digest: str, head: str) -> bool:
-    return loose is not None and (loose.seq, loose.hash.hex(), loose.head) == (seq, digest, head)
+def _ends(loose: Tip | None, line: EndedLine) -> bool:
+    return loose is not None and (loose.seq, loose.hash.hex(), loose.head) == (line.seq, line.hash, line.head)

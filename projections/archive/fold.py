@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ledger.chain import GENESIS, link, previous_of
-from ledger.errors import CorruptLedger
+from ledger.chain import Tip, broken_link
+from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.evolve import evolve
 from ledger.log.reader import Entry
 from ledger.log.state_fields import checkpoint_fields, read_state, session_fields
@@ -15,24 +15,31 @@ from projections.archive.format import EndedLine, StateLine
 
 
 class Fold(msgspec.Struct):
-    """A session's fold so far: its state, and the stream id of its last event."""
+    """A session's fold so far: its state, and the stream id of its last event.
+
+    `broken`: stream id and fault of the first event that does not follow; then the state is none to go by.
+    """
 
     state: State | None = None
     head: str = ""
+    broken: str = ""
+
+    @property
+    def tip(self) -> Tip:
+        """Where its chain ends."""
+        return Tip() if self.state is None else Tip(self.state.seq, self.state.hash, self.head)
 
     def take(self, entry: Entry) -> str:
-        """Fold the next event; tells what is wrong with it, and then nothing was folded; else ''."""
-        recorded, state = entry.recorded, self.state
-        seq, digest = (0, GENESIS) if state is None else (state.seq, state.hash)
-        previous = previous_of(recorded, seq, digest)
-        if previous is None:
-            return f"seq {recorded.seq} follows seq {seq}"
-        if entry.prev != self.head:
-            return f"prev is {entry.prev or 'empty'}, the event before is {self.head or 'none'}"
-        if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
-            return "the hash does not match the event and the hash before it"
+        """Fold the next event; tells what is wrong with it, and then nothing was folded; else ''.
+
+        Raises UnknownEvent for what only a newer version can fold.
+        """
+        if wrong := broken_link(self.tip, entry.recorded, entry.prev):
+            return wrong
         try:
-            self.state = evolve(state, recorded)
+            self.state = evolve(self.state, entry.recorded)
+        except UnknownEvent:
+            raise
         except CorruptLedger as error:
             return str(error)
         self.head = entry.id
@@ -40,7 +47,9 @@ class Fold(msgspec.Struct):
 
 
 def state_line(sid: str, fold: Fold) -> StateLine:
-    """Lay a living session out as a segment keeps it."""
+    """Lay a session that has not ended out as a segment keeps it."""
+    if fold.broken:
+        return StateLine(sid, {}, {}, fold.head, fold.broken)
     assert fold.state is not None
     session = {name.decode(): value for name, value in session_fields(fold.state).items()}
     checkpoints = {name.decode(): value for name, value in checkpoint_fields(fold.state).items()}
@@ -55,7 +64,9 @@ def ended_line(sid: str, fold: Fold) -> EndedLine:
 
 
 def read_fold(name: str, line: StateLine) -> Fold:
-    """Read a living session of a segment; raises BadSegment."""
+    """Read a session of a segment's states; raises BadSegment."""
+    if line.broken:
+        return Fold(None, line.head, line.broken)
     session = {field.encode(): value for field, value in line.session.items()}
     checkpoints = {field.encode(): value for field, value in line.checkpoints.items()}
     try:

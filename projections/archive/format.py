@@ -117,13 +117,17 @@ class EndedLine(msgspec.Struct, frozen=True):
     user: str
 
 
-class StateLine(msgspec.Struct, frozen=True):
-    """A session alive after a segment's last event: the fields of its two hashes, in Base64, and its head."""
+class StateLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A session alive after a segment's last event: the fields of its two hashes, in Base64, and its head.
+
+    Of a `broken` one nothing is known but where its chain breaks and why; `head` is the last event before that.
+    """
 
     sid: str
     session: dict[str, bytes]
     checkpoints: dict[str, bytes]
     head: str
+    broken: str = ""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):

@@ -7,11 +7,11 @@ again and again to what was appended meanwhile.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from ledger.errors import CorruptLedger, LayoutError
+from ledger.errors import CorruptLedger, LayoutError, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
@@ -22,6 +22,7 @@ from projections.archive.errors import ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
+from projections.findings import Finding
 
 _SID_BYTES: Final = 32
 _PAGE: Final = 1000
@@ -31,14 +32,17 @@ _CATCH_UP_PAGE: Final = 200
 class Folded(msgspec.Struct):
     """A session as its events tell it: the fold while it lives, what is kept of it once it has ended.
 
-    `broken` is the first event that could not be folded and why; what came before it is no state to go by. `marks` are
-    those of the events read from the stream, oldest first.
+    `marks` are those of the events read from the stream, oldest first.
     """
 
     fold: Fold
     kept: Ended | None = None
-    broken: str = ""
     marks: list[str] = []
+
+    @property
+    def broken(self) -> str:
+        """The first event that could not be folded and why, '' for none; what came before it is no state to go by."""
+        return self.fold.broken
 
     @property
     def state(self) -> State | None:
@@ -63,14 +67,6 @@ class Folded(msgspec.Struct):
         if self.kept is not None:
             return self.kept.user
         return None if self.fold.state is None else self.fold.state.user
-
-
-class Fault(NamedTuple):
-    """An event that cannot be folded: of which session ('' if even that cannot be read), why, and its stream id."""
-
-    session: str
-    what: str
-    event: str
 
 
 class Sealed(Protocol):
@@ -103,7 +99,7 @@ class PartitionFold:
     ) -> None:
         """`on_events` is told how many more events were read; fewer when it has to begin again."""
         self.sessions: dict[str, Folded] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[Finding] = []
         self.lost = False
         self.events = 0
         self._store = store
@@ -159,7 +155,10 @@ class PartitionFold:
                 return
             folded.fold, folded.kept = Fold(left_of(sid, kept.user, kept.seq, kept.hash), kept.head), None
         fold, before = folded.fold, folded.seq
-        wrong = fold.take(entry)
+        try:
+            wrong = fold.take(entry)
+        except UnknownEvent as error:
+            wrong = str(error)
         if wrong:
             self._break(sid, wrong, entry.id, entry.prev)
             return
@@ -215,7 +214,12 @@ class PartitionFold:
 
     async def _take_sealed(self, sealed: Sealed) -> None:
         async for states in sealed.states(self._partition):
-            self.sessions.update((sid, Folded(fold)) for sid, fold in states if self._wants(sid))
+            for sid, fold in states:
+                if self._wants(sid):
+                    self.sessions[sid] = Folded(fold)
+                    if fold.broken:
+                        event, _, what = fold.broken.partition(" ")
+                        self.faults.append(Finding(self._partition, sid, what, event))
         async for lines in sealed.ended(self._partition):
             for line in lines:
                 if self._wants(line.sid):
@@ -257,12 +261,12 @@ class PartitionFold:
         broken = [sid, *owners] if is_sid(sid) else owners
         self.lost = self.lost or not broken
         if not broken:
-            self.faults.append(Fault("", what, event))
+            self.faults.append(Finding(self._partition, "", what, event))
         for each in dict.fromkeys(broken):
             folded = self.of(each)
             if not folded.broken:
-                folded.broken = f"{event} {what}"
-                self.faults.append(Fault(each, what, event))
+                folded.fold.broken = f"{event} {what}"
+                self.faults.append(Finding(self._partition, each, what, event))
 
 
 def are_consecutive(entries: Iterable[Entry], seq: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.errors import Contended, CorruptLedger, LayoutError, StoreReplyError
@@ -21,21 +22,11 @@ from ledger.store.interface import Store
 from projections.bounded_tasks import each
 from projections.checking.partition_fold import PartitionFold, Sealed, is_sid
 from projections.checking.rebuild_sessions import Misfiled, SessionWriter
+from projections.findings import REPORTED, Finding
 
-REPORTED: Final = 1000
-"""How many broken sessions a report names; all are counted."""
 _ATTEMPTS: Final = 3
 _STREAM_LOST: Final = "there are sessions, but no event at all: is this the right store? nothing was removed"
 _NOBODYS: Final = "this event may be the last one of any session, so none was written"
-
-
-class Broken(msgspec.Struct, frozen=True):
-    """A session that could not be rebuilt ('' for one that cannot be told), why, and the event where it stopped."""
-
-    partition: int
-    session: str
-    what: str
-    event: str = ""
 
 
 class RebuildReport(msgspec.Struct):
@@ -53,7 +44,7 @@ class RebuildReport(msgspec.Struct):
     removed: int = 0
     broken: int = 0
     mistyped: int = 0
-    named: list[Broken] = []
+    named: list[Finding] = []
     not_whole: list[int] = []
 
     @property
@@ -61,7 +52,7 @@ class RebuildReport(msgspec.Struct):
         """Tell whether everything is as its events say."""
         return not (self.broken or self.not_whole)
 
-    def name(self, broken: Broken) -> None:
+    def name(self, broken: Finding) -> None:
         """Count a broken session, and name it if there is room."""
         self.broken += 1
         if len(self.named) < REPORTED:
@@ -139,13 +130,13 @@ class Rebuild:
         try:
             await fold.forward()
         except CorruptLedger as error:  # of the archive; what is damaged in the stream is a fault of its session
-            self.report.name(Broken(partition, "", str(error)))
+            self.report.name(Finding(partition, "", str(error)))
             return False
         try:
             return await self._settle_from(partition, fold, strays)
         except StoreReplyError as error:
             for what in await mistyped(self._store, partition) or [str(error)]:
-                self.report.name(Broken(partition, "", what))
+                self.report.name(Finding(partition, "", what))
             return False
 
     async def _settle_from(self, partition: int, fold: PartitionFold, strays: Strays) -> bool:
@@ -169,7 +160,7 @@ class Rebuild:
             if state is None or provider_member(state) != member:
                 misfiled.setdefault(sid, Misfiled()).members.append(member)
         if fold.is_empty and (sids or misfiled):
-            self.report.name(Broken(partition, "", _STREAM_LOST))
+            self.report.name(Finding(partition, "", _STREAM_LOST))
             return False
         await self._write(partition, fold, sids | fold.sessions.keys() | misfiled.keys() | marked, misfiled)
         return not fold.lost and self.report.mistyped == mistyped_before
@@ -185,13 +176,13 @@ class Rebuild:
             report.unchanged += settled.unchanged
             report.removed += settled.removed
             for sid, what in (*settled.ahead.items(), *settled.mistyped.items()):
-                report.name(Broken(partition, sid, what))
+                report.name(Finding(partition, sid, what))
             report.mistyped += len(settled.mistyped)
             await self._mark_broken(partition, fold, sids)
         report.sessions += sum(fold.of(sid).state is not None for sid in sids)
         report.ended += sum(fold.of(sid).kept is not None for sid in sids)
-        for sid, what, event in fold.faults:
-            report.name(Broken(partition, sid, what if sid else f"{what}; {_NOBODYS}", event))
+        for fault in fold.faults:
+            report.name(fault if fault.session else replace(fault, what=f"{fault.what}; {_NOBODYS}"))
 
     async def _mark_broken(self, partition: int, fold: PartitionFold, sids: Collection[str]) -> None:
         """Note which sessions are broken: where they are not found they must not be told that they ended."""
@@ -212,7 +203,7 @@ class Rebuild:
             return await device_sids(self._store, partition, user)
         except StoreReplyError as error:
             what = await mistyped(self._store, partition, user=user) or [str(error)]
-            self.report.name(Broken(partition, "", what[0]))
+            self.report.name(Finding(partition, "", what[0]))
             self.report.mistyped += 1
             return set()
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from ledger.errors import CorruptLedger, LayoutError, StoreReplyError
-from ledger.log.append import provider_member
+from ledger.errors import CorruptLedger, StoreReplyError
+from ledger.log.append import parse_ended, provider_member
 from ledger.log.reader import last_id
 from ledger.log.stored_sessions import (
     RawSession,
@@ -27,22 +27,15 @@ from ledger.log.stored_sessions import (
 )
 from ledger.log.whole import is_whole
 from ledger.store.interface import Store
+from projections.archive.catalog import Archive
+from projections.archive.record import read_record
+from projections.archive.verify import CheckedSegments
 from projections.bounded_tasks import each
 from projections.checking.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq
-from projections.checking.partition_fold import Folded, PartitionFold, Sealed, is_sid, pages_of
+from projections.checking.partition_fold import Folded, PartitionFold, Sealed, behind, is_sid, pages_of
+from projections.findings import REPORTED, Finding
 
-REPORTED: Final = 1000
-"""How many differences a report names; all are counted."""
 NOT_WHOLE: Final = "is not whole: syncledger rebuild makes it so"
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """One thing that is not as the events say."""
-
-    partition: int
-    session: str
-    what: str
-    event: str = ""
 
 
 class Report(msgspec.Struct):
@@ -55,10 +48,10 @@ class Report(msgspec.Struct):
     sessions: int = 0
     ended: int = 0
     different: int = 0
-    differences: list[Difference] = []
+    differences: list[Finding] = []
     differing_partitions: set[int] = set()
 
-    def note(self, difference: Difference) -> None:
+    def note(self, difference: Finding) -> None:
         """Count a difference, and name it if there is room."""
         self.different += 1
         self.differing_partitions.add(difference.partition)
@@ -79,6 +72,7 @@ async def verify(
     *,
     only: Collection[int] | None = None,
     strays: Strays | None = None,
+    archive: Archive | None = None,
     sealed: Sealed | None = None,
     on_progress: Callable[[Report], None] = lambda _: None,
     at_once: int = 4,
@@ -86,13 +80,14 @@ async def verify(
     """Check I1 and I2 over all partitions or `only` some, `at_once` of them interleaved.
 
     Never writes, never stops at a difference. `strays` are looked for unless they are given. Where events are archived,
-    `sealed` tells what they fold into; without it, and where it is damaged, the partition differs.
+    all segments of `archive` are checked, or `sealed` is believed what they fold into; where that is damaged, the
+    partition differs. Raises LayoutError where neither is given, ArchiveUnavailable.
     """
     report = Report()
     found = await find_strays(store, partitions) if strays is None else strays
 
     async def one(partition: int) -> None:
-        await _Partition(store, partition, report, sealed, found, on_progress).verify()
+        await _Partition(store, partition, report, archive, sealed, found, on_progress).verify()
         report.partitions += 1
         on_progress(report)
 
@@ -108,6 +103,7 @@ class _Partition:
         store: Store,
         partition: int,
         report: Report,
+        archive: Archive | None,
         sealed: Sealed | None,
         strays: Strays,
         on_progress: Callable[[Report], None],
@@ -118,7 +114,10 @@ class _Partition:
         self._on_progress = on_progress
         self._stray_sids = strays.sids.get(partition, set())
         self._stray_users = strays.users.get(partition, set())
-        self._fold = PartitionFold(store, partition, sealed=sealed, on_events=self._count)
+        self._segments: CheckedSegments | None = None
+        if archive is not None:
+            self._segments = CheckedSegments(archive, partition, report.note, self._count_archived)
+        self._fold = PartitionFold(store, partition, sealed=self._segments or sealed, on_events=self._count)
 
     async def verify(self) -> None:
         newest = await last_id(self._store, self._partition)
@@ -133,9 +132,11 @@ class _Partition:
         except StoreReplyError as error:  # an index of another type: the other partitions go on
             for what in await mistyped(self._store, self._partition) or [str(error)]:
                 self._note("", what)
-        except (LayoutError, CorruptLedger) as error:  # an archive that is not given, damaged or not all there
-            self._note("", str(error))
+        except CorruptLedger as error:  # an archive that is damaged or not all there
+            if self._segments is None or not self._segments.is_damaged:  # else it was noted
+                self._note("", str(error))
         self._note_faults()
+        self._report.segments += 0 if self._segments is None else self._segments.segments
 
     async def _sids(self) -> set[str]:
         indexed = await indexed_sids(self._store, self._partition)
@@ -175,13 +176,19 @@ class _Partition:
                 self._note(sid, f"stored at seq {version}, behind its events at {seq}")
                 return
             if wrong := await self._fold.catch_up(sid, version):
-                self._note(sid, wrong)
+                if not await self._is_forgotten(stored):
+                    self._note(sid, wrong)
                 return
             if seq:
                 for what in differences(folded, stored):
                     self._note(sid, what)
                 return
             # Only now is known whose session it is, and so which index of devices to look at.
+
+    async def _is_forgotten(self, stored: RawSession) -> bool:
+        """Tell whether retention removed all of a session, and is about to forget how it ended."""
+        cut = (await read_record(self._store, self._partition)).cut
+        return bool(cut and stored.ended) and not behind(parse_ended(stored.ended or b"").head, cut)
 
     async def _read(self, sid: str, folded: Folded) -> RawSession:
         member = b"" if folded.state is None else provider_member(folded.state)
@@ -237,7 +244,12 @@ class _Partition:
     def _note_faults(self) -> None:
         faults, self._fold.faults = self._fold.faults, []
         for fault in faults:
-            self._note(fault.session, fault.what, fault.event)
+            if self._segments is None or fault.session not in self._segments.broken:  # else it was noted
+                self._report.note(fault)
+
+    def _count_archived(self, events: int) -> None:
+        self._report.archived += events
+        self._on_progress(self._report)
 
     def _note(self, sid: str, what: str, event: str = "") -> None:
-        self._report.note(Difference(self._partition, sid, what, event))
+        self._report.note(Finding(self._partition, sid, what, event))

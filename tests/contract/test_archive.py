@@ -27,7 +27,6 @@ from projections.archive.format import place
 from projections.archive.lease import Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
-from projections.archive.verify import verify_segments
 from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.archives import (
@@ -38,6 +37,7 @@ from tests.support.ledger.archives import (
     TABLET,
     Killed,
     archived,
+    checked,
     everything,
     histories,
     length,
@@ -77,8 +77,8 @@ async def test_all_reads_the_same_after_it_was_archived_and_trimmed(real_store: 
     assert await everything(store, found) == before
     for page in (1000, 7):
         assert await histories(store, found, page=page) == read_before
-    checked = await verify_segments(found, PARTITION)
-    assert (checked.differences, checked.events, checked.segments) == ([], len(before) - 30, 3)
+    verified = await checked(found)
+    assert (verified.differences, verified.archived, verified.segments) == ([], len(before) - 30, 3)
 
     # It goes on being written to, and archived.
     state = await log.load(TABLET)
@@ -89,7 +89,7 @@ async def test_all_reads_the_same_after_it_was_archived_and_trimmed(real_store: 
     assert await length(store) == 0
     assert await sealed(found) == before
     assert (await histories(store, found))[TABLET][2:] == read_before[TABLET]
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
     assert (await archived(store, objects)).segments == 0, "there is nothing to do"
 
 
@@ -253,7 +253,7 @@ async def test_a_page_reads_only_the_frames_it_needs(
     assert page.entries == [entry for entry in whole if entry.recorded.seq <= 60][:10]
     assert len(counting.reads) <= 6
     assert (await histories(valkey_store, found))[PHONE] == whole
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
 
 
 async def test_states_and_ended_sessions_are_told_at_the_floor(valkey_store: Store, path: Path) -> None:
@@ -306,7 +306,7 @@ async def test_an_archive_that_is_another_one_is_not_taken_for_an_empty_one(valk
         await EventPages(valkey_store, other).page(
             PARTITION, PHONE, top_seq=hot.entries[-1].recorded.seq - 1, count=1000
         )
-    (difference,) = (await verify_segments(other, PARTITION)).differences
+    (difference,) = (await checked(other)).differences
     assert "is LEDGER_ARCHIVE another one" in difference.what
     report = await archived(valkey_store, opened(path.with_name("other")))
     assert "is LEDGER_ARCHIVE another one" in report.failures[0].what
@@ -348,7 +348,7 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
     assert await found.segments(PARTITION) == names[1:]
     assert len(files(path)) == 2
     assert (await read_record(valkey_store, PARTITION)).cut == names[0].last
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
 
     for sid, history in whole.items():
         cut = [entry for entry in history if entry in entries[50:]]
@@ -376,7 +376,7 @@ async def test_retention_cuts_histories_and_keeps_every_state_since(valkey_store
     assert await read_ended(valkey_store, PARTITION, OLD) is None
     with pytest.raises(NoSuchSession):
         await EventPages(valkey_store, found).page(PARTITION, OLD)
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
     assert (await archived(valkey_store, opened(path), replace(keeping, hot_events=0), now_us=2 * old)).removed == 0
 
 
@@ -388,7 +388,7 @@ async def test_retention_that_was_interrupted_is_finished_by_the_next_run(valkey
     name = keys.archive(PARTITION)
     await valkey_store.command("HSET", name, "cut", names[1].last, "segments", len(names) - 2, key=name)
     assert await found.segments(PARTITION) == names[2:], "what is below the cut does not count any more"
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
     assert (await archived(valkey_store, opened(path))).removed == 2
     assert len(files(path)) == len(names) - 2
 
@@ -421,4 +421,4 @@ async def test_a_segment_that_is_removed_while_it_is_read_is_not_missed(valkey_s
     assert (walk.entries, walk.below_floor) == (whole[: len(walk.entries)], True)
     assert str(names[0]) not in {str(file.relative_to(path)) for file in files(path)}
     removing = Removing(path, lambda: archived(valkey_store, opened(path), keeping, now_us=2 * later))
-    assert (await verify_segments(Archive(valkey_store, removing), PARTITION)).differences == []
+    assert (await checked(Archive(valkey_store, removing))).differences == []

@@ -20,13 +20,13 @@ from projections.archive.errors import ArchiveUnavailable, Fenced, PartitionBusy
 from projections.archive.lease import Lease
 from projections.archive.objects import Objects
 from projections.archive.record import Record, read_record
-from projections.archive.verify import verify_segments
 from tests.support.ledger.archives import (
     ALL,
     PHONE,
     Dying,
     Killed,
     archived,
+    checked,
     everything,
     histories,
     length,
@@ -59,7 +59,7 @@ async def whole(store: Store, path: Path, before: list[Entry]) -> ArchiveReport:
     assert report.failures == []
     assert await length(store) == 0
     assert await everything(store, found) == before
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
     assert len(files(path)) == len(await found.segments(PARTITION)), "nothing else is left"
     return report
 
@@ -266,7 +266,7 @@ async def test_a_late_segment_of_an_archiver_that_was_overtaken_does_not_count(
     assert (report.busy, len(report.failures)) == ((0, 1) if same else (1, 0))
     found = Archive(real_store, opened(path))
     assert await everything(real_store, found) == before
-    assert (await verify_segments(found, PARTITION)).differences == []
+    assert (await checked(found)).differences == []
     assert (await whole(real_store, path, before)).swept == (not same)
 
 

@@ -18,11 +18,11 @@ from ops.backup.listing import list_backups
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
-from projections.archive.verify import verify_segments
 from projections.backup.errors import CannotBackUp
 from projections.checking.verify import verify
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import Entity, read_line
+from tests.support.ledger.archives import checked
 from tests.support.ledger.backups import LATER, PARTITIONS, archive_all, everything, files_of, full, restored, saved
 from tests.support.sources.owners import let_owners_be_there
 from tests.support.sources.samples import sample
@@ -46,7 +46,7 @@ async def assert_clean(store: Store, objects: Objects) -> None:
     found = Archive(store, objects)
     assert (await verify(store, PARTITIONS, sealed=found)).differences == []
     for partition in range(PARTITIONS):
-        assert (await verify_segments(found, partition)).differences == []
+        assert (await checked(found, partition)).differences == []
 
 
 async def test_archiving_goes_on_behind_a_restore(valkey_store: Store, redis7: Store, folder: Objects) -> None:

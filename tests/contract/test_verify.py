@@ -17,7 +17,8 @@ from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
-from projections.checking.verify import Difference, Report, verify
+from projections.checking.verify import Report, verify
+from projections.findings import Finding
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 
@@ -107,7 +108,7 @@ class Damaged:
         gone = {(sid, b"%d" % seq) for seq in seqs}
         await self.rewrite(lambda rows: [row for row in rows if (row[1][b"sid"].hex(), row[1][b"seq"]) not in gone])
 
-    async def found(self) -> list[Difference]:
+    async def found(self) -> list[Finding]:
         report = await verify(self.store, PARTITIONS)
         assert report.different == len(report.differences)
         assert {difference.partition for difference in report.differences} <= {self.partition}

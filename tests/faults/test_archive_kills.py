@@ -22,8 +22,7 @@ from ops.archive.options import ArchivePlace
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
 from projections.archive.segment import Segment
-from projections.archive.verify import verify_segments
-from tests.support.ledger.archives import PHONE, everything, histories, length, past, stream
+from tests.support.ledger.archives import PHONE, checked, everything, histories, length, past, stream
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import PARTITION, Log
 from tests.support.processes.archiver import Archivers
@@ -83,7 +82,7 @@ async def assert_nothing_lost(store: Store, objects: Objects, expected: list[Ent
     assert list({entry.id: entry for entry in held}.values()) == expected
     history = (await histories(store, found, [PHONE]))[PHONE]
     assert history == [entry for entry in expected if entry.recorded.sid == PHONE][::-1]
-    report = await verify_segments(found, PARTITION)
+    report = await checked(found)
     assert report.differences == []
 
 

@@ -16,7 +16,7 @@ from ledger.store.interface import open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions, ArchivePlace
 from ops.bench.rig import filling
-from ops.verify_processes import Job, VerifyFailed, processes_for, processes_for_segments, verify_archived, verify_in
+from ops.verify_processes import Job, VerifyFailed, processes_for, verify_in
 from projections.archive.catalog import Archive
 from projections.checking.verify import verify
 from tests.support.ledger.given import NOW
@@ -167,11 +167,12 @@ async def test_several_processes_find_in_segments_what_one_does(ledger: RunningS
     sealed = Archive(store, place.open())
     (damaged, *_) = await sealed.segments(3)
     damage(tmp_path / "archive" / str(damaged))
-    assert await processes_for_segments(sealed, which) == 1, "not worth it"
-    alone = await verify_archived(sealed, which)
-    assert str(damaged) in alone.differences[0].what
+    assert await processes_for(store, which, sealed) == 1, "not worth it"
+    strays = await find_strays(store, 16)
+    alone = await verify(store, 16, strays=strays, archive=sealed)
+    assert str(damaged) in {difference.segment for difference in alone.differences}
     told: list[int] = []
-    job = Job(url, 5.0, 16, which, await find_strays(store, 16), place, segments=True)
+    job = Job(url, 5.0, 16, which, strays, place)
     together = await verify_in(3, job, lambda said: told.append(said.events))
     assert (together.partitions, together.segments) == (16, alone.segments)
     assert together.archived == alone.archived < 2_000

@@ -10,8 +10,9 @@ import uvloop
 
 from ledger.store.interface import open_store
 from ops.archive.options import ArchivePlace
-from ops.verify_processes import collect_rarely, verify_archived
+from ops.verify_processes import collect_rarely
 from projections.archive.catalog import Archive
+from projections.checking.verify import verify
 
 
 class Job(msgspec.Struct):
@@ -35,7 +36,7 @@ async def _check(job: Job) -> Checked:
     store = await open_store(job.url, timeout_s=60)
     try:
         started, cpu_before_s = time.perf_counter(), time.process_time()
-        report = await verify_archived(Archive(store, job.archive.open()), range(job.partitions))
+        report = await verify(store, job.partitions, archive=Archive(store, job.archive.open()))
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_before_s
     finally:
         await store.close()

@@ -14,7 +14,8 @@ from ledger.keys import check_name
 from ledger.log.stored_sessions import Strays, find_strays
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.opening.ledger import Opened, opened
-from projections.checking.rebuild import REPORTED, Rebuild, RebuildReport, find_session, not_whole
+from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
+from projections.findings import lines
 
 Advance = Callable[[int, str], None]
 
@@ -96,11 +97,8 @@ async def _partition_of(found: Opened, sid: str) -> int:
 
 
 def _tell(report: RebuildReport) -> None:
-    for broken in report.named:
-        where = f"partition {broken.partition} session {broken.session or '?'}"
-        echo(f"{where}: {broken.what}" + (f" (event {broken.event})" if broken.event else ""))
-    if report.broken > REPORTED:
-        echo(f"… and {report.broken - REPORTED:,} more")
+    for line in lines(report.named, report.broken):
+        echo(line)
     if not report.partitions:
         echo("all partitions are whole; --all rebuilds them all the same")
         return

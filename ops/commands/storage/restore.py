@@ -22,7 +22,7 @@ from ops.opening.ledger import now_us, open_user_keys
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
-from projections.checking.rebuild import REPORTED
+from projections.findings import lines
 
 
 @click.command()
@@ -130,12 +130,9 @@ def _confirm(source: str, settings: Settings) -> None:
 
 
 def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, settings: Settings) -> None:
-    for broken in report.broken:
-        echo(f"partition {broken.partition} session {broken.session or '?'}: {broken.what}")
-    for difference in report.verified.differences:
-        echo(f"partition {difference.partition} session {difference.session or '?'}: {difference.what}")
-    if report.verified.different > REPORTED:
-        echo(f"… and {report.verified.different - REPORTED:,} more")
+    verified = report.verified
+    for line in (*lines(report.broken, len(report.broken)), *lines(verified.differences, verified.different)):
+        echo(line)
     echo(
         f"{report.events:,} events restored in {report.partitions:,} partitions; {report.sessions:,} living sessions, "
         f"{report.resets:,} of them asked to start over"

@@ -14,19 +14,12 @@ from ops.commands.options import json_option, print_json, progress, run, setting
 from ops.embedded.files import prepare_files
 from ops.opening.ledger import Opened, opened
 from ops.settings.settings import Settings
-from ops.verify_processes import (
-    Job,
-    Said,
-    collect_rarely,
-    processes_for,
-    processes_for_segments,
-    verify_archived,
-    verify_in,
-)
+from ops.verify_processes import Job, Said, collect_rarely, processes_for, verify_in
 from projections.archive.catalog import Archive
 from projections.checking.rebuild import Rebuild, RebuildReport
-from projections.checking.verify import REPORTED, Report
+from projections.checking.verify import Report
 from projections.checking.verify import verify as verify_ledger
+from projections.findings import lines
 
 _NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
 _LEFT = "what is left is in events or segments: those come back only from a backup, or from a copy of the archive"
@@ -93,37 +86,18 @@ async def _verify(
     url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
     job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
     collect_rarely()
-    processes = await processes_for(found.store, which)
+    processes = await processes_for(found.store, which, archive)
     with progress("verifying partitions", len(which)) as advance:
 
         def tell(so_far: Report | Said) -> None:
-            advance(so_far.partitions, f"{so_far.events:,} events")
-
-        if processes > 1:
-            report = await verify_in(processes, job, tell)
-        else:
-            report = await verify_ledger(
-                found.store, found.ledger.partitions, only=which, strays=strays, sealed=archive, on_progress=tell
-            )
-    if archive is not None:
-        report.add(await _verify_segments(archive, job))
-    return report
-
-
-async def _verify_segments(archive: Archive, job: Job) -> Report:
-    processes = await processes_for_segments(archive, job.which)
-    with progress("verifying the segments of partitions", len(job.which)) as advance:
-
-        def tell(so_far: Report | Said) -> None:
-            events = so_far.archived if isinstance(so_far, Report) else so_far.events
+            events = so_far.events + (so_far.archived if isinstance(so_far, Report) else 0)
             advance(so_far.partitions, f"{events:,} events")
 
         if processes > 1:
-            report = await verify_in(processes, msgspec.structs.replace(job, segments=True), tell)
-        else:
-            report = await verify_archived(archive, job.which, tell)
-    report.partitions = 0  # they are counted where their streams are
-    return report
+            return await verify_in(processes, job, tell)
+        return await verify_ledger(
+            found.store, found.ledger.partitions, only=which, strays=strays, archive=archive, on_progress=tell
+        )
 
 
 def _tell(verified: Verified) -> None:
@@ -146,8 +120,5 @@ def _tell(verified: Verified) -> None:
 
 
 def _tell_differences(report: Report) -> None:
-    for difference in report.differences:
-        where = f"partition {difference.partition} session {difference.session or '?'}"
-        echo(f"{where}: {difference.what}" + (f" (event {difference.event})" if difference.event else ""))
-    if report.different > REPORTED:
-        echo(f"… and {report.different - REPORTED:,} more")
+    for line in lines(report.differences, report.different):
+        echo(line)

@@ -18,6 +18,7 @@ from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects, open_objects
+from projections.checking.verify import Report, verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.given import NOW, ack, cleared, moved, offered
 from tests.support.ledger.ledgers import PARTITION, Log, sid_of
@@ -89,6 +90,11 @@ async def length(store: Store, partition: int = PARTITION) -> int:
     """Tell how many events are in the hot stream."""
     name = keys.stream(partition)
     return int(await store.command("XLEN", name, key=name))
+
+
+async def checked(archive: Archive, partition: int = PARTITION) -> Report:
+    """Verify a partition with all its segments."""
+    return await verify(archive.store, partition + 1, only=[partition], archive=archive)
 
 
 def opened(path: Path) -> Objects:
