@@ -138,6 +138,11 @@ def broken(partition: int) -> bytes:
     return b"{p%d}:broken" % partition
 
 
+def aside(partition: int) -> bytes:
+    """Hash: stream entry that is none of an event, or `<session>@<seq>` of a head given up -> what it was."""
+    return b"{p%d}:aside" % partition
+
+
 def barrier(partition: int) -> bytes:
     """Value of no meaning: written behind what replicas must confirm, to wait for them."""
     return b"{p%d}:barrier" % partition

@@ -21,6 +21,7 @@ _LOST: Final = 2
 _ODD: Final = 3
 _FAR: Final = 4
 _PARTS: Final = 8
+_SID_BYTES: Final = 32
 _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
@@ -127,6 +128,8 @@ def _entry(name: bytes, values: Sequence[bytes]) -> Entry:
     stream_id = name.decode()
     try:
         sid, seq, at_us, schema, raw, digest, prev = values
+        if len(sid) != _SID_BYTES:
+            raise ValueError(f"a session id of {len(sid)} bytes")
         event = decode_event(raw, int(schema))
         recorded = Recorded(sid.hex(), int(seq), int(at_us), int(schema), event, raw, digest)
         return Entry(stream_id, recorded, prev.decode())
@@ -136,6 +139,11 @@ def _entry(name: bytes, values: Sequence[bytes]) -> Entry:
         error.add_note(f"stream entry {stream_id}")
         error.details.setdefault("id", stream_id)
         raise
+
+
+def is_foreign(row: Sequence[Any]) -> bool:
+    """Tell whether a stream entry has nothing of an event: somebody else put it there."""
+    return not set(_FIELDS) & set(row[1][::2])
 
 
 def _unreadable(stream_id: str, error: Exception) -> CorruptLedger:

@@ -7,6 +7,7 @@ rebuild says so in it from its beginning to its end, and so does a copy, in whic
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ledger import keys
@@ -49,14 +50,20 @@ async def mark_new(store: Store, partitions: int) -> None:
     await asyncio.gather(*(store.script(_MARK, (name,), ()) for name in names))
 
 
-async def begin(store: Store, partition: int, token: str, copied: bytes = b"") -> bytes:
-    """Begin to rebuild a partition and return what its key says from now on, for `finish`.
+async def begin(store: Store, partition: int, token: str, copied: bytes = b"") -> tuple[bytes, bool]:
+    """Begin to rebuild a partition and return what its key says from now on, for `finish`, and whether it was whole.
 
     Rebuilds at the same time share it. A partition that is being copied stays so, unless by the copy that is over.
     """
     mine = b"%b%b" % (REBUILDING, token.encode())
-    says: bytes = await store.script(_BEGIN, (keys.whole(partition),), (mine, copied))
-    return says
+    says, was_whole = await store.script(_BEGIN, (keys.whole(partition),), (mine, copied))
+    return says, bool(was_whole)
+
+
+async def mark_broken(store: Store, partition: int, broken: Mapping[str, str]) -> None:
+    """Note sessions whose events are damaged, and where: not found, they are not known to have ended."""
+    name = keys.broken(partition)
+    await asyncio.gather(*(store.command("HSET", name, sid, what, key=name) for sid, what in broken.items()))
 
 
 async def finish(store: Store, partition: int, says: bytes) -> bool:

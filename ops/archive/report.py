@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from projections.findings import REPORTED, Finding
+
 
 class Failure(msgspec.Struct, frozen=True):
     """A partition that could not be archived, and why; nothing of it was lost."""
@@ -17,7 +19,8 @@ class ArchiveReport(msgspec.Struct):
 
     `read`: events looked at, also those of a segment that is not finished. `adopted`: segments that an earlier archiver
     wrote and could not note. `swept`: segments left by archivers that had lost their lease. `busy`: partitions that
-    somebody else was archiving.
+    somebody else was archiving. `broken`: sessions whose events were sealed as they are, though they contradict
+    themselves; the first are `named`. `aside`: stream entries that were none of ours, and were set aside.
     """
 
     partitions: int = 0
@@ -30,4 +33,13 @@ class ArchiveReport(msgspec.Struct):
     removed: int = 0
     swept: int = 0
     busy: int = 0
+    broken: int = 0
+    named: list[Finding] = []
+    aside: int = 0
     failures: list[Failure] = []
+
+    def name(self, broken: Finding) -> None:
+        """Count a broken session, and name it if there is room."""
+        self.broken += 1
+        if len(self.named) < REPORTED:
+            self.named.append(broken)

@@ -7,11 +7,14 @@ next one goes on: a segment that was written and not noted is adopted if it is w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from ledger import keys
+from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.log.append import MARK_EVERY
-from ledger.log.reader import PAGE, Entry, read_partition, read_raw
+from ledger.log.reader import Entry, is_foreign, parse_entry, read_raw
+from ledger.log.whole import mark_broken
 from ledger.positions import iso_from_us
 from ledger.store.interface import Store
 from ops.archive.options import ArchiveOptions
@@ -24,6 +27,8 @@ from projections.archive.format import EndedLine, IndexLine, Previous, folder, p
 from projections.archive.lease import Lease
 from projections.archive.segment import Segment
 from projections.archive.writer import Built, SegmentWriter
+from projections.aside import Aside, CannotSetAside, Decision, advice, broken_by, read_asides, set_aside
+from projections.findings import Finding
 
 _MARKS_AT_ONCE = 500
 """Of how many sessions marks are removed in one script."""
@@ -52,6 +57,8 @@ class Sealer:
         self._report = report
         self._on_progress = on_progress
         self._folds: dict[str, Fold] | None = None
+        self._stopped: CannotSeal | None = None
+        self._broken: dict[str, str] = {}
 
     async def finish_earlier(self) -> None:
         """Finish what an earlier run left: trim what is noted, remove strays, adopt segments that were not noted."""
@@ -61,24 +68,26 @@ class Sealer:
         await self._adopt()
 
     async def seal(self) -> None:
-        """Seal what is old enough, segment by segment."""
+        """Seal what is old enough, segment by segment, up to what cannot be read."""
         hot_ms = (self._now_us - int(self._options.hot_s * 1_000_000)) // 1000
         while await self._hot_begins_before(hot_ms):
             try:
                 if not await self._seal_one(hot_ms):
-                    return
+                    break
             except ObjectExists:
                 floor = self._lease.record.floor
                 await self._adopt()
                 if self._lease.record.floor == floor:
                     raise
+        if self._stopped is not None:
+            raise self._stopped
 
     async def _hot_begins_before(self, hot_ms: int) -> bool:
         """Tell whether there is anything to seal, without reading what it would go on from."""
         if await excess(self._store, self._partition, self._options) > 0:
             return True
-        async for page in _stream(self._store, self._partition, self._lease.record.floor, page=1):
-            return place(page[0].id)[0] < hot_ms
+        async for rows in read_raw(self._store, self._partition, self._lease.record.floor or "-", page=1):
+            return place(rows[0][0].decode())[0] < hot_ms
         return False
 
     async def _seal_one(self, hot_ms: int) -> bool:
@@ -94,6 +103,10 @@ class Sealer:
                     break
             if not writer.count:
                 return False
+            asides = await self._asides_up_to(writer.last)
+            for sid, event, what in await broken_by(self._store, self._partition, asides, folds):
+                self._break(sid, folds[sid], event, what)
+            await mark_broken(self._store, self._partition, self._broken)
             built = await asyncio.to_thread(
                 writer.finish,
                 [ended[sid] for sid in sorted(ended)],
@@ -115,23 +128,61 @@ class Sealer:
     async def _old(self, hot_ms: int, beyond: int) -> AsyncIterator[Entry]:
         """Give the events above the floor that are old enough, or of which there are too many."""
         count = 0
-        async for page in _stream(self._store, self._partition, self._lease.record.floor):
-            for entry in page:
-                if count >= beyond and place(entry.id)[0] >= hot_ms:
+        async for rows in read_raw(self._store, self._partition, self._lease.record.floor or "-"):
+            for row in rows:
+                if count >= beyond and place(row[0].decode())[0] >= hot_ms:
                     return
-                count += 1
-                yield entry
-            self._report.read += len(page)
+                try:
+                    entry = await self._read(row)
+                except CannotSeal as error:
+                    self._stopped = error
+                    return
+                if entry is not None:
+                    count += 1
+                    yield entry
+            self._report.read += len(rows)
             self._on_progress(self._report)
 
+    async def _read(self, row: Sequence[Any]) -> Entry | None:
+        """Read a stream entry; what is none of ours is set aside, since it would be trimmed. Raises CannotSeal."""
+        try:
+            return parse_entry(row)
+        except UnknownEvent as error:
+            raise CannotSeal(f"stream entry {row[0].decode()}: {error}") from error
+        except CorruptLedger as error:
+            if not is_foreign(row):  # whose it was is for people to find out
+                raise CannotSeal(f"{error}; {advice(self._partition, row[0].decode())}") from error
+            why = "it is none of an event, and archiving trims the stream"
+            try:
+                aside = await set_aside(self._store, self._partition, row, Decision(why, "archive", self._now_us))
+            except CannotSetAside as refused:
+                raise CannotSeal(str(refused)) from refused
+            self._report.aside += 1
+            self._report.name(aside.finding(self._partition, row[0].decode()))
+            return None
+
+    async def _asides_up_to(self, last: str) -> dict[str, Aside]:
+        found = await read_asides(self._store, self._partition)
+        return {name: each for name, each in found.items() if each.kind == "entry" and place(name) <= place(last)}
+
+    def _break(self, sid: str, fold: Fold, event: str, what: str) -> None:
+        """Follow a session no further: its events are sealed as they are, and its state cannot be told."""
+        self._broken[sid] = fold.broken = f"{event} {what}"
+        self._report.name(Finding(self._partition, sid, what, event))
+
     def _fold(self, folds: dict[str, Fold], entry: Entry, ended: dict[str, EndedLine]) -> None:
-        """Fold an event on; what does not follow is not sealed, for then it would be trimmed."""
+        """Fold an event on; what does not follow breaks its session alone."""
         sid = entry.recorded.sid
         fold = folds.setdefault(sid, Fold())
-        wrong = fold.take(entry)
+        if fold.broken:
+            return
+        try:
+            wrong = fold.take(entry)
+        except UnknownEvent as error:
+            raise CannotSeal(f"event {entry.id} of session {sid}: {error}") from error
         if wrong:
-            raise CannotSeal(f"event {entry.id} of session {sid}: {wrong}")
-        if fold.state is not None and fold.state.ended is not None:
+            self._break(sid, fold, entry.id, wrong)
+        elif fold.state is not None and fold.state.ended is not None:
             ended[sid] = ended_line(sid, folds.pop(sid))
 
     async def _read_back(self, built: Built) -> Segment:
@@ -218,14 +269,20 @@ class Sealer:
     async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> list[str]:
         """Tell how a segment first differs from what the stream holds up to `last`; brings the folds there."""
         differs: list[str] = []
-        held = (e async for page in _stream(self._store, self._partition, self._lease.record.floor, last) for e in page)
+        rows = read_raw(self._store, self._partition, self._lease.record.floor or "-", last)
+        held = (e async for page in rows for row in page if (e := await self._read(row)) is not None)
         async for page in segment.pages():
             there = [await anext(held, None) for _ in page]
             pairs = zip(page, there, strict=True)
             differs.extend(f"event {entry.id} is not the stream's" for entry, other in pairs if entry != other)
             if differs:
                 return differs
-        check = SegmentCheck(lambda *what: differs.append(" ".join(filter(None, what))), folds, self._previous())
+
+        def note(what: str, sid: str, event: str) -> None:
+            if sid not in check.broken:  # its events contradict themselves here as in the stream
+                differs.append(" ".join(filter(None, (what, sid, event))))
+
+        check = SegmentCheck(note, folds, self._previous())
         await check.check(segment)
         if await anext(held, None) is not None:
             differs.append("the stream has more events")
@@ -242,8 +299,3 @@ async def excess(store: Store, partition: int, options: ArchiveOptions) -> int:
         return 0
     name = keys.stream(partition)
     return max(0, int(await store.command("XLEN", name, key=name)) - options.hot_events)
-
-
-def _stream(store: Store, partition: int, floor: str, until: str = "+", page: int = PAGE) -> AsyncIterator[list[Entry]]:
-    """Read a partition's stream above the floor."""
-    return read_partition(store, partition, floor or "-", until, page)

@@ -113,6 +113,8 @@ async def put_beside(store: Store, partition: int, line: Pairs) -> None:
         name = keys.activity(partition)
         pairs = chain.from_iterable((score, sid) for sid, score in line.pairs)
         await store.command("ZADD", name, "XX", *pairs, key=name)
+    elif line.key == "aside":
+        await _hset(store, keys.aside(partition), line)
     elif line.key == "credentials":
         held = keys.credentials(partition)
         for start in range(0, len(line.pairs), _PAGE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
@@ -33,6 +34,17 @@ def store_options(command: Command) -> Command:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _login() -> str:
+    """Tell whose account runs the command."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name
+        return f"uid {os.getuid()}"
+
+
+by_option = click.option("--by", default=_login, show_default="your login", help="Who decides it, to be kept.")
 
 
 def session_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -73,7 +73,14 @@ class Archive:
     async def newest(self, partition: int) -> Segment | None:
         """Open a partition's newest segment, whose states are those at the floor; None if it has none."""
         record = await read_record(self.store, partition)
-        return None if not record.segment else await self.open(_recorded(record))
+        return None if not record.segment else await self.newest_of(record)
+
+    async def newest_of(self, record: Record) -> Segment:
+        """Open the newest segment that a record names; raises BadSegment if it is another one, ObjectMissing."""
+        segment = await self.open(_recorded(record))
+        if segment.digest.hex() != record.digest:
+            raise BadSegment(record.segment, "its digest is not the one that was noted: is LEDGER_ARCHIVE another one?")
+        return segment
 
     async def states(self, partition: int) -> AsyncIterator[list[tuple[str, Fold]]]:
         """Read the sessions alive at a partition's floor, some at a time, in the order of their ids."""
@@ -120,7 +127,7 @@ class Archive:
             if found is None:
                 what = f"it has no events of session {sid}, though event {next_id} must be there"
                 raise BadSegment(segment.text, what)
-            page += await segment.of_session(sid, found, top_seq, top_at_us, count - len(page))
+            await segment.of_session(page, sid, found, next_id, top_seq, top_at_us, count)
             if len(page) == count or not found.prev:
                 return ""
             if place(found.prev) >= place(next_id):

@@ -156,12 +156,12 @@ class SegmentCheck:
                     self.folds[line.sid] = read_fold(segment.text, line)
                     continue
                 fold = self.folds.get(line.sid)
-                if fold is not None:
+                if fold is not None and not line.broken:
                     agrees = line == state_line(line.sid, fold)
                 else:
                     fold = self._take_over(segment, line)
                     loose, tip = self._loose.get(line.sid), fold.tip
-                    agrees = not self.whole and (loose is None or bool(fold.broken) or loose == tip)
+                    agrees = bool(fold.broken) or (not self.whole and (loose is None or loose == tip))
                 if not agrees:
                     self._note("the state it keeps differs from the fold of its events", line.sid, "")
         if seen != len(self.folds):

@@ -141,19 +141,36 @@ class Segment:
         for frame in self.footer.ended:
             yield await self._lines(frame, _ended)
 
-    async def of_session(self, sid: str, found: IndexLine, top_seq: int, top_at_us: int, count: int) -> list[Entry]:
-        """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards."""
-        page: list[Entry] = []
-        runs = [run for run in reversed(found.runs) if run.first_seq <= top_seq and run.first_at_us <= top_at_us]
-        while runs and len(page) < count:
+    async def of_session(
+        self, page: list[Entry], sid: str, found: IndexLine, newest: str, top_seq: int, top_at_us: int, count: int
+    ) -> None:
+        """Add a session's events from seq `top_seq` and time `top_at_us` backwards to `page`, until it has `count`.
+
+        `newest` is the stream id that its last event here must have. Raises CorruptLedger behind what could be read.
+        """
+        runs, newer = list(reversed(found.runs)), None
+        while runs and (runs[0].first_seq > top_seq or runs[0].first_at_us > top_at_us):
+            newer = runs.pop(0)
+        expected = newest if newer is None else ""
+        if newer is not None and runs and runs[0].last_seq + 1 != newer.first_seq:
+            runs.insert(0, newer)  # where one is missing between them, its first event tells
+        while runs:
             taken = _enough(runs, count - len(page))
             contents = await asyncio.gather(*(self._content(self._frame_of(run, sid)) for run in runs[:taken]))
             del runs[:taken]
             for content in contents:
-                lines = _lines_with(content, b'"sid":"%b"' % sid.encode())
-                entries = [self._entry(self._decode(line, _event)) for line in reversed(lines)]
-                page += [entry for entry in entries if _is_wanted(entry, sid, top_seq, top_at_us)]
-        return page[:count]
+                for line in reversed(_lines_with(content, b'"sid":"%b"' % sid.encode())):
+                    entry = self._entry(self._decode(line, _event))
+                    if entry.recorded.sid != sid:
+                        continue
+                    if expected not in ("", entry.id):
+                        what = f"event {expected} is missing: it was lost before its segment was made"
+                        raise CorruptLedger(what, sid=sid, id=expected)
+                    expected = entry.prev
+                    if entry.recorded.seq <= top_seq and entry.recorded.at_us <= top_at_us:
+                        page.append(entry)
+                        if len(page) == count:
+                            return
 
     async def check_frames(self) -> int:
         """Read every frame and compare it with its digest; gives how many bytes that were."""
@@ -250,8 +267,3 @@ def _lines_with(content: bytes, mark: bytes) -> list[bytes]:
         lines.append(content[content.rfind(b"\n", 0, at) + 1 : end])
         at = content.find(mark, end)
     return lines
-
-
-def _is_wanted(entry: Entry, sid: str, top_seq: int, top_at_us: int) -> bool:
-    recorded = entry.recorded
-    return recorded.sid == sid and recorded.seq <= top_seq and recorded.at_us <= top_at_us

@@ -18,10 +18,8 @@ from ledger.log.state_fields import Fields
 from ledger.log.whole import is_whole
 from ledger.store.interface import Scan, Store, scan, scan_keys
 from projections.archive.catalog import Archive
-from projections.archive.errors import BadSegment
-from projections.archive.format import parse_name, place
+from projections.archive.format import place
 from projections.archive.record import Record, read_record
-from projections.archive.segment import Segment
 from projections.backup.errors import CannotBackUp
 from projections.backup.format import Archived, Event, Key, Line, Pairs, State
 from projections.entities.forms import FORMS
@@ -64,8 +62,8 @@ class PartitionDump:
         """Read it: what was at the floor, the events behind it, then what is beside them."""
         floor = self.record.floor
         if floor and self._archive is not None:
-            async for states in (await open_newest(self._archive, self.record)).states():
-                yield [State(line.sid, line.session, line.checkpoints, line.head) for line in states]
+            async for states in (await self._archive.newest_of(self.record)).states():
+                yield [State(line.sid, line.session, line.checkpoints, line.head, line.broken) for line in states]
             async for rows in scan(self._store, "HSCAN", keys.ended(self._partition)):
                 old = [row for row in rows if place(parse_ended(row[1]).head) <= place(floor)]
                 yield [Pairs("ended", "", old)] if old else []
@@ -75,6 +73,7 @@ class PartitionDump:
         names: tuple[tuple[Key, Scan, bytes], ...] = (
             ("activity", "ZSCAN", keys.activity(self._partition)),
             ("credentials", "HSCAN", keys.credentials(self._partition)),
+            ("aside", "HSCAN", keys.aside(self._partition)),
         )
         for key, command, name in names:
             async for rows in scan(self._store, command, name):
@@ -84,17 +83,6 @@ class PartitionDump:
         """Tell whether nothing was archived since, and no projections were lost."""
         record = await read_record(self._store, self._partition)
         return record == self.record and await is_whole(self._store, self._partition)
-
-
-async def open_newest(archive: Archive, record: Record) -> Segment:
-    """Open the newest segment that a record names; raises BadSegment if it is another one, ObjectMissing."""
-    name = parse_name(record.segment)
-    if name is None:
-        raise BadSegment(record.segment, "the name of the newest segment is none of a segment")
-    segment = await archive.open(name)
-    if segment.digest.hex() != record.digest:
-        raise BadSegment(record.segment, "its digest is not the one that was noted: is LEDGER_ARCHIVE another one?")
-    return segment
 
 
 async def identity_lines(store: Store) -> Lines:

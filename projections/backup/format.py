@@ -31,7 +31,7 @@ _name: Final = re.compile(r"ledger-(\d{8}T\d{6}Z)-v[0-9A-Za-z.+-]{1,40}", re.ASC
 _part: Final = re.compile(r"(p\d{3,5}|ledger|identities|catalog\d{5,7})-\d{5}\.ndjson\.zst", re.ASCII)
 
 Key = Literal[
-    "ended", "activity", "credentials", "identity", "links", "emails",
+    "ended", "activity", "credentials", "aside", "identity", "links", "emails",
     "meta", "api-keys", "api-keys-used", "counters", "unfit-parents", "signing-keys",
     "library", "rows", "ids", "edges", "waiting", "wanted", "arrived",
     "checksums",
@@ -47,12 +47,13 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag="event"):
 
 
 class State(msgspec.Struct, frozen=True, array_like=True, tag="state"):
-    """A session alive at the floor: the fields of its two hashes, its head."""
+    """A session alive at the floor: the fields of its two hashes, its head; where its chain breaks, or ''."""
 
     sid: str
     session: dict[str, bytes]
     checkpoints: dict[str, bytes]
     head: str
+    broken: str = ""
 
 
 class Pairs(msgspec.Struct, frozen=True, array_like=True, tag="pairs"):

@@ -18,7 +18,6 @@ from projections.archive.format import EndedLine, Name, StateLine, parse_name, p
 from projections.archive.objects import Objects
 from projections.archive.record import Record
 from projections.archive.segment import Segment
-from projections.backup.dump import open_newest
 from projections.backup.errors import BadBackup, CannotRestore
 from projections.backup.format import Event, Key, Line, Manifest, Pairs, Part, State
 from projections.backup.parts import check_part, read_lines
@@ -88,7 +87,7 @@ class FromBackup:
 
     async def beside(self, partition: int) -> AsyncIterator[list[Pairs]]:
         """Read what is beside a partition's events."""
-        wanted: list[Key] = ["activity", "credentials"]
+        wanted: list[Key] = ["activity", "credentials", "aside"]
         async for lines in self.lines(partition, wanted):
             yield [line for line in lines if isinstance(line, Pairs) and line.key in wanted]
 
@@ -113,7 +112,7 @@ class FromBackup:
     async def _check_archive(self, archive: Archive, partition: int) -> None:
         """See that the segments are those the backup names, and that none holds events it does not know of."""
         held, record = self._held[partition], self._held[partition].record
-        await open_newest(archive, record)
+        await archive.newest_of(record)
         names = await archive.objects_of(partition)
         counted = [name for name in names if place(name.last) <= place(record.floor)]
         if len(counted) != record.segments:  # retention may have removed some since
@@ -148,7 +147,7 @@ class SealedInBackup:
     def _fold(self, partition: int, line: State) -> Fold:
         name = self._backup.place_of(partition)
         try:
-            return read_fold(name, StateLine(line.sid, line.session, line.checkpoints, line.head))
+            return read_fold(name, StateLine(line.sid, line.session, line.checkpoints, line.head, line.broken))
         except BadSegment as error:
             raise BadBackup(name, f"the state of session {line.sid} cannot be read") from error
 
@@ -236,7 +235,7 @@ async def _check_count(objects: Objects, partitions: int) -> None:
 
 def _check_partition(line: StateLine, partition: int, partitions: int) -> None:
     user = line.session.get("user", b"").decode(errors="replace")
-    if keys.partition_of(user, partitions) != partition:
+    if not line.broken and keys.partition_of(user, partitions) != partition:
         raise CannotRestore(
             f"A user of partition {partition} would not be there with {partitions} partitions: set LEDGER_PARTITIONS "
             "to the count that the ledger was created with"

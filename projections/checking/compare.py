@@ -12,6 +12,7 @@ from ledger.log.stored_sessions import RawSession
 from ledger.state import State
 from projections.checking.partition_fold import Folded, behind
 
+_HASH_BYTES = 32
 LIVES_NOWHERE = "no session, though its events do not end"
 ENDED_NOWHERE = "ended, but not kept as ended"
 INDEX_ONLY = "is in an index only"
@@ -35,6 +36,36 @@ def stored_seq(stored: RawSession) -> int | None:
     return int(seq)
 
 
+def ahead(folded: Folded, stored: RawSession) -> str:
+    """Tell how what is stored stands beyond the last event: history was shortened, or what is stored is wrong."""
+    for seq, digest in _heads(stored):
+        if seq > folded.seq and (folded.seq or len(digest) == _HASH_BYTES):
+            return f"stored at seq {seq}, but its events end at seq {folded.seq}"
+    return ""
+
+
+def unlike(folded: Folded, stored: RawSession) -> str:
+    """Tell how the head that is stored of a session proves another history than its events are; '' if it does not.
+
+    Projections are written with the events in one script: where a head differs that was stored no later than these were
+    read, either was changed by somebody else. What holds no hash (32 bytes) proves nothing, and neither does a stream
+    id: a copied stream may have others.
+    """
+    if what := ahead(folded, stored):
+        return what
+    for seq, digest in _heads(stored):
+        if len(digest) == _HASH_BYTES and digest != folded.hash:
+            if seq in (0, folded.seq):
+                return (
+                    f"stored with another hash than its events lead to at seq {folded.seq}: its history was rewritten"
+                )
+            return (
+                f"stored at seq {seq}, behind its events at {folded.seq}: "
+                "some were added to its history, or an older state was put back"
+            )
+    return ""
+
+
 def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
     """Name all that differs between a fold and what is stored of the same version; raises CorruptLedger.
 
@@ -47,6 +78,19 @@ def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
     if folded.state is not None:
         return chain(_of_living(folded, folded.state, stored), _of_marks(folded, stored))
     return iter(() if stored.is_nowhere else (INDEX_ONLY,))
+
+
+def _heads(stored: RawSession) -> Iterator[tuple[int, bytes]]:
+    """Read at which seq and hash a session is stored, living and ended; a seq that cannot be read is 0."""
+    if stored.session:
+        seq = stored.session.get(b"seq", b"")
+        yield int(seq) if seq.isdigit() else 0, stored.session.get(b"hash", b"")
+    if stored.ended is not None:
+        try:
+            kept = parse_ended(stored.ended)
+        except CorruptLedger:
+            return
+        yield kept.seq, kept.hash
 
 
 def _of_living(folded: Folded, state: State, stored: RawSession) -> Iterator[str]:

@@ -15,13 +15,14 @@ from ledger.errors import CorruptLedger, LayoutError, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
-from ledger.log.reader import Entry, parse_entry, read_raw, walk
+from ledger.log.reader import Entry, is_foreign, parse_entry, read_raw, walk
 from ledger.state import State
 from ledger.store.interface import Store
 from projections.archive.errors import ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
+from projections.aside import Aside, advice, broken_by, read_asides
 from projections.findings import Finding
 
 _SID_BYTES: Final = 32
@@ -62,6 +63,11 @@ class Folded(msgspec.Struct):
         return 0 if self.fold.state is None else self.fold.state.seq
 
     @property
+    def hash(self) -> bytes:
+        """The hash of its last event, which proves all; empty without any."""
+        return self.fold.tip.hash if self.kept is None else self.kept.hash
+
+    @property
     def user(self) -> str | None:
         """Whose session it is; None without any event."""
         if self.kept is not None:
@@ -85,7 +91,7 @@ class PartitionFold:
     """The fold of one partition, of all its sessions or `only` some.
 
     `faults` are the events at which folds stopped. `lost`: of one of them it cannot be told whose it is, so no
-    session's fold is sure to be complete. `events` counts what was read.
+    session's fold is sure to be complete. `asides` was set aside. `events` counts what was read.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class PartitionFold:
         """`on_events` is told how many more events were read; fewer when it has to begin again."""
         self.sessions: dict[str, Folded] = {}
         self.faults: list[Finding] = []
+        self.asides: dict[str, Aside] = {}
         self.lost = False
         self.events = 0
         self._store = store
@@ -125,6 +132,7 @@ class PartitionFold:
                 at = rows[-1][0].decode()
                 self._count(len(rows))
             self._at = "" if at == "-" else at
+            await self._take_asides()
             floor = (await read_record(self._store, self._partition)).floor
             if not floor or not behind(floor, since):
                 return
@@ -230,7 +238,7 @@ class PartitionFold:
         self._count(-self.events)
         self.sessions.clear()
         self.faults.clear()
-        self.lost, self._at = False, None
+        self.asides, self.lost, self._at = {}, False, None
 
     def _count(self, more: int) -> None:
         self.events += more
@@ -245,15 +253,31 @@ class PartitionFold:
         try:
             entry = parse_entry(row)
         except CorruptLedger as error:
-            self._unreadable(row, str(error))
+            self._unreadable(row, error)
             return
         if begins or behind(entry.id, self.of(entry.recorded.sid).head):
             self.take(entry)
 
-    def _unreadable(self, row: list[Any], what: str) -> None:
+    def _unreadable(self, row: list[Any], error: CorruptLedger) -> None:
         """Break the session of an event that cannot be read: were it left out, an older state would come back."""
+        what, event = str(error), row[0].decode()
+        if not isinstance(error, UnknownEvent):
+            what = f"{what}; {advice(self._partition, event)}"
+        if is_foreign(row):
+            self.faults.append(Finding(self._partition, "", what, event))
+            return
         prev = pairs(row[1]).get(b"prev", b"").decode(errors="replace")
-        self._break(_sid_bytes(row).hex(), what, row[0].decode(), prev)
+        self._break(_sid_bytes(row).hex(), what, event, prev)
+
+    async def _take_asides(self) -> None:
+        """Break the sessions whose last events may have been set aside."""
+        found = await read_asides(self._store, self._partition)
+        new = {name: aside for name, aside in found.items() if name not in self.asides}
+        self.asides = found
+        if new:
+            folds = {sid: folded.fold for sid, folded in self.sessions.items() if folded.kept is None}
+            for sid, event, what in await broken_by(self._store, self._partition, new, folds):
+                self._break(sid, what, event, "")
 
     def _break(self, sid: str, what: str, event: str, prev: str) -> None:
         """Stop a session's fold, and that of another one if the event follows its last: it may have been that one's."""

@@ -7,6 +7,7 @@ that it ended. That is also what tells the next rebuild where an interrupted one
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from enum import Enum
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from ledger.log.append import provider_member
 from ledger.log.reader import read_raw
 from ledger.log.stored_sessions import Strays, device_sids, indexed_sids, mistyped, provider_members
 from ledger.store.interface import Store
+from projections.aside import Decision
 from projections.bounded_tasks import each
 from projections.checking.partition_fold import PartitionFold, Sealed, is_sid
 from projections.checking.rebuild_sessions import Misfiled, SessionWriter
@@ -59,6 +61,14 @@ class RebuildReport(msgspec.Struct):
             self.named.append(broken)
 
 
+class _Settled(Enum):
+    """How much of a partition is what its events say."""
+
+    ALL = "all but single sessions"
+    UNTOUCHED = "nothing was written, since its events cannot be told"
+    NOT = "more than single sessions is missing"
+
+
 class Rebuild:
     """A rebuild of some partitions; `token` names it in what they say while it runs."""
 
@@ -75,6 +85,7 @@ class Rebuild:
         self._token = token
         self._sealed = sealed
         self._on_progress = on_progress
+        self._mistyped: set[int] = set()  # partitions with a key of another type
 
     async def partitions(self, which: Collection[int], strays: Strays, at_once: int = 2) -> None:
         """Rebuild partitions whole, `at_once` of them interleaved; those that end are whole, whatever comes after."""
@@ -86,10 +97,11 @@ class Rebuild:
         Raises LayoutError for one that is being restored, Contended if its projections are deleted again and again.
         """
         for _ in range(_ATTEMPTS):
-            says = await whole.begin(self._store, partition, self._token, copied)
+            says, was_whole = await whole.begin(self._store, partition, self._token, copied)
             if says.startswith(whole.COPYING):
                 raise LayoutError(f"Partition {partition} is not restored yet: run syncledger restore again")
-            if not await self._settle(partition, strays):
+            settled = await self._settle(partition, strays)
+            if settled is _Settled.NOT or (settled is _Settled.UNTOUCHED and not was_whole):
                 self.report.not_whole.append(partition)
                 break
             if await whole.finish(self._store, partition, says):
@@ -106,11 +118,11 @@ class Rebuild:
         await self._settle(partition, strays)
         self._done()
 
-    async def session(self, partition: int, sid: str) -> None:
-        """Rebuild one session."""
+    async def session(self, partition: int, sid: str, accept: Decision | None = None) -> None:
+        """Rebuild one session; `accept`: whose decision it is to give up a head that proves another history."""
         fold = self._fold(partition, only=[sid])
         await fold.forward()
-        await self._write(partition, fold, {sid}, {})
+        await self._write(partition, fold, {sid}, {}, accept)
         self._done()
 
     async def user(self, partition: int, user: str) -> None:
@@ -124,29 +136,29 @@ class Rebuild:
         await self._write(partition, fold, sids, misfiled)
         self._done()
 
-    async def _settle(self, partition: int, strays: Strays) -> bool:
-        """Make all of a partition what its events say; False if not even that can be told."""
+    async def _settle(self, partition: int, strays: Strays) -> _Settled:
+        """Make all of a partition what its events say."""
         fold = self._fold(partition)
         try:
             await fold.forward()
         except CorruptLedger as error:  # of the archive; what is damaged in the stream is a fault of its session
             self.report.name(Finding(partition, "", str(error)))
-            return False
+            return _Settled.UNTOUCHED
         try:
             return await self._settle_from(partition, fold, strays)
         except StoreReplyError as error:
             for what in await mistyped(self._store, partition) or [str(error)]:
                 self.report.name(Finding(partition, "", what))
-            return False
+            return _Settled.NOT
 
-    async def _settle_from(self, partition: int, fold: PartitionFold, strays: Strays) -> bool:
-        """Make all of a partition what it folds into; False if a part of it could not be. Raises StoreReplyError."""
+    async def _settle_from(self, partition: int, fold: PartitionFold, strays: Strays) -> _Settled:
+        """Make all of a partition what it folds into. Raises StoreReplyError."""
         sids = {sid for sid in await indexed_sids(self._store, partition) if is_sid(sid)}
         sids |= strays.sids.get(partition, set())
         users = {user for folded in fold.sessions.values() if (user := folded.user)}
         users |= strays.users.get(partition, set())
         marked = await self._marked_broken(partition)
-        mistyped_before = self.report.mistyped
+        self._mistyped.discard(partition)
         listed = [(user, sid) for user in users for sid in await self._devices_of(partition, user)]
         members = [pair async for page in provider_members(self._store, partition) for pair in page]
         # Whatever was in an index until now has its events in the stream by now.
@@ -161,36 +173,42 @@ class Rebuild:
                 misfiled.setdefault(sid, Misfiled()).members.append(member)
         if fold.is_empty and (sids or misfiled):
             self.report.name(Finding(partition, "", _STREAM_LOST))
-            return False
+            return _Settled.NOT
         await self._write(partition, fold, sids | fold.sessions.keys() | misfiled.keys() | marked, misfiled)
-        return not fold.lost and self.report.mistyped == mistyped_before
+        if fold.lost:
+            return _Settled.UNTOUCHED
+        return _Settled.NOT if partition in self._mistyped else _Settled.ALL
 
     async def _write(
-        self, partition: int, fold: PartitionFold, sids: Collection[str], misfiled: dict[str, Misfiled]
+        self,
+        partition: int,
+        fold: PartitionFold,
+        sids: Collection[str],
+        misfiled: dict[str, Misfiled],
+        accept: Decision | None = None,
     ) -> None:
         """Write what differs of sessions, and keep on record which of them are broken."""
         report = self.report
         if not fold.lost:
-            settled = await SessionWriter(self._store, partition, fold, misfiled).settle(sids)
+            settled = await SessionWriter(self._store, partition, fold, misfiled, accept).settle(sids)
             report.written += settled.written
             report.unchanged += settled.unchanged
             report.removed += settled.removed
-            for sid, what in (*settled.ahead.items(), *settled.mistyped.items()):
+            for sid, what in (*settled.unlike.items(), *settled.mistyped.items()):
                 report.name(Finding(partition, sid, what))
-            report.mistyped += len(settled.mistyped)
+            self._note_mistyped(partition, len(settled.mistyped))
             await self._mark_broken(partition, fold, sids)
         report.sessions += sum(fold.of(sid).state is not None for sid in sids)
         report.ended += sum(fold.of(sid).kept is not None for sid in sids)
         for fault in fold.faults:
-            report.name(fault if fault.session else replace(fault, what=f"{fault.what}; {_NOBODYS}"))
+            nobodys = fold.lost and not fault.session
+            report.name(replace(fault, what=f"{fault.what}; {_NOBODYS}") if nobodys else fault)
 
     async def _mark_broken(self, partition: int, fold: PartitionFold, sids: Collection[str]) -> None:
         """Note which sessions are broken: where they are not found they must not be told that they ended."""
         name, marked = keys.broken(partition), await self._marked_broken(partition)
-        broken = [(sid, what) for sid in sids if (what := fold.of(sid).broken)]
         mended = [sid for sid in sids if sid in marked and not fold.of(sid).broken]
-        for sid, what in broken:
-            await self._store.command("HSET", name, sid, what, key=name)
+        await whole.mark_broken(self._store, partition, {sid: what for sid in sids if (what := fold.of(sid).broken)})
         if mended:
             await self._store.command("HDEL", name, *mended, key=name)
 
@@ -204,8 +222,13 @@ class Rebuild:
         except StoreReplyError as error:
             what = await mistyped(self._store, partition, user=user) or [str(error)]
             self.report.name(Finding(partition, "", what[0]))
-            self.report.mistyped += 1
+            self._note_mistyped(partition, 1)
             return set()
+
+    def _note_mistyped(self, partition: int, count: int) -> None:
+        self.report.mistyped += count
+        if count:
+            self._mistyped.add(partition)
 
     def _fold(self, partition: int, only: Collection[str] | None = None) -> PartitionFold:
         return PartitionFold(self._store, partition, sealed=self._sealed, only=only, on_events=self._count)

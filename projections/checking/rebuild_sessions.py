@@ -18,7 +18,8 @@ from ledger.log.append import keep, provider_member
 from ledger.log.state_fields import checkpoint_fields
 from ledger.log.stored_sessions import RawSession, raw_keys, read_raw_session
 from ledger.store.interface import Arg, Script, Store
-from projections.checking.compare import differences, stored_fields, stored_seq, wanted_marks
+from projections.aside import Decision, keep_head
+from projections.checking.compare import ahead, differences, stored_fields, stored_seq, unlike, wanted_marks
 from projections.checking.partition_fold import Folded, PartitionFold, pages_of
 
 _WRITE: Final = Script.load("projections.checking", "rebuild.lua")
@@ -36,24 +37,35 @@ class Misfiled(msgspec.Struct):
 class Settled(msgspec.Struct):
     """What became of sessions.
 
-    Left alone, and why: `ahead` are stored beyond their last event, of `mistyped` a key is of another type.
+    Left alone, and why: what is stored of those that are `unlike` proves another history than their events are, of
+    `mistyped` a key is of another type.
     """
 
     written: int = 0
     unchanged: int = 0
     removed: int = 0
-    ahead: dict[str, str] = {}
+    unlike: dict[str, str] = {}
     mistyped: dict[str, str] = {}
 
 
 class SessionWriter:
     """Writes sessions of one partition."""
 
-    def __init__(self, store: Store, partition: int, fold: PartitionFold, misfiled: dict[str, Misfiled]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        partition: int,
+        fold: PartitionFold,
+        misfiled: dict[str, Misfiled],
+        accept: Decision | None = None,
+    ) -> None:
+        """`accept`: whose decision it is to have what events say in place of a head that proves another history."""
+        self._accept = accept
         self._store = store
         self._partition = partition
         self._fold = fold
         self._misfiled = misfiled
+        self._unlike: dict[str, str] = {}  # of those looked at: how they are
 
     async def settle(self, sids: Collection[str]) -> Settled:
         """Make what is stored of sessions what their events fold into; broken ones are left as they are.
@@ -92,6 +104,7 @@ class SessionWriter:
             if version is not None and version > folded.seq and not folded.broken:
                 seq = folded.seq
                 if await self._fold.catch_up(sid, version):
+                    self._unlike[sid] = ""
                     return stored
                 if not seq:  # only now is known whose session it is, and so where to look
                     stored = await self._read(sid, folded)
@@ -99,8 +112,12 @@ class SessionWriter:
                 return None
             differing = any(True for _ in differences(folded, stored._replace(credential=False)))
         except CorruptLedger:
-            return None if folded.broken else stored
-        return stored if differing or sid in self._misfiled else None
+            if folded.broken:
+                return None
+            differing = True
+        # Whether it is ahead is asked once more when the fold went on.
+        self._unlike[sid] = "" if ahead(folded, stored) else unlike(folded, stored)
+        return stored if differing or self._unlike[sid] or sid in self._misfiled else None
 
     async def _read(self, sid: str, folded: Folded) -> RawSession:
         member = b"" if folded.state is None else provider_member(folded.state)
@@ -112,12 +129,14 @@ class SessionWriter:
         if folded.broken:
             return True
         if self._fold.is_empty:
-            settled.ahead[sid] = "is stored, but there is no event at all: is this the right store?"
+            settled.unlike[sid] = "is stored, but there is no event at all: is this the right store?"
             return True
-        if folded.seq and (stands := _standing(stored)) > folded.seq:
-            # Either it is wrong or events were lost: what was answered may not be taken back in silence.
-            settled.ahead[sid] = f"stored at seq {stands}, but its events end at seq {folded.seq}"
-            return True
+        # What is stored is all that tells of the other history: it may not be taken back in silence.
+        if what := ahead(folded, stored) or self._unlike.get(sid):
+            if self._accept is None:
+                settled.unlike[sid] = what
+                return True
+            await keep_head(self._store, self._partition, sid, stored, what, self._accept)
         misfiled = self._misfiled.get(sid, Misfiled())
         others = (keys.devices(self._partition, user) for user in misfiled.users)
         names = (*raw_keys(self._partition, sid, folded.user), *others)
@@ -127,14 +146,6 @@ class SessionWriter:
         settled.written += folded.seq > 0
         settled.removed += folded.seq == 0
         return True
-
-
-def _standing(stored: RawSession) -> int:
-    """Tell at which seq a session is stored; 0 if that cannot be read or it is not stored."""
-    try:
-        return stored_seq(stored) or 0
-    except CorruptLedger:
-        return 0
 
 
 def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled) -> list[Arg]:

@@ -31,15 +31,23 @@ from projections.archive.catalog import Archive
 from projections.archive.record import read_record
 from projections.archive.verify import CheckedSegments
 from projections.bounded_tasks import each
-from projections.checking.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq
+from projections.checking.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq, unlike
 from projections.checking.partition_fold import Folded, PartitionFold, Sealed, behind, is_sid, pages_of
 from projections.findings import REPORTED, Finding
 
 NOT_WHOLE: Final = "is not whole: syncledger rebuild makes it so"
 
 
+_COUNTS: Final = (
+    "partitions", "events", "archived", "segments", "sessions", "ended", "aside", "repairable", "different",
+)  # fmt: skip
+
+
 class Report(msgspec.Struct):
-    """What was checked, and what differs. `events` are those of the streams, `archived` those of segments."""
+    """What was checked, and what differs. `events` are those of the streams, `archived` those of segments.
+
+    Of what is `different`, so many are `repairable`, and so many were set `aside` by somebody's decision.
+    """
 
     partitions: int = 0
     events: int = 0
@@ -47,6 +55,8 @@ class Report(msgspec.Struct):
     segments: int = 0
     sessions: int = 0
     ended: int = 0
+    aside: int = 0
+    repairable: int = 0
     different: int = 0
     differences: list[Finding] = []
     differing_partitions: set[int] = set()
@@ -54,13 +64,14 @@ class Report(msgspec.Struct):
     def note(self, difference: Finding) -> None:
         """Count a difference, and name it if there is room."""
         self.different += 1
+        self.repairable += difference.repairable
         self.differing_partitions.add(difference.partition)
         if len(self.differences) < REPORTED:
             self.differences.append(difference)
 
     def add(self, other: Report) -> None:
         """Add what another report counted and named."""
-        for field in ("partitions", "events", "archived", "segments", "sessions", "ended", "different"):
+        for field in _COUNTS:
             setattr(self, field, getattr(self, field) + getattr(other, field))
         self.differences += other.differences[: REPORTED - len(self.differences)]
         self.differing_partitions |= other.differing_partitions
@@ -124,8 +135,11 @@ class _Partition:
         try:
             await self._fold.forward("+" if newest is None else newest)
             if not self._fold.is_empty and not await is_whole(self._store, self._partition):
-                self._note("", NOT_WHOLE)
+                self._stale("", NOT_WHOLE)
             self._note_faults()
+            for name, aside in self._fold.asides.items():
+                self._report.note(aside.finding(self._partition, name))
+            self._report.aside += len(self._fold.asides)
             await self._compare_all(await self._sids())
             await self._compare_devices()
             await self._compare_providers()
@@ -141,7 +155,7 @@ class _Partition:
     async def _sids(self) -> set[str]:
         indexed = await indexed_sids(self._store, self._partition)
         for odd in sorted(sid for sid in indexed if not is_sid(sid)):
-            self._note(odd, INDEX_ONLY)
+            self._stale(odd, INDEX_ONLY)
             indexed.remove(odd)
         return indexed | self._fold.sessions.keys() | self._stray_sids
 
@@ -167,21 +181,32 @@ class _Partition:
         while not folded.broken:
             seq = folded.seq
             stored = await self._read(sid, folded)
-            version = stored_seq(stored)
+            try:
+                version = stored_seq(stored)
+            except CorruptLedger as error:
+                what = unlike(folded, stored)
+                self._note(sid, what) if what else self._stale(sid, str(error))
+                return
             if version is None:
                 if seq or not stored.is_nowhere:  # else it was on its way out of an index
-                    self._note(sid, (LIVES_NOWHERE if folded.state else ENDED_NOWHERE) if seq else INDEX_ONLY)
+                    self._stale(sid, (LIVES_NOWHERE if folded.state else ENDED_NOWHERE) if seq else INDEX_ONLY)
                 return
             if version < seq:
-                self._note(sid, f"stored at seq {version}, behind its events at {seq}")
+                if what := unlike(folded, stored):
+                    self._note(sid, what)
+                else:
+                    self._stale(sid, f"stored at seq {version}, behind its events at {seq}")
                 return
             if wrong := await self._fold.catch_up(sid, version):
                 if not await self._is_forgotten(stored):
                     self._note(sid, wrong)
                 return
+            if seq and (what := unlike(folded, stored)):
+                self._note(sid, what)
+                return
             if seq:
                 for what in differences(folded, stored):
-                    self._note(sid, what)
+                    self._stale(sid, what)
                 return
             # Only now is known whose session it is, and so which index of devices to look at.
 
@@ -218,7 +243,7 @@ class _Partition:
         stored = await read_raw_session(self._store, self._partition, sid, user)
         if stored.device is None or stored.session.get(b"user") == user.encode():
             return  # it ended meanwhile, or signed in
-        self._note(sid, f"is among the devices of {user}, whose it is not" if folded.user else INDEX_ONLY)
+        self._stale(sid, f"is among the devices of {user}, whose it is not" if folded.user else INDEX_ONLY)
 
     async def _compare_providers(self) -> None:
         """Compare the sessions of providers with whose they are; what a session lacks there was noted."""
@@ -233,9 +258,9 @@ class _Partition:
         if not stored.provider or stored.session.get(b"provider_session", b"").hex().encode() == member[:-65]:
             return  # it ended meanwhile, or signed in
         if folded.kept is not None or stored.ended is not None:
-            self._note(sid, "ended, but still has provider session")
+            self._stale(sid, "ended, but still has provider session")
         else:
-            self._note(sid, "is among the sessions of a provider that is not its own" if folded.seq else INDEX_ONLY)
+            self._stale(sid, "is among the sessions of a provider that is not its own" if folded.seq else INDEX_ONLY)
 
     def _count(self, events: int) -> None:
         self._report.events += events
@@ -253,3 +278,6 @@ class _Partition:
 
     def _note(self, sid: str, what: str, event: str = "") -> None:
         self._report.note(Finding(self._partition, sid, what, event))
+
+    def _stale(self, sid: str, what: str) -> None:
+        self._report.note(Finding(self._partition, sid, what, repairable=True))

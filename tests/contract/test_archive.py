@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from obstore.store import LocalStore
 
 from ledger import keys
-from ledger.errors import NoSuchSession
+from ledger.errors import CorruptLedger, NoSuchSession, Rebuilding
 from ledger.events import SessionEnded, tag_of
 from ledger.evolve import fold
 from ledger.log.append import read_ended
+from ledger.log.stored_sessions import Strays
 from ledger.personal import plain
 from ledger.state import State
 from ledger.store.interface import Store
@@ -27,6 +28,7 @@ from projections.archive.format import place
 from projections.archive.lease import Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
+from projections.checking.rebuild import Rebuild
 from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.archives import (
@@ -313,20 +315,48 @@ async def test_an_archive_that_is_another_one_is_not_taken_for_an_empty_one(valk
     assert (await length(valkey_store), report.segments) == (40, 0)
 
 
-async def test_events_that_contradict_themselves_are_neither_sealed_nor_trimmed(
+async def test_a_session_whose_events_contradict_themselves_is_sealed_as_it_is_and_named(
     valkey_store: Store, path: Path
 ) -> None:
-    await past(valkey_store)
+    log = await past(valkey_store)
     entries = await stream(valkey_store)
     lost = next(entry for entry in entries[60:] if entry.recorded.sid == PHONE)
     name = keys.stream(PARTITION)
     await valkey_store.command("XDEL", name, lost.id, key=name)
+    found = Archive(valkey_store, opened(path))
+    left = [entry for entry in entries if entry != lost]
     report = await archived(valkey_store, opened(path))
-    (failure,) = report.failures
-    assert (failure.partition, report.segments) == (PARTITION, 1)
-    seq = lost.recorded.seq
-    assert failure.what.endswith(f"of session {PHONE}: seq {seq + 1} follows seq {seq - 1}")
-    assert await length(valkey_store) == len(entries) - 1 - 50
+    assert (report.failures, report.events, report.broken) == ([], len(left), 1)
+    seq, (named,) = lost.recorded.seq, report.named
+    assert (named.session, named.what) == (PHONE, f"seq {seq + 1} follows seq {seq - 1}")
+    assert await everything(valkey_store, found) == left, "all bytes are kept"
+    marked = keys.broken(PARTITION)
+    assert await valkey_store.command("HKEYS", marked, key=marked) == [PHONE.encode()]
+
+    # It goes on, is sealed again, and is named once by each verify; the others are whole.
+    phone = await log.load(PHONE)
+    assert phone is not None
+    await log.append(phone, moved(ack("AssetV1", NOW - 1, "late")))
+    for _ in range(2):
+        differences = (await checked(found)).differences
+        assert [(each.session, each.event) for each in differences] == [(PHONE, named.event)]
+        again = await archived(valkey_store, opened(path))
+        assert (again.failures, again.broken) == ([], 0)
+    assert (await histories(valkey_store, found, [TABLET]))[TABLET][-1].recorded.seq == 1
+    walk = await EventPages(valkey_store, found).page(PARTITION, PHONE, count=1000)
+    assert walk.entries[-1].recorded.seq == seq + 1
+    with pytest.raises(CorruptLedger, match=lost.id):
+        await EventPages(valkey_store, found).page(PARTITION, PHONE, top_seq=seq, count=1000)
+
+    # What is lost beside it is rebuilt; it must not be told that it ended.
+    for sid in (PHONE, TABLET):
+        await valkey_store.command("DEL", session := keys.session(PARTITION, sid), key=session)
+    made = Rebuild(valkey_store, "t", sealed=found)
+    await made.partition(PARTITION, Strays({}, {}))
+    assert ([each.session for each in made.report.named], made.report.not_whole) == ([PHONE], [])
+    assert await log.load(TABLET) is not None
+    with pytest.raises(Rebuilding):
+        await log.load(PHONE)
 
 
 # Retention

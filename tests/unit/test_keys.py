@@ -29,6 +29,7 @@ OF_A_PARTITION = [
     keys.archive(17),
     keys.whole(17),
     keys.broken(17),
+    keys.aside(17),
     keys.barrier(17),
 ]
 OF_A_LIBRARY = [
@@ -70,6 +71,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:archive",
         b"{p17}:whole",
         b"{p17}:broken",
+        b"{p17}:aside",
         b"{p17}:barrier",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [

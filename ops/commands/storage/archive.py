@@ -14,6 +14,7 @@ from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.opening.ledger import now_us, opened
 from ops.settings.durations import parse_duration
+from projections.findings import lines
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -57,7 +58,8 @@ def archive(
     """Move old events to object storage (LEDGER_ARCHIVE: file:///…, s3://bucket/prefix, gs://…, az://…).
 
     They are read back before they leave the store, and stay in every history. The ledger may be in use meanwhile, and
-    other archivers may run. Exits 1 if a partition could not be archived.
+    other archivers may run. A session whose events contradict themselves is sealed as it is, and named; what is none of
+    an event is set aside. Exits 1 then, and if a partition could not be archived.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     place = settings.archive
@@ -87,8 +89,10 @@ def archive(
     else:
         for failure in report.failures:
             echo(f"partition {failure.partition}: {failure.what}", err=True)
+        for line in lines(report.named, report.broken):
+            echo(line, err=True)
         echo(_summary(report, dry_run))
-    if report.failures:
+    if report.failures or report.broken:
         raise click.exceptions.Exit(1)
 
 
@@ -104,6 +108,8 @@ def _summary(report: ArchiveReport, dry_run: bool) -> str:
         (report.swept, "stray segments removed"),
         (report.removed, "segments removed by retention"),
         (report.busy, "partitions left to another archiver"),
+        (report.broken - report.aside, "sessions sealed that contradict themselves"),
+        (report.aside, "foreign stream entries set aside"),
         (len(report.failures), "partitions failed"),
     ):
         if count:

@@ -12,8 +12,18 @@ from click import echo
 from ledger.errors import NoSuchSession, Rebuilding
 from ledger.keys import check_name
 from ledger.log.stored_sessions import Strays, find_strays
-from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
-from ops.opening.ledger import Opened, opened
+from ops.commands.options import (
+    by_option,
+    json_option,
+    print_json,
+    progress,
+    run,
+    session_id,
+    settings_from,
+    store_options,
+)
+from ops.opening.ledger import Opened, now_us, opened
+from projections.aside import Decision
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
 from projections.findings import lines
 
@@ -24,6 +34,13 @@ Advance = Callable[[int, str], None]
 @click.option("--session", "sid", callback=session_id, help="Only this session.")
 @click.option("--user", help="Only the sessions of this user.")
 @click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
+@click.option(
+    "--accept-history",
+    "why",
+    metavar="WHY",
+    help="With --session: have its events be its history, though what is stored of it proves another one.",
+)
+@by_option
 @click.option("--all", "everything", is_flag=True, help="Also partitions that are whole.")
 @store_options
 @json_option
@@ -32,6 +49,8 @@ def rebuild(
     user: str | None,
     partition: int | None,
     everything: bool,
+    why: str | None,
+    by: str,
     data_dir: Path | None,
     redis_url: str | None,
     as_json: bool,
@@ -40,10 +59,14 @@ def rebuild(
 
     The service may run meanwhile; where a partition is not whole yet it answers 503, never 401. May be interrupted:
     run it again. Events are never changed. A session with a damaged event, or with a key of another type, is named and
-    left alone, and the exit code is 1.
+    left alone, and the exit code is 1. So is one whose stored head proves another history than its events are: if it is
+    known why they differ, --accept-history writes it all the same. Head, reason and your name are kept, and named by
+    every verify.
     """
     if sum((sid is not None, user is not None, partition is not None, everything)) > 1:
         raise click.UsageError("give only one of --session, --user, --partition and --all")
+    if why is not None and (sid is None or not why.strip()):
+        raise click.UsageError("--accept-history goes with --session, and says why")
     if user is not None:
         check_name("--user", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
@@ -53,7 +76,8 @@ def rebuild(
             with progress("rebuilding", found.ledger.partitions) as advance:
                 made = _rebuild(found, advance)
                 if sid is not None:
-                    await made.session(await _partition_of(found, sid), sid)
+                    accept = None if why is None else Decision(why, by, now_us())
+                    await made.session(await _partition_of(found, sid), sid, accept)
                 elif user is not None:
                     await made.user(found.ledger.partition_of(user), user)
                 else:

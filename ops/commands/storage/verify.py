@@ -22,7 +22,10 @@ from projections.checking.verify import verify as verify_ledger
 from projections.findings import lines
 
 _NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
-_LEFT = "what is left is in events or segments: those come back only from a backup, or from a copy of the archive"
+_LEFT = (
+    "what no repair changes is in events, segments or heads of histories: events and segments come back only from a "
+    "backup or a copy of the archive; for what stays lost see syncledger rebuild --accept-history and set-aside"
+)
 
 
 class Verified(msgspec.Struct):
@@ -45,7 +48,8 @@ class Verified(msgspec.Struct):
 def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.
 
-    The ledger may be in use meanwhile. Nothing is written without --repair; with it the exit code tells what is left.
+    The ledger may be in use meanwhile. Nothing is written without --repair; with it the exit code tells what is left. A
+    head that proves another history than the events are is never written over: it is all that tells of it.
     """
 
     async def work() -> Verified:
@@ -115,8 +119,10 @@ def _tell(verified: Verified) -> None:
             + (f"{verified.left.different:,} differ still" if verified.left.different else "all agree now")
         )
         _tell_differences(verified.left)
-    if verified.last.different:
-        echo(_NEXT if verified.left is None else _LEFT, err=True)
+    if verified.last.repairable and verified.left is None:
+        echo(_NEXT, err=True)
+    if verified.last.different > verified.last.repairable:
+        echo(_LEFT, err=True)
 
 
 def _tell_differences(report: Report) -> None:

@@ -71,9 +71,12 @@ async def live(ledger: Ledger, clock: Clock, dice: Random, steps: int = 120) -> 
 
 
 async def delete_projections(store: Store, partitions: int) -> int:
-    """Delete every projection; what says that a partition is whole first. Returns how many keys those were."""
+    """Delete every projection; what says that a partition is whole first. Returns how many keys those were.
+
+    What was archived and what was set aside are records, not projections.
+    """
     names = [name for found in await store.each_primary("KEYS", "{p*") for name in found]
-    names = [name for name in names if not name.endswith((b":stream", b":archive"))]
+    names = [name for name in names if not name.endswith((b":stream", b":archive", b":aside"))]
     for name in sorted(names, key=lambda name: not name.endswith(b":whole")):
         await store.command("DEL", name, key=name)
     return len(names)
