@@ -45,12 +45,16 @@ class SourceReadiness(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """What an operator must know: where the store is, what an answered write is worth there, and how the source is."""
+    """What an operator must know: where the store is, what an answered write is worth there, and how the source is.
+
+    `archive`: what keeps older events from being read, nothing if all can be.
+    """
 
     store: str
     durability: str
     embedded: bool
     source: SourceReadiness
+    archive: str = ""
 
 
 class Services(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import click
 
 from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
+from projections.archive.errors import ArchiveNotGiven
 
 
 class LoadInterrupted(BaseException):
@@ -59,6 +60,9 @@ def run() -> int | str | None:
     except InvalidInput as error:
         for path, message in error.problems:
             click.echo(f"error: {'.'.join(map(str, path))}: {message}", err=True)
+        return 2
+    except ArchiveNotGiven as error:
+        click.echo(f"error: {error}", err=True)
         return 2
     except (LedgerError, OSError) as error:
         click.echo(f"error: {error}", err=True)

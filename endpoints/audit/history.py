@@ -30,7 +30,7 @@ from ledger.positions import us_from_iso
 from projections.accounts.api_keys import ApiKey
 from projections.history import session_history
 from projections.history.session_history import HistoryEvent, Tag, Wanted
-from projections.history.user_history import Place, UserEvent, user_pages
+from projections.history.user_history import Place, user_pages
 
 MAX_LIMIT: Final = 1000
 _encode: Final = msgspec.json.Encoder().encode
@@ -57,7 +57,7 @@ class UserHistoryDto(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     user: str
-    events: list[UserEvent]
+    events: list[HistoryEvent]
     next: str | None
     below_floor: bool
 

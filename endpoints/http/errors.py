@@ -40,6 +40,7 @@ from ledger.errors import (
     SessionEnded,
     Unavailable,
 )
+from projections.archive.errors import ArchiveNotGiven
 from projections.entities.source import SourceUnavailable
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The identity provider is not available; try again later")
         case SourceUnavailable():
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
-        case NotReplicated():
+        case NotReplicated() | ArchiveNotGiven():
             return 503, _said(error)
         case Unavailable():
             return 503, ErrorDto("The sync ledger's store is not available; try again later")

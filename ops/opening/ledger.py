@@ -24,7 +24,7 @@ from projections.accounts.api_keys import ApiKeys
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
-from projections.archive.catalog import Archive
+from projections.archive.catalog import Archive, check_given
 from projections.entities.catalog.catalog import Catalog
 from projections.history.event_pages import EventPages
 
@@ -51,6 +51,10 @@ class Opened(msgspec.Struct, frozen=True):
     def past(self) -> EventPages:
         """All that happened, in the store and in the archive."""
         return EventPages(self.store, self.archive)
+
+    async def check_archive(self) -> None:
+        """See that the archive is given, where there is one; raises ArchiveNotGiven."""
+        await check_given(self.store, self.ledger.partitions, self.archive)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from endpoints.accounts.auth import Auth
 from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, Readiness, Services
+from ledger.errors import CorruptLedger
 from ledger.log.store_check import read_promise
 from ledger.store.interface import open_store
 from ledger.tokens import TokenIssuer
@@ -18,11 +20,12 @@ from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
-from projections.archive.errors import ArchiveUnavailable
+from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 
 log = logging.getLogger("syncledger.app")
+LOOKED_AT_EVERY_S = 60.0
 
 
 async def open_services(redis_url: str, settings: Settings, closing: AsyncExitStack) -> tuple[Opened, Services]:
@@ -50,6 +53,10 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
     look = SourceLook(settings.source, source)
     closing.push_async_callback(look.close)
 
+    archive = ArchiveLook(found)
+    if wrong := await archive.wrong():
+        log.error("histories are not whole: %s", wrong)
+
     async def readiness() -> Readiness:
         promise = await read_promise(found.store)
         waits = await waiting_text(found, settings)
@@ -59,6 +66,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
             durability=f"{promise.fsync}: {promise.text}{waits}",
             embedded=where == "embedded",
             source=await look.health(),
+            archive=await archive.wrong(),
         )
 
     return found, Services(
@@ -77,6 +85,27 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
         settings=http_settings(settings),
         stall_s=settings.stall_s,
     )
+
+
+class ArchiveLook:
+    """Whether the archive is the one that holds the ledger's older events, looked at once a minute at most."""
+
+    def __init__(self, found: Opened) -> None:
+        self._found = found
+        self._wrong = ""
+        self._looked_s = -LOOKED_AT_EVERY_S
+
+    async def wrong(self) -> str:
+        """Tell what keeps older events from being read, '' if nothing does."""
+        if time.monotonic() >= self._looked_s + LOOKED_AT_EVERY_S:
+            self._looked_s = time.monotonic()
+            try:
+                await self._found.check_archive()
+            except (ArchiveNotGiven, CorruptLedger, ArchiveUnavailable) as error:
+                self._wrong = str(error)
+            else:
+                self._wrong = ""
+        return self._wrong
 
 
 def http_settings(settings: Settings) -> HttpSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -11,13 +12,16 @@ from typing import Final
 from ledger.errors import CorruptLedger
 from ledger.log.reader import Entry
 from ledger.store.interface import Store
-from projections.archive.errors import BadSegment, ObjectMissing
+from projections.archive.errors import ArchiveNotGiven, BadSegment, ObjectMissing
 from projections.archive.fold import Fold, read_fold
 from projections.archive.format import EndedLine, Name, folder, parse_name, place
 from projections.archive.objects import Objects
 from projections.archive.record import Record, read_record
 from projections.archive.segment import Frames, Segment
 
+_AT_ONCE: Final = 1024
+_LOOKED_AT: Final = 16
+"""Of how many partitions the newest segment is asked for, before the archive is another one."""
 KEPT_CATALOGS: Final = 512
 KEPT_SEGMENTS: Final = 128
 """How many footers are kept, of up to 50 KB each."""
@@ -168,6 +172,36 @@ class Archive:
                 raise ObjectMissing(f"segment {previous.name} is not in the archive", object=previous.name)
             chain.append(name)
         return chain[::-1]
+
+
+async def check_given(store: Store, partitions: int, archive: Archive | None) -> None:
+    """Raise ArchiveNotGiven where events are archived and no archive is given, or none that holds newest segments.
+
+    Where one is there, those that are missing are damage, which verify names. Raises CorruptLedger, ArchiveUnavailable.
+    """
+    looked_at = 0
+    for start in range(0, partitions, _AT_ONCE):
+        some = range(start, min(start + _AT_ONCE, partitions))
+        for record in await asyncio.gather(*(read_record(store, partition) for partition in some)):
+            if not record.floor:
+                continue
+            if archive is None:
+                raise ArchiveNotGiven
+            try:
+                await archive.newest_of(record)
+            except ObjectMissing:
+                looked_at += 1
+                if looked_at >= _LOOKED_AT:
+                    break
+            except BadSegment:  # it is there, at least
+                return
+            else:
+                return
+    if looked_at:
+        raise ArchiveNotGiven(
+            "LEDGER_ARCHIVE does not hold this ledger's segments: it is another place, or was emptied. Set it as it is "
+            "set where syncledger archive runs, or bring the segments back"
+        )
 
 
 def _recorded(record: Record) -> Name:

@@ -6,6 +6,8 @@ LedgerError
 ├── CorruptLedger
 │   ├── BadSegment             a segment is not what it should be; names it and what differs
 │   └── ObjectMissing          an object that must be there is not
+├── LayoutError
+│   └── ArchiveNotGiven        events are in an archive, and none or another one was given
 ├── ObjectExists               an object of that name is there already; it was not touched
 ├── PartitionBusy              somebody else archives the partition
 ├── Fenced                     somebody else took the partition over meanwhile
@@ -14,7 +16,7 @@ LedgerError
 
 from __future__ import annotations
 
-from ledger.errors import CorruptLedger, LedgerError, Unavailable
+from ledger.errors import CorruptLedger, LayoutError, LedgerError, Unavailable
 
 
 class ArchiveUnavailable(Unavailable):
@@ -32,6 +34,15 @@ class BadSegment(CorruptLedger):
 
 class ObjectMissing(CorruptLedger):
     """An object that must be there is not."""
+
+
+class ArchiveNotGiven(LayoutError):
+    """Events are in an archive, and none was given, or one that does not hold them."""
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(
+            what or "These events are in the archive: set LEDGER_ARCHIVE as it is set where syncledger archive runs"
+        )
 
 
 class ObjectExists(LedgerError):

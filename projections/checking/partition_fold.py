@@ -11,14 +11,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from ledger.errors import CorruptLedger, LayoutError, UnknownEvent
+from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
 from ledger.log.reader import Entry, is_foreign, parse_entry, read_raw, walk
 from ledger.state import State
 from ledger.store.interface import Store
-from projections.archive.errors import ObjectMissing
+from projections.archive.errors import ArchiveNotGiven, ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
@@ -119,7 +119,7 @@ class PartitionFold:
     async def forward(self, until: str = "+") -> None:
         """Fold what lies behind what was folded before, up to the stream id `until`.
 
-        Raises LayoutError if what lies before the stream is in an archive that is not given, CorruptLedger if it is
+        Raises ArchiveNotGiven if what lies before the stream is in an archive that is not given, CorruptLedger if it is
         in one that is damaged or not all there, ArchiveUnavailable.
         """
         while True:
@@ -207,7 +207,7 @@ class PartitionFold:
             if not record.floor:
                 return ""
             if self._sealed is None:
-                raise LayoutError(
+                raise ArchiveNotGiven(
                     f"Events of partition {self._partition} up to {record.floor} are in the archive: set LEDGER_ARCHIVE"
                 )
             try:

@@ -92,7 +92,7 @@ async def verify(
 
     Never writes, never stops at a difference. `strays` are looked for unless they are given. Where events are archived,
     all segments of `archive` are checked, or `sealed` is believed what they fold into; where that is damaged, the
-    partition differs. Raises LayoutError where neither is given, ArchiveUnavailable.
+    partition differs. Raises ArchiveNotGiven where neither is, ArchiveUnavailable.
     """
     report = Report()
     found = await find_strays(store, partitions) if strays is None else strays

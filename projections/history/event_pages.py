@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Final, NamedTuple
 
+from ledger.chain import GENESIS, previous_of
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.log.append import is_known
 from ledger.log.reader import ANY_SEQ, PAGE, Entry, Walk, walk
 from ledger.store.interface import Store
 from projections.archive.catalog import Archive
-from projections.archive.errors import ObjectMissing
+from projections.archive.errors import ArchiveNotGiven, ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.record import read_record
 
@@ -21,33 +23,72 @@ class Run(NamedTuple):
     """Some events of a session in the order asked for.
 
     Those that follow come beyond seq `next_seq`; None at the end. `below_floor`: wanted events before these were
-    removed, or lie in an archive that is not read.
+    removed, or lie in an archive that is not read. `previous`: the hash of the event before the oldest of them, None if
+    it is not known.
     """
 
     entries: list[Entry]
     next_seq: int | None
     below_floor: bool
+    previous: bytes | None = None
+
+    @property
+    def previous_hashes(self) -> dict[str, bytes]:
+        """The hash that each event links to, by stream id; without those that are not known."""
+        entries = sorted(self.entries, key=lambda entry: entry.recorded.seq)
+        found = {entry.id: _previous(entry, before) for before, entry in pairwise(entries)}
+        if entries:
+            found[entries[0].id] = self.previous
+        return {stream_id: previous for stream_id, previous in found.items() if previous is not None}
+
+
+class Page(NamedTuple):
+    """A page of a session's history, newest first.
+
+    `below_floor`: what is older was removed, or lies in an archive that is not read. `previous`: as in `Run`.
+    """
+
+    entries: list[Entry]
+    below_floor: bool
+    previous: bytes | None
 
 
 class EventPages:
     """Reads events across the streams of a store and, with an archive, the segments sealed of them.
 
-    All raise NoSuchSession, Rebuilding, CorruptLedger where events are missing or damaged, ArchiveUnavailable.
+    Without one, what begins below the archive's floor raises ArchiveNotGiven. All raise NoSuchSession, Rebuilding,
+    CorruptLedger where events are missing or damaged, ArchiveUnavailable.
     """
 
     def __init__(self, store: Store, archive: Archive | None = None) -> None:
         self.store = store
         self._archive = archive
 
+    @property
+    def has_archive(self) -> bool:
+        """Tell whether segments are read."""
+        return self._archive is not None
+
     async def page(
         self, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
-    ) -> Walk:
+    ) -> Page:
         """Read up to `count` events of a session from seq and time backwards, newest first.
 
         `below_floor`: what is older was removed by retention, or lies in an archive that is not given. CorruptLedger is
         raised where the first of them is missing or damaged; before another one the page ends.
         """
+        walked = await self._walk(partition, sid, top_seq, top_at_us, count + 1)
+        entries = walked.entries[:count]
+        if len(walked.entries) > count:
+            before = walked.entries[count]
+            return Page(entries, False, _previous(entries[-1], before))
+        is_first = bool(entries) and not entries[-1].prev
+        return Page(entries, walked.below_floor, previous_of(entries[-1].recorded, 0, GENESIS) if is_first else None)
+
+    async def _walk(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int) -> Walk:
         hot = await self._hot(partition, sid, top_seq, top_at_us, count)
+        if self._archive is None and hot.below_floor and not hot.entries:
+            raise ArchiveNotGiven
         if self._archive is None or not hot.below_floor or len(hot.entries) == count:
             return hot
         if hot.entries:
@@ -119,13 +160,15 @@ class EventPages:
         before = ANY_SEQ if beyond_seq is None else beyond_seq
         while True:
             page = await self.page(partition, sid, top_seq=before - 1, top_at_us=until_us, count=size)
-            entries, below_floor = page.entries, page.below_floor
+            entries, below_floor, previous = page
             last = not entries or entries[-1].recorded.seq == 1 or below_floor
             if entries and entries[-1].recorded.at_us < since_us:
                 last, below_floor = True, False
                 entries = [entry for entry in entries if entry.recorded.at_us >= since_us]
+                before_them = page.entries[len(entries)]
+                previous = _previous(entries[-1], before_them) if entries else None
             before = 0 if last else entries[-1].recorded.seq
-            yield Run(entries, None if last else before, below_floor)
+            yield Run(entries, None if last else before, below_floor, previous)
             if last:
                 return
 
@@ -139,17 +182,20 @@ class EventPages:
             beyond_seq = max(beyond_seq, first)
         while True:
             top_seq = min(beyond_seq + size, last_seq)
-            entries: list[Entry] = []
+            entries, previous = list[Entry](), None
             if top_seq > beyond_seq:
                 count = top_seq - beyond_seq
                 page = await self.page(partition, sid, top_seq=top_seq, count=count)
                 entries = [entry for entry in page.entries if entry.recorded.seq > beyond_seq]
                 below_floor = page.below_floor and len(page.entries) < count
                 oldest = page.entries[-1] if page.entries else None
+                previous = page.previous
+                if len(entries) < len(page.entries):
+                    previous = _previous(entries[-1], page.entries[len(entries)]) if entries else None
                 if len(page.entries) < count and not below_floor and oldest is not None and oldest.prev:
                     await self._raise_damage(partition, sid, oldest.recorded.seq - 1)
             more = top_seq < last_seq
-            yield Run(entries[::-1], top_seq if more else None, below_floor)
+            yield Run(entries[::-1], top_seq if more else None, below_floor, previous)
             if not more:
                 return
             beyond_seq, below_floor = top_seq, False
@@ -163,3 +209,8 @@ class EventPages:
         """Tell the seq of the newest event up to an instant, 0 without one, and whether the archive begins there."""
         page = await self.page(partition, sid, top_at_us=at_us, count=1)
         return (page.entries[0].recorded.seq, False) if page.entries else (0, page.below_floor)
+
+
+def _previous(entry: Entry, before: Entry) -> bytes | None:
+    """Give the hash that an event must be linked to behind another one; None if it does not follow that one."""
+    return previous_of(entry.recorded, before.recorded.seq, before.recorded.hash) if entry.prev == before.id else None

@@ -85,5 +85,6 @@ async def pages(
         forward=forward,
         size=size,
     ):
-        found = [readable(entry, key) for entry in wanted.among(run.entries)]
+        previous = run.previous_hashes
+        found = [readable(entry, key, previous.get(entry.id)) for entry in wanted.among(run.entries)]
         yield HistoryPage(found, run.next_seq, run.below_floor, len(run.entries))

@@ -15,6 +15,7 @@ from ledger.log.reader import Entry
 from ledger.personal import UserKey, opened, text_of
 from ledger.positions import iso_from_us
 from ledger.state import Offer, State
+from projections.archive.errors import ArchiveNotGiven
 from projections.history.event_pages import EventPages
 from projections.history.words import ack_text, instant
 
@@ -109,7 +110,7 @@ async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Mom
 
     Begins with the state that the archive kept last before then, if there is one, else with the first event. Raises
     NoSuchSession before the first event, CorruptLedger where the chain is broken,
-    LayoutError if its beginning was removed or lies in an archive that is not read.
+    LayoutError if its beginning was removed, ArchiveNotGiven if it lies in an archive that is not read.
     """
     newest = await past.page(partition, sid, top_at_us=at_us, count=1)
     if not newest.entries:
@@ -118,7 +119,7 @@ async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Mom
     begun_seq = 0 if fold.state is None else fold.state.seq
     async for run in past.runs(partition, sid, until_us=at_us, beyond_seq=begun_seq, forward=True):
         if run.below_floor:
-            raise _removed(sid)
+            raise _removed(past, sid)
         for entry in run.entries:
             if wrong := fold.take(entry):
                 raise CorruptLedger(wrong, sid=sid, seq=entry.recorded.seq)
@@ -177,13 +178,12 @@ async def _not_yet(past: EventPages, partition: int, sid: str, at_us: int) -> Le
     """Tell why there is no event of a session up to an instant; raises NoSuchSession if it never was."""
     first = await past.page(partition, sid, top_seq=1, count=1)
     if first.below_floor:
-        return _removed(sid)
+        return _removed(past, sid)
     began = f": it was created at {iso_from_us(first.entries[0].recorded.at_us)}" if first.entries else ""
     return NoSuchSession(f"Session {sid} had not begun at {iso_from_us(at_us)}{began}")
 
 
-def _removed(sid: str) -> LayoutError:
-    return LayoutError(
-        f"The first events of session {sid} are not here: they were removed by retention, or lie in the archive, "
-        "which is read where LEDGER_ARCHIVE is set"
-    )
+def _removed(past: EventPages, sid: str) -> LayoutError:
+    if not past.has_archive:
+        return ArchiveNotGiven()
+    return LayoutError(f"The first events of session {sid} are not here: they were removed by retention")

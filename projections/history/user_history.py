@@ -16,8 +16,6 @@ from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple, Self
 
-from msgspec.structs import asdict
-
 from ledger import keys
 from ledger.errors import NoSuchSession
 from ledger.log.append import parse_ended
@@ -64,12 +62,6 @@ class Place(NamedTuple):
         return f"{self.at_us}.{self.ms}-{self.number}"
 
 
-class UserEvent(HistoryEvent, frozen=True, kw_only=True):
-    """An event in words, with the session it happened to."""
-
-    session: str
-
-
 class UserPage(NamedTuple):
     """Some events of a user in the order asked for; the next page holds those beyond `next_place`, None at the end.
 
@@ -77,7 +69,7 @@ class UserPage(NamedTuple):
     before tag and entity type were asked for.
     """
 
-    events: list[UserEvent]
+    events: list[HistoryEvent]
     next_place: Place | None
     below_floor: bool
     looked_at: int
@@ -120,17 +112,19 @@ async def user_pages(
     heap = [(chain.rank, number) for number, chain in enumerate(chains) if chain.ready]
     heapify(heap)
     while True:
-        page: list[Entry] = []
+        page, previous = list[Entry](), dict[str, bytes]()
         while heap and len(page) < size:
             _, number = heappop(heap)
             chain = chains[number]
-            page.append(chain.ready.popleft())
+            page.append(entry := chain.ready.popleft())
+            if entry.id in chain.previous:
+                previous[entry.id] = chain.previous.pop(entry.id)
             if not chain.ready:
                 await chain.fill()
             if chain.ready:
                 heappush(heap, (chain.rank, number))
         below_floor = any(chain.below_floor for chain in chains)
-        events = [UserEvent(**asdict(readable(entry, key)), session=entry.recorded.sid) for entry in wanted.among(page)]
+        events = [readable(entry, key, previous.get(entry.id)) for entry in wanted.among(page)]
         yield UserPage(events, Place.of(page[-1]) if heap else None, below_floor, len(page))
         if not heap:
             return
@@ -155,6 +149,7 @@ class _Chain:
         elif beyond is not None:
             until_us = min(until_us, beyond.at_us)
         self.ready: deque[Entry] = deque()
+        self.previous: dict[str, bytes] = {}  # the hash that each of them links to
         self.below_floor = False
         self._runs = past.runs(partition, sid, since_us=since_us, until_us=until_us, forward=forward, size=ahead)
         self._beyond = beyond
@@ -172,6 +167,7 @@ class _Chain:
             async for run in self._runs:
                 self.below_floor |= run.below_floor
                 self.ready += [entry for entry in run.entries if self._is_ahead(Place.of(entry))]
+                self.previous = run.previous_hashes
                 if self.ready:
                     return
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -51,23 +51,45 @@ Tag = Literal[
 TAGS: Final[tuple[str, ...]] = get_args(Tag)
 
 
-class HistoryEvent(msgspec.Struct, frozen=True):
-    """An event in words. `hash` chains it to the one before; `stream_id` is where it lies."""
+class HistoryEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """An event in words, and all that its hash is made of.
 
+    `hash` is the SHA-256, in hex, of: the bytes of `previous_hash`; those of `session`; `seq`, `at_us` and `schema` as
+    decimals, each with a space behind it; those of `raw`. `stream_id` is where it lies, which is not in it.
+    """
+
+    session: str
     seq: int
     at: str
+    at_us: Annotated[int, msgspec.Meta(description="The same instant in µs since 1970, as it is hashed")]
     event: str
     data: dict[str, Any]
+    schema: Annotated[int, msgspec.Meta(description="How the stored bytes are laid out")]
+    raw: Annotated[bytes, msgspec.Meta(description="The exact stored bytes of the event, in Base64")]
+    previous_hash: Annotated[
+        str | None,
+        msgspec.Meta(description="The event before's; empty for the first one, null where that one is not here"),
+    ]
     hash: str
-    stream_id: str = msgspec.field(name="streamId")
+    stream_id: str
 
 
-def readable(entry: Entry, key: UserKey | None = None) -> HistoryEvent:
-    """Put an event into words; what is personal and `key` does not open is null."""
+def readable(entry: Entry, key: UserKey | None = None, previous: bytes | None = None) -> HistoryEvent:
+    """Put an event into words; what is personal and `key` does not open is null. `previous`: the hash it links to."""
     recorded = entry.recorded
     event = opened(recorded.event, key)
     return HistoryEvent(
-        recorded.seq, iso_from_us(recorded.at_us), tag_of(event), _data(event), recorded.hash.hex(), entry.id
+        session=recorded.sid,
+        seq=recorded.seq,
+        at=iso_from_us(recorded.at_us),
+        at_us=recorded.at_us,
+        event=tag_of(event),
+        data=_data(event),
+        schema=recorded.schema,
+        raw=recorded.raw,
+        previous_hash=None if previous is None else previous.hex(),
+        hash=recorded.hash.hex(),
+        stream_id=entry.id,
     )
 
 

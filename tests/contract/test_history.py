@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.acks import RESET_ACK
@@ -18,7 +19,7 @@ from ledger.personal import plain
 from ledger.store.interface import Store
 from projections.history.event_pages import EventPages
 from projections.history.session_history import HistoryEvent, Wanted, pages, readable
-from projections.history.user_history import Place, UserEvent, sessions_of, user_pages
+from projections.history.user_history import Place, sessions_of, user_pages
 from tests.support.ledger.given import NOW, ack
 from tests.support.ledger.ledgers import Clock, sid_of
 
@@ -93,17 +94,23 @@ async def session_events(story: Story, user: str, sid: str, wanted: Wanted, **ho
     ]
 
 
-async def user_events(story: Story, user: str, wanted: Wanted, **how: Any) -> list[UserEvent]:
+async def user_events(story: Story, user: str, wanted: Wanted, **how: Any) -> list[HistoryEvent]:
     partition = story.ledger.partition_of(user)
     read = user_pages(EventPages(story.ledger.store), partition, user, wanted, **how)
     return [event async for page in read for event in page.events]
+
+
+def linked(entries: list[Entry]) -> list[HistoryEvent]:
+    """Put all events of a session into words, each with the hash of the one before."""
+    before = [b"", *(entry.recorded.hash for entry in entries)]
+    return [readable(entry, None, previous) for entry, previous in zip(entries, before, strict=False)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 500])
 async def test_a_session_reads_the_same_from_both_ends(story: Story, size: int) -> None:
     entries = await story.entries("ann")
     for sid in story.sids["ann"]:
-        expected = [readable(entry) for entry in entries if entry.recorded.sid == sid]
+        expected = linked([entry for entry in entries if entry.recorded.sid == sid])
         assert await session_events(story, "ann", sid, Wanted(), size=size, forward=True) == expected
         assert await session_events(story, "ann", sid, Wanted(), size=size) == expected[::-1]
         times = [entry.recorded.at_us for entry in entries if entry.recorded.sid == sid]
@@ -157,11 +164,12 @@ async def test_what_came_after_damage_is_told_of_and_then_the_damage(story: Stor
         assert f"event {lost.id} is missing" in damage
         return events
 
-    behind = [readable(entry) for entry in mine[: len(mine) // 2 : -1]]
+    *behind, first_behind = linked(mine)[: len(mine) // 2 : -1]
+    behind.append(replace(first_behind, previous_hash=None))  # what it links to is lost
     assert await told(forward=False) == behind
     assert behind
     before = await told(forward=True)
-    assert before == [readable(entry) for entry in mine[: len(before)]], "none is left out in silence"
+    assert before == linked(mine)[: len(before)], "none is left out in silence"
     assert len(before) <= len(mine) // 2
 
 
@@ -193,7 +201,7 @@ async def test_a_users_page_goes_on_from_its_place(story: Story, forward: bool) 
     partition = story.ledger.partition_of("ann")
     whole = await user_events(story, "ann", Wanted(), forward=forward)
     beyond: Place | None = None
-    found: list[UserEvent] = []
+    found: list[HistoryEvent] = []
     while True:
         reading = user_pages(EventPages(story.ledger.store), partition, "ann", Wanted(), beyond, 3, forward=forward)
         page = await anext(reading)
@@ -202,6 +210,11 @@ async def test_a_users_page_goes_on_from_its_place(story: Story, forward: bool) 
             break
         beyond = Place.parse(page.next_place.text)
     assert found == whole
+    hashes = {
+        (entry.recorded.sid, entry.recorded.seq): entry.recorded.hash.hex() for entry in await story.entries("ann")
+    }
+    links = [hashes.get((event.session, event.seq - 1), "") for event in found]
+    assert [event.previous_hash for event in found] == links
 
 
 async def test_a_users_events_are_filtered(story: Story) -> None:

@@ -19,13 +19,12 @@ from ledger.errors import CorruptLedger, LayoutError, NoSuchSession, Refused, Se
 from ledger.events import SyncResetRequested, encode_event
 from ledger.keys import partition_of
 from ledger.log.append import load
-from ledger.log.reader import Walk
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.state import State
 from ledger.store.interface import Store, open_store
-from projections.history.event_pages import EventPages
+from projections.history.event_pages import EventPages, Page
 from projections.history.state_at import StateThen, describe, fold_at
 from tests.support.ledger.given import CREATED, NOW, SID, acks, clear, commands, endings, offer
 from tests.support.ledger.given import ack as ack_of
@@ -207,7 +206,7 @@ async def test_a_chain_that_was_changed_is_not_believed(witness: Witness, store:
 class Cut(EventPages):
     """A past whose oldest events lie in an archive that nobody reads."""
 
-    async def page(self, *args: Any, **options: Any) -> Walk:
+    async def page(self, *args: Any, **options: Any) -> Page:
         walk = await super().page(*args, **options)
         kept = [entry for entry in walk.entries if entry.recorded.seq >= 3]
         return walk._replace(entries=kept, below_floor=len(kept) < len(walk.entries))

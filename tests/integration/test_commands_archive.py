@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ __all__ = ["commands"]
 
 NOTHING = {
     "partitions": 8, "read": 0, "segments": 0, "events": 0, "bytes": 0, "adopted": 0, "trimmed": 0, "removed": 0,
-    "swept": 0, "busy": 0, "failures": [],
+    "swept": 0, "busy": 0, "broken": 0, "named": [], "aside": 0, "failures": [],
 }  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_a_dry_run_tells_what_a_run_then_does(commands: Commands, archive: str, 
     assert commands.run("archive", "--partition", "8", archive=archive).code == 2
 
 
-def test_a_partition_that_cannot_be_archived_is_named_and_the_others_are(
+def test_a_session_that_contradicts_itself_is_named_and_sealed_as_it_is(
     commands: Commands, archive: str, partition: int
 ) -> None:
     commands("session", "create", "--user", "bob", "--library", "lib")
@@ -92,7 +93,63 @@ def test_a_partition_that_cannot_be_archived_is_named_and_the_others_are(
     commands.inside(lose_one)
     done = commands.run("archive", "--max-events", "0", archive=archive)
     assert done.code == 1
-    assert done.err.startswith(f"partition {partition}: event ")
+    assert done.err.startswith(f"partition {partition} session ")
     assert "seq 3 follows seq 1" in done.err
-    assert done.out.startswith("1 events sealed in 1 segments of ")
-    assert done.out.endswith(", 1 partitions failed\n")
+    assert done.out.startswith("12 events sealed in 2 segments of ")
+    assert done.out.endswith(", 1 sessions sealed that contradict themselves\n")
+    again = commands.run("archive", "--max-events", "0", archive=archive)
+    assert (again.code, again.err) == (0, ""), "it is told once, and by each verify"
+    verified = commands.run("verify", archive=archive)
+    assert (verified.code, "seq 3 follows seq 1" in verified.out) == (1, True)
+
+
+def test_a_foreign_entry_is_set_aside_by_a_command(commands: Commands, archive: str, partition: int) -> None:
+    async def add(found: Opened) -> str:
+        name = keys.stream(partition)
+        row = ("sid", b"x", "seq", "1", "event", b"?")
+        return str((await found.store.command("XADD", name, "*", *row, key=name)).decode())
+
+    entry = commands.inside(add)
+    found = commands.run("verify")
+    advice = f"syncledger set-aside {partition} {entry} --why"
+    assert (found.code, advice in found.out) == (1, True)
+    failed = commands.run("archive", "--max-events", "0", archive=archive)
+    assert (failed.code, advice in failed.err) == (1, True)
+    assert failed.out.startswith("12 events sealed")
+    for wrong in (
+        ("set-aside", str(partition), entry),
+        ("set-aside", str(partition), "1-1", "--why", "x"),
+        ("set-aside", str(partition), "x", "--why", "x"),
+        ("set-aside", "8", entry, "--why", "x"),
+        ("set-aside", str(partition), entry, "--why", " "),
+        ("set-aside", str(partition), entry, "--why", "x" * 501),
+    ):
+        assert commands.run(*wrong, archive=archive).code == 2, wrong
+    said = commands("set-aside", str(partition), entry, "--why", "a test of another service", "--by", "olga")
+    assert "rebuild --partition" in said
+    told = commands.run("verify", "--json", archive=archive)
+    report = json.loads(told.out)
+    assert (told.code, report["different"], report["aside"]) == (1, 1, 1)
+    assert "set aside by olga" in report["differences"][0]["what"]
+    assert commands.run("archive", "--max-events", "0", archive=archive).code == 0
+    commands("rebuild", "--all", archive=archive)
+
+
+def test_a_head_is_given_up_by_name_only(commands: Commands, partition: int) -> None:
+    async def cut(found: Opened) -> str:
+        name = keys.stream(partition)
+        (last,) = await found.store.command("XREVRANGE", name, "+", "-", "COUNT", 1, key=name)
+        await found.store.command("XDEL", name, last[0], key=name)
+        return str(dict(zip(last[1][::2], last[1][1::2], strict=True))[b"sid"].hex())
+
+    sid = commands.inside(cut)
+    for args in (("verify", "--repair"), ("rebuild", "--all"), ("rebuild", "--session", sid)):
+        done = commands.run(*args)
+        assert done.code == 1, args
+    assert "stored at seq 12, but its events end at seq 11" in done.out
+    for wrong in (("--all", "--accept-history", "x"), ("--session", sid, "--accept-history", " ")):
+        assert commands.run("rebuild", *wrong).code == 2
+    commands("rebuild", "--session", sid, "--accept-history", "the disk of May 3rd", "--by", "olga")
+    told = commands.run("verify")
+    assert (told.code, "by olga" in told.out, "the disk of May 3rd" in told.out) == (1, True, True)
+    assert ": 1 differ" in told.out

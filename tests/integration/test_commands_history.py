@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from endpoints.http.errors import answer_to
 from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
@@ -14,6 +19,8 @@ from ledger.entity_types import COMPLETE, mask_of
 from ledger.personal import plain
 from ledger.tokens import read_token
 from ops.opening.ledger import Opened
+from ops.opening.services import ArchiveLook
+from projections.archive.errors import ArchiveNotGiven
 from tests.support.ledger.given import ack
 from tests.support.ledger.ledgers import sid_of
 from tests.support.processes.commands import Commands, commands
@@ -71,6 +78,33 @@ def test_history_from_either_end_and_of_a_user(commands: Commands, phones: list[
     ended = commands("history", second.sid).splitlines()[0]
     assert "session_ended" in ended
     assert '"reason":"logout"' in ended
+
+
+def check_as_told(lines: str) -> subprocess.CompletedProcess[str]:
+    """Check a history as the README says to, with nothing of ours."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(import base64, hashlib, json, sys\n.*?)```", readme, re.DOTALL)
+    alone = [sys.executable, "-I", "-S", "-c", recipe]
+    return subprocess.run(alone, input=lines, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_anybody_can_check_a_history(commands: Commands, phones: list[Caller], tmp_path: Path) -> None:
+    first = phones[0]
+    lines = commands("history", first.sid, "--forward", "--json")
+    last = commands.json("state", first.sid)["event"]["hash"]
+    assert check_as_told(lines).stdout == last + "\n"
+    place = f"file://{tmp_path}/archive"
+    commands("archive", "--max-events", "9", "--segment-events", "25", archive=place)
+    assert commands("history", first.sid, "--forward", "--json", archive=place) == lines
+    parsed = [json.loads(line) for line in lines.splitlines()]
+    raw = base64.b64decode(parsed[9]["raw"])
+    changes = ({"raw": base64.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])).decode()}, {"atUs": 1}, {"seq": 11})
+    for change in (*changes, {"schema": 1}, {"session": phones[1].sid}, {"hash": parsed[8]["hash"]}):
+        forged = [event if number != 9 else {**event, **change} for number, event in enumerate(parsed)]
+        done = check_as_told("".join(json.dumps(event) + "\n" for event in forged))
+        assert done.returncode == 1, change
+    cut = "".join(json.dumps(event) + "\n" for event in parsed[:5] + parsed[6:])
+    assert check_as_told(cut).returncode == 1
 
 
 def test_state_then_and_now(commands: Commands, phones: list[Caller]) -> None:
@@ -153,11 +187,51 @@ def test_the_archive_answers_as_the_stream_did(commands: Commands, phones: list[
     again = commands.json("explain", phones[0].sid, archive=archive)
     assert [finding["code"] for finding in again["findings"]] == [finding["code"] for finding in explained["findings"]]
     assert (again["types"], again["eventsLookedAt"]) == (explained["types"], explained["eventsLookedAt"])
-    without = commands.run("history", phones[0].sid)
-    assert without.code == 0
-    assert "set LEDGER_ARCHIVE" in without.err
-    cut_off = commands.run("state", phones[0].sid)
-    assert (cut_off.code, "LEDGER_ARCHIVE" in cut_off.err) == (1, True)
+
+
+@pytest.mark.parametrize("hot", [0, 10])
+def test_an_archive_that_is_not_given_or_another_one_is_said(
+    commands: Commands, phones: list[Caller], tmp_path: Path, hot: int
+) -> None:
+    archive = f"file://{tmp_path}/archive"
+    commands("archive", "--max-events", str(hot), archive=archive)
+    phone, ended = phones[0].sid, phones[1].sid
+    reading = [
+        ("history", phone),
+        ("history", phone, "--json"),
+        ("history", phone, "--forward"),
+        ("history", "--user", "ann", "--json"),
+        ("history", ended),
+        ("state", phone),
+        ("verify",),
+        ("verify", "--repair"),
+        ("rebuild", "--all"),
+        ("rebuild", "--session", phone),
+        ("backup", "--to", f"file://{tmp_path}/backup"),
+        *([] if hot else [("explain", phone)]),
+    ]
+    before = [commands("verify", "--json", archive=archive), commands("history", phone, archive=archive)]
+    for question in reading:
+        done = commands.run(*question)
+        assert (done.code, "set LEDGER_ARCHIVE" in done.err) == (2, True), (question, done)
+    if hot:
+        assert "sync_reset_requested" in commands.run("history", phone).out, "what is here is shown"
+        assert commands("history", phone, "--from", "2100-01-01T00:00:00Z") == "", "this is not in the archive"
+
+    (tmp_path / "empty").mkdir()
+    other = Commands(commands.environ["LEDGER_REDIS"], tmp_path, commands._monkeypatch, commands._capsys)
+    for place in ("empty", "absent", "other"):
+        for question in (*reading, ("archive", "--max-events", "0")):
+            done = other.run(*question, archive=f"file://{tmp_path}/{place}")
+            assert (done.code, "it is another place" in done.err) == (2, True), (place, question, done)
+        assert not list((tmp_path / place).glob("p*")), "nothing is archived there"
+
+    async def looked(found: Opened) -> str:
+        return await ArchiveLook(found).wrong()
+
+    assert "set LEDGER_ARCHIVE" in commands.inside(looked)
+    assert answer_to(ArchiveNotGiven(), "GET", "/")[0] == 503
+    assert [commands("verify", "--json", archive=archive), commands("history", phone, archive=archive)] == before
 
 
 def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, phones: list[Caller]) -> None:
@@ -174,7 +248,9 @@ def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, ph
     done = commands.run("history", first.sid, "--json")
     assert done.code == 1
     assert [json.loads(line) for line in done.out.splitlines()] == [
-        event for event in whole if int(str(event["seq"])) > 20
+        {**event, "previousHash": event["previousHash"] if event["seq"] != 21 else None}
+        for event in whole
+        if int(str(event["seq"])) > 20
     ]
     assert "is missing, though it was never archived" in done.err
     explained = commands.run("explain", first.sid)

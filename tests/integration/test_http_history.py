@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -52,7 +54,12 @@ async def test_the_whole_history_newest_first(service: Service, device: Issued) 
         "revision": 0,
     }
     assert events[1]["data"]["moved"] == [f"AssetV2|{iso_from_us(START_US - 100 + ACKS)}|a{ACKS}"]
-    assert all(len(event["hash"]) == 64 for event in events)
+    previous = ""
+    for event in reversed(events):  # as the README says
+        place = f"{event['seq']} {event['atUs']} {event['schema']} "
+        stored = bytes.fromhex(event["session"]) + place.encode() + base64.b64decode(event["raw"])
+        assert event["previousHash"] == previous
+        assert event["hash"] == (previous := sha256(bytes.fromhex(previous) + stored).hexdigest())
 
 
 @pytest.mark.parametrize("limit", [1, 7, ACKS + 3, 1000])

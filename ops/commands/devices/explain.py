@@ -32,6 +32,8 @@ def explain(session: str, user: str | None, data_dir: Path | None, redis_url: st
     async def work() -> Explanation:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found, AsyncExitStack() as closing:
+            if found.archive is not None:
+                await found.check_archive()
             ledger, source = found.ledger, await open_source(settings, found, closing)
             with progress("gathering facts"):
                 partition = ledger.partition_of(user) if user else await ledger.locate(session)

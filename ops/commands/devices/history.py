@@ -18,8 +18,10 @@ from ledger.log.reader import ANY_SEQ
 from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.opening.ledger import Opened, opened
-from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner, pages
-from projections.history.user_history import UserEvent, user_pages
+from projections.archive.errors import ArchiveNotGiven
+from projections.history import session_history as histories
+from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner
+from projections.history.user_history import user_pages
 
 _SID_CHARS = 12
 
@@ -69,7 +71,11 @@ def history(
 
     async def work() -> None:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            await _show(await _pages(found, session, user, wanted, forward), as_json)
+            if found.archive is not None:
+                await found.check_archive()
+            pages = await _pages(found, session, user, wanted, forward)
+            if await _show(pages, as_json, session is None) and found.archive is None:
+                raise ArchiveNotGiven("older events are in the archive: set LEDGER_ARCHIVE")
 
     run(work())
 
@@ -84,11 +90,14 @@ async def _pages(
         return user_pages(past, ledger.partition_of(user), user, wanted, forward=forward, key=key)
     partition = ledger.partition_of(user) if user else await ledger.locate(session)
     key = await ledger.key_of(await owner(ledger, partition, session))
-    return pages(past, partition, session, wanted, forward=forward, key=key)
+    return histories.pages(past, partition, session, wanted, forward=forward, key=key)
 
 
-async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
-    """Print the pages; where the lines do not show that it goes on, a bar does."""
+async def _show(found: AsyncIterator[_Page], as_json: bool, of_user: bool) -> bool:
+    """Print the pages, and tell whether older events are not here.
+
+    Where the lines do not show that it goes on, a bar does.
+    """
     looked_at, shown, archived = 0, 0, False
     with nullcontext(lambda done, note: None) if sys.stdout.isatty() else progress("reading events") as advance:
         async for page in found:
@@ -96,14 +105,15 @@ async def _show(found: AsyncIterator[_Page], as_json: bool) -> None:
             shown += len(page.events)
             archived |= page.below_floor
             for event in page.events:
-                print_json(event) if as_json else _print(event)
+                print_json(event) if as_json else _print(event, of_user)
             advance(looked_at, "")
     if not shown:
         echo("there are no such events", err=True)
     if archived:
-        echo("older events were removed, or are in the archive: set LEDGER_ARCHIVE", err=True)
+        echo("older events are not here: they were removed by retention, or are in an archive", err=True)
+    return archived
 
 
-def _print(event: HistoryEvent) -> None:
-    whose = f"{event.session[:_SID_CHARS]}  " if isinstance(event, UserEvent) else ""
+def _print(event: HistoryEvent, of_user: bool) -> None:
+    whose = f"{event.session[:_SID_CHARS]}  " if of_user else ""
     echo(f"{whose}{event.seq:>6}  {event.at}  {event.event:<20}  {msgspec.json.encode(event.data).decode()}")

@@ -30,6 +30,8 @@ def state(
 
     async def work() -> StateThen:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            if found.archive is not None:
+                await found.check_archive()
             ledger = found.ledger
             partition = ledger.partition_of(user) if user else await ledger.locate(session)
             when_us = ledger.clock() if at_us is None else at_us

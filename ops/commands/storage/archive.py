@@ -71,6 +71,8 @@ def archive(
         async with opened(settings) as found:
             if partition is not None and partition >= found.ledger.partitions:
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
+            if found.archive is not None and not dry_run:
+                await found.check_archive()
             partitions = range(found.ledger.partitions) if partition is None else [partition]
             with progress("archiving partitions", len(partitions)) as advance:
 

@@ -55,6 +55,7 @@ def backup(
     async def work() -> BackupReport:
         sealed, words = seal_keys(settings)
         async with opened(settings) as found:
+            await found.check_archive()
             options = BackupOptions(
                 version=version("syncledger"),
                 archive_url=archive_url,

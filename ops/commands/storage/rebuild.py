@@ -73,6 +73,7 @@ def rebuild(
 
     async def work() -> RebuildReport:
         async with opened(settings) as found:
+            await found.check_archive()
             with progress("rebuilding", found.ledger.partitions) as advance:
                 made = _rebuild(found, advance)
                 if sid is not None:

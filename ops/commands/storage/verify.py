@@ -55,6 +55,7 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
     async def work() -> Verified:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found:
+            await found.check_archive()
             archive = found.archive
             every = range(found.ledger.partitions)
             strays = await _strays(found)
