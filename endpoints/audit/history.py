@@ -24,13 +24,13 @@ from endpoints.services import Services
 from endpoints.sync.acks import EntityTypeName
 from ledger.admission import Caller
 from ledger.entity_types import CODES
-from ledger.errors import InvalidInput, NoSuchSession
+from ledger.errors import CorruptLedger, InvalidInput, NoSuchSession
 from ledger.keys import check_name
 from ledger.positions import us_from_iso
 from projections.accounts.api_keys import ApiKey
 from projections.history import session_history
 from projections.history.session_history import HistoryEvent, Tag, Wanted
-from projections.history.user_history import Place, user_pages
+from projections.history.user_history import Place, UserPage, user_pages
 
 MAX_LIMIT: Final = 1000
 _encode: Final = msgspec.json.Encoder().encode
@@ -53,13 +53,14 @@ class UserHistoryDto(msgspec.Struct, frozen=True, rename="camel"):
     """A page of a user's events; ask again with its `next` as `beyond` until that is null.
 
     `belowFloor`: what is older was removed, or is in an archive that is not read. With a filter a page may hold fewer
-    events than asked for.
+    events than asked for. `broken`: sessions of which no more can be told, and why.
     """
 
     user: str
     events: list[HistoryEvent]
     next: str | None
     below_floor: bool
+    broken: dict[str, str]
 
 
 class _Filter(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to", "entity_type": "entity"}):
@@ -178,11 +179,11 @@ class UserHistory:
         first = await anext(pages)
         if _wants_lines(req):
             resp.content_type = NDJSON
-            sent = guarded(req, _lines(first, pages), always, self._services.stall_s)
+            sent = guarded(req, _user_lines(first, pages), always, self._services.stall_s)
             resp.stream = compressed(req, resp, sent)
         else:
             following = None if first.next_place is None else first.next_place.text
-            send(resp, UserHistoryDto(user, first.events, following, first.below_floor))
+            send(resp, UserHistoryDto(user, first.events, following, first.below_floor, first.broken))
             compress_whole(req, resp)
 
 
@@ -227,6 +228,16 @@ async def _lines(first: _Page, rest: AsyncIterator[_Page]) -> AsyncGenerator[byt
     yield _joined(first)
     async for page in rest:
         yield _joined(page)
+
+
+async def _user_lines(page: UserPage, rest: AsyncIterator[UserPage]) -> AsyncGenerator[bytes]:
+    """Raises CorruptLedger behind what can be told if that is not all, so that nobody takes it for the whole."""
+    yield _joined(page)
+    async for following in rest:
+        yield _joined(following)
+        page = following
+    if page.broken:
+        raise CorruptLedger("; ".join(f"session {sid}: {what}" for sid, what in page.broken.items()))
 
 
 def _joined(page: _Page) -> bytes:

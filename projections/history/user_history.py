@@ -12,12 +12,11 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple, Self
 
 from ledger import keys
-from ledger.errors import NoSuchSession
+from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.log.append import parse_ended
 from ledger.log.reader import PAGE, Entry
 from ledger.log.whole import read_if_whole
@@ -66,13 +65,15 @@ class UserPage(NamedTuple):
     """Some events of a user in the order asked for; the next page holds those beyond `next_place`, None at the end.
 
     `below_floor`: older events were removed, or lie in an archive that is not read. `looked_at`: how many there were
-    before tag and entity type were asked for.
+    before tag and entity type were asked for. `broken`: sessions of which events are missing or damaged that would have
+    come by now, and why; the others' go on.
     """
 
     events: list[HistoryEvent]
     next_place: Place | None
     below_floor: bool
     looked_at: int
+    broken: dict[str, str]
 
 
 async def sessions_of(store: Store, partition: int, user: str) -> set[str]:
@@ -125,7 +126,8 @@ async def user_pages(
                 heappush(heap, (chain.rank, number))
         below_floor = any(chain.below_floor for chain in chains)
         events = [readable(entry, key, previous.get(entry.id)) for entry in wanted.among(page)]
-        yield UserPage(events, Place.of(page[-1]) if heap else None, below_floor, len(page))
+        broken = {chain.sid: chain.broken for chain in chains if chain.broken}
+        yield UserPage(events, Place.of(page[-1]) if heap else None, below_floor, len(page), broken)
         if not heap:
             return
 
@@ -148,6 +150,8 @@ class _Chain:
             since_us = max(since_us, beyond.at_us)
         elif beyond is not None:
             until_us = min(until_us, beyond.at_us)
+        self.sid = sid
+        self.broken = ""
         self.ready: deque[Entry] = deque()
         self.previous: dict[str, bytes] = {}  # the hash that each of them links to
         self.below_floor = False
@@ -162,14 +166,18 @@ class _Chain:
         return place if self._forward else tuple(-part for part in place)
 
     async def fill(self) -> None:
-        """Read until some events are ready; none are when there are no more."""
-        with suppress(NoSuchSession):  # its history was removed meanwhile
+        """Read until some events are ready; none are when there are no more, or what follows cannot be read."""
+        try:
             async for run in self._runs:
                 self.below_floor |= run.below_floor
                 self.ready += [entry for entry in run.entries if self._is_ahead(Place.of(entry))]
                 self.previous = run.previous_hashes
                 if self.ready:
                     return
+        except NoSuchSession:
+            pass  # its history was removed meanwhile
+        except CorruptLedger as error:
+            self.broken = str(error)
 
     def _is_ahead(self, place: Place) -> bool:
         """Tell whether a place is still to come, where others of the same time are done."""

@@ -217,6 +217,26 @@ async def test_a_users_page_goes_on_from_its_place(story: Story, forward: bool) 
     assert [event.previous_hash for event in found] == links
 
 
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_damaged_session_is_named_beside_the_users_others(story: Story, forward: bool) -> None:
+    entries = await story.entries("ann")
+    sid = max(story.sids["ann"], key=lambda sid: sum(entry.recorded.sid == sid for entry in entries))
+    mine = [entry for entry in entries if entry.recorded.sid == sid]
+    partition, lost = story.ledger.partition_of("ann"), mine[len(mine) // 2]
+    await story.ledger.store.command("XDEL", name := keys.stream(partition), lost.id, key=name)
+    read = user_pages(EventPages(story.ledger.store), partition, "ann", Wanted(), None, 3, forward=forward)
+    pages = [page async for page in read]
+    assert list(pages[-1].broken) == [sid]
+    assert f"event {lost.id} is missing" in pages[-1].broken[sid]
+    told = [event.hash for page in pages for event in page.events]
+    others = [entry.recorded.hash.hex() for entry in entries if entry.recorded.sid != sid]
+    assert sorted(set(told) - {entry.recorded.hash.hex() for entry in mine}) == sorted(others)
+    its = [digest for digest in told if digest not in others]
+    ahead = [entry.recorded.hash.hex() for entry in (mine if forward else mine[::-1])]
+    assert its == ahead[: len(its)]
+    assert len(its) <= len(mine) // 2
+
+
 async def test_a_users_events_are_filtered(story: Story) -> None:
     entries = await story.entries("ann")
     since_us, until_us = entries[len(entries) // 4].recorded.at_us, entries[len(entries) // 2].recorded.at_us

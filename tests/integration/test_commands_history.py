@@ -253,5 +253,9 @@ def test_of_a_damaged_history_what_can_be_read_is_printed(commands: Commands, ph
         if int(str(event["seq"])) > 20
     ]
     assert "is missing, though it was never archived" in done.err
+    done = commands.run("history", "--user", "ann", "--json")
+    assert (done.code, f"session {first.sid}: event " in done.err) == (1, True)
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert sum(event["session"] != first.sid for event in told) == 2 * ROUNDS + 2
     explained = commands.run("explain", first.sid)
     assert (explained.code, "is missing, though it was never archived" in explained.out.splitlines()[0]) == (0, True)

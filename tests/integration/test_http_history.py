@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from endpoints.sync.stream_guard import StreamBroken
+from ledger import keys
 from ledger.commands import OfferStream
 from ledger.entity_types import mask_of
 from ledger.positions import iso_from_us
@@ -193,6 +195,20 @@ async def test_a_users_devices_as_one_story(service: Service, device: Issued) ->
     headers = {"authorization": f"Bearer {other.token}", "accept": "application/x-ndjson"}
     lines = await service.read("/ledger/events", headers, {"limit": 4})
     assert [json.loads(line) for line in lines.text.splitlines()] == whole["events"]
+
+
+async def test_of_a_users_story_a_damaged_device_is_named(service: Service, device: Issued) -> None:
+    other = await service.sign_in()
+    name = keys.stream(service.ledger.partition_of("ann"))
+    (first,) = await service.ledger.store.command("XRANGE", name, "-", "+", "COUNT", 1, key=name)
+    await service.ledger.store.command("XDEL", name, first[0], key=name)
+    found = await user_page(service, other.token, limit=1000)
+    assert list(found["broken"]) == [device.sid]
+    assert "is missing" in found["broken"][device.sid]
+    assert [event["session"] for event in found["events"]] == [other.sid, *[device.sid] * (ACKS + 2)]
+    headers = {"authorization": f"Bearer {other.token}", "accept": "application/x-ndjson"}
+    with pytest.raises(StreamBroken):  # a clean end would say that this is all
+        await service.read("/ledger/events", headers)
 
 
 async def test_who_may_read_a_users_story(service: Service, device: Issued) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from click import echo
 
 from ledger.entity_types import ENTITY_TYPES
+from ledger.errors import CorruptLedger
 from ledger.keys import check_name
 from ledger.log.reader import ANY_SEQ
 from ops.commands.instants import instant
@@ -21,7 +22,7 @@ from ops.opening.ledger import Opened, opened
 from projections.archive.errors import ArchiveNotGiven
 from projections.history import session_history as histories
 from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner
-from projections.history.user_history import user_pages
+from projections.history.user_history import UserPage, user_pages
 
 _SID_CHARS = 12
 
@@ -98,15 +99,20 @@ async def _show(found: AsyncIterator[_Page], as_json: bool, of_user: bool) -> bo
 
     Where the lines do not show that it goes on, a bar does.
     """
-    looked_at, shown, archived = 0, 0, False
+    looked_at, shown, archived, broken = 0, 0, False, dict[str, str]()
     with nullcontext(lambda done, note: None) if sys.stdout.isatty() else progress("reading events") as advance:
         async for page in found:
             looked_at += page.looked_at
             shown += len(page.events)
             archived |= page.below_floor
+            broken = page.broken if isinstance(page, UserPage) else {}
             for event in page.events:
                 print_json(event) if as_json else _print(event, of_user)
             advance(looked_at, "")
+    for sid, what in broken.items():
+        echo(f"session {sid}: {what}", err=True)
+    if broken:
+        raise CorruptLedger(f"of {len(broken):,} sessions older or newer events cannot be told")
     if not shown:
         echo("there are no such events", err=True)
     if archived:
