@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from projections.findings import REPORTED, Finding
+from projections.checking.findings import REPORTED, Finding
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -27,8 +27,8 @@ from projections.archive.format import EndedLine, IndexLine, Previous, folder, p
 from projections.archive.lease import Lease
 from projections.archive.segment import Segment
 from projections.archive.writer import Built, SegmentWriter
-from projections.aside import Aside, CannotSetAside, Decision, advice, broken_by, read_asides, set_aside
-from projections.findings import Finding
+from projections.checking.aside import Aside, CannotSetAside, Decision, advice, broken_by, read_asides, set_aside
+from projections.checking.findings import Finding
 
 _MARKS_AT_ONCE = 500
 """Of how many sessions marks are removed in one script."""

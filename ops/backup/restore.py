@@ -23,9 +23,9 @@ from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
 from projections.backup.origin import Origin
 from projections.bounded_tasks import each
+from projections.checking.findings import Finding
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
-from projections.findings import Finding
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""

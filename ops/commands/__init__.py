@@ -62,7 +62,8 @@ COMMANDS: Final = {
     "serve": Named("serve:serve", "Serve until stopped; SIGTERM ends it within LEDGER_GRACE."),
     "session": Named("devices.session:session", "Signed-in devices."),
     "set-aside": Named(
-        "set_aside:set_aside", "Take a stream entry that is none of an event out of a partition's stream, and keep it."
+        "storage.set_aside:set_aside",
+        "Take a stream entry that is none of an event out of a partition's stream, and keep it.",
     ),
     "signing-key": Named("access.signing_key:signing_key", "The keys that sign tokens."),
     "simulate": Named(

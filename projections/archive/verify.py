@@ -14,7 +14,7 @@ from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, Name, Previous, place
 from projections.archive.record import Record, read_record
 from projections.archive.segment import Segment
-from projections.findings import Finding
+from projections.checking.findings import Finding
 
 
 class CheckedSegments:

@@ -22,8 +22,8 @@ from projections.archive.errors import ArchiveNotGiven, ObjectMissing
 from projections.archive.fold import Fold
 from projections.archive.format import EndedLine, place
 from projections.archive.record import read_record
-from projections.aside import Aside, advice, broken_by, read_asides
-from projections.findings import Finding
+from projections.checking.aside import Aside, advice, broken_by, read_asides
+from projections.checking.findings import Finding
 
 _SID_BYTES: Final = 32
 _PAGE: Final = 1000

@@ -20,11 +20,11 @@ from ledger.log.append import provider_member
 from ledger.log.reader import read_raw
 from ledger.log.stored_sessions import Strays, device_sids, indexed_sids, mistyped, provider_members
 from ledger.store.interface import Store
-from projections.aside import Decision
 from projections.bounded_tasks import each
+from projections.checking.aside import Decision
+from projections.checking.findings import REPORTED, Finding
 from projections.checking.partition_fold import PartitionFold, Sealed, is_sid
 from projections.checking.rebuild_sessions import Misfiled, SessionWriter
-from projections.findings import REPORTED, Finding
 
 _ATTEMPTS: Final = 3
 _STREAM_LOST: Final = "there are sessions, but no event at all: is this the right store? nothing was removed"

@@ -18,7 +18,7 @@ from ledger.log.append import keep, provider_member
 from ledger.log.state_fields import checkpoint_fields
 from ledger.log.stored_sessions import RawSession, raw_keys, read_raw_session
 from ledger.store.interface import Arg, Script, Store
-from projections.aside import Decision, keep_head
+from projections.checking.aside import Decision, keep_head
 from projections.checking.compare import ahead, differences, stored_fields, stored_seq, unlike, wanted_marks
 from projections.checking.partition_fold import Folded, PartitionFold, pages_of
 

@@ -32,8 +32,8 @@ from projections.archive.record import read_record
 from projections.archive.verify import CheckedSegments
 from projections.bounded_tasks import each
 from projections.checking.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq, unlike
+from projections.checking.findings import REPORTED, Finding
 from projections.checking.partition_fold import Folded, PartitionFold, Sealed, behind, is_sid, pages_of
-from projections.findings import REPORTED, Finding
 
 NOT_WHOLE: Final = "is not whole: syncledger rebuild makes it so"
 

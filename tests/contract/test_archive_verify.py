@@ -20,7 +20,7 @@ from projections.archive.format import EndedLine, Previous, StateLine
 from projections.archive.record import read_record
 from projections.archive.segment import Segment
 from projections.archive.writer import SegmentWriter
-from projections.findings import Finding
+from projections.checking.findings import Finding
 from projections.history.event_pages import EventPages
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, checked, opened, past, stream
 from tests.support.ledger.ledgers import PARTITION

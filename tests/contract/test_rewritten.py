@@ -21,7 +21,7 @@ from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
-from projections.aside import Decision
+from projections.checking.aside import Decision
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import verify
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer

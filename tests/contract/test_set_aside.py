@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import projections.aside
+import projections.checking.aside
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import Rebuilding
@@ -21,7 +21,7 @@ from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
-from projections.aside import CannotSetAside, Decision, find_entry, read_asides, set_aside
+from projections.checking.aside import CannotSetAside, Decision, find_entry, read_asides, set_aside
 from projections.checking.rebuild import Rebuild, RebuildReport
 from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
@@ -171,7 +171,7 @@ async def test_archiving_goes_on_past_a_foreign_entry_and_keeps_it(ledger: Ledge
 async def test_so_many_entries_are_set_aside_and_no_more(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projections.aside, "MOST", 3)
+    monkeypatch.setattr(projections.checking.aside, "MOST", 3)
     for _ in range(5):
         await foreign(ledger)
     report, _ = await archived(ledger, tmp_path)

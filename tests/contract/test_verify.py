@@ -17,8 +17,8 @@ from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
+from projections.checking.findings import Finding
 from projections.checking.verify import Report, verify
-from projections.findings import Finding
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 

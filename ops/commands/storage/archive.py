@@ -14,7 +14,7 @@ from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.opening.ledger import now_us, opened
 from ops.settings.durations import parse_duration
-from projections.findings import lines
+from projections.checking.findings import lines
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

@@ -23,9 +23,9 @@ from ops.commands.options import (
     store_options,
 )
 from ops.opening.ledger import Opened, now_us, opened
-from projections.aside import Decision
+from projections.checking.aside import Decision
+from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
-from projections.findings import lines
 
 Advance = Callable[[int, str], None]
 

@@ -22,7 +22,7 @@ from ops.opening.ledger import now_us, open_user_keys
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
-from projections.findings import lines
+from projections.checking.findings import lines
 
 
 @click.command()

@@ -16,10 +16,10 @@ from ops.opening.ledger import Opened, opened
 from ops.settings.settings import Settings
 from ops.verify_processes import Job, Said, collect_rarely, processes_for, verify_in
 from projections.archive.catalog import Archive
+from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport
 from projections.checking.verify import Report
 from projections.checking.verify import verify as verify_ledger
-from projections.findings import lines
 
 _NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
 _LEFT = (

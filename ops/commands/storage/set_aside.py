@@ -10,8 +10,8 @@ from click import echo
 
 from ops.commands.options import by_option, run, settings_from, store_options
 from ops.opening.ledger import now_us, opened
-from projections.aside import MAX_WHY_CHARS, Aside, CannotSetAside, Decision, find_entry
-from projections.aside import set_aside as set_entry_aside
+from projections.checking.aside import MAX_WHY_CHARS, Aside, CannotSetAside, Decision, find_entry
+from projections.checking.aside import set_aside as set_entry_aside
 
 
 def _entry_id(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -20,12 +20,12 @@ from ledger.positions import iso_from_us
 from ledger.store.interface import Script, Store
 from projections.archive.fold import Fold
 from projections.archive.format import place
-from projections.findings import Finding
+from projections.checking.findings import Finding
 
 MOST: Final = 1000
 """How many entries of a partition are put aside at most: more come of who writes to its stream all the time."""
 MAX_WHY_CHARS: Final = 500
-_ASIDE: Final = Script.load("projections", "aside.lua", allow_oom=True)
+_ASIDE: Final = Script.load("projections.checking", "aside.lua", allow_oom=True)
 
 
 class Decision(NamedTuple):
