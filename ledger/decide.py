@@ -167,7 +167,8 @@ def _resume(state: State | None, command: ResumeSession) -> tuple[Event, ...]:
 def _go_on(state: State | None, command: GoOn) -> tuple[Event, ...]:
     """Tell of the hole between what there is and what was known, and have the device start over: it may be ahead.
 
-    What was known of its tokens is put on record again. A session of which nothing is left is created anew.
+    What was known of its tokens is put on record again. A session of which nothing is left is created anew, and ended
+    again if it had: else who remembers only that it lived would let it live.
     """
     known = command.known
     seq, after = (0, b"") if state is None else (state.seq, state.hash)
@@ -176,6 +177,8 @@ def _go_on(state: State | None, command: GoOn) -> tuple[Event, ...]:
         events.append(HistoryLost(seq + 1, known.seq, command.cause, known.hash, after))
     if state is None:
         events.append(_created_anew(known))
+        if known.ended is not None:
+            events.append(SessionEndedEvent(known.ended))
     if known.ended is None and (state is None or state.ended is None):
         events += _tokens_again(state, known)
         epoch = known.epoch + max(known.epochs.values(), default=0)

@@ -68,6 +68,8 @@ class Losses:
         self._append = append
         self._end = end
         self._servers: frozenset[bytes] | None = None
+        self.made_good = 0
+        """Of how many sessions the store had lost something, as far as was seen here."""
 
     async def make_good(self, known: State) -> State | None:
         """Go on behind what the store lost of a session, and return its state then; None if it does not live.
@@ -79,20 +81,23 @@ class Losses:
         for _ in range(ATTEMPTS):
             now_us = max(self._clock(), known.at_us)
             state = await load(self._store, partition, sid, now_us, seen=False)
-            if state is None and (known.ended or not await self._is_gone(partition, known)):
+            if state is None and not await self._is_gone(partition, known):
                 self._recent.forget(sid)
                 return None
             if state is not None and await self._holds(partition, state, known):
                 return self._recent.keep(state)
             if events := decide(state, GoOn(known, REMEMBERED), now_us):
                 section = place(state, sid, events, now_us)
-                if await self._append(partition, [section], now_us, (known.parent or "") if state is None else ""):
+                parent = known.parent if state is None and known.ended is None else None
+                if await self._append(partition, [section], now_us, parent or ""):
                     continue
                 state = section.after
                 log.error("the store has lost events of session %s…, known up to event %d", sid[:12], known.seq)
             assert state is not None
-            if known.ended:
+            self.made_good += 1
+            if known.ended and state.ended is None:
                 await self._end(user, [sid], EndSession(known.ended))
+            if known.ended:
                 return None
             return self._recent.keep(state)
         raise Contended("Too many writers at this session; try again")
@@ -121,19 +126,18 @@ class Losses:
         compared, every = Compared(), self._recent.every()
         for start in range(0, len(every), _COMPARED_TOGETHER):
             some = every[start : start + _COMPARED_TOGETHER]
-            stored = await asyncio.gather(*map(self._stored, some))
-            for known, (seq, digest) in zip(some, stored, strict=True):
+            stored = await asyncio.gather(*map(self._is_stored, some))
+            for known, is_stored in zip(some, stored, strict=True):
                 compared.sessions += 1
-                same = seq is None if known.ended else (seq, digest) == (b"%d" % known.seq, known.hash)
-                if not same:
+                if not is_stored:
                     await self._compare(known, compared)
         return compared
 
     async def _compare(self, known: State, compared: Compared) -> None:
         """Look closer at a session that is stored otherwise than it is remembered: most were written to by others."""
         try:
-            state = await load(self._store, partition_of(known.user, self._partitions), known.sid, 0, seen=False)
-            after = await self.make_good(known)
+            before = self.made_good
+            await self.make_good(known)
         except StoreUnavailable:
             raise
         except Unavailable:
@@ -144,21 +148,28 @@ class Losses:
             compared.failed += 1
             log.error("session %s… cannot be compared with what is remembered of it: %s", known.sid[:12], error)
         else:
-            compared.lost += after != state
+            compared.lost += self.made_good > before
 
-    async def _stored(self, known: State) -> tuple[bytes | None, bytes | None]:
-        name = keys.session(partition_of(known.user, self._partitions), known.sid)
-        seq, digest = await self._store.command("HMGET", name, "seq", "hash", key=name)
-        return seq, digest
+    async def _is_stored(self, known: State) -> bool:
+        """Tell whether a session is stored just as it is known."""
+        partition = partition_of(known.user, self._partitions)
+        if known.ended is not None:
+            name = keys.ended(partition)
+            return bool(await self._store.command("HEXISTS", name, known.sid, key=name))
+        name = keys.session(partition, known.sid)
+        stored = await self._store.command("HMGET", name, "seq", "hash", key=name)
+        return bool(stored == [b"%d" % known.seq, known.hash])
 
     async def _is_gone(self, partition: int, known: State) -> bool:
-        """Tell whether nothing is left of a session that did not end; one whose parent does not live ended with it."""
+        """Tell whether nothing is left of a session; one whose parent does not live ended with it."""
         if await is_known(self._store, partition, known.sid):
             return False
-        if known.parent is None or await load(self._store, partition, known.parent, 0, seen=False) is not None:
+        if known.ended is not None or known.parent is None:
+            return True
+        if await load(self._store, partition, known.parent, 0, seen=False) is not None:
             return True
         parent = self._recent.last(known.parent)
-        return parent is not None and parent.ended is None and await self.make_good(parent) is not None
+        return parent is not None and await self.make_good(parent) is not None
 
     async def _holds(self, partition: int, state: State, known: State) -> bool:
         """Tell whether what is stored of a session follows what is known of it, or tells of the hole it is in."""

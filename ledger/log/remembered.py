@@ -11,7 +11,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ledger.evolve import left_of
 from ledger.log.append import SEEN_FOR_US
 from ledger.state import State
 
@@ -48,8 +47,7 @@ class Recent:
     def keep_ended(self, state: State) -> None:
         """Keep of a session that has ended only that it has: a store that lost its end would let it live again."""
         self.forget(state.sid)
-        left = left_of(state.sid, state.user, state.seq, state.hash)
-        self._ended[state.sid] = replace(left, at_us=state.at_us, ended=state.ended)
+        self._ended[state.sid] = replace(state, checkpoints={}, offered=(), started=(), heard=(), noted=())
         if len(self._ended) > RECENT:
             self._ended.popitem(last=False)
 

@@ -421,8 +421,7 @@ class Ledger:
         try:
             conflict = await append(self.store, partition, sections, now_us, living_parent, seen_by_us)
         except StoreUnavailable as error:
-            for section in sections:
-                self._recent.forget(section.after.sid)
+            # What is remembered stays: if the server comes back without it, nobody else may know.
             if not error.maybe_done:
                 raise
             conflict = await self._outcome(partition, sections[0], now_us)

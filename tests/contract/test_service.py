@@ -798,6 +798,25 @@ async def test_a_sign_out_that_the_store_lost_is_one_again(ledger: Ledger, tail:
     await assert_clean(ledger.store)
 
 
+@pytest.mark.parametrize("first", ["who saw it end", "who saw it live"])
+async def test_a_session_that_one_worker_saw_end_is_not_there_again_for_another(
+    ledger: Ledger, other: Ledger, tail: Tail, first: str
+) -> None:
+    await ledger.execute("ann", sid_of("before"), CREATE)
+    await tail.note()
+    await other.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, LOGOUT)
+    await tail.lose()
+    for worker in (ledger, other) if first == "who saw it end" else (other, ledger):
+        await worker.losses.compare()
+    for worker in (ledger, other):
+        with pytest.raises(SessionEnded):
+            await worker.load("ann", SID)
+    assert {state.sid for state in await ledger.devices("ann")} == {sid_of("before")}
+    assert await ledger.losses.compare() == Compared(sessions=2), "once"
+    await assert_clean(ledger.store)
+
+
 async def test_who_ends_a_session_that_the_store_lost_some_of_ends_it_behind_the_hole(
     ledger: Ledger, tail: Tail
 ) -> None:

@@ -150,7 +150,7 @@ def test_acks_in_any_order_and_number_end_at_the_highest(service: RunningService
 def test_an_ack_that_no_stream_offered_is_refused_and_skips_nothing(service: RunningService, token: str) -> None:
     with service.client(token) as client:
         before = service.events_of(token)
-        assert ack(client, "UserV1|2020-01-01T00:00:00.000000Z|u1") == 400, "nothing was offered yet"
+        assert ack(client, "UserV1|2020-01-01T00:00:00.000000Z|") == 400, "nothing was offered yet"
         lines = whole(service, token)
         snapshot = lines[-1]["ids"][0]
         for beyond in (f"UserV1|{snapshot}|u1", f"UserV1|{snapshot}|", "UserV1|2030-01-01T00:00:00.000000Z|u1"):
@@ -158,7 +158,11 @@ def test_an_ack_that_no_stream_offered_is_refused_and_skips_nothing(service: Run
         assert ack(client, f"{lines[5]['ack']}|2") == 400, "an epoch that has not begun"
         assert ack(client, lines[5]["ack"].replace("UserV1", "PersonV1")) == 400, "a type that was not asked for"
         assert client.get("/api/sync/ack").json() == [], "nothing of a refused request is taken"
-        assert service.events_of(token) - before == 1 + 1 + 3 + 1 + 1, "each refusal is on record once"
+        assert service.events_of(token) - before == 1 + 1 + 3 + 1 + 1 + 1, "each is on record once, and one request"
+        for _ in range(2):
+            (reset,) = whole(service, token)
+            assert reset["type"] == "SyncResetV1", "only lines of ours carry an id, so the log has lost their stream"
+        assert ack(client, reset["ack"]) == 204
     assert ids(whole(service, token)) == ids(lines)
 
 
