@@ -12,6 +12,7 @@ from msgspec.structs import replace
 import projections.checking.verify
 from ledger import keys
 from ledger.errors import CorruptLedger
+from ledger.events import HistoryLost
 from ledger.log.reader import Entry
 from ledger.store.interface import Store
 from projections.archive.catalog import Archive
@@ -22,8 +23,10 @@ from projections.archive.segment import Segment
 from projections.archive.writer import SegmentWriter
 from projections.checking.findings import Finding
 from projections.history.event_pages import EventPages
+from projections.history.state_at import fold_at
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, checked, opened, past, stream
-from tests.support.ledger.ledgers import PARTITION
+from tests.support.ledger.given import CREATED, NOW, given, offered
+from tests.support.ledger.ledgers import PARTITION, Log, section, sid_of
 
 
 @pytest.fixture
@@ -289,3 +292,27 @@ async def test_a_sessions_states_follow_a_damaged_segment(valkey_store: Store, p
     record = await read_record(valkey_store, PARTITION)
     assert report.segments == record.segments == 3
     assert report.archived > 100 - 50
+
+
+@pytest.mark.parametrize("hot", [0, 99, 100, 101, 120])
+async def test_a_hole_that_is_told_of_is_no_difference_wherever_the_archive_ends(
+    valkey_store: Store, tmp_path: Path, hot: int
+) -> None:
+    log, known = Log(valkey_store), given(*(offered("AlbumV2", snapshot_us=n) for n in range(300)))
+    anew, phone = sid_of("anew"), await log.create()
+    for number in range(70):
+        phone = await log.append(phone, offered("AssetV1", snapshot_us=number))
+    whole = HistoryLost(1, 200, "remembered", known.hash)
+    assert await log.try_append(section(None, whole, CREATED, sid=anew)) is None
+    phone = await log.append(phone, HistoryLost(phone.seq + 1, known.seq, "remembered", known.hash, phone.hash))
+    for number in range(99):
+        phone = await log.append(phone, offered("AssetV1", snapshot_us=100 + number))
+    await archived(valkey_store, opened(tmp_path), replace(ALL, hot_events=hot))
+    archive = Archive(valkey_store, opened(tmp_path))
+    assert (await checked(archive)).differences == []
+    for sid, count in ((phone.sid, 171), (anew, 2)):
+        for forward in (True, False):
+            runs = EventPages(valkey_store, archive).runs(PARTITION, sid, forward=forward, size=60)
+            assert len([entry async for run in runs for entry in run.entries]) == count
+    moment = await fold_at(EventPages(valkey_store, archive), PARTITION, phone.sid, NOW)
+    assert moment.state.hash == phone.hash

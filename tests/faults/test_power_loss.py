@@ -179,7 +179,7 @@ def log_of(server: RedisServer) -> Path:
 
 
 def settled(server: RedisServer) -> int:
-    """Have the server write all that it answered to its file, which it may put off for seconds; tells the file's size."""
+    """Have the server write all that it answered to its file, which it may put off for seconds; tells the size."""
     server.command("CONFIG", "SET", "appendfsync", "always")
     server.command("SET", "settled", "1")
     server.command("CONFIG", "SET", "appendfsync", "everysec")
