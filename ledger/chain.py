@@ -19,13 +19,16 @@ class Tip(NamedTuple):
     head: str = ""
 
 
-def broken_link(tip: Tip, recorded: Recorded, prev: str) -> str:
-    """Tell why an event does not follow the one at `tip`; '' if it does. `prev` is what its entry names as that one."""
-    previous = previous_of(recorded, tip.seq, tip.hash)
+def broken_link(recorded: Recorded, prev: str, seq: int = 0, digest: bytes = GENESIS, head: str = "") -> str:
+    """Tell why an event does not follow the one of `seq`, `digest` and `head`, or none; '' if it does.
+
+    `prev` is what its entry names as that one. The only place where links are looked at.
+    """
+    previous = previous_of(recorded, seq, digest)
     if previous is None:
-        return f"seq {recorded.seq} follows seq {tip.seq}"
-    if prev != tip.head:
-        return f"prev is {prev or 'empty'}, the event before is {tip.head or 'none'}"
+        return f"seq {recorded.seq} follows seq {seq}"
+    if prev != head:
+        return f"prev is {prev or 'empty'}, the event before is {head or 'none'}"
     if recorded.hash != link(previous, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw):
         return "the hash does not match the event and the hash before it"
     return ""

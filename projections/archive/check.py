@@ -114,7 +114,7 @@ class SegmentCheck:
         """Follow a session whose earlier events are gone."""
         recorded = entry.recorded
         loose = self._loose.get(recorded.sid)
-        if loose is not None and (wrong := broken_link(loose, recorded, entry.prev)):
+        if loose is not None and (wrong := broken_link(recorded, entry.prev, *loose)):
             self.broken.add(recorded.sid)
             self._note(wrong, recorded.sid, entry.id)
         self._loose[recorded.sid] = Tip(recorded.seq, recorded.hash, entry.id)

@@ -34,10 +34,15 @@ class Fold(msgspec.Struct):
 
         Raises UnknownEvent for what only a newer version can fold.
         """
-        if wrong := broken_link(self.tip, entry.recorded, entry.prev):
+        recorded, state = entry.recorded, self.state
+        if state is None:
+            wrong = broken_link(recorded, entry.prev)
+        else:
+            wrong = broken_link(recorded, entry.prev, state.seq, state.hash, self.head)
+        if wrong:
             return wrong
         try:
-            self.state = evolve(self.state, entry.recorded)
+            self.state = evolve(state, recorded)
         except UnknownEvent:
             raise
         except CorruptLedger as error:
