@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given as forall
 from msgspec.structs import replace
 
-from ledger.chain import GENESIS, link, previous_of, record
+from ledger.chain import GENESIS, broken_link, link, previous_of, record
 from ledger.events import SCHEMA, HistoryLost, Recorded
 from ledger.state import State
 from tests.support.ledger.given import CREATED, NOW, SID, cleared, given, histories, offered, then
@@ -84,3 +84,16 @@ def test_no_hole_is_told_of_where_there_is_none() -> None:
     nothing = HistoryLost(left.seq + 1, left.seq, "remembered", left.hash, left.hash)
     (told,) = record((nothing,), SID, left.seq, NOW, left.hash)
     assert previous_of(told, left.seq, left.hash) is None
+
+
+def test_each_way_in_which_a_link_is_broken_is_told() -> None:
+    first, second = record((CREATED, offered("AssetV1")), SID, 0, NOW, GENESIS)
+    assert broken_link(first, "") == ""
+    assert broken_link(second, "1-0", 1, first.hash, "1-0") == ""
+    assert broken_link(second, "1-0") == "seq 2 follows seq 0"
+    assert broken_link(first, "1-0", 1, first.hash, "1-0") == "seq 1 follows seq 1"
+    assert broken_link(first, "1-0") == "prev is 1-0, the event before is none"
+    assert broken_link(second, "", 1, first.hash, "1-0") == "prev is empty, the event before is 1-0"
+    for forged in (replace(second, at_us=NOW + 1), replace(second, raw=first.raw), replace(second, hash=first.hash)):
+        assert "the hash does not match" in broken_link(forged, "1-0", 1, first.hash, "1-0")
+    assert "the hash does not match" in broken_link(second, "1-0", 1, second.hash, "1-0")
