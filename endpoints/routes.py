@@ -46,7 +46,7 @@ def routes(services: Services) -> Iterator[Route]:
 def build(services: Services) -> App:
     """Build the ASGI app."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
-    refusals = Refusals(services.ledger, services.tokens.read, services.limits, services.counters)
+    refusals = Refusals(services)
     errors.install(app, refusals.judged)
     for route in routes(services):
         add(app, route)

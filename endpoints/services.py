@@ -57,12 +57,17 @@ class Readiness(msgspec.Struct, frozen=True):
     archive: str = ""
 
 
+async def _present() -> None:
+    """Take the ledger for there: nobody else uses its store."""
+
+
 class Services(msgspec.Struct, frozen=True):
     """All that resources use.
 
     `auth_user` reads the `AuthUserV1` payload of a user in a library, None where there is none; raises Unavailable.
-    `readiness` asks store and source how they are; raises StoreUnavailable. `stall_s` is for how long a stream's reader
-    may take nothing. Without a `provider` nobody signs in over HTTP: sessions are made by the command.
+    `readiness` asks store and source how they are; raises StoreUnavailable, and LedgerGone as `present` does: where the
+    store has lost the ledger. `stall_s` is for how long a stream's reader may take nothing. Without a
+    `provider` nobody signs in over HTTP: sessions are made by the command.
     """
 
     ledger: Ledger
@@ -77,5 +82,6 @@ class Services(msgspec.Struct, frozen=True):
     source: EntitySource
     auth_user: Callable[[str, str], Awaitable[dict[str, Any] | None]]
     readiness: Callable[[], Awaitable[Readiness]]
+    present: Callable[[], Awaitable[None]] = _present
     settings: HttpSettings = HttpSettings()
     stall_s: float = 600.0

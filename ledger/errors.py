@@ -16,8 +16,10 @@ LedgerError
 │   ├── StoreFull             the store is at its memory limit
 │   ├── Contended             too many writers at one session
 │   ├── Rebuilding            the session may be among those that are not rebuilt yet
+│   ├── LedgerGone            the store holds no ledger any more, or another one
 │   └── DeletesPurged         delete markers went while they were being streamed
 ├── LayoutError               the store holds a ledger this service must not use as configured
+│   └── NoLedger              the store holds none, and none is begun here; or not the one that was here before
 └── CorruptLedger             stored data contradicts itself
     └── UnknownEvent          an event written by a newer version
 """
@@ -121,6 +123,12 @@ class Rebuilding(Unavailable):
         )
 
 
+class LedgerGone(Unavailable):
+    """The store that held this ledger is empty, or holds another one: it says nothing of who is signed in."""
+
+    retry_after_s = 30
+
+
 class DeletesPurged(Unavailable):
     """Delete markers that a running stream still had to send were purged; the next stream asks for a reset."""
 
@@ -131,6 +139,10 @@ class StoreReplyError(LedgerError):
 
 class LayoutError(LedgerError):
     """The store cannot hold this ledger as configured; the message says what to change."""
+
+
+class NoLedger(LayoutError):
+    """The store holds no ledger and none is to begin in it, or it holds another one; the message says what to do."""
 
 
 class CorruptLedger(LedgerError):

@@ -12,6 +12,8 @@ from zlib import crc32
 from ledger.errors import InvalidInput
 
 MAX_NAME_BYTES: Final = 128
+LIMITS: Final = "ledger:limits"
+"""What the keys of limits begin with, which the `limits` library makes, with a time to live."""
 _FORBIDDEN: Final = frozenset('{}|"\\')
 
 

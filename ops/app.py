@@ -31,8 +31,9 @@ COMPARED_S: Final = 1.0
 class Application:
     """The ASGI application of one worker: opens its store when the server starts it, and runs the background job."""
 
-    def __init__(self, settings: Settings, redis_url: str) -> None:
-        """Take the settings and the address of the store, embedded or not, to connect to on start."""
+    def __init__(self, settings: Settings, redis_url: str, ledger_id: str) -> None:
+        """Take the settings, the address of the store, embedded or not, to connect to on start, and its ledger's id."""
+        self._ledger_id = ledger_id
         self._settings = settings
         self._redis_url = redis_url
         self._app: App | None = None
@@ -49,7 +50,7 @@ class Application:
         await receive()
         async with AsyncExitStack() as closing:
             try:
-                found, services = await open_services(self._redis_url, self._settings, closing)
+                found, services = await open_services(self._redis_url, self._settings, closing, self._ledger_id)
                 self._app = build(services)
             except LedgerError as error:
                 await send({"type": "lifespan.startup.failed", "message": _told(error)})
@@ -117,8 +118,11 @@ def _told(error: LedgerError) -> str:
     return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems)
 
 
-def create_app(settings: Settings, redis_url: str | None = None) -> Application:
-    """Build the application; `redis_url` is the embedded server's where the settings name no other."""
+def create_app(settings: Settings, redis_url: str | None = None, ledger_id: str = "") -> Application:
+    """Build the application; `redis_url` is the embedded server's where the settings name no other.
+
+    `ledger_id`: the ledger to serve, which is waited for where the store has lost it; '' for the one that is there.
+    """
     url = settings.redis_url or redis_url
     assert url is not None, "somebody must run the embedded server before its workers"
-    return Application(settings, url)
+    return Application(settings, url, ledger_id)

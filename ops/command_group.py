@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ledger.errors import InvalidInput, LedgerError
+from ledger.errors import InvalidInput, LedgerError, NoLedger
 from ops.commands import COMMANDS
 from projections.archive.errors import ArchiveNotGiven
 
@@ -66,5 +66,5 @@ def run() -> int | str | None:
         return 2
     except (LedgerError, OSError) as error:
         click.echo(f"error: {error}", err=True)
-        return 1
+        return 2 if isinstance(error, NoLedger) else 1
     return code

@@ -117,6 +117,7 @@ class SignIn:
     async def profile_of(self, identity: Identity) -> Profile:
         """Find the user of an identity, or make it one."""
         services = self._services
+        await services.present()  # in a store that lost its ledger this would make a new user
         await services.limits.account(_account(identity))
         with _told_why():
             known = await services.identities.user_of(identity.issuer, identity.subject)
@@ -158,6 +159,7 @@ class SignIn:
     async def open_session(self, identity: Identity, profile: Profile, device: Device) -> Issued:
         """Make the session and keep the provider's credential for it, or leave nothing behind."""
         services, ledger = self._services, self._services.ledger
+        await services.present()
         # The app cannot refresh: its token lasts as long as its session.
         ttl_us = None if device.is_app else services.settings.token_ttl_us
         issued = services.tokens.issue(profile.user, ledger.clock(), ttl_us)

@@ -32,6 +32,7 @@ from endpoints.http.request import Request
 from ledger.errors import (
     InvalidInput,
     LedgerError,
+    LedgerGone,
     NoSuchSession,
     NotAllowed,
     NotReplicated,
@@ -147,7 +148,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The identity provider is not available; try again later")
         case SourceUnavailable():
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
-        case NotReplicated() | ArchiveNotGiven():
+        case NotReplicated() | ArchiveNotGiven() | LedgerGone():
             return 503, _said(error)
         case Unavailable():
             return 503, ErrorDto("The sync ledger's store is not available; try again later")
@@ -188,7 +189,7 @@ def _log(status: int, error: Exception, req: Request) -> None:
     """Log with the id the client was given; the path without its query, which may hold a token."""
     path = req.path[:MAX_MESSAGE_CHARS]
     where = "%s %s %s [%s]"
-    if isinstance(error, Rebuilding):  # an operator's doing, at every request of the sessions it is about
+    if isinstance(error, Rebuilding | LedgerGone):  # an operator's matter, at every request of the sessions it is about
         log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
     elif isinstance(error, Unavailable):
         log.error(where + ": %s", status, req.method, path, req.correlation_id, error)

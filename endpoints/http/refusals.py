@@ -2,50 +2,42 @@
 
 Only a request that is refused comes here: a good credential costs nothing and is never limited, however many bad ones
 come from its address or claim its account. A token of a session that has ended is no guess: it stays 401, however often
-a device shows it.
+a device shows it. And where the store has lost its ledger, no token of our own is refused: that would sign every device
+out, and a restore would come too late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from endpoints.accounts.auth import presented
+from endpoints.accounts.auth import Kind, Presented, presented
 from endpoints.accounts.identity.port import ProviderUnavailable
 from endpoints.http.bodies import BodyTooSlow
 from endpoints.http.errors import Unauthenticated
-from endpoints.http.limits import Limited, Limits
+from endpoints.http.limits import Limited
 from endpoints.http.request import Request
-from ledger.admission import Caller
-from ledger.errors import LedgerError, SessionEnded, TokenReused
-from ledger.log.service import Ledger
-from projections.counters import Counters
+from endpoints.services import Services
+from ledger.errors import LedgerError, LedgerGone, Rebuilding, SessionEnded, TokenReused
 from projections.entities.source import SourceUnavailable
 
 
 class Refusals:
     """Counts refused requests."""
 
-    def __init__(
-        self, ledger: Ledger, read_token: Callable[[str], Caller | None], limits: Limits, counters: Counters
-    ) -> None:
-        self._ledger = ledger
-        self._read_token = read_token
-        self._limits = limits
-        self._counters = counters
+    def __init__(self, services: Services) -> None:
+        self._ledger = services.ledger
+        self._tokens = services.tokens
+        self._limits = services.limits
+        self._counters = services.counters
+        self._present = services.present
 
     async def judged(self, req: Request, error: Exception) -> Exception:
         """Count an error that a request ended with, once, and return the one to answer with.
 
-        A bad credential that came too often becomes Limited, or StoreUnavailable where its limit is not known.
+        A bad credential that came too often becomes Limited, or StoreUnavailable where its limit is not known. One that
+        the ledger may know becomes LedgerGone while the store has lost it.
         """
-        if isinstance(error, SessionEnded | Unauthenticated) and (credential := presented(req).value):
-            await self._counters.note("bad_tokens")
-            if isinstance(error, TokenReused):
-                await self._counters.note("token_reused")
-            caller = self._read_token(credential)
+        if isinstance(error, SessionEnded | Unauthenticated | Rebuilding) and (shown := presented(req)).value:
             try:
-                if caller is None or not await self._ledger.once_admitted(caller):
-                    await self._limits.bad_token(req, caller.user if caller else None)
+                await self._bad_credential(req, shown, error)
             except LedgerError as instead:
                 error = instead
         if isinstance(error, Limited):
@@ -57,3 +49,24 @@ class Refusals:
         elif isinstance(error, BodyTooSlow):
             await self._counters.note("slow_bodies")
         return error
+
+    async def _bad_credential(self, req: Request, shown: Presented, error: LedgerError) -> None:
+        """Count a credential that did not admit; raises what to answer with instead."""
+        gone = False
+        try:
+            await self._present()
+        except LedgerGone:
+            # Nothing tells a key that was lost from a guess; of a token its signature does.
+            if shown.kind is Kind.KEY or self._tokens.is_ours(shown.value):
+                raise
+            gone = True
+        if isinstance(error, Rebuilding) and not gone:
+            return
+        await self._counters.note("bad_tokens")
+        if isinstance(error, TokenReused):
+            await self._counters.note("token_reused")
+        caller = self._tokens.read(shown.value)
+        if gone or caller is None or not await self._ledger.once_admitted(caller):
+            await self._limits.bad_token(req, caller.user if caller else None)
+        if gone:
+            raise SessionEnded

@@ -10,7 +10,7 @@
 --         fields and values to set in the checkpoints; fields to remove there
 -- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
 --         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
--- A session that begins the partition's stream makes it whole; in one that is being copied none begins.
+-- In a partition that is being copied no session begins, nor in one without anything: it has lost all that it held.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- A version is seq and hash: where the store lost its tail another event may have taken the seq.
 -- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins;
@@ -23,12 +23,12 @@ local conflict, ending, starts, heads, at = false, {}, {}, {}, 6
 local sections, every = tonumber(ARGV[4]), tonumber(ARGV[5])
 local provider_sessions = KEYS[5 + 3 * sections]
 local credentials, whole = KEYS[6 + 3 * sections], KEYS[7 + 3 * sections]
-local says, begins_stream = false, false
+local says, nothing_left = false, false
 if provider_sessions then
   call('ZCARD', provider_sessions)
   call('HLEN', credentials)
   says = call('GET', whole)
-  begins_stream = not says and call('EXISTS', KEYS[1]) == 0
+  nothing_left = not says and call('EXISTS', KEYS[1]) == 0
 end
 for i = 1, sections do
   local seq, head, hash = unpack(call('HMGET', KEYS[2 + 3 * i], 'seq', 'head', 'hash'))
@@ -41,12 +41,11 @@ for i = 1, sections do
     conflict = conflict or seq or call('HEXISTS', KEYS[4], ARGV[at]) == 1
     call('ZCARD', KEYS[2])
     call('HLEN', KEYS[3])
-    if says and string.sub(says, 1, 8) == 'copying ' then
+    if nothing_left or (says and string.sub(says, 1, 8) == 'copying ') then
       return {2}
     end
   else
     conflict = conflict or seq ~= ARGV[at + 2] or hash ~= ARGV[at + 12]
-    begins_stream = false
   end
   if ARGV[at + 3] == 'ended' then
     ending[ARGV[at]] = true
@@ -55,7 +54,7 @@ for i = 1, sections do
   at = at + 13 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
-  if says ~= '1' and not begins_stream then
+  if says ~= '1' then
     return {2}
   end
   conflict = true
@@ -129,8 +128,5 @@ for i, at in ipairs(starts) do
       call('ZREM', provider_sessions, ARGV[at + 6])
     end
   end
-end
-if begins_stream then
-  call('SET', whole, '1')
 end
 return {1}

@@ -2,9 +2,13 @@
 -- KEYS  the ledger's meta (hash)
 -- ARGV  who notes itself ('' for nobody), the newest format it knows, its version, now in ms, for how long in ms,
 --         the format to raise to (0: none), whether to raise it whoever runs ('1')
--- Gives the ledger's format, then who runs: name, newest format, version each.
+-- Gives the ledger's format, then who runs: name, newest format, version each. Where there is no ledger (0), or it is
+--         being restored, nothing is written: an empty store stays empty.
 local call, name = redis.call, KEYS[1]
 local now, lease, target = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if tonumber(call('HGET', name, 'format') or 0) == 0 then
+  return {0}
+end
 local fields, runs, oldest = call('HGETALL', name), {}, nil
 for i = 1, #fields, 2 do
   local who = string.match(fields[i], '^runs:(.*)$')

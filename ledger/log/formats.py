@@ -59,7 +59,7 @@ class Formats:
         lease_ms = LEASE_US // 1000
         args = (name, self._newest, version, now_us // 1000, lease_ms, target, "1" if whoever_runs else "")
         current, *flat = await self._store.script(_FORMATS, [keys.meta()], args)
-        self.current = int(current)
+        self.current = max(OLDEST, int(current))
         named = [value.decode() for value in flat]
         triples = zip(named[::3], named[1::3], named[2::3], strict=True)
         return [Runs(who, int(newest), their) for who, newest, their in triples]

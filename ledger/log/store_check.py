@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Final, NamedTuple
+from uuid import uuid4
 
 from ledger import keys
-from ledger.errors import LayoutError, StoreReplyError
+from ledger.errors import LayoutError, NoLedger, StoreReplyError
 from ledger.log.formats import FORMAT, OLDEST
 from ledger.log.whole import mark_new
 from ledger.store.interface import Store
@@ -31,21 +32,25 @@ class StorePromise(NamedTuple):
         }.get(self.fsync, "the server does not tell when it writes to disk")
 
 
-async def open_layout(store: Store, partitions: int, now_us: int) -> int:
-    """Create the ledger if there is none and return its partition count.
+async def open_layout(store: Store, partitions: int, now_us: int, *, begin: bool = True) -> int:
+    """Open the ledger, or `begin` one in a store that holds nothing of any, and return its partition count.
 
-    `partitions` is fixed when a ledger is created. Raises LayoutError if the ledger has another count or format, or if
-    the server may evict keys.
+    `partitions` is fixed when a ledger is begun, and its id given. Raises NoLedger where there is none to open, and
+    LayoutError if the ledger has another count or format, or if the server may evict keys.
     """
     await _refuse_eviction(store)
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LayoutError(f"LEDGER_PARTITIONS must be 1 to {MAX_PARTITIONS}, not {partitions}")
     name = keys.meta()
-    found_format, found, marked, restoring = await store.command(
-        "HMGET", name, "format", "partitions", _MARKED, "restoring", key=name
+    found_format, found, marked, restoring, known = await store.command(
+        "HMGET", name, "format", "partitions", _MARKED, "restoring", "id", key=name
     )
     if restoring is not None:
         raise LayoutError("This ledger is being restored: wait for syncledger restore, or run it again if it broke off")
+    if found is None and not begin:
+        raise NoLedger("There is no ledger in this store")
+    if found is None or known is None:  # ledgers of earlier versions have none
+        await store.command("HSETNX", name, "id", uuid4().hex, key=name)
     if found is None:
         # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
         await store.command("HSETNX", name, "created_at_us", now_us, key=name)
@@ -63,6 +68,13 @@ async def open_layout(store: Store, partitions: int, now_us: int) -> int:
         await mark_new(store, partitions)
         await store.command("HSETNX", name, _MARKED, now_us, key=name)
     return int(found)
+
+
+async def read_id(store: Store) -> str:
+    """Tell the id of the ledger that a store holds, which stays the same through backups; '' if it holds none."""
+    name = keys.meta()
+    found = await store.command("HGET", name, "id", key=name)
+    return "" if found is None else str(found, "utf-8", "backslashreplace")
 
 
 def check_format(found: int) -> None:

@@ -16,7 +16,7 @@ from ledger.errors import InvalidInput
 from ledger.log import whole
 from ledger.log.formats import FORMAT
 from ledger.log.reader import last_id
-from ledger.store.interface import Arg, Script, Store
+from ledger.store.interface import Arg, Script, Store, scan_keys
 from projections.archive.format import place
 from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotRestore
@@ -31,6 +31,8 @@ _BEGIN: Final = Script.load("ops.backup", "restore_begin.lua")
 _COPY: Final = Script.load("ops.backup", "restore_copy.lua")
 _HOLD: Final = Script.load("projections.accounts", "hold_credential.lua")
 _PAGE: Final = 200
+_LEFT_BEHIND: Final = 10_000
+"""In a store of more keys than this nobody looks what they are."""
 _OWN_META: Final = (b"format", b"partitions", b"restoring")
 _ROW_TYPES: Final = {stored for form in FORMS for _, stored in form.variants}
 _FORMS: Final = {form.name for form in FORMS}
@@ -55,7 +57,7 @@ async def claim(store: Store, origin: Origin, now_us: int) -> bool:
         raise CannotRestore(
             "A restore of something else was interrupted here: run that one again, or empty the server first"
         )
-    if restoring is None and (count := sum(await store.each_primary("DBSIZE"))):
+    if restoring is None and (count := await _count_keys(store)):
         raise CannotRestore(f"The server is not empty, it has {count:,} keys: give another --redis or --data-dir")
     begins: list[Arg] = ["partitions", origin.partitions, "created_at_us", now_us, "whole_marked_at_us", now_us]
     if not await store.script(_CLAIM, (name,), (origin.mark, *begins)):
@@ -72,9 +74,22 @@ async def claim(store: Store, origin: Origin, now_us: int) -> bool:
     return restoring is not None
 
 
-async def finish(store: Store, origin: Origin) -> None:
-    """Have the ledger be opened from now on."""
-    if not await store.script(_FINISH, (keys.meta(),), (origin.mark, FORMAT)):
+async def _count_keys(store: Store) -> int:
+    """Count the keys of a store, without what a service leaves in one that was emptied under it."""
+    count = int(sum(await store.each_primary("DBSIZE")))
+    if not 0 < count <= _LEFT_BEHIND:
+        return count
+    meta = keys.meta()
+    if await store.command("HEXISTS", meta, "partitions", key=meta):
+        return count
+    names = [name async for page in scan_keys(store, "*") for name in page]
+    ours = (meta, keys.counters())
+    return sum(name not in ours and not name.startswith(keys.LIMITS.encode()) for name in names)
+
+
+async def finish(store: Store, origin: Origin, ledger_id: str) -> None:
+    """Have the ledger be opened from now on, under the id that the backup tells, or else under this one."""
+    if not await store.script(_FINISH, (keys.meta(),), (origin.mark, FORMAT, ledger_id)):
         raise CannotRestore("The restore was ended by somebody else")
 
 

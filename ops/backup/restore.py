@@ -69,15 +69,17 @@ async def restore(
     on_progress: Progress = lambda _: None,
     open_signing_keys: Callable[[bytes], str] = lambda _: "",
     user_keys: UserKeys | None = None,
+    ledger_id: str = "",
     at_once: int = 2,
 ) -> RestoreReport:
     """Restore into an empty store, or go on where an earlier run was interrupted.
 
     Whoever was erased since, as `user_keys` tell, is erased before anybody can open the ledger. What is restored must
     have been checked before. Raises CannotRestore with nothing written, BadBackup, StoreFull, StoreUnavailable: then it
-    may be run again.
+    may be run again. The ledger keeps its id; where none is in what is restored it gets `ledger_id`, or a new one.
     """
-    return await _Restore(store, origin, clock, on_progress, open_signing_keys, user_keys).run(at_once)
+    restoring = _Restore(store, origin, clock, on_progress, open_signing_keys, user_keys, ledger_id)
+    return await restoring.run(at_once)
 
 
 class _Restore:
@@ -89,7 +91,9 @@ class _Restore:
         on_progress: Progress,
         open_signing_keys: Callable[[bytes], str],
         user_keys: UserKeys | None,
+        ledger_id: str,
     ) -> None:
+        self._ledger_id = ledger_id or uuid4().hex
         self._user_keys = user_keys
         self._store = store
         self._origin = origin
@@ -115,7 +119,7 @@ class _Restore:
         report.verified = await verify(
             self._store, partitions, sealed=self._origin.sealed, on_progress=lambda _: self._on_progress(report)
         )
-        await fill.finish(self._store, self._origin)
+        await fill.finish(self._store, self._origin, self._ledger_id)
         rebuilt = self._rebuild.report
         report.broken, report.not_whole = rebuilt.named, rebuilt.not_whole
         return report

@@ -7,7 +7,7 @@ local restoring = redis.call('HGET', KEYS[1], 'restoring')
 if restoring then
   return restoring == ARGV[1] and 1 or 0
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
+if redis.call('HEXISTS', KEYS[1], 'partitions') == 1 then
   return 0
 end
 redis.call('HSET', KEYS[1], 'restoring', ARGV[1], 'format', 0, unpack(ARGV, 2))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import msgspec
 
-from ledger.errors import InvalidInput, LayoutError
+from ledger import keys
+from ledger.errors import InvalidInput, LayoutError, LedgerGone, NoLedger
 from ledger.log.formats import Formats
+from ledger.log.presence import Presence
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.service import Ledger
-from ledger.log.store_check import StorePromise, open_layout, read_promise
+from ledger.log.store_check import StorePromise, open_layout, read_id, read_promise
 from ledger.store.interface import Store, open_store
 from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded.files import check_begun
 from ops.embedded.server import embedded_server
+from ops.known_ledgers import KnownLedgers
 from ops.opening.key_files import FileSource, read_or_make
 from ops.settings.parsers import fernet_keys
 from ops.settings.settings import Settings
@@ -44,6 +47,7 @@ class Opened(msgspec.Struct, frozen=True):
     user_keys: UserKeys
     formats: Formats
     promise: StorePromise
+    presence: Presence
     archive: Archive | None = None
     replicas: Replicas | None = None
 
@@ -68,12 +72,59 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-async def open_all(url: str, settings: Settings) -> Opened:
-    """Open the ledger at a store's URL; raises LayoutError, StoreUnavailable."""
+async def open_ledger(store: Store, settings: Settings, *, begin: bool) -> tuple[int, str]:
+    """Open the ledger of a store and return its partition count and id; `begin` one where nothing speaks against it.
+
+    Raises NoLedger where there is none, or another one than was there before; LayoutError, StoreUnavailable.
+    """
+    known = KnownLedgers(settings)
+    why_not = known.why_not_begin()  # asked first: somebody else may begin one meanwhile
+    try:
+        partitions = await open_layout(store, settings.partitions, now_us(), begin=begin and not why_not)
+    except NoLedger as error:
+        raise NoLedger(f"{error}: {why_not or 'syncledger serve begins one, or name another store'}") from None
+    found = await read_id(store)
+    known.check(found)
+    known.note(found, make=begin and settings.token_key is None)
+    return partitions, found
+
+
+async def begin_on_purpose(store: Store, settings: Settings, *, anew: bool) -> str:
+    """Begin a ledger in an empty store, `anew` also where one was known, and return its id; raises NoLedger."""
+    known = KnownLedgers(settings)
+    if await store.command("EXISTS", keys.meta(), key=keys.meta()):
+        raise NoLedger(f"There is a ledger in this store already, or what is left of one: {await read_id(store)}")
+    if known.newest and not anew:
+        raise NoLedger(f"There is no ledger in this store: {known.why_not_begin()}")
+    await open_layout(store, settings.partitions, now_us())
+    found = await read_id(store)
+    known.note(found, make=settings.token_key is None)
+    return found
+
+
+async def begin_ledger(url: str, settings: Settings) -> str:
+    """Open the ledger that is to be served, or begin it, and return its id; raises what `open_ledger` does."""
+    store = await open_store(url, timeout_s=settings.redis_timeout_s)
+    try:
+        return (await open_ledger(store, settings, begin=True))[1]
+    finally:
+        await store.close()
+
+
+async def open_all(url: str, settings: Settings, *, begin: bool = False, serving: str = "") -> Opened:
+    """Open the ledger at a store's URL; raises NoLedger, LayoutError, StoreUnavailable.
+
+    `begin` one where there is none. `serving`: the id of the ledger that is being served; also where it is gone, for
+    then its devices must be told to try again.
+    """
     store = await open_store(url, timeout_s=settings.redis_timeout_s)
     replicas: Replicas | None = None
     try:
-        partitions = await open_layout(store, settings.partitions, now_us())
+        presence = Presence(store, serving)
+        if not serving or await _is_there(presence):
+            partitions, presence.ledger_id = await open_ledger(store, settings, begin=begin)
+        else:
+            partitions = settings.partitions
         formats = Formats(store)
         await formats.running(now_us())
         promise = await read_promise(store)
@@ -101,20 +152,30 @@ async def open_all(url: str, settings: Settings) -> Opened:
         user_keys=user_keys,
         formats=formats,
         promise=promise,
+        presence=presence,
         archive=archive,
         replicas=replicas,
     )
+
+
+async def _is_there(presence: Presence) -> bool:
+    """Tell whether a ledger is there, which the log is told of."""
+    try:
+        await presence.check()
+    except LedgerGone:
+        return False
+    return True
 
 
 @asynccontextmanager
 async def opened(settings: Settings, *, begin: bool = False) -> AsyncIterator[Opened]:
     """Open the ledger that settings name, for one command: the embedded server is joined, or started and stopped.
 
-    A data folder without one is an error, unless the command is one to `begin` with: else a mistyped folder would be
-    made, and found to be in order. Raises EmbeddedServerError, and what `open_all` does.
+    A data folder or store without one is an error, unless the command is one to `begin` with: else a mistyped folder
+    would be made, and found to be in order. Raises EmbeddedServerError, and what `open_all` does.
     """
     if settings.redis_url is not None:
-        found = await open_all(settings.redis_url, settings)
+        found = await open_all(settings.redis_url, settings, begin=begin)
         try:
             yield found
         finally:
@@ -123,11 +184,23 @@ async def opened(settings: Settings, *, begin: bool = False) -> AsyncIterator[Op
     if not begin:
         check_begun(settings.data_dir)
     with embedded_server(settings.data_dir) as url:
-        found = await open_all(url, settings)
+        found = await open_all(url, settings, begin=begin)
         try:
             yield found
         finally:
             await found.close()
+
+
+@asynccontextmanager
+async def store_of(settings: Settings) -> AsyncIterator[Store]:
+    """Open the store that settings name, whatever it holds; raises EmbeddedServerError, StoreUnavailable."""
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(embedded_server(settings.data_dir))
+        store = await open_store(url, timeout_s=settings.redis_timeout_s)
+        try:
+            yield store
+        finally:
+            await store.close()
 
 
 async def waiting_text(found: Opened, settings: Settings) -> str:

@@ -18,9 +18,9 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from endpoints.http.limits import AT_ONCE, LimitRules, Limits
 from ledger.errors import LayoutError, StoreUnavailable
+from ledger.keys import LIMITS
 from ledger.store.connect import Target
 
-KEY_PREFIX: Final = "ledger:limits"
 _TROUBLE: Final = (RedisError, RedisClusterException)
 
 
@@ -46,7 +46,7 @@ async def open_limits(redis_url: str, rules: LimitRules, timeout_s: float) -> Li
     storage = RedisStorage(
         "async+redis://",
         implementation="redispy",
-        key_prefix=KEY_PREFIX,
+        key_prefix=LIMITS,
         connection_pool=pool,  # type: ignore[arg-type] # the library passes on what it is given
     )
     return _limits(storage, rules, timeout_s, AT_ONCE, pool.aclose)
@@ -62,7 +62,7 @@ def _on_cluster(target: Target, rules: LimitRules, timeout_s: float) -> Limits:
         storage = RedisClusterStorage(
             "async+redis+cluster://",
             implementation="redispy",
-            key_prefix=KEY_PREFIX,
+            key_prefix=LIMITS,
             startup_nodes=[ClusterNode(host, port)],  # type: ignore[arg-type] # as above
             **options,
         )

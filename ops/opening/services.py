@@ -28,12 +28,16 @@ log = logging.getLogger("syncledger.app")
 LOOKED_AT_EVERY_S = 60.0
 
 
-async def open_services(redis_url: str, settings: Settings, closing: AsyncExitStack) -> tuple[Opened, Services]:
-    """Open the ledger and what the endpoints use beside it; `closing` gets what must be closed.
+async def open_services(
+    redis_url: str, settings: Settings, closing: AsyncExitStack, ledger_id: str = ""
+) -> tuple[Opened, Services]:
+    """Open the ledger (`ledger_id`, also where it is gone) and what the endpoints use beside it.
+
+    `closing` gets what must be closed.
 
     Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
     """
-    found = await open_all(redis_url, settings)
+    found = await open_all(redis_url, settings, serving=ledger_id)
     closing.push_async_callback(found.close)
     try:
         await found.user_keys.check_begun()
@@ -58,6 +62,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
         log.error("histories are not whole: %s", wrong)
 
     async def readiness() -> Readiness:
+        await found.presence.check()
         promise = await read_promise(found.store)
         waits = await waiting_text(found, settings)
         where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
@@ -82,6 +87,7 @@ async def open_services(redis_url: str, settings: Settings, closing: AsyncExitSt
         source=source,
         auth_user=look.auth_user,
         readiness=readiness,
+        present=found.presence.check,
         settings=http_settings(settings),
         stall_s=settings.stall_s,
     )

@@ -36,8 +36,13 @@ class Start(msgspec.Struct, frozen=True):
     settings: Settings
     redis_url: str
     factory: str
-    """`module:function`, called in each worker with the settings and the Redis URL; returns the ASGI application."""
+    """`module:function`, called in each worker with the settings, the Redis URL and the ledger's id.
+
+    It returns the ASGI application.
+    """
     parent_pid: int
+    ledger_id: str = ""
+    """The ledger that the parent found or began: a worker begins none, and serves this one also while it is gone."""
 
 
 def encode_start(start: Start) -> bytes:
@@ -89,7 +94,8 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
         configure_logging(self.settings.log)
         module, _, function = self.start.factory.partition(":")
         try:
-            return getattr(importlib.import_module(module), function)(self.settings, self.start.redis_url)
+            create = getattr(importlib.import_module(module), function)
+            return create(self.settings, self.start.redis_url, self.start.ledger_id)
         except LedgerError as error:
             logging.getLogger("syncledger.serve").critical("%s", error)
             sys.exit(Arbiter.APP_LOAD_ERROR)

@@ -6,6 +6,7 @@ and the embedded server. It never runs the application, so nothing of uvicorn's 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -24,8 +25,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ledger.errors import LedgerError, Unavailable
+from ledger.errors import LedgerError, NoLedger, Unavailable
 from ops.embedded.server import EmbeddedServer
+from ops.opening.ledger import begin_ledger
 from ops.server.arbiter import BACKLOG, Start, encode_start
 from ops.server.logs import configure_logging
 from ops.settings.settings import Settings, without_password
@@ -69,14 +71,15 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
             else:
                 redis_url = settings.redis_url
                 check_redis(redis_url, settings.redis_timeout_s)
-            start = Start(settings, redis_url, factory, os.getpid())
+            ledger_id = asyncio.run(begin_ledger(redis_url, settings))
+            start = Start(settings, redis_url, factory, os.getpid(), ledger_id)
             with Supervisor(start, listener, signals, on_ready) as supervisor:
                 return supervisor.run()
         except LedgerError as error:
             if signals.asked():
                 return 0
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
-            return 1
+            return 2 if isinstance(error, NoLedger) else 1
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -137,6 +137,7 @@ async def test_a_cluster_is_backed_up_and_filled(slots: Store, valkey_store: Sto
     await full(slots, folder)
     before = await everything(slots)
     await saved(slots, folder)
+    await flush(valkey_store)
     assert (await restored(valkey_store, folder)).is_complete
     middle = await everything(valkey_store)
     assert_restored(before, middle)

@@ -15,7 +15,8 @@ import redis
 from endpoints.http.limits import AT_ONCE, Limited, LimitRules, Limits
 from endpoints.http.request import Request
 from ledger.errors import LayoutError, StoreUnavailable
-from ops.opening.limits import KEY_PREFIX, open_limits
+from ledger.keys import LIMITS
+from ops.opening.limits import open_limits
 from tests.support.stores.servers import RedisCluster, RedisServer, free_port, valkey_binary, wait_until
 
 WINDOW_S = 2
@@ -134,7 +135,7 @@ async def test_the_keys_tell_nobody_and_are_gone_after_the_window(store_url: str
     kept = await keys_at(store_url)
     assert len(kept) == 7
     for key, ms in kept.items():
-        assert key.startswith(f"{KEY_PREFIX}:")
+        assert key.startswith(f"{LIMITS}:")
         assert not any(text in key for text in told)
         assert 0 < ms <= WINDOW_S * 1000
     await asyncio.sleep(WINDOW_S + 0.1)

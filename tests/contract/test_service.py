@@ -424,6 +424,7 @@ async def lost(shared_valkey: RedisServer) -> AsyncIterator[Lost]:
     async with LosingProxy(shared_valkey.port) as proxy:
         store = await open_store(proxy.url, timeout_s=2)
         try:
+            await mark_new(store, PARTITIONS)
             await ledger_on(store).execute("ann", sid_of("warm"), CREATE)
             await ledger_on(store).execute("ann", sid_of("warm"), LOGOUT)
             yield Lost(ledger_on(store), proxy, ledger_on(witness))
@@ -634,14 +635,32 @@ async def test_other_partitions_go_on_as_ever(ledger: Ledger) -> None:
 
 
 @pytest.mark.each_store
-async def test_a_partition_becomes_whole_with_its_first_session_only(store: Store) -> None:
+async def test_in_a_partition_that_has_lost_everything_nobody_begins_and_nobody_is_told_to_have_ended(
+    store: Store,
+) -> None:
+    """A primary of a cluster that came up empty, or a store that was emptied under a service."""
+    ledger = ledger_on(store)
+    await ledger.execute("ann", SID, CREATE)
+    names = [name for found in await store.each_primary("KEYS", "*") for name in found]
+    for name in names:
+        await store.command("DEL", name, key=name)
+    for worker in (ledger, ledger_on(store)):  # one remembers the session
+        with pytest.raises(Rebuilding):
+            await worker.execute("ann", sid_of("second"), CREATE)
+        with pytest.raises(Rebuilding):
+            await worker.load("ann", SID)
+        with pytest.raises(Rebuilding):
+            await worker.execute("ann", SID, offer("AssetV1"))
+    assert sum(await store.each_primary("DBSIZE")) == 0, "it stays empty, so that it can be restored"
+
+
+async def test_in_a_partition_whose_events_are_there_sessions_begin_also_while_it_is_rebuilt(store: Store) -> None:
     ledger = ledger_on(store)
     name = keys.whole(ledger.partition_of("ann"))
     await ledger.execute("ann", SID, CREATE)
-    assert await store.command("GET", name, key=name) == b"1"
     await store.command("DEL", name, key=name)
     await ledger.execute("ann", sid_of("second"), CREATE)
-    assert await store.command("GET", name, key=name) is None
+    assert await store.command("GET", name, key=name) is None, "that makes nothing whole"
 
 
 # A store that lost its newest events, as after a power loss or a failover

@@ -20,6 +20,7 @@ from ledger.events import SyncResetRequested, encode_event
 from ledger.keys import partition_of
 from ledger.log.append import load
 from ledger.log.service import Ledger
+from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.state import State
@@ -80,6 +81,7 @@ class Witness:
 
 async def check(url: str, story: list[tuple[str, Command, int]], ending: Command, dice: random.Random) -> None:
     store = await open_store(url)
+    await mark_new(store, PARTITIONS)
     witness = Witness(store)
     for sid in (SID, sid_of("second")):
         await witness.sign_in(sid)

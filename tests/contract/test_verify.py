@@ -15,6 +15,7 @@ from ledger.errors import SessionEnded
 from ledger.events import SCHEMA, encode_event
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.service import Ledger
+from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
 from projections.checking.findings import Finding
@@ -304,6 +305,7 @@ async def test_every_difference_is_named_not_only_the_first(damaged: Damaged) ->
 
 async def test_a_ledger_in_use_is_clean(valkey_url: str) -> None:
     mine, theirs = await open_store(valkey_url), await open_store(valkey_url)
+    await mark_new(mine, PARTITIONS)
     ledger = Ledger(theirs, PARTITIONS, Clock())
     over = asyncio.Event()
     rounds = 0

@@ -44,6 +44,7 @@ def partition(commands: Commands) -> int:
 def test_without_a_place_it_says_what_to_set(commands: Commands) -> None:
     done = commands.run("archive")
     assert (done.code, "LEDGER_ARCHIVE" in done.err) == (2, True)
+    commands("store", "begin")
     for place in ("/srv/x", "s3://key:secret@bucket"):
         done = commands.run("archive", archive=place)
         assert (done.code, "LEDGER_ARCHIVE" in done.err, "secret" in done.err) == (2, True, False)

@@ -154,6 +154,7 @@ def test_credentials_are_encrypted_anew(commands: Commands) -> None:
 
 
 def test_a_key_for_credentials_is_made_in_the_data_folder(commands: Commands) -> None:
+    commands("store", "begin")
     assert commands("credentials", "rekey") == "0 encrypted with the newest key\n"
     file = commands.data_dir / CREDENTIAL_KEY_FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

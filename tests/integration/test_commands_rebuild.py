@@ -117,6 +117,7 @@ def test_ctrl_c_leaves_a_rebuild_that_goes_on(ledger: RunningService) -> None:
     assert ledger.settings.redis_url is not None
     with ledger.store() as store:
         store.flushall()
+    ledger.command("store", "begin", "--anew")
     filling.fill(ledger.settings.redis_url, 16, 50, 40_000)
     ledger.sign_in("zoe")
     lose(ledger)

@@ -168,6 +168,7 @@ def test_a_session_that_is_over_at_once_is_not_made(commands: Commands) -> None:
 
 
 def test_nobody_has_no_sessions(commands: Commands) -> None:
+    commands("store", "begin")
     assert commands.json("session", "list", "--user", "nobody") == []
     done = commands.run("session", "list", "--user", "nobody")
     assert (done.code, done.out, "no session" in done.err) == (0, "", True)

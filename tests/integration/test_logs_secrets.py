@@ -70,6 +70,7 @@ class Scene:
             oidc_client_id="ledger",
             oidc_client_secret=self.secrets.word(),
         )
+        self.service.command("store", "begin")
         self.service.start()
         self.token = self.secrets.keep(self.service.sign_in())
         self.key = self.secrets.keep(self.service.entities_key)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 from click import echo
 
-from ledger.store.interface import Store, open_store
+from ledger.log.store_check import read_id
+from ledger.store.interface import Store
 from ops.archive.options import ArchivePlace
 from ops.backup.listing import find_backup, load_manifest
 from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
-from ops.embedded.server import embedded_server
-from ops.opening.ledger import now_us, open_user_keys
+from ops.known_ledgers import KnownLedgers
+from ops.opening.ledger import now_us, open_user_keys, store_of
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
@@ -42,12 +41,12 @@ def restore(
     if (source is None) != from_segments:
         raise click.UsageError("give a backup, or --from-segments")
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    place = settings.archive
+    place, known = settings.archive, KnownLedgers(settings)
     if not yes:
         _confirm(source or f"the segments in {place.url if place else '?'}", settings)
 
     async def work() -> tuple[RestoreReport, Origin]:
-        async with _target(settings) as store:
+        async with store_of(settings) as store:
             origin = await (
                 _from_segments(store, place, settings) if source is None else _from_backup(store, source, place)
             )
@@ -59,31 +58,15 @@ def restore(
                     on_progress=lambda report: advance(report.partitions, f"{report.doing}, {report.events:,} events"),
                     open_signing_keys=lambda sealed: open_keys(settings, sealed),
                     user_keys=open_user_keys(store, settings),
+                    ledger_id=known.newest,
                 )
+            known.note(await read_id(store), make=False)
             return report, origin
 
     report, origin = run(work())
     print_json(report) if as_json else _tell(report, origin, place, settings)
     if not report.is_complete:
         raise click.exceptions.Exit(1)
-
-
-@asynccontextmanager
-async def _target(settings: Settings) -> AsyncIterator[Store]:
-    """Open the store to fill, whatever it holds."""
-    if settings.redis_url is not None:
-        store = await open_store(settings.redis_url, timeout_s=settings.redis_timeout_s)
-        try:
-            yield store
-        finally:
-            await store.close()
-        return
-    with embedded_server(settings.data_dir) as url:
-        store = await open_store(url, timeout_s=settings.redis_timeout_s)
-        try:
-            yield store
-        finally:
-            await store.close()
 
 
 async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:

@@ -83,7 +83,7 @@ async def delete_projections(store: Store, partitions: int) -> int:
 
 
 async def dump(store: Store) -> dict[bytes, Any]:
-    """Read all keys of all partitions: hashes as dicts, sorted sets with their scores, lists."""
+    """Read all keys of all partitions that hold anything: hashes as dicts, sorted sets with their scores, lists."""
     found: dict[bytes, Any] = {}
     for names in await store.each_primary("KEYS", "{p*"):
         for name in names:
@@ -101,7 +101,8 @@ async def dump(store: Store) -> dict[bytes, Any]:
                 case _:
                     flat = await store.command("HGETALL", name, key=name)
                     found[name] = dict(zip(flat[::2], flat[1::2], strict=True))
-    return found
+    holding = {name.partition(b"}")[0] for name in found if not name.endswith(b"}:whole")}
+    return {name: held for name, held in found.items() if name.partition(b"}")[0] in holding}
 
 
 async def last_seen_by_events(store: Store, partitions: int) -> dict[bytes, float]:

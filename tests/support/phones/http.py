@@ -22,8 +22,9 @@ from endpoints.http.limits import LimitRules, Limits
 from endpoints.routes import build
 from endpoints.services import HttpSettings, Readiness, Services
 from ledger.commands import CreateSession
+from ledger.log.presence import Presence
 from ledger.log.service import Ledger
-from ledger.log.store_check import open_layout
+from ledger.log.store_check import open_layout, read_id
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
 from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
@@ -82,6 +83,7 @@ class Service:
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
         self.look = SourceLook("catalog", source or self.catalog)
+        self.presence = Presence(store, "")
         settings = settings or HttpSettings()
         self.services = Services(
             ledger=self.ledger,
@@ -96,6 +98,7 @@ class Service:
             source=source or self.catalog,
             auth_user=self.look.auth_user,
             readiness=self._readiness,
+            present=self._present,
             settings=settings,
         )
         self.app = build(self.services)
@@ -105,6 +108,7 @@ class Service:
         """Create the ledger, as a service does when it starts; the store of unit tests cannot tell what it is."""
         if not isinstance(self.store, FakeStore):
             await open_layout(self.store, PARTITIONS, self.clock())
+            self.presence.ledger_id = await read_id(self.store)
 
     async def sign_in(self, user: str = "ann", library: str = "lib", **fields: Any) -> Issued:
         """Create a session and return its token and id; what the device says of itself is given as text."""
@@ -142,7 +146,12 @@ class Service:
         assert answer.status_code == 200, answer.text
         return [msgspec.json.decode(line) for line in answer.content.splitlines()]
 
+    async def _present(self) -> None:
+        if self.presence.ledger_id:
+            await self.presence.check()
+
     async def _readiness(self) -> Readiness:
+        await self._present()
         await self.store.command("PING", key=b"ping")
         return Readiness("test", "none", embedded=False, source=await self.look.health())
 

@@ -76,7 +76,7 @@ class Commands:
         """Do something with the ledger that the commands use."""
 
         async def opening() -> T:
-            async with opened(self.settings) as found:
+            async with opened(self.settings, begin=True) as found:
                 return await work(found)
 
         return asyncio.run(opening())

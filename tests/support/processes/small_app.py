@@ -12,7 +12,7 @@ from ledger.errors import LayoutError
 from ops.settings.settings import Settings
 
 
-def create(settings: Settings, redis_url: str) -> SmallApp:
+def create(settings: Settings, redis_url: str, ledger_id: str) -> SmallApp:
     """Build the application as `ops.app:create_app` does; refuses to start on request."""
     if os.environ.get("SMALL_APP") == "refuses":
         raise LayoutError("this ledger has other partitions")

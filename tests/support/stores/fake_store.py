@@ -12,9 +12,13 @@ from typing import Any
 from fakeredis import FakeServer, FakeStrictRedis
 from redis.exceptions import NoScriptError, RedisError
 
+from ledger import keys
 from ledger.errors import LedgerError, StoreReplyError, StoreUnavailable
 from ledger.store.error_replies import NoScript
 from ledger.store.scripts import Arg, Script
+
+PARTITIONS = 16
+"""No test has more on a store of this kind."""
 
 
 class FakeStore:
@@ -25,6 +29,9 @@ class FakeStore:
         client = FakeStrictRedis(server=self.server, protocol=2)
         self._connection = client.connection_pool.get_connection()
         self._closed = False
+        if server is None:
+            for partition in range(PARTITIONS):  # as in a ledger that has begun
+                self._run("SET", keys.whole(partition), "1")
 
     async def command(self, *args: Arg, key: bytes) -> Any:
         await asyncio.sleep(0)  # a round trip is where other tasks get their turn
