@@ -1,8 +1,9 @@
 """Who may act for a session: what a presented token claims, and where it stands with the session's state.
 
 A session has one token in use. A refresh adds a new one, which replaces it when it is first used; what it replaced is
-good for a grace from then on, so neither a lost reply nor a request on its way locks a device out. A token that comes
-after its grace was copied: the session ends.
+good for a grace from then on, so neither a lost reply nor a request on its way locks a device out. A token that was in
+use and comes after its grace was copied: the session ends. One that never was in use proves nothing: two tabs may have
+refreshed at once, or a device often. It is refused, and so is one of so long ago that nobody remembers what it was.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Standing(Enum):
     GOOD = "good"
     NEW = "never used before: it replaces the one in use"
     SPENT = "replaced, and its grace is over"
-    UNKNOWN = "expired, or none of this session's"
+    UNKNOWN = "expired, never used and past its grace, forgotten, or none of this session's"
 
 
 def standing(state: State, caller: Caller, now_us: int) -> Standing:
@@ -48,7 +49,8 @@ def standing(state: State, caller: Caller, now_us: int) -> Standing:
         return Standing.NEW
     for token in state.old_tokens:
         if compare_digest(caller.digest, token.digest):
-            return Standing.GOOD if now_us < token.until_us else Standing.SPENT
-    # Replaced too long ago to be remembered. A number beyond the newest is of a future that was lost, in a restore.
-    ours = caller.number == 0 or caller.genuine
-    return Standing.SPENT if ours and caller.number <= state.token_number else Standing.UNKNOWN
+            if now_us < token.until_us:
+                return Standing.GOOD
+            return Standing.SPENT if token.was_used else Standing.UNKNOWN
+    # Too long ago to be remembered, or of a future that was lost, in a restore. The first one surely was in use.
+    return Standing.SPENT if caller.number == 0 else Standing.UNKNOWN

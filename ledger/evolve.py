@@ -40,7 +40,7 @@ NOTED: Final = 8
 _COMPLETE_CODE: Final = CODES[COMPLETE]
 _COMPLETE_BIT: Final = 1 << _COMPLETE_CODE
 TOKENS: Final = 8
-"""How many of the latest new and of the latest replaced tokens a state remembers."""
+"""How many of the latest new tokens a state remembers, and of the latest replaced ones that were used, or were not."""
 
 
 def fold(state: State | None, events: Iterable[Recorded]) -> State | None:
@@ -167,13 +167,15 @@ def _created(state: State | None, recorded: Recorded, event: SessionCreated) -> 
 def _token_used(state: State, event: TokenFirstUsed) -> State:
     """Put a new token into use; what it replaces never becomes good for longer than it was."""
     expires_at_us = next((token.expires_at_us for token in state.new_tokens if token.digest == event.token), None)
-    replaced = (state.token_in_use, *(token.digest for token in state.new_tokens if token.digest != event.token))
+    old = [*state.old_tokens, OldToken(state.token_in_use, event.until_us)]
+    old += [OldToken(new.digest, event.until_us, False) for new in state.new_tokens if new.digest != event.token]
+    used, unused = ([token for token in old if token.was_used == kind][-TOKENS:] for kind in (True, False))
     return replace(
         state,
         token=event.token,
         token_expires_at_us=expires_at_us,
         new_tokens=(),
-        old_tokens=(*state.old_tokens, *(OldToken(token, event.until_us) for token in replaced))[-TOKENS:],
+        old_tokens=(*used, *unused),  # those that were never used push no other out
     )
 
 

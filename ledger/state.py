@@ -34,10 +34,11 @@ class NewToken(NamedTuple):
 
 
 class OldToken(NamedTuple):
-    """A token that was replaced, by its SHA-256, and until when it is good all the same."""
+    """A token that was replaced, by its SHA-256, until when it is good all the same, and whether it was ever in use."""
 
     digest: bytes
     until_us: int
+    was_used: bool = True
 
 
 class State(msgspec.Struct, frozen=True):

@@ -147,8 +147,13 @@ def _print_offers(offers: tuple[Offer, ...]) -> bytes:
     return b",".join(b"%d:%x" % offer for offer in offers)
 
 
-def _print_tuples(tuples: tuple[NamedTuple, ...]) -> bytes:
+def _print_tuples(tuples: tuple[tuple[Any, ...], ...]) -> bytes:
     return msgspec.msgpack.encode(tuples) if tuples else b""
+
+
+def _print_old_tokens(tokens: tuple[OldToken, ...]) -> bytes:
+    """Print what is the rule as ledgers of earlier versions hold it: a token that was used."""
+    return _print_tuples(tuple(token[:2] if token.was_used else token for token in tokens))
 
 
 def _print_optional(value: int | None) -> bytes:
@@ -172,7 +177,7 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "token_number": lambda value: _number(value) if value else b"",
     "token_expires_at_us": _print_optional,
     "new_tokens": _print_tuples,
-    "old_tokens": _print_tuples,
+    "old_tokens": _print_old_tokens,
     "revision": lambda value: _number(value) if value else b"",
 }
 

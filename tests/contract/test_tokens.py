@@ -47,14 +47,14 @@ class Phone:
         assert found is not None
         return found
 
-    async def refresh(self, worker: int = 0, ttl_us: int | None = None) -> None:
-        """Ask for a new token with the newest one."""
-        state = await self.workers[worker].admit(self.caller())
+    async def refresh(self, worker: int = 0, ttl_us: int | None = None, by: int = -1) -> None:
+        """Ask for a new token with the newest one, or with another."""
+        state = await self.workers[worker].admit(self.caller(by))
         issued = ISSUER.renew(state, self.clock(), ttl_us)
         new = ISSUER.read(issued.token)
         assert new is not None
-        command = RotateToken(self.caller().digest, new.digest, new.number, issued.expires_at_us)
-        await self.workers[worker].act(self.caller(), command)
+        command = RotateToken(self.caller(by).digest, new.digest, new.number, issued.expires_at_us)
+        await self.workers[worker].act(self.caller(by), command)
         self.tokens.append(issued)
 
     async def events(self) -> list[Event]:
@@ -127,6 +127,36 @@ async def test_the_grace_begins_when_the_new_token_is_first_used(phone: Phone) -
         await worker.admit(phone.caller(0))
         with pytest.raises(Refused, match="replaced by a newer one"):
             await worker.act(phone.caller(0), RotateToken(phone.caller(0).digest, b"x" * 32, 2))
+
+
+async def test_the_first_of_nine_refreshes_is_refused_and_the_session_goes_on(phone: Phone, store: Store) -> None:
+    await phone.sign_in()
+    first = phone.caller(0)
+    for _ in range(9):
+        await phone.refresh(by=0)
+    for late in (phone.caller(1), phone.caller(1)):
+        with pytest.raises(SessionEnded) as refused:
+            await phone.other.admit(late)
+        assert not isinstance(refused.value, TokenReused)
+    await phone.ledger.admit(first)
+    await phone.other.admit(phone.caller())
+    await assert_clean(store)
+
+
+async def test_two_tabs_that_refresh_at_once_keep_their_session(phone: Phone, store: Store) -> None:
+    await phone.sign_in()
+    await phone.refresh(by=0)
+    await phone.refresh(by=0)
+    await phone.ledger.admit(phone.caller(1))
+    await phone.other.admit(phone.caller(2))  # in its grace
+    phone.clock.now_us += GRACE_US
+    with pytest.raises(SessionEnded) as refused:
+        await phone.other.admit(phone.caller(2))
+    assert not isinstance(refused.value, TokenReused)
+    await phone.ledger.admit(phone.caller(1))  # the tab whose token is in use
+    await assert_clean(store)
+    with pytest.raises(TokenReused):
+        await phone.ledger.admit(phone.caller(0))
 
 
 @pytest.mark.parametrize("number", [0, 1])

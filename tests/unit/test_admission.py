@@ -46,15 +46,42 @@ def test_a_new_token_replaces_all_others_when_it_is_first_used() -> None:
     assert stands(state, THIRD, 1, NOW + HOUR_US) is Standing.GOOD
     for token, number in ((FIRST, 0), (SECOND, 1)):
         assert stands(state, token, number, NOW + GRACE_US - 1) is Standing.GOOD
-        assert stands(state, token, number, NOW + GRACE_US) is Standing.SPENT
+    assert stands(state, FIRST, 0, NOW + GRACE_US) is Standing.SPENT
+    assert stands(state, SECOND, 1, NOW + GRACE_US) is Standing.UNKNOWN, "another tab refreshed at once: no copy"
 
 
-def test_a_replaced_token_is_told_however_long_ago_it_was() -> None:
+def test_a_token_that_was_never_used_proves_no_copy_however_many_there_were() -> None:
+    tokens = [bytes([number]) * 32 for number in range(1, 10)]
+    state = given(*(rotated(token, number) for number, token in enumerate(tokens, 1)))
+    assert len(state.new_tokens) == TOKENS
+    assert stands(state, tokens[0], 1) is Standing.UNKNOWN, "forgotten before it was used"
+    assert stands(state, tokens[-1], 9) is Standing.NEW
+    after = then(state, used(tokens[-1]))
+    for number, token in enumerate(tokens[:-1], 1):
+        assert stands(after, token, number, NOW + GRACE_US) is Standing.UNKNOWN
+    assert stands(after, FIRST, 0, NOW + GRACE_US) is Standing.SPENT, "those push out none that was in use"
+    assert len(after.old_tokens) == TOKENS
+
+
+def test_many_refreshes_between_uses_keep_the_memory_of_what_was_used() -> None:
+    state, number, in_use = given(), 0, [FIRST]
+    for _ in range(4):
+        for _ in range(12):
+            number += 1
+            state = then(state, rotated(bytes([number]) * 32, number))
+        in_use.append(bytes([number]) * 32)
+        state = then(state, used(in_use[-1]))
+    assert [token.digest for token in state.old_tokens if token.was_used] == in_use[:-1]
+    assert len(state.old_tokens) <= 2 * TOKENS
+
+
+def test_a_replaced_token_is_told_for_long_and_the_first_one_always() -> None:
     tokens = [bytes([number]) * 32 for number in range(1, 30)]
     state = given(*(event for number, token in enumerate(tokens, 1) for event in (rotated(token, number), used(token))))
     assert len(state.old_tokens) == TOKENS
     for number, token in enumerate(tokens[:-1], 1):
-        assert stands(state, token, number, NOW + GRACE_US) is Standing.SPENT
+        told = Standing.SPENT if number > len(tokens) - 1 - TOKENS else Standing.UNKNOWN
+        assert stands(state, token, number, NOW + GRACE_US) is told, "what nobody remembers ends nothing"
     assert stands(state, FIRST, 0, NOW + GRACE_US) is Standing.SPENT, "its digest is the session's id"
     assert stands(state, tokens[-1], 29, NOW + GRACE_US) is Standing.GOOD
     assert stands(state, tokens[0], 1, NOW, genuine=False) is Standing.UNKNOWN, "anybody can claim a number"
