@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -26,6 +27,10 @@ ANSWER_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 15.0
 REPORT_EVERY_S = 1.0
 LOG_LIMIT_BYTES = 10 * 1024**2
+
+MEND = "`syncledger store mend` shows what can be kept of them, and mends them"
+_DAMAGED = ("reading the append only file", "AOF MANIFEST FILE ERROR", "end of file reading the append")
+_THEIR_ADVICE = re.compile(r": make a backup of your AOF file, then use \S*valkey-check-aof.*")
 
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -193,7 +198,14 @@ def log_tail(files: Files, lines: int = 5) -> str:
             text = log.read().decode(errors="replace")
     except OSError:
         return "(no log)"
+    text = _THEIR_ADVICE.sub("", text)  # that program is not there
     return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def what_it_says(files: Files) -> str:
+    """Return the end of the server's log, and what helps where it tells of damaged append-only files."""
+    damaged = any(text in log_tail(files, 12) for text in _DAMAGED)
+    return log_tail(files) + (f"\nIts append-only files are damaged: {MEND}" if damaged else "")
 
 
 def wait_loaded(files: Files, report: Callable[[str], None], stopped: Callable[[], bool]) -> None:
@@ -210,7 +222,9 @@ def wait_loaded(files: Files, report: Callable[[str], None], stopped: Callable[[
             except redis.TimeoutError:
                 pass
             except redis.ConnectionError as error:
-                raise EmbeddedServerError(f"The embedded server ended while it loaded:\n{log_tail(files)}") from error
+                raise EmbeddedServerError(
+                    f"The embedded server ended while it loaded:\n{what_it_says(files)}"
+                ) from error
             except redis.RedisError:
                 return  # any other answer is the answer of a server at work
             else:

@@ -19,9 +19,11 @@ from urllib.parse import quote
 
 import redis
 
+from ops.append_only import lost_manifest
 from ops.embedded.files import EmbeddedServerError, Files, Lock, describe, prepare_files, remove_short_folder
 from ops.embedded.process import (
     ANSWER_TIMEOUT_S,
+    MEND,
     SHUTDOWN_TIMEOUT_S,
     START_TIMEOUT_S,
     Peer,
@@ -30,6 +32,7 @@ from ops.embedded.process import (
     reap,
     spawn,
     wait_loaded,
+    what_it_says,
 )
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "embedded_server"]
@@ -150,6 +153,11 @@ class EmbeddedServer:
         try:
             if (running := self._wait_for_predecessor(held)) is not None:
                 return running
+            if lost_manifest(self.files.folder):
+                raise EmbeddedServerError(
+                    f"The list of append-only files in {self.files.folder} is lost, and the server would begin anew: "
+                    f"{MEND}"
+                )
             prepare_files(self._data_dir)  # whoever left last may have removed the socket's folder since
             process = spawn(self.files, held)
         except OSError as error:
@@ -160,7 +168,7 @@ class EmbeddedServer:
         while (peer := Peer.connect(self.files.socket)) is None:
             if process.poll() is not None:
                 raise EmbeddedServerError(
-                    f"The embedded server did not start:\n{log_tail(self.files)}{self._disk_hint()}"
+                    f"The embedded server did not start:\n{what_it_says(self.files)}{self._disk_hint()}"
                 )
             if time.monotonic() > deadline:
                 process.kill()
@@ -187,6 +195,21 @@ class EmbeddedServer:
                 )
             time.sleep(0.01)
         return None
+
+    @contextmanager
+    def alone(self) -> Iterator[Files]:
+        """Keep the server from being started, for work on its files; raises EmbeddedServerError while it runs."""
+        self._files = prepare_files(self._data_dir)
+        with self._start_lock():
+            held = Lock(self.files.server_lock)
+            try:
+                if not held.try_exclusive():
+                    raise EmbeddedServerError(
+                        f"A server works on {self.files.folder}: stop the services that use it and try again"
+                    )
+                yield self.files
+            finally:
+                held.close()
 
     def _disk_hint(self) -> str:
         status = os.statvfs(self.files.folder)
