@@ -55,6 +55,8 @@ class Readiness(msgspec.Struct, frozen=True):
     embedded: bool
     source: SourceReadiness
     archive: str = ""
+    clock: str = ""
+    """Which clock is wrong, by how much; empty while this machine's and the store's agree."""
 
 
 async def _present() -> None:

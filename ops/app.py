@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib import metadata
 from typing import Any, Final
 from uuid import uuid4
@@ -14,7 +14,9 @@ from uuid import uuid4
 import msgspec
 
 from endpoints.routes import App, build
-from ledger.errors import InvalidInput, LedgerError
+from ledger.errors import InvalidInput, LedgerError, StoreUnavailable
+from ledger.log.clock import LOOK_EVERY_S
+from ledger.log.passed import note_time
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
 from ops.settings.settings import Settings
@@ -57,7 +59,8 @@ class Application:
                 return
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
-            jobs = [asyncio.create_task(job) for job in (self._expire(found), _note_version(found), _compare(found))]
+            work = (self._expire(found), _note_version(found), _compare(found), _keep_time(found))
+            jobs = [asyncio.create_task(job) for job in work]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
             gc.freeze()
@@ -89,11 +92,15 @@ class Application:
 
 
 async def _note_version(found: Opened) -> None:
-    """Note that this version runs, again and again, so that nothing newer is written than all who run can read."""
+    """Note that this version runs, again and again, so that nothing newer is written than all who run can read.
+
+    And how late it is, so that what is not served counts for nobody's idleness.
+    """
     name, version = uuid4().hex[:12], metadata.version("syncledger")
     while True:
         try:
             await found.formats.note(name, version, found.ledger.clock())
+            await note_time(found.store, found.ledger.clock())
         except LedgerError as error:
             log.error("the version that runs is noted later: %s", error)
         await asyncio.sleep(NOTED_S)
@@ -109,6 +116,14 @@ async def _compare(found: Opened) -> None:
         except LedgerError as error:
             log.debug("what is remembered is compared with the store later: %s", error)
         await asyncio.sleep(COMPARED_S)
+
+
+async def _keep_time(found: Opened) -> None:
+    """Compare the clocks, again and again."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        with suppress(StoreUnavailable):  # time goes on as it did
+            await found.clock.look()
 
 
 def _told(error: LedgerError) -> str:

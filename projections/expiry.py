@@ -2,6 +2,9 @@
 
 Rows of a catalog that wait for nothing any more, because a writer died, go on their way too.
 
+Idleness and age are counted in time that passed while the ledger was served: no clock that jumps ends anybody, and no
+time in which nobody could be heard.
+
 Safe with any number of workers: a session is ended at the version its idleness was decided on, so exactly once, and a
 device that acts in that moment stays.
 """
@@ -17,6 +20,7 @@ import msgspec
 from ledger import keys
 from ledger.commands import ExpireSession
 from ledger.errors import Rebuilding, SessionEnded
+from ledger.log.passed import Passed, note_time
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
@@ -57,7 +61,7 @@ async def expire(
     Without a catalog only sessions end: other sources keep delete markers as they see fit.
     Partitions that are not whole are left for a later run: what belongs to a session may be missing there.
     """
-    report = ExpiryReport()
+    report, passed = ExpiryReport(), await note_time(ledger.store, ledger.clock())
     for partition in range(ledger.partitions):
         if not await is_whole(ledger.store, partition):
             report.partitions_not_whole += 1
@@ -66,19 +70,19 @@ async def expire(
             for start in range(0, len(page), _AT_ONCE):
                 turn = page[start : start + _AT_ONCE]
                 await asyncio.gather(
-                    *(_expire_one(ledger, partition, sid, seen, idle_us, report) for sid, seen in turn)
+                    *(_expire_one(ledger, partition, sid, seen, passed, idle_us, report) for sid, seen in turn)
                 )
                 on_progress(report)
     if catalog is not None:
         for library in await catalog.libraries():
-            report.delete_markers += await catalog.purge_tombstones(library, ledger.clock() - tombstones_us)
+            report.delete_markers += await catalog.purge_tombstones(library, passed.before(tombstones_us))
             await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
             on_progress(report)
     return report
 
 
 async def _expire_one(
-    ledger: Ledger, partition: int, sid: str, seen_us: int, idle_us: int, report: ExpiryReport
+    ledger: Ledger, partition: int, sid: str, seen_us: int, passed: Passed, idle_us: int, report: ExpiryReport
 ) -> None:
     """Look at one session without noting it as seen, and end it if its time is over."""
     report.sessions += 1
@@ -86,9 +90,8 @@ async def _expire_one(
     user, at_us, *ends = await ledger.store.command(
         "HMGET", name, "user", "at_us", "expires_at_us", "token_expires_at_us", key=name
     )
-    now_us = ledger.clock()
-    idle_before_us = now_us - idle_us
-    expired = any(us is not None and int(us) <= now_us for us in ends)  # or may be: a newer token may last longer
+    idle_before_us = passed.before(idle_us)
+    expired = any(us is not None and passed.reached(int(us)) for us in ends)  # or may be: a newer token may last longer
     if user is None or not (expired or max(int(at_us), seen_us) < idle_before_us):
         return
     try:

@@ -119,7 +119,7 @@ class _Job:
         libraries, catalogs = await self._catalogs()
         await self._finish(libraries, [*ledger, *identities, *catalogs])
         if self._options.keep is not None:
-            self.report.removed = await keep_newest(self._objects, self._options.keep, self._now_us)
+            self.report.removed = await keep_newest(self._objects, self._options.keep, self._now_us, self.report.name)
         return self.report
 
     async def _partition(self, partition: int) -> None:

@@ -32,6 +32,11 @@ class Listed(msgspec.Struct):
         """When it was begun, like 20260102T030405Z."""
         return created_of(self.name) or ""
 
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """Where it stands among others: of one whose clock was ahead the storage knows better when it was written."""
+        return min(self.created, self.written), self.created, self.name
+
 
 def stamp(now_us: int) -> str:
     """Write an instant as backups are named by it."""
@@ -51,7 +56,7 @@ async def list_backups(objects: Objects) -> list[Listed]:
             listed.bytes += info.size
             listed.complete = listed.complete or file == MANIFEST
             listed.written = max(listed.written, stamp(int(info.written_s * 1_000_000)))
-    return sorted(found.values(), key=lambda listed: (listed.created, listed.name))
+    return sorted(found.values(), key=lambda listed: listed.order)
 
 
 async def find_backup(objects: Objects, name: str) -> str:
@@ -79,13 +84,20 @@ async def load_manifest(objects: Objects, folder: str) -> Manifest:
     return read_manifest(name, await objects.read(name, 0, size))
 
 
-async def keep_newest(objects: Objects, keep: int, now_us: int) -> list[str]:
-    """Remove all backups but the newest `keep`, and unfinished ones that nobody can be writing; names those removed."""
+async def keep_newest(objects: Objects, keep: int, now_us: int, made: str = "") -> list[str]:
+    """Remove all backups but the newest `keep`, and unfinished ones that nobody can be writing; names those removed.
+
+    The one just `made` always stays, and says how late it is at the storage, in case the clock here is ahead.
+    """
     listed = await list_backups(objects)
     complete = [each for each in listed if each.complete]
+    for each in listed:
+        if each.name == made:
+            written = datetime.strptime(each.written, _CREATED).replace(tzinfo=UTC)
+            now_us = min(now_us, int(written.timestamp()) * 1_000_000)
     old_us = now_us - int(HALF_KEPT_S * 1_000_000)
-    leaving = complete[:-keep] + [
-        each for each in listed if not each.complete and max(each.created, each.written) < stamp(old_us)
+    leaving = [each for each in complete[:-keep] if each.name != made] + [
+        each for each in listed if not each.complete and each.written < stamp(old_us)
     ]
     for each in leaving:
         await _remove(objects, each.name)

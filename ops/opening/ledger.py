@@ -10,6 +10,7 @@ import msgspec
 
 from ledger import keys
 from ledger.errors import InvalidInput, LayoutError, LedgerGone, NoLedger
+from ledger.log.clock import SteadyClock
 from ledger.log.formats import Formats
 from ledger.log.presence import Presence
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
@@ -48,6 +49,7 @@ class Opened(msgspec.Struct, frozen=True):
     formats: Formats
     promise: StorePromise
     presence: Presence
+    clock: SteadyClock
     archive: Archive | None = None
     replicas: Replicas | None = None
 
@@ -120,13 +122,14 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
     store = await open_store(url, timeout_s=settings.redis_timeout_s)
     replicas: Replicas | None = None
     try:
-        presence = Presence(store, serving)
+        clock, presence = SteadyClock(store), Presence(store, serving)
+        await clock.look()
         if not serving or await _is_there(presence):
             partitions, presence.ledger_id = await open_ledger(store, settings, begin=begin)
         else:
             partitions = settings.partitions
         formats = Formats(store)
-        await formats.running(now_us())
+        await formats.running(clock())
         promise = await read_promise(store)
         if settings.durability == "fsync" and promise.fsync != "always":
             raise LayoutError(
@@ -145,14 +148,15 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
     grace_us = int(settings.token_grace_s * SECOND_US)
     return Opened(
         store=store,
-        ledger=Ledger(store, partitions, now_us, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
+        ledger=Ledger(store, partitions, clock, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
         catalog=Catalog(store, profiles=identities.profile),
-        api_keys=ApiKeys(store, now_us),
+        api_keys=ApiKeys(store, clock),
         identities=identities,
         user_keys=user_keys,
         formats=formats,
         promise=promise,
         presence=presence,
+        clock=clock,
         archive=archive,
         replicas=replicas,
     )

@@ -72,6 +72,7 @@ async def open_services(
             embedded=where == "embedded",
             source=await look.health(),
             archive=await archive.wrong(),
+            clock=found.clock.trouble,
         )
 
     return found, Services(

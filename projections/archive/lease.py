@@ -20,6 +20,8 @@ from projections.archive.format import after
 from projections.archive.record import Record, parse_record
 
 TTL_S: Final = 60.0
+_LONGEST_MS: Final = 3_600_000
+"""Nobody leases a partition for longer: it is renewed."""
 TRIMMED_AT_ONCE: Final = 10_000
 """How many events one script removes at most, so that nobody waits for it: about 1 ms."""
 _LEASE: Final = Script.load("projections.archive", "lease.lua", allow_oom=True)  # archiving frees memory
@@ -95,7 +97,8 @@ class Lease:
                     return
 
     async def _lease(self, token: str, ttl_s: float) -> Any:
-        return await self._store.script(_LEASE, [keys.archive(self._partition)], (token, int(ttl_s * 1000)))
+        args = (token, int(ttl_s * 1000), _LONGEST_MS)
+        return await self._store.script(_LEASE, [keys.archive(self._partition)], args)
 
     def _fenced(self) -> Fenced:
         return Fenced(f"partition {self._partition} was taken over by another archiver; it goes on there")

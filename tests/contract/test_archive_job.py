@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import IO
 
@@ -292,3 +293,14 @@ async def test_a_session_that_acts_while_it_is_archived_loses_nothing(real_store
     entries = (await histories(real_store, found, [PHONE]))[PHONE]
     assert [entry.recorded.seq for entry in entries] == list(range(321, 0, -1))
     await whole(real_store, path, await everything(real_store, found))
+
+
+async def test_a_lease_of_a_store_whose_clock_was_ahead_holds_nobody_up(valkey_store: Store) -> None:
+    name = keys.archive(PARTITION)
+    ahead_ms = time.time_ns() // 1_000_000 + 100 * 86_400_000
+    await valkey_store.command("HSET", name, "token", 7, "leased_until", ahead_ms, key=name)
+    async with Lease(valkey_store, PARTITION) as lease:
+        assert lease.token == "8"
+        with pytest.raises(PartitionBusy):
+            async with Lease(valkey_store, PARTITION):
+                pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -437,6 +438,22 @@ async def test_backups_that_were_never_finished_are_told_apart_and_go_with_the_o
     report = await saved(valkey_store, folder, replace(OPTIONS, keep=1), at_us=LATER + 9 * SECOND_US)
     assert report.removed == names[2:]
     assert {file.parent.name for file in files_of(path)} == {report.name}
+
+
+async def test_a_backup_of_a_clock_that_was_ahead_is_not_the_newest_for_ever(
+    valkey_store: Store, folder: Objects
+) -> None:
+    """Nor does one of a clock that is behind remove itself."""
+    await full(valkey_store, steps=10)
+    now_us = time.time_ns() // 1000
+    days_us = 86_400 * SECOND_US
+    ahead = await saved(valkey_store, folder, at_us=now_us + 100 * days_us)
+    await asyncio.sleep(1.1)  # the storage tells seconds
+    right = await saved(valkey_store, folder, replace(OPTIONS, keep=1), at_us=now_us + 2 * SECOND_US)
+    assert right.removed == [ahead.name]
+    assert await find_backup(folder, "latest") == f"{FOLDER}{right.name}/"
+    behind = await saved(valkey_store, folder, replace(OPTIONS, keep=1), at_us=now_us - 100 * days_us)
+    assert behind.name in {listed.name for listed in await list_backups(folder)}
 
 
 async def test_credentials_come_back_for_sessions_that_live(

@@ -41,6 +41,18 @@ class Workers:
         self.catalog = Catalog(store)
 
     async def expire(self, ledger: Ledger | None = None) -> ExpiryReport:
+        """Run once, after the ledger was served until now."""
+        await self.served()
+        return await self.run(ledger)
+
+    async def served(self) -> None:
+        await self.note("noted_ms", self.clock.now_us // 1000)
+
+    async def note(self, field: str, value: int) -> None:
+        name = keys.meta()
+        await self.ledger.store.command("HSET", name, "partitions", PARTITIONS, field, value, key=name)
+
+    async def run(self, ledger: Ledger | None = None) -> ExpiryReport:
         return await expire(ledger or self.ledger, self.catalog, idle_us=IDLE_US, tombstones_us=30 * DAY_US)
 
     async def last_event(self, sid: str, user: str = "ann") -> Event:
@@ -51,7 +63,9 @@ class Workers:
 @pytest.fixture
 async def workers(store: Store) -> Workers:
     await mark_new(store, PARTITIONS)
-    return Workers(store, 4)
+    workers = Workers(store, 4)
+    await workers.note("format", 1)
+    return workers
 
 
 async def test_a_session_nothing_was_heard_of_is_ended_as_idle(workers: Workers) -> None:
@@ -199,10 +213,11 @@ async def test_idle_sessions_are_ended_also_at_the_memory_limit(real_store: Stor
     workers = Workers(real_store)
     await workers.ledger.execute("ann", SID, CREATE)
     workers.clock.now_us = NOW + IDLE_US + 1
+    await workers.served()
     await real_store.each_primary("CONFIG", "SET", "maxmemory", 1)
     try:
         assert await claim(workers.ledger, HOUR_US)
-        assert (await workers.expire()).idle == 1
+        assert (await workers.run()).idle == 1
     finally:
         await real_store.each_primary("CONFIG", "SET", "maxmemory", 0)
 
@@ -237,3 +252,85 @@ async def test_partitions_that_are_not_whole_are_left_for_a_later_run(workers: W
     assert await workers.expire() == ExpiryReport(partitions_not_whole=1)
     await workers.ledger.store.command("SET", name, "1", key=name)
     assert await workers.expire() == ExpiryReport(sessions=1, idle=1)
+
+
+# Clocks that jump
+
+
+@pytest.fixture
+async def living(workers: Workers) -> Workers:
+    """Sessions heard of today, a month ago, nearly too long ago, and one that expires in a month; served until now."""
+    ages = {"today": 0, "a-month-ago": 30 * DAY_US, "nearly": IDLE_US - HOUR_US // 2}
+    for name, age_us in ages.items():
+        workers.clock.now_us = NOW - age_us
+        await workers.ledger.execute(name, sid_of(name), CreateSession(name, "photos"))
+    workers.clock.now_us = NOW
+    await workers.ledger.execute("ann", SID, CreateSession("ann", "photos", expires_at_us=NOW + 30 * DAY_US))
+    assert await workers.expire() == ExpiryReport(sessions=4)
+    return workers
+
+
+@pytest.mark.parametrize("jump_us", [HOUR_US, -HOUR_US, 100 * DAY_US, -100 * DAY_US, 365 * DAY_US])
+async def test_nobody_is_ended_because_a_clock_jumped(living: Workers, jump_us: int) -> None:
+    for _ in range(3):  # it stays wrong for a while
+        living.clock.now_us += jump_us
+        for _ in range(3):
+            living.clock.now_us += 60_000_000
+            assert await living.run() == ExpiryReport(sessions=4)
+        living.clock.now_us -= jump_us
+        assert await living.run() == ExpiryReport(sessions=4)
+
+
+async def test_nobody_is_ended_because_one_workers_clock_is_ahead(living: Workers) -> None:
+    wrong = Ledger(living.ledger.store, PARTITIONS, lambda: living.clock.now_us + 100 * DAY_US)
+    for _ in range(20):
+        living.clock.now_us += 60_000_000
+        assert await living.run(wrong) == ExpiryReport(sessions=4)
+        assert await living.run() == ExpiryReport(sessions=4)
+    held = await living.ledger.store.command("HGET", keys.meta(), "jumps", key=keys.meta())
+    assert len((held or b"").split(b",")) <= 16
+
+
+async def test_time_in_which_nobody_was_served_makes_nobody_idle(living: Workers) -> None:
+    """Nor does it hold up for good those who are: what passes afterwards counts."""
+    living.clock.now_us += 200 * DAY_US
+    assert await living.run() == ExpiryReport(sessions=4)
+    for _ in range(4):
+        living.clock.now_us += HOUR_US // 5
+        await living.served()
+    assert await living.run() == ExpiryReport(sessions=4, idle=1), "of nearly too long ago, half an hour later"
+    living.clock.now_us += 31 * DAY_US
+    assert await living.expire() == ExpiryReport(sessions=3, expired=1)
+
+
+async def test_a_ledger_that_noted_nothing_yet_goes_by_its_newest_event(workers: Workers) -> None:
+    await workers.ledger.execute("ann", SID, CREATE)
+    workers.clock.now_us += 100 * DAY_US
+    assert await workers.run() == ExpiryReport(sessions=1)
+
+
+async def test_delete_markers_stay_where_a_clock_jumped(workers: Workers) -> None:
+    marker = b'{"type":"AssetDeleteV1","data":{"assetId":"0194803a-1111-7000-8000-000000000000"}}'
+    await workers.catalog.put("photos", [read_line(marker)])
+    workers.clock.now_us = time.time_ns() // 1000
+    await workers.served()
+    workers.clock.now_us += 100 * DAY_US
+    assert (await workers.run()).delete_markers == 0
+
+
+@pytest.mark.each_store
+async def test_a_claim_of_a_clock_that_was_ahead_holds_nobody_up(workers: Workers) -> None:
+    workers.clock.now_us += 365 * DAY_US
+    assert await claim(workers.ledger, HOUR_US)
+    workers.clock.now_us -= 365 * DAY_US
+    claims = await asyncio.gather(*(claim(ledger, HOUR_US) for ledger in workers.ledgers))
+    assert sorted(claims) == [False, False, False, True]
+    workers.clock.now_us -= 1_000_000
+    assert not await claim(workers.ledger, HOUR_US), "a worker whose clock is a little behind"
+
+
+async def test_without_a_ledger_nothing_is_claimed_nor_noted(store: Store) -> None:
+    workers = Workers(store)
+    assert not await claim(workers.ledger, HOUR_US)
+    await workers.run()
+    assert not await store.command("EXISTS", keys.meta(), key=keys.meta())

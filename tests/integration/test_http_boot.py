@@ -106,7 +106,7 @@ async def test_health_says_whether_the_store_answers(service: Service) -> None:
         200,
         {"kind": "catalog", "ok": True, "text": "in the ledger's own store"},
     )
-    assert told == {"store": "test", "durability": "none", "embedded": False, "archive": ""}
+    assert told == {"store": "test", "durability": "none", "embedded": False, "archive": "", "clock": ""}
     await service.store.close()
     assert (await service.ask("GET", "/healthz")).status_code == 200
     assert (await service.ask("GET", "/readyz")).status_code == 503

@@ -10,7 +10,7 @@ from click import echo
 from ledger.positions import iso_from_us
 from ops.commands.options import json_option, print_json, run, settings_from, store_options
 from ops.commands.tables import columns, minute
-from ops.opening.ledger import now_us, opened
+from ops.opening.ledger import opened
 from projections.accounts.api_keys import MAX_NAME_CHARS, SCOPES, ApiKey
 
 
@@ -28,7 +28,7 @@ def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url:
 
     async def work() -> str:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url), begin=True) as found:
-            text, _ = await found.api_keys.create(scopes, name=name, now_us=now_us())
+            text, _ = await found.api_keys.create(scopes, name=name, now_us=found.ledger.clock())
             return text
 
     echo(run(work()))

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 from click import echo
 
+from ledger.log.passed import note_time
 from ops.archive.job import archive as archive_ledger
 from ops.archive.job import preview
 from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.opening.ledger import now_us, opened
+from ops.opening.ledger import opened
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
 
@@ -74,15 +75,19 @@ def archive(
             if found.archive is not None and not dry_run:
                 await found.check_archive()
             partitions = range(found.ledger.partitions) if partition is None else [partition]
+            clock_us = found.ledger.clock()
+            if retention_s is not None:  # nothing is removed because a clock jumped
+                retention_us = int(retention_s * 1_000_000)
+                clock_us = (await note_time(found.store, clock_us)).before(retention_us) + retention_us
             with progress("archiving partitions", len(partitions)) as advance:
 
                 def on_progress(report: ArchiveReport) -> None:
                     advance(report.partitions, f"{report.read:,} events")
 
                 if dry_run:
-                    return await preview(found.store, partitions, options, now_us(), on_progress=on_progress)
+                    return await preview(found.store, partitions, options, clock_us, on_progress=on_progress)
                 return await archive_ledger(
-                    found.store, place.open(), partitions, options, now_us(), on_progress=on_progress
+                    found.store, place.open(), partitions, options, clock_us, on_progress=on_progress
                 )
 
     report = run(work())

@@ -12,7 +12,7 @@ from ops.backup.job import BackupOptions, BackupReport, back_up
 from ops.backup.listing import list_backups
 from ops.backup.signing import seal_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
-from ops.opening.ledger import now_us, opened
+from ops.opening.ledger import opened
 from projections.archive.objects import Objects
 
 
@@ -70,7 +70,7 @@ def backup(
                     objects,
                     found.ledger.partitions,
                     options,
-                    now_us(),
+                    found.ledger.clock(),
                     on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
                 )
             report.signing_keys = words

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click import echo
 
+from ledger.log.clock import SteadyClock
 from ledger.log.store_check import read_id
 from ledger.store.interface import Store
 from ops.archive.options import ArchivePlace
@@ -17,7 +18,7 @@ from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.known_ledgers import KnownLedgers
-from ops.opening.ledger import now_us, open_user_keys, store_of
+from ops.opening.ledger import open_user_keys, store_of
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
@@ -47,6 +48,8 @@ def restore(
 
     async def work() -> tuple[RestoreReport, Origin]:
         async with store_of(settings) as store:
+            clock = SteadyClock(store)
+            await clock.look()
             origin = await (
                 _from_segments(store, place, settings) if source is None else _from_backup(store, source, place)
             )
@@ -54,7 +57,7 @@ def restore(
                 report = await restore_ledger(
                     store,
                     origin,
-                    now_us,
+                    clock,
                     on_progress=lambda report: advance(report.partitions, f"{report.doing}, {report.events:,} events"),
                     open_signing_keys=lambda sealed: open_keys(settings, sealed),
                     user_keys=open_user_keys(store, settings),

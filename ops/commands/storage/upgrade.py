@@ -10,7 +10,7 @@ from click import echo
 from ledger.log.formats import FORMAT, Formats, Runs
 from ops.commands.options import json_option, print_json, run, settings_from, store_options
 from ops.commands.tables import columns
-from ops.opening.ledger import now_us, opened
+from ops.opening.ledger import opened
 
 _WIDEST = 100
 
@@ -32,8 +32,8 @@ def upgrade(finish: bool, whoever_runs: bool, data_dir: Path | None, redis_url: 
     async def work() -> tuple[Formats, list[Runs], list[Runs]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
             formats = found.formats
-            older = await formats.finish(now_us(), whoever_runs=whoever_runs) if finish else []
-            return formats, await formats.running(now_us()), older
+            older = await formats.finish(found.ledger.clock(), whoever_runs=whoever_runs) if finish else []
+            return formats, await formats.running(found.ledger.clock()), older
 
     formats, runs, older = run(work())
     if as_json:
