@@ -7,7 +7,7 @@ is whole; what is beside the events is fitted to the rebuilt sessions after that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -22,6 +22,8 @@ from projections.archive.record import Record
 from projections.backup.errors import BadBackup, CannotRestore
 from projections.backup.format import Event, Pairs
 from projections.backup.origin import Origin
+from projections.entities.catalog.catalog import Catalog
+from projections.entities.catalog.ingest import IngestReport, ingest
 from projections.entities.forms import FORMS
 
 _CLAIM: Final = Script.load("ops.backup", "restore_claim.lua")
@@ -139,6 +141,16 @@ async def put_beside(store: Store, partition: int, line: Pairs) -> None:
                     for sid, ciphertext in line.pairs[start : start + _PAGE]
                 )
             )
+
+
+async def put_rows(store: Store, line: Pairs) -> IngestReport:
+    """Write rows of a library that was written to when it was saved, as an import does: they get stamps of now."""
+    _name("library", line.of)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"\n".join(row for _, row in line.pairs) + b"\n"
+
+    return await ingest(Catalog(store), line.of, chunks())
 
 
 async def put_other(store: Store, partitions: int, line: Pairs) -> None:

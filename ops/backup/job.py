@@ -10,11 +10,20 @@ from typing import Final
 
 import msgspec
 
+from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.store.interface import Store
 from ops.backup.listing import keep_newest, stamp
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
-from projections.backup.dump import CatalogDump, PartitionDump, identity_lines, ledger_lines, libraries_of
+from projections.backup.dump import (
+    NAMED,
+    CatalogDump,
+    PartitionDump,
+    identity_lines,
+    ledger_lines,
+    libraries_of,
+    live_lines,
+)
 from projections.backup.errors import CannotBackUp
 from projections.backup.format import (
     FOLDER,
@@ -54,7 +63,7 @@ class BackupOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackupReport(msgspec.Struct):
-    """What was written. `segments`: how many in the archive belong to it."""
+    """What was written. `segments`: how many in the archive belong to it. `damage`: what of the ledger is not in it."""
 
     name: str = ""
     partitions: int = 0
@@ -66,6 +75,7 @@ class BackupReport(msgspec.Struct):
     libraries: int = 0
     signing_keys: str = ""
     removed: list[str] = []
+    damage: list[str] = []
 
 
 Progress = Callable[[BackupReport], None]
@@ -83,8 +93,9 @@ async def back_up(
 ) -> BackupReport:
     """Write a backup of a ledger into object storage, then remove old ones.
 
-    Raises CannotBackUp, ArchiveUnavailable, StoreUnavailable; what was written until then is no backup, and is removed
-    with the old ones later. ObjectExists: somebody else began one in the same second.
+    What is damaged, or a library that cannot be read, is named and left out; then no old backup is removed. Raises
+    CannotBackUp, ArchiveUnavailable, StoreUnavailable; what was written until then is no backup, and is removed with
+    the old ones later. ObjectExists: somebody else began one in the same second.
     """
     return await _Job(store, archive, objects, partitions, options, now_us, on_progress).run()
 
@@ -115,14 +126,20 @@ class _Job:
         # First what nobody else writes under the same name: of two at the same second only one goes on.
         ledger = await self._write("ledger", self._ledger_lines())
         await each(range(self._partitions), self._partition, self._options.at_once)
-        identities = await self._write("identities", identity_lines(self._store))
+        identities = await self._write("identities", identity_lines(self._store, self.report.damage))
         libraries, catalogs = await self._catalogs()
         await self._finish(libraries, [*ledger, *identities, *catalogs])
-        if self._options.keep is not None:
+        if self._options.keep is not None and not self.report.damage:
             self.report.removed = await keep_newest(self._objects, self._options.keep, self._now_us, self.report.name)
         return self.report
 
     async def _partition(self, partition: int) -> None:
+        try:
+            await self._dump(partition)
+        except (CorruptLedger, StoreReplyError) as error:
+            self.report.damage.append(f"partition {partition} cannot be read: {error}")
+
+    async def _dump(self, partition: int) -> None:
         async with self._writer(f"p{partition:03d}") as writer:
             for _ in range(ATTEMPTS):
                 dump = await PartitionDump.open(self._store, self._archive, partition)
@@ -139,6 +156,9 @@ class _Job:
             else:
                 raise CannotBackUp(f"Partition {partition} is archived again and again meanwhile; run it again")
             parts = await writer.finish()
+        self.report.damage += [f"partition {partition}: {what}" for what in dump.damage[:NAMED]]
+        if len(dump.damage) > NAMED:
+            self.report.damage.append(f"partition {partition}: … and {len(dump.damage) - NAMED:,} more")
         if parts or dump.archived is not None:
             self._held.append(PartitionParts(partition, dump.last, dump.archived, parts))
             self.report.segments += dump.record.segments
@@ -146,31 +166,37 @@ class _Job:
         self._count(parts)
 
     async def _catalogs(self) -> tuple[list[str], list[Part]]:
-        """Write the catalogs; a library that is written to meanwhile is read again."""
-        if not self._options.with_catalog:
-            return [], []
-        libraries, parts = await libraries_of(self._store), list[Part]()
-        for number, library in enumerate(libraries):
-            parts += await self._catalog(library, number)
+        """Write the catalogs; one that cannot be read keeps nothing else from being saved."""
+        libraries, parts = list[str](), list[Part]()
+        for number, library in enumerate(await libraries_of(self._store) if self._options.with_catalog else ()):
+            try:
+                parts += await self._catalog(library, number)
+                libraries.append(library)
+            except (CannotBackUp, CorruptLedger, StoreReplyError) as error:
+                self.report.damage.append(f"library {library}: {error}")
         return libraries, parts
 
     async def _catalog(self, library: str, number: int) -> list[Part]:
+        """Write a library as it lies, or where it is written to its rows up to an instant."""
         async with self._writer(f"catalog{number:05d}") as writer:
-            for attempt in range(ATTEMPTS):
+            for _ in range(2):
                 dump = await CatalogDump.open(self._store, library)
                 async for lines in dump.lines():
                     await writer.add(*lines)
                 if await dump.is_still_so():
-                    parts = await writer.finish()
-                    self.report.libraries += 1
-                    self._count(parts)
-                    return parts
+                    break
                 await writer.begin_again()
-                await asyncio.sleep(_PAUSE_S * 2**attempt)
-        raise CannotBackUp(f"Library {library} is written to all the time: pause that, or leave out --with-catalog")
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                async for lines in live_lines(self._store, library):
+                    await writer.add(*lines)
+            parts = await writer.finish()
+        self.report.libraries += 1
+        self._count(parts)
+        return parts
 
     async def _ledger_lines(self) -> AsyncIterator[Sequence[Line]]:
-        async for lines in ledger_lines(self._store):
+        async for lines in ledger_lines(self._store, self.report.damage):
             yield lines
         if self._options.signing_keys is not None:
             yield [Pairs("signing-keys", "", [(b"", self._options.signing_keys)])]
@@ -196,6 +222,7 @@ class _Job:
             signing_keys=self._options.signing_keys is not None,
             held=sorted(self._held, key=lambda held: held.partition),
             others=others,
+            damage=self.report.damage,
         )
         there = {info.name: info.size async for page in self._objects.names(self._folder) for info in page}
         for part in manifest.parts:

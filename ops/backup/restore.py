@@ -35,7 +35,8 @@ class RestoreReport(msgspec.Struct):
     """What was restored, and how it compares with its events.
 
     `doing`: the step it is at. `resets`: sessions asked to start over just now; others were before. `expired`: those
-    that were over before they came back, which nobody needs to ask. `erased`: users who had been erased since, and were
+    that were over before they came back, which nobody needs to ask. `rows_refused`: rows of libraries that do not fit
+    this version. `erased`: users who had been erased since, and were
     erased again.
     """
 
@@ -47,6 +48,7 @@ class RestoreReport(msgspec.Struct):
     resets: int = 0
     erased: int = 0
     expired: int = 0
+    rows_refused: int = 0
     broken: list[Finding] = []
     not_whole: list[int] = []
     signing_keys: str = ""
@@ -55,7 +57,7 @@ class RestoreReport(msgspec.Struct):
     @property
     def is_complete(self) -> bool:
         """Tell whether all was restored and nothing differs."""
-        return not (self.broken or self.not_whole or self.verified.different)
+        return not (self.broken or self.not_whole or self.rows_refused or self.verified.different)
 
 
 Progress = Callable[[RestoreReport], None]
@@ -175,6 +177,9 @@ class _Restore:
                 if line.key == "signing-keys":
                     for _, sealed in line.pairs:
                         self._report.signing_keys = self._open_signing_keys(sealed)
+                elif line.key == "lines":
+                    found = await fill.put_rows(self._store, line)
+                    self._report.rows_refused += found.refused
                 else:
                     await fill.put_other(self._store, self._origin.partitions, line)
             self._on_progress(self._report)

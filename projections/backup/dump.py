@@ -2,7 +2,10 @@
 
 A partition's events are read from the archive's floor up to the one that was the newest at the start; that the floor
 did not move meanwhile is looked at afterwards, because then some may have been trimmed before they were read. All of a
-user's sessions are in one partition, so no user is split. A catalog is taken only if it was not written to meanwhile.
+user's sessions are in one partition, so no user is split. What is damaged is named, and all else is read.
+
+A catalog is taken as it lies if it was not written to meanwhile. One that is has its rows read up to the last one, then
+what is behind it, until at one instant nothing is: of an entity that comes twice the later row counts.
 """
 
 from __future__ import annotations
@@ -12,18 +15,29 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from ledger import keys
+from ledger.chain import GENESIS, link
+from ledger.errors import CorruptLedger, StoreReplyError
+from ledger.events import HistoryLost
 from ledger.log.append import pairs, parse_ended
-from ledger.log.reader import last_id, read_raw
+from ledger.log.reader import last_id, parse_entry, read_raw
 from ledger.log.state_fields import Fields
 from ledger.log.whole import is_whole
-from ledger.store.interface import Scan, Store, scan, scan_keys
+from ledger.store.interface import Scan, Script, Store, scan, scan_keys
 from projections.archive.catalog import Archive
-from projections.archive.format import place
+from projections.archive.format import StateLine, place
 from projections.archive.record import Record, read_record
 from projections.backup.errors import CannotBackUp
 from projections.backup.format import Archived, Event, Key, Line, Pairs, State
+from projections.entities.catalog.layout import WAITS_US
 from projections.entities.forms import FORMS
+from projections.entities.lines import export_line
 
+NAMED: Final = 20
+"""How many things that are damaged are named of each partition, and of all that belongs to none."""
+PASSES: Final = 30
+"""How often it is read what was written behind the last read; each time that is less, unless writing is as fast."""
+_REST: Final = Script.load("projections.backup", "rest.lua", allow_oom=True)  # it only reads
+_REST_ROWS: Final = 500
 ROWS: Final = 100
 """Rows in a line: also of the longest ones, in Base64, a line is no longer than a reader takes (MAX_LINE_BYTES)."""
 _HELD_BY_JOBS: Final = (b"restoring",)
@@ -32,26 +46,32 @@ Lines = AsyncIterator[Sequence[Line]]
 
 
 class PartitionDump:
-    """One partition up to what was its newest event when this was opened; `is_still_so` tells if that was read."""
+    """One partition up to what was its newest event when this was opened; `is_still_so` tells if that was read.
 
-    def __init__(self, store: Store, archive: Archive | None, partition: int, record: Record, last: str) -> None:
+    `damage` names what could not be read, or does not prove itself.
+    """
+
+    def __init__(
+        self, store: Store, archive: Archive | None, partition: int, record: Record, last: str, *, whole: bool
+    ) -> None:
         self.last = last
         self.record = record
+        self.damage: list[str] = []
+        self._whole = whole
         self._store = store
         self._archive = archive
         self._partition = partition
 
     @classmethod
     async def open(cls, store: Store, archive: Archive | None, partition: int) -> PartitionDump:
-        """Look how far a partition is; raises CannotBackUp for one that has not all its projections."""
-        if not await is_whole(store, partition):
-            raise CannotBackUp(f"Partition {partition} is not whole: run syncledger rebuild first")
-        record = await read_record(store, partition)
+        """Look how far a partition is; raises CannotBackUp where its past is in an archive that is not given."""
+        whole, record = await is_whole(store, partition), await read_record(store, partition)
         if record.floor and archive is None:
             raise CannotBackUp(
                 f"Events of partition {partition} up to {record.floor} are in the archive: set LEDGER_ARCHIVE"
             )
-        return cls(store, archive, partition, record, await last_id(store, partition) or record.floor)
+        last = await last_id(store, partition) or record.floor
+        return cls(store, archive, partition, record, last, whole=whole)
 
     @property
     def archived(self) -> Archived | None:
@@ -59,39 +79,142 @@ class PartitionDump:
         return Archived(*self.record) if self.record.floor else None
 
     async def lines(self) -> Lines:
-        """Read it: what was at the floor, the events behind it, then what is beside them."""
-        floor = self.record.floor
-        if floor and self._archive is not None:
-            async for states in (await self._archive.newest_of(self.record)).states():
-                yield [State(line.sid, line.session, line.checkpoints, line.head, line.broken) for line in states]
-            async for rows in scan(self._store, "HSCAN", keys.ended(self._partition)):
-                old = [row for row in rows if place(parse_ended(row[1]).head) <= place(floor)]
-                yield [Pairs("ended", "", old)] if old else []
+        """Read it: what was at the floor, the events behind it, then what is beside them, without what is damaged."""
+        self.damage = [] if self._whole else ["it is not whole: run syncledger rebuild"]
+        chains, floor = Chains(), self.record.floor
+        sections: list[tuple[str, Lines]] = []
+        if floor:
+            sections += [("states", self._states(chains)), ("ended sessions", self._ended())]
         if self.last and self.last != floor:
-            async for entries in read_raw(self._store, self._partition, floor or "-", self.last):
-                yield [Event(entry_id.decode(), fields) for entry_id, fields in entries]
-        names: tuple[tuple[Key, Scan, bytes], ...] = (
-            ("activity", "ZSCAN", keys.activity(self._partition)),
-            ("credentials", "HSCAN", keys.credentials(self._partition)),
-            ("aside", "HSCAN", keys.aside(self._partition)),
-        )
-        for key, command, name in names:
-            async for rows in scan(self._store, command, name):
-                yield [Pairs(key, "", rows)]
+            sections.append(("events", self._events(chains)))
+        credentials, aside = keys.credentials(self._partition), keys.aside(self._partition)
+        sections += [
+            ("activity", self._activity(chains)),
+            ("credentials", self._pairs("credentials", credentials)),
+            ("entries set aside", self._pairs("aside", aside)),
+        ]
+        for what, section in sections:
+            try:
+                async for lines in section:
+                    yield lines
+            except (CorruptLedger, StoreReplyError) as error:
+                self.damage.append(f"its {what} cannot be read: {error}")
+        self.damage += chains.told()
+
+    async def _states(self, chains: Chains) -> Lines:
+        if self._archive is None:
+            return
+        async for states in (await self._archive.newest_of(self.record)).states():
+            chains.begin(states)
+            yield [State(line.sid, line.session, line.checkpoints, line.head, line.broken) for line in states]
+
+    async def _ended(self) -> Lines:
+        async for rows in scan(self._store, "HSCAN", keys.ended(self._partition)):
+            old = []
+            for sid, kept in rows:
+                try:
+                    if place(parse_ended(kept).head) <= place(self.record.floor):
+                        old.append((sid, kept))
+                except (CorruptLedger, ValueError) as error:
+                    self.damage.append(f"session {sid.decode(errors='backslashreplace')}: {error}")
+            yield [Pairs("ended", "", old)] if old else []
+
+    async def _events(self, chains: Chains) -> Lines:
+        async for entries in read_raw(self._store, self._partition, self.record.floor or "-", self.last):
+            for entry_id, fields in entries:
+                chains.add(entry_id, fields)
+            yield [Event(entry_id.decode(), fields) for entry_id, fields in entries]
+
+    async def _activity(self, chains: Chains) -> Lines:
+        """Read when sessions were last seen, and see whether their last events are those that were read."""
+        async for rows in scan(self._store, "ZSCAN", keys.activity(self._partition)):
+            names = [keys.session(self._partition, sid.decode(errors="backslashreplace")) for sid, _ in rows]
+            heads = await asyncio.gather(
+                *(self._store.command("HMGET", name, "head", "hash", key=name) for name in names),
+                return_exceptions=True,
+            )
+            for (sid, _), found in zip(rows, heads, strict=True):
+                if isinstance(found, StoreReplyError):
+                    self.damage.append(f"session {sid.decode(errors='backslashreplace')}: {found}")
+                elif isinstance(found, BaseException):
+                    raise found
+                elif found[0] and place(found[0].decode()) <= place(self.last):
+                    chains.end(sid, found[0], found[1])
+            yield [Pairs("activity", "", rows)]
+
+    async def _pairs(self, key: Key, name: bytes) -> Lines:
+        async for rows in scan(self._store, "HSCAN", name):
+            yield [Pairs(key, "", rows)]
 
     async def is_still_so(self) -> bool:
         """Tell whether nothing was archived since, and no projections were lost."""
         record = await read_record(self._store, self._partition)
-        return record == self.record and await is_whole(self._store, self._partition)
+        return record == self.record and await is_whole(self._store, self._partition) == self._whole
 
 
-async def identity_lines(store: Store) -> Lines:
+class Chains:
+    """Follows the chains of a partition's sessions, to name events that do not prove themselves."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, bytes] = {}
+        self._broken: dict[bytes, str] = {}
+
+    def begin(self, states: Sequence[StateLine]) -> None:
+        """Begin chains in their middle."""
+        for line in states:
+            self._last[bytes.fromhex(line.sid)] = line.session.get("hash", b"")
+
+    def add(self, entry_id: bytes, fields: Sequence[bytes]) -> None:
+        """Follow a chain by an event as it lies in the stream."""
+        found = dict(zip(fields[::2], fields[1::2], strict=False))
+        sid = found.get(b"sid", b"")
+        try:
+            numbers = int(found[b"seq"]), int(found[b"at"]), int(found[b"schema"])
+            hashed = link(self._last.get(sid, GENESIS), sid.hex(), *numbers, found[b"event"])
+            is_proved = hashed == found[b"hash"] or (sid not in self._last and numbers[0] > 1)
+            is_proved = is_proved or self._tells_of_a_hole(sid, (entry_id, fields))
+        except (KeyError, ValueError):
+            is_proved = False
+        if not is_proved:
+            self._broken.setdefault(sid, entry_id.decode(errors="backslashreplace"))
+        self._last[sid] = found.get(b"hash", b"")
+
+    def _tells_of_a_hole(self, sid: bytes, row: Sequence[Any]) -> bool:
+        """Tell whether an event goes on behind lost ones, and says so of just those."""
+        try:
+            recorded = parse_entry(row).recorded
+        except CorruptLedger:
+            return False
+        event = recorded.event
+        if not isinstance(event, HistoryLost) or event.after != self._last.get(sid, GENESIS):
+            return False
+        hashed = link(event.hash, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
+        return hashed == recorded.hash
+
+    def end(self, sid: bytes, head: bytes, hashed: bytes) -> None:
+        """See whether the last event that a session knows of is the last that was read."""
+        raw = bytes.fromhex(sid.decode())
+        if self._last.get(raw) != hashed:
+            self._broken.setdefault(raw, head.decode(errors="backslashreplace"))
+
+    def told(self) -> list[str]:
+        """Name the sessions whose chains are broken, the first of many."""
+        told = [
+            f"session {sid.hex() or '?'}: its events are not whole at {entry_id}"
+            for sid, entry_id in list(self._broken.items())[:NAMED]
+        ]
+        more = len(self._broken) - len(told)
+        return [*told, f"… and {more:,} sessions more"] if more else told
+
+
+async def identity_lines(store: Store, damage: list[str]) -> Lines:
     """Read the identity records of all users, and then which user has which identity and e-mail address.
 
-    In this order, so that whoever is named there has a record here or signed in only now.
+    In this order, so that whoever is named there has a record here or signed in only now. What cannot be read is
+    named in `damage`.
     """
     async for names in scan_keys(store, "{p*}:identity:*"):
-        records = await asyncio.gather(*(store.command("HGETALL", name, key=name) for name in names))
+        records = await _read_all(store, "HGETALL", names, damage)
         yield [
             Pairs("identity", name.partition(b"}:identity:")[2].decode(), list(pairs(record).items()))
             for name, record in zip(names, records, strict=True)
@@ -100,13 +223,29 @@ async def identity_lines(store: Store) -> Lines:
     claims: tuple[tuple[Key, str], ...] = (("links", "ledger:identity:"), ("emails", "ledger:email:"))
     for key, prefix in claims:
         async for names in scan_keys(store, prefix + "*"):
-            values = await asyncio.gather(*(store.command("GET", name, key=name) for name in names))
+            values = await _read_all(store, "GET", names, damage)
             held = [(name[len(prefix) :], value) for name, value in zip(names, values, strict=True) if value]
             yield [Pairs(key, "", held)] if held else []
 
 
-async def ledger_lines(store: Store) -> Lines:
-    """Read what belongs to the ledger as a whole: what it says of itself, API keys, counters."""
+async def _read_all(store: Store, command: str, names: Sequence[bytes], damage: list[str]) -> list[Any]:
+    """Read keys; None for those that are of another type, which are named."""
+    replies = await asyncio.gather(*(store.command(command, name, key=name) for name in names), return_exceptions=True)
+    found: list[Any] = []
+    for name, reply in zip(names, replies, strict=True):
+        if isinstance(reply, StoreReplyError) and len(damage) <= NAMED:
+            damage.append(f"{name.decode(errors='backslashreplace')} cannot be read: {reply}")
+        elif isinstance(reply, BaseException) and not isinstance(reply, StoreReplyError):
+            raise reply
+        found.append(None if isinstance(reply, StoreReplyError) else reply)
+    return found
+
+
+async def ledger_lines(store: Store, damage: list[str]) -> Lines:
+    """Read what belongs to the ledger as a whole: what it says of itself, API keys, counters.
+
+    What cannot be read is named in `damage`.
+    """
     names: tuple[tuple[Key, bytes], ...] = (
         ("meta", keys.meta()),
         ("api-keys", keys.api_keys()),
@@ -115,8 +254,8 @@ async def ledger_lines(store: Store) -> Lines:
         ("unfit-parents", keys.unfit_parents()),
     )
     for key, name in names:
-        held = list(pairs(await store.command("HGETALL", name, key=name)).items())
-        if held:
+        (flat,) = await _read_all(store, "HGETALL", [name], damage)
+        if held := list(pairs(flat or []).items()):
             yield [Pairs(key, "", [pair for pair in held if pair[0] not in _HELD_BY_JOBS])]
 
 
@@ -166,17 +305,45 @@ class CatalogDump:
         return await _catalog_meta(self._store, self._library) == self._meta
 
 
+async def live_lines(store: Store, library: str) -> Lines:
+    """Read the rows of a library that is written to, as lines that `import` reads; an entity's later rows come later.
+
+    Raises CannotBackUp if it is written to as fast as it can be read.
+    """
+    low, rows = 0, [keys.catalog_rows(library, stored) for form in FORMS for _, stored in form.variants]
+    meta = keys.catalog_meta(library)
+    for _ in range(PASSES):
+        high = int(await store.command("HGET", meta, "last", key=meta) or 0)
+        for name in rows:
+            for above in (WAITS_US, 0):  # what waits may be let go meanwhile: then it comes again behind the last row
+                async for page in _rows(store, name, above + low, above + high):
+                    yield [Pairs("lines", library, [(b"", export_line(line)) for line, _ in page])]
+        low = high
+        whole, *flat = await store.script(_REST, (meta, *rows), (low, WAITS_US, _REST_ROWS))
+        if whole:
+            rest = sorted(zip(flat[::2], flat[1::2], strict=True), key=lambda pair: int(pair[1]) % WAITS_US)
+            for start in range(0, len(rest), ROWS):
+                yield [Pairs("lines", library, [(b"", export_line(line)) for line, _ in rest[start : start + ROWS]])]
+            return
+    raise CannotBackUp(f"Library {library} is written to as fast as it can be read: pause that")
+
+
 async def _catalog_meta(store: Store, library: str) -> Fields:
     name = keys.catalog_meta(library)
     return pairs(await store.command("HGETALL", name, key=name))
 
 
-async def _rows(store: Store, name: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-    """Read a sorted set of stamps in their order, so that what is restored of it grows at its end."""
-    after = "-inf"
+async def _rows(
+    store: Store, name: bytes, low: int | None = None, high: int | None = None
+) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Read a sorted set of stamps in their order, so that what is restored of it grows at its end.
+
+    With bounds from above `low` up to `high`.
+    """
+    after, until = "-inf" if low is None else f"({low}", "+inf" if high is None else str(high)
     while True:
         flat: list[Any] = await store.command(
-            "ZRANGE", name, after, "+inf", "BYSCORE", "LIMIT", 0, ROWS, "WITHSCORES", key=name
+            "ZRANGE", name, after, until, "BYSCORE", "LIMIT", 0, ROWS, "WITHSCORES", key=name
         )
         if flat:
             yield list(zip(flat[::2], flat[1::2], strict=True))

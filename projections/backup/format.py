@@ -34,7 +34,7 @@ Key = Literal[
     "ended", "activity", "credentials", "aside", "identity", "links", "emails",
     "meta", "api-keys", "api-keys-used", "counters", "unfit-parents", "signing-keys",
     "library", "rows", "ids", "edges", "waiting", "wanted", "arrived",
-    "checksums",
+    "checksums", "lines",
 ]  # fmt: skip
 """What the pairs of a line are: fields and values of a hash, members and scores, names and values."""
 
@@ -103,7 +103,8 @@ class PartitionParts(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup holds. `archive`: where the segments were that its partitions name; '' if none does.
 
-    `libraries`: those whose catalogs are in it. `signing_keys`: whether the keys that sign tokens are, encrypted.
+    `libraries`: those whose catalogs are in it. `damage`: what could not be read. `signing_keys`: whether
+    the keys that sign tokens are, encrypted.
     """
 
     format: int
@@ -116,6 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     signing_keys: bool
     held: list[PartitionParts]
     others: list[Part]
+    damage: list[str] = []
 
     @property
     def parts(self) -> list[Part]:

@@ -253,12 +253,16 @@ async def test_a_backup_while_others_archive_is_whole(valkey_store: Store, redis
             assert after[name] == held
 
 
-async def test_a_partition_that_is_not_whole_is_not_backed_up(valkey_store: Store, folder: Objects) -> None:
+async def test_of_a_partition_that_is_not_whole_the_events_are_saved(
+    valkey_store: Store, redis7: Store, folder: Objects
+) -> None:
     await full(valkey_store)
+    before = await everything(valkey_store)
     await valkey_store.command("DEL", keys.whole(2), key=keys.whole(2))
-    with pytest.raises(CannotBackUp, match="rebuild"):
-        await saved(valkey_store, folder)
-    assert [listed.complete for listed in await list_backups(folder)] == [False]
+    report = await saved(valkey_store, folder)
+    assert report.damage == ["partition 2: it is not whole: run syncledger rebuild"]
+    assert (await restored(redis7, folder)).is_complete
+    assert_restored(before, await everything(redis7))
 
 
 async def test_archived_events_need_the_archive(valkey_store: Store, folder: Objects) -> None:

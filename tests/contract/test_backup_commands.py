@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ledger import keys
 from ledger.store.interface import Store, open_store
 from ops.archive.options import place_from
 from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, now_us
@@ -177,3 +178,14 @@ def test_an_archive_is_migrated(here: Commands, tmp_path: Path) -> None:
     done = here.run("migrate", "--from", source, "--to", target)
     assert (done.code, one.name in done.out, "1 differ" in done.out) == (1, True, True)
     assert one.read_bytes() == b"other"
+
+
+def test_a_backup_of_a_damaged_ledger_ends_with_1_and_names_what_is_not_in_it(
+    here: Commands, there: Settings, valkey_url: str
+) -> None:
+    within(valkey_url, lambda store: store.command("DEL", keys.whole(1), key=keys.whole(1)))
+    done = here.run("backup", "--keep", "1")
+    assert done.code == 1
+    assert "not in it: partition 1" in done.err
+    told = here("restore", "latest", "--yes", **there)
+    assert "made of a damaged ledger: partition 1" in told

@@ -36,7 +36,7 @@ def backup(
 
     What is archived stays where it is, and the backup says where. Signing keys are in it only encrypted, with
     LEDGER_CREDENTIAL_KEY. A backup that was interrupted is none: it is listed as unfinished, and --keep removes it once
-    nothing was written to it for an hour.
+    nothing was written to it for an hour. Exits 1 if something could not be read: that is named, and all else saved.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     if to_url:
@@ -79,7 +79,13 @@ def backup(
     report = run(work())
     if as_json:
         print_json(report)
-        return
+    else:
+        _tell(report, archive_url)
+    if report.damage:
+        raise click.exceptions.Exit(1)
+
+
+def _tell(report: BackupReport, archive_url: str) -> None:
     echo(
         f"{report.name}: {report.events:,} events of {report.partitions:,} partitions, {report.libraries:,} libraries, "
         f"in {report.files:,} files of {report.bytes:,} bytes"
@@ -89,6 +95,10 @@ def backup(
     echo(report.signing_keys)
     for name in report.removed:
         echo(f"removed {name}")
+    for what in report.damage:
+        echo(f"not in it: {what}", err=True)
+    if report.damage:
+        echo("the ledger is damaged: all else is saved, and no old backup was removed. Run syncledger verify", err=True)
 
 
 def _list(objects: Objects, as_json: bool) -> None:

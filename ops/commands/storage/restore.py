@@ -123,6 +123,10 @@ def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, set
         f"{report.events:,} events restored in {report.partitions:,} partitions; {report.sessions:,} living sessions, "
         f"{report.resets:,} of them asked to start over"
     )
+    if report.rows_refused:
+        echo(f"{report.rows_refused:,} rows of libraries do not fit this version and were left out")
+    for what in origin.manifest.damage if isinstance(origin, FromBackup) else ():
+        echo(f"not in the backup, which was made of a damaged ledger: {what}")
     if report.erased:
         echo(f"{report.erased:,} users in it who were erased since: they were erased again")
     if report.signing_keys:
