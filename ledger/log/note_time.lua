@@ -3,7 +3,7 @@
 -- ARGV  now in ms, a longer step is a jump (ms), what was noted last if nothing is in ms ('' for nothing), how many jumps
 --         are kept
 -- Gives {how far the clock stepped beyond that in ms, or 0; the jumps as `<from ms>:<how far ms>` with commas, oldest first}
--- Where there is no ledger nothing is written.
+-- Where there is no ledger, or it is being restored, nothing is written.
 local noted, held = unpack(redis.call('HMGET', KEYS[1], 'noted_ms', 'jumps'))
 local now, longest, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local last, jumps, step = tonumber(noted or ARGV[3]), {}, 0
@@ -32,7 +32,7 @@ for i, jump in ipairs(jumps) do
   texts[i] = string.format('%.0f:%.0f', jump[1], jump[2])
 end
 local text = table.concat(texts, ',')
-if redis.call('HEXISTS', KEYS[1], 'partitions') == 1 then
+if redis.call('HEXISTS', KEYS[1], 'partitions') == 1 and redis.call('HEXISTS', KEYS[1], 'restoring') == 0 then
   if not last or now > last or step ~= 0 then
     redis.call('HSET', KEYS[1], 'noted_ms', string.format('%.0f', now))
   end

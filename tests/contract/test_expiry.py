@@ -329,6 +329,16 @@ async def test_a_claim_of_a_clock_that_was_ahead_holds_nobody_up(workers: Worker
     assert not await claim(workers.ledger, HOUR_US), "a worker whose clock is a little behind"
 
 
+async def test_while_a_ledger_is_restored_nothing_is_claimed_nor_noted(workers: Workers) -> None:
+    """A service may go on under a restore: what is half there must not be judged."""
+    name, store = keys.meta(), workers.ledger.store
+    await store.command("HSET", name, "restoring", "a backup", key=name)
+    before = await store.command("HGETALL", name, key=name)
+    assert not await claim(workers.ledger, HOUR_US)
+    await workers.run()
+    assert await store.command("HGETALL", name, key=name) == before
+
+
 async def test_without_a_ledger_nothing_is_claimed_nor_noted(store: Store) -> None:
     workers = Workers(store)
     assert not await claim(workers.ledger, HOUR_US)
