@@ -28,11 +28,11 @@ MANIFEST: Final = "appendonly.aof.manifest"
 SESSIONS_TOLD: Final = 20
 """How many sessions of a loss are named."""
 _PROGRESS_BYTES: Final = 64 * 1024**2
-_MOST_ARGUMENTS: Final = 1024 * 1024
-_LONGEST_BYTES: Final = 512 * 1024**2
 _listed: Final = re.compile(r'file "?([^\s"/]+)"? seq (\d+) type ([bih])(?: .*)?')
 _named: Final = re.compile(r"appendonly\.aof\.(\d+)\.(base|incr)\.(rdb|aof)")
 _BEGINS: Final = re.compile(rb"\*\d{1,7}\r\n\$\d{1,9}\r\n")
+_count: Final = re.compile(rb"\*([1-9]\d{0,6})\r\n").match
+_length: Final = re.compile(rb"\$(\d{1,9})\r\n").match
 _STREAM: Final = re.compile(rb"\{p\d+\}:stream")
 
 Progress = Callable[[int], None]
@@ -216,27 +216,20 @@ def _commands(data: mmap.mmap, at: int) -> Iterator[tuple[int, int, bytes]]:
 
 def _arguments(data: mmap.mmap, at: int) -> list[tuple[int, int]]:
     """Tell where each argument of the command at a byte begins and ends; none if there is no whole command."""
-    count, at = _number(data, at, b"*")
-    found = list[tuple[int, int]]()
-    if not 1 <= count <= _MOST_ARGUMENTS:
-        return []
-    for _ in range(count):
-        length, at = _number(data, at, b"$")
-        end = at + length
-        if not 0 <= length <= _LONGEST_BYTES or data[end : end + 2] != b"\r\n":
+    found, header = list[tuple[int, int]](), _count(data, at)
+    if header is None:
+        return found
+    end = header.end() - 2
+    for _ in range(int(header[1])):  # PERF: a match is a third of what finding and slicing take
+        length = _length(data, end + 2)
+        if length is None:
             return []
-        found.append((at, end))
-        at = end + 2
+        begin = length.end()
+        end = begin + int(length[1])
+        if data[end : end + 2] != b"\r\n":
+            return []
+        found.append((begin, end))
     return found
-
-
-def _number(data: mmap.mmap, at: int, sign: bytes) -> tuple[int, int]:
-    """Read a line of a sign and a number; gives the number, -1 for none, and where the next line begins."""
-    end = data.find(b"\r\n", at, at + 16)
-    digits = data[at + 1 : end] if end > 0 else b""
-    if data[at : at + 1] != sign or not digits.isdigit():
-        return -1, at
-    return int(digits), end + 2
 
 
 class _Lost:

@@ -50,7 +50,7 @@ class SteadyClock:
 
     def __call__(self) -> int:
         """Tell the time."""
-        return self._at_us + (self._steady_ns() - self._steady_at_ns) // 1000
+        return self._ahead_us + self._steady_ns() // 1000
 
     @property
     def trouble(self) -> str:
@@ -78,7 +78,7 @@ class SteadyClock:
             log.error("%s", self._jump)
 
     def _set(self, at_us: int) -> None:
-        self._at_us, self._steady_at_ns = at_us, self._steady_ns()
+        self._ahead_us = at_us - self._steady_ns() // 1000
 
     def _tell(self, trouble: str) -> None:
         if trouble and not self._apart:
