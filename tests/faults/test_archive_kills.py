@@ -16,6 +16,7 @@ import pytest
 
 from ledger import keys
 from ledger.log.reader import Entry
+from ledger.log.whole import mark_new
 from ledger.state import State
 from ledger.store.interface import Store, open_store
 from ops.archive.options import ArchivePlace
@@ -98,6 +99,7 @@ async def assert_nothing_half(objects: Objects, seen: set[str]) -> None:
 async def test_kills_lose_nothing_and_leave_nothing_half(scene: Scene, kills: int) -> None:
     dice = random.Random(30)
     store, objects = await open_store(scene.url), scene.place.open()
+    await mark_new(store, PARTITION + 1)
     log = await past(store)
     expected = await stream(store)
     state = await log.load(PHONE)
@@ -138,6 +140,7 @@ async def test_kills_lose_nothing_and_leave_nothing_half(scene: Scene, kills: in
 async def test_an_archiver_that_was_stopped_and_overtaken_changes_nothing(scene: Scene, stops: int) -> None:
     dice = random.Random(8)
     store, objects = await open_store(scene.url), scene.place.open()
+    await mark_new(store, PARTITION + 1)
     log = await past(store)
     expected = await stream(store)
     state = await log.load(PHONE)

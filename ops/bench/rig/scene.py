@@ -60,7 +60,7 @@ class Scene(msgspec.Struct, frozen=True):
         """Open the ledger in this process for one piece of work."""
 
         async def opened() -> T:
-            found = await open_all(self.url, self.settings)
+            found = await open_all(self.url, self.settings, begin=True)
             try:
                 return await work(found)
             finally:
