@@ -74,7 +74,9 @@ COMMANDS: Final = {
         "devices.state:state",
         "Show a session and its checkpoints as they were at a time, folded from its events alone.",
     ),
-    "store": Named("store:store", "The store under a ledger: begin one in it, mend the file of an embedded one."),
+    "store": Named(
+        "storage.store:store", "The store under a ledger: begin one in it, mend the file of an embedded one."
+    ),
     "upgrade": Named(
         "storage.upgrade:upgrade", "Show which versions run on a ledger, and in which format it is written."
     ),

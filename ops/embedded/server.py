@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import redis
 
-from ops.append_only import lost_manifest
+from ops.embedded.append_only import lost_manifest
 from ops.embedded.files import EmbeddedServerError, Files, Lock, describe, prepare_files, remove_short_folder
 from ops.embedded.process import (
     ANSWER_TIMEOUT_S,

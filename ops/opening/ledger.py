@@ -20,8 +20,8 @@ from ledger.store.interface import Store, open_store
 from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded.files import check_begun
 from ops.embedded.server import embedded_server
-from ops.known_ledgers import KnownLedgers
 from ops.opening.key_files import FileSource, read_or_make
+from ops.opening.known_ledgers import KnownLedgers
 from ops.settings.parsers import fernet_keys
 from ops.settings.settings import Settings
 from projections.accounts.api_keys import ApiKeys

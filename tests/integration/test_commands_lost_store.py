@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 
 from ledger.tokens import make_key
-from ops.known_ledgers import FILE
+from ops.opening.known_ledgers import FILE
 from tests.support.processes.commands import Commands
 from tests.support.processes.commands import commands as commands
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import redis
 
-from ops.known_ledgers import FILE
+from ops.opening.known_ledgers import FILE
 from tests.support.processes.services import Service, servers_of
 from tests.support.stores.servers import RedisServer, free_port, wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.append_only import FOLDER, MANIFEST, find_damage
+from ops.embedded.append_only import FOLDER, MANIFEST, find_damage
 from tests.support.processes.commands import Commands
 from tests.support.processes.commands import commands as commands
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from click import echo
 
-from ops.append_only import Damage, find_damage
-from ops.append_only import mend as mend_files
 from ops.backup.listing import stamp
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.embedded.append_only import Damage, find_damage
+from ops.embedded.append_only import mend as mend_files
 from ops.embedded.files import check_begun
 from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_on_purpose, now_us, store_of
