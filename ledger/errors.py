@@ -21,13 +21,17 @@ LedgerError
 ├── LayoutError               the store holds a ledger this service must not use as configured
 │   └── NoLedger              the store holds none, and none is begun here; or not the one that was here before
 └── CorruptLedger             stored data contradicts itself
-    └── UnknownEvent          an event written by a newer version
+    ├── UnknownEvent          an event written by a newer version
+    └── NotAllEnded           sessions that were to end and cannot be read; all others have ended
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+NAMED: Final = 20
+"""How many sessions a message names."""
 
 
 class LedgerError(Exception):
@@ -155,3 +159,17 @@ class CorruptLedger(LedgerError):
 
 class UnknownEvent(CorruptLedger):
     """An event of a type or schema this version does not know; a newer version wrote it."""
+
+
+class NotAllEnded(CorruptLedger):
+    """Some sessions that were to end did not, because what is stored of them is damaged; all others have ended."""
+
+    def __init__(self, sids: Sequence[str], ended: int = 0) -> None:
+        self.sids = tuple(sids)
+        self.ended = ended
+        named = ", ".join(sids[:NAMED]) + (f" and {len(sids) - NAMED:,} more" if len(sids) > NAMED else "")
+        super().__init__(
+            f"All sessions ended but {len(sids):,}, of which what is stored is damaged: {named}. "
+            "For each run syncledger rebuild --session, then end it again",
+            sids=self.sids,
+        )

@@ -6,7 +6,10 @@ import asyncio
 import gc
 import logging
 import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib import metadata
 from typing import Any, Final
 from uuid import uuid4
@@ -20,6 +23,7 @@ from ledger.log.passed import note_time
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
 from ops.settings.settings import Settings
+from projections.counters import Counters
 from projections.expiry import claim, expire
 
 log = logging.getLogger("syncledger.app")
@@ -59,7 +63,14 @@ class Application:
                 return
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
-            work = (self._expire(found), _note_version(found), _compare(found), _keep_time(found))
+            worker, version = uuid4().hex[:12], metadata.version("syncledger")
+            expire_s, counters = self._settings.expire_interval_s, services.counters
+            work = (
+                again_and_again(partial(self._expire, found), "expire", expire_s, counters),
+                again_and_again(partial(_note_version, found, worker, version), "version", NOTED_S, counters, now=True),
+                again_and_again(partial(_compare, found), "compare", COMPARED_S, counters, now=True),
+                again_and_again(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
+            )
             jobs = [asyncio.create_task(job) for job in work]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
@@ -73,57 +84,62 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _expire(self, found: Opened) -> None:
-        """End what is over, again and again; of all workers the one that claims a turn does it."""
-        every_s = self._settings.expire_interval_s
-        while True:
+        """End what is over; of all workers the one that claims a turn does it."""
+        if not await claim(found.ledger, int(self._settings.expire_interval_s * SECOND_US)):
+            return
+        report = await expire(
+            found.ledger,
+            found.catalog if self._settings.source == "catalog" else None,
+            idle_us=int(self._settings.idle_s * SECOND_US),
+            tombstones_us=int(self._settings.tombstones_s * SECOND_US),
+        )
+        if report.idle or report.expired or report.delete_markers or report.failed:
+            log.info("expired: %s", msgspec.json.encode(report).decode())
+        for what, count in Counter(one.what for one in report.passed_over).items():
+            await Counters(found.store).note("passed_over", count, what=what)
+
+
+async def again_and_again(
+    job: Callable[[], Awaitable[None]], name: str, every_s: float, counters: Counters, *, now: bool = False
+) -> None:
+    """Do a background job about every so often, whatever becomes of it; `now`: for the first time at once.
+
+    One that fails is logged with its traceback, counted, and tried again: it never ends but with the worker.
+    """
+    while True:
+        if not now:
             await asyncio.sleep(every_s * random.uniform(0.5, 1))  # noqa: S311 - spreads workers, guards nothing
-            try:
-                if await claim(found.ledger, int(every_s * SECOND_US)):
-                    report = await expire(
-                        found.ledger,
-                        found.catalog if self._settings.source == "catalog" else None,
-                        idle_us=int(self._settings.idle_s * SECOND_US),
-                        tombstones_us=int(self._settings.tombstones_s * SECOND_US),
-                    )
-                    if report.idle or report.expired or report.delete_markers:
-                        log.info("expired: %s", msgspec.json.encode(report).decode())
-            except LedgerError as error:
-                log.error("the expiry job will try again: %s", error)
+        now = False
+        try:
+            await job()
+        except StoreUnavailable as error:
+            log.error("the background job %r will be tried again: %s", name, error)
+        except Exception:
+            log.exception("the background job %r failed, and will be tried again", name)
+            await counters.note("job_failed", job=name)
 
 
-async def _note_version(found: Opened) -> None:
-    """Note that this version runs, again and again, so that nothing newer is written than all who run can read.
+async def _note_version(found: Opened, worker: str, version: str) -> None:
+    """Note that this version runs, so that nothing newer is written than all who run can read.
 
     And how late it is, so that what is not served counts for nobody's idleness.
     """
-    name, version = uuid4().hex[:12], metadata.version("syncledger")
-    while True:
-        try:
-            await found.formats.note(name, version, found.ledger.clock())
-            await note_time(found.store, found.ledger.clock())
-        except LedgerError as error:
-            log.error("the version that runs is noted later: %s", error)
-        await asyncio.sleep(NOTED_S)
+    await found.formats.note(worker, version, found.ledger.clock())
+    await note_time(found.store, found.ledger.clock())
 
 
 async def _compare(found: Opened) -> None:
-    """Compare what this worker remembers with the store, each time another server answers, or has been made primary."""
-    while True:
-        try:
-            compared = await found.ledger.losses.compare_if_another()
-            if compared is not None:
-                log.info("compared with another server: %s", msgspec.json.encode(compared).decode())
-        except LedgerError as error:
-            log.debug("what is remembered is compared with the store later: %s", error)
-        await asyncio.sleep(COMPARED_S)
+    """Compare what this worker remembers with the store, where another server answers, or was made the primary."""
+    with suppress(StoreUnavailable):  # looked at again in a second
+        compared = await found.ledger.losses.compare_if_another()
+        if compared is not None:
+            log.info("compared with another server: %s", msgspec.json.encode(compared).decode())
 
 
 async def _keep_time(found: Opened) -> None:
-    """Compare the clocks, again and again."""
-    while True:
-        await asyncio.sleep(LOOK_EVERY_S)
-        with suppress(StoreUnavailable):  # time goes on as it did
-            await found.clock.look()
+    """Compare the clocks."""
+    with suppress(StoreUnavailable):  # time goes on as it did
+        await found.clock.look()
 
 
 def _told(error: LedgerError) -> str:

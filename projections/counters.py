@@ -71,6 +71,15 @@ COUNTERS: Final[dict[str, Known]] = {
     ),
     "slow_bodies": Known("Requests answered 408 because their body stopped coming or came too slowly."),
     "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
+    "sessions_mended": Known("Sessions that could not be read and were made anew from their events."),
+    "sessions_damaged": Known("Sessions that could not be read nor mended; the log names them, at most once a minute."),
+    # What goes through many passes over what it cannot read; the log names it.
+    "passed_over": Known(
+        "What a job could not do its work on and passed over, by what it is.",
+        "what",
+        ("partition", "session", "library"),
+    ),
+    "job_failed": Known("Runs of background jobs that failed, to be tried again.", "job", ("expire", "version")),
     # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
     "rows_held_back": Known(
         "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
@@ -121,7 +130,12 @@ class Counters:
     async def all(self) -> list[Count]:
         """Read every counter in the order of the table, with every value of its label; 0 where nothing was counted."""
         flat = await self._store.command("HGETALL", keys.counters(), key=keys.counters())
-        found = {field.decode(): int(value) for field, value in zip(flat[::2], flat[1::2], strict=True)}
+        found: dict[str, int] = {}
+        for raw, value in zip(flat[::2], flat[1::2], strict=True):
+            try:
+                found[raw.decode()] = int(value)
+            except ValueError:
+                log.error("the counter %r holds no number: HDEL it from %s", raw, keys.counters().decode())
         counts = []
         for name, known in COUNTERS.items():
             for value in (*known.values, OTHER) if known.label else ("",):

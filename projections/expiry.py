@@ -12,6 +12,7 @@ device that acts in that moment stays.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -19,27 +20,50 @@ import msgspec
 
 from ledger import keys
 from ledger.commands import ExpireSession
-from ledger.errors import Rebuilding, SessionEnded
+from ledger.errors import LedgerError, Rebuilding, SessionEnded, StoreReplyError, StoreUnavailable
 from ledger.log.passed import Passed, note_time
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
 from projections.entities.catalog.catalog import Catalog
 
+log = logging.getLogger(__name__)
+
 _CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
 _AT_ONCE: Final = 32
 """How many sessions are ended at the same time: requests of the same worker share the connection."""
+SILENT: Final = 3
+"""How many partitions or libraries in a row may not be reached before a run gives up: each waits for a timeout."""
+NAMED: Final = 100
 JOB: Final = "expire_claimed_at_ms"
 
 
+class PassedOver(msgspec.Struct, frozen=True):
+    """What could not be looked at: a `partition`, `session` or `library`, which one, and why."""
+
+    what: str
+    name: str
+    why: str
+
+
 class ExpiryReport(msgspec.Struct):
-    """What one run looked at and did."""
+    """What one run looked at and did. `failed` counts what was passed over, of which some are named."""
 
     sessions: int = 0
     idle: int = 0
     expired: int = 0
     delete_markers: int = 0
     partitions_not_whole: int = 0
+    failed: int = 0
+    passed_over: list[PassedOver] = []
+
+    def pass_over(self, what: str, name: str, error: Exception) -> None:
+        """Count what could not be looked at, and name it if there is room."""
+        self.failed += 1
+        if len(self.passed_over) < NAMED:
+            why = str(error) if isinstance(error, LedgerError) else repr(error)
+            self.passed_over.append(PassedOver(what, name, why))
+            log.error("%s %s is passed over: %s", what, name, why, exc_info=error)
 
 
 async def claim(ledger: Ledger, every_us: int) -> bool:
@@ -59,47 +83,104 @@ async def expire(
     """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`.
 
     Without a catalog only sessions end: other sources keep delete markers as they see fit.
-    Partitions that are not whole are left for a later run: what belongs to a session may be missing there.
+    Partitions that are not whole are left for a later run: what belongs to a session may be missing there. What cannot
+    be looked at is passed over and reported. Raises StoreUnavailable where the store, or most of it, does not answer.
     """
-    report, passed = ExpiryReport(), await note_time(ledger.store, ledger.clock())
+    report, silent, passed = ExpiryReport(), 0, await note_time(ledger.store, ledger.clock())
     for partition in range(ledger.partitions):
-        if not await is_whole(ledger.store, partition):
-            report.partitions_not_whole += 1
-            continue
-        async for page in _seen(ledger, partition):
-            for start in range(0, len(page), _AT_ONCE):
-                turn = page[start : start + _AT_ONCE]
-                await asyncio.gather(
-                    *(_expire_one(ledger, partition, sid, seen, passed, idle_us, report) for sid, seen in turn)
-                )
-                on_progress(report)
+        try:
+            await _expire_partition(ledger, partition, passed, idle_us, report, on_progress)
+        except StoreUnavailable as error:  # of a cluster it may be one server
+            silent += 1
+            if silent == SILENT:
+                raise
+            report.pass_over("partition", str(partition), error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong here, the others are to go on
+            report.pass_over("partition", str(partition), error)
+        else:
+            silent = 0
     if catalog is not None:
         for library in await catalog.libraries():
-            report.delete_markers += await catalog.purge_tombstones(library, passed.before(tombstones_us))
-            await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
+            try:
+                report.delete_markers += await catalog.purge_tombstones(library, passed.before(tombstones_us))
+                await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
+            except StoreUnavailable as error:
+                silent += 1
+                if silent == SILENT:
+                    raise
+                report.pass_over("library", library, error)
+            except Exception as error:  # noqa: BLE001 - as above
+                report.pass_over("library", library, error)
+            else:
+                silent = 0
             on_progress(report)
     return report
+
+
+async def _expire_partition(
+    ledger: Ledger,
+    partition: int,
+    passed: Passed,
+    idle_us: int,
+    report: ExpiryReport,
+    on_progress: Callable[[ExpiryReport], None],
+) -> None:
+    if not await is_whole(ledger.store, partition):
+        report.partitions_not_whole += 1
+        return
+    async for page in _seen(ledger, partition):
+        for start in range(0, len(page), _AT_ONCE):
+            turn = page[start : start + _AT_ONCE]
+            ended = await asyncio.gather(
+                *(_expire_one(ledger, partition, sid, seen, passed, idle_us, report) for sid, seen in turn),
+                return_exceptions=True,
+            )
+            for (sid, _), error in zip(turn, ended, strict=True):
+                if isinstance(error, StoreUnavailable) or not isinstance(error, Exception | None):
+                    raise error
+                if error is not None:
+                    report.pass_over("session", sid, error)
+            on_progress(report)
 
 
 async def _expire_one(
     ledger: Ledger, partition: int, sid: str, seen_us: int, passed: Passed, idle_us: int, report: ExpiryReport
 ) -> None:
-    """Look at one session without noting it as seen, and end it if its time is over."""
+    """Look at one session without noting it as seen, and end it if its time is over; raises CorruptLedger."""
     report.sessions += 1
-    name = keys.session(partition, sid)
-    user, at_us, *ends = await ledger.store.command(
-        "HMGET", name, "user", "at_us", "expires_at_us", "token_expires_at_us", key=name
-    )
     idle_before_us = passed.before(idle_us)
-    expired = any(us is not None and passed.reached(int(us)) for us in ends)  # or may be: a newer token may last longer
-    if user is None or not (expired or max(int(at_us), seen_us) < idle_before_us):
+    try:
+        times = await _times(ledger, partition, sid)
+    except (ValueError, TypeError, StoreReplyError):  # damaged: the whole of it is read, and mended by that
+        state = await ledger.look(partition, sid)
+        times = None if state is None else (state.user, state.at_us, [us for us in (state.over_at_us,) if us])
+    if times is None:
+        return
+    user, at_us, ends = times
+    expired = any(passed.reached(us) for us in ends)  # or may be: a newer token may last longer
+    if not (expired or max(at_us, seen_us) < idle_before_us):
         return
     try:
-        state = await ledger.execute(user.decode(), sid, ExpireSession(idle_before_us, seen_us))
+        state = await ledger.execute(user, sid, ExpireSession(idle_before_us, seen_us))
     except (SessionEnded, Rebuilding):
         return  # somebody else ended it first, or the partition is not whole any more
     report.idle += state.ended == "idle"
     report.expired += state.ended == "expired"
+
+
+async def _times(ledger: Ledger, partition: int, sid: str) -> tuple[str, int, list[int]] | None:
+    """Read whose a session is, when it last changed and when it may be over, in µs; None if there is none.
+
+    Raises ValueError, TypeError or StoreReplyError where that cannot be read.
+    """
+    name = keys.session(partition, sid)
+    fields = ("user", "at_us", "expires_at_us", "token_expires_at_us")
+    user, at_us, *ends = await ledger.store.command("HMGET", name, *fields, key=name)
+    if user is None and not await ledger.store.command("EXISTS", name, key=name):
+        return None
+    if user is None:
+        raise ValueError("a session of nobody")
+    return user.decode(), int(at_us), [int(us) for us in ends if us is not None]
 
 
 async def _seen(ledger: Ledger, partition: int) -> AsyncIterator[list[tuple[str, int]]]:

@@ -112,13 +112,16 @@ class Sessions:
     async def _list(self, req: Request) -> list[SessionResponseDto]:
         caller = await self._auth.session(req, "session.read")
         await self._ledger.admit(caller)
-        states = await self._ledger.devices(caller.user)
-        seen_ms = await self._ledger.seen_ms(caller.user, [state.sid for state in states])
-        timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
+        states, damaged = await self._ledger.all_devices(caller.user)
+        seen_ms = await self._ledger.seen_ms(caller.user, [*(state.sid for state in states), *damaged])
+        timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=False)]
         timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
         return [
-            session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
-            for updated_us, state in timed
+            *[
+                session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
+                for updated_us, state in timed
+            ],
+            *(damaged_dto(sid, ms * 1000) for sid, ms in zip(damaged, seen_ms[len(states) :], strict=True)),
         ]
 
 
@@ -193,6 +196,14 @@ def session_dto(state: State, updated_us: int, *, current: bool) -> SessionRespo
         appVersion=text_of(state.app_version) or None,
         isPendingSyncReset=state.pending_reset,
         expiresAt=msgspec.UNSET if state.over_at_us is None else iso_ms(state.over_at_us),
+    )
+
+
+def damaged_dto(sid: str, seen_us: int) -> SessionResponseDto:
+    """Describe a session of which only is known that it is there: its owner must see it, to be able to end it."""
+    seen = iso_ms(seen_us)
+    return SessionResponseDto(
+        sid, seen, seen, current=False, deviceOS="", deviceType="", appVersion=None, isPendingSyncReset=False
     )
 
 

@@ -34,6 +34,7 @@ from ledger.errors import (
     LedgerError,
     LedgerGone,
     NoSuchSession,
+    NotAllEnded,
     NotAllowed,
     NotReplicated,
     Rebuilding,
@@ -150,6 +151,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
         case NotReplicated() | ArchiveNotGiven() | LedgerGone():
             return 503, _said(error)
+        case NotAllEnded():
+            return 500, _said(error)
         case Unavailable():
             return 503, ErrorDto("The sync ledger's store is not available; try again later")
         case falcon.HTTPRouteNotFound() | falcon.HTTPMethodNotAllowed():

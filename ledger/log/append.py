@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -10,7 +11,7 @@ import msgspec
 
 from ledger import keys
 from ledger.chain import GENESIS, record
-from ledger.errors import CorruptLedger, Rebuilding
+from ledger.errors import CorruptLedger, Rebuilding, StoreReplyError
 from ledger.events import Event, Recorded
 from ledger.evolve import fold
 from ledger.log.state_fields import Changes, Fields, changes, read_state
@@ -31,6 +32,8 @@ _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
 _NOT_WHOLE: Final = 2  # what append.lua answers
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
+_STREAM_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
+_DIGEST_BYTES: Final = 32
 
 
 class Section(NamedTuple):
@@ -75,18 +78,31 @@ async def load(
     """Load a session with its checkpoints at one instant; None if it does not live.
 
     `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
-    is not rebuilt yet, unless it `begins` only now.
+    is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read.
     """
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
-    reply = await store.script(_LOAD, _load_keys(partition, sid), (sid, now_us // 1000, note_before_ms))
+    try:
+        reply = await store.script(_LOAD, _load_keys(partition, sid), (sid, now_us // 1000, note_before_ms))
+    except StoreReplyError as error:
+        if not await _is_mistyped(store, partition, sid):  # it is an index, which concerns more than this session
+            raise
+        raise CorruptLedger("a key of a session is of another type; run syncledger verify", sid=sid) from error
     if not reply[0] and reply[2] == _UNKNOWN and not begins:
         raise Rebuilding
     return _state(sid, reply[0], reply[1])
 
 
 async def is_known(store: Store, partition: int, sid: str) -> bool:
-    """Tell whether a session lives or has ended in a partition; raises Rebuilding if that is not known."""
-    session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+    """Tell whether a session lives or has ended in a partition; raises Rebuilding if that is not known.
+
+    One that cannot be read lives: what is stored of it is not nothing.
+    """
+    try:
+        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+    except StoreReplyError:
+        if not await _is_mistyped(store, partition, sid):
+            raise
+        return True
     if known == [_UNKNOWN]:
         raise Rebuilding
     return bool(session) or known == [_ENDED]
@@ -125,7 +141,16 @@ async def append(
         return None
     if reply[0] == _NOT_WHOLE:
         raise Rebuilding
-    return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+    try:
+        return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+    except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
+        return Conflict(None, lost=True)
+
+
+async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
+    """Tell whether one of a session's own hashes is none."""
+    types = [await store.command("TYPE", name, key=name) for name in _session_keys(partition, sid)]
+    return any(found not in (b"none", b"hash", "none", "hash") for found in types)
 
 
 @lru_cache(8192)
@@ -204,7 +229,16 @@ def _pack(section: Section, args: list[Arg]) -> None:
 
 
 def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:
-    return read_state(sid, pairs(session), pairs(checkpoints)) if session else None
+    """Read what is stored of a session; raises CorruptLedger where nothing may be appended to that."""
+    if not session:
+        return None
+    fields = pairs(session)
+    state = read_state(sid, fields, pairs(checkpoints))
+    head = fields.get(b"head", b"")
+    # An event that is put behind a wrong one would break the chain for good, where now only a hash is damaged.
+    if len(state.hash) != _DIGEST_BYTES or not _STREAM_ID.fullmatch(head):
+        raise CorruptLedger("a session hash has no head or hash of its last event; run syncledger verify", sid=sid)
+    return state
 
 
 def pairs(flat: list[Any]) -> Fields:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -30,12 +30,15 @@ from ledger.commands import (
 from ledger.decide import decide
 from ledger.errors import (
     Contended,
+    CorruptLedger,
     LayoutError,
     LedgerError,
     NoSuchSession,
+    NotAllEnded,
     Rebuilding,
     Refused,
     SessionEnded,
+    StoreReplyError,
     StoreUnavailable,
     TokenReused,
     Unavailable,
@@ -78,11 +81,27 @@ class UserKeys(Protocol):
         ...
 
 
+class Mender(Protocol):
+    """Makes what is stored of a session anew from its events."""
+
+    async def mend(self, partition: int, sid: str, why: str) -> bool:
+        """Mend a session that cannot be read, for `why`; False if it stays as it is. Raises StoreUnavailable."""
+        ...
+
+
+class Devices(NamedTuple):
+    """The living sessions of a user, in no order, and those of which what is stored is damaged, each with how."""
+
+    living: list[State]
+    damaged: dict[str, str]
+
+
 class Ledger:
     """The write side, and the state it is decided on.
 
     All methods raise StoreUnavailable when the store is away, and Rebuilding where a session that is not found may be
-    one that is not rebuilt yet.
+    one that is not rebuilt yet. A session that cannot be read is mended on the way; where that is not possible,
+    CorruptLedger is raised by what is about it alone, and all other sessions go on.
     """
 
     def __init__(
@@ -93,13 +112,15 @@ class Ledger:
         token_grace_us: int = 60_000_000,
         replicas: Replicas | None = None,
         user_keys: UserKeys | None = None,
+        mender: Mender | None = None,
     ) -> None:
         """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
 
         With `replicas` what must not be lost is answered when they have it. `user_keys` seal what events hold of
-        people; without them it is written plain.
+        people; without them it is written plain. Without a `mender` what is damaged stays so.
         """
         self._user_keys = user_keys
+        self._mender = mender
         self._token_grace_us = token_grace_us
         self._replicas = replicas
         self.store = store
@@ -128,7 +149,7 @@ class Ledger:
     async def load(self, user: str, sid: str) -> State:
         """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
         now_us = self.clock()
-        state = await load(self.store, self.partition_of(user), sid, now_us, seen=True)
+        state = await self._load(self.partition_of(user), sid, now_us, seen=True)
         state = await self._checked(user, sid, state)
         if state is None or state.user != user or not state.lives_at(now_us):
             self._recent.forget(sid)
@@ -158,7 +179,7 @@ class Ledger:
         state = self._recent.find(sid, self.clock())
         current = state is None
         if current:
-            state = await load(self.store, partition, sid, self.clock(), seen=seen, begins=begins)
+            state = await self._load(partition, sid, self.clock(), seen=seen, begins=begins)
             state = await self._checked(user, sid, state)
         turn: asyncio.Lock | None = None
         try:
@@ -185,11 +206,11 @@ class Ledger:
                         state = self._recent.last(sid)  # who had the turn before may have gone on
                         current = state is None or state is conflict.state
                         if state is None:
-                            state = await load(self.store, partition, sid, now_us, seen=False)
+                            state = await self._load(partition, sid, now_us, seen=False)
                         continue
                     state = self._recent.keep(section.after, now_us if current and seen else None)
                 elif not current:
-                    state = await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+                    state = await self._load(partition, sid, now_us, seen=seen, begins=begins)
                     state, current = await self._checked(user, sid, state), True
                     continue
                 if refusal:
@@ -203,6 +224,10 @@ class Ledger:
                 turn.release()
         raise Contended("Too many writers at this session; try again")
 
+    async def look(self, partition: int, sid: str) -> State | None:
+        """Load a session that lives, without noting it as seen; None if there is none. Raises CorruptLedger."""
+        return await self._load(partition, sid, self.clock(), seen=False)
+
     async def lives(self, state: State) -> bool:
         """Tell whether a session still lives, without noting it as seen."""
         partition, now_us = self.partition_of(state.user), self.clock()
@@ -211,13 +236,21 @@ class Ledger:
             if await self.store.command("EXISTS", name, key=name):
                 return True
         # It may have got a token since that lasts longer, or only be missing.
-        newest = await load(self.store, partition, state.sid, now_us, seen=False)
+        newest = await self._load(partition, state.sid, now_us, seen=False)
         return newest is not None and newest.lives_at(now_us)
 
     async def devices(self, user: str) -> list[State]:
-        """Load all living sessions of a user, in no order; each is loaded by itself, expired ones left out."""
+        """Load all living sessions of a user, in no order; each is loaded by itself, expired ones left out.
+
+        Without those that are damaged, which is logged; `all_devices` tells them too.
+        """
+        return (await self.all_devices(user)).living
+
+    async def all_devices(self, user: str) -> Devices:
+        """Load all living sessions of a user, and tell those that are damaged."""
         now_us = self.clock()
-        return [state for state in await self._load_all(user, now_us) if state.lives_at(now_us)]
+        found = await self._load_all(user, now_us)
+        return Devices([state for state in found.living if state.lives_at(now_us)], found.damaged)
 
     async def by_provider_session(self, provider_session: bytes) -> list[tuple[str, str]]:
         """Find the living sessions that belong to a provider's session, as (user, session id); asks every partition."""
@@ -231,12 +264,8 @@ class Ledger:
         sids = [
             (index, member.decode().rpartition(":")[2]) for index, members in enumerate(found) for member in members
         ]
-        names = [keys.session(partition, sid) for partition, sid in sids]
-        users = await asyncio.gather(*(self.store.command("HGET", name, "user", key=name) for name in names))
-        for (partition, sid), user in zip(sids, users, strict=True):
-            if user is None:  # it ended meanwhile, or was lost
-                await is_known(self.store, partition, sid)
-        return [(user.decode(), sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None]
+        users = await asyncio.gather(*(self._user_of(partition, sid) for partition, sid in sids))
+        return [(user, sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None]
 
     async def seen_ms(self, user: str, sids: Sequence[str]) -> list[int]:
         """Tell when sessions of a user were last seen, in ms (to the hour); 0 for one that does not live."""
@@ -246,22 +275,45 @@ class Ledger:
         return [int(float(score or 0)) for score in await self.store.command("ZMSCORE", name, *sids, key=name)]
 
     async def end_others(self, user: str, sid: str, command: EndSession) -> int:
-        """End all sessions of a user but `sid` and those it belongs to; returns how many ended."""
-        states = {state.sid: state for state in await self._load_all(user, self.clock())}
+        """End all sessions of a user but `sid` and those it belongs to; returns how many ended.
+
+        Raises NotAllEnded behind the last one, where some are damaged.
+        """
+        found = await self._load_all(user, self.clock())
+        states = {state.sid: state for state in found.living}
         kept: set[str] = set()
         own: str | None = sid
         while own is not None and own in states and own not in kept:
             kept.add(own)
             own = states[own].parent
-        return await self.end_all(user, [other for other in states if other not in kept and other != sid], command)
+        others = [other for other in states if other not in kept and other != sid]
+        damaged = [other for other in found.damaged if other != sid]
+        return await self._end_these(user, others, command, damaged)
 
     async def end_all(self, user: str, sids: Sequence[str], command: EndSession) -> int:
-        """End sessions of a user, in few scripts; returns how many were to end. What has ended already stays so."""
+        """End sessions of a user, in few scripts; returns how many were to end. What has ended already stays so.
+
+        Raises NotAllEnded behind the last one, where some are damaged.
+        """
+        return await self._end_these(user, sids, command, [])
+
+    async def _end_these(self, user: str, sids: Sequence[str], command: EndSession, damaged: list[str]) -> int:
         if sids:
             command = await self._sealed(user, command)
         for start in range(0, len(sids), _ENDED_TOGETHER):
-            with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
-                await self._end(user, sids[start : start + _ENDED_TOGETHER], command)
+            some = sids[start : start + _ENDED_TOGETHER]
+            try:
+                with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
+                    await self._end(user, some, command)
+            except CorruptLedger:  # of one of them, or of one that would end with it
+                for sid in some:
+                    try:
+                        with suppress(SessionEnded):
+                            await self._end(user, [sid], command)
+                    except CorruptLedger:
+                        damaged.append(sid)
+        if damaged:
+            raise NotAllEnded(damaged, len([sid for sid in sids if sid not in damaged]))
         return len(sids)
 
     async def once_admitted(self, caller: Caller) -> bool:
@@ -275,9 +327,9 @@ class Ledger:
         Asks every partition: for operators, not for the way of a request.
         """
         asked = (is_known(self.store, partition, sid) for partition in range(self.partitions))
-        unknown: Rebuilding | None = None
+        unknown: Rebuilding | StoreReplyError | None = None
         for partition, found in enumerate(await asyncio.gather(*asked, return_exceptions=True)):
-            if isinstance(found, Rebuilding):
+            if isinstance(found, Rebuilding | StoreReplyError):  # it may be there, or in one that can be read
                 unknown = found
             elif isinstance(found, BaseException):
                 raise found
@@ -345,22 +397,61 @@ class Ledger:
             await self._end(user, [sid], EndSession("token_reused"))
         return TokenReused()
 
-    async def _load_all(self, user: str, now_us: int) -> list[State]:
+    async def _load(self, partition: int, sid: str, now_us: int, *, seen: bool, begins: bool = False) -> State | None:
+        """Load a session, which is mended if it cannot be read; raises CorruptLedger where it could not be."""
+        try:
+            return await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+        except CorruptLedger as damage:
+            self._recent.forget(sid)
+            if self._mender is None or not await self._mender.mend(partition, sid, str(damage)):
+                raise
+        return await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+
+    async def _user_of(self, partition: int, sid: str) -> str | None:
+        """Tell whose session it is; None if it ended meanwhile, or cannot be read, which is logged."""
+        name = keys.session(partition, sid)
+        try:
+            user = await self.store.command("HGET", name, "user", key=name)
+            if user is None and not await is_known(self.store, partition, sid):
+                return None
+            return user.decode() if user else await self._user_read(partition, sid)
+        except (StoreReplyError, UnicodeDecodeError):
+            return await self._user_read(partition, sid)
+
+    async def _user_read(self, partition: int, sid: str) -> str | None:
+        try:
+            state = await self._load(partition, sid, self.clock(), seen=False)
+        except CorruptLedger as damage:
+            log.error("session %s is passed over: %s", sid, damage)
+            return None
+        return None if state is None else state.user
+
+    async def _load_all(self, user: str, now_us: int) -> Devices:
         partition = self.partition_of(user)
         name = keys.devices(partition, user)
         sids = await read_if_whole(self.store, partition, "HKEYS", name)
         return await self._load_these(partition, [sid.decode() for sid in sids], now_us)
 
-    async def _load_these(self, partition: int, sids: Sequence[str], now_us: int) -> list[State]:
+    async def _load_these(self, partition: int, sids: Sequence[str], now_us: int) -> Devices:
         """Load those of these sessions that live, some at a time: others wait for the same connection."""
-        found: list[State | None] = []
+        found = Devices([], {})
+
+        async def one(sid: str) -> None:
+            try:
+                state = await self._load(partition, sid, now_us, seen=False)
+            except CorruptLedger as damage:
+                log.error("session %s is passed over: %s", sid, damage)
+                found.damaged[sid] = str(damage)
+            else:
+                if state is not None:
+                    found.living.append(state)
+
         for start in range(0, len(sids), _LOADED_TOGETHER):
-            some = sids[start : start + _LOADED_TOGETHER]
-            found += await asyncio.gather(*(load(self.store, partition, sid, now_us, seen=False) for sid in some))
-        return [state for state in found if state is not None]
+            await asyncio.gather(*map(one, sids[start : start + _LOADED_TOGETHER]))
+        return found
 
     async def _load_families(self, user: str, sids: Sequence[str], now_us: int) -> dict[str, State]:
-        """Load those of these sessions that live, with all that end with them."""
+        """Load those of these sessions that live, with all that end with them; raises CorruptLedger for any of them."""
         partition = self.partition_of(user)
         name = keys.devices(partition, user)
         flat = await read_if_whole(self.store, partition, "HGETALL", name)
@@ -368,7 +459,10 @@ class Ledger:
         family = {sid for sid in sids if sid in parents}
         while children := [sid for sid, parent in parents.items() if parent in family and sid not in family]:
             family.update(children)
-        return {state.sid: state for state in await self._load_these(partition, list(family), now_us)}
+        found = await self._load_these(partition, list(family), now_us)
+        for sid, damage in found.damaged.items():
+            raise CorruptLedger(f"session {sid} cannot be read, so it cannot end: {damage}", sid=sid)
+        return {state.sid: state for state in found.living}
 
     async def _end(self, user: str, sids: Sequence[str], command: Ending) -> State:
         """End sessions with all that belong to them, in one script; returns the first one's last state."""
@@ -436,7 +530,7 @@ class Ledger:
         page = await walk(self.store, partition, sid, top_seq=last.seq, count=1)
         if page is not None and page.entries and page.entries[0].recorded.hash == last.hash:
             return None
-        return Conflict(await load(self.store, partition, sid, now_us, seen=False), lost=True)
+        return Conflict(await self._load(partition, sid, now_us, seen=False), lost=True)
 
     async def _turn(self, sid: str) -> asyncio.Lock:
         """Line up with this process's other commands that met a conflict on a session; the caller releases."""

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger
 from ledger.events import StoredAck
 from ledger.positions import Position
@@ -21,6 +22,7 @@ from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
 
 Fields = dict[bytes, bytes]
 
+_TYPES: Final = {name.encode(): name for name in ENTITY_TYPES}
 _acks: Final = msgspec.msgpack.Decoder(tuple[StoredAck, ...])
 _new_tokens: Final = msgspec.msgpack.Decoder(tuple[NewToken, ...])
 _old_tokens: Final = msgspec.msgpack.Decoder(tuple[OldToken, ...])
@@ -111,7 +113,7 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             expires_at_us=None if expires is None else int(expires),
             authenticated_by=session[b"authenticated_by"].decode(),
             pending_reset=b"pending_reset" in session,
-            checkpoints={name.decode(): _read_checkpoint(value) for name, value in checkpoints.items()},
+            checkpoints={_TYPES[name]: _read_checkpoint(value) for name, value in checkpoints.items()},
             epoch=int(session.get(b"epoch", 1)),
             epochs=_read_epochs(session.get(b"epochs", b"")),
             offered=_read_offers(session.get(b"offered", b"")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.log.reader import read_raw
 from ledger.store.interface import Store
 from ops.archive.options import ArchiveOptions
@@ -44,7 +44,7 @@ async def archive(
                 await retain(found, partition, lease, options.retention_s, now_us, report)
         except (PartitionBusy, Fenced):
             report.busy += 1
-        except (CannotSeal, CorruptLedger, ObjectExists) as error:
+        except (CannotSeal, CorruptLedger, ObjectExists, StoreReplyError) as error:
             report.failures.append(Failure(partition, str(error)))
         report.partitions += 1
         on_progress(report)

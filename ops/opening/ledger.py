@@ -31,6 +31,7 @@ from projections.accounts.user_keys import UserKeys
 from projections.archive.catalog import Archive, check_given
 from projections.entities.catalog.catalog import Catalog
 from projections.history.event_pages import EventPages
+from projections.mending import Mending
 
 CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name
@@ -148,7 +149,15 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
     grace_us = int(settings.token_grace_s * SECOND_US)
     return Opened(
         store=store,
-        ledger=Ledger(store, partitions, clock, token_grace_us=grace_us, replicas=replicas, user_keys=user_keys),
+        ledger=Ledger(
+            store,
+            partitions,
+            clock,
+            token_grace_us=grace_us,
+            replicas=replicas,
+            user_keys=user_keys,
+            mender=Mending(store, archive),
+        ),
         catalog=Catalog(store, profiles=identities.profile),
         api_keys=ApiKeys(store, clock),
         identities=identities,

@@ -85,9 +85,19 @@ class ApiKeys:
         return key
 
     async def all(self) -> list[ApiKey]:
-        """List all keys, oldest first; empty without any."""
-        raw = await self._run("HVALS", keys.api_keys())
-        return sorted((_read(value) for value in raw), key=lambda key: (key.created_at_us, key.id))
+        """List all keys that can be read, oldest first; empty without any."""
+        return (await self.all_with_damaged())[0]
+
+    async def all_with_damaged(self) -> tuple[list[ApiKey], list[str]]:
+        """List all keys, oldest first, and the ids of those that cannot be read."""
+        flat = await self._run("HGETALL", keys.api_keys())
+        found, damaged = [], []
+        for key_id, value in zip(flat[::2], flat[1::2], strict=True):
+            try:
+                found.append(_read(value))
+            except CorruptLedger:
+                damaged.append(key_id.decode(errors="backslashreplace"))
+        return sorted(found, key=lambda key: (key.created_at_us, key.id)), damaged
 
     async def used_ms(self) -> dict[str, int]:
         """Tell when keys were last used, in ms since 1970 UTC, to the minute; one never used is not among them."""

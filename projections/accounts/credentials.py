@@ -14,7 +14,7 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from ledger import keys
-from ledger.errors import CorruptLedger, InvalidInput, LedgerError
+from ledger.errors import CorruptLedger, InvalidInput, LedgerError, StoreReplyError
 from ledger.store.interface import Script, Store, scan
 
 MAX_CREDENTIAL_CHARS: Final = 16 * 1024
@@ -112,19 +112,31 @@ class Credentials:
     async def rekey(self, on_progress: Callable[[int], None] = lambda _: None) -> int:
         """Encrypt all anew that an older key encrypted, and tell how many those were; may be stopped and run again.
 
-        `on_progress` is told how many were looked at. Raises CredentialUnreadable once all others are done.
+        `on_progress` is told how many were looked at. Raises CredentialUnreadable or CorruptLedger once all others are
+        done.
         """
         looked, renewed, unreadable = 0, 0, 0
+        damaged: list[int] = []
         for partition in range(self._partitions):
-            async for page in self._pages(partition):
-                results = await asyncio.gather(*(self._renew(partition, sid) for sid in page), return_exceptions=True)
-                for result in results:
-                    if isinstance(result, BaseException) and not isinstance(result, CredentialUnreadable):
-                        raise result
-                    unreadable += isinstance(result, CredentialUnreadable)
-                    renewed += result is True
-                looked += len(page)
-                on_progress(looked)
+            try:
+                async for page in self._pages(partition):
+                    results = await asyncio.gather(
+                        *(self._renew(partition, sid) for sid in page), return_exceptions=True
+                    )
+                    for result in results:
+                        if isinstance(result, BaseException) and not isinstance(result, CredentialUnreadable):
+                            raise result
+                        unreadable += isinstance(result, CredentialUnreadable)
+                        renewed += result is True
+                    looked += len(page)
+                    on_progress(looked)
+            except StoreReplyError:  # a key of another type
+                damaged.append(partition)
+        if damaged:
+            raise CorruptLedger(
+                f"The credentials of partitions {', '.join(map(str, damaged))} cannot be read: run syncledger verify; "
+                "all others are done"
+            )
         if unreadable:
             raise CredentialUnreadable(unreadable)
         return renewed

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import NamedTuple
 
 from ledger.commands import EndSession
-from ledger.errors import NoSuchSession, SessionEnded
+from ledger.errors import CorruptLedger, NoSuchSession, NotAllEnded, StoreReplyError
 from ledger.events import DeviceDescribed, Personal, SessionCreated
 from ledger.log.service import Ledger
 from ledger.personal import has_plain
@@ -20,49 +19,80 @@ _OF_DEVICES = (SessionCreated, DeviceDescribed)
 
 
 class Erasure(NamedTuple):
-    """What was erased: sessions ended, whether there was an identity record, and a key of personal texts."""
+    """What was erased: sessions ended, whether there was an identity record, and a key of personal texts.
+
+    `damaged` are the sessions that could not end, because what is stored of them is damaged.
+    """
 
     sessions: int
     identity: bool
     key: bool
+    damaged: tuple[str, ...] = ()
 
 
 async def erase_user(ledger: Ledger, identities: Identities, user_keys: UserKeys, user: str, by: Personal) -> Erasure:
     """End all sessions of a user, remove who they are, and destroy the key of their personal texts.
 
     Their events stay, with what they hold of a person unreadable; backups of before are restored without this user.
-    What broke off is completed by the same done again.
+    What broke off is completed by the same done again. A session that cannot end keeps nothing else from it.
     """
-    ended = await ledger.end_others(user, "", EndSession(REASON, by))  # no session has an empty id: none is kept
+    ended, _ = await _end_all(ledger, user, EndSession(REASON, by))
     identity = await identities.erase(user)
     key = await user_keys.erase(user, ledger.clock())
-    ended += await ledger.end_others(user, "", EndSession(REASON))  # who signed in meanwhile; sealing would make a key
-    return Erasure(ended, identity or await identities.erase(user), key)
+    meanwhile, damaged = await _end_all(ledger, user, EndSession(REASON))  # sealing would make a key
+    return Erasure(ended + meanwhile, identity or await identities.erase(user), key, damaged)
+
+
+async def _end_all(ledger: Ledger, user: str, command: EndSession) -> tuple[int, tuple[str, ...]]:
+    """End all sessions of a user; returns how many ended, and which could not."""
+    try:
+        return await ledger.end_others(user, "", command), ()  # no session has an empty id: none is kept
+    except NotAllEnded as left:
+        return left.ended, left.sids
 
 
 async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKeys) -> int:
     """Erase from what was restored whoever was erased after that was written; returns how many were in it.
 
-    A user who came back since is let be: only sessions and records from before the erasure go.
+    A user who came back since is let be: only sessions and records from before the erasure go. Raises NotAllEnded
+    behind the last user, where what is stored of sessions is damaged.
     """
     users = 0
+    damaged: list[str] = []
     async for erased in user_keys.all_erased():
-        states = [state for state in await ledger.devices(erased.user) if state.created_at_us <= erased.at_us]
-        for state in states:
-            with suppress(SessionEnded):  # with its parent
-                await ledger.execute(erased.user, state.sid, EndSession(REASON))
+        found = await ledger.all_devices(erased.user)
+        damaged += found.damaged
+        states = [state for state in found.living if state.created_at_us <= erased.at_us]
+        try:
+            await ledger.end_all(erased.user, [state.sid for state in states], EndSession(REASON))
+        except NotAllEnded as left:
+            damaged += left.sids
         since_us = await identities.since_us(erased.user)
         known = since_us is not None and since_us <= erased.at_us and await identities.erase(erased.user)
         users += bool(states or known)
+    if damaged:
+        raise NotAllEnded(damaged)
     return users
 
 
-async def plain_events(past: EventPages, partition: int, user: str) -> int:
+class PlainEvents(NamedTuple):
+    """How many events hold what a device said unsealed, and of which sessions not all could be read, with why."""
+
+    events: int
+    unread: dict[str, str]
+
+
+async def plain_events(past: EventPages, partition: int, user: str) -> PlainEvents:
     """Count the events of a user that hold what a device said of itself unsealed, as they were written before."""
     found = 0
+    unread: dict[str, str] = {}
     for sid in await sessions_of(past.store, partition, user):
-        with suppress(NoSuchSession):  # its history was removed meanwhile
+        try:
             async for run in past.runs(partition, sid):
                 events = (entry.recorded.event for entry in run.entries)
                 found += sum(isinstance(event, _OF_DEVICES) and has_plain(event) for event in events)
-    return found
+        except NoSuchSession:  # its history was removed meanwhile
+            continue
+        except (CorruptLedger, StoreReplyError) as damage:
+            unread[sid] = str(damage)
+    return PlainEvents(found, unread)

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 from ledger.entity_types import COMPLETE, RESET, mask_of, types_in
 from ledger.errors import CorruptLedger
 from ledger.events import Event, StreamOffered
-from ledger.log.append import load
 from ledger.log.reader import Entry
 from ledger.log.service import Ledger
 from ledger.positions import Position
@@ -46,7 +45,7 @@ class Facts(NamedTuple):
 async def gather(ledger: Ledger, past: EventPages, source: EntitySource, partition: int, sid: str) -> Facts:
     """Gather the facts of a session, living or ended; raises NoSuchSession. Asks the source nothing of an ended one."""
     now_us = ledger.clock()
-    state = await load(ledger.store, partition, sid, now_us, seen=False)
+    state = await ledger.look(partition, sid)
     seen_us = None
     if state is None:
         state = (await fold_at(past, partition, sid, now_us)).state

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ledger.entity_types import CODES
 from ledger.errors import NoSuchSession
 from ledger.events import tag_of
-from ledger.log.append import load, read_ended
+from ledger.log.append import read_ended
 from ledger.log.reader import ANY_SEQ, PAGE, Entry
 from ledger.log.service import Ledger
 from ledger.personal import UserKey
@@ -52,7 +52,7 @@ class HistoryPage(NamedTuple):
 
 async def owner(ledger: Ledger, partition: int, sid: str) -> str:
     """Tell whose session this is, living or ended; raises NoSuchSession."""
-    state = await load(ledger.store, partition, sid, ledger.clock(), seen=False)
+    state = await ledger.look(partition, sid)
     if state is not None:
         return state.user
     ended = await read_ended(ledger.store, partition, sid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -192,3 +193,31 @@ def test_columns_are_as_wide_as_what_is_in_them() -> None:
     assert list(columns(rows)) == ["a    bb  c", f"aaa      {'x' * (WIDEST - 1)}…"]
     assert list(columns(rows, widest=100))[1] == f"aaa      {'x' * 30}"
     assert minute(1_700_000_000_000_000) == "2023-11-14 22:13"
+
+
+def test_a_damaged_session_is_named_beside_the_others(commands: Commands) -> None:
+    """What its events tell is gone too: else it would be mended on the way."""
+    sids = [sign_in(commands).sid for _ in range(2)]
+
+    async def damage(found: Opened) -> None:
+        partition = found.ledger.partition_of("ann")
+        name = keys.session(partition, sids[0])
+        await found.store.command("DEL", keys.stream(partition), key=keys.stream(partition))
+        await found.store.command("HDEL", name, "at_us", key=name)
+
+    commands.inside(damage)
+    listed = commands.run("session", "list", "--user", "ann")
+    assert listed.code == 1
+    assert sids[1] in listed.out
+    assert f"rebuild --session {sids[0]}" in listed.err
+    as_json = json.loads(commands.run("session", "list", "--user", "ann", "--json").out)
+    assert [(one["id"], "damaged" in one) for one in as_json] == [(sids[1], False), (sids[0], True)]
+    expired = commands.run("expire", idle="1s")
+    assert expired.code == 1
+    assert f"session {sids[0]} was passed over" in expired.err
+    ended = commands.run("session", "end", "--user", "ann", "--all")
+    assert ended.code == 1
+    assert sids[0] in ended.err
+    assert [one["id"] for one in json.loads(commands.run("session", "list", "--user", "ann", "--json").out)] == [
+        sids[0]
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ledger import keys
 from tests.support.phones.http import SECOND_US, Service
 
 HOUR_US = 3600 * SECOND_US
@@ -234,3 +235,47 @@ async def test_a_proxy_learns_nothing_from_a_token_that_is_not_good(service: Ser
         answer = await service.ask("GET", "/ledger/whoami", token)
         assert answer.status_code == 401
         assert not [name for name in answer.headers if name.startswith("x-ledger-")]
+
+
+# One that is damaged
+
+
+async def damaged(service: Service, *, mendable: bool) -> tuple[str, str, str]:
+    """Sign three devices in and damage what is stored of the last; returns the first's token, and the others' ids."""
+    mine, other, bad = [await service.sign_in() for _ in range(3)]
+    partition = service.ledger.partition_of("ann")
+    name = keys.session(partition, bad.sid)
+    if not mendable:
+        await service.store.command("DEL", keys.stream(partition), key=keys.stream(partition))
+    await service.store.command("HSET", name, "created_at_us", "x", key=name)
+    return mine.token, other.sid, bad.sid
+
+
+async def test_a_damaged_device_is_listed_and_can_be_signed_out(service: Service) -> None:
+    token, other, bad = await damaged(service, mendable=True)
+    assert {session["id"] for session in await listed(service, token)} >= {other, bad}
+    answer = await service.ask("DELETE", f"/api/sessions/{bad}", token)
+    assert (answer.status_code, answer.text) == (204, "")
+    assert {session["id"] for session in await listed(service, token)} >= {other}
+    assert bad not in {session["id"] for session in await listed(service, token)}
+
+
+async def test_signing_all_others_out_signs_the_damaged_one_out_too(service: Service) -> None:
+    token, _, _ = await damaged(service, mendable=True)
+    assert (await service.ask("DELETE", "/api/sessions", token)).status_code == 204
+    (left,) = await listed(service, token)
+    assert left["current"]
+
+
+async def test_one_that_cannot_be_mended_is_listed_by_its_id_and_named_when_all_others_end(service: Service) -> None:
+    token, other, bad = await damaged(service, mendable=False)
+    sessions = {session["id"]: session for session in await listed(service, token)}
+    assert sessions.keys() >= {other, bad}
+    assert set(sessions[bad]) == KEYS
+    assert (sessions[bad]["deviceType"], sessions[bad]["current"]) == ("", False)
+    assert ISO_MS.fullmatch(sessions[bad]["createdAt"])
+    answer = await service.ask("DELETE", "/api/sessions", token)
+    assert answer.status_code == 500
+    assert bad in answer.json["message"]
+    assert "syncledger rebuild --session" in answer.json["message"]
+    assert {session["id"] for session in await listed(service, token)} & {other, bad} == {bad}

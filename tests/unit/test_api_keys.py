@@ -137,3 +137,12 @@ async def test_a_revoked_key_leaves_no_note_also_if_one_comes_late() -> None:
     assert set(await noted(api_keys)) == {made.id, kept.id}
     assert await api_keys.revoke(made.id) is False
     assert set(await noted(api_keys)) == {kept.id}
+
+
+async def test_a_key_that_cannot_be_read_keeps_none_of_the_others() -> None:
+    store = FakeStore()
+    api_keys = ApiKeys(store)
+    _, good = await api_keys.create(["audit.read"], name="", now_us=1)
+    await store.command("HSET", keys.api_keys(), "bad", "x", key=keys.api_keys())
+    assert await api_keys.all_with_damaged() == ([good], ["bad"])
+    assert await api_keys.all() == [good]

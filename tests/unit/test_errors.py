@@ -27,6 +27,7 @@ from ledger.errors import (
     LedgerGone,
     NoLedger,
     NoSuchSession,
+    NotAllEnded,
     NothingToUpdate,
     NotReplicated,
     Rebuilding,
@@ -62,6 +63,7 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (LedgerGone("The store is empty: restore it"), 503, "The store is empty: restore it"),
     (CorruptLedger("secret"), 500, errors.INTERNAL),
     (UnknownEvent("secret"), 500, errors.INTERNAL),
+    (NotAllEnded(["a" * 64]), 500, str(NotAllEnded(["a" * 64]))),
     (falcon.HTTPInternalServerError(description="secret"), 500, errors.INTERNAL),
     (ZeroDivisionError("secret"), 500, errors.INTERNAL),
 ]

@@ -38,20 +38,27 @@ def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url:
 @store_options
 @json_option
 def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """List the keys: their ids, scopes and names, and when each was made and last used (UTC)."""
+    """List the keys: their ids, scopes and names, and when each was made and last used (UTC).
 
-    async def work() -> tuple[list[ApiKey], dict[str, int]]:
+    One that is damaged admits nobody; it is named behind the others, and the exit code is 1.
+    """
+
+    async def work() -> tuple[list[ApiKey], list[str], dict[str, int]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            return await found.api_keys.all(), await found.api_keys.used_ms()
+            return *await found.api_keys.all_with_damaged(), await found.api_keys.used_ms()
 
-    keys, used_ms = run(work())
+    keys, damaged, used_ms = run(work())
     if as_json:
         print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
-        return
-    header = ("id", "made", "last used", "scopes", "name")
-    rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]
-    for line in columns([header, *rows], MAX_NAME_CHARS):
-        echo(line)
+    else:
+        header = ("id", "made", "last used", "scopes", "name")
+        rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]
+        for line in columns([header, *rows], MAX_NAME_CHARS):
+            echo(line)
+    for key_id in damaged:
+        echo(f"key {key_id} cannot be read: syncledger key revoke {key_id}, and make another", err=True)
+    if damaged:
+        raise click.exceptions.Exit(1)
 
 
 @key.command()

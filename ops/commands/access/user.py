@@ -8,12 +8,13 @@ import click
 from click import echo
 
 from ledger import personal
+from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.keys import check_name
 from ops.commands.devices.session import BY
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import plain
 from ops.opening.ledger import opened
-from projections.accounts.erasure import Erasure, erase_user, plain_events
+from projections.accounts.erasure import Erasure, PlainEvents, erase_user, plain_events
 from projections.accounts.person import Profile
 
 _NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
@@ -34,7 +35,8 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
 
     async def work() -> tuple[Profile | None, int]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            return await found.identities.profile(user), len(await found.ledger.devices(user))
+            living, damaged = await found.ledger.all_devices(user)
+            return await found.identities.profile(user), len(living) + len(damaged)
 
     profile, sessions = run(work())
     if profile is None and not sessions:
@@ -67,22 +69,40 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     if not yes and not click.confirm(f"End all sessions of {user} and erase who they are?", err=True):
         raise click.ClickException("nothing was changed")
 
-    async def work() -> tuple[Erasure, int]:
+    unchanged: dict[str, str] = {}
+
+    async def work() -> tuple[Erasure, PlainEvents]:
         async with opened(settings) as found:
             erased = await erase_user(found.ledger, found.identities, found.user_keys, user, personal.plain(BY))
             for library in await found.catalog.libraries():
-                await found.catalog.renamed(library, user)  # other devices there had the name
+                try:
+                    await found.catalog.renamed(library, user)  # other devices there had the name
+                except (CorruptLedger, StoreReplyError) as error:
+                    unchanged[library] = str(error)
             with progress("looking for what is not sealed"):
                 return erased, await plain_events(found.past, found.ledger.partition_of(user), user)
 
     erased, left = run(work())
-    if not any(erased) and not left:
+    if not any(erased) and not left.events and not left.unread:
         raise click.ClickException(_NOBODY)
     identity = "identity erased" if erased.identity else "there was no identity"
     sealed = "what devices said of themselves erased" if erased.key else "there was nothing that devices said"
     echo(f"{erased.sessions:,} sessions ended, {identity}, {sealed}")
-    if left:
-        echo(f"{left:,} events from before texts were sealed still hold what devices said: they are kept as they are")
+    if left.events:
+        echo(
+            f"{left.events:,} events from before texts were sealed still hold what devices said: "
+            "they are kept as they are"
+        )
+    for sid in erased.damaged:
+        echo(
+            f"session {sid} is damaged and goes on: run syncledger rebuild --session {sid}, then erase again", err=True
+        )
+    for sid, why in left.unread.items():
+        echo(f"whether session {sid} holds what devices said is not known: {why}", err=True)
+    for library, why in unchanged.items():
+        echo(f"library {library} may still show the name: {why}", err=True)
+    if erased.damaged or left.unread or unchanged:
+        raise click.exceptions.Exit(1)
 
 
 @user.command()

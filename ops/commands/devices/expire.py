@@ -19,7 +19,8 @@ from projections.expiry import expire as expire_sessions
 def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.
 
-    A running service does this by itself, every LEDGER_EXPIRE_INTERVAL.
+    A running service does this by itself, every LEDGER_EXPIRE_INTERVAL. What is damaged is named and passed over, and
+    the exit code is 1.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
@@ -42,3 +43,11 @@ def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
             f"{report.sessions:,} sessions: {report.idle:,} idle and {report.expired:,} expired ones ended; "
             f"{report.delete_markers:,} delete markers purged"
         )
+        if report.partitions_not_whole:
+            echo(f"{report.partitions_not_whole:,} partitions are not whole: run syncledger rebuild", err=True)
+        for one in report.passed_over:
+            echo(f"{one.what} {one.name} was passed over: {one.why}", err=True)
+        if report.failed > len(report.passed_over):
+            echo(f"… and {report.failed - len(report.passed_over):,} more", err=True)
+    if report.failed:
+        raise click.exceptions.Exit(1)

@@ -75,23 +75,37 @@ def create(
 @store_options
 @json_option
 def list_sessions(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """List the living sessions of a user, the one used last first; times are UTC."""
+    """List the living sessions of a user, the one used last first; times are UTC.
+
+    One of which what is stored is damaged is named behind the others, and the exit code is 1.
+    """
     check_name("--user", user)
 
-    async def work() -> list[tuple[int, State]]:
+    async def work() -> tuple[list[tuple[int, State]], dict[str, str]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            states = [await found.ledger.opened(state) for state in await found.ledger.devices(user)]
+            living, damaged = await found.ledger.all_devices(user)
+            states = [await found.ledger.opened(state) for state in living]
             seen_ms = await found.ledger.seen_ms(user, [state.sid for state in states])
             timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
-            return sorted(timed, key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
+            return sorted(timed, key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True), damaged
 
-    timed = run(work())
+    timed, damaged = run(work())
     if as_json:
-        print_json([_json(state, seen_us) for seen_us, state in timed])
-        return
-    if not timed:
+        print_json(
+            [_json(state, seen_us) for seen_us, state in timed]
+            + [{"id": sid, "damaged": why} for sid, why in damaged.items()]
+        )
+    elif timed:
+        _print(timed)
+    elif not damaged:
         echo(f"no session of {user} lives", err=True)
-        return
+    for sid, why in damaged.items():
+        echo(f"session {sid} is damaged: {why}; run syncledger rebuild --session {sid}", err=True)
+    if damaged:
+        raise click.exceptions.Exit(1)
+
+
+def _print(timed: list[tuple[int, State]]) -> None:
     header = ("device", "system", "app", "signed in", "last seen", "by")
     lines = columns([header, *(_row(state, seen_us) for seen_us, state in timed)])
     echo(next(lines))

@@ -39,6 +39,7 @@ from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
+from projections.mending import Mending
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
 
@@ -74,7 +75,7 @@ class Service:
         """Take what the app is to work with; the source is the catalog unless another one is given."""
         self.clock = Clock()
         self.store = store
-        self.ledger = Ledger(store, PARTITIONS, self.clock)
+        self.ledger = Ledger(store, PARTITIONS, self.clock, mender=Mending(store))
         self.api_keys = ApiKeys(store)
         self.identities = Identities(store, PARTITIONS)
         self.catalog = Catalog(store, self.clock, self.identities.profile)
