@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -70,17 +70,37 @@ class Resend(NamedTuple):
     types: int
 
 
+EVER: Final = 2**63 - 1
+"""Up to where an origin goes on from one that it has all of."""
+
+
+class Origin(NamedTuple):
+    """What the positions of a source are made in, of all it ever was: another one may lack what devices have.
+
+    `number` names it; 0 where a source does not tell. `written`: how far it was written when it was read, a number that
+    grows with everything written; 0 where that is not known. `follows`: earlier origins that it goes on from, each with
+    how far: all that was read of one up to there is in this one too. `first`: it is what was streamed from before
+    sources told.
+    """
+
+    number: int = 0
+    written: int = 0
+    follows: tuple[tuple[int, int], ...] = ()
+    first: bool = False
+
+
 class OfferStream(_Command, frozen=True):
     """Begin a stream of `types` (a mask of entity types) up to `snapshot_us`; where a reset is due, send that instead.
 
-    `floor_us`: the stamp of the newest delete marker that is gone; -1 where that does not matter. `resends` are its
-    source's.
+    `floor_us`: the stamp of the newest delete marker that is gone; -1 where that does not matter. `resends` and
+    `origin` are its source's.
     """
 
     snapshot_us: int
     types: int
     floor_us: int = -1
     resends: tuple[Resend, ...] = ()
+    origin: Origin = Origin()
 
 
 class RecordAcks(_Command, frozen=True):

@@ -11,6 +11,7 @@ from typing import Final, assert_never
 
 from ledger.acks import RESET_ACK, Ack, completed_types, format_ack
 from ledger.commands import (
+    EVER,
     AdoptCheckpoints,
     ClearCheckpoints,
     Command,
@@ -20,6 +21,7 @@ from ledger.commands import (
     ExpireSession,
     GoOn,
     OfferStream,
+    Origin,
     RecordAcks,
     RequestReset,
     Resend,
@@ -61,7 +63,9 @@ HISTORY_LOST: Final = "history_lost"
 FENCE: Final = "fence"
 MAX_EPOCHS_LOST: Final = 1000
 """By how many epochs an ack may be ahead of the log for a loss to explain it."""
+SOURCE: Final = "source"
 _NOTHING: Final[tuple[Event, ...]] = ()
+_UNTOLD: Final = Origin()
 
 
 def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, ...]:
@@ -107,13 +111,30 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
     assert_never(command)
 
 
-def reset_due(state: State, tombstone_floor_us: int, types: int = -1) -> bool:
+def reset_due(state: State, tombstone_floor_us: int, types: int = -1, origin: Origin = _UNTOLD) -> bool:
     """Tell whether the next stream, of `types` (a mask), may only ask the device to start over.
 
-    Either it was asked before and has not answered, so that it may have emptied itself; or somebody wants it; or delete
-    markers up to `tombstone_floor_us` are gone that it may have missed.
+    Either it was asked before and has not answered, so that it may have emptied itself; or somebody wants it; or its
+    source is another one now; or delete markers up to `tombstone_floor_us` are gone that it may have missed.
     """
-    return bool(state.reset_sent) or state.pending_reset or missed_deletes(state, tombstone_floor_us, types)
+    if state.reset_sent or state.pending_reset or exchanged(state, origin):
+        return True
+    return missed_deletes(state, tombstone_floor_us, types)
+
+
+def exchanged(state: State, origin: Origin) -> bool:
+    """Tell whether what the device has may be missing in its source, or the reverse, since that is of another origin.
+
+    Not if that goes on from the one it was streamed from, beyond all that the device can have seen there.
+    """
+    if not origin.number or not (state.started or _held(state)):
+        return False
+    if not state.origin:
+        return not origin.first
+    if state.origin == origin.number:
+        return False
+    up_to = max((up_to for number, up_to in origin.follows if number == state.origin), default=0)
+    return up_to != EVER and not 0 < state.written <= up_to
 
 
 def missed_deletes(state: State, tombstone_floor_us: int, types: int = -1) -> bool:
@@ -253,10 +274,12 @@ def outdated(state: State, resends: Iterable[Resend]) -> int:
 
 
 def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
-    if reset_due(state, command.floor_us, command.types):
+    origin = command.origin
+    if reset_due(state, command.floor_us, command.types, origin):
         if state.reset_sent:
             return _NOTHING
-        return (ResetSent(REQUESTED if state.pending_reset else DELETES_PURGED),)
+        because = SOURCE if exchanged(state, origin) else DELETES_PURGED
+        return (ResetSent(REQUESTED if state.pending_reset else because),)
     revision = max((resend.revision for resend in command.resends), default=0)
     again = outdated(state, command.resends)
     cleared = _clear(state, ClearCheckpoints(again, SOURCE_REVISION)) if again else _NOTHING
@@ -266,7 +289,8 @@ def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
             known |= offer.mask
     if not command.types & ~(known & ~again) and revision <= state.revision:
         return _NOTHING
-    return (*cleared, StreamOffered(command.snapshot_us, mask_bytes(command.types), revision))
+    types = mask_bytes(command.types)
+    return (*cleared, StreamOffered(command.snapshot_us, types, revision, origin.number, origin.written))
 
 
 def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:

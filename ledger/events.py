@@ -58,12 +58,15 @@ class SessionCreated(_Event, frozen=True, array_like=True, tag="session_created"
 class StreamOffered(_Event, frozen=True, array_like=True, tag="stream_offered"):
     """A stream began that goes beyond what was offered. `types`: mask of entity types, big-endian.
 
-    `revision`: the newest of the source's resends; 0 without any.
+    `revision`: the newest of the source's resends; 0 without any. `origin` and `written` are its origin's
+    (`ledger.commands.Origin`); 0 where it does not tell.
     """
 
     snapshot_us: int
     types: bytes
     revision: int = 0
+    origin: int = 0
+    written: int = 0
 
 
 class AcksRecorded(_Event, frozen=True, array_like=True, tag="acks_recorded"):
@@ -146,7 +149,7 @@ class SessionResumed(_Event, frozen=True, array_like=True, tag="session_resumed"
 class ResetSent(_Event, frozen=True, array_like=True, tag="reset_sent"):
     """A reset line is about to leave: from now on the device may have emptied itself.
 
-    `cause`: requested or deletes_purged.
+    `cause`: requested, source or deletes_purged.
     """
 
     cause: str

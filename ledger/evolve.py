@@ -221,11 +221,17 @@ def holds_any(state: State) -> bool:
 
 def _offered(state: State, event: StreamOffered) -> State:
     mask = int.from_bytes(event.types, "big")
+    origin, written = state.origin, state.written
+    if event.origin:
+        written = max(written, event.written) if event.origin == origin else event.written
+        origin = event.origin
     return replace(
         state,
         offered=_newest(state.offered, event.snapshot_us, mask),
         started=_first(state.started, event.snapshot_us, mask),
         revision=max(state.revision, event.revision),
+        origin=origin,
+        written=written,
     )
 
 

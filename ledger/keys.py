@@ -59,6 +59,11 @@ def unfit_parents() -> bytes:
     return b"ledger:unfit-parents"
 
 
+def origins() -> bytes:
+    """Hash: what the source is and was: `newest` number; `record:`, `since:` (µs), `written:` a number; `pending`."""
+    return b"ledger:origins"
+
+
 def identity_link(digest: str) -> bytes:
     """Value: the user of an identity, a space, the token it is held under.
 

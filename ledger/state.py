@@ -50,8 +50,9 @@ class State(msgspec.Struct, frozen=True):
     nothing of the type, so it can have missed no delete. Clearing checkpoints by itself changes neither. Each type is
     once in each of the three. `reset_sent` is why a reset line was sent that is not acknowledged yet, or empty.
     `noted` are the latest acks recorded as stale or refused. `revision`: by which revision of a source its streams were
-    made, at the latest (`ledger.commands.Resend`). `token` is the SHA-256 of the token in use, empty for the first one,
-    whose digest is the session's id.
+    made, at the latest (`ledger.commands.Resend`). `origin`: in which origin of a source (`ledger.commands.Origin`), 0
+    if none was told, and up to where that was `written` then. `token` is the SHA-256 of the token in use, empty for the
+    first one, whose digest is the session's id.
     """
 
     sid: str
@@ -83,6 +84,8 @@ class State(msgspec.Struct, frozen=True):
     new_tokens: tuple[NewToken, ...] = ()
     old_tokens: tuple[OldToken, ...] = ()
     revision: int = 0
+    origin: int = 0
+    written: int = 0
     ended: str | None = None
 
     @property

@@ -8,6 +8,7 @@ from typing import Final
 from endpoints.accounts.identity.port import IdentityProvider, LoggedOut, provider_session_digest
 from endpoints.services import Services
 from ledger.commands import EndSession
+from ledger.errors import LedgerError, NotAllEnded
 from ledger.log.service import Ledger
 from ledger.personal import plain
 
@@ -17,18 +18,26 @@ REASON: Final = "provider_logout"
 async def end_sessions(services: Services, provider: IdentityProvider, over: LoggedOut) -> None:
     """End the sessions that belong to one session at the provider, or all of a subject who signed in there.
 
-    The same again finds nothing to end but what was begun within the clocks' difference.
+    The same again finds nothing to end but what was begun within the clocks' difference. What cannot be read is raised
+    behind the end of all others, so that the provider tries again.
     """
     ledger = services.ledger
+    failed: LedgerError | None = None
     if over.provider_session is not None:
         digest = provider_session_digest(over.issuer, over.provider_session)
-        ending = sorted(await ledger.by_provider_session(digest))
+        found, failed = await ledger.all_by_provider_session(digest)
+        ending = sorted(found)
     elif over.subject is not None and (user := await services.identities.user_of(over.issuer, over.subject)):
         ending = await _signed_in(ledger, user, provider.name, over.before_us)
     else:
         return
     for user, sids in groupby(ending, key=lambda found: found[0]):
-        await ledger.end_all(user, [sid for _, sid in sids], EndSession(REASON, by=plain(provider.name)))
+        try:
+            await ledger.end_all(user, [sid for _, sid in sids], EndSession(REASON, by=plain(provider.name)))
+        except NotAllEnded as left:
+            failed = left
+    if failed is not None:
+        raise failed
 
 
 async def _signed_in(ledger: Ledger, user: str, by: str, before_us: int) -> list[tuple[str, str]]:

@@ -113,6 +113,7 @@ async def begin(
     library = state.library
     horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
     horizon_us = await source.provision(library, horizon_us)
+    origin = await source.origin(library, horizon_us)
     if floor_us >= horizon_us:  # a reset would be no help: what could be sent behind it is not above the floor either
         raise SourceUnavailable(
             f"The library can be read up to {iso_from_us(horizon_us)} only, and deletes up to {iso_from_us(floor_us)} "
@@ -124,7 +125,7 @@ async def begin(
     known: dict[str, Position | None] = {}
     changed: frozenset[str] = frozenset()
     snapshot_us = horizon_us
-    if not reset_due(state, floor_us, types):
+    if not reset_due(state, floor_us, types, origin):
         known = positions(state, rows)
         try:
             changed = await source.changed(library, known, horizon_us)
@@ -133,7 +134,7 @@ async def begin(
         else:
             settled = not source.steady and not changed
             snapshot_us = last_snapshot(state, types, horizon_us, floor_us) if settled else horizon_us
-    state = await act(OfferStream(snapshot_us, types, floor_us, source.resends))
+    state = await act(OfferStream(snapshot_us, types, floor_us, source.resends, origin))
     if state.reset_sent:  # it is on record before it leaves: from then on the device may have emptied itself
         return None
     offered = {name: us for name, us in offered.items() if state.epoch_of(name) == epochs[name]}

@@ -254,18 +254,33 @@ class Ledger:
 
     async def by_provider_session(self, provider_session: bytes) -> list[tuple[str, str]]:
         """Find the living sessions that belong to a provider's session, as (user, session id); asks every partition."""
+        found, unread = await self.all_by_provider_session(provider_session)
+        if unread is not None:
+            raise unread
+        return found
+
+    async def all_by_provider_session(
+        self, provider_session: bytes
+    ) -> tuple[list[tuple[str, str]], LedgerError | None]:
+        """Find as `by_provider_session` does, in all partitions that can be read; with why one could not."""
         low = provider_session.hex().encode()
         found = await asyncio.gather(
             *(
                 read_if_whole(self.store, partition, "ZRANGEBYLEX", name, b"[%b:" % low, b"(%b;" % low)
                 for partition, name in enumerate(map(keys.provider_sessions, range(self.partitions)))
-            )
+            ),
+            return_exceptions=True,
         )
-        sids = [
-            (index, member.decode().rpartition(":")[2]) for index, members in enumerate(found) for member in members
-        ]
+        sids, unread = [], None
+        for partition, members in enumerate(found):
+            if isinstance(members, LedgerError):
+                unread = members
+            elif isinstance(members, BaseException):
+                raise members
+            else:
+                sids += [(partition, member.decode().rpartition(":")[2]) for member in members]
         users = await asyncio.gather(*(self._user_of(partition, sid) for partition, sid in sids))
-        return [(user, sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None]
+        return [(user, sid) for (_, sid), user in zip(sids, users, strict=True) if user is not None], unread
 
     async def seen_ms(self, user: str, sids: Sequence[str]) -> list[int]:
         """Tell when sessions of a user were last seen, in ms (to the hour); 0 for one that does not live."""

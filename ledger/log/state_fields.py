@@ -128,6 +128,8 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             new_tokens=_new_tokens.decode(new) if (new := session.get(b"new_tokens")) else (),
             old_tokens=_old_tokens.decode(old) if (old := session.get(b"old_tokens")) else (),
             revision=int(session.get(b"revision", 0)),
+            origin=int(session.get(b"origin", 0)),
+            written=int(session.get(b"written", 0)),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise CorruptLedger(f"a session hash cannot be read: {error!r}; run syncledger verify", sid=sid) from error
@@ -181,6 +183,8 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "new_tokens": _print_tuples,
     "old_tokens": _print_old_tokens,
     "revision": lambda value: _number(value) if value else b"",
+    "origin": lambda value: _number(value) if value else b"",
+    "written": lambda value: _number(value) if value else b"",
 }
 
 

@@ -14,6 +14,7 @@ from ops.commands.tables import columns
 from ops.opening.ledger import opened
 from ops.opening.sources import open_postgres, open_source
 from ops.settings.settings import Settings
+from projections.entities.origins import Origins
 from projections.entities.source import HeldBack
 from projections.entities.source_check import CheckReport, Problem
 
@@ -45,6 +46,39 @@ def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
             echo(line)
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+@source.command()
+@click.option("--same", is_flag=True, help="It has all that it had before: no device starts over.")
+@store_options
+def accept(same: bool, data_dir: Path | None, redis_url: str | None) -> None:
+    """Take the database behind LEDGER_POSTGRES for the source from now on, without waiting until it has settled.
+
+    A service does that by itself after a minute, and each device that synced with another one starts over. With --same
+    those that have not yet go on from what they have: after pg_upgrade, or where a table was made anew with its rows.
+    """
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if settings.source != "postgres":
+        raise click.UsageError(f"LEDGER_SOURCE is {settings.source}: only a database can be exchanged for another")
+
+    async def work() -> tuple[int, bool]:
+        from projections.entities.postgres.identity import IdentityReader
+        from projections.entities.postgres.mapping.mapping import load_mapping
+
+        async with opened(settings) as found, AsyncExitStack() as closing:
+            postgres = await open_postgres(settings.postgres)
+            closing.push_async_callback(postgres.close)
+            async with postgres.connection() as connection:
+                identity = await IdentityReader(load_mapping(settings.postgres.mapping)).read(connection)
+            return await Origins(found.store).accept(identity, same=same)
+
+    number, changed = run(work())
+    if not changed:
+        echo(f"it is the source already (number {number}); nothing was changed")
+    elif same:
+        echo(f"it is the source from now on (number {number}), and devices go on from what they have")
+    else:
+        echo(f"it is the source from now on (number {number}); devices that synced with another one start over")
 
 
 async def _check(settings: Settings) -> CheckReport:

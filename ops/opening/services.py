@@ -23,6 +23,7 @@ from ops.settings.settings import Settings, without_password
 from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
+from projections.entities.origins import Origins
 
 log = logging.getLogger("syncledger.app")
 LOOKED_AT_EVERY_S = 60.0
@@ -46,7 +47,8 @@ async def open_services(
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
     closing.push_async_callback(pages.close)
-    source = await open_source(settings, found, closing, catalog=Catalog(pages, profiles=found.identities.profile))
+    catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages))
+    source = await open_source(settings, found, closing, catalog=catalog)
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
     closing.push_async_callback(limits.close)

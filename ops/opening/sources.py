@@ -17,6 +17,7 @@ from ops.settings.settings import Settings
 from ops.settings.source import PostgresSettings, Source
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.lines import data_of
+from projections.entities.origins import Origins
 from projections.entities.source import EntitySource, SourceHealth, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def open_source(
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)
         closing.push_async_callback(postgres.close)
-        return PostgresSource(postgres, mapping, Stored(found.store))
+        return PostgresSource(postgres, mapping, Stored(found.store), Origins(found.store))
     if settings.source == "gumnut":
         from projections.entities.gumnut.source import GumnutSource
 

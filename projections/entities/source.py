@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from msgspec import Struct
 
-from ledger.commands import Resend
+from ledger.commands import Origin, Resend
 from ledger.errors import Unavailable
 from ledger.positions import Position
 
@@ -113,6 +113,13 @@ class EntitySource(Protocol):
 
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear."""
+        ...
+
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        """Tell which origin the source had when it gave a horizon, a moment ago.
+
+        Raises SourceUnavailable while it is not known whether devices may go on from what they have.
+        """
         ...
 
     async def changed(self, library: str, after: Mapping[str, Position | None], before: int) -> frozenset[str]:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ledger.decide import missed_deletes, reset_due
+from ledger.decide import exchanged, missed_deletes, reset_due
 from ledger.entity_types import CODES, COMPLETE, RESET, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
 from ledger.positions import iso_from_us
@@ -47,7 +47,14 @@ class Case:
     @property
     def reset_due(self) -> bool:
         """Whether the next stream is nothing but a reset."""
-        return not self.over and reset_due(self.state, self.facts.library.floor_us, mask_of(self.facts.types))
+        return not self.over and reset_due(
+            self.state, self.facts.library.floor_us, mask_of(self.facts.types), self.facts.library.origin
+        )
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether its source is another one than it was streamed from."""
+        return not self.over and exchanged(self.state, self.facts.library.origin)
 
     @property
     def missed_deletes(self) -> bool:

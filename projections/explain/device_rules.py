@@ -92,7 +92,7 @@ def _reset_pending(case: Case) -> Finding | None:
 def _reset_unanswered(case: Case) -> Finding | None:
     """The line was sent, and nobody asks for it any more: the request was taken back, or other types are asked for."""
     state, entry = case.state, case.story.reset_sent
-    if not state.reset_sent or state.pending_reset or case.over or case.missed_deletes:
+    if not state.reset_sent or state.pending_reset or case.over or case.exchanged or case.missed_deletes:
         return None
     at = f" at {iso_from_us(entry.recorded.at_us)}" if entry is not None else ""
     says = (
@@ -102,8 +102,19 @@ def _reset_unanswered(case: Case) -> Finding | None:
     return Finding("reset_unanswered", "stops", says, [] if entry is None else [entry.recorded.seq])
 
 
+def _exchanged(case: Case) -> Finding | None:
+    """Its source is another one than what it has came from."""
+    if case.state.pending_reset or not case.exchanged:
+        return None
+    says = (
+        "What it has came from another source than the one that is read now (restored, exchanged, or promoted with a "
+        "loss): it must start over, and is sent nothing else until it acknowledges that."
+    )
+    return Finding("source_exchanged", "stops", says)
+
+
 def _reset_due(case: Case) -> Finding | None:
-    if case.state.pending_reset or case.over or not case.missed_deletes:
+    if case.state.pending_reset or case.over or case.exchanged or not case.missed_deletes:
         return None
     synced_us = case.state.synced_us(mask_of(case.facts.types))
     says = (
@@ -263,7 +274,7 @@ def _damaged(case: Case) -> Finding | None:
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    _ended, _expired, _damaged, source_down, _reset_pending, _reset_due,
+    _ended, _expired, _damaged, source_down, _reset_pending, _exchanged, _reset_due,
     _reset_unanswered, _idle, _never_streamed, _window_repeated, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
     sent_again, _behind, _up_to_date, _stale,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from ledger.commands import Origin
 from ledger.decide import outdated
 from ledger.entity_types import types_in
 from ledger.positions import Position
@@ -28,7 +29,8 @@ class Library(NamedTuple):
     `ahead` has what of each type lies beyond its checkpoint, `offered` the part of it that was offered, `held_back`
     what no stream sends for now; `whole` tells whether all could be counted in time. `again` are the types that lie
     ahead from their beginning, since the source sends them otherwise than when the device got them. `lags_us` is how
-    far a horizon that should follow the clock lies behind; 0 for one that stays where the last change was.
+    far a horizon that should follow the clock lies behind; 0 for one that stays where the last change was. `origin` is
+    what devices are streamed from now.
     """
 
     health: SourceHealth
@@ -40,6 +42,7 @@ class Library(NamedTuple):
     held_back: Sequence[HeldBack] = ()
     again: tuple[str, ...] = ()
     whole: bool = True
+    origin: Origin = Origin()
 
 
 UNASKED: Final = Library(SourceHealth("", ok=True, text="not asked"))
@@ -58,9 +61,10 @@ async def look(source: EntitySource, state: State, types: Sequence[str], now_us:
             if not health.ok:
                 return Library(health)
             horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
+            origin = await source.origin(library, horizon_us)
         lags_us = 0 if source.steady else max(now_us - horizon_us, 0)
         again = types_in(outdated(state, source.resends))
-        found = Library(health, horizon_us, floor_us, lags_us, {}, {}, again=again)
+        found = Library(health, horizon_us, floor_us, lags_us, {}, {}, again=again, origin=origin)
         return await _count(source, found, state, types)
     except SourceUnavailable as error:
         return Library(SourceHealth(health.kind, ok=False, text=str(error)))

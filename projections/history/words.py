@@ -110,7 +110,12 @@ def _data(event: Event) -> dict[str, Any]:
             }
         case StreamOffered():
             types = names_of(event.types)
-            return {"snapshot": iso_from_us(event.snapshot_us), "types": types, "revision": event.revision}
+            return {
+                "snapshot": iso_from_us(event.snapshot_us),
+                "types": types,
+                "revision": event.revision,
+                "origin": event.origin,
+            }
         case AcksRecorded():
             return {"moved": _texts(event.moved), "stale": _texts(event.stale)}
         case AckRefused():

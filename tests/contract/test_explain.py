@@ -9,7 +9,7 @@ import pytest
 
 from ledger import keys
 from ledger.acks import Ack
-from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, Resend
+from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, Origin, RequestReset, Resend
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import NoSuchSession, Refused
 from ledger.log.service import Ledger
@@ -289,6 +289,14 @@ async def test_deletes_were_purged_beyond_it(phone: Phone) -> None:
     assert codes(found)[0] == ("stops", "deletes_purged")
     assert iso_from_us(await phone.catalog.tombstone_floor("lib")) in found.summary
     assert found.next.sends == "reset"
+
+
+async def test_its_source_was_exchanged(phone: Phone) -> None:
+    await phone.do(offer("AssetV2", snapshot_us=await phone.catalog.horizon("lib"), origin=Origin(2)))
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "source_exchanged")
+    assert found.next.sends == "reset"
+    assert "another source" in found.summary
 
 
 async def test_idle_for_weeks(phone: Phone) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ledger import keys
 from ledger.acks import Ack
 from ledger.commands import CreateSession, EndSession, RecordAcks
-from ledger.errors import CorruptLedger, NotAllEnded, SessionEnded
+from ledger.errors import CorruptLedger, NotAllEnded, SessionEnded, StoreReplyError
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
@@ -184,6 +184,16 @@ async def test_what_a_worker_remembers_of_a_session_that_is_damaged_meanwhile(sc
     after = await scene.ledger.execute("ann", BAD, RecordAcks((Ack("AssetV1", Position(SNAPSHOT - 1, "b")),)))
     assert after.checkpoints["AssetV1"].position == Position(SNAPSHOT - 1, "b")
     await scene.assert_clean()
+
+
+async def test_a_partition_that_cannot_be_read_hides_no_other_from_a_provider(scene: Scene) -> None:
+    other = (scene.partition + 1) % PARTITIONS
+    name = keys.provider_sessions(other)
+    await scene.store.command("SET", name, "x", key=name)
+    found, unread = await scene.ledger.all_by_provider_session(PROVIDER)
+    assert sorted(sid for _, sid in found) == sorted((BAD, GOOD, OTHER))
+    assert isinstance(unread, StoreReplyError), "so the provider is told to come again"
+    assert await scene.ledger.locate(GOOD) == scene.partition
 
 
 # What cannot be mended

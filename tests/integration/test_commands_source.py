@@ -75,3 +75,19 @@ def test_the_catalog_is_told_in_the_same_form(commands: Commands) -> None:
         "kind": "catalog", "facts": {"source": "in the ledger's own store"}, "problems": [],
     }  # fmt: skip
     assert commands("source", "check").splitlines()[-1] == "no problems, no warnings"
+
+
+def test_a_database_is_taken_by_an_operators_word(
+    commands: Commands, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    settings = source(postgres, postgres_url, tmp_path)
+    commands("session", "create", "--user", "ann", "--library", "lib")  # begins the ledger
+    assert "from now on (number 1)" in commands("source", "accept", **settings)
+    assert "nothing was changed" in commands("source", "accept", **settings)
+    postgres.psql("DROP TABLE gone;" + SCHEMA, postgres_url.rpartition("/")[2])
+    assert "(number 2), and devices go on" in commands("source", "accept", "--same", **settings)
+    postgres.psql("DROP TABLE gone;" + SCHEMA, postgres_url.rpartition("/")[2])
+    assert "(number 3); devices that synced with another one start over" in commands("source", "accept", **settings)
+    done = commands.run("source", "accept")
+    assert done.code == 2
+    assert "LEDGER_SOURCE is catalog" in done.err

@@ -54,6 +54,7 @@ async def test_the_whole_history_newest_first(service: Service, device: Issued) 
         "snapshot": iso_from_us(START_US),
         "types": ["AssetV2", "AlbumV2"],
         "revision": 0,
+        "origin": 0,
     }
     assert events[1]["data"]["moved"] == [f"AssetV2|{iso_from_us(START_US - 100 + ACKS)}|a{ACKS}"]
     previous = ""

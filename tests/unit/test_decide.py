@@ -7,6 +7,7 @@ import pytest
 from ledger.acks import RESET_ACK
 from ledger.chain import record
 from ledger.commands import (
+    EVER,
     AdoptCheckpoints,
     CreateSession,
     DescribeDevice,
@@ -14,6 +15,7 @@ from ledger.commands import (
     ExpireSession,
     GoOn,
     OfferStream,
+    Origin,
     RequestReset,
     Resend,
     ResumeSession,
@@ -645,3 +647,70 @@ def test_a_session_that_ended_is_resumed_with_a_reset() -> None:
         when(None, command)
     with pytest.raises(Refused, match="another user"):
         when(over, ResumeSession("immich", CreateSession("bob", "photos")))
+
+
+# What positions were made in
+
+
+A, B = Origin(1, 100, first=True), Origin(2, 300)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "again"),
+    [
+        ((0, 0), Origin(), False),  # no source that tells
+        ((2, 7), Origin(), False),
+        ((0, 0), A, False),  # from before sources told, when there was only the first
+        ((0, 0), B, True),
+        ((1, 90), A, False),
+        ((1, 100), A, False),
+        ((1, 90), B, True),
+        ((2, 90), A, True),  # put back to the first: only who synced with the second starts over
+        ((1, 90), Origin(2, 300, ((1, 90),)), False),  # promoted, with all that the device saw
+        ((1, 91), Origin(2, 300, ((1, 90),)), True),  # but not with this
+        ((0, 0), Origin(2, 300, ((1, 90),)), True),  # what it saw is not known
+        ((1, 91), Origin(2, 300, ((1, EVER),)), False),
+        ((1, 0), Origin(2, 300, ((1, EVER),)), False),
+        ((1, 80), Origin(3, 400, ((2, 200), (1, 90))), False),
+        ((2, 201), Origin(3, 400, ((2, 200), (1, 90))), True),
+        ((4, 10), Origin(3, 400, ((2, 200), (1, 90))), True),
+    ],
+)
+def test_who_has_rows_of_a_source_that_is_another_one_starts_over(
+    was: tuple[int, int], now: Origin, again: bool
+) -> None:
+    state = given(offered("AssetV1", origin=was[0], written=was[1]), moved(ack("AssetV1", EARLY)))
+    assert reset_due(state, -1, origin=now) is again
+    events = when(state, offer("AssetV1", snapshot_us=SNAPSHOT + 1, origin=now))
+    if not again:
+        assert events == (offered("AssetV1", snapshot_us=SNAPSHOT + 1, origin=now.number, written=now.written),)
+        return
+    assert events == (ResetSent("source"),)
+    asked = then(state, *events)
+    assert when(asked, offer("AssetV1", origin=now)) == (), "once"
+    (cleared_,) = when(asked, acks(RESET_ACK))
+    emptied = then(asked, cleared_)
+    command = offer("AssetV1", origin=now)
+    (begun,) = when(emptied, command)
+    assert begun == offered("AssetV1", origin=now.number, written=now.written)
+    after = then(emptied, begun)
+    assert (after.origin, after.written) == (now.number, now.written)
+    assert when(after, command) == ()
+
+
+def test_a_device_that_holds_nothing_has_nothing_to_start_over_with() -> None:
+    assert when(given(), offer("AssetV1", origin=B)) == (offered("AssetV1", origin=2, written=300),)
+
+
+def test_one_that_only_forgot_to_have_acknowledged_still_holds_it() -> None:
+    state = given(offered("AssetV1", origin=1, written=9), moved(ack("AssetV1", EARLY)), cleared())
+    assert when(state, offer("AssetV1", origin=B)) == (ResetSent("source"),)
+
+
+def test_how_far_it_was_written_only_grows_within_an_origin() -> None:
+    state = given(offered("AssetV1", origin=1, written=9), offered("AlbumV1", origin=1, written=7))
+    assert (state.origin, state.written) == (1, 9)
+    untold = then(state, offered("AssetV1", snapshot_us=SNAPSHOT + 1))
+    assert (untold.origin, untold.written) == (1, 9), "by a version that does not tell"
+    other = then(state, offered("AssetV1", snapshot_us=SNAPSHOT + 1, origin=2, written=3))
+    assert (other.origin, other.written) == (2, 3)

@@ -69,6 +69,10 @@ SAMPLES: list[tuple[str, Event]] = [
         StreamOffered(1_737_369_045_123_456, b"\x08", 3),
     ),
     (
+        "96ae73747265616d5f6f666665726564cf00062c20c0c74180c401080302cf0000000640000000",
+        StreamOffered(1_737_369_045_123_456, b"\x08", 3, 2, 26_843_545_600),
+    ),
+    (
         "93ad61636b735f7265636f72646564919403cf00062c20c0c74180a4306131620190",
         AcksRecorded((ACK,)),
     ),
@@ -250,7 +254,9 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
             "app_version: str | None = None", "expires_at_us: int | None = None", "authenticated_by: str = ''",
             "token_expires_at_us: int | None = None", "provider_session: bytes = b''",
         ],
-        "stream_offered": ["snapshot_us: int", "types: bytes", "revision: int = 0"],
+        "stream_offered": [
+            "snapshot_us: int", "types: bytes", "revision: int = 0", "origin: int = 0", "written: int = 0",
+        ],
         "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
         "ack_refused": ["ack: StoredAck", "reason: str"],
         "checkpoints_cleared": [
@@ -270,7 +276,9 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
             "device_os: Personal = b''", "app_version: Personal = b''", "expires_at_us: int | None = None",
             "authenticated_by: str = ''", "token_expires_at_us: int | None = None", "provider_session: bytes = b''",
         ],
-        "stream_offered": ["snapshot_us: int", "types: bytes", "revision: int = 0"],
+        "stream_offered": [
+            "snapshot_us: int", "types: bytes", "revision: int = 0", "origin: int = 0", "written: int = 0",
+        ],
         "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
         "ack_refused": ["ack: StoredAck", "reason: str"],
         "checkpoints_cleared": [
@@ -290,8 +298,8 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
 }  # fmt: skip
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
 EARLIER: Final[dict[int, dict[str, list[int]]]] = {
-    1: {"session_created": [8], "stream_offered": [2], "checkpoints_cleared": [3]},
-    2: {"stream_offered": [2], "checkpoints_cleared": [3], "sync_reset_requested": [2]},
+    1: {"session_created": [8], "stream_offered": [2, 3], "checkpoints_cleared": [3]},
+    2: {"stream_offered": [2, 3], "checkpoints_cleared": [3], "sync_reset_requested": [2]},
 }
 
 

@@ -12,7 +12,7 @@ from copy import copy
 from typing import Final, Self
 
 from ledger import keys
-from ledger.commands import Resend
+from ledger.commands import Origin, Resend
 from ledger.errors import Unavailable
 from ledger.positions import Position
 from ledger.store.interface import Store
@@ -27,6 +27,7 @@ from projections.entities.catalog.writer import Writer, Written
 from projections.entities.entity import Entity
 from projections.entities.forms import DELETE, forms_of, sharing_id_with
 from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.origins import Origins
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
 
@@ -54,15 +55,21 @@ class Catalog:
     resends: tuple[Resend, ...] = ()
 
     def __init__(
-        self, store: Store, now_us: Callable[[], int] = lambda: time.time_ns() // 1000, profiles: Profiles = _nobody
+        self,
+        store: Store,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        profiles: Profiles = _nobody,
+        origins: Origins | None = None,
     ) -> None:
         """`now_us` dates what is made up here, like delete markers of cascades; every `updated_at` is the server's.
 
-        `profiles` tells who users are, of whom only their sessions tell.
+        `profiles` tells who users are, of whom only their sessions tell. `origins` keep whether the catalog always was
+        the source.
         """
         self._store = store
         self._now_us = now_us
         self._profiles = profiles
+        self._origins = origins
         self._writer = Writer(store, now_us)
         self._known: set[str] = set()
         self._summaries: dict[str, LibrarySummary] = {}
@@ -112,6 +119,13 @@ class Catalog:
             self._summaries.clear()
         self._summaries[library] = summary
         return summary.horizon_us
+
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        """Tell a library's origin: when its first rows were written, or for an older one, that it is the catalog's."""
+        if library not in self._summaries:
+            await self.horizon(library)
+        origin = Origin(first=True) if self._origins is None else await self._origins.of_kind("catalog")
+        return origin._replace(number=self._summaries[library].born_us or origin.number)
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""

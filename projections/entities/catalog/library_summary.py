@@ -16,25 +16,29 @@ class LibrarySummary(Struct, frozen=True):
     """The horizon of a library, and for each stored type the last row ever written below it and its longest line."""
 
     horizon_us: int
+    born_us: int
+    """The stamp of its first rows; 0 where that was not noted. A library that is made anew has another one."""
     newest: dict[str, Position]
     longest: dict[str, int]
 
     @classmethod
     def of(cls, meta: list[bytes]) -> LibrarySummary:
         """Read the reply of HGETALL."""
-        last_us = 0
+        last_us = born_us = 0
         newest: dict[str, Position] = {}
         longest: dict[str, int] = {}
         for name, value in zip(meta[::2], meta[1::2], strict=True):
             kind, _, stored = name.decode().partition(":")
             if kind == "last":
                 last_us = int(value)
+            elif kind == "born":
+                born_us = int(value)
             elif kind == "newest":
                 stamp, _, entity_id = value.decode().partition("|")
                 newest[stored] = Position(int(stamp), entity_id)
             elif kind == "longest":
                 longest[stored] = int(value)
-        return cls(last_us + 1 if last_us else START_US, newest, longest)
+        return cls(last_us + 1 if last_us else START_US, born_us, newest, longest)
 
     def has_after(self, stored: str, after: Position | None) -> bool:
         """Tell whether rows of a type may lie after a position and below this horizon; it stays true of that horizon.

@@ -350,6 +350,9 @@ for at = 3, #ARGV, 5 do
   end
 end
 let_all_go(tonumber(ARGV[2]))
-if last > first then redis.call('HSET', meta, 'last', string.format('%.0f', last)) end
+if last > first then
+  redis.call('HSET', meta, 'last', string.format('%.0f', last))
+  if first == 0 then redis.call('HSET', meta, 'born', string.format('%.0f', last)) end
+end
 for field, place in pairs(newest) do redis.call('HSET', meta, field, place) end
 return { table.concat(codes), redis.call('ZCARD', arrived), unpack(others) }

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Self
 
-from ledger.commands import Resend
+from ledger.commands import Origin, Resend
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from ledger.store.interface import Store
@@ -32,6 +32,7 @@ from projections.entities.gumnut.stream_library import View
 from projections.entities.gumnut.token import ApiKey
 from projections.entities.gumnut.type_reads import Kind, kind_of
 from projections.entities.gumnut.type_run import ROOM_US, Run, line_of
+from projections.entities.origins import Origins
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import row
 from projections.entities.source import Ahead, HeldBack, Page, PositionLost, SourceHealth, Waiting
@@ -74,6 +75,7 @@ class GumnutSource:
         self._now_us = now_us
         self._tails = Tails()
         self._noted = HeldBackNotes(store, now_us)
+        self._origins = Origins(store)
         self._bind("", "")
 
     def _bind(self, user: str, sid: str) -> None:
@@ -100,6 +102,10 @@ class GumnutSource:
         view = await self._view(library)  # with the notes of what is not sent, which must be older than the bound
         await view.feed.bound()
         return self._now_us()
+
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        """Tell that it is Gumnut's; a cursor tells whether it is another Gumnut, or lost events (`PositionLost`)."""
+        return await self._origins.of_kind(self.kind)
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell up to when a device may have missed rows that were mended meanwhile; no event is ever forgotten.

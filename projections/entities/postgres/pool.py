@@ -129,6 +129,10 @@ class Postgres:
             raise
         await self._give_back(connection)
 
+    async def expire(self) -> None:
+        """Have no connection used again that is open now: they may lead to another server than new ones do."""
+        await self._pool.expire_connections()
+
     async def close(self) -> None:
         """Close all connections; those in use are cut off."""
         self._pool.terminate()

@@ -17,12 +17,15 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
+from ledger.commands import Origin
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
 from projections.entities.lines import as_type, payload_of, position_of
+from projections.entities.origins import Found, Origins
 from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
 from projections.entities.postgres.horizon import Horizon, HorizonReader
+from projections.entities.postgres.identity import IdentityReader
 from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapping.compiled import Compiled, Compiler
 from projections.entities.postgres.mapping.described import MappingError, blaming
@@ -55,6 +58,8 @@ CLOCK_S: Final = 60.0
 
 SHARED_S: Final = 0.1
 """How old a horizon may be that a stream begins with: it lies a second behind the clock anyway."""
+HORIZONS: Final = 64
+"""Of so many horizons it is remembered in which origin they were read."""
 NOT_SHARED: Final = (0, -math.inf)
 
 
@@ -63,13 +68,26 @@ class PostgresSource:
 
     steady = False
 
-    def __init__(self, postgres: Postgres, mapping: SourceMapping, unfit: UnfitParents | None = None) -> None:
-        """`unfit` keeps what must be known of unfit rows for as long as devices are; None: only this process does."""
+    def __init__(
+        self,
+        postgres: Postgres,
+        mapping: SourceMapping,
+        unfit: UnfitParents | None = None,
+        origins: Origins | None = None,
+    ) -> None:
+        """`unfit` keeps what must be known of unfit rows for as long as devices are; None: only this process does.
+
+        `origins` keep which database it was; without them none is taken to be exchanged.
+        """
         self.resends = mapping.resends
         self._postgres = postgres
         self._mapping = mapping
         self._compiler = Compiler(mapping)
         self._horizon = HorizonReader(mapping.source.stamps, mapping.source.keeps_deletes_us)
+        self._origins = origins
+        self._identity = IdentityReader(mapping)
+        self._origin = Origin()
+        self._read_in: dict[int, Origin] = {}
         self._clock: tuple[int, float] | None = None
         self._shared = NOT_SHARED
         self._line_bytes: dict[str, float] = {}
@@ -99,6 +117,10 @@ class PostgresSource:
             horizon_us = (await self._read_horizon()).us
         return horizon_us
 
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        """Tell in which origin a horizon was read that was given lately."""
+        return self._read_in.get(horizon_us, self._origin)
+
     async def tombstone_floor(self, library: str) -> int:
         """Tell up to when delete markers may be purged: as long ago, by the server's clock, as the mapping says."""
         keeps_us = self._mapping.source.keeps_deletes_us
@@ -120,7 +142,7 @@ class PostgresSource:
         served = {name: mapped for name in sorted(after) if (mapped := self._compiler.served_from(name)) is not None}
         if value is None or not served:
             return frozenset()
-        fresh, unfit = starts_over(after), self._unfit.tables
+        fresh, unfit, quiet = starts_over(after), self._unfit.tables, self._empty_spans
         whose = str(value).lower() if self._mapping.source.library == "uuid" else str(value)
         if not self._newest.is_known(before):
             async with self._postgres.connection() as connection:
@@ -137,7 +159,7 @@ class PostgresSource:
                 sure.append(name)
                 continue
             if not fresh:
-                begin, known = self._empty_spans.begin(library, mapped, begin)
+                begin, known = quiet.begin(library, mapped, begin)
                 if known and not moved and not self._newest.may_have(mapped, begin, before):
                     continue
                 near = near and (known or is_near(begin, before))
@@ -150,10 +172,10 @@ class PostgresSource:
             )
         for name, begin in begins.items():
             if name not in changed:
-                self._empty_spans.note(library, served[name], begin, before)
+                quiet.note(library, served[name], begin, before)
         if fresh:
             for name in changed:
-                self._empty_spans.forget(library, served[name])
+                quiet.forget(library, served[name])
         return changed
 
     async def _having(self, served: Mapping[str, str], ask: Ask, *, near: bool) -> Sequence[str]:
@@ -179,7 +201,8 @@ class PostgresSource:
         mapped = self._compiler.served_from(entity_type)
         if value is None or mapped is None:
             return
-        begin, known = self._empty_spans.begin(library, mapped, after)
+        quiet = self._empty_spans  # of the database that is there now
+        begin, known = quiet.begin(library, mapped, after)
         empty_from = begin
         pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
         run = _Run(mapped)
@@ -206,7 +229,7 @@ class PostgresSource:
         finally:
             if asked is not None:
                 await _given_up(asked)
-        self._empty_spans.note(library, mapped, empty_from, before)
+        quiet.note(library, mapped, empty_from, before)
 
     async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
         """Ask for the next lines of a run; None if there are none. `near`: few are expected.
@@ -305,19 +328,42 @@ class PostgresSource:
         if horizon.behind_us > LATE_US:
             holder = f", held back by {horizon.oldest.text}" if horizon.oldest is not None else ""
             text += f"; devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{holder}"
+        if self._origins is not None and (told := self._origins.told(time.time_ns() // 1000)):
+            text += f"; {told}"
         return SourceHealth("postgres", ok=True, text=text)
 
     async def _read_horizon(self) -> Horizon:
         self._shared = NOT_SHARED  # what could not be read is told to everybody
-        _, horizon = await asyncio.gather(self._unfit.refresh(), self._ask_horizon())
+        _, (horizon, found) = await asyncio.gather(self._unfit.refresh(), self._ask_horizon())
+        if self._origins is not None and found is not None:
+            await self._look_whose(self._origins, found)
+        if len(self._read_in) >= HORIZONS:
+            self._read_in.clear()
+        self._read_in[horizon.us] = self._origin
         self._clock = horizon.us + horizon.behind_us, time.monotonic()
         self._shared = horizon.us, time.monotonic()
         self._newest.passed(horizon.us)
         return horizon
 
-    async def _ask_horizon(self) -> Horizon:
+    async def _ask_horizon(self) -> tuple[Horizon, Found | None]:
         async with self._postgres.connection() as connection:
-            return await self._horizon.read(connection)
+            horizon = await self._horizon.read(connection)
+            # Behind it: what is below the horizon was written by then.
+            return horizon, None if self._origins is None else await self._identity.read(connection)
+
+    async def _look_whose(self, origins: Origins, found: Found) -> None:
+        """Tell which origin was found; what is remembered of another one is forgotten. Raises SourceExchanged."""
+
+        async def again() -> Found:
+            async with self._postgres.connection() as connection:
+                return await self._identity.read(connection)
+
+        before = origins.current
+        self._origin = await origins.of(found, again)
+        if before not in (0, origins.current):
+            self._empty_spans, self._newest = EmptySpans(), NewestRows(self._mapping)
+            self._compiler.forget()
+            await self._postgres.expire()
 
     async def _page(
         self, served: EntityTypeRow, mapped: str, fits: LineCheck, fetched: Fetched, before: int

@@ -16,6 +16,7 @@ from ledger.commands import (
     DescribeDevice,
     EndSession,
     OfferStream,
+    Origin,
     RecordAcks,
     RequestReset,
     Resend,
@@ -43,6 +44,7 @@ from ledger.state import State
 long_examples: Final = settings(max_examples=settings().max_examples // 5)
 """For properties whose examples take most of a second each."""
 
+UNTOLD: Final = Origin()
 SID: Final = "5e" * 32
 NOW: Final = 1_790_000_000_000_000
 SNAPSHOT: Final = NOW - 1_000
@@ -71,14 +73,18 @@ def when(state: State | None, command: Command, now_us: int = NOW) -> tuple[Even
     return decide(state, command, now_us)
 
 
-def offered(*types: str, snapshot_us: int = SNAPSHOT, revision: int = 0) -> StreamOffered:
+def offered(
+    *types: str, snapshot_us: int = SNAPSHOT, revision: int = 0, origin: int = 0, written: int = 0
+) -> StreamOffered:
     """Tell that a stream of these types, and its completion, was offered."""
-    return StreamOffered(snapshot_us, mask_bytes(mask_of([COMPLETE, *types])), revision)
+    return StreamOffered(snapshot_us, mask_bytes(mask_of([COMPLETE, *types])), revision, origin, written)
 
 
-def offer(*types: str, snapshot_us: int = SNAPSHOT, resends: tuple[Resend, ...] = ()) -> OfferStream:
+def offer(
+    *types: str, snapshot_us: int = SNAPSHOT, resends: tuple[Resend, ...] = (), origin: Origin = UNTOLD
+) -> OfferStream:
     """Offer a stream of these types, and its completion."""
-    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]), resends=resends)
+    return OfferStream(snapshot_us, mask_of([COMPLETE, *types]), resends=resends, origin=origin)
 
 
 def cleared(*types: str, cause: str = "deleted", reset: bool = False, wiped: bool = False) -> CheckpointsCleared:

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 import msgspec
 
-from ledger.commands import Resend
+from ledger.commands import Origin, Resend
 from ledger.positions import Position, iso_from_us
 from projections.entities.lines import data_of, position_of
 from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
@@ -148,6 +148,9 @@ class MemorySource:
 
     async def horizon(self, library: str) -> int:
         return self._library(library).horizon_us
+
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        return Origin()
 
     async def tombstone_floor(self, library: str) -> int:
         return self._library(library).floor_us
