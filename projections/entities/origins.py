@@ -216,7 +216,8 @@ class Origins:
     async def _wait_for(self, found: Found, missing: str) -> None:
         """Raise SourceExchanged while something is missing; what stays away for `GIVE_UP_S` is not missed any more.
 
-        An upgrade may have dropped it. A table that comes after all is another one.
+        Where other tables are what they were it is an upgrade that dropped one, which is waited for as another origin
+        is. A table that comes after all is another one.
         """
         number = self._before(found)
         record = self._records[number]
@@ -224,7 +225,9 @@ class Origins:
             tables = {name: oid if name in found.tables else 0 for name, oid in record.found.tables.items()}
             keyed = tuple(name for name in record.found.keyed if name in found.keyed)
             given_up = replace(record, found=replace(record.found, tables=tables, keyed=keyed))
-            taken, left_ms, _ = await self._put(number, given_up, missing.encode(), self._give_up_s)
+            is_upgrade = self._number_of(found) is not None and len(found.tables) > 0
+            wait_s = self._settle_s if is_upgrade else self._give_up_s
+            taken, left_ms, _ = await self._put(number, given_up, _name(found, missing), wait_s)
             if left_ms == 0:
                 self._newest = -1
                 if taken:

@@ -40,13 +40,19 @@ _PARTS: Final = {
     "written": "pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint",
     "replayed": "coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), 0)::bigint",
     "database": "(SELECT oid::bigint FROM pg_database WHERE datname = current_database())",
-    "tables": "(SELECT coalesce(json_object_agg(t.name, to_regclass(t.name)::oid::bigint), '{}')::text "
-    "FROM unnest($1::text[]) t (name) WHERE to_regclass(t.name) IS NOT NULL)",
-    "keyed": "ARRAY(SELECT t.name FROM unnest($1::text[]) t (name) WHERE EXISTS "
-    "(SELECT FROM pg_index i WHERE i.indrelid = to_regclass(t.name) AND i.indisprimary))",
-    "loading": "ARRAY(SELECT t.name FROM unnest($1::text[]) t (name) JOIN pg_stat_progress_copy c "
-    "ON c.relid = to_regclass(t.name) AND c.datname = current_database() WHERE c.command = 'COPY FROM')",
+    "tables": "(SELECT coalesce(json_object_agg(t.name, t.oid::bigint), '{}')::text FROM t)",
+    "keyed": "ARRAY(SELECT t.name FROM t WHERE EXISTS "
+    "(SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary))",
+    "loading": "ARRAY(SELECT t.name FROM t JOIN pg_stat_progress_copy c ON c.relid = t.oid "
+    "WHERE c.datname = current_database() AND c.command = 'COPY FROM')",
 }
+# PERF: names are looked up once each; the whole question takes as long as that for the horizon, behind which it stands.
+_TABLES: Final = """
+WITH t AS MATERIALIZED (
+  SELECT name, oid FROM (SELECT name, to_regclass(name)::oid AS oid FROM unnest($1::text[]) n (name)) o
+  WHERE oid IS NOT NULL
+)
+"""
 _NOT_ALLOWED: Final = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.UndefinedFunctionError,
@@ -82,7 +88,7 @@ class IdentityReader:
             system=row.get("system", ""),
             database=row.get("database", 0),
             tables=_tables.decode(row.get("tables", "{}")),
-            keyed=tuple(row.get("keyed", ())),
+            keyed=tuple(sorted(row.get("keyed", ()))),
             timeline=row.get("timeline", 0),
             written=row.get("written", 0),
             replayed=row.get("replayed", 0),
@@ -100,8 +106,7 @@ class IdentityReader:
         if not parts:
             return {}
         columns = ", ".join(f"{sql} AS {name}" for name, sql in parts.items())
-        of_tables = any("$1" in sql for sql in parts.values())
-        return dict(await connection.fetchrow(f"SELECT {columns}", *((self._names,) if of_tables else ())))
+        return dict(await connection.fetchrow(f"{_TABLES} SELECT {columns}", self._names))
 
 
 def table_names(mapping: Mapping) -> Sequence[str]:

@@ -268,6 +268,7 @@ class PostgresSource:
                 yield
         except MappingError:
             self._compiler.forget()
+            self._shared = NOT_SHARED  # it may be another database
             raise
 
     async def first_waiting(
