@@ -110,7 +110,7 @@ class Origins:
                         found, again = await again(), None
                         continue
                     why = "it is as it was earlier: a backup or snapshot of it was brought back"
-                    number = await self._take(found, why, ())
+                    number = await self._take(found, why, (), b"back:%d" % number)
                 if number is not None:
                     self.current = number
                     return self._origin(number, found.written)
@@ -119,7 +119,7 @@ class Origins:
                 await self._read()
                 continue
             why, follows = self._compared(found)
-            number = await self._take(found, why, follows)
+            number = await self._take(found, why, follows, _name(found, why))
             if number is not None:
                 self.current = number
                 return self._origin(number, found.written)
@@ -179,7 +179,7 @@ class Origins:
             return ""
         if gone := sorted({name for name, oid in before.found.tables.items() if oid} - found.tables.keys()):
             return f"the table {gone[0]} was there before and is missing, so a restore or an upgrade may be running"
-        if number is not None:
+        if number is not None or not _difference(before.found, found):  # or it only took over
             return ""
         if found.loading:
             return f"the table {found.loading[0]} is being filled (COPY), so a restore is running"
@@ -208,7 +208,7 @@ class Origins:
             took_over = found.timeline == record.found.timeline + 1 and found.replayed > 0
             if not took_over:
                 return "another server took over from it, and what that had is not known", ()
-            earlier = ((n, min(up_to, found.replayed)) for n, up_to in record.follows)
+            earlier = ((n, up_to if up_to == EVER else min(up_to, found.replayed)) for n, up_to in record.follows)
             follows = ((number, found.replayed), *earlier)
             return "another server took over from it", follows
         return _difference(self._records[max(self._records)].found, found), ()
@@ -247,15 +247,15 @@ class Origins:
         taken, left_ms, at_us = await self._store.script(_TAKE, (keys.origins(),), args)
         return int(taken), int(left_ms), int(at_us)
 
-    async def _take(self, found: Found, why: str, follows: tuple[tuple[int, int], ...]) -> int | None:
+    async def _take(self, found: Found, why: str, follows: tuple[tuple[int, int], ...], what: bytes) -> int | None:
         """Put another origin on record once it has settled; None if somebody else did.
 
-        Raises SourceExchanged until then.
+        `what` is to stay the same until then. Raises SourceExchanged meanwhile.
         """
         number = self._newest + 1
         settle_s = 0.0 if not self._records or follows else self._settle_s
         record = Record(found, follows, why=why)
-        taken, left_ms, at_us = await self._put(number, record, _name(found, why), settle_s)
+        taken, left_ms, at_us = await self._put(number, record, what, settle_s)
         if left_ms > 0:
             told = f"The source is another one than devices have synced with: {why}"
             raise SourceExchanged(

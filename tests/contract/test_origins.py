@@ -180,6 +180,18 @@ async def test_a_worker_that_looked_earlier_than_others_noted_looks_again(store:
         await one.of(replace(HOME, written=1240), gone_back)
 
 
+async def test_what_was_brought_back_stays_so_while_it_is_written_on(store: Store) -> None:
+    """It grows past what was noted of it before it is taken."""
+    one, other = worker(store), worker(store)
+    await one.of(HOME)
+    with pytest.raises(SourceExchanged, match="brought back"):
+        await one.of(replace(HOME, written=500))
+    with pytest.raises(SourceExchanged, match="brought back"):
+        await other.of(replace(HOME, written=5000))
+    assert await taken(other, replace(HOME, written=6000)) == Origin(2, 6000)
+    assert await one.of(replace(HOME, written=6001)) == Origin(2, 6001)
+
+
 @pytest.mark.each_store
 async def test_workers_that_see_it_at_once_agree(store: Store) -> None:
     await worker(store).of(HOME)
@@ -216,6 +228,8 @@ async def test_an_operator_knows_better(store: Store) -> None:
     again = replace(upgraded, system="7003")
     assert await command.accept(again, same=True) == (3, True)
     assert await service.of(again) == Origin(3, 1100, ((2, EVER), (1, EVER)), first=True)
+    promoted = replace(again, timeline=2, replayed=1050, loading=("asset",))
+    assert await service.of(promoted) == Origin(4, 1100, ((3, 1050), (2, EVER), (1, EVER)), first=True)
 
 
 async def test_one_that_was_taken_already_can_still_be_the_same(store: Store) -> None:
