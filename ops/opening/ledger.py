@@ -29,9 +29,9 @@ from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.user_keys import UserKeys
 from projections.archive.catalog import Archive, check_given
+from projections.checking.mending import Mending
 from projections.entities.catalog.catalog import Catalog
 from projections.history.event_pages import EventPages
-from projections.mending import Mending
 
 CREDENTIAL_KEY_FILE = "credential-key"
 TOKEN_KEY_FILE = "token-key.json"  # noqa: S105 - a file's name

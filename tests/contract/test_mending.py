@@ -18,16 +18,16 @@ from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.positions import Position
 from ledger.store.interface import Store
-from projections import mending
 from projections.accounts.erasure import erase_user
 from projections.accounts.identities import Identities
+from projections.checking import mending
+from projections.checking.mending import Mending
 from projections.checking.partition_fold import PartitionFold
 from projections.checking.verify import verify
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.expiry import expire
-from projections.mending import Mending
 from tests.support.ledger.given import SNAPSHOT, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 from tests.support.ledger.lives import dump

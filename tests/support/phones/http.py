@@ -35,11 +35,11 @@ from ops.server.worker import LedgerHttpProtocol, WorkerState
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
+from projections.checking.mending import Mending
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
-from projections.mending import Mending
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
 
