@@ -34,6 +34,7 @@ _COMPARED_TOGETHER: Final = 100
 
 Append = Callable[[int, Sequence[Section], int, str], Awaitable[Conflict | None]]
 End = Callable[[str, Sequence[str], EndSession], Awaitable[State]]
+Present = Callable[[], Awaitable[None]]
 
 
 class Compared(msgspec.Struct):
@@ -59,14 +60,23 @@ class Losses:
     """Compares one process's memory with its store."""
 
     def __init__(
-        self, store: Store, partitions: int, clock: Callable[[], int], recent: Recent, append: Append, end: End
+        self,
+        store: Store,
+        partitions: int,
+        clock: Callable[[], int],
+        recent: Recent,
+        append: Append,
+        end: End,
+        present: Present | None = None,
     ) -> None:
+        """`present` raises LedgerGone where the ledger is not there: what is remembered belongs into no other one."""
         self._store = store
         self._partitions = partitions
         self._clock = clock
         self._recent = recent
         self._append = append
         self._end = end
+        self._present = present
         self._servers: frozenset[bytes] | None = None
         self.made_good = 0
         """Of how many sessions the store had lost something, as far as was seen here."""
@@ -75,7 +85,7 @@ class Losses:
         """Go on behind what the store lost of a session, and return its state then; None if it does not live.
 
         Looks at the store first: where nothing is lost nothing is written. Raises Rebuilding where a session that is
-        not found may be one that is not rebuilt yet, Contended behind many writers.
+        not found may be one that is not rebuilt yet, LedgerGone, Contended behind many writers.
         """
         user, sid, partition = known.user, known.sid, partition_of(known.user, self._partitions)
         for _ in range(ATTEMPTS):
@@ -87,6 +97,8 @@ class Losses:
             if state is not None and await self._holds(partition, state, known):
                 return self._recent.keep(state)
             if events := decide(state, GoOn(known, REMEMBERED), now_us):
+                if self._present is not None:
+                    await self._present()
                 section = place(state, sid, events, now_us)
                 parent = known.parent if state is None and known.ended is None else None
                 if await self._append(partition, [section], now_us, parent or ""):

@@ -46,7 +46,7 @@ from ledger.errors import (
 from ledger.events import Event
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load, place
-from ledger.log.losses import Losses, is_older
+from ledger.log.losses import Losses, Present, is_older
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
@@ -113,11 +113,13 @@ class Ledger:
         replicas: Replicas | None = None,
         user_keys: UserKeys | None = None,
         mender: Mender | None = None,
+        present: Present | None = None,
     ) -> None:
         """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
 
         With `replicas` what must not be lost is answered when they have it. `user_keys` seal what events hold of
-        people; without them it is written plain. Without a `mender` what is damaged stays so.
+        people; without them it is written plain. Without a `mender` what is damaged stays so. `present`
+        raises LedgerGone where the ledger is not behind the store's address any more.
         """
         self._user_keys = user_keys
         self._mender = mender
@@ -127,7 +129,7 @@ class Ledger:
         self.partitions = partitions
         self.clock = clock
         self._recent = Recent()
-        self.losses = Losses(store, partitions, lambda: self.clock(), self._recent, self._append, self._end)
+        self.losses = Losses(store, partitions, lambda: self.clock(), self._recent, self._append, self._end, present)
         self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:

@@ -157,6 +157,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             replicas=replicas,
             user_keys=user_keys,
             mender=Mending(store, archive),
+            present=presence.check,
         ),
         catalog=Catalog(store, profiles=identities.profile),
         api_keys=ApiKeys(store, clock),

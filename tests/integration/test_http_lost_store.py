@@ -140,8 +140,11 @@ async def test_what_a_service_writes_meanwhile_does_not_keep_the_ledger_from_com
             assert (await service.ask("POST", "/api/sync/ack", issued.token, json=ACK)).status_code == 204
             assert [line["type"] for line in await service.stream(issued.token, "AssetsV2")] == ["SyncCompleteV1"]
         assert (await service.ask("GET", "/readyz")).status_code == 200
-        gone = await service.ask("GET", "/api/sessions", later.token)
-        assert gone.status_code == 401, "it is in no backup: the ledger is there, and knows no such session"
+        unknown = await service.ask("GET", "/api/sessions", service.tokens.issue("zoe", START_US).token)
+        assert unknown.status_code == 401, "the ledger is there, and knows no such session"
+        answer = await service.ask("GET", "/api/sessions", later.token)
+        assert answer.status_code == 200, "it is in no backup, but this process remembers it"
+        assert [line["type"] for line in await service.stream(later.token, "AssetsV2")] == ["SyncResetV1"]
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"ledger {service.presence.ledger_id} is there again"
     ]

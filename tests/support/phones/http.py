@@ -75,7 +75,7 @@ class Service:
         """Take what the app is to work with; the source is the catalog unless another one is given."""
         self.clock = Clock()
         self.store = store
-        self.ledger = Ledger(store, PARTITIONS, self.clock, mender=Mending(store))
+        self.ledger = Ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
         self.api_keys = ApiKeys(store)
         self.identities = Identities(store, PARTITIONS)
         self.catalog = Catalog(store, self.clock, self.identities.profile)
