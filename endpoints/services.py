@@ -11,9 +11,9 @@ from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import Limits
 from ledger.log.service import Ledger
-from ledger.tokens import TokenIssuer
 from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
+from projections.accounts.tokens import TokenIssuer
 from projections.counters import Counters
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages

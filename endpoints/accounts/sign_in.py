@@ -26,8 +26,8 @@ from endpoints.services import Services
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import InvalidInput, LedgerError, Refused, SessionEnded
 from ledger.personal import plain
-from ledger.tokens import Issued
 from projections.accounts.person import EmailTaken, IdentityTaken, NotRegistered, Profile
+from projections.accounts.tokens import Issued
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from endpoints.http.replies import iso_ms, send
 from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.commands import RotateToken
-from ledger.tokens import digest
+from projections.accounts.tokens import digest
 
 KEYS_MAX_AGE_S: Final = 300
 

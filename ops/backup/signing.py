@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from ledger.errors import InvalidInput
-from ledger.tokens import read_keyring
 from ops.opening.key_files import read_or_make
 from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, credential_cipher, keyring_source
 from ops.settings.settings import Settings
 from projections.accounts.credentials import CredentialUnreadable
+from projections.accounts.tokens import read_keyring
 
 
 def seal_keys(settings: Settings) -> tuple[bytes | None, str]:

@@ -11,7 +11,6 @@ from click import echo
 from msgspec import structs
 
 from ledger.errors import SessionEnded
-from ledger.tokens import read_token
 from ops.commands.devices.session import sign_in
 from ops.commands.options import progress, run, settings_from
 from ops.commands.serve import serve_options
@@ -20,6 +19,7 @@ from ops.opening.identity_provider import check_identity
 from ops.opening.ledger import Opened, opened
 from ops.server.supervisor import check_free, serve
 from ops.settings.settings import Settings
+from projections.accounts.tokens import read_token
 from projections.entities.catalog.ingest import ingest
 
 USER = "demo"

@@ -17,7 +17,6 @@ from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.service import Ledger
 from ledger.log.store_check import StorePromise, open_layout, read_id, read_promise
 from ledger.store.interface import Store, open_store
-from ledger.tokens import Keyring, make_key, read_keyring
 from ops.embedded.files import check_begun
 from ops.embedded.server import embedded_server
 from ops.opening.key_files import FileSource, read_or_make
@@ -27,6 +26,7 @@ from ops.settings.settings import Settings
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
+from projections.accounts.tokens import Keyring, make_key, read_keyring
 from projections.accounts.user_keys import UserKeys
 from projections.archive.catalog import Archive, check_given
 from projections.checking.mending import Mending

@@ -14,12 +14,12 @@ from endpoints.services import HttpSettings, Readiness, Services
 from ledger.errors import CorruptLedger
 from ledger.log.store_check import read_promise
 from ledger.store.interface import open_store
-from ledger.tokens import TokenIssuer
 from ops.opening.identity_provider import make_provider
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
+from projections.accounts.tokens import TokenIssuer
 from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from endpoints.accounts.identity.oidc.config import ALGORITHMS, TokenAuth
-from ledger.tokens import read_keyring
 from ops.archive.options import PLACE_VARIABLES
 from ops.settings import parsers as read
 from ops.settings.identity import Identity
 from ops.settings.source import Source
+from projections.accounts.tokens import read_keyring
 
 Durability = Literal["default", "fsync", "replica"]
 LogLevel = Literal["debug", "info", "warning", "error"]

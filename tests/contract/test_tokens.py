@@ -16,7 +16,7 @@ from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.state import State
 from ledger.store.interface import Store
-from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
+from projections.accounts.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.checking.verify import verify
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer
 from tests.support.ledger.ledgers import Clock

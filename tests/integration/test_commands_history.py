@@ -17,9 +17,9 @@ from ledger.admission import Caller
 from ledger.commands import EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.personal import plain
-from ledger.tokens import read_token
 from ops.opening.ledger import Opened
 from ops.opening.services import ArchiveLook
+from projections.accounts.tokens import read_token
 from projections.archive.errors import ArchiveNotGiven
 from tests.support.ledger.given import ack
 from tests.support.ledger.ledgers import sid_of

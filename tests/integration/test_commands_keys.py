@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.tokens import TokenIssuer, make_key, read_keyring
 from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, Opened, keyring_source, open_credentials
 from projections.accounts.credentials import Cipher, CredentialUnreadable
+from projections.accounts.tokens import TokenIssuer, make_key, read_keyring
 from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import redis
 
-from ledger.tokens import make_key
 from ops.opening.known_ledgers import FILE
+from projections.accounts.tokens import make_key
 from tests.support.processes.commands import Commands
 from tests.support.processes.commands import commands as commands
 

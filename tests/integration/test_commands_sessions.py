@@ -12,9 +12,9 @@ from ledger.admission import Caller
 from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import SessionEnded
 from ledger.personal import plain
-from ledger.tokens import read_token
 from ops.commands.tables import WIDEST, columns, minute
 from ops.opening.ledger import Opened
+from projections.accounts.tokens import read_token
 from tests.support.ledger.ledgers import sid_of
 from tests.support.processes.commands import Commands, commands
 

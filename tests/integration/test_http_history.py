@@ -14,7 +14,7 @@ from ledger import keys
 from ledger.commands import OfferStream
 from ledger.entity_types import mask_of
 from ledger.positions import iso_from_us
-from ledger.tokens import Issued
+from projections.accounts.tokens import Issued
 from tests.support.phones.http import SECOND_US, START_US, Service
 
 ACKS = 25

@@ -17,8 +17,8 @@ from endpoints.routes import build
 from ledger.commands import EndSession
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
-from ledger.tokens import TokenIssuer, make_key, read_keyring
 from ops.opening.limits import open_limits
+from projections.accounts.tokens import TokenIssuer, make_key, read_keyring
 from projections.counters import COUNTERS, Counters
 from tests.support.phones.http import SECOND_US, Service, serving
 from tests.support.stores.servers import RedisServer

@@ -11,10 +11,10 @@ import pytest
 from ledger import keys
 from ledger.log.store_check import open_layout
 from ledger.store.interface import Store, open_store
-from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from ops.backup.job import BackupOptions, back_up
 from ops.backup.listing import find_backup, load_manifest
 from ops.backup.restore import restore
+from projections.accounts.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.archive.objects import Objects, open_objects
 from projections.backup.origin import FromBackup
 from tests.support.phones.http import PARTITIONS, START_US, Service, serving

@@ -17,7 +17,7 @@ from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings
 from ledger.personal import text_of
 from ledger.store.interface import Store, open_store
-from ledger.tokens import session_id
+from projections.accounts.tokens import session_id
 from projections.entities.entity import read_line
 from tests.support.phones.http import SECOND_US, Service, serving
 from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider

@@ -15,7 +15,7 @@ from endpoints.accounts.identity.port import Identity, LoggedOut
 from endpoints.services import HttpSettings
 from ledger import keys
 from ledger.store.interface import Store, open_store
-from ledger.tokens import session_id
+from projections.accounts.tokens import session_id
 from tests.support.phones.http import SECOND_US, START_US, Service, serving
 from tests.support.sign_in.provider import ANN, ISSUER, MemoryProvider
 from tests.support.sign_in.sign_ins import SignIn, browser, client, living, refused

@@ -11,7 +11,7 @@ from ledger.commands import OfferStream, RequestReset
 from ledger.entity_types import mask_of
 from ledger.personal import plain
 from ledger.positions import iso_from_us
-from ledger.tokens import Issued
+from projections.accounts.tokens import Issued
 from tests.support.phones.http import SECOND_US, START_US, Service
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
-from ledger.tokens import Issued
+from projections.accounts.tokens import Issued
 from tests.support.phones.http import SECOND_US, START_US, Service
 
 OFFERED_US = START_US + 1000 * SECOND_US

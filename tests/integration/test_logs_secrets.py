@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ledger.tokens import make_key
 from projections.accounts.credentials import Cipher
+from projections.accounts.tokens import make_key
 from tests.support.phones.raw_stream import RawStream
 from tests.support.processes.running import RunningService
 from tests.support.sources.samples import sample

@@ -19,8 +19,8 @@ from ledger import keys
 from ledger.commands import CreateSession
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
-from ledger.tokens import read_token
 from ops.opening.ledger import Opened
+from projections.accounts.tokens import read_token
 from projections.expiry import expire
 from tests.support.ledger.ledgers import sid_of
 from tests.support.processes.running import COMMAND, RunningService

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from ledger.tokens import make_key
 from ops.opening.ledger import Opened, open_credentials
 from projections.accounts.credentials import Cipher
+from projections.accounts.tokens import make_key
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.session_calls import GumnutSessions
 from tests.support.gumnut.flow import challenge_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ledger.tokens import read_token
+from projections.accounts.tokens import read_token
 from tests.support.gumnut.server import GumnutServer, library
 from tests.support.phones.raw_stream import RawStream
 from tests.support.processes.running import COMMAND, RunningService

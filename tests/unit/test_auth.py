@@ -14,8 +14,16 @@ from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import SessionEnded
-from ledger.tokens import MAX_TOKEN_CHARS, TokenIssuer, digest, make_key, read_keyring, read_token, session_id
 from projections.accounts.api_keys import ApiKeys
+from projections.accounts.tokens import (
+    MAX_TOKEN_CHARS,
+    TokenIssuer,
+    digest,
+    make_key,
+    read_keyring,
+    read_token,
+    session_id,
+)
 from tests.support.stores.fake_store import FakeStore
 
 

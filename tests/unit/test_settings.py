@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
-from ledger.tokens import make_key
 from ops.archive.options import ArchivePlace
 from ops.settings.durations import LONGEST_MS, format_duration, parse_duration
 from ops.settings.identity import OidcSettings
@@ -21,6 +20,7 @@ from ops.settings.parsers import rate
 from ops.settings.settings import LimitSettings, Settings, read_settings, without_password
 from ops.settings.source import PostgresSettings
 from ops.settings.variables import VARIABLES, unknown_variables
+from projections.accounts.tokens import make_key
 from projections.entities.postgres.mapping.mapping import read_mapping
 
 KEY = make_key()

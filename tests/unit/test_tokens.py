@@ -15,7 +15,7 @@ from joserfc.jwk import OKPKey
 
 from ledger.events import SessionCreated, TokenRotated
 from ledger.keys import MAX_NAME_BYTES
-from ledger.tokens import (
+from projections.accounts.tokens import (
     ALGORITHM,
     MAX_TOKEN_CHARS,
     TokenIssuer,

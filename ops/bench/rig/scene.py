@@ -19,13 +19,13 @@ from redis import Redis
 
 from ledger import keys
 from ledger.log.reader import read_partition
-from ledger.tokens import Issued
 from ops.bench.rig import assets, wire
 from ops.bench.rig.processes import BenchFailed
 from ops.commands.devices.session import sign_in
 from ops.embedded.server import embedded_server
 from ops.opening.ledger import Opened, open_all
 from ops.settings.settings import Settings
+from projections.accounts.tokens import Issued
 from projections.entities.catalog.ingest import ingest
 
 T = TypeVar("T")

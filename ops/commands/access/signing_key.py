@@ -8,10 +8,10 @@ import click
 import msgspec
 from click import echo
 
-from ledger.tokens import Keyring, make_key, read_keyring
 from ops.commands.options import json_option, print_json, settings_from
 from ops.opening.key_files import alone, read_or_make, replace
 from ops.opening.ledger import TOKEN_KEY_FILE, keyring_source
+from projections.accounts.tokens import Keyring, make_key, read_keyring
 
 DEFAULT_KEPT = 4
 

@@ -14,12 +14,12 @@ from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
-from ledger.tokens import Issued, TokenIssuer
 from ops.commands.options import json_option, print_json, run, session_id, settings_from, store_options
 from ops.commands.tables import columns, minute
 from ops.opening.ledger import Opened, keyring_source, opened
 from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
+from projections.accounts.tokens import Issued, TokenIssuer
 from projections.history.session_history import owner
 
 BY = "command"

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple, cast
 import httpx
 
 from ledger.store.interface import Store
-from ledger.tokens import Issued
 from ops.simulate.copy import Copy
 from ops.simulate.parse import Run, parse_runs
 from ops.simulate.tables import TYPES_V2
 from projections.accounts.credentials import Cipher, Credentials
+from projections.accounts.tokens import Issued
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.source import GumnutSource
 from tests.support.gumnut.photos import Photos

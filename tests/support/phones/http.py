@@ -27,7 +27,6 @@ from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout, read_id
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
-from ledger.tokens import Issued, TokenIssuer, make_key, read_keyring
 from ops.opening.sources import SourceLook
 from ops.server.connection_balance import Load
 from ops.server.proxies import ProxyHint
@@ -35,6 +34,7 @@ from ops.server.worker import LedgerHttpProtocol, WorkerState
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
+from projections.accounts.tokens import Issued, TokenIssuer, make_key, read_keyring
 from projections.checking.mending import Mending
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog

@@ -30,12 +30,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ledger import keys
-from ledger.tokens import read_token
 from ops.cli import main
 from ops.commands.devices.session import sign_in
 from ops.embedded.files import prepare_files
 from ops.opening.ledger import Opened, opened
 from ops.settings.settings import read_settings
+from projections.accounts.tokens import read_token
 from projections.entities.registry import REQUEST_TYPES
 from tests.support.stores.servers import die_with_parent, free_port, process_alive, wait_until
 

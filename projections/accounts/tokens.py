@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from hashlib import sha256
-from secrets import token_urlsafe  # noqa: TID251 - a token must be unguessable; this is not the pure core
+from secrets import token_urlsafe
 from typing import Any, Final, NamedTuple
 
 import msgspec
