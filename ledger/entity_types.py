@@ -1,4 +1,4 @@
-"""The entity types of the sync protocol (`SyncEntityType` of @immich/sdk 3.2.2) and their codes in stored events.
+"""The entity types of the sync protocol (`SyncEntityType` of Immich 3.3) and their codes in stored events.
 
 A code is the index in `ENTITY_TYPES`. Codes are in every stored event: append to the tuple, never reorder or remove.
 """
@@ -68,6 +68,10 @@ ENTITY_TYPES: Final = (
     "SyncAckV1",
     "SyncResetV1",
     "SyncCompleteV1",
+    "AuthUserV2",
+    "MemoryV2",
+    "MemoryToAssetV2",
+    "AssetFaceV3",
 )
 CODES: Final = {name: code for code, name in enumerate(ENTITY_TYPES)}
 RESET: Final = "SyncResetV1"

@@ -88,6 +88,7 @@ def check(
         for table in TABLES.values():
             db.execute(create_sql(table, schema="catalog", extra_key="form", rules=False))
         _load(copy, server, library, api_key, asked, "AlbumsV1" in types, result, progress)
+        _as_asked(copy, types)
         compared = [one for table in TABLES.values() if (one := _compared(table, types))]
         tables = {one.table.name for one in compared}
         for one in compared:
@@ -147,6 +148,16 @@ def _load(
                 del held[:end]
         if held:
             store(bytes(held))
+
+
+def _as_asked(copy: Copy, types: Collection[str]) -> None:
+    """Make of what the catalog lists what these request types show of it."""
+    if "MemoriesV2" not in types:  # V1 has one type of memories
+        others = "SELECT id FROM catalog.memory WHERE type <> 'on_this_day'"
+        copy.db.execute(f'DELETE FROM catalog.memory_asset WHERE "memoryId" IN ({others})')
+        copy.db.execute("DELETE FROM catalog.memory WHERE type <> 'on_this_day'")
+    if "AuthUsersV2" in types:
+        copy.db.execute('UPDATE catalog.auth_user SET "oauthId" = NULL WHERE "oauthId" = \'\'')
 
 
 def _own(entity_type: str, rows: list[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,9 +39,13 @@ class Write(NamedTuple):
 class Copy:
     """A device's own database; a context manager that closes it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, or create it with its folder; raises UnusableCopy."""
+    def __init__(self, path: Path, unbound: Collection[str] = ()) -> None:
+        """Open the file, or create it with its folder; raises UnusableCopy.
+
+        `unbound` are the tables that a new file has without foreign keys.
+        """
         self.path = path
+        self._unbound = unbound
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
@@ -82,7 +86,7 @@ class Copy:
         if not tables:
             with self._transaction():
                 for table in TABLES.values():
-                    execute(create_sql(table))
+                    execute(create_sql(table, rules=table.name not in self._unbound))
                     for number, body in enumerate(table.unique):
                         execute(f'CREATE UNIQUE INDEX "{table.name}_unique_{number}" ON "{table.name}" {body}')
                     for column, parent in table.references.items():

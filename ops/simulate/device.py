@@ -15,7 +15,7 @@ from ops.simulate.copy import Copy
 from ops.simulate.errors import BadAnswer
 from ops.simulate.parse import Run, parse_runs
 from ops.simulate.repeats import Repeats, placeholders_of
-from ops.simulate.tables import TYPES_V2
+from ops.simulate.tables import TYPES_V2, UNBOUND
 
 HELD_LINES: Final = 5000
 _ONCE_PER_INSTALL: Final = (
@@ -62,7 +62,7 @@ class Device:
         """`kill_after_lines` ends this process with SIGKILL once that many lines of a sync are stored."""
         self.types = tuple(types)
         self.server = Server(url, token, present=present, timeout_s=timeout_s, read_bytes_per_s=read_bytes_per_s)
-        self.copy = Copy(Path(db_path))
+        self.copy = Copy(Path(db_path), {UNBOUND[name] for name in types if name in UNBOUND})
         self._kill_after_lines = kill_after_lines
         self._booted = False
         self._sign_in(token)

@@ -32,6 +32,7 @@ USER: Final = """id s, name s, email s, avatarColor? primary|pink|red|yellow|blu
  deletedAt dt?, hasProfileImage b, profileChangedAt dt"""
 AUTH_USER: Final = f"""{USER}, isAdmin b, oauthId s, pinCode s?, storageLabel s?, quotaSizeInBytes i?,
  quotaUsageInBytes i"""
+AUTH_USER_V2: Final = AUTH_USER.replace("oauthId s,", "oauthId s?,")
 PERSON: Final = """id s, ownerId s, name s, createdAt dt, updatedAt dt, birthDate dt?, isHidden b, isFavorite b,
  color s?, faceAssetId s?"""
 FACE_V1: Final = """id s, assetId s, personId s?, imageWidth i, imageHeight i, boundingBoxX1 i, boundingBoxY1 i,
@@ -40,6 +41,7 @@ FACE_V2: Final = f"{FACE_V1}, isVisible b, deletedAt dt?"
 STACK: Final = "id s, ownerId s, primaryAssetId s, createdAt dt, updatedAt dt"
 MEMORY: Final = """id s, ownerId s, type on_this_day, data {}, createdAt dt, updatedAt dt, deletedAt dt?, isSaved b,
  memoryAt dt, seenAt dt?, showAt dt?, hideAt dt?"""
+MEMORY_V2: Final = MEMORY.replace("type on_this_day,", "type on_this_day|birthday,")
 OCR: Final = """id s, assetId s, text s, textScore f, boxScore f, isVisible b, x1 f, y1 f, x2 f, y2 f, x3 f, y3 f, x4 f,
  y4 f"""
 
@@ -61,7 +63,7 @@ class Table(NamedTuple):
 TABLES: Final = {
     table.name: table
     for table in (
-        Table("auth_user", ("id",), AUTH_USER),
+        Table("auth_user", ("id",), AUTH_USER_V2),
         Table("user", ("id",), USER),
         Table("partner", ("sharedById", "sharedWithId"), "sharedById s, sharedWithId s, inTimeline b",
               {"sharedById": "user", "sharedWithId": "user"}),
@@ -73,7 +75,7 @@ TABLES: Final = {
         Table("album", ("id",), ALBUM_V2, {"thumbnailAssetId": "asset"}),
         Table("album_user", ("albumId", "userId"), ALBUM_USER, {"albumId": "album", "userId": "user"}),
         Table("album_asset", ("albumId", "assetId"), ALBUM_ASSET, {"albumId": "album", "assetId": "asset"}),
-        Table("memory", ("id",), MEMORY, {"ownerId": "user"}),
+        Table("memory", ("id",), MEMORY_V2, {"ownerId": "user"}),
         Table("memory_asset", ("memoryId", "assetId"), "memoryId s, assetId s",
               {"memoryId": "memory", "assetId": "asset"}),
         Table("person", ("id",), PERSON, {"ownerId": "user"}),
@@ -109,6 +111,7 @@ def _delete(table: str, fields: str) -> Form:
 
 FORMS: Final[dict[str, Form]] = {
     **_upserts("auth_user", AUTH_USER, "AuthUserV1"),
+    **_upserts("auth_user", AUTH_USER_V2, "AuthUserV2"),
     **_upserts("user", USER, "UserV1"),
     "UserDeleteV1": _delete("user", "userId s"),
     **_upserts("partner", TABLES["partner"].fields, "PartnerV1"),
@@ -132,13 +135,14 @@ FORMS: Final[dict[str, Form]] = {
     **_upserts("album_asset", ALBUM_ASSET, "AlbumToAssetV1", "AlbumToAssetBackfillV1"),
     "AlbumToAssetDeleteV1": _delete("album_asset", "albumId s, assetId s"),
     **_upserts("memory", MEMORY, "MemoryV1"),
+    **_upserts("memory", MEMORY_V2, "MemoryV2"),
     "MemoryDeleteV1": _delete("memory", "memoryId s"),
-    **_upserts("memory_asset", "memoryId s, assetId s", "MemoryToAssetV1"),
+    **_upserts("memory_asset", "memoryId s, assetId s", "MemoryToAssetV1", "MemoryToAssetV2"),
     "MemoryToAssetDeleteV1": _delete("memory_asset", "memoryId s, assetId s"),
     **_upserts("person", PERSON, "PersonV1"),
     "PersonDeleteV1": _delete("person", "personId s"),
     **_upserts("face", FACE_V1, "AssetFaceV1"),
-    **_upserts("face", FACE_V2, "AssetFaceV2"),
+    **_upserts("face", FACE_V2, "AssetFaceV2", "AssetFaceV3"),
     "AssetFaceDeleteV1": _delete("face", "assetFaceId s"),
     **_upserts("user_metadata", TABLES["user_metadata"].fields, "UserMetadataV1"),
     "UserMetadataDeleteV1": _delete("user_metadata", "userId s, key preferences|license|onboarding"),
@@ -153,6 +157,7 @@ FORMS: Final[dict[str, Form]] = {
 
 REQUESTS: Final[dict[str, tuple[str, ...]]] = {
     "AuthUsersV1": ("AuthUserV1",),
+    "AuthUsersV2": ("AuthUserV2",),
     "UsersV1": ("UserV1",),
     "PartnersV1": ("PartnerV1",),
     "AssetsV1": ("AssetV1",),
@@ -172,10 +177,13 @@ REQUESTS: Final[dict[str, tuple[str, ...]]] = {
     "AssetOcrV1": ("AssetOcrV1",),
     "PartnerAssetExifsV1": ("PartnerAssetExifV1", "PartnerAssetExifBackfillV1"),
     "MemoriesV1": ("MemoryV1",),
+    "MemoriesV2": ("MemoryV2",),
     "MemoryToAssetsV1": ("MemoryToAssetV1",),
+    "MemoryToAssetsV2": ("MemoryToAssetV2",),
     "PeopleV1": ("PersonV1",),
     "AssetFacesV1": ("AssetFaceV1",),
     "AssetFacesV2": ("AssetFaceV2",),
+    "AssetFacesV3": ("AssetFaceV3",),
     "UserMetadataV1": ("UserMetadataV1",),
     "AssetMetadataV1": ("AssetMetadataV1",),
     "AssetEditsV1": ("AssetEditV1",),
@@ -189,6 +197,18 @@ TYPES_V2: Final = (
     "AssetFacesV2", "AssetOcrV1",
 )  # fmt: skip
 """What the app asks of a 3.2 server, in its order."""
+
+_NEW_IN_3_3: Final = {
+    "AuthUsersV1": "AuthUsersV2",
+    "MemoriesV1": "MemoriesV2",
+    "MemoryToAssetsV1": "MemoryToAssetsV2",
+    "AssetFacesV2": "AssetFacesV3",
+}
+TYPES_V3: Final = tuple(_NEW_IN_3_3.get(name, name) for name in TYPES_V2)
+"""What it asks of a 3.3 server."""
+
+UNBOUND: Final = {"AssetFacesV3": "face"}
+"""The table that an app keeps without foreign keys, by the request type that such an app asks for."""
 
 TYPES_V1: Final = (
     "AuthUsersV1", "UsersV1", "AssetsV1", "AssetExifsV1", "AssetMetadataV1", "PartnersV1", "PartnerAssetsV1",

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from ledger.acks import Ack, format_ack
 from ledger.positions import Position, us_from_iso
-from projections.entities.lines import as_type, data_of, payload_of, position_of
+from projections.entities.lines import as_served, data_of, position_of
 from projections.entities.registry import ROWS, EntityTypeRow, row
 
 PLACEHOLDER: Final = "placeholder:"
@@ -52,8 +52,8 @@ TYPES: Final = tuple(found.name for found in ROWS if excludes(found))
 
 def placeholder(line: bytes, served: EntityTypeRow, checkpoint: Position | None, epoch: int) -> bytes:
     """Make the whole line that is sent ahead of a row's own, of its stored line or the one served."""
-    if served.downgrade is not None and line.startswith(b'{"type":"%b"' % served.stored.encode()):
-        line = as_type(line, served.name, served.downgrade(payload_of(row(served.stored), line)))
+    if served.is_other_version and line.startswith(b'{"type":"%b"' % served.stored.encode()):
+        line = as_served(line, served, row(served.stored)) or line
     data: dict[str, Any] = msgspec.json.decode(data_of(line))
     data["checksum"] = PLACEHOLDER + data["id"]
     ack = format_ack(Ack(served.name, checkpoint or _START, epoch))

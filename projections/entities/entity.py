@@ -76,18 +76,17 @@ def read_line(line: bytes) -> Entity:
 
 
 def entity_of(written_as: EntityTypeRow, data: Payload, entity_id: str | None = None) -> Entity:
-    """Make an entity of a payload, upgraded to the stored version; raises InvalidInput if ids do not fit."""
+    """Make an entity of a payload, converted to the stored version; raises InvalidInput if ids do not fit."""
     form = written_as.form
     assert form is not None, written_as.name
     entity_id = _id_of(written_as, data, entity_id)
     owner = None
     if written_as.needs_owner:
         owner = entity_of(row("AlbumUserV1"), AlbumUserV1(entity_id, data.owner_id, "owner"))  # type: ignore[attr-defined]
-    stored = written_as
-    if written_as.upgrade is not None:
-        stored = row(written_as.stored)
+    stored = row(written_as.stored)
+    if written_as.to_stored is not None:
         try:
-            data = written_as.upgrade(data)
+            data = written_as.to_stored(data)
         except NotConvertible as error:
             raise InvalidInput([(("data", error.field), str(error))]) from error
     head = head_of(stored.name, data)

@@ -47,13 +47,28 @@ def data_of(line: bytes) -> bytes:
 
 def payload_of(row: EntityTypeRow, line: bytes) -> Any:
     """Decode the data of a stored line of the row's stored type."""
-    return msgspec.json.decode(data_of(line), type=row.payload)
+    return msgspec.json.decode(data_of(line), type=row.stored_payload or row.payload)
 
 
 def as_type(line: bytes, entity_type: str, data: Payload) -> bytes:
     """Make a line of another entity type with the same position."""
     _, iso, raw_id = line.rsplit(b"|", 2)
     return b"%b%b|%b" % (head_of(entity_type, data), iso, raw_id)
+
+
+def as_served(line: bytes, served: EntityTypeRow, stored: EntityTypeRow) -> bytes | None:
+    """Make the line of a stored one that is sent as another version; None where that leaves the row out."""
+    if served.from_stored is None:
+        return renamed(line, served.name)
+    data = served.from_stored(payload_of(stored, line))
+    return None if data is None else as_type(line, served.name, data)
+
+
+def renamed(line: bytes, entity_type: str) -> bytes:
+    """Make a line of another entity type with the same data and position, which is not decoded."""
+    name = entity_type.encode()
+    tail = line[line.rindex(b',"ack":"') + 8 :]
+    return b'{"type":"%b","data":%b,"ack":"%b%b' % (name, data_of(line), name, tail[tail.index(b"|") :])
 
 
 def export_line(line: bytes) -> bytes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
 from ledger.entity_types import COMPLETE, RESET
 from projections.entities import versions
-from projections.entities.forms import DELETE, FORMS, Form
+from projections.entities.forms import DELETE, FORMS, Form, Parent
 from projections.entities.payloads import albums, assets, memories, people, users
 from projections.entities.payloads.base import Nothing, Payload
 
@@ -23,8 +23,14 @@ class EntityTypeRow(Struct, frozen=True):
     """What is known of one entity type.
 
     `form` and `letter` say where it is stored (None: it is never stored), `stored` is the entity type of the rows it is
-    served from: itself, or the newest version of it. `key` names the payload attributes its id is made of.
-    `upgrade` and `downgrade` convert from and to an older version. `needs_owner`: the payload holds the album's owner.
+    served from: itself, or another version of it. `key` names the payload attributes its id is made of. `parents` are
+    what a device enforces of its references.
+
+    `stored_payload` is what its stored lines hold, where that is more than the devices that ask for it can read, and
+    `exported_as` names the version that says all of it.
+    `to_stored` and `from_stored` convert from and to the stored version, where payloads differ; None instead of a
+    payload: the row is left out. `needs_owner`: the payload holds the album's owner. `served_with`, an attribute and an
+    entity type: the row is left out where the row that it names is not served as that.
     """
 
     name: str
@@ -34,9 +40,13 @@ class EntityTypeRow(Struct, frozen=True):
     letter: str = ""
     stored: str = ""
     key: tuple[str, ...] = ()
-    upgrade: Callable[[Any], Payload] | None = None
-    downgrade: Callable[..., Payload] | None = None
+    parents: tuple[Parent, ...] = ()
+    stored_payload: type[Payload] | None = None
+    exported_as: str = ""
+    to_stored: Callable[[Any], Payload] | None = None
+    from_stored: Callable[..., Payload | None] | None = None
     needs_owner: bool = False
+    served_with: tuple[str, str] | None = None
 
     @property
     def is_delete(self) -> bool:
@@ -44,14 +54,25 @@ class EntityTypeRow(Struct, frozen=True):
         return self.letter == DELETE
 
     @property
-    def is_older_version(self) -> bool:
-        """Tell whether rows must be converted to be served as this type."""
-        return self.downgrade is not None
+    def is_other_version(self) -> bool:
+        """Tell whether it is served from the rows of another entity type."""
+        return self.stored not in ("", self.name)
+
+    @property
+    def serves_all(self) -> bool:
+        """Tell whether all stored rows are served as this type, whatever they say."""
+        return self.needs_owner or (self.from_stored is None and self.served_with is None)
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Tell whether stored lines are served as they are, and all of them."""
+        return not (self.is_other_version or self.from_stored or self.served_with)
 
 
 # Request type -> the entity types it asks for, in the order they are sent.
 _REQUESTS: Final[dict[str, tuple[str, ...]]] = {
     "AuthUsersV1": ("AuthUserV1",),
+    "AuthUsersV2": ("AuthUserV2",),
     "UsersV1": ("UserDeleteV1", "UserV1"),
     "PartnersV1": ("PartnerDeleteV1", "PartnerV1"),
     "AssetsV1": ("AssetDeleteV1", "AssetV1"),
@@ -71,10 +92,13 @@ _REQUESTS: Final[dict[str, tuple[str, ...]]] = {
     "AssetOcrV1": ("AssetOcrDeleteV1", "AssetOcrV1"),
     "PartnerAssetExifsV1": ("PartnerAssetExifBackfillV1", "PartnerAssetExifV1"),
     "MemoriesV1": ("MemoryDeleteV1", "MemoryV1"),
+    "MemoriesV2": ("MemoryDeleteV1", "MemoryV2"),
     "MemoryToAssetsV1": ("MemoryToAssetDeleteV1", "MemoryToAssetV1"),
+    "MemoryToAssetsV2": ("MemoryToAssetDeleteV1", "MemoryToAssetV2"),
     "PeopleV1": ("PersonDeleteV1", "PersonV1"),
     "AssetFacesV1": ("AssetFaceDeleteV1", "AssetFaceV1"),
     "AssetFacesV2": ("AssetFaceDeleteV1", "AssetFaceV2"),
+    "AssetFacesV3": ("AssetFaceDeleteV1", "AssetFaceV3"),
     "UserMetadataV1": ("UserMetadataDeleteV1", "UserMetadataV1"),
     "AssetMetadataV1": ("AssetMetadataDeleteV1", "AssetMetadataV1"),
     "AssetEditsV1": ("AssetEditDeleteV1", "AssetEditV1"),
@@ -107,18 +131,44 @@ _PAYLOADS: Final[dict[str, tuple[type[Payload], type[Payload] | None, tuple[str,
     "edit": (assets.AssetEditV1, assets.AssetEditDeleteV1, ("edit_id",)),
 }
 
-# Older version -> the stored version, its payload, and the ways between both.
-_OLDER: Final[dict[str, tuple[str, type[Payload], Callable[[Any], Payload], Callable[..., Payload]]]] = {
+
+class _Version(NamedTuple):
+    """How an entity type is served from the rows of another; see `EntityTypeRow`."""
+
+    stored: str
+    payload: type[Payload]
+    to_stored: Callable[[Any], Payload] | None = None
+    from_stored: Callable[..., Payload | None] | None = None
+    served_with: tuple[str, str] | None = None
+
+
+# A version that came later keeps its rows under the name they had before: catalogs hold them.
+_OTHER_VERSIONS: Final[dict[str, _Version]] = {
     **{
-        f"{name}V1": (f"{name}V2", assets.AssetV1, versions.asset_to_v2, versions.asset_to_v1)
+        f"{name}V1": _Version(f"{name}V2", assets.AssetV1, versions.asset_to_v2, versions.asset_to_v1)
         for name in (
             "Asset", "PartnerAsset", "PartnerAssetBackfill",
             "AlbumAssetCreate", "AlbumAssetUpdate", "AlbumAssetBackfill",
         )
     },
-    "AlbumV1": ("AlbumV2", albums.AlbumV1, versions.album_to_v2, versions.album_to_v1),
-    "AssetFaceV1": ("AssetFaceV2", people.AssetFaceV1, versions.face_to_v2, versions.face_to_v1),
+    "AlbumV1": _Version("AlbumV2", albums.AlbumV1, versions.album_to_v2, versions.album_to_v1),
+    "AssetFaceV1": _Version("AssetFaceV2", people.AssetFaceV1, versions.face_to_v2, versions.face_to_v1),
+    "AssetFaceV3": _Version("AssetFaceV2", people.AssetFaceV2),
+    "AuthUserV2": _Version("AuthUserV1", users.AuthUserV2, versions.auth_user_to_v1, versions.auth_user_to_v2),
+    "MemoryV2": _Version("MemoryV1", memories.MemoryV2),
+    "MemoryToAssetV2": _Version("MemoryToAssetV1", memories.MemoryToAssetV1, served_with=("memory_id", "MemoryV2")),
 }  # fmt: skip
+
+# Stored rows that older devices get only some of.
+_NARROWED: Final[dict[str, dict[str, Any]]] = {
+    "MemoryV1": {
+        "stored_payload": memories.MemoryV2, "exported_as": "MemoryV2", "from_stored": versions.memory_to_v1,
+    },
+    "MemoryToAssetV1": {"served_with": ("memory_id", "MemoryV1")},
+}  # fmt: skip
+
+_UNBOUND: Final = frozenset({"AssetFaceV3"})
+"""What devices keep whether or not they have what it refers to: the app of 3.3 has faces of assets that it has not."""
 
 
 def _stored_rows() -> Iterator[EntityTypeRow]:
@@ -129,7 +179,9 @@ def _stored_rows() -> Iterator[EntityTypeRow]:
             if letter == DELETE:
                 assert delete is not None, name
                 payload, key = delete, delete_key or form.key
-            yield EntityTypeRow(name, payload, _asking_for(name), form, letter, name, key)
+            parents = () if letter == DELETE else form.parents
+            narrowed = _NARROWED.get(name, {})
+            yield EntityTypeRow(name, payload, _asking_for(name), form, letter, name, key, parents, **narrowed)
 
 
 def _asking_for(entity_type: str) -> tuple[str, ...]:
@@ -138,11 +190,13 @@ def _asking_for(entity_type: str) -> tuple[str, ...]:
 
 def _all_rows() -> dict[str, EntityTypeRow]:
     rows = {row.name: row for row in _stored_rows()}
-    for name, (stored, payload, upgrade, downgrade) in _OLDER.items():
-        newest = rows[stored]
+    for name, version in _OTHER_VERSIONS.items():
+        of = rows[version.stored]
+        parents = () if name in _UNBOUND else of.parents
         rows[name] = EntityTypeRow(
-            name, payload, _asking_for(name), newest.form, newest.letter, stored, newest.key,
-            upgrade, downgrade, needs_owner=name == "AlbumV1",
+            name, version.payload, _asking_for(name), of.form, of.letter, version.stored, of.key, parents,
+            to_stored=version.to_stored, from_stored=version.from_stored, needs_owner=name == "AlbumV1",
+            served_with=version.served_with,
         )  # fmt: skip
     for name in ("SyncAckV1", RESET, COMPLETE):
         rows[name] = EntityTypeRow(name, Nothing)

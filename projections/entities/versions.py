@@ -1,4 +1,4 @@
-"""Versions of one entity: from an older version to the stored one and back.
+"""Versions of one entity: from another version to the stored one and back.
 
 What an older version cannot say gets the value it silently means: a V1 face is visible and not in the trash.
 """
@@ -12,13 +12,15 @@ from msgspec.structs import asdict
 from projections.entities.payloads.albums import AlbumV1, AlbumV2
 from projections.entities.payloads.assets import AssetV1, AssetV2
 from projections.entities.payloads.base import Payload
+from projections.entities.payloads.memories import MemoryV2
 from projections.entities.payloads.people import AssetFaceV1, AssetFaceV2
+from projections.entities.payloads.users import AuthUserV1, AuthUserV2
 
 MAX_DURATION_MS: Final = 2**31 - 1
 
 
 class NotConvertible(ValueError):
-    """A field of an older version has no equal in the stored one; `field` is its name on the wire."""
+    """A field of another version has no equal in the stored one; `field` is its name on the wire."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -72,6 +74,21 @@ def album_to_v2(old: AlbumV1) -> AlbumV2:
 def album_to_v1(new: AlbumV2, owner_id: str) -> AlbumV1:
     """Add the owner."""
     return AlbumV1(**asdict(new), owner_id=owner_id)
+
+
+def auth_user_to_v1(new: AuthUserV2) -> AuthUserV1:
+    """Say with an empty text that there is no id at a provider, as V1 does."""
+    return AuthUserV1(**{**asdict(new), "oauth_id": new.oauth_id or ""})
+
+
+def auth_user_to_v2(old: AuthUserV1) -> AuthUserV2:
+    """Say with null that there is no id at a provider."""
+    return AuthUserV2(**{**asdict(old), "oauth_id": old.oauth_id or None})
+
+
+def memory_to_v1(new: MemoryV2) -> MemoryV2 | None:
+    """Leave out what V1 has no type for: its devices stop at one."""
+    return new if new.type == "on_this_day" else None
 
 
 def _only(struct: type[Payload], payload: Payload) -> dict[str, Any]:

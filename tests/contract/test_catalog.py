@@ -450,6 +450,61 @@ async def test_a_version_is_served_from_the_other(catalog: Catalog) -> None:
     assert await put(catalog, entity("AssetV2")) == Written(unchanged=1)
 
 
+async def test_devices_of_3_3_get_what_others_do_under_its_names(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetFaceV2"), entity("AssetFaceV3", id="f2"), entity("AuthUserV1"))
+    ((v2, _), (v3, _)) = (await rows(catalog, "AssetFaceV2"), await rows(catalog, "AssetFaceV3"))
+    assert v3 == {**v2, "type": "AssetFaceV3", "ack": v2["ack"].replace("AssetFaceV2|", "AssetFaceV3|")}
+    assert await data(catalog, "AuthUserV2") == [sample("AuthUserV2")]
+    await put(catalog, entity("AuthUserV2", oauthId="sub"))
+    assert await data(catalog, "AuthUserV1") == [sample("AuthUserV1", oauthId="sub")]
+    assert await put(catalog, entity("AssetFaceV3")) == Written(unchanged=1)
+    await put(catalog, entity("AssetFaceDeleteV1"))
+    assert [face["id"] for face in await data(catalog, "AssetFaceV3")] == ["f2"]
+
+
+async def test_who_signs_in_has_the_name_of_their_identity_record_in_every_version(store: Store) -> None:
+    async def profile(user: str) -> Profile | None:
+        return Profile(user, LIBRARY, "ann@example.test", "Ann", admin=True)
+
+    catalog = Catalog(store, profiles=profile)
+    await provisioned(catalog)
+    ((v1,), (v2,)) = (await data(catalog, "AuthUserV1"), await data(catalog, "AuthUserV2"))
+    assert v2 == {**v1, "oauthId": None}
+    assert (v2["name"], v2["isAdmin"]) == ("Ann", True)
+    assert json.loads(await catalog.entity(LIBRARY, "AuthUserV2", USER_ID) or b"") == v2
+
+
+BIRTHDAY: dict[str, Any] = {"type": "birthday", "data": {"personId": PERSON_ID, "personName": "Grace"}}
+
+
+async def test_older_devices_have_only_the_memories_that_they_know_and_what_is_in_those(catalog: Catalog) -> None:
+    await put(catalog, entity("AssetV2"), entity("AssetV2", id="b"), entity("MemoryV1"), entity("MemoryToAssetV1"))
+    await put(catalog, entity("MemoryV2", id="birthday", **BIRTHDAY))
+    links = [entity("MemoryToAssetV2", memoryId="birthday", assetId=asset) for asset in (ASSET_ID, "b")]
+    await put(catalog, *links, entity("MemoryToAssetV2", assetId="b"))
+    assert await data(catalog, "MemoryV1") == [sample("MemoryV1")]
+    assert await data(catalog, "MemoryV2") == [sample("MemoryV2"), sample("MemoryV2", id="birthday", **BIRTHDAY)]
+    known, every = await data(catalog, "MemoryToAssetV1"), await data(catalog, "MemoryToAssetV2")
+    assert [(link["memoryId"] == "birthday", link["assetId"]) for link in known] == [(False, ASSET_ID), (False, "b")]
+    assert [link["memoryId"] == "birthday" for link in every] == [False, True, True, False]
+    assert await catalog.entity(LIBRARY, "MemoryV1", "birthday") is None
+    pages_of_one = [page for page in await pages(catalog, "MemoryToAssetV1", limit=1) if page.lines]
+    assert len(pages_of_one) == 2, "a page of which nothing is left is no page"
+    await put(catalog, entity("MemoryDeleteV1", memoryId="birthday"))
+    assert await data(catalog, "MemoryDeleteV1") == [{"memoryId": "birthday"}]
+    assert len(await data(catalog, "MemoryToAssetV2")) == 2
+
+
+async def test_what_older_devices_do_not_get_is_in_exports_and_can_be_imported(catalog: Catalog, store: Store) -> None:
+    await put(catalog, entity("AssetV2"), entity("MemoryV1"), entity("MemoryV2", id="birthday", **BIRTHDAY))
+    await put(catalog, entity("MemoryToAssetV2", memoryId="birthday"))
+    lines = [line for page in [page async for page in catalog.entities(LIBRARY)] for line in page]
+    await catalog.put("L2", [read_line(line) for line in lines])
+    assert [line for page in [page async for page in catalog.entities("L2")] for line in page] == lines
+    there = [page async for page in catalog.pages("L2", "MemoryV2", None, END_US, 10)]
+    assert [json.loads(line + b'"}')["data"]["type"] for line in there[0].lines] == ["on_this_day", "birthday"]
+
+
 async def test_an_album_v1_waits_for_its_owner_and_then_comes_again(catalog: Catalog) -> None:
     await put(catalog, entity("AlbumV2"), entity("AlbumUserV1", userId="someone", role="editor"))
     assert await data(catalog, "AlbumV1") == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,24 @@ def fill(photos: Photos, library: str, assets: int = 12) -> None:
     photos.add_face(made[6])
     photos.add_stack(made[7:9])
     photos.trash(made[-1])
+
+
+async def test_devices_of_3_3_get_what_others_do_under_its_names(phone: Phone, photos: Photos) -> None:
+    asset = photos.add_asset(A)
+    photos.add_face(asset, photos.add_person(A, "Ann"))
+
+    async def sent(*types: str) -> list[dict[str, Any]]:
+        answer = await phone.post("/api/sync/stream", {"types": list(types)})
+        return [json.loads(line) for line in answer.text.splitlines()[:-1]]
+
+    user, face = await sent("AuthUsersV1", "AssetFacesV2")
+    assert (user["type"], face["type"]) == ("AuthUserV1", "AssetFaceV2")
+    newer = await sent("AuthUsersV2", "AssetFacesV3", "MemoriesV2", "MemoryToAssetsV2")
+    assert [(line["type"], line["data"]) for line in newer] == [
+        ("AuthUserV2", {**user["data"], "oauthId": None}),
+        ("AssetFaceV3", face["data"]),
+    ]
+    assert user["data"]["oauthId"] == ""
 
 
 async def test_small_pages_everywhere(phone: Phone, server: GumnutServer, photos: Photos) -> None:

@@ -35,6 +35,9 @@ TABLE = {
     "AuthUserV1": USER
     + """, isAdmin b, oauthId s, pinCode s n, storageLabel s n, quotaSizeInBytes i n,
     quotaUsageInBytes i""",
+    "AuthUserV2": USER
+    + """, isAdmin b, oauthId s n, pinCode s n, storageLabel s n, quotaSizeInBytes i n,
+    quotaUsageInBytes i""",
     "UserV1": USER,
     "UserDeleteV1": "userId id",
     "AssetV1": ASSET + ", duration duration n",
@@ -60,6 +63,8 @@ TABLE = {
     "AlbumToAssetV1": ALBUM_TO_ASSET,
     "AlbumToAssetDeleteV1": ALBUM_TO_ASSET,
     "MemoryV1": """id id, ownerId id, type on_this_day, data {}, createdAt dt, updatedAt dt, deletedAt dt n,
+    isSaved b, memoryAt dt, seenAt dt n, showAt dt n, hideAt dt n""",
+    "MemoryV2": """id id, ownerId id, type on_this_day|birthday, data {}, createdAt dt, updatedAt dt, deletedAt dt n,
     isSaved b, memoryAt dt, seenAt dt n, showAt dt n, hideAt dt n""",
     "MemoryDeleteV1": "memoryId id",
     "MemoryToAssetV1": "memoryId id, assetId id",
@@ -88,6 +93,8 @@ SAME_AS = {
     **{f"AlbumAsset{kind}{v}": f"Asset{v}" for kind in ("Create", "Update", "Backfill") for v in ("V1", "V2")},
     **{f"AlbumAssetExif{kind}V1": "AssetExifV1" for kind in ("Create", "Update", "Backfill")},
     "AlbumToAssetBackfillV1": "AlbumToAssetV1",
+    "AssetFaceV3": "AssetFaceV2",
+    "MemoryToAssetV2": "MemoryToAssetV1",
 }
 WRONG: dict[str, list[Any]] = {
     "s": [5, True, [], {}],

@@ -51,7 +51,7 @@ def test_rows_that_are_made_otherwise_are_sent_again_in_every_version() -> None:
     names = "id assetId personId imageWidth imageHeight boundingBoxX1 boundingBoxY1 boundingBoxX2 boundingBoxY2"
     payload = "\n".join(f"{name} = 'l.x'" for name in (*names.split(), "sourceType", "isVisible", "deletedAt"))
     mapping = read_mapping(f"[payloads.face]\n{payload}\n{again}{LINK}{face}", "m.toml")
-    masks = mask_of(["AlbumToAssetV1"]), mask_of(["AssetFaceV1", "AssetFaceV2"])
+    masks = mask_of(["AlbumToAssetV1"]), mask_of(["AssetFaceV1", "AssetFaceV2", "AssetFaceV3"])
     assert mapping.resends == (Resend(1, masks[0]), Resend(2, masks[1]))
 
 
@@ -245,3 +245,29 @@ def test_only_the_placeholder_is_replaced() -> None:
     sql = "a.x::uuid = :library AND ':library' <> \":library\" AND $$:library$$ <> :library"
     replaced = "a.x::uuid = $1::uuid AND ':library' <> \":library\" AND $$:library$$ <> $1::uuid"
     assert with_library(sql, "$1::uuid") == replaced
+
+
+NARROWED = """
+[narrowed.MemoryToAssetV1]
+of = "MemoryToAssetV2"
+where = "x.type = 'on_this_day'"
+"""
+
+
+def test_a_narrowed_type_has_the_branches_of_another_with_one_more_condition() -> None:
+    links = LINK.replace("AlbumToAssetV1", "MemoryToAssetV2").replace("albumId", "memoryId")
+    mapping = read_mapping(links + NARROWED, "m.toml")
+    (of,), (narrowed,) = mapping.entities["MemoryToAssetV2"], mapping.entities["MemoryToAssetV1"]
+    assert narrowed.entity_type == "MemoryToAssetV1"
+    assert narrowed.where == f"({of.where}) AND (x.type = 'on_this_day')"
+    assert (narrowed.from_, narrowed.data, narrowed.order) == (of.from_, of.data, of.order)
+    for wrong, place in (
+        (links + NARROWED.replace("MemoryToAssetV1", "AssetFaceV2"), ("narrowed", "AssetFaceV2", "of")),
+        (links + NARROWED.replace("MemoryToAssetV1", "PhotoV1"), ("narrowed", "PhotoV1")),
+        (links + NARROWED.replace('"MemoryToAssetV2"', '"MemoryV2"'), ("narrowed", "MemoryToAssetV1", "of")),
+        (links + NARROWED.replace("MemoryToAssetV1", "MemoryToAssetV2"), ("narrowed", "MemoryToAssetV2")),
+        (links + NARROWED.replace("x.type =", "x.type = :user"), ("narrowed", "MemoryToAssetV1", "where")),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            read_mapping(wrong, "m.toml")
+        assert [path for path, _ in refused.value.problems] == [place]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ledger.entity_types import ENTITY_TYPES
+from ledger.entity_types import CODES, ENTITY_TYPES, mask_of, types_in
 from projections.entities.forms import DELETE, FORMS, forms_of, sharing_id_with
 from projections.entities.registry import REQUEST_TYPES, ROWS, STORED_TYPES, entity_types_for, row, upserts_of
 from tests.support.sources.samples import SAMPLES
 
-# `SyncRequestType` of @immich/sdk 3.2.2, in upstream's SYNC_TYPES_ORDER; AssetFacesV1 and the other old ones included.
+# `SyncRequestType` of Immich 3.3, in upstream's SYNC_TYPES_ORDER; AssetFacesV1 and the other old ones included.
 SDK_REQUEST_TYPES = [
     "AuthUsersV1",
+    "AuthUsersV2",
     "UsersV1",
     "PartnersV1",
     "AssetsV1",
@@ -31,10 +32,13 @@ SDK_REQUEST_TYPES = [
     "AssetOcrV1",
     "PartnerAssetExifsV1",
     "MemoriesV1",
+    "MemoriesV2",
     "MemoryToAssetsV1",
+    "MemoryToAssetsV2",
     "PeopleV1",
     "AssetFacesV1",
     "AssetFacesV2",
+    "AssetFacesV3",
     "UserMetadataV1",
     "AssetMetadataV1",
     "AssetEditsV1",
@@ -48,7 +52,7 @@ def names(*request_types: str) -> list[str]:
 
 def test_request_types_are_the_sdks_in_order() -> None:
     assert list(REQUEST_TYPES) == SDK_REQUEST_TYPES
-    assert len(REQUEST_TYPES) == 27
+    assert len(REQUEST_TYPES) == 31
 
 
 def test_there_is_one_row_for_each_entity_type() -> None:
@@ -110,9 +114,9 @@ def test_clearing_a_delete_type_means_its_upserts_in_all_versions_too() -> None:
     assert upserts_of("SyncCompleteV1") == ()
 
 
-def test_versions_are_served_from_the_newest() -> None:
-    older = {found.name: found.stored for found in ROWS if found.is_older_version}
-    assert older == {
+def test_versions_are_served_from_the_rows_of_one() -> None:
+    others = {found.name: found.stored for found in ROWS if found.is_other_version}
+    assert others == {
         "AssetV1": "AssetV2",
         "PartnerAssetV1": "PartnerAssetV2",
         "PartnerAssetBackfillV1": "PartnerAssetBackfillV2",
@@ -121,8 +125,36 @@ def test_versions_are_served_from_the_newest() -> None:
         "AlbumAssetBackfillV1": "AlbumAssetBackfillV2",
         "AlbumV1": "AlbumV2",
         "AssetFaceV1": "AssetFaceV2",
+        "AssetFaceV3": "AssetFaceV2",
+        "AuthUserV2": "AuthUserV1",
+        "MemoryV2": "MemoryV1",
+        "MemoryToAssetV2": "MemoryToAssetV1",
     }
-    assert set(STORED_TYPES) == set(ENTITY_TYPES) - set(older) - CONTROL
+    assert set(STORED_TYPES) == set(ENTITY_TYPES) - set(others) - CONTROL
+
+
+def test_codes_in_stored_events_stay_what_they_were() -> None:
+    assert [CODES[name] for name in ("AuthUserV1", "MemoryV1", "AssetFaceV2", "SyncCompleteV1")] == [0, 43, 52, 58]
+    assert ENTITY_TYPES[59:] == ("AuthUserV2", "MemoryV2", "MemoryToAssetV2", "AssetFaceV3")
+    assert types_in(mask_of(ENTITY_TYPES)) == ENTITY_TYPES
+
+
+def test_what_3_3_asks_for_comes_in_its_order() -> None:
+    asked = ("AssetFacesV3", "MemoryToAssetsV2", "MemoriesV2", "UsersV1", "AuthUsersV2", "AssetsV2")
+    assert names(*asked) == [
+        "AuthUserV2", "UserDeleteV1", "UserV1", "AssetDeleteV1", "AssetV2", "MemoryDeleteV1", "MemoryV2",
+        "MemoryToAssetDeleteV1", "MemoryToAssetV2", "AssetFaceDeleteV1", "AssetFaceV3",
+    ]  # fmt: skip
+    assert upserts_of("AssetFaceDeleteV1") == ("AssetFaceV1", "AssetFaceV2", "AssetFaceV3")
+    assert upserts_of("MemoryDeleteV1") == ("MemoryV1", "MemoryV2")
+
+
+def test_only_faces_of_3_3_are_kept_without_what_they_refer_to() -> None:
+    """Their app has no foreign keys there; that of 3.2 has them on V2 faces."""
+    assert row("AssetFaceV3").parents == ()
+    for found in ROWS:
+        if found.form is not None and not found.is_delete and found.name != "AssetFaceV3":
+            assert found.parents == found.form.parents, found.name
 
 
 def test_the_letters_of_a_form_are_its_own() -> None:

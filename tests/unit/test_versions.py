@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
 from projections.entities.entity import entity_of, read_line
-from projections.entities.lines import data_of
+from projections.entities.lines import as_served, data_of
 from projections.entities.payloads.albums import AlbumV2
-from projections.entities.registry import ROWS
+from projections.entities.registry import ROWS, row
 from projections.entities.versions import MAX_DURATION_MS, album_to_v1, duration_ms, duration_text
 from tests.support.sources.samples import USER_ID, sample
 
-OLDER = [found for found in ROWS if found.is_older_version and not found.needs_owner]
+OTHERS = [found for found in ROWS if found.is_other_version and not found.needs_owner]
+PLACE = b"2025-01-20T10:30:45.123456Z|id"
 
 
 def stored_data(entity_type: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +82,35 @@ def test_an_album_v1_brings_its_owner_along() -> None:
     assert msgspec.to_builtins(back) == sample("AlbumV1")
 
 
-@pytest.mark.parametrize("older", OLDER, ids=lambda found: found.name)
-def test_what_was_written_as_an_older_version_is_served_as_it(older: Any) -> None:
-    written = msgspec.convert(sample(older.name), older.payload)
-    stored = entity_of(older, written)
-    assert stored.row.name == older.stored
-    assert older.downgrade(stored.data) == written
+@pytest.mark.parametrize("version", OTHERS, ids=lambda found: found.name)
+def test_what_was_written_as_another_version_is_served_as_it(version: Any) -> None:
+    written = msgspec.convert(sample(version.name), version.payload)
+    stored = entity_of(version, written)
+    assert stored.row.name == version.stored
+    line = as_served(stored.head + PLACE, version, stored.row)
+    assert line is not None
+    assert json.loads(line + b'"}') == {
+        "type": version.name, "data": sample(version.name), "ack": f"{version.name}|{PLACE.decode()}",
+    }  # fmt: skip
+
+
+def test_who_has_no_id_at_a_provider_has_null_in_v2_and_an_empty_text_in_v1() -> None:
+    assert stored_data("AuthUserV2", sample("AuthUserV2", oauthId=None))["oauthId"] == ""
+    assert stored_data("AuthUserV2", sample("AuthUserV2", oauthId="sub"))["oauthId"] == "sub"
+    for stored, served in (("", None), ("sub", "sub")):
+        head = read_line(json.dumps({"type": "AuthUserV1", "data": sample("AuthUserV1", oauthId=stored)}).encode()).head
+        line = as_served(head + PLACE, row("AuthUserV2"), row("AuthUserV1"))
+        assert line is not None
+        assert json.loads(line + b'"}')["data"]["oauthId"] == served
+
+
+def test_a_birthday_is_written_and_served_as_v2_alone() -> None:
+    birthday = sample("MemoryV2", type="birthday", data={"personId": "p", "personName": 'Grace "ack":"MemoryV1|'})
+    with pytest.raises(InvalidInput) as refused:
+        read_line(json.dumps({"type": "MemoryV1", "data": birthday}).encode())
+    assert refused.value.problems[0][0] == ("data", "type")
+    entity = read_line(json.dumps({"type": "MemoryV2", "data": birthday}).encode())
+    assert as_served(entity.head + PLACE, row("MemoryV1"), entity.row) is None
+    line = as_served(entity.head + PLACE, row("MemoryV2"), entity.row)
+    assert line is not None
+    assert json.loads(line + b'"}') == {"type": "MemoryV2", "data": birthday, "ack": f"MemoryV2|{PLACE.decode()}"}

@@ -19,7 +19,7 @@ from ops.simulate.api import PRESENTATIONS, Presentation
 from ops.simulate.check import CheckResult, check
 from ops.simulate.device import Device, SyncResult
 from ops.simulate.errors import DeviceError
-from ops.simulate.tables import REQUESTS, TYPES_V1, TYPES_V2
+from ops.simulate.tables import REQUESTS, TYPES_V1, TYPES_V2, TYPES_V3
 
 DIFFERS, FAILED, INCOMPLETE, INTERRUPTED = 1, 3, 4, 130
 _ELSEWHERE = (
@@ -52,8 +52,8 @@ class Failed(click.ClickException):
     type=click.Path(dir_okay=False, path_type=Path),
     help="The device's own copy; the same file resumes.  [default: one per token under ./var/devices]",
 )
-@click.option("--protocol", type=click.Choice(["v2", "v1"]), default="v2", show_default=True,
-              help="Ask for the types of a 3.2 server, or for those of one older than 2.6.")  # fmt: skip
+@click.option("--protocol", type=click.Choice(["v3", "v2", "v1"]), default="v2", show_default=True,
+              help="Ask for the types of a 3.3 server, of a 3.2 one, or of one older than 2.6.")  # fmt: skip
 @click.option("--types", metavar="TYPE,…", help="Ask for these request types instead.")
 @click.option("--present", type=click.Choice(PRESENTATIONS), default="cookie", show_default=True,
               help="How the token is presented.")  # fmt: skip
@@ -142,7 +142,7 @@ def simulate(
 
 def _chosen(types: str | None, protocol: str) -> tuple[str, ...]:
     if types is None:
-        return TYPES_V1 if protocol == "v1" else TYPES_V2
+        return {"v3": TYPES_V3, "v2": TYPES_V2, "v1": TYPES_V1}[protocol]
     chosen = tuple(name.strip() for name in types.split(",") if name.strip())
     unknown = [name for name in chosen if name not in REQUESTS]
     if unknown:

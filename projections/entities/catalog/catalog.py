@@ -26,7 +26,7 @@ from projections.entities.catalog.parents import Parents, is_checked
 from projections.entities.catalog.writer import Writer, Written
 from projections.entities.entity import Entity
 from projections.entities.forms import DELETE, forms_of, sharing_id_with
-from projections.entities.lines import as_type, data_of, export_line, payload_of, position_of
+from projections.entities.lines import as_served, as_type, data_of, export_line, payload_of, position_of, renamed
 from projections.entities.origins import Origins
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
@@ -107,9 +107,9 @@ class Catalog:
     async def renamed(self, library: str, user: str) -> None:
         """Let devices have a user's rows again that take their names from the identity record, which has changed."""
         for entity in own_rows(user, self._now_us()):
-            line = await self._line(library, entity.row, user)
-            if line is not None and is_nameless(line):
-                await self._writer.put_over(library, entity, position_of(line))
+            for line in await self._stored_lines(library, entity.row, user):
+                if is_nameless(line):
+                    await self._writer.put_over(library, entity, position_of(line))
 
     async def horizon(self, library: str) -> int:
         """Tell the latest instant below which nothing new can appear: one past the last stamp."""
@@ -143,7 +143,20 @@ class Catalog:
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
         """Yield what comes strictly after a position and below `before`, `limit` rows and about 64 KiB a page."""
-        served = row(entity_type)
+        async for page in self._pages(library, row(entity_type), after, before, limit):
+            yield page
+
+    async def _pages(
+        self,
+        library: str,
+        served: EntityTypeRow,
+        after: Position | None,
+        before: int,
+        limit: int,
+        *,
+        all_stored: bool = False,
+    ) -> AsyncIterator[Page]:
+        """Yield pages as `pages` does; `all_stored`: also rows that no device of this version gets."""
         summary = self._summaries.get(library)
         longest = None
         if summary is not None and summary.horizon_us == before:
@@ -151,11 +164,9 @@ class Catalog:
                 return
             longest = summary.longest[served.stored]
         async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
-            lines = rows.lines
-            if served.downgrade is not None:
-                lines = await self._older(library, served, lines)
-            elif served.name in OWN_TYPES:
-                lines = await named(served.name, lines, self._profiles)
+            lines = await named(served.stored, rows.lines, self._profiles)
+            if not served.is_as_stored and not all_stored:
+                lines = await self._served(library, served, lines)
             if lines:
                 yield Page(lines, rows.last, rows.horizon_us)
 
@@ -252,7 +263,7 @@ class Catalog:
     async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
         """Return an entity's data in the version asked for; None if it is not there as this entity type."""
         line = await self._line(library, row(entity_type), entity_id)
-        return None if line is None else data_of((await named(entity_type, [line], self._profiles))[0])
+        return None if line is None else data_of(line)
 
     async def count(self, library: str) -> dict[str, int]:
         """Count the rows of each stored entity type, without those that wait."""
@@ -274,8 +285,8 @@ class Catalog:
         before = 2**53 if waiting else WAITS_US
         for name in STORED_TYPES:
             if (types is None or name in types) and (markers or not row(name).is_delete):
-                async for page in self.pages(library, name, None, before, 1000):
-                    yield [export_line(line) for line in page.lines]
+                async for page in self._pages(library, row(name), None, before, 1000, all_stored=True):
+                    yield [export_line(_exported(row(name), line)) for line in page.lines]
 
     async def libraries(self) -> list[str]:
         """List the libraries that were ever written to."""
@@ -322,30 +333,60 @@ class Catalog:
         return purged
 
     async def _line(self, library: str, served: EntityTypeRow, entity_id: str) -> bytes | None:
+        """Read a row's line as it is served, with the names of who has none; None if it is not there as that."""
+        lines = await named(served.stored, await self._stored_lines(library, served, entity_id), self._profiles)
+        if lines and not served.is_as_stored:
+            lines = await self._served(library, served, lines)
+        return lines[0] if lines else None
+
+    async def _stored_lines(self, library: str, served: EntityTypeRow, entity_id: str) -> list[bytes]:
+        """Read a row's line as it is stored; none if it is not there as this entity type."""
         if served.form is None:
-            return None
+            return []
         key = keys.catalog_ids(library, served.form.name)
         held = await self._store.command("HGET", key, entity_id, key=key)
         if held is None or chr(held[0]) != served.letter:
-            return None
+            return []
         rows = keys.catalog_rows(library, served.stored)
-        lines = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
-        if lines and served.downgrade is not None:
-            lines = await self._older(library, served, lines)
-        return lines[0] if lines else None
+        found: list[bytes] = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
+        return found
 
-    async def _older(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
-        """Convert stored lines to an older version.
-
-        An album without an owner is shown as the asking user's: left out, it would be missing to what hangs on it.
-        """
-        assert served.downgrade is not None
+    async def _served(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
+        """Convert stored lines to another version, without those that it leaves out."""
         stored = row(served.stored)
-        payloads = [payload_of(stored, line) for line in lines]
-        if not served.needs_owner:
-            return [
-                as_type(line, served.name, served.downgrade(data)) for line, data in zip(lines, payloads, strict=True)
-            ]
+        if served.needs_owner:
+            return await self._owned(library, served, lines)
+        if served.served_with is not None:
+            lines = await self._accompanied(library, served.served_with, stored, lines)
+        if not served.is_other_version and served.from_stored is None:
+            return list(lines)
+        return [made for line in lines if (made := as_served(line, served, stored)) is not None]
+
+    async def _accompanied(
+        self, library: str, served_with: tuple[str, str], stored: EntityTypeRow, lines: Sequence[bytes]
+    ) -> list[bytes]:
+        """Leave out lines whose named row is there, but not served as that entity type."""
+        attribute, entity_type = served_with
+        other = row(entity_type)
+        if other.serves_all:
+            return list(lines)
+        names = [getattr(payload_of(stored, line), attribute) for line in lines]
+        asked = list(dict.fromkeys(names))
+        held = await asyncio.gather(*(self._stored_lines(library, other, name) for name in asked))
+        left_out = {
+            name
+            for name, found in zip(asked, held, strict=True)
+            if found and not await self._served(library, other, found)
+        }
+        return [line for line, name in zip(lines, names, strict=True) if name not in left_out]
+
+    async def _owned(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
+        """Convert albums to the version that names their owner.
+
+        One without an owner is shown as the asking user's: left out, it would be missing to what hangs on it.
+        """
+        assert served.from_stored is not None
+        payloads = [payload_of(row(served.stored), line) for line in lines]
         newest: dict[str, tuple[int, str]] = {}
         for album_id, _, place, line in await self._writer.owners(library, [data.id for data in payloads]):
             if waits(place):
@@ -355,4 +396,12 @@ class Catalog:
         owned = [
             (line, data, newest.get(data.id, (0, self._user))[1]) for line, data in zip(lines, payloads, strict=True)
         ]
-        return [as_type(line, served.name, served.downgrade(data, owner)) for line, data, owner in owned if owner]
+        made = [(line, served.from_stored(data, owner)) for line, data, owner in owned if owner]
+        return [as_type(line, served.name, data) for line, data in made if data is not None]
+
+
+def _exported(stored: EntityTypeRow, line: bytes) -> bytes:
+    """Give what its own version cannot say to the one that can, so that it can be imported again."""
+    if not stored.exported_as or as_served(line, stored, stored) is not None:
+        return line
+    return renamed(line, stored.exported_as)

@@ -89,7 +89,7 @@ def _fields(entity_type: str) -> tuple[tuple[str, str], ...]:
     if found.form is None or found.is_delete:
         return ()
     owner = (("owner_id", "user"),) if found.needs_owner else ()
-    return tuple((parent.field, parent.table) for parent in found.form.parents) + owner
+    return tuple((parent.field, parent.table) for parent in found.parents) + owner
 
 
 @cache

@@ -41,7 +41,7 @@ PAGE_BYTES: Final = 64 * 1024
 MAX_AHEAD_PAGES: Final = 5
 AT_ONCE: Final = 4
 DAY_US: Final = 86_400_000_000
-_USERS: Final = ("AuthUserV1", "UserV1")
+_USERS: Final = ("AuthUserV1", "AuthUserV2", "UserV1")
 
 
 class GumnutSource:
@@ -260,13 +260,17 @@ class GumnutSource:
         view = await self._view(library)
         me, my_id = await view.reads.me(), await view.me()
         rows: list[tuple[int, str, Payload]] = []
-        if entity_type == "AuthUserV1":
+        served = row(entity_type)
+        if served.stored == "AuthUserV1":
             try:
-                rows.append((self._past(me.updated_at), my_id, payloads.auth_user_of(me, my_id)))
+                auth_user = payloads.auth_user_of(me, my_id)
             except Unfit as problem:
-                view.notes.unfit(entity_type, my_id, str(problem))
+                view.notes.unfit(served.stored, my_id, str(problem))
             else:
-                view.notes.sent(entity_type, my_id)
+                as_asked = auth_user if served.from_stored is None else served.from_stored(auth_user)
+                assert as_asked is not None
+                rows.append((self._past(me.updated_at), my_id, as_asked))
+                view.notes.sent(served.stored, my_id)
             await view.notes.keep()
         else:
             owner = await view.owner()

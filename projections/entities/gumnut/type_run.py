@@ -198,8 +198,8 @@ class Run:
 
     def _line(self, data: Any, position: Position) -> bytes:
         served = self._served
-        if served.downgrade is not None:
-            data = served.downgrade(data, self._owner) if served.needs_owner else served.downgrade(data)
+        if served.from_stored is not None:
+            data = served.from_stored(data, self._owner) if served.needs_owner else served.from_stored(data)
         return line_of(served.name, data, position)
 
     def _carrier(self, cursor: str) -> tuple[bytes, Position]:

@@ -25,6 +25,12 @@ class MemoryV1(Payload, frozen=True):
     data: JsonObject
 
 
+class MemoryV2(MemoryV1, frozen=True):
+    """A memory of any type; the `data` of a `birthday` are `personId` and `personName`."""
+
+    type: Literal["on_this_day", "birthday"]  # type: ignore[assignment]
+
+
 class MemoryDeleteV1(Payload, frozen=True):
     """A memory is gone."""
 

@@ -46,6 +46,12 @@ class AuthUserV1(Payload, frozen=True):
     avatar_color: AvatarColor | UnsetType | None = UNSET
 
 
+class AuthUserV2(AuthUserV1, frozen=True):
+    """The signed-in user, who may have no id at a provider."""
+
+    oauth_id: str | None  # type: ignore[assignment]
+
+
 class PartnerV1(Payload, frozen=True):
     """One user shares with another."""
 

@@ -21,7 +21,7 @@ from ledger.commands import Origin
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
-from projections.entities.lines import as_type, payload_of, position_of
+from projections.entities.lines import as_served, position_of
 from projections.entities.origins import Found, Origins
 from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
 from projections.entities.postgres.horizon import Horizon, HorizonReader
@@ -384,9 +384,8 @@ class PostgresSource:
             raise SourceUnavailable(f"A row of {served.name} cannot be read at {unfit[0].field}: {unfit[0].reason}")
         lines = fetched.entries
         if served.name != mapped:
-            assert served.downgrade is not None
             stored = row(mapped)
-            lines = [as_type(line, served.name, served.downgrade(payload_of(stored, line))) for line in lines]
+            lines = [converted for line in lines if (converted := as_served(line, served, stored)) is not None]
         # What is written meanwhile shows in the parents' places, whatever the horizon.
         return PostgresPage(lines, last, before, rows - len(lines), unfit=not_read, parents=tuple(fetched.parents))
 

@@ -12,6 +12,7 @@ from projections.entities.payloads.scalars import ID_PATTERN, INSTANT_PATTERN
 from projections.entities.registry import row
 
 Kind = Literal["id", "text", "time", "integer", "number", "flag", "object"]
+Inside = tuple[tuple[str, Literal["integer", "text"]], ...]
 
 _TEXTS: Final = ("text", "varchar", "bpchar", "char", "name", "citext", "unknown")
 _INTEGERS: Final = ("int2", "int4", "int8")
@@ -33,10 +34,15 @@ _MEANINGS: Final[dict[Kind, str]] = {
     "flag": "a boolean",
     "object": "a JSON object (json or jsonb)",
 }
-# `MemoryData.fromMap` of the app: `map['year'] as int`, which throws at 2020.5 and at null.
-_INTEGERS_INSIDE: Final = {("MemoryV1", "data"): ("year",)}
+# What objects hold, in one way or another. `MemoryData.fromMap` of the app: `map['year'] as int`, which throws at
+# 2020.5 and at null; a birthday has a person instead.
+_YEAR: Final[Inside] = (("year", "integer"),)
+_PERSON: Final[Inside] = (("personId", "text"), ("personName", "text"))
+_INSIDE: Final = {("MemoryV1", "data"): (_YEAR,), ("MemoryV2", "data"): (_YEAR, _PERSON)}
 # It tells a new picture from an old one, and keeps a user from nobody.
-_OTHERWISE: Final = {(name, "profileChangedAt"): "1970-01-01T00:00:00.000Z" for name in ("UserV1", "AuthUserV1")}
+_OTHERWISE: Final = {
+    (name, "profileChangedAt"): "1970-01-01T00:00:00.000Z" for name in ("UserV1", "AuthUserV1", "AuthUserV2")
+}
 _HINTS: Final = {
     ("text", "bytea"): "; encode(…, 'base64') makes it a text",
     ("id", "bytea"): "; encode(…, 'hex') makes it a text",
@@ -49,15 +55,15 @@ _HINTS: Final = {
 class Field(NamedTuple):
     """One key of a payload on the wire: what it holds, whether that may be null, its only values if it has such.
 
-    `integers` are the keys inside an object that the app casts to an integer. `otherwise` is sent where a value cannot
-    be read: of what nobody would miss a row for.
+    `inside` are the keys that the app reads of an object, and what it casts them to, in each of the ways that it takes.
+    `otherwise` is sent where a value cannot be read: of what nobody would miss a row for.
     """
 
     name: str
     kind: Kind
     nullable: bool
     values: frozenset[str] = frozenset()
-    integers: tuple[str, ...] = ()
+    inside: tuple[Inside, ...] = ()
     otherwise: str = ""
 
 
@@ -76,7 +82,7 @@ def fields_of(entity_type: str) -> tuple[Field, ...]:
     fields = (_field(field) for field in described.fields)
     return tuple(
         field._replace(
-            integers=_INTEGERS_INSIDE.get((entity_type, field.name), ()),
+            inside=_INSIDE.get((entity_type, field.name), ()),
             otherwise=_OTHERWISE.get((entity_type, field.name), ""),
         )
         for field in fields

@@ -55,12 +55,12 @@ class Compiler:
     def served_from(self, entity_type: str) -> str | None:
         """Name the mapped entity type whose rows are served as this one; None if it has none.
 
-        An older version that is not mapped itself is made of the newest, but not where that lacks a part (AlbumV1).
+        A version that is not mapped itself is made of the stored one, but not where that lacks a part (AlbumV1).
         """
         if entity_type in self._mapping.entities:
             return entity_type
         served = row(entity_type)
-        made = served.is_older_version and not served.needs_owner and served.stored in self._mapping.entities
+        made = served.is_other_version and not served.needs_owner and served.stored in self._mapping.entities
         return served.stored if made else None
 
     def moves(self, name: str, unfit: Collection[str]) -> bool:
@@ -79,7 +79,7 @@ class Compiler:
         form = row(name).form
         if not unfit or form is None or row(name).is_delete:
             return False
-        tables = [parent.table for parent in form.parents]
+        tables = [parent.table for parent in row(name).parents]
         if row(name).needs_owner:
             tables.append("user")
         return not set(unfit).isdisjoint(ancestors(tables))

@@ -19,7 +19,7 @@ from projections.entities.postgres.mapping.mapping import Branch
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
 from projections.entities.postgres.mapping.sql_names import columns_in, tables_in
 from projections.entities.postgres.statements.readable import Given
-from projections.entities.postgres.statements.waits import Described
+from projections.entities.postgres.statements.waits import Described, parent_types
 from projections.entities.registry import row
 
 _OUTER: Final = re.compile(r"\b(?:LEFT|RIGHT|FULL)\b", re.IGNORECASE)
@@ -66,13 +66,13 @@ class Describer:
         form = row(name).form
         if form is None or row(name).is_delete:
             return {}
-        direct = [parent.table for parent in form.parents]
+        direct = [parent.table for parent in row(name).parents]
         if row(name).needs_owner:
             direct.append("user")
         found: dict[str, list[Described]] = {}
         for table in ancestors(direct):
             found[table] = []
-            for upsert in dict.fromkeys(name for form in forms_of(table) for name in form.upsert_types):
+            for upsert in parent_types(name, table):
                 if upsert in await self._for_database(connection):
                     found[table] += await self.entity_type(connection, upsert)
         return found

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo, fields, replace
 
 from ledger.commands import Resend
 from ledger.entity_types import mask_of
@@ -132,6 +132,11 @@ class _Resend(Struct, frozen=True, forbid_unknown_fields=True):
     types: list[str]
 
 
+class _Narrowed(Struct, frozen=True, forbid_unknown_fields=True):
+    of: str
+    where: str
+
+
 class _Parent(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     table: str
     from_: str
@@ -209,8 +214,10 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def mapping(self, raw: dict[str, Any], name: str) -> Mapping:
-        for key in raw.keys() - {"source", "payloads", "entities", "resend"}:
-            self._refuse((key,), "is not a part of a mapping: there are source, payloads, entities and resend")
+        for key in raw.keys() - {"source", "payloads", "entities", "narrowed", "resend"}:
+            self._refuse(
+                (key,), "is not a part of a mapping: there are source, payloads, entities, narrowed and resend"
+            )
         source = self._source(raw.get("source", {}))
         payloads = self._convert(raw.get("payloads", {}), dict[str, dict[str, str]], ("payloads",)) or {}
         for payload, expressions in payloads.items():
@@ -230,8 +237,29 @@ class _Reader:
             if not found:
                 self._refuse(("entities", entity_type), "has no branch")
             made[entity_type] = tuple(branch for branch in found if branch is not None)
+        narrowed = self._convert(raw.get("narrowed", {}), dict[str, _Narrowed], ("narrowed",)) or {}
+        made |= {name: self._narrowed(name, narrower, made) for name, narrower in narrowed.items()}
         resends = self._convert(raw.get("resend", []), list[_Resend], ("resend",)) or []
         return Mapping(source, made, name, tuple(self._resends(resends, made)))
+
+    def _narrowed(
+        self, name: str, narrower: _Narrowed, mapped: AnyMapping[str, tuple[Branch, ...]]
+    ) -> tuple[Branch, ...]:
+        """Give an entity type the branches of another one, each with one more condition."""
+        path = ("narrowed", name)
+        self._check_all({"where": narrower.where}, path)
+        if name not in SERVED:
+            self._refuse(path, "is not an entity type with rows")
+        elif name in mapped:
+            self._refuse(path, "has branches of its own")
+        elif narrower.of not in mapped:
+            self._refuse((*path, "of"), f"{narrower.of!r} is not mapped under entities")
+        elif [field.name for field in payload_fields(name)] != [field.name for field in payload_fields(narrower.of)]:
+            self._refuse((*path, "of"), f"{narrower.of} has other keys than {name}")
+        return tuple(
+            replace(branch, entity_type=name, where=f"({branch.where}) AND ({narrower.where})")
+            for branch in mapped.get(narrower.of, ())
+        )
 
     def _resends(self, resends: list[_Resend], mapped: AnyMapping[str, object]) -> Iterator[Resend]:
         """Make masks of all versions that the named entity types are served as."""
@@ -330,7 +358,7 @@ class _Reader:
         path: tuple[str | int, ...],
     ) -> ParentJoin:
         self._check_all({"from": read.from_, "on": read.on}, path)
-        tables = [parent.table for parent in served.form.parents] if served.form is not None else []
+        tables = [parent.table for parent in served.parents]
         if read.table not in _TABLES:
             self._refuse((*path, "table"), f"{read.table!r} is not a table of the device")
         elif served.is_delete:

@@ -126,15 +126,23 @@ def _object(field: Field, sql: str, sql_type: str) -> str:
     text = f"({sql})::text"
     if sql_type == "jsonb":
         flat = f"(length({text}) < {2 * MAX_DEPTH} OR NOT {_is_deep(sql)})"
-        whole = [_whole_number(sql, key) for key in field.integers]
-        return f"CASE WHEN jsonb_typeof({sql}) = 'object' THEN {' AND '.join((flat, *whole))} ELSE false END"
+        return (
+            f"CASE WHEN jsonb_typeof({sql}) = 'object' THEN {' AND '.join((flat, *_inside(field, sql)))} ELSE false END"
+        )
     strings = rf"""regexp_replace({text}, '"([^"\\]|\\.)*"', '', 'g')"""
     few = f"length({strings}) - length(translate({strings}, '[{{', '')) <= {MAX_DEPTH}"
     # What jsonb cannot hold would be an error, and end the whole page.
     odd = rf"{text} ~ '\\u0000|[eE][+]?[0-9]{{4,}}'"
     flat = f"CASE WHEN {few} THEN true WHEN {odd} THEN false ELSE NOT {_is_deep(f'({sql})::jsonb')} END"
-    whole = [_whole_number(f"({sql})", key) for key in field.integers]
-    return f"CASE WHEN json_typeof({sql}) = 'object' THEN {' AND '.join((flat, *whole))} ELSE false END"
+    inside = _inside(field, f"({sql})")
+    return f"CASE WHEN json_typeof({sql}) = 'object' THEN {' AND '.join((flat, *inside))} ELSE false END"
+
+
+def _inside(field: Field, sql: str) -> list[str]:
+    """Print what must hold of an object's keys, as far as the app reads them."""
+    printed = {"integer": _whole_number, "text": _text_inside}
+    ways = [" AND ".join(printed[kind](sql, key) for key, kind in way) for way in field.inside]
+    return [f"({' OR '.join(f'({way})' for way in ways)})"] if ways else []
 
 
 def _is_deep(sql: str) -> str:
@@ -145,7 +153,12 @@ def _whole_number(sql: str, key: str) -> str:
     """Print that a key of an object holds an integer of 64 bits; jsonb's `2020.0` is printed as one."""
     text = f"({sql} ->> '{key}')"
     whole = f"CASE WHEN {text} ~ '^-?[0-9]{{1,18}}(\\.0+)?$' THEN true ELSE false END"
-    return f"({sql} -> '{key}')::text !~ '^\"' AND {whole}"
+    return f"coalesce(({sql} -> '{key}')::text !~ '^\"' AND {whole}, false)"
+
+
+def _text_inside(sql: str, key: str) -> str:
+    """Print that a key of an object holds a text."""
+    return f"coalesce(({sql} -> '{key}')::text ~ '^\"', false)"
 
 
 def _is(strict: Any, kind: Any) -> bool:

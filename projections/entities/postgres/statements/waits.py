@@ -135,6 +135,14 @@ def _conditions(entity_type: str, data: Mapping[str, tuple[str, Given]]) -> Iter
                 yield field.name, condition
 
 
+def parent_types(entity_type: str, table: str) -> tuple[str, ...]:
+    """Name the entity types whose rows are in a table for the devices that ask for rows which refer to it."""
+    served_with = row(entity_type).served_with
+    if served_with is not None and (named := row(served_with[1])).form in forms_of(table):
+        return (named.name,)
+    return tuple(dict.fromkeys(name for form in forms_of(table) for name in form.upsert_types))
+
+
 def _guards(one: Described, sources: Mapping[str, Sequence[Described]], *, mended: bool) -> Iterator[Guard]:
     found, types = one
     data = _data(one)
@@ -162,7 +170,7 @@ def _references(entity_type: str, data: Mapping[str, tuple[str, Given]]) -> Iter
         return
     owner = (Parent("owner_id", "user"),) if served.needs_owner else ()
     names = _names(entity_type)
-    for parent in (*served.form.parents, *owner):
+    for parent in (*served.parents, *owner):
         field = names[parent.field]
         if field.name in data:
             sql, given = data[field.name]
@@ -182,7 +190,7 @@ def _joined_guard(
     found, types = one
     parent = found.branch.parents[at]
     data = {name: (sql, given) for (name, sql), given in zip(found.parents[at].items(), types.parents[at], strict=True)}
-    upsert = forms_of(reference.table)[0].upsert_types[0]
+    upsert = parent_types(found.branch.entity_type, reference.table)[0]
     conditions = [condition for _, condition in _conditions(upsert, data)]
     changes, changes_type = found.changes[at], types.changes[at]
     sql, sql_type = (found.stands[at], types.stands[at]) if changes is None else (changes, changes_type or "")
@@ -322,7 +330,7 @@ def _missing(found: Expressions) -> tuple[str, str, str]:
     """
     branch = found.branch
     served = row(branch.entity_type)
-    refs = [] if served.form is None else list(served.form.parents)
+    refs = served.parents
     fields = _names(branch.entity_type)
     data = dict(zip(branch.data, found.data, strict=True))
     missing, waits, ids = [], [], []
