@@ -18,31 +18,15 @@ from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.statements.branches import MappingError
 from tests.immich.database import ImmichDatabase
+from tests.immich.schemas import Version
 
 EVER_US = 2**52
-
-PEOPLE_OF_3_1 = """
-DROP TABLE person CASCADE;
-DROP TABLE person_audit;
-ALTER TABLE asset_face DROP COLUMN "personGroupId";
-CREATE TABLE person (
-  id uuid PRIMARY KEY DEFAULT gen_random_uuid(), "ownerId" uuid NOT NULL REFERENCES "user",
-  name text NOT NULL DEFAULT '',
-  "createdAt" timestamptz NOT NULL DEFAULT now(), "updatedAt" timestamptz NOT NULL DEFAULT now(), "birthDate" date,
-  "isHidden" boolean NOT NULL DEFAULT false, "isFavorite" boolean NOT NULL DEFAULT false, color text,
-  "faceAssetId" uuid, "updateId" uuid NOT NULL DEFAULT immich_uuid_v7()
-);
-CREATE TABLE person_audit (
-  id uuid PRIMARY KEY DEFAULT immich_uuid_v7(), "personId" uuid NOT NULL, "ownerId" uuid NOT NULL,
-  "deletedAt" timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-ALTER TABLE asset_face ADD COLUMN "personId" uuid REFERENCES person ON DELETE SET NULL;
-"""
 
 UPGRADE_TO_3_2 = """
 ALTER TABLE person RENAME id TO "personGroupId";
 ALTER TABLE person_audit RENAME "personId" TO "personGroupId";
 ALTER TABLE asset_face RENAME "personId" TO "personGroupId";
+ALTER TABLE "user" ADD COLUMN "clusterGroupId" uuid;
 ALTER TABLE memory_audit RENAME TO old_memory_audit;
 CREATE TABLE memory_audit AS SELECT id, "memoryId", "userId", "deletedAt" FROM old_memory_audit;
 DROP TABLE old_memory_audit;
@@ -108,7 +92,7 @@ def read(url: str, mapping: Mapping, library: UUID, *entity_types: str) -> list[
 
 def test_a_database_of_immich_3_1_is_read_by_its_own_names(postgres_url: str) -> None:
     with ImmichDatabase(postgres_url) as database:
-        database.build().execute(PEOPLE_OF_3_1)
+        database.build("3.1")
         ann, bob = database.user("ann"), database.user("bob")
         grace = database.insert("person", ownerId=ann, name="Grace")["id"]
         others = database.insert("person", ownerId=bob, name="Not hers")["id"]
@@ -136,6 +120,112 @@ def test_a_database_of_immich_3_2_is_read_by_its_own_names(postgres_url: str) ->
     people, faces = read(postgres_url, load_mapping("immich"), ann, "PersonV1", "AssetFaceV2")
     assert [person["id"] for person in people] == [str(grace)]
     assert [(found["id"], found["personId"]) for found in faces] == [(str(face), str(grace))]
+
+
+@pytest.mark.parametrize("version", ["3.1", "3.2", "3.3"])
+def test_who_has_no_id_at_a_provider_has_null_in_v2_and_an_empty_text_in_v1(
+    postgres_url: str, version: Version
+) -> None:
+    with ImmichDatabase(postgres_url) as database:
+        ann = database.build(version).user("ann")
+        bob = database.user("bob", oauthId="bob-at-provider")
+    for user, first, second in ((ann, "", None), (bob, "bob-at-provider", "bob-at-provider")):
+        (v1,), (v2,) = read(postgres_url, load_mapping("immich"), user, "AuthUserV1", "AuthUserV2")
+        assert (v1["oauthId"], v2["oauthId"]) == (first, second)
+        assert {**v1, "oauthId": None} == {**v2, "oauthId": None}
+
+
+def test_an_album_without_a_description_has_an_empty_one(postgres_url: str) -> None:
+    with ImmichDatabase(postgres_url) as database:
+        ann = database.build("3.3").user("ann")
+        database.album(ann, description=None)
+    for albums in read(postgres_url, load_mapping("immich"), ann, "AlbumV1", "AlbumV2"):
+        assert {album["description"] for album in albums} == {""}
+
+
+def test_older_devices_have_only_the_memories_that_they_know(postgres_url: str) -> None:
+    grace = {"personId": str(UUID(int=7)), "personName": "Grace"}
+    with ImmichDatabase(postgres_url) as database:
+        ann = database.build("3.3").user("ann")
+        asset = database.asset(ann)
+        years = database.memory(ann, [asset])
+        birthday = database.memory(ann, [asset], type="birthday", data=grace)
+        others = [  # no app could read these
+            database.memory(ann, [asset], type="birthday", data={"personId": str(UUID(int=7)), "personName": None}),
+            database.memory(ann, [asset], type="birthday", data={}),
+            database.memory(ann, [asset], type="wedding", data={"year": 2020}),
+        ]
+        database.settle()
+        v1, links_v1, v2, links_v2 = read(
+            postgres_url, load_mapping("immich"), ann, "MemoryV1", "MemoryToAssetV1", "MemoryV2", "MemoryToAssetV2"
+        )
+        gone = [
+            database.insert("memory_audit", memoryId=one, userId=ann)["memoryId"] for one in (years, birthday, *others)
+        ]
+    assert [(memory["id"], memory["type"], memory["data"]) for memory in v1] == [
+        (str(years), "on_this_day", {"year": 2020}),
+    ]  # fmt: skip
+    assert links_v1 == [{"memoryId": str(years), "assetId": str(asset)}]
+    assert {(memory["id"], memory["type"]): memory["data"] for memory in v2} == {
+        (str(years), "on_this_day"): {"year": 2020},
+        (str(birthday), "birthday"): grace,
+    }
+    assert {link["memoryId"] for link in links_v2} == {str(years), str(birthday)}
+    (markers,) = read(postgres_url, load_mapping("immich"), ann, "MemoryDeleteV1")
+    assert {marker["memoryId"] for marker in markers} == set(map(str, gone)), "one kind of marker for all"
+
+
+def test_a_narrowed_type_counts_nothing_as_unfit_that_is_not_its_own(postgres_url: str) -> None:
+    async def held() -> list[tuple[str, int, str]]:
+        postgres = await Postgres.open(postgres_url, size=2, wait_s=30, statement_timeout_s=30)
+        try:
+            found = await PostgresSource(postgres, load_mapping("immich")).held_back(str(ann))
+            return [(one.entity_type, one.rows, one.reason) for one in found]
+        finally:
+            await postgres.close()
+
+    with ImmichDatabase(postgres_url) as database:
+        ann = database.build("3.3").user("ann")
+        asset = database.asset(ann)
+        database.memory(ann, [asset], type="birthday", data={"personId": "p", "personName": "Grace"})
+        assert asyncio.run(held()) == []
+        database.memory(ann, [asset], type="birthday", data={"year": 2020.5})
+        assert asyncio.run(held()) == [("MemoryV2", 1, "unfit"), ("MemoryToAssetV2", 1, "missing_parent")]
+
+
+@pytest.mark.parametrize("version", ["3.2", "3.3"])
+def test_faces_of_v3_are_those_of_the_cluster_group(postgres_url: str, version: Version) -> None:
+    with ImmichDatabase(postgres_url) as database:
+        ann, carl = database.build(version).user("ann"), database.user("carl")
+        group = database.value('SELECT "clusterGroupId" FROM "user" WHERE id = $1', ann)
+        bob = database.user("bob", clusterGroupId=group)
+        grace = database.person(bob)  # ann calls that group of faces nothing
+        mine, its, theirs = (database.asset(owner) for owner in (ann, bob, carl))
+        seen = {database.face(asset, grace): asset for asset in (mine, its, theirs)}
+        gone = {asset: database.face(asset) for asset in (mine, its, theirs)}
+        for face in gone.values():
+            database.delete("asset_face", id=face)
+        asked = ("AssetFaceV2", "AssetFaceV3", "AssetFaceDeleteV1")
+        v2, v3, markers = read(postgres_url, load_mapping("immich"), ann, *asked)
+        database.execute('UPDATE "user" SET "clusterGroupId" = $1 WHERE id = $2', group, carl)
+        later = read(postgres_url, load_mapping("immich"), ann, *asked)
+    faces = {asset: str(face) for face, asset in seen.items()}
+    assert [(face["id"], face["personId"]) for face in v2] == [(faces[mine], None)]
+    assert {face["id"]: face["personId"] for face in v3} == {faces[mine]: str(grace), faces[its]: str(grace)}
+    assert set(v3[0]) == set(v2[0])
+    assert {marker["assetFaceId"] for marker in markers} == {str(gone[mine]), str(gone[its])}
+    assert [len(rows) for rows in later] == [1, 3, 3]
+
+
+def test_a_database_of_immich_3_1_has_own_faces_alone(postgres_url: str) -> None:
+    with ImmichDatabase(postgres_url) as database:
+        ann, bob = database.build("3.1").user("ann"), database.user("bob")
+        grace = database.insert("person", ownerId=ann, name="Grace")["id"]
+        face = database.insert("asset_face", assetId=database.asset(ann), personId=grace)["id"]
+        database.insert("asset_face", assetId=database.asset(bob), personId=None)
+    v2, v3 = read(postgres_url, load_mapping("immich"), ann, "AssetFaceV2", "AssetFaceV3")
+    assert [(found["id"], found["personId"]) for found in v3] == [(str(face), str(grace))]
+    assert v2 == v3
 
 
 def test_what_rows_are_ordered_by_is_renamed_while_they_are_read(postgres_url: str) -> None:
@@ -169,7 +259,7 @@ def test_what_rows_are_ordered_by_is_renamed_while_they_are_read(postgres_url: s
 
 def test_a_database_is_upgraded_while_it_is_read(postgres_url: str) -> None:
     with ImmichDatabase(postgres_url) as database:
-        database.build().execute(PEOPLE_OF_3_1)
+        database.build("3.1")
         ann = database.user("ann")
         database.insert("person", ownerId=ann, name="Grace")
         database.settle()

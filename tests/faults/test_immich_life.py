@@ -1,4 +1,7 @@
-"""Three users of an Immich server live on while four phones sync, are cut off anywhere, and sync again."""
+"""Three users of an Immich server live on while five phones sync, are cut off anywhere, and sync again.
+
+Two of them share a cluster group, and one of these has a phone with the app of 3.3.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
     """A database for all lives here: each has users of its own."""
     url = postgres.create_database()
     with ImmichDatabase(url) as database:
-        yield database.build()
+        yield database.build("3.3")
     postgres.drop_database(url)
 
 
@@ -44,9 +47,11 @@ def test_every_phone_ends_with_what_its_user_sees(
     seed: int, rounds: int, service: RunningService, database: ImmichDatabase, tmp_path: Path
 ) -> None:
     dice = random.Random(seed)
-    users = [database.user(f"{name}-{seed}-{rounds}") for name in ("ann", "bob", "eve")]
+    ann, eve = (database.user(f"{name}-{seed}-{rounds}") for name in ("ann", "eve"))
+    group = database.value('SELECT "clusterGroupId" FROM "user" WHERE id = $1', ann)
+    users = [ann, database.user(f"bob-{seed}-{rounds}", clusterGroupId=group), eve]
     life = Life(database, dice, users)
-    with phones(service, database, tmp_path, *users, users[0]) as made:
+    with phones(service, database, tmp_path, *users, ann, newer=[ann]) as made:
         for _ in range(rounds):
             for _ in range(dice.randrange(ACTS)):
                 life.act()

@@ -17,6 +17,7 @@ import asyncpg
 import msgspec
 
 from ops.bench.postgres import immich_library
+from tests.immich.schemas import CHANGES, Version
 from tests.support.stores.servers import wait_until
 
 SCHEMA: Final = Path(immich_library.__file__).with_name("immich_schema.sql")
@@ -57,9 +58,10 @@ class ImmichDatabase:
         self._loop.run_until_complete(self._connection.close())
         self._loop.close()
 
-    def build(self) -> Self:
-        """Make the schema in an empty database."""
-        self.execute(SCHEMA.read_text())
+    def build(self, version: Version = "3.2") -> Self:
+        """Make the schema of a version in an empty database, as a server of it leaves it."""
+        self.execute(SCHEMA.read_text() + CHANGES[version])
+        self.insert("version_history", version=f"{version}.0")
         return self
 
     def execute(self, sql: str, *values: Any) -> None:
@@ -109,9 +111,10 @@ class ImmichDatabase:
         self.execute(f'DELETE FROM "{table}" WHERE {where}', *columns.values())
 
     def user(self, name: str, **changes: Any) -> UUID:
-        """Add a user, with a cluster group of their own."""
-        group = self.insert("cluster_group", name=name)["id"]
-        columns = {"name": name, "email": f"{name}@example.test", "clusterGroupId": group, **changes}
+        """Add a user, with a cluster group of their own where there are any and none is given."""
+        columns = {"name": name, "email": f"{name}@example.test", **changes}
+        if "clusterGroupId" not in changes and self.value("SELECT to_regclass('cluster_group') IS NOT NULL"):
+            columns["clusterGroupId"] = self.insert("cluster_group", name=name)["id"]
         made: UUID = self.insert("user", **columns)["id"]
         return made
 

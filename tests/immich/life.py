@@ -199,7 +199,8 @@ class Life:
 
     def make_memory(self) -> None:
         assets = {asset for _ in range(2) if (asset := self._asset()) is not None}
-        self._db.memory(self._user(), sorted(assets))
+        grace = {"type": "birthday", "data": {"personId": str(uuid4()), "personName": "Grace"}}
+        self._db.memory(self._user(), sorted(assets), **(grace if self._dice.random() < 0.4 else {}))
 
     def add_to_memory(self) -> None:
         memory, asset = self._pick('SELECT id FROM memory WHERE "ownerId" = ANY($1)'), self._asset()

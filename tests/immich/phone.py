@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from ops.simulate.device import Device, SyncResult
 from ops.simulate.errors import DeviceError
-from ops.simulate.tables import TYPES_V2
+from ops.simulate.tables import TYPES_V2, TYPES_V3
 from tests.immich.database import ImmichDatabase
 from tests.immich.expected import Immich, differences
 from tests.support.processes.running import RunningService
@@ -27,13 +27,20 @@ class Phone:
     """One install of the app, with foreign keys enforced; its file stays over syncs that are cut off."""
 
     def __init__(
-        self, service: RunningService, database: ImmichDatabase, user: UUID, file: Path, token: str = ""
+        self,
+        service: RunningService,
+        database: ImmichDatabase,
+        user: UUID,
+        file: Path,
+        token: str = "",
+        types: Sequence[str] = TYPES_V2,
     ) -> None:
-        """Sign in, or go on with the token of one that did."""
+        """Sign in, or go on with the token of one that did; `types` is what its app asks for."""
         self.user = user
+        self._types = types
         self._database = database
         self.token = token or service.sign_in(str(user), str(user))
-        self._device = Device(service.url, self.token, file, timeout_s=60)
+        self._device = Device(service.url, self.token, file, types=types, timeout_s=60)
         self._ack = self._device.server.ack
 
     def close(self) -> None:
@@ -96,7 +103,7 @@ class Phone:
 
     def check(self) -> None:
         """Hold the copy against the database: every row it must have, as it is, and none that may not stay."""
-        found = differences(self._device.copy, Immich(self._database), self.user)
+        found = differences(self._device.copy, Immich(self._database), self.user, self._types)
         assert not found, "\n".join(sorted(found))
 
     def history(self, service: RunningService) -> list[dict[str, Any]]:
@@ -125,13 +132,15 @@ class Phone:
 
 @contextmanager
 def phones(
-    service: RunningService, database: ImmichDatabase, folder: Path, *users: UUID
+    service: RunningService, database: ImmichDatabase, folder: Path, *users: UUID, newer: Collection[UUID] = ()
 ) -> Iterator[tuple[Phone, ...]]:
-    """Set up a phone for each of these users."""
+    """Set up a phone for each of these users, and behind those one of 3.3 for each of the `newer` ones."""
     made: list[Phone] = []
     try:
         for user in users:
             made.append(Phone(service, database, user, folder / f"{user}-{len(made)}.db"))
+        for user in newer:
+            made.append(Phone(service, database, user, folder / f"{user}-{len(made)}.db", types=TYPES_V3))
         yield tuple(made)
     finally:
         for phone in made:

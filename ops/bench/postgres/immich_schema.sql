@@ -20,6 +20,12 @@ $$;
 
 -- Tables
 
+CREATE TABLE version_history ( -- each version that a server began to run with, the newest last
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  "createdAt" timestamptz NOT NULL DEFAULT now(),
+  version varchar NOT NULL
+);
+
 CREATE TABLE cluster_group (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
   name varchar,
