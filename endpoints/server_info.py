@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import falcon.asgi
 import msgspec
@@ -13,8 +12,6 @@ from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
 
-PROTOCOL_VERSION: Final = (3, 2, 2)
-
 
 class ServerPingResponse(msgspec.Struct, frozen=True):
     """The answer to a ping."""
@@ -23,11 +20,11 @@ class ServerPingResponse(msgspec.Struct, frozen=True):
 
 
 class ServerVersionResponseDto(msgspec.Struct, frozen=True):
-    """The version of the protocol that is spoken; the app refuses a server of another major version."""
+    """The version of the protocol that is spoken: the app asks for its types, and refuses another major version."""
 
-    major: int = PROTOCOL_VERSION[0]
-    minor: int = PROTOCOL_VERSION[1]
-    patch: int = PROTOCOL_VERSION[2]
+    major: int
+    minor: int
+    patch: int
     prerelease: int | None = None
 
 
@@ -88,6 +85,16 @@ class Fixed:
         send(resp, self._body)
 
 
+class Version:
+    """The version that is announced; beside a backend it follows that one's."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        send(resp, ServerVersionResponseDto(*await self._services.protocol_version()))
+
+
 class About:
     """The version, for those who are signed in."""
 
@@ -96,7 +103,7 @@ class About:
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         await self._services.ledger.admit(await self._services.auth.session(req, "server.about"))
-        send(resp, ServerAboutResponseDto("v" + ".".join(map(str, PROTOCOL_VERSION))))
+        send(resp, ServerAboutResponseDto(f"v{await self._services.protocol_version()}"))
 
 
 def routes(services: Services) -> Iterator[Route]:
@@ -110,7 +117,6 @@ def routes(services: Services) -> Iterator[Route]:
     )
     fixed = (
         ("ping", "pingServer", "Tell that this is a server", ServerPingResponse()),
-        ("version", "getServerVersion", "Tell the version of the protocol", ServerVersionResponseDto()),
         ("features", "getServerFeatures", "Tell what the server offers", features),
         ("config", "getServerConfig", "Tell what the app shows", config),
     )
@@ -120,5 +126,9 @@ def routes(services: Services) -> Iterator[Route]:
             Fixed(body),
             (Operation("GET", operation, summary, {200: type(body)}, NOBODY),),
         )
+    version = Operation(
+        "GET", "getServerVersion", "Tell the version of the protocol", {200: ServerVersionResponseDto}, NOBODY
+    )
+    yield Route("/api/server/version", Version(services), (version,))
     about = Operation("GET", "getAboutInfo", "Tell what this server is", {200: ServerAboutResponseDto})
     yield Route("/api/server/about", About(services), (about,))

@@ -15,8 +15,10 @@ from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.tokens import TokenIssuer
 from projections.counters import Counters
+from projections.entities.protocol_version import DEFAULT, ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
+from projections.unknown_types import UnknownTypes
 
 
 class HttpSettings(msgspec.Struct, frozen=True):
@@ -44,6 +46,14 @@ class SourceReadiness(msgspec.Struct, frozen=True):
     text: str
 
 
+class ProtocolReadiness(msgspec.Struct, frozen=True, rename="camel"):
+    """Which version is announced and why that one, and what apps asked for of late that this version does not know."""
+
+    version: str
+    text: str
+    unknown_types: list[str] = []
+
+
 class Readiness(msgspec.Struct, frozen=True):
     """What an operator must know: where the store is, what an answered write is worth there, and how the source is.
 
@@ -57,10 +67,16 @@ class Readiness(msgspec.Struct, frozen=True):
     archive: str = ""
     clock: str = ""
     """Which clock is wrong, by how much; empty while this machine's and the store's agree."""
+    protocol: ProtocolReadiness = ProtocolReadiness(str(DEFAULT), "by default")
 
 
 async def _present() -> None:
     """Take the ledger for there: nobody else uses its store."""
+
+
+async def _by_default() -> ProtocolVersion:
+    """Announce the newest version whose SDK is published."""
+    return DEFAULT
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -70,6 +86,8 @@ class Services(msgspec.Struct, frozen=True):
     `readiness` asks store and source how they are; raises StoreUnavailable, and LedgerGone as `present` does: where the
     store has lost the ledger. `stall_s` is for how long a stream's reader may take nothing. Without a
     `provider` nobody signs in over HTTP: sessions are made by the command.
+    `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
+    which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
     """
 
     ledger: Ledger
@@ -87,3 +105,5 @@ class Services(msgspec.Struct, frozen=True):
     present: Callable[[], Awaitable[None]] = _present
     settings: HttpSettings = HttpSettings()
     stall_s: float = 600.0
+    protocol_version: Callable[[], Awaitable[ProtocolVersion]] = _by_default
+    unknown_types: UnknownTypes | None = None

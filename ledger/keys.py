@@ -64,6 +64,11 @@ def origins() -> bytes:
     return b"ledger:origins"
 
 
+def unknown_types() -> bytes:
+    """Hash: a type of the protocol that apps asked for and nobody here knows -> when they last did, in µs."""
+    return b"ledger:unknown-types"
+
+
 def identity_link(digest: str) -> bytes:
     """Value: the user of an identity, a space, the token it is held under.
 

@@ -79,7 +79,12 @@ COUNTERS: Final[dict[str, Known]] = {
         "what",
         ("partition", "session", "library"),
     ),
-    "job_failed": Known("Runs of background jobs that failed, to be tried again.", "job", ("expire", "version")),
+    "job_failed": Known(
+        "Runs of background jobs that failed, to be tried again.", "job", ("expire", "version", "compare", "clock")
+    ),
+    "unknown_types": Known(
+        "Types of the protocol that apps asked for and this version does not know, left out beside a backend."
+    ),
     # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
     "rows_held_back": Known(
         "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",

@@ -5,7 +5,7 @@ The way of an ack: decode the body, parse the ack strings, one command. Everythi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Final
 
 import falcon
@@ -17,10 +17,10 @@ from endpoints.http.operations import Operation, Route
 from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
+from endpoints.sync.stream import known_types
 from ledger.acks import Ack, format_ack, parse_ack
 from ledger.commands import ClearCheckpoints, RecordAcks
 from ledger.entity_types import CODES, ENTITY_TYPES, mask_of
-from ledger.errors import InvalidInput
 from projections.entities.registry import upserts_of
 
 MAX_ACKS: Final = 1000
@@ -57,6 +57,7 @@ class SyncAcks:
     def __init__(self, services: Services) -> None:
         self._auth = services.auth
         self._ledger = services.ledger
+        self._unknown_types = services.unknown_types
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.device(req)
@@ -78,16 +79,15 @@ class SyncAcks:
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.device(req)
         body = await bodies.decode(req, _decode_delete)
-        types = None if body.types is msgspec.UNSET else _known(body.types)
+        types: int | None = None
+        unknown: Sequence[str] = ()
+        if body.types is not msgspec.UNSET:
+            known, unknown = known_types(body.types, CODES, leave_out=self._unknown_types is not None)
+            types = forgotten(known)
         await self._ledger.act(caller, ClearCheckpoints(types, cause="deleted"))
+        if unknown and self._unknown_types is not None:
+            await self._unknown_types.note(unknown, self._ledger.clock())
         resp.status = falcon.HTTP_204
-
-
-def _known(types: list[str]) -> int:
-    problems = [(("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in CODES]
-    if problems:
-        raise InvalidInput(problems)
-    return forgotten(types)
 
 
 def forgotten(types: Iterable[str]) -> int:

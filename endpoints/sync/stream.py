@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import falcon
@@ -27,6 +27,7 @@ from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
 from projections.entities.source import EntitySource, PositionLost, SourceUnavailable
+from projections.unknown_types import is_well_formed
 
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
@@ -68,8 +69,11 @@ class SyncStream:
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req)
         body = await bodies.decode(req, _decode)
-        rows = entity_types_for(_known(body.types))
+        known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
+        rows = entity_types_for(known)
         state = await self._ledger.admit(caller)
+        if unknown and self._services.unknown_types is not None:
+            await self._services.unknown_types.note(unknown, self._ledger.clock())
         if body.reset:
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
         source = self._source.of_session(state.user, state.sid)
@@ -161,13 +165,22 @@ def last_snapshot(state: State, types: int, horizon_us: int, floor_us: int) -> i
     return last_us if not offered and 0 <= oldest_us < last_us <= horizon_us else horizon_us
 
 
-def _known(types: list[str]) -> list[str]:
+def known_types(
+    types: Sequence[str], known: Collection[str], *, leave_out: bool
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Split the types of a request into known ones and those to leave out; raises InvalidInput for all others.
+
+    `leave_out`: what a later version might know is no error.
+    """
+    unknown = {index: name for index, name in enumerate(types) if name not in known}
     problems: list[tuple[tuple[Any, ...], str]] = [
-        (("types", index), "Invalid enum value") for index, name in enumerate(types) if name not in REQUEST_TYPES
+        (("types", index), "Invalid enum value")
+        for index, name in unknown.items()
+        if not (leave_out and is_well_formed(name))
     ]
     if problems:
         raise InvalidInput(problems)
-    return types
+    return [name for name in types if name in known] if unknown else types, list(dict.fromkeys(unknown.values()))
 
 
 def routes(services: Services) -> Iterator[Route]:

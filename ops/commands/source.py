@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 from click import echo
 
+from ledger.errors import LedgerError
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import columns
+from ops.embedded.files import EmbeddedServerError, check_begun
 from ops.opening.ledger import opened
 from ops.opening.sources import open_postgres, open_source
 from ops.settings.settings import Settings
 from projections.entities.origins import Origins
 from projections.entities.source import HeldBack
 from projections.entities.source_check import CheckReport, Problem
+from projections.unknown_types import UnknownTypes, told
 
 _WIDEST = 200
 _MOST_HELD = 200
@@ -89,9 +92,12 @@ async def _check(settings: Settings) -> CheckReport:
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)
         try:
-            return await check_postgres(postgres, mapping)
+            report = await check_postgres(postgres, mapping)
         finally:
             await postgres.close()
+        if mapping.source.version:
+            report.problems += await _unknown_types(settings)
+        return report
     async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
         source = await open_source(settings, found, closing)
         health = await source.health()
@@ -103,6 +109,21 @@ async def _check(settings: Settings) -> CheckReport:
     if len(held) > _MOST_HELD:
         problems.append(Problem(weight="warning", says=f"{len(held) - _MOST_HELD:,} more kinds of rows are not sent"))
     return CheckReport(kind=health.kind, facts={"source": health.text}, problems=problems)
+
+
+async def _unknown_types(settings: Settings) -> list[Problem]:
+    """Tell of what apps asked the service for and this version does not know, where there is a ledger yet."""
+    if settings.redis_url is None:
+        try:
+            check_begun(settings.data_dir)
+        except EmbeddedServerError:  # nobody asked for anything here yet
+            return []
+    try:
+        async with opened(settings) as found:
+            unknown = await UnknownTypes(found.store).all(found.ledger.clock())
+    except LedgerError as error:
+        return [Problem(weight="note", says=f"what apps ask for in vain is not known: {error}")]
+    return [Problem(weight="warning", says=told(unknown))] if unknown else []
 
 
 def _held_back(library: str, held: HeldBack) -> Problem:

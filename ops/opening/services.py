@@ -24,6 +24,7 @@ from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
+from projections.unknown_types import UnknownTypes
 
 log = logging.getLogger("syncledger.app")
 LOOKED_AT_EVERY_S = 60.0
@@ -56,7 +57,8 @@ async def open_services(
     if provider is not None:
         closing.push_async_callback(provider.close)
     tokens = TokenIssuer(keyring_source(settings))
-    look = SourceLook(settings.source, source)
+    look = SourceLook(settings.source, source, settings.protocol_version)
+    unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
 
     archive = ArchiveLook(found)
@@ -75,6 +77,9 @@ async def open_services(
             source=await look.health(),
             archive=await archive.wrong(),
             clock=found.clock.trouble,
+            protocol=await look.protocol_readiness(
+                () if unknown_types is None else await unknown_types.all(found.ledger.clock())
+            ),
         )
 
     return found, Services(
@@ -93,6 +98,8 @@ async def open_services(
         present=found.presence.check,
         settings=http_settings(settings),
         stall_s=settings.stall_s,
+        protocol_version=look.protocol_version,
+        unknown_types=unknown_types,
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from endpoints.services import SourceReadiness
-from ledger.errors import InvalidInput
+from endpoints.services import ProtocolReadiness, SourceReadiness
+from ledger.errors import InvalidInput, LedgerError
 from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import Opened, open_credentials
 from ops.settings.settings import Settings
@@ -18,13 +21,17 @@ from ops.settings.source import PostgresSettings, Source
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.lines import data_of
 from projections.entities.origins import Origins
+from projections.entities.protocol_version import DEFAULT, NEWEST, ProtocolVersion, announced_for, read_version
 from projections.entities.source import EntitySource, SourceHealth, SourceUnavailable
+from projections.unknown_types import UnknownType, told
 
 if TYPE_CHECKING:
     from projections.entities.postgres.pool import Postgres
 
 log = logging.getLogger("syncledger.source")
 
+BACKEND_S: Final = 60.0
+"""For how long the version that a backend's database tells is taken to be that: it updates itself."""
 ANSWER_S: Final = 2.0
 """How long a source may take for what nobody should have to wait for: its health, and one user."""
 AUTH_USER: Final = "AuthUserV1"
@@ -95,9 +102,12 @@ async def check_source(settings: Settings) -> None:
 class SourceLook:
     """What is asked of a source beside streams: it must answer at once, or is taken to be down."""
 
-    def __init__(self, kind: Source, source: EntitySource) -> None:
+    def __init__(self, kind: Source, source: EntitySource, announced: ProtocolVersion | None = None) -> None:
+        """`announced` is the version of the protocol that the settings give; None: the backend's, or the default."""
         self._kind = kind
         self._source = source
+        self._given = announced
+        self._backend: tuple[ProtocolVersion | None, float] = (None, -math.inf)
         self._asked: asyncio.Task[SourceHealth] | None = None
 
     async def health(self) -> SourceReadiness:
@@ -110,6 +120,55 @@ class SourceLook:
         except TimeoutError:
             return SourceReadiness(self._kind, ok=False, text=f"no answer within {ANSWER_S:g} s")
         return SourceReadiness(self._kind, found.ok, found.text)
+
+    @property
+    def is_beside_backend(self) -> bool:
+        """Tell whether the source is the database of a backend, of which apps may learn another version than ours."""
+        from projections.entities.postgres.source import PostgresSource
+
+        return self._kind == "postgres" and isinstance(self._source, PostgresSource) and self._source.has_backend
+
+    async def protocol_version(self) -> ProtocolVersion:
+        """Tell the version to announce: the one given, or else that of the backend, or else the default.
+
+        The backend's is asked for once in BACKEND_S; one that does not answer is what it was, or else the default.
+        """
+        if self._given is not None:
+            return self._given
+        backend = await self._backend_version()
+        return DEFAULT if backend is None else announced_for(backend)
+
+    async def protocol_readiness(self, unknown: Collection[UnknownType]) -> ProtocolReadiness:
+        """Tell which version is announced and why that one; `unknown` are types that apps ask for in vain."""
+        version = await self.protocol_version()
+        backend = self._backend[0]
+        if self._given is not None:
+            text = "as LEDGER_PROTOCOL_VERSION says"
+        elif backend is None:
+            text = "by default"
+        elif backend[:2] > NEWEST[:2]:
+            text = f"the backend is {backend}, whose types this version does not know: upgrade this service"
+        else:
+            text = "as the backend's database says"
+        text = f"{text}. {told(unknown)}" if unknown else text
+        return ProtocolReadiness(str(version), text, [each.name for each in unknown])
+
+    async def _backend_version(self) -> ProtocolVersion | None:
+        known, asked_s = self._backend
+        if not self.is_beside_backend or time.monotonic() - asked_s < BACKEND_S:
+            return known
+        self._backend = known, time.monotonic()  # who asks meanwhile need not wait
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                text = await self._source.backend_version()  # type: ignore[attr-defined]
+            found = None if text is None else read_version(text)
+        except (TimeoutError, LedgerError, ValueError) as error:
+            log.warning("the backend's version stays what it was (%s): %s", known, str(error) or "no answer in time")
+            return known
+        if found is not None and found != known:
+            log.info("the backend is %s: announced is %s", found, announced_for(found))
+        self._backend = found or known, time.monotonic()
+        return self._backend[0]
 
     async def auth_user(self, library: str, user: str) -> dict[str, Any] | None:
         """Read a user's own row in a library; None without one. Raises SourceUnavailable or another Unavailable."""

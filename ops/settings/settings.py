@@ -18,6 +18,7 @@ from ops.archive.options import ArchivePlace, place_from
 from ops.settings.identity import GumnutSettings, Identity, OidcSettings, default_identity, missing, shown
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
 from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
+from projections.entities.protocol_version import ProtocolVersion
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a token is good for after the one that replaces it was first used."""
     credential_keys: tuple[str, ...] = ()
     """Keys that encrypt what providers entrust, newest first; empty: made on first start and kept in `data_dir`."""
+    protocol_version: ProtocolVersion | None = None
+    """The version of Immich that is announced; None: that of the backend whose database is read, or the default."""
     external_domain: str = ""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies whose word on the client's address and scheme is taken."""

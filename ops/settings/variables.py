@@ -12,6 +12,7 @@ from ops.settings import parsers as read
 from ops.settings.identity import Identity
 from ops.settings.source import Source
 from projections.accounts.tokens import read_keyring
+from projections.entities.protocol_version import announceable
 
 Durability = Literal["default", "fsync", "replica"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -53,6 +54,7 @@ VARIABLES: dict[str, Variable] = {
     "token_ttl_s": Variable("LEDGER_TOKEN_TTL", read.duration(1)),
     "token_grace_s": Variable("LEDGER_TOKEN_GRACE", read.duration(0)),
     "credential_keys": Variable("LEDGER_CREDENTIAL_KEY", read.fernet_keys, secret=True),
+    "protocol_version": Variable("LEDGER_PROTOCOL_VERSION", announceable),
     "external_domain": Variable("LEDGER_EXTERNAL_DOMAIN", read.origin),
     "trusted_proxies": Variable("LEDGER_TRUSTED_PROXIES", read.networks),
     "secure_cookies": Variable("LEDGER_SECURE_COOKIES", read.choice(SecureCookies)),

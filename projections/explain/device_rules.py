@@ -11,7 +11,14 @@ from ledger.events import SessionEnded, SyncResetRequested
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
-from projections.explain.source_rules import horizon_lags, rows_unfit, rows_wait, sent_again, source_down
+from projections.explain.source_rules import (
+    horizon_lags,
+    rows_unfit,
+    rows_wait,
+    sent_again,
+    source_down,
+    types_left_out,
+)
 from projections.explain.story import Ignored
 from projections.history.words import ack_text, instant
 
@@ -277,5 +284,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _ended, _expired, _damaged, source_down, _reset_pending, _exchanged, _reset_due,
     _reset_unanswered, _idle, _never_streamed, _window_repeated, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
-    sent_again, _behind, _up_to_date, _stale,
+    sent_again, types_left_out, _behind, _up_to_date, _stale,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from projections.entities.source import EntitySource
 from projections.explain.library import UNASKED, Library, look, position_in
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
+from projections.unknown_types import UnknownType, UnknownTypes
 
 LOOKED_AT: Final = 1000
 """How many of a session's newest events are looked at."""
@@ -27,7 +28,7 @@ class Facts(NamedTuple):
 
     `seen_us` is when a request of it was last noted, at most hourly; None for one that does not live. `types` are those
     it last asked for, in the order of the stream, empty if that is not known. `damage` tells what is wrong with the
-    event behind `entries`; '' if nothing is.
+    event behind `entries`; '' if nothing is. `unknown` are types that apps ask for and this version does not know.
     """
 
     state: State
@@ -36,6 +37,7 @@ class Facts(NamedTuple):
     types: tuple[str, ...]
     library: Library
     damage: str = ""
+    unknown: Sequence[UnknownType] = ()
 
     def position(self, entity_type: str) -> Position | None:
         """Tell behind which position the next stream begins with one entity type: where it was acknowledged up to."""
@@ -54,7 +56,8 @@ async def gather(ledger: Ledger, past: EventPages, source: EntitySource, partiti
     entries, damage = await _newest(past, partition, state)
     types = last_asked_for(entries, state)
     library = UNASKED if state.ended is not None else await look(source, state, types, now_us)
-    return Facts(state, entries, seen_us, types, library, damage)
+    unknown = await UnknownTypes(ledger.store).all(now_us)
+    return Facts(state, entries, seen_us, types, library, damage, unknown)
 
 
 async def _newest(past: EventPages, partition: int, state: State) -> tuple[list[Entry], str]:

@@ -8,6 +8,7 @@ from typing import Final
 from ledger.positions import iso_from_us
 from projections.entities.source import HeldBack
 from projections.explain.case import Case, Finding, rows_text
+from projections.unknown_types import told
 
 LAG_US: Final = 60_000_000
 """A horizon further behind than this is told."""
@@ -38,11 +39,11 @@ def rows_wait(case: Case) -> Finding | None:
     found = _asked_for(case, "missing_parent")
     if case.over or not found:
         return None
-    told = "; ".join(
+    shown = "; ".join(
         f"{_rows(each)}, like {each.example_id}, which needs {_named(each.parent)}" for each in found[:_SHOWN]
     )
     says = (
-        f"Rows that the app could not store are held back: {told}. What they need was never written, this library may "
+        f"Rows that the app could not store are held back: {shown}. What they need was never written, this library may "
         "not see it, or no device can read it; each is sent as soon as that is there."
     )
     return Finding("rows_held_back", "hinders", says)
@@ -53,10 +54,10 @@ def rows_unfit(case: Case) -> Finding | None:
     found = _asked_for(case, "unfit")
     if case.over or not found:
         return None
-    told = "; ".join(f"{_rows(each)}, like {each.example_id}, at {each.parent}" for each in found[:_SHOWN])
+    shown = "; ".join(f"{_rows(each)}, like {each.example_id}, at {each.parent}" for each in found[:_SHOWN])
     says = (
-        f"Rows that would stop the app's parser are left out, and what refers to them: {told}. Each is sent once it is "
-        "right in the source."
+        f"Rows that would stop the app's parser are left out, and what refers to them: {shown}. Each is sent once it "
+        "is right in the source."
     )
     return Finding("rows_unfit", "hinders", says)
 
@@ -68,6 +69,13 @@ def sent_again(case: Case) -> Finding | None:
         return None
     says = f"Rows of {', '.join(again)} are made otherwise than when it got them: its next stream sends them once more."
     return Finding("sent_again", "note", says)
+
+
+def types_left_out(case: Case) -> Finding | None:
+    """Apps ask for more than this version knows."""
+    if case.over or not case.facts.unknown:
+        return None
+    return Finding("types_left_out", "note", told(case.facts.unknown))
 
 
 def _asked_for(case: Case, reason: str) -> Sequence[HeldBack]:

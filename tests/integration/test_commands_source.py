@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from projections.unknown_types import UnknownTypes
+from tests.immich.database import ImmichDatabase
 from tests.support.processes.commands import Commands, commands
 from tests.support.stores.postgres_server import PASSWORD, PostgresServer
 
@@ -39,6 +41,18 @@ def test_a_source_that_fits(commands: Commands, postgres: PostgresServer, postgr
     report = commands.json("source", "check", **settings)
     assert (report["kind"], report["problems"]) == ("postgres", [])
     assert set(report["facts"]) == {"mapping", "server", "clock", "horizon"}
+
+
+def test_the_version_of_a_backend_and_what_apps_ask_for_in_vain(commands: Commands, postgres_url: str) -> None:
+    settings = {"source": "postgres", "postgres": postgres_url}
+    with ImmichDatabase(postgres_url) as database:
+        database.build("3.3")
+        assert commands.json("source", "check", **settings)["facts"]["backend"] == "3.3.0"
+        database.insert("version_history", version="3.4.0")
+    commands.inside(lambda found: UnknownTypes(found.store).note(["MoodsV1"], found.ledger.clock()))
+    says = [problem["says"] for problem in commands.json("source", "check", **settings)["problems"]]
+    assert any("the backend is 3.4.0; types that came after 3.3 are left out" in text for text in says)
+    assert any("Apps ask for types that this version does not know: MoodsV1" in text for text in says)
 
 
 def test_what_does_not_fit_is_told_with_table_and_column(

@@ -106,6 +106,7 @@ async def test_health_says_whether_the_store_answers(service: Service) -> None:
         200,
         {"kind": "catalog", "ok": True, "text": "in the ledger's own store"},
     )
+    assert told.pop("protocol") == {"version": "3.2.2", "text": "by default", "unknownTypes": []}
     assert told == {"store": "test", "durability": "none", "embedded": False, "archive": "", "clock": ""}
     await service.store.close()
     assert (await service.ask("GET", "/healthz")).status_code == 200

@@ -127,6 +127,11 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_DURABILITY", "some"),
         ("LEDGER_SOURCE", "files"),
         ("LEDGER_LOG", "loud"),
+        ("LEDGER_PROTOCOL_VERSION", "3"),
+        ("LEDGER_PROTOCOL_VERSION", "newest"),
+        ("LEDGER_PROTOCOL_VERSION", "3.4.0"),
+        ("LEDGER_PROTOCOL_VERSION", "4.0.0"),
+        ("LEDGER_PROTOCOL_VERSION", "2.9.9"),
         ("LEDGER_TOKEN_KEY", "short"),
         ("LEDGER_TOKEN_KEY", "k" * 40),
         ("LEDGER_TOKEN_KEY", '{"kty":"oct","k":"c2VjcmV0"}'),
@@ -372,6 +377,15 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated() -> None:
     path, message = problem({}, redis_url="redis://:hunter2@db")
     assert (path, "LEDGER_REDIS" in message, "hunter2" in message) == (("--redis",), True, False)
     assert read_settings({}, redis_url="redis://db:1").redis_url == "redis://db:1"
+
+
+def test_a_version_is_announced_whose_types_are_known() -> None:
+    assert read_settings({}).protocol_version is None
+    for text, version in (("3.2.2", (3, 2, 2)), ("v3.3.9", (3, 3, 9)), (" 3.0.0 ", (3, 0, 0))):
+        assert read_settings({"LEDGER_PROTOCOL_VERSION": text}).protocol_version == version
+    with pytest.raises(InvalidInput) as caught:
+        read_settings({"LEDGER_PROTOCOL_VERSION": "3.4.0"})
+    assert "types that are not known here" in caught.value.problems[0][1]
 
 
 def test_passwords_are_masked_in_urls() -> None:

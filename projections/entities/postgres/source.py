@@ -27,6 +27,7 @@ from projections.entities.postgres.empty_spans import EmptySpans, is_near, start
 from projections.entities.postgres.horizon import Horizon, HorizonReader
 from projections.entities.postgres.identity import IdentityReader
 from projections.entities.postgres.line_check import LineCheck
+from projections.entities.postgres.mapping.applicable import backend_version
 from projections.entities.postgres.mapping.compiled import Compiled, Compiler
 from projections.entities.postgres.mapping.described import MappingError, blaming
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
@@ -318,6 +319,19 @@ class PostgresSource:
                 ask = Ask(value, {mapped: after}, before, unfit=unfit)
                 found = await connection.fetchrow(compiled.ahead.sql, *compiled.ahead.values(ask))
         return Ahead(found["rows"], found["newest_us"])
+
+    @property
+    def has_backend(self) -> bool:
+        """Tell whether the database is that of a backend whose version it tells."""
+        return bool(self._mapping.source.version)
+
+    async def backend_version(self) -> str | None:
+        """Tell the version of the backend whose database it is, as that has it; None where it is not told.
+
+        Raises SourceUnavailable.
+        """
+        async with self._postgres.connection() as connection:
+            return await backend_version(connection, self._mapping)
 
     async def health(self) -> SourceHealth:
         """Tell whether the database answers, and who keeps devices from seeing what was written; raises nothing."""

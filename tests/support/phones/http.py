@@ -31,6 +31,7 @@ from ops.opening.sources import SourceLook
 from ops.server.connection_balance import Load
 from ops.server.proxies import ProxyHint
 from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.settings.source import Source
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
@@ -38,8 +39,11 @@ from projections.accounts.tokens import Issued, TokenIssuer, make_key, read_keyr
 from projections.checking.mending import Mending
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
+from projections.entities.postgres.source import PostgresSource
+from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
+from projections.unknown_types import UnknownTypes
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
 
@@ -71,6 +75,8 @@ class Service:
         provider: IdentityProvider | None = None,
         rules: LimitRules | None = None,
         source: EntitySource | None = None,
+        announced: ProtocolVersion | None = None,
+        beside_backend: bool = False,
     ) -> None:
         """Take what the app is to work with; the source is the catalog unless another one is given."""
         self.clock = Clock()
@@ -83,7 +89,9 @@ class Service:
         self.tokens = TokenIssuer(lambda: keyring)
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
-        self.look = SourceLook("catalog", source or self.catalog)
+        kind: Source = "postgres" if isinstance(source, PostgresSource) else "catalog"
+        self.look = SourceLook(kind, source or self.catalog, announced)
+        self.unknown_types = UnknownTypes(store) if beside_backend else None
         self.presence = Presence(store, "")
         settings = settings or HttpSettings()
         self.services = Services(
@@ -101,6 +109,8 @@ class Service:
             readiness=self._readiness,
             present=self._present,
             settings=settings,
+            protocol_version=self.look.protocol_version,
+            unknown_types=self.unknown_types,
         )
         self.app = build(self.services)
         self.client: falcon.testing.ASGIConductor
@@ -154,7 +164,12 @@ class Service:
     async def _readiness(self) -> Readiness:
         await self._present()
         await self.store.command("PING", key=b"ping")
-        return Readiness("test", "none", embedded=False, source=await self.look.health())
+        return Readiness(
+            "test", "none", embedded=False, source=await self.look.health(),
+            protocol=await self.look.protocol_readiness(
+                () if self.unknown_types is None else await self.unknown_types.all(self.clock())
+            ),
+        )  # fmt: skip
 
 
 @asynccontextmanager

@@ -10,9 +10,10 @@ from projections.entities.postgres.check.samples import sample_problems
 from projections.entities.postgres.check.schema import schema_problems
 from projections.entities.postgres.check.unfit_rows import unfit_problems
 from projections.entities.postgres.horizon import HorizonReader, HorizonUnknown
-from projections.entities.postgres.mapping.applicable import applicable
+from projections.entities.postgres.mapping.applicable import applicable, backend_version
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import PRINTING, Postgres
+from projections.entities.protocol_version import NEWEST, read_version
 from projections.entities.source import SourceUnavailable
 from projections.entities.source_check import CheckReport, Problem
 
@@ -38,6 +39,7 @@ async def check(postgres: Postgres, mapping: Mapping) -> CheckReport:
             report.problems += await _server(connection, report.facts)
             report.problems += await _printing(connection)
             report.problems += await _horizon(connection, mapping, report.facts)
+            report.problems += await _backend(connection, mapping, report.facts)
             mapping = await applicable(connection, mapping)
             refused = await schema_problems(connection, mapping)
             report.problems += refused
@@ -89,6 +91,25 @@ async def _printing(connection: Any) -> list[Problem]:
         for name, wanted in PRINTING.items()
         if found.get(name, wanted) != wanted
     ]
+
+
+async def _backend(connection: Any, mapping: Mapping, facts: dict[str, str]) -> list[Problem]:
+    """Tell which version the backend is, and whether its apps ask for types that are not known here."""
+    text = await backend_version(connection, mapping)
+    if text is None:
+        if mapping.source.version:
+            says = "which version the backend is cannot be read: GRANT SELECT ON version_history, or set"
+            return [Problem(weight="note", says=f"{says} LEDGER_PROTOCOL_VERSION")]
+        return []
+    facts["backend"] = text
+    try:
+        version = read_version(text)
+    except ValueError as error:
+        return [Problem(weight="note", says=f"which version the backend is cannot be read: {error}")]
+    if version[:2] <= NEWEST[:2]:
+        return []
+    says = f"the backend is {version}; types that came after {NEWEST.major}.{NEWEST.minor} are left out of streams"
+    return [Problem(weight="warning", says=f"{says}, so phones lack what they hold: upgrade this service")]
 
 
 async def _horizon(connection: Any, mapping: Mapping, facts: dict[str, str]) -> list[Problem]:

@@ -1,4 +1,7 @@
-"""Which branches of a mapping are for this database: a schema has versions, told apart by columns it has or has not."""
+"""Which branches of a mapping are for this database: a schema has versions, told apart by columns it has or has not.
+
+And which version the backend is whose database it is, where that says so itself.
+"""
 
 from __future__ import annotations
 
@@ -45,3 +48,17 @@ async def applicable(connection: asyncpg.Connection, mapping: Mapping) -> Mappin
         for name, branches in mapping.entities.items()
     }
     return replace(mapping, entities={name: branches for name, branches in kept.items() if branches})
+
+
+async def backend_version(connection: asyncpg.Connection, mapping: Mapping) -> str | None:
+    """Tell the version of the backend, as its database has it; None where it is not told, or not to this role.
+
+    Raises what the connection raises.
+    """
+    if not mapping.source.version:
+        return None
+    try:
+        found = await connection.fetchval(mapping.source.version)
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InsufficientPrivilegeError):
+        return None
+    return None if found is None else str(found)

@@ -50,12 +50,14 @@ class SourceOptions(Struct, frozen=True):
     """What holds for all of a source.
 
     `library`: the SQL type of library ids. `stamps`: whether rows are stamped by the start of their transaction or by
-    the clock. `keeps_deletes_us`: delete markers are kept at least so long; None: for ever.
+    the clock. `keeps_deletes_us`: delete markers are kept at least so long; None: for ever. `version`: a statement that
+    tells the version of the Immich whose database it is; empty where there is no such backend beside the service.
     """
 
     library: LibraryType = "uuid"
     stamps: Stamps = "transaction"
     keeps_deletes_us: int | None = None
+    version: str = ""
 
 
 class Order(Struct, frozen=True):
@@ -125,6 +127,7 @@ class _Source(Struct, frozen=True, forbid_unknown_fields=True):
     library: LibraryType = "uuid"
     stamps: Stamps = "transaction"
     keeps_deletes: str | None = None
+    version: str | None = None
 
 
 class _Resend(Struct, frozen=True, forbid_unknown_fields=True):
@@ -290,7 +293,8 @@ class _Reader:
                 keeps_us = int(found[1]) * _UNIT_US[found[2]]
                 if keeps_us <= MARGIN_US:
                     self._refuse(("source", "keeps_deletes"), "must be more than 1s: nothing newer than that is read")
-        return SourceOptions(read.library, read.stamps, keeps_us)
+        self._check_all({"version": read.version}, ("source",))
+        return SourceOptions(read.library, read.stamps, keeps_us, read.version or "")
 
     def _branch(
         self, raw: Any, served: EntityTypeRow, payloads: dict[str, dict[str, str]], path: tuple[str | int, ...]
