@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install installed run free-port test soak check fix bench clean
+.PHONY: install installed run free-port test soak check fix bench upstream clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
@@ -62,6 +62,10 @@ fix: .venv/installed ## Mend what can be mended by a program
 
 bench: .venv/installed ## Measure against floors of the same run
 	$(BIN)/syncledger bench
+
+# SDK=FOLDER takes an unpacked package instead, SYNC_SERVICE=FILE upstream's sync.service.ts, which tells the order.
+upstream: .venv/installed ## Compare the types and payloads of the newest @immich/sdk with ours; exits 2 where npm has no registry
+	@$(BIN)/python -m tests.clients.upstream $(if $(SDK),--sdk $(call quoted,$(SDK))) $(if $(SYNC_SERVICE),--sync-service $(call quoted,$(SYNC_SERVICE)))
 
 clean: ## Remove what was installed and built, but no data
 	rm -rf .venv tests/clients/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
