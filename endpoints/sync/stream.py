@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -26,12 +27,14 @@ from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
-from projections.entities.source import EntitySource, PositionLost, SourceUnavailable
+from projections.entities.source import MOST_BEHIND_S, EntitySource, PositionLost, SourceUnavailable
 from projections.unknown_types import is_well_formed
 
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
 MAX_TYPES: Final = 1000
+WAITING: Final = 1000
+"""How many streams of a worker wait at once; they hold a connection to a client and no other."""
 DAY_US: Final = 86_400_000_000
 
 
@@ -65,6 +68,7 @@ class SyncStream:
         self._services = services
         self._ledger = services.ledger
         self._source = services.source
+        self._waits = Waits()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req)
@@ -77,8 +81,9 @@ class SyncStream:
         if body.reset:
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
         source = self._source.of_session(state.user, state.sid)
+        asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows)
+        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
         if begun is None:
             resp.data = RESET_LINE
             return
@@ -107,12 +112,38 @@ class SyncStream:
             await counters.note("runs_cut", entity_type=entity_type)
 
 
+class Waits:
+    """Streams that wait until what woke their device is below the horizon; bounded, and each by a timer."""
+
+    def __init__(self, most: int = WAITING) -> None:
+        self.most = most
+        self.count = 0
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; tells whether there was room for one more."""
+        if self.count >= self.most:
+            return False
+        self.count += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.count -= 1
+        return True
+
+
 async def begin(
-    act: Callable[[Command], Awaitable[State]], source: EntitySource, state: State, rows: Sequence[EntityTypeRow]
+    act: Callable[[Command], Awaitable[State]],
+    source: EntitySource,
+    state: State,
+    rows: Sequence[EntityTypeRow],
+    waits: Waits,
+    asked_s: float,
 ) -> Begun | None:
     """Put on record what is about to be sent: a stream of `rows`; None where it may only be a reset.
 
-    `act` carries a command out on the session and returns its state. Raises what that and the source raise.
+    A stream that would have nothing waits until it has what was committed by `asked_s`, an instant of the monotonic
+    clock: something wakes devices at once, and the horizon is behind. `act` carries a command out on the session and
+    returns its state. Raises what that and the source raise.
     """
     library = state.library
     horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
@@ -133,6 +164,11 @@ async def begin(
         known = positions(state, rows)
         try:
             changed = await source.changed(library, known, horizon_us)
+            if not changed and rows:
+                wait_s = await source.catches_up_in(library, known, horizon_us, asked_s)
+                if wait_s > 0 and await waits.pause(min(wait_s, MOST_BEHIND_S)):
+                    horizon_us = await source.horizon(library)
+                    changed = await source.changed(library, known, horizon_us)
         except PositionLost:
             await act(RequestReset(on=True, by=plain("source")))
         else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, Self
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
 from msgspec import Struct
 
 from ledger.commands import Origin, Resend
 from ledger.errors import Unavailable
 from ledger.positions import Position
+
+MOST_BEHIND_S: Final = 2.0
+"""A horizon further behind than this is not waited for: who holds it there may do so for long."""
 
 
 class SourceUnavailable(Unavailable):
@@ -126,6 +129,14 @@ class EntitySource(Protocol):
         """Tell which entity types may have rows after their positions and before an instant, in one question for all.
 
         Types that are left out have none. Raises PositionLost, so that a device is told before anything is sent.
+        """
+        ...
+
+    async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
+        """Tell in how many seconds what was committed by `asked_s` (of the monotonic clock) is below the horizon.
+
+        0 where all such rows of these types are below `before`, the horizon of a stream that found nothing, or where
+        they would not be sent in MOST_BEHIND_S either.
         """
         ...
 

@@ -33,7 +33,7 @@ from ops.simulate.errors import (
 )
 from ops.simulate.parse import SHAPES, Run
 from ops.simulate.repeats import Repeats, placeholders_of
-from ops.simulate.tables import TYPES_V1, TYPES_V2
+from ops.simulate.tables import TYPES_V1, TYPES_V2, TYPES_V3
 from tests.support.processes.scripted_server import JSON, Broken, ScriptedServer, line
 
 AT = "2025-01-20T10:30:45.123Z"
@@ -791,3 +791,59 @@ def test_a_placeholder_counts_as_no_repeat_and_whatever_else_comes_again_does() 
     assert (Repeats({"AssetV2": f"AssetV2|{first}"}).count(moved), placeholders_of(moved)) == (0, {0, 1})
     assert Repeats({"AssetV2": f"AssetV2|{first}"}).count(run((first, "one"), (second, "two"))) == 1
     assert Repeats({}).count(run((second, "placeholder:b"), (second, "one"))) == 1  # one ahead of nothing has a place
+
+
+# Apps of 3.3
+
+
+def memory(memory_id: str, kind: str) -> JSON:
+    return {"id": memory_id, "ownerId": "u", "type": kind, "data": {}, "createdAt": AT, "updatedAt": AT,
+            "deletedAt": None, "isSaved": False, "memoryAt": AT, "seenAt": None, "showAt": None,
+            "hideAt": None}  # fmt: skip
+
+
+def auth_user(oauth_id: str | None) -> JSON:
+    return {**user("u"), "isAdmin": False, "oauthId": oauth_id, "pinCode": None, "storageLabel": None,
+            "quotaSizeInBytes": None, "quotaUsageInBytes": 0}  # fmt: skip
+
+
+def test_an_app_of_3_3_keeps_faces_of_assets_that_it_has_not(
+    server: ScriptedServer, open_device: Callable[..., Device]
+) -> None:
+    data = {**face("f", "nowhere", "nobody"), "isVisible": True, "deletedAt": None}
+    server.rows = [("UserV1", user("u")), ("AssetFaceV3", data)]
+    device = open_device("newer.db", types=TYPES_V3)
+    device.sync()
+    assert ids(device, "face") == ["f"]
+    server.rows = [("UserV1", user("u")), ("AssetFaceV2", data)]
+    with pytest.raises(RefusedRow, match="AssetFaceV2 f: FOREIGN KEY"):
+        open_device("older.db", types=TYPES_V2).sync()
+
+
+def test_check_compares_what_an_app_of_each_version_is_shown(
+    server: ScriptedServer, open_device: Callable[..., Device]
+) -> None:
+    both = [("UserV1", user("u")), ("AssetV2", asset("a"))]
+    links = [{"memoryId": name, "assetId": "a"} for name in ("years", "birthday")]
+    years, birthday = memory("years", "on_this_day"), memory("birthday", "birthday")
+    listed = [
+        *both, ("AuthUserV1", auth_user("")), ("MemoryV1", years), ("MemoryV2", birthday),
+        *(("MemoryToAssetV1", link) for link in links),
+    ]  # fmt: skip
+    server.listing = [json.dumps({"type": kind, "id": "x", "data": data}).encode() + b"\n" for kind, data in listed]
+    sent = {
+        TYPES_V2: [("AuthUserV1", auth_user("")), ("MemoryV1", years), ("MemoryToAssetV1", links[0])],
+        TYPES_V3: [
+            ("AuthUserV2", auth_user(None)), ("MemoryV2", years), ("MemoryV2", birthday),
+            *(("MemoryToAssetV2", link) for link in links),
+        ],
+    }  # fmt: skip
+    for types, rows in sent.items():
+        server.checkpoints.clear()  # each is a session of its own
+        server.rows = [*both, *rows]
+        device = open_device(f"{types is TYPES_V3}.db", types=types)
+        device.sync()
+        assert ids(device, "memory") == (["birthday", "years"] if types is TYPES_V3 else ["years"])
+        assert check(device.copy, device.server, "lib", types).equal
+    server.listing = [line for line in server.listing if b'"assetId": "a"' not in line]
+    assert check(device.copy, device.server, "lib", TYPES_V3).extra == 2

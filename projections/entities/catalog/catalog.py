@@ -139,6 +139,10 @@ class Catalog:
             return frozenset(after)
         return frozenset(name for name, position in after.items() if summary.has_after(row(name).stored, position))
 
+    async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
+        """Return 0: the horizon is one past the last stamp."""
+        return 0.0
+
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
@@ -164,7 +168,9 @@ class Catalog:
                 return
             longest = summary.longest[served.stored]
         async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
-            lines = await named(served.stored, rows.lines, self._profiles)
+            lines = rows.lines
+            if served.stored in OWN_TYPES:
+                lines = await named(served.stored, lines, self._profiles)
             if not served.is_as_stored and not all_stored:
                 lines = await self._served(library, served, lines)
             if lines:

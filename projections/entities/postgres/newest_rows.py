@@ -12,7 +12,10 @@ entity types are always asked about.
 # ruff: noqa: S608 - a mapping is SQL that its operator wrote; its tables and columns stand here as they do there
 from __future__ import annotations
 
+import asyncio
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +26,7 @@ from projections.entities.postgres.mapping.applicable import applicable
 from projections.entities.postgres.mapping.mapping import Branch, Order
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
 from projections.entities.postgres.mapping.sql_names import only_column, quoted, tables_in
+from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.statements.keyset import uuid7_after
 
 _MS_BITS: Final = 80
@@ -41,6 +45,9 @@ SELECT EXISTS (
        EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = to_regclass(t.name) AND c.reltuples BETWEEN 0 AND $3) AS small
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t (name, "column", at) ORDER BY at
 """
+
+# Which transactions are committed: as long as it is the same, nothing was written for anybody; and when that is.
+_STATE: Final = ("pg_current_snapshot()::text", "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 
 class Stamp(NamedTuple):
@@ -93,6 +100,10 @@ class NewestRows:
         self._asked: tuple[Stamp, ...] | None = None
         self._statement = ""
         self._horizon_us = -1
+        self._began_s = -math.inf
+        self._looking = asyncio.Lock()
+        self._state = ""
+        self._quiet_since_us = 0
         self._last: dict[str, list[tuple[Stamp, Last]] | None] = {}
         self._below_us = -1
 
@@ -104,6 +115,21 @@ class NewestRows:
         """Tell whether what is known holds for a snapshot, or cannot: one that is no horizon."""
         return before <= self._below_us or before > self._horizon_us
 
+    @property
+    def began_s(self) -> float:
+        """When the look began that is the newest, by the monotonic clock: it shows what was committed by then."""
+        return self._began_s
+
+    async def look_since(self, postgres: Postgres, at_s: float) -> None:
+        """Look at the tables unless somebody has since an instant of the monotonic clock; one at a time.
+
+        Raises what `look` does, and SourceUnavailable.
+        """
+        async with self._looking:
+            if self._began_s < at_s:
+                async with postgres.connection() as connection:
+                    await self.look(connection)
+
     async def look(self, connection: Any) -> None:
         """Look at the tables, for all snapshots up to now; outside of any transaction."""
         if self._asked is None:
@@ -111,15 +137,18 @@ class NewestRows:
             self._stamps = {name: stamps_of(branches) for name, branches in mapped.items()}
             self._asked = await self._affordable(connection)
             columns = [stamp.newest(name) for stamp in self._asked for name in (stamp.column, stamp.library) if name]
-            self._statement = f"SELECT {', '.join(columns) or 'NULL'}"
-        below_us = self._horizon_us
+            self._statement = f"SELECT {', '.join((*columns, *_STATE))}"
+        below_us, began_s = self._horizon_us, time.monotonic()
         try:
-            values = iter(await connection.fetchrow(self._statement))
+            *found, state, now_us = await connection.fetchrow(self._statement)
         except asyncpg.PostgresError:
             self._asked = None  # the database may have got another schema
             raise
-        if below_us <= self._below_us:
-            return
+        if began_s <= self._began_s:
+            return  # a later one was faster
+        if state != self._state:
+            self._state, self._quiet_since_us = state, now_us
+        values = iter(found)
         last = {stamp[:3]: _last(stamp, next(values), next(values) if stamp.library else "") for stamp in self._asked}
         whose = {stamp[:3]: stamp.library for stamp in self._asked}
         for name, stamps in self._stamps.items():
@@ -129,7 +158,7 @@ class NewestRows:
                     (stamp if stamp.library == whose[stamp[:3]] else stamp._replace(library=""), last[stamp[:3]])
                     for stamp in stamps
                 ]
-        self._below_us = below_us
+        self._below_us, self._began_s = max(below_us, self._below_us), began_s
 
     def may_have(self, entity_type: str, after: Position | None, before: int) -> bool:
         """Tell whether a mapped entity type may have rows after a position and before a snapshot."""
@@ -137,6 +166,16 @@ class NewestRows:
             return True
         known = self._last.get(entity_type)
         return known is None or any(last.is_behind(stamp, after) for stamp, last in known)
+
+    def shows(self, entity_type: str, from_us: int) -> bool:
+        """Tell whether there may have been rows of a mapped entity type at or above an instant at the newest look.
+
+        Of a type that is not looked at there were none where nothing at all was committed since that instant.
+        """
+        known = self._last.get(entity_type)
+        if known is None:
+            return self._quiet_since_us >= from_us
+        return any(last.at_us + 999 >= from_us for _, last in known)
 
     def has(self, entity_type: str, library: str, after: Position | None, before: int) -> bool:
         """Tell whether a mapped entity type surely has a row of a library after a position and before a snapshot.

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 from msgspec import Struct
@@ -24,7 +24,7 @@ from projections.entities.forms import DELETE
 from projections.entities.lines import as_served, position_of
 from projections.entities.origins import Found, Origins
 from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
-from projections.entities.postgres.horizon import Horizon, HorizonReader
+from projections.entities.postgres.horizon import MARGIN_US, Horizon, HorizonReader
 from projections.entities.postgres.identity import IdentityReader
 from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapping.applicable import backend_version
@@ -48,7 +48,7 @@ from projections.entities.postgres.statements.keyset import Ask, library_value
 from projections.entities.postgres.statements.statements import Statement
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.registry import EntityTypeRow, row
-from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, SourceUnavailable, Waiting
+from projections.entities.source import MOST_BEHIND_S, Ahead, HeldBack, Page, SourceHealth, SourceUnavailable, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ LATE_US: Final = 5_000_000
 CLOCK_S: Final = 60.0
 """For so long the server's clock is taken to go on as ours does."""
 
+ROUNDED_US: Final = 5_000
+"""What both clocks, and stamps and horizons in whole milliseconds, may be apart."""
 SHARED_S: Final = 0.1
 """How old a horizon may be that a stream begins with: it lies a second behind the clock anyway."""
 HORIZONS: Final = 64
@@ -91,6 +93,7 @@ class PostgresSource:
         self._read_in: dict[int, Origin] = {}
         self._clock: tuple[int, float] | None = None
         self._shared = NOT_SHARED
+        self._reading = asyncio.Lock()
         self._line_bytes: dict[str, float] = {}
         self._unfit = Known(unfit or OfProcess())
         self._told: set[tuple[str, str]] = set()
@@ -178,6 +181,40 @@ class PostgresSource:
             for name in changed:
                 quiet.forget(library, served[name])
         return changed
+
+    async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
+        """Tell in how many seconds what was committed by an instant of the monotonic clock is below the horizon.
+
+        0 where a look at the newest rows since then shows none of these types at or above `before`. That look is the
+        one that `changed` took where it began late enough, and one for all who ask meanwhile.
+        """
+        horizon_us = before
+        if self._lag_us(before) > MARGIN_US + int(SHARED_S * 1_000_000):  # who held it may be done by now
+            horizon_us = max(before, await self._horizon_since(asked_s))
+        lag_us = self._lag_us(horizon_us)
+        if lag_us > MOST_BEHIND_S * 1_000_000 or library_value(library, self._mapping.source.library) is None:
+            return 0.0
+        served = {mapped for name in types if (mapped := self._compiler.served_from(name)) is not None}
+        with self._asking(", ".join(sorted(served))):
+            await self._newest.look_since(self._postgres, asked_s)
+        unfit = self._unfit.tables
+        if not any(self._compiler.is_mended(name, unfit) or self._newest.shows(name, before) for name in served):
+            return 0.0
+        return (lag_us + ROUNDED_US) / 1_000_000
+
+    async def _horizon_since(self, at_s: float) -> int:
+        """Tell the horizon as somebody read it since an instant of the monotonic clock; read once for all who ask."""
+        async with self._reading:
+            if self._shared[1] < at_s:
+                await self._read_horizon()
+            return self._shared[0]
+
+    def _lag_us(self, horizon_us: int) -> int:
+        """Tell how far an instant is behind the server's clock, which is taken to go on as ours does."""
+        if self._clock is None:
+            return 0
+        now_us, read_s = self._clock
+        return now_us + int((time.monotonic() - read_s) * 1_000_000) - horizon_us
 
     async def _having(self, served: Mapping[str, str], ask: Ask, *, near: bool) -> Sequence[str]:
         """Ask which entity types have rows behind their positions, in one statement."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from random import Random
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from endpoints.sync.acks import forgotten
-from endpoints.sync.stream import begin
+from endpoints.sync.stream import Waits, begin
 from endpoints.sync.stream_lines import RESET_LINE, chunks
 from ledger.acks import RESET_ACK, Ack, parse_ack
 from ledger.chain import GENESIS, record
@@ -228,7 +229,7 @@ class Phone:
             floor_us = await self.library.tombstone_floor(LIBRARY)
             missed = [form for form in forms if self.heard.get(form, floor_us + 1) <= floor_us]
             need = f"it may have missed deletes of {missed}" if missed else ""
-        begun = await begin(self.session.act, self.library, self.session.state, rows)
+        begun = await begin(self.session.act, self.library, self.session.state, rows, Waits(), time.monotonic())
         if begun is None:
             assert need, "emptied without need"
             self.told = True

@@ -8,7 +8,7 @@ changes the albums that refer to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, NamedTuple, Self
 
@@ -128,6 +128,9 @@ class MemorySource:
         await asyncio.sleep(0)
         found = {name for name, position in after.items() if (await self.ahead(library, name, position, before)).rows}
         return frozenset(found)
+
+    async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
+        return 0.0
 
     def rechecked(self, library: str, after_us: int) -> AsyncIterator[list[bytes]] | None:
         """Return None: what rows were before is noted nowhere."""
