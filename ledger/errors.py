@@ -28,7 +28,7 @@ LedgerError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 NAMED: Final = 20
 """How many sessions a message names."""
@@ -36,6 +36,9 @@ NAMED: Final = 20
 
 class LedgerError(Exception):
     """Anything this service refuses or fails at; `str(error)` is fit for a client and holds no secret."""
+
+    exit_code: ClassVar[int] = 1
+    """What a command ends with for it: 1 for what is wrong, 2 for what cannot be done as it was asked."""
 
 
 class Refused(LedgerError):
@@ -147,6 +150,8 @@ class LayoutError(LedgerError):
 
 class NoLedger(LayoutError):
     """The store holds no ledger and none is to begin in it, or it holds another one; the message says what to do."""
+
+    exit_code = 2
 
 
 class CorruptLedger(LedgerError):

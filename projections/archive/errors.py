@@ -39,6 +39,8 @@ class ObjectMissing(CorruptLedger):
 class ArchiveNotGiven(LayoutError):
     """Events are in an archive, and none was given, or one that does not hold them."""
 
+    exit_code = 2
+
     def __init__(self, what: str = "") -> None:
         super().__init__(
             what or "These events are in the archive: set LEDGER_ARCHIVE as it is set where syncledger archive runs"

@@ -19,7 +19,7 @@ HINT = "LEDGER_TRUSTED_PROXIES"
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 
 
-def create(settings: Settings, redis_url: str) -> Any:
+def create(settings: Settings, redis_url: str, ledger_id: str) -> Any:
     """Build an application that tells who it believes its client to be."""
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
