@@ -27,6 +27,7 @@ class RawStream:
         *,
         receive_buffer_bytes: int | None = None,
         path: str = "/api/sync/stream",
+        accept_encoding: str = "identity",
         **body: Any,
     ) -> None:
         self.status = 0
@@ -45,6 +46,7 @@ class RawStream:
         self.local_port: int = self._socket.getsockname()[1]
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+            f"Accept-Encoding: {accept_encoding}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         self._socket.sendall(head.encode() + content)
