@@ -269,6 +269,12 @@ def test_what_a_client_says_of_itself_is_replaced(
         assert (headers["x-correlation-id"], headers["accept-encoding"]) == ("mine", "zstd, br")
 
 
+def test_no_compression_is_asked_for_in_a_clients_place(between: Proxy, ledger: ScriptedServer) -> None:
+    asked(between.port, "/api/sync/ack")
+    # Traefik unpacks it itself, and cannot be told otherwise.
+    assert ledger.seen[0].headers.get("accept-encoding") == ("gzip" if between.kind == "traefik" else None)
+
+
 def test_the_service_counts_clients_by_the_address_that_the_proxy_saw(proxy: Proxy, service: RunningService) -> None:
     """Bad tokens are limited by address: one client cannot pass for many, and many are not taken for one."""
     client, other = {"nginx": ("127.0.1.1", "127.0.2.1"), "caddy": ("127.0.1.2", "127.0.2.2")}.get(
