@@ -99,8 +99,9 @@ class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_
 class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_requested"):
     """The device is asked to start over, or that was taken back.
 
-    `cause`: ack_ahead, history_lost or fence; empty where an owner or operator wanted it. `epoch`: the newest one that
-    is known to have begun, though the log has lost it; the next one lies beyond it.
+    `cause`: ack_ahead, history_lost, fence or immich (its owner wanted it there); empty where an owner or operator
+    wanted it here. `epoch`: the newest one that is known to have begun, though the log has lost it; the next one lies
+    beyond it.
     """
 
     on: bool
@@ -181,7 +182,8 @@ class TokenFirstUsed(_Event, frozen=True, array_like=True, tag="token_first_used
 class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
     """The session is over.
 
-    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused or erased.
+    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased or
+    gone (the service that admits its token has it no more).
     """
 
     reason: str

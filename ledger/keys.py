@@ -69,6 +69,14 @@ def unknown_types() -> bytes:
     return b"ledger:unknown-types"
 
 
+def gone() -> bytes:
+    """Hash: living session that is gone at the service that admits it -> since when that was seen, in ms.
+
+    Beside them `tables`: which tables that was seen in; `looked`: when they were last looked at, in ms.
+    """
+    return b"ledger:gone"
+
+
 def identity_link(digest: str) -> bytes:
     """Value: the user of an identity, a space, the token it is held under.
 
@@ -138,6 +146,11 @@ def credentials(partition: int) -> bytes:
 def provider_sessions(partition: int) -> bytes:
     """Sorted set without scores: `<digest of the provider's session, hex>:<living session>`, for its logout."""
     return b"{p%d}:provider-sessions" % partition
+
+
+def pressed(partition: int) -> bytes:
+    """Hash: living session that was asked to start over for what another service said -> by which mark of that."""
+    return b"{p%d}:pressed" % partition
 
 
 def whole(partition: int) -> bytes:

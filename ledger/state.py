@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,14 @@ class OldToken(NamedTuple):
     was_used: bool = True
 
 
+SID_CHARS: Final = 64
+
+
+def living_parent_of(parent: str | None) -> str:
+    """Tell which session must live for one to live; '' for none, as where its parent is another service's."""
+    return parent if parent is not None and len(parent) == SID_CHARS else ""
+
+
 class State(msgspec.Struct, frozen=True):
     """A session as of event `seq`.
 
@@ -52,7 +60,8 @@ class State(msgspec.Struct, frozen=True):
     `noted` are the latest acks recorded as stale or refused. `revision`: by which revision of a source its streams were
     made, at the latest (`ledger.commands.Resend`). `origin`: in which origin of a source (`ledger.commands.Origin`), 0
     if none was told, and up to where that was `written` then. `token` is the SHA-256 of the token in use, empty for the
-    first one, whose digest is the session's id.
+    first one, whose digest is the session's id. `parent` is the session that it ends with, or one that another service
+    calls so by an id of its own (`authenticated_by`), which says itself when this one is over.
     """
 
     sid: str

@@ -3,14 +3,16 @@
 --         marks (list); then, if a session begins or ends: provider sessions (sorted set), credentials (hash), whole
 -- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
 --         ('' for any time), number of sessions, every how many events one is a mark; then per session:
---         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live' or 'ended',
---         parent ('' for none), what to keep of it once ended, its member of the provider sessions ('' for none);
+--         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live', 'ended' or
+--         'resumed' (it had ended, and lives again), parent ('' for none), what is kept of it while it has ended, its
+--         member of the provider sessions ('' for none);
 --         five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
 -- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
 --         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
--- In a partition that is being copied no session begins, nor in one without anything: it has lost all that it held.
+-- In a partition that is being copied no session begins or is resumed, nor in one without anything: it has lost all
+-- that it held.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- A version is seq and hash: where the store lost its tail another event may have taken the seq.
 -- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins;
@@ -37,12 +39,20 @@ for i = 1, sections do
   if last % every < last - ARGV[at + 2] then
     call('LLEN', KEYS[4 + 3 * i])
   end
-  if ARGV[at + 2] == '0' then
-    conflict = conflict or seq or call('HEXISTS', KEYS[4], ARGV[at]) == 1
+  local resumed = ARGV[at + 3] == 'resumed'
+  if ARGV[at + 2] == '0' or resumed then
+    local kept = call('HGET', KEYS[4], ARGV[at])
     call('ZCARD', KEYS[2])
     call('HLEN', KEYS[3])
     if nothing_left or (says and string.sub(says, 1, 8) == 'copying ') then
       return {2}
+    end
+    if resumed then
+      local space = kept and string.find(kept, ' ', 1, true)
+      conflict = conflict or seq or not space or string.sub(kept, space + 1) ~= ARGV[at + 5]
+      head = space and string.sub(kept, 1, space - 1)
+    else
+      conflict = conflict or seq or kept
     end
   else
     conflict = conflict or seq ~= ARGV[at + 2] or hash ~= ARGV[at + 12]
@@ -99,7 +109,7 @@ for i, at in ipairs(starts) do
     end
     before = seq
   end
-  if ARGV[at + 3] == 'live' then
+  if ARGV[at + 3] ~= 'ended' then
     call('HSET', session, 'head', head, 'seq', ARGV[set - 5], 'at_us', ARGV[set - 4], 'hash', ARGV[set - 1],
       unpack(ARGV, set, remove - 1))
     if set_checkpoints > remove then
@@ -111,7 +121,10 @@ for i, at in ipairs(starts) do
     if last >= remove_checkpoints then
       call('HDEL', checkpoints, unpack(ARGV, remove_checkpoints, last))
     end
-    if ARGV[at + 2] == '0' then
+    if ARGV[at + 3] == 'resumed' then
+      call('HDEL', KEYS[4], ARGV[at])
+    end
+    if ARGV[at + 2] == '0' or ARGV[at + 3] == 'resumed' then
       call('HSET', KEYS[3], ARGV[at], ARGV[at + 4])
       call('ZADD', KEYS[2], 'GT', ARGV[1], ARGV[at])
       if ARGV[at + 6] ~= '' then

@@ -43,6 +43,11 @@ class Section(NamedTuple):
     events: Sequence[Recorded]
     after: State
 
+    @property
+    def resumed(self) -> bool:
+        """Tell whether it had ended before, and lives again."""
+        return self.before is not None and self.before.ended is not None
+
 
 class Conflict(NamedTuple):
     """Another writer was first: the current state of the first section's session, None if it does not live.
@@ -132,7 +137,7 @@ async def append(
         _pack(section, args)
         if section.after.ended is not None:
             script, indexed = _END, True
-        elif section.before is None:
+        elif section.before is None or section.resumed:
             indexed = True
     if indexed:
         names += (keys.provider_sessions(partition), keys.credentials(partition), keys.whole(partition))
@@ -211,11 +216,15 @@ def provider_member(state: State) -> bytes:
 def _pack(section: Section, args: list[Arg]) -> None:
     """Add a section's arguments as append.lua reads them."""
     before, events, after = section
-    ended = after.ended is not None
-    kept = _keep(after.seq, after.hash, after.user) if ended else b""
-    to_set, remove, to_set_checkpoints, remove_checkpoints = _NO_CHANGES if ended else changes(before, after)
+    becomes, kept, stored = b"live", b"", before
+    if after.ended is not None:
+        becomes, kept = b"ended", _keep(after.seq, after.hash, after.user)
+    elif before is not None and before.ended is not None:
+        becomes, kept, stored = b"resumed", _keep(before.seq, before.hash, before.user), None
+    changed = _NO_CHANGES if becomes == b"ended" else changes(stored, after)
+    to_set, remove, to_set_checkpoints, remove_checkpoints = changed
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (b"ended" if ended else b"live", after.parent or b"", kept, provider_member(after))
+    args += (becomes, after.parent or b"", kept, provider_member(after))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     args.append(b"" if before is None else before.hash)
     for event in events:

@@ -22,7 +22,7 @@ from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, is_known, place
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
-from ledger.state import State
+from ledger.state import State, living_parent_of
 from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
@@ -105,8 +105,8 @@ class Losses:
                 if self._present is not None:
                     await self._present()
                 section = place(state, sid, events, now_us)
-                parent = known.parent if state is None and known.ended is None else None
-                if await self._append(partition, [section], now_us, parent or ""):
+                parent = living_parent_of(known.parent) if state is None and known.ended is None else ""
+                if await self._append(partition, [section], now_us, parent):
                     continue
                 state = section.after
                 log.error("the store has lost events of session %s…, known up to event %d", sid[:12], known.seq)
@@ -181,11 +181,12 @@ class Losses:
         """Tell whether nothing is left of a session; one whose parent does not live ended with it."""
         if await is_known(self._store, partition, known.sid):
             return False
-        if known.ended is not None or known.parent is None:
+        living_parent = living_parent_of(known.parent)
+        if known.ended is not None or not living_parent:
             return True
-        if await self._load(partition, known.parent) is not None:
+        if await self._load(partition, living_parent) is not None:
             return True
-        parent = self._recent.last(known.parent)
+        parent = self._recent.last(living_parent)
         return parent is not None and await self.make_good(parent) is not None
 
     async def _holds(self, partition: int, state: State, known: State) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -24,6 +24,7 @@ from ledger.commands import (
     OfferStream,
     RecordAcks,
     RequestReset,
+    ResumeSession,
     RotateToken,
     UseToken,
 )
@@ -44,15 +45,16 @@ from ledger.errors import (
     Unavailable,
 )
 from ledger.events import Event
+from ledger.evolve import left_of
 from ledger.keys import partition_of
-from ledger.log.append import Conflict, Section, append, is_known, load, place
+from ledger.log.append import Conflict, Section, append, is_known, load, place, read_ended
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
-from ledger.state import State
+from ledger.state import State, living_parent_of
 from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
@@ -132,6 +134,11 @@ class Ledger:
         self.losses = Losses(
             store, partitions, lambda: self.clock(), self._recent, self.look, self._append, self._end, present
         )
+        self.begin: Callable[[Caller], Awaitable[bool]] | None = None
+        """Begins or resumes the session of a token that another service admits; tells whether it may live.
+
+        None where sessions begin by signing in here.
+        """
         self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def partition_of(self, user: str) -> int:
@@ -144,11 +151,47 @@ class Ledger:
         The first use of a new token is appended. Raises SessionEnded if the token admits nobody, and TokenReused if it
         was replaced before its grace was over: then the session has been ended for it.
         """
+        try:
+            return await self._admitted(await self.load(caller.user, caller.sid), caller)
+        except SessionEnded:
+            if self.begin is None or not await self.begin(caller):
+                raise
         return await self._admitted(await self.load(caller.user, caller.sid), caller)
 
     def act(self, caller: Caller, command: Command) -> Coroutine[Any, Any, State]:
         """Carry a command out in the name of a presented token; raises what `admit` and `execute` raise."""
+        if self.begin is not None:
+            return self._act(caller, command, self.begin)
         return self.execute(caller.user, caller.sid, command, caller)
+
+    async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
+        try:
+            return await self.execute(caller.user, caller.sid, command, caller)
+        except SessionEnded:
+            if not await begin(caller):
+                raise
+        return await self.execute(caller.user, caller.sid, command, caller)
+
+    async def resume(self, user: str, sid: str, command: ResumeSession) -> State:
+        """Let a session that has ended live again and return its state; one that lives stays as it is.
+
+        Raises SessionEnded if there never was one, Refused if it was another user's, Contended behind many writers.
+        """
+        command = replace(command, session=await self._sealed(user, command.session))
+        partition = partition_of(user, self.partitions)
+        for _ in range(ATTEMPTS):
+            now_us = self.clock()
+            ended = await read_ended(self.store, partition, sid)
+            if ended is None:
+                state = await load(self.store, partition, sid, now_us, seen=True)
+                if state is None:
+                    raise SessionEnded
+                return self._recent.keep(state, now_us)
+            before = left_of(sid, ended.user, ended.seq, ended.hash)
+            section = place(before, sid, decide(before, command, now_us), now_us)
+            if await self._append(partition, [section], now_us) is None:
+                return self._recent.keep(section.after, now_us)
+        raise Contended("Too many writers at this session; try again")
 
     async def load(self, user: str, sid: str) -> State:
         """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
@@ -176,7 +219,7 @@ class Ledger:
                     await self.admit(caller)
                 return await self._end(user, [sid], command)
             if isinstance(command, CreateSession):
-                begins, living_parent = True, command.parent or ""
+                begins, living_parent = True, living_parent_of(command.parent)
         elif isinstance(command, DescribeDevice):
             command = await self._sealed(user, command)
         partition = partition_of(user, self.partitions)

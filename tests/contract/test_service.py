@@ -11,7 +11,15 @@ import pytest
 from ledger import keys
 from ledger.acks import Ack
 from ledger.admission import Caller
-from ledger.commands import CreateSession, DescribeDevice, EndSession, ExpireSession, RequestReset, RotateToken
+from ledger.commands import (
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    ExpireSession,
+    RequestReset,
+    ResumeSession,
+    RotateToken,
+)
 from ledger.errors import AckNotOffered, Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable
 from ledger.events import (
     AckRefused,
@@ -20,6 +28,7 @@ from ledger.events import (
     HistoryLost,
     ResetSent,
     SessionCreated,
+    SessionResumed,
     StoredAck,
     SyncResetRequested,
 )
@@ -30,7 +39,7 @@ from ledger.log.losses import Compared
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
-from ledger.personal import plain
+from ledger.personal import plain, text_of
 from ledger.state import State
 from ledger.store.interface import Store, open_store
 from projections.checking.rebuild import Rebuild
@@ -890,3 +899,61 @@ async def test_a_long_history_is_read_over_a_hole(ledger: Ledger, tail: Tail) ->
     await rebuild.session(partition, SID)
     assert await ledger.store.command("LRANGE", marks, 0, -1, key=marks) == before
     await assert_clean(ledger.store)
+
+
+RESUME = ResumeSession("immich", CREATE, epoch=3)
+
+
+@pytest.mark.each_store
+async def test_a_session_that_had_ended_lives_again_behind_its_end(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, offer("AssetV1"))
+    await ledger.execute("ann", SID, acks(ack("AssetV1", EARLY, "a")))
+    await child_of(ledger, "child")
+    ended = await ledger.execute("ann", SID, LOGOUT)
+    state = await other.resume("ann", SID, RESUME)
+    assert (state.seq, state.ended, state.pending_reset, state.epoch) == (ended.seq + 2, None, True, 3)
+    assert (state.checkpoints, state.offered, text_of(state.device_type)) == ({}, (), "iPhone")
+    assert await other.load("ann", SID) == state
+    assert await ledger.load("ann", SID) == state  # who saw it end, too
+    assert [device.sid for device in await ledger.devices("ann")] == [SID]
+    assert [type(event) for event in (await events_of(ledger))[-3:]] == [
+        SessionEndedEvent, SessionResumed, SessionCreated,
+    ]  # fmt: skip
+    await ledger.execute("ann", SID, RequestReset(on=False, by=b""))
+    again = await ledger.execute("ann", SID, LOGOUT)
+    assert again.seq == state.seq + 2
+    assert (await other.resume("ann", SID, RESUME)).seq == again.seq + 2
+
+
+@pytest.mark.each_store
+async def test_of_two_who_resume_a_session_one_does(ledger: Ledger, other: Ledger) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    ended = await ledger.execute("ann", SID, LOGOUT)
+    states = await asyncio.gather(*(each.resume("ann", SID, RESUME) for each in (ledger, other) * 4))
+    assert {(state.seq, state.ended) for state in states} == {(ended.seq + 2, None)}
+    await ledger.execute("ann", SID, LOGOUT)
+    with pytest.raises(Refused, match="another user"):
+        await other.resume("ann", SID, ResumeSession("immich", CreateSession("bob", "photos")))
+    with pytest.raises(SessionEnded):
+        await ledger.resume("ann", sid_of("never was"), RESUME)
+
+
+async def test_what_lives_again_is_the_fold_of_its_events(ledger: Ledger, store: Store) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await ledger.execute("ann", SID, LOGOUT)
+    state = await ledger.resume("ann", SID, RESUME)
+    await assert_clean(store)
+    partition = ledger.partition_of("ann")
+    name = keys.session(partition, SID)
+    await store.command("DEL", name, key=name)
+    await Rebuild(store, "test").session(partition, SID)
+    await assert_clean(store)
+    assert await ledger_on(store).load("ann", SID) == state
+
+
+async def test_a_session_whose_parent_is_another_services_begins_without_it(ledger: Ledger) -> None:
+    parent = "0a1b2c3d-0000-4000-8000-000000000001"
+    state = await ledger.execute("ann", SID, CreateSession("ann", "ann", parent=parent, authenticated_by="immich"))
+    assert state.parent == parent
+    assert (await ledger.execute("ann", SID, LOGOUT)).ended == "logout"

@@ -31,6 +31,7 @@ OF_A_PARTITION = [
     keys.broken(17),
     keys.aside(17),
     keys.barrier(17),
+    keys.pressed(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -55,6 +56,7 @@ OF_ALL = [
     keys.identity_link("5e"),
     keys.email("5e"),
     keys.held_back_libraries(),
+    keys.gone(),
 ]
 
 
@@ -75,6 +77,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:broken",
         b"{p17}:aside",
         b"{p17}:barrier",
+        b"{p17}:pressed",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",
@@ -99,6 +102,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:identity:5e",
         b"ledger:email:5e",
         b"ledger:held-back",
+        b"ledger:gone",
     ]
 
 
