@@ -87,7 +87,7 @@ class Entities:
                 raise Forbidden("Missing required permission: entities.read")
 
             async def lives() -> bool:
-                return await ledger.lives(state)
+                return await self._services.auth.still_admits(who) and await ledger.lives(state)
 
         check_name("library", library)
         resp.content_type = NDJSON

@@ -10,6 +10,7 @@ import msgspec
 from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import Limits
+from ledger.errors import Refused
 from ledger.log.service import Ledger
 from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
@@ -36,6 +37,21 @@ class HttpSettings(msgspec.Struct, frozen=True):
     """Whether cookies are `Secure` also where the request does not show that it came over TLS."""
     token_ttl_us: int | None = None
     """How long a token is good for; None for tokens that last as long as their session."""
+    sessions_elsewhere: str = ""
+    """Where sessions begin and end, in words, if that is another service's; empty: here."""
+
+    def check_sessions_here(self) -> None:
+        """Refuse to begin or end a session, or to renew its token, where that is another service's."""
+        if self.sessions_elsewhere:
+            raise Refused(f"Devices sign in and out {self.sessions_elsewhere}; what is done there is followed here")
+
+
+class IdentityReadiness(msgspec.Struct, frozen=True):
+    """How the service is that admits tokens, where that is another one; while it is down everything is 503."""
+
+    kind: Literal["immich"]
+    ok: bool
+    text: str
 
 
 class SourceReadiness(msgspec.Struct, frozen=True):
@@ -57,7 +73,8 @@ class ProtocolReadiness(msgspec.Struct, frozen=True, rename="camel"):
 class Readiness(msgspec.Struct, frozen=True):
     """What an operator must know: where the store is, what an answered write is worth there, and how the source is.
 
-    `archive`: what keeps older events from being read, nothing if all can be.
+    `archive`: what keeps older events from being read, nothing if all can be. `identity` tells how who admits tokens
+    is, where that is not this service itself.
     """
 
     store: str
@@ -68,6 +85,7 @@ class Readiness(msgspec.Struct, frozen=True):
     clock: str = ""
     """Which clock is wrong, by how much; empty while this machine's and the store's agree."""
     protocol: ProtocolReadiness = ProtocolReadiness(str(DEFAULT), "by default")
+    identity: IdentityReadiness | msgspec.UnsetType = msgspec.UNSET
 
 
 async def _present() -> None:

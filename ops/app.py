@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import msgspec
@@ -20,11 +20,16 @@ from endpoints.routes import App, build
 from ledger.errors import InvalidInput, LedgerError, StoreUnavailable
 from ledger.log.clock import LOOK_EVERY_S
 from ledger.log.passed import note_time
+from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
+from projections.immich import IMMICH
+
+if TYPE_CHECKING:
+    from projections.immich.tables import ImmichTables
 
 log = logging.getLogger("syncledger.app")
 
@@ -65,12 +70,16 @@ class Application:
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             worker, version = uuid4().hex[:12], metadata.version("syncledger")
             expire_s, counters = self._settings.expire_interval_s, services.counters
-            work = (
+            work = [
                 again_and_again(partial(self._expire, found), "expire", expire_s, counters),
                 again_and_again(partial(_note_version, found, worker, version), "version", NOTED_S, counters, now=True),
                 again_and_again(partial(_compare, found), "compare", COMPARED_S, counters, now=True),
                 again_and_again(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
-            )
+            ]
+            if self._settings.identity == IMMICH:
+                tables = await open_immich_tables(self._settings)
+                closing.push_async_callback(tables.close)
+                work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
             jobs = [asyncio.create_task(job) for job in work]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
@@ -92,11 +101,23 @@ class Application:
             found.catalog if self._settings.source == "catalog" else None,
             idle_us=int(self._settings.idle_s * SECOND_US),
             tombstones_us=int(self._settings.tombstones_s * SECOND_US),
+            elsewhere=elsewhere(self._settings),
         )
         if report.idle or report.expired or report.delete_markers or report.failed:
             log.info("expired: %s", msgspec.json.encode(report).decode())
         for what, count in Counter(one.what for one in report.passed_over).items():
             await Counters(found.store).note("passed_over", count, what=what)
+
+    async def _end_gone(self, found: Opened, tables: ImmichTables) -> None:
+        """End what is gone at Immich; of all workers the one that claims a turn does it."""
+        from projections.immich.gone import JOB, end_gone, gap_us  # PERF: only who is beside Immich waits for this
+
+        every_s = self._settings.expire_interval_s
+        if not await claim(found.ledger, int(every_s * SECOND_US), JOB):
+            return
+        report = await end_gone(found.ledger, tables, gap_us=gap_us(every_s))
+        if report.ended or report.failed or report.wrong:
+            log.info("gone at Immich: %s", msgspec.json.encode(report).decode())
 
 
 async def again_and_again(

@@ -80,7 +80,9 @@ COUNTERS: Final[dict[str, Known]] = {
         ("partition", "session", "library"),
     ),
     "job_failed": Known(
-        "Runs of background jobs that failed, to be tried again.", "job", ("expire", "version", "compare", "clock")
+        "Runs of background jobs that failed, to be tried again.",
+        "job",
+        ("expire", "version", "compare", "clock", "gone"),
     ),
     "unknown_types": Known(
         "Types of the protocol that apps asked for and this version does not know, left out beside a backend."

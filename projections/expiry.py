@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 
 import msgspec
@@ -66,9 +66,9 @@ class ExpiryReport(msgspec.Struct):
             log.error("%s %s is passed over: %s", what, name, why, exc_info=error)
 
 
-async def claim(ledger: Ledger, every_us: int) -> bool:
-    """Claim the background run: True for one worker in `every_us`."""
-    args = (JOB, ledger.clock() // 1000, every_us // 1000)
+async def claim(ledger: Ledger, every_us: int, job: str = JOB) -> bool:
+    """Claim a background run: True for one worker in `every_us`."""
+    args = (job, ledger.clock() // 1000, every_us // 1000)
     return bool(await ledger.store.script(_CLAIM, [keys.meta()], args))
 
 
@@ -78,18 +78,20 @@ async def expire(
     *,
     idle_us: int,
     tombstones_us: int,
+    elsewhere: Collection[str] = (),
     on_progress: Callable[[ExpiryReport], None] = lambda _: None,
 ) -> ExpiryReport:
     """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`.
 
-    Without a catalog only sessions end: other sources keep delete markers as they see fit.
+    Without a catalog only sessions end: other sources keep delete markers as they see fit. Sessions that were
+    authenticated by one of `elsewhere` end only as that says.
     Partitions that are not whole are left for a later run: what belongs to a session may be missing there. What cannot
     be looked at is passed over and reported. Raises StoreUnavailable where the store, or most of it, does not answer.
     """
     report, silent, passed = ExpiryReport(), 0, await note_time(ledger.store, ledger.clock())
     for partition in range(ledger.partitions):
         try:
-            await _expire_partition(ledger, partition, passed, idle_us, report, on_progress)
+            await _expire_partition(ledger, partition, passed, idle_us, elsewhere, report, on_progress)
         except StoreUnavailable as error:  # of a cluster it may be one server
             silent += 1
             if silent == SILENT:
@@ -122,17 +124,18 @@ async def _expire_partition(
     partition: int,
     passed: Passed,
     idle_us: int,
+    elsewhere: Collection[str],
     report: ExpiryReport,
     on_progress: Callable[[ExpiryReport], None],
 ) -> None:
     if not await is_whole(ledger.store, partition):
         report.partitions_not_whole += 1
         return
-    async for page in _seen(ledger, partition):
+    async for page in living(ledger, partition):
         for start in range(0, len(page), _AT_ONCE):
             turn = page[start : start + _AT_ONCE]
             ended = await asyncio.gather(
-                *(_expire_one(ledger, partition, sid, seen, passed, idle_us, report) for sid, seen in turn),
+                *(_expire_one(ledger, partition, sid, seen, passed, idle_us, elsewhere, report) for sid, seen in turn),
                 return_exceptions=True,
             )
             for (sid, _), error in zip(turn, ended, strict=True):
@@ -144,7 +147,14 @@ async def _expire_partition(
 
 
 async def _expire_one(
-    ledger: Ledger, partition: int, sid: str, seen_us: int, passed: Passed, idle_us: int, report: ExpiryReport
+    ledger: Ledger,
+    partition: int,
+    sid: str,
+    seen_us: int,
+    passed: Passed,
+    idle_us: int,
+    elsewhere: Collection[str],
+    report: ExpiryReport,
 ) -> None:
     """Look at one session without noting it as seen, and end it if its time is over; raises CorruptLedger."""
     report.sessions += 1
@@ -153,10 +163,16 @@ async def _expire_one(
         times = await _times(ledger, partition, sid)
     except (ValueError, TypeError, StoreReplyError):  # damaged: the whole of it is read, and mended by that
         state = await ledger.look(partition, sid)
-        times = None if state is None else (state.user, state.at_us, [us for us in (state.over_at_us,) if us])
+        times = (
+            None
+            if state is None
+            else ((state.user, state.authenticated_by, state.at_us, [us for us in (state.over_at_us,) if us]))
+        )
     if times is None:
         return
-    user, at_us, ends = times
+    user, by, at_us, ends = times
+    if by in elsewhere:
+        return
     expired = any(passed.reached(us) for us in ends)  # or may be: a newer token may last longer
     if not (expired or max(at_us, seen_us) < idle_before_us):
         return
@@ -168,22 +184,22 @@ async def _expire_one(
     report.expired += state.ended == "expired"
 
 
-async def _times(ledger: Ledger, partition: int, sid: str) -> tuple[str, int, list[int]] | None:
-    """Read whose a session is, when it last changed and when it may be over, in µs; None if there is none.
+async def _times(ledger: Ledger, partition: int, sid: str) -> tuple[str, str, int, list[int]] | None:
+    """Read whose a session is, how it was authenticated, when it changed last and may be over, in µs; None without one.
 
     Raises ValueError, TypeError or StoreReplyError where that cannot be read.
     """
     name = keys.session(partition, sid)
-    fields = ("user", "at_us", "expires_at_us", "token_expires_at_us")
-    user, at_us, *ends = await ledger.store.command("HMGET", name, *fields, key=name)
+    fields = ("user", "authenticated_by", "at_us", "expires_at_us", "token_expires_at_us")
+    user, by, at_us, *ends = await ledger.store.command("HMGET", name, *fields, key=name)
     if user is None and not await ledger.store.command("EXISTS", name, key=name):
         return None
     if user is None:
         raise ValueError("a session of nobody")
-    return user.decode(), int(at_us), [int(us) for us in ends if us is not None]
+    return user.decode(), (by or b"").decode(), int(at_us), [int(us) for us in ends if us is not None]
 
 
-async def _seen(ledger: Ledger, partition: int) -> AsyncIterator[list[tuple[str, int]]]:
+async def living(ledger: Ledger, partition: int) -> AsyncIterator[list[tuple[str, int]]]:
     """Yield the sessions of a partition's activity index in pages, each with when it was last seen, in µs."""
     async for rows in scan(ledger.store, "ZSCAN", keys.activity(partition)):
         yield [(sid.decode(), int(float(ms)) * 1000) for sid, ms in rows]

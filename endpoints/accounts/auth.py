@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from hashlib import sha256
+from typing import Final, NamedTuple, Protocol
 
 from endpoints.accounts import cookies
 from endpoints.accounts.origins import Origins
@@ -20,6 +21,7 @@ from ledger.errors import SessionEnded
 from projections.accounts.api_keys import ApiKey, ApiKeys
 
 CACHED_TOKENS: Final = 8192
+SHORT_ID_CHARS: Final = 12
 NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
 
 
@@ -97,51 +99,91 @@ def _key(value: str) -> Presented:
     return Presented(Kind.KEY, value) if value else _NOTHING
 
 
+class Backend(Protocol):
+    """A service that gives out the tokens which are presented here, and says who lives.
+
+    All that is asked raises Unavailable where it does not tell.
+    """
+
+    async def caller(self, token: str) -> Caller:
+        """Tell whose token this is; raises SessionEnded if it admits nobody."""
+        ...
+
+    def last_caller(self, token: str) -> Caller | None:
+        """Tell whose token this was when that was last known; None if it never was."""
+        ...
+
+    async def lives(self, caller: Caller) -> bool:
+        """Tell whether a token still admits."""
+        ...
+
+    async def permitted(self, api_key: str, permission: str) -> bool | None:
+        """Tell whether one of its API keys has a permission; None if it is none of its."""
+        ...
+
+
 class Auth:
     """Turns what a client presents into who it is."""
 
     def __init__(
-        self, read_token: Callable[[str], Caller | None], api_keys: ApiKeys, external_domain: str = ""
+        self,
+        read_token: Callable[[str], Caller | None],
+        api_keys: ApiKeys,
+        external_domain: str = "",
+        backend: Backend | None = None,
     ) -> None:
         """Take `read_token`, a pure function of the token: which session it claims, None if it is none of ours.
 
-        `external_domain` is an address whose pages are our own, beside that of the request itself.
+        `external_domain` is an address whose pages are our own, beside that of the request itself. With a `backend` no
+        token of ours admits, only those that it gave out.
         """
         self.origins = Origins(external_domain)
         self._read_token = read_token
         self._api_keys = api_keys
+        self._backend = backend
         self._claimed = lru_cache(CACHED_TOKENS)(self._claim)
+
+    def claimed_by(self, token: str) -> Caller | None:
+        """Tell whose a token is that admits nobody, as far as that can be told without asking; None for a guess."""
+        return self._read_token(token) if self._backend is None else self._backend.last_caller(token)
+
+    async def still_admits(self, caller: Caller) -> bool:
+        """Tell whether who gave a token out still says that it is good; what the ledger says is not looked at."""
+        return self._backend is None or await self._backend.lives(caller)
 
     async def session(self, req: Request, permission: str) -> Caller:
         """Admit a session's token only; an API key lacks `permission`."""
         kind, value = presented(req)
         if kind is Kind.TOKEN:
-            return self._claimed(value)
+            return self._claimed(value) if self._backend is None else await self._backend.caller(value)
         if kind is Kind.COOKIE:
-            return self._from_cookie(req, value)
-        await self._known_key(kind, value)
+            return await self._from_cookie(req, value)
+        await self._known_key(kind, value, permission)
         raise Forbidden(f"Missing required permission: {permission}")
 
-    async def device(self, req: Request) -> Caller:
-        """Admit a session's token to the sync endpoints, which know nothing else."""
+    async def device(self, req: Request, permission: str) -> Caller:
+        """Admit a session's token to the sync endpoints, which know nothing else; what has `permission` is told so."""
         kind, value = presented(req)
-        if kind is Kind.TOKEN:
-            return self._claimed(value)
-        if kind is Kind.COOKIE:
-            return self._from_cookie(req, value)
-        if kind is not Kind.SHARE:
-            await self._known_key(kind, value)
+        if kind is Kind.TOKEN or kind is Kind.COOKIE:
+            if self._backend is not None:
+                req.told_as = sha256(value.encode()).hexdigest()[:SHORT_ID_CHARS]
+                if kind is Kind.COOKIE:
+                    self.origins.check(req)
+                return await self._backend.caller(value)
+            return self._claimed(value) if kind is Kind.TOKEN else await self._from_cookie(req, value)
+        if kind is not Kind.SHARE or self._backend is not None:
+            await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)
 
     async def scoped(self, req: Request, scope: str) -> Caller | ApiKey:
         """Admit a session's token, or an API key that has `scope`."""
         kind, value = presented(req)
         if kind is Kind.TOKEN:
-            return self._claimed(value)
+            return self._claimed(value) if self._backend is None else await self._backend.caller(value)
         if kind is Kind.COOKIE:
-            return self._from_cookie(req, value)
-        key = await self._known_key(kind, value)
-        if scope not in key.scopes:
+            return await self._from_cookie(req, value)
+        key = await self._known_key(kind, value, scope)
+        if key is None or scope not in key.scopes:
             raise Forbidden(f"Missing required permission: {scope}")
         return key
 
@@ -152,19 +194,24 @@ class Auth:
             raise Forbidden(f"Missing required permission: {scope}")
         return who
 
-    def _from_cookie(self, req: Request, value: str) -> Caller:
+    async def _from_cookie(self, req: Request, value: str) -> Caller:
         """Admit a token that a browser sends by itself, whoever made it send the request: so look who did."""
         self.origins.check(req)
-        return self._claimed(value)
+        return self._claimed(value) if self._backend is None else await self._backend.caller(value)
 
-    async def _known_key(self, kind: Kind, value: str) -> ApiKey:
+    async def _known_key(self, kind: Kind, value: str, permission: str) -> ApiKey | None:
+        """Find an API key; None for one of the backend's that has the permission. Raises Unauthenticated, Forbidden."""
         if kind is Kind.NOTHING:
             raise Unauthenticated("Authentication required")
         if kind is Kind.SHARE:
             raise Forbidden("Forbidden")
         key = await self._api_keys.find(value)
         if key is None:
-            raise Unauthenticated("Invalid API key")
+            permitted = None if self._backend is None else await self._backend.permitted(value, permission)
+            if permitted is None:
+                raise Unauthenticated("Invalid API key")
+            if not permitted:
+                raise Forbidden(f"Missing required permission: {permission}")
         return key
 
     def _claim(self, token: str) -> Caller:

@@ -82,6 +82,7 @@ class AuthStatus:
         """
         services = self._services
         caller = await services.auth.session(req, "auth.logout")
+        services.settings.check_sessions_here()
         state = await services.ledger.admit(caller)
         provider, credential = services.provider if cookies.signed_in_by_oauth(req) else None, None
         if provider is not None and state.authenticated_by == provider.name:  # and not by one that was there before

@@ -77,6 +77,7 @@ class Sessions:
         self._ledger = services.ledger
         self._auth = services.auth
         self._tokens = services.tokens
+        self._settings = services.settings
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         send(resp, await self._list(req))
@@ -86,6 +87,7 @@ class Sessions:
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.create")
+        self._settings.check_sessions_here()
         body = await bodies.decode(req, _decode_create)
         parent = await self._ledger.admit(caller)
         ttl_us = None if body.duration is msgspec.UNSET else body.duration * 1_000_000
@@ -105,6 +107,7 @@ class Sessions:
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.delete")
+        self._settings.check_sessions_here()
         await self._ledger.admit(caller)
         await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=plain(caller.user)))
         resp.status = falcon.HTTP_204
@@ -131,6 +134,7 @@ class Session:
     def __init__(self, services: Services) -> None:
         self._ledger = services.ledger
         self._auth = services.auth
+        self._settings = services.settings
 
     async def on_put(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         caller = await self._admitted(req, session_id, "session.update")
@@ -144,6 +148,7 @@ class Session:
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         caller = await self._admitted(req, session_id, "session.delete")
+        self._settings.check_sessions_here()
         await self._on(caller, session_id, EndSession("revoked", by=plain(caller.user)), "authDevice.delete")
         resp.status = falcon.HTTP_204
 

@@ -30,6 +30,7 @@ from endpoints.http.bodies import BodyTooSlow, ClientGone
 from endpoints.http.limits import Limited
 from endpoints.http.request import Request
 from ledger.errors import (
+    InvalidAck,
     InvalidInput,
     LedgerError,
     LedgerGone,
@@ -121,6 +122,8 @@ def install(app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged 
 
 def _answer(req: Request, resp: falcon.asgi.Response, error: Exception) -> None:
     status, body = answer_to(error, req.method, req.path)
+    if req.told_as:
+        body = _with_session(error, body, req.told_as)
     resp.set_headers(_headers(error))
     if status >= 500:
         _log(status, error, req)
@@ -167,6 +170,24 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 408, ErrorDto(str(error))
         case _:
             return 500, ErrorDto(INTERNAL)
+
+
+def _with_session(
+    error: Exception, body: ErrorDto | ValidationErrorDto, short_id: str
+) -> ErrorDto | ValidationErrorDto:
+    """Name the session, and what is the matter, for an app that tells its user nothing and logs the answer.
+
+    What the app's own server would say too stays to the letter.
+    """
+    if isinstance(error, Unavailable):
+        said = _said(error).message
+    elif isinstance(error, Refused) and not isinstance(error, InvalidInput | InvalidAck):
+        said = body.message
+    elif isinstance(error, LedgerError | falcon.HTTPError):
+        return body
+    else:
+        said = body.message
+    return ErrorDto(f"{said} (session {short_id}…)")
 
 
 def _said(error: LedgerError) -> ErrorDto:

@@ -25,6 +25,7 @@ class Refusals:
     def __init__(self, services: Services) -> None:
         self._ledger = services.ledger
         self._tokens = services.tokens
+        self._claimed_by = services.auth.claimed_by
         self._limits = services.limits
         self._counters = services.counters
         self._present = services.present
@@ -56,8 +57,8 @@ class Refusals:
         try:
             await self._present()
         except LedgerGone:
-            # Nothing tells a key that was lost from a guess; of a token its signature does.
-            if shown.kind is Kind.KEY or self._tokens.is_ours(shown.value):
+            # Nothing tells a key that was lost from a guess; of a token its signature does, or who gave it out.
+            if shown.kind is Kind.KEY or self._tokens.is_ours(shown.value) or self._claimed_by(shown.value):
                 raise
             gone = True
         if isinstance(error, Rebuilding) and not gone:
@@ -65,7 +66,7 @@ class Refusals:
         await self._counters.note("bad_tokens")
         if isinstance(error, TokenReused):
             await self._counters.note("token_reused")
-        caller = self._tokens.read(shown.value)
+        caller = self._claimed_by(shown.value)
         if gone or caller is None or not await self._ledger.once_admitted(caller):
             await self._limits.bad_token(req, caller.user if caller else None)
         if gone:

@@ -26,13 +26,15 @@ class Request(falcon.asgi.Request):
     read from these events, in `endpoints.http.bodies`.
     """
 
-    __slots__ = ("_correlation_id", "first_event", "receive")
+    __slots__ = ("_correlation_id", "first_event", "receive", "told_as")
 
     def __init__(self, scope: Any, receive: Any, first_event: Any = None, options: Any = None) -> None:
         super().__init__(scope, receive, first_event=first_event, options=options)
         self.receive = receive
         self.first_event: dict[str, Any] = first_event
         self._correlation_id = ""
+        self.told_as = ""
+        """By which short id of a session an error is told, where its client only logs the answer; empty: by none."""
 
     @property
     def raw_headers(self) -> dict[bytes, bytes]:

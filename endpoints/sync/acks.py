@@ -60,14 +60,14 @@ class SyncAcks:
         self._unknown_types = services.unknown_types
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._auth.device(req)
+        caller = await self._auth.device(req, "syncCheckpoint.update")
         body = await bodies.decode(req, _decode_set)
         acks = tuple([parse_ack(text) for text in body.acks])
         await self._ledger.act(caller, RecordAcks(acks))
         resp.status = falcon.HTTP_204
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        state = await self._ledger.admit(await self._auth.device(req))
+        state = await self._ledger.admit(await self._auth.device(req, "syncCheckpoint.read"))
         send(
             resp,
             [
@@ -77,7 +77,7 @@ class SyncAcks:
         )
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._auth.device(req)
+        caller = await self._auth.device(req, "syncCheckpoint.delete")
         body = await bodies.decode(req, _decode_delete)
         types: int | None = None
         unknown: Sequence[str] = ()

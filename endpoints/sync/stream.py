@@ -71,7 +71,7 @@ class SyncStream:
         self._waits = Waits()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
-        caller = await self._services.auth.device(req)
+        caller = await self._services.auth.device(req, "sync.stream")
         body = await bodies.decode(req, _decode)
         known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
         rows = entity_types_for(known)
@@ -90,7 +90,11 @@ class SyncStream:
         state, passed = begun.state, Passed()
         made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
         counted = self._counted(made, passed)
-        sent = guarded(req, counted, lambda: self._ledger.lives(state), self._services.stall_s)
+
+        async def lives() -> bool:
+            return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
+
+        sent = guarded(req, counted, lives, self._services.stall_s)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line
 
     async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:

@@ -1,4 +1,4 @@
-"""The identity provider that the settings name."""
+"""Who says who a user is, as the settings name it: an identity provider, or a service beside this one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.port import IdentityProvider
-from ops.opening.ledger import credential_cipher, keyring_source
+from ops.opening.ledger import Opened, credential_cipher, keyring_source
 from ops.settings.settings import Settings
+from projections.immich import IMMICH
 
 if TYPE_CHECKING:
     from projections.entities.gumnut.config import GumnutConfig
+    from projections.immich.identity import ImmichIdentity
+    from projections.immich.tables import ImmichTables
 
 
 def make_provider(settings: Settings) -> IdentityProvider | None:
@@ -25,6 +28,35 @@ def make_provider(settings: Settings) -> IdentityProvider | None:
 
         return GumnutProvider(gumnut_config(settings))
     return None
+
+
+def elsewhere(settings: Settings) -> tuple[str, ...]:
+    """Name how sessions were authenticated that end only as another service says."""
+    return (IMMICH,) if settings.identity == IMMICH else ()
+
+
+async def open_immich(settings: Settings, found: Opened) -> ImmichIdentity:
+    """Open what admits Immich's tokens, and let the ledger begin its sessions; a database that is down is no error."""
+    from projections.immich.identity import ImmichIdentity
+
+    immich = ImmichIdentity(
+        await open_immich_tables(settings), found.ledger, found.past, good_for_s=settings.immich.recheck_s
+    )
+    found.ledger.begin = immich.begin
+    return immich
+
+
+async def open_immich_tables(settings: Settings) -> ImmichTables:
+    """Open Immich's own tables, on connections of their own."""
+    from projections.entities.postgres.pool import Postgres
+    from projections.immich.tables import POOL, STATEMENT_S, ImmichTables
+
+    postgres = settings.postgres
+    assert postgres.url is not None, "LEDGER_POSTGRES is checked where settings are read"
+    timeout_s = min(postgres.timeout_s, STATEMENT_S)
+    return ImmichTables(
+        await Postgres.open(postgres.url, size=POOL, wait_s=postgres.wait_s, statement_timeout_s=timeout_s)
+    )
 
 
 def check_identity(settings: Settings) -> None:

@@ -10,11 +10,11 @@ import msgspec
 
 from endpoints.accounts.auth import Auth
 from endpoints.http.limits import LimitRules
-from endpoints.services import HttpSettings, Readiness, Services
+from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
 from ledger.errors import CorruptLedger
 from ledger.log.store_check import read_promise
 from ledger.store.interface import open_store
-from ops.opening.identity_provider import make_provider
+from ops.opening.identity_provider import make_provider, open_immich
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
@@ -24,6 +24,7 @@ from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
+from projections.immich import IMMICH, PLACE
 from projections.unknown_types import UnknownTypes
 
 log = logging.getLogger("syncledger.app")
@@ -56,6 +57,9 @@ async def open_services(
     provider = make_provider(settings)
     if provider is not None:
         closing.push_async_callback(provider.close)
+    immich = await open_immich(settings, found) if settings.identity == IMMICH else None
+    if immich is not None:
+        closing.push_async_callback(immich.close)
     tokens = TokenIssuer(keyring_source(settings))
     look = SourceLook(settings.source, source, settings.protocol_version)
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
@@ -80,12 +84,13 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
+            identity=msgspec.UNSET if immich is None else IdentityReadiness("immich", *await immich.health()),
         )
 
     return found, Services(
         ledger=found.ledger,
         past=found.past,
-        auth=Auth(tokens.read, found.api_keys, settings.external_domain),
+        auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich),
         tokens=tokens,
         identities=found.identities,
         credentials=open_credentials(found, settings),
@@ -135,4 +140,5 @@ def http_settings(settings: Settings) -> HttpSettings:
         auto_register=oidc.auto_register,
         secure_cookies=settings.secure_cookies == "always",
         token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
+        sessions_elsewhere=PLACE if settings.identity == IMMICH else "",
     )

@@ -9,7 +9,8 @@ import msgspec
 
 from endpoints.accounts.identity.oidc.config import TokenAuth
 
-Identity = Literal["none", "oidc", "gumnut"]
+Identity = Literal["none", "oidc", "gumnut", "immich"]
+RECHECK = "LEDGER_IMMICH_RECHECK"
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,13 @@ class GumnutSettings(msgspec.Struct, frozen=True, kw_only=True):
         return shown(self, api_key="hidden" if self.api_key else None)
 
 
+class ImmichSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Immich beside this service, whose tokens admit here."""
+
+    recheck_s: float = 10.0
+    """For how long what Immich's database says of a token is good."""
+
+
 def shown(struct: msgspec.Struct, **instead: object) -> str:
     """Write a struct as `repr` would, with some of its values replaced."""
     values = {name: instead.get(name, getattr(struct, name)) for name in struct.__struct_fields__}
@@ -70,6 +78,10 @@ def missing(identity: Identity, oidc: OidcSettings, set_variables: Mapping[str, 
 
     `set_variables` are those that were given, also if they did not fit.
     """
+    if RECHECK in set_variables and identity != "immich":
+        return [
+            ((RECHECK,), f"goes with LEDGER_IDENTITY=immich, and that is {identity}: set it, or leave {RECHECK} out")
+        ]
     if identity != "oidc":
         return []
     problems = []

@@ -15,7 +15,15 @@ import msgspec
 
 from ledger.errors import InvalidInput
 from ops.archive.options import ArchivePlace, place_from
-from ops.settings.identity import GumnutSettings, Identity, OidcSettings, default_identity, missing, shown
+from ops.settings.identity import (
+    GumnutSettings,
+    Identity,
+    ImmichSettings,
+    OidcSettings,
+    default_identity,
+    missing,
+    shown,
+)
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
 from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
 from projections.entities.protocol_version import ProtocolVersion
@@ -73,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity = "none"
     oidc: OidcSettings = OidcSettings()
     gumnut: GumnutSettings = GumnutSettings()
+    immich: ImmichSettings = ImmichSettings()
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
@@ -153,11 +162,13 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         raise InvalidInput(problems)
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
     postgres = PostgresSettings(**_part("postgres", values))
+    immich = ImmichSettings(**_part("immich", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
         **values,
         oidc=oidc,
         gumnut=gumnut,
+        immich=immich,
         limits=limits,
         postgres=postgres,
         archive=archive,

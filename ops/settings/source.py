@@ -12,6 +12,7 @@ from ops.settings.identity import Identity, shown
 Source = Literal["catalog", "postgres", "gumnut"]
 IMMICH = "immich"
 _DATABASE = "LEDGER_POSTGRES"
+_MAPPING = "LEDGER_POSTGRES_MAPPING"
 _KEY = "LEDGER_GUMNUT_API_KEY"
 
 
@@ -34,6 +35,17 @@ class PostgresSettings(msgspec.Struct, frozen=True, kw_only=True):
         return shown(self, url="hidden" if self.url else None)
 
 
+def _beside_immich(source: Source, set_variables: Mapping[str, Any]) -> list[tuple[tuple[str], str]]:
+    """Name what keeps Immich's tokens from being looked up: they are in the database that the rows are in."""
+    needs = "LEDGER_IDENTITY=immich looks sessions up in Immich's own database"
+    mapping = set_variables.get(_MAPPING, IMMICH)
+    if source != "postgres":
+        return [(("LEDGER_SOURCE",), f"is {source}: {needs}; set LEDGER_SOURCE=postgres, and {_DATABASE} to its URL")]
+    if mapping is not None and str(mapping).strip() != IMMICH:
+        return [((_MAPPING,), f"is {mapping}: {needs}, which the preset {IMMICH} describes; leave {_MAPPING} out")]
+    return []
+
+
 def default_source(set_variables: Mapping[str, Any]) -> Source:
     """Choose the source where LEDGER_SOURCE does not: the database, if one is named."""
     return "postgres" if _DATABASE in set_variables else "catalog"
@@ -47,6 +59,8 @@ def source_problems(
     `set_variables` are those that were given, also if they did not fit.
     """
     problems = []
+    if identity == "immich":
+        problems += _beside_immich(source, set_variables)
     if source == "postgres" and _DATABASE not in set_variables:
         text = "is not set: LEDGER_SOURCE=postgres needs the database's URL, like postgresql://ledger@db/immich"
         problems.append(((_DATABASE,), f"{text}, here or in a file that {_DATABASE}_FILE names"))

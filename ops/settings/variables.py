@@ -80,6 +80,7 @@ VARIABLES: dict[str, Variable] = {
     "postgres.pool": Variable("LEDGER_POSTGRES_POOL", read.integer(1, 1000)),
     "postgres.wait_s": Variable("LEDGER_POSTGRES_WAIT", read.duration(0.05, 600)),
     "postgres.timeout_s": Variable("LEDGER_POSTGRES_TIMEOUT", read.duration(0.05, 3600)),
+    "immich.recheck_s": Variable("LEDGER_IMMICH_RECHECK", read.duration(1, 3600)),
     "gumnut.url": Variable("LEDGER_GUMNUT_URL", read.https_url),
     "gumnut.library": Variable("LEDGER_GUMNUT_LIBRARY", read.name),
     "gumnut.api_key": Variable("LEDGER_GUMNUT_API_KEY", read.secret, secret=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import falcon
@@ -118,38 +119,43 @@ async def test_a_token_of_ours_names_its_user_and_session() -> None:
     auth = Auth(read_token, ApiKeys(FakeStore()))
     caller = Caller("ann", session_id(token), digest(token))
     for _ in range(2):
-        assert await auth.device(request(authorization=f"Bearer {token}")) == caller
-        assert await auth.device(request(cookie=f"immich_access_token={token}")) == caller
+        assert await auth.device(request(authorization=f"Bearer {token}"), "sync.stream") == caller
+        assert await auth.device(request(cookie=f"immich_access_token={token}"), "sync.stream") == caller
 
 
 async def test_a_cookie_admits_no_change_that_another_origins_page_asks_for() -> None:
     token, auth = new_token(), Auth(read_token, ApiKeys(FakeStore()))
     cookie, foreign = f"immich_access_token={token}", {"sec_fetch_site": "cross-site", "origin": "https://evil.example"}
-    for ask in (
+    asks: tuple[Callable[[Request], Awaitable[object]], ...] = (
         lambda req: auth.session(req, "p"),
-        auth.device,
+        lambda req: auth.device(req, "p"),
         lambda req: auth.scoped(req, "p"),
         lambda req: auth.key(req, "p"),
-    ):
+    )
+    for ask in asks:
         with pytest.raises(Forbidden, match=r"^Cross-origin request refused$"):
             await ask(request(method="POST", cookie=cookie, **foreign))
-    assert (await auth.device(request(method="POST", cookie=cookie))).user == "ann"
-    assert (await auth.device(request(method="GET", cookie=cookie, **foreign))).user == "ann"
-    assert (await auth.device(request(method="POST", authorization=f"Bearer {token}", **foreign))).user == "ann"
+    assert (await auth.device(request(method="POST", cookie=cookie), "sync.stream")).user == "ann"
+    assert (await auth.device(request(method="GET", cookie=cookie, **foreign), "sync.stream")).user == "ann"
+    assert (
+        await auth.device(request(method="POST", authorization=f"Bearer {token}", **foreign), "sync.stream")
+    ).user == "ann"
 
 
 async def test_pages_of_the_external_domain_are_our_own() -> None:
     auth = Auth(read_token, ApiKeys(FakeStore()), "https://photos.example")
     given = {"cookie": f"immich_access_token={new_token()}", "host": "10.0.0.7:2283"}
-    assert (await auth.device(request(method="POST", origin="https://photos.example", **given))).user == "ann"
+    assert (
+        await auth.device(request(method="POST", origin="https://photos.example", **given), "sync.stream")
+    ).user == "ann"
     with pytest.raises(Forbidden):
-        await auth.device(request(method="POST", origin="https://other.example", **given))
+        await auth.device(request(method="POST", origin="https://other.example", **given), "sync.stream")
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "a.e30.c", "é.e30.x", "a." + "A" * MAX_TOKEN_CHARS + ".c"])
 async def test_what_is_no_token_of_ours_admits_nobody(token: str) -> None:
     with pytest.raises(SessionEnded):
-        await Auth(read_token, ApiKeys(FakeStore())).device(request(x_immich_user_token=token))
+        await Auth(read_token, ApiKeys(FakeStore())).device(request(x_immich_user_token=token), "sync.stream")
 
 
 async def test_a_bad_token_does_not_fall_through_to_a_good_key() -> None:
@@ -170,14 +176,14 @@ async def test_a_key_is_admitted_for_its_scopes_only() -> None:
     with pytest.raises(Forbidden, match=r"^Missing required permission: session\.read$"):
         await auth.session(request(x_api_key=text), "session.read")
     with pytest.raises(Forbidden, match=r"^Sync endpoints cannot be used with API keys$"):
-        await auth.device(request(x_api_key=text))
+        await auth.device(request(x_api_key=text), "sync.stream")
 
 
 async def test_nothing_and_unknown_keys_are_refused() -> None:
     auth = Auth(read_token, ApiKeys(FakeStore()))
     for given, message in (({}, "Authentication required"), ({"x_api_key": "x"}, "Invalid API key")):
         with pytest.raises(Unauthenticated, match=f"^{message}$"):
-            await auth.device(request(**given))
+            await auth.device(request(**given), "sync.stream")
         with pytest.raises(Unauthenticated, match=f"^{message}$"):
             await auth.session(request(**given), "p")
         with pytest.raises(Unauthenticated, match=f"^{message}$"):
@@ -189,7 +195,7 @@ async def test_share_links_open_nothing_here() -> None:
     with pytest.raises(Forbidden, match=r"^Forbidden$"):
         await auth.session(request(query="key=abc"), "session.read")
     with pytest.raises(Forbidden, match=r"^Sync endpoints cannot"):
-        await auth.device(request(query="slug=abc"))
+        await auth.device(request(query="slug=abc"), "sync.stream")
 
 
 async def test_a_token_is_not_an_api_key() -> None:

@@ -71,7 +71,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_a_variable_of_its_own() -> None:
-    parts = ("oidc", "gumnut", "limits", "postgres")
+    parts = ("oidc", "gumnut", "immich", "limits", "postgres")
     fields = set(Settings.__struct_fields__) - {*parts, "archive", "user_keys", "token_key_file"}
     fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
     assert set(VARIABLES) == fields
@@ -279,6 +279,7 @@ def test_an_issuer_on_this_machine_may_use_http(host: str) -> None:
         (OIDC | {"LEDGER_IDENTITY": "none"}, "none"),
         (OIDC | {"LEDGER_IDENTITY": "gumnut"}, "gumnut"),
         ({"LEDGER_IDENTITY": "GUMNUT"}, "gumnut"),
+        ({"LEDGER_IDENTITY": "immich", "LEDGER_POSTGRES": "postgresql://ledger@db/immich"}, "immich"),
     ],
 )
 def test_the_provider_follows_from_what_is_set(environ: dict[str, str], identity: str) -> None:
@@ -415,6 +416,13 @@ def test_the_readme_tells_of_the_settings_there_are() -> None:
 DATABASE = "postgresql://ledger:hunter2@db:5433/immich?sslmode=verify-full&sslpassword=hunter2"
 
 
+def test_immich_beside_is_read() -> None:
+    environ = {"LEDGER_IDENTITY": "immich", "LEDGER_POSTGRES": DATABASE}
+    assert read_settings(environ).immich.recheck_s == 10
+    assert read_settings(environ | {"LEDGER_IMMICH_RECHECK": "1m"}).immich.recheck_s == 60
+    assert problem(environ | {"LEDGER_IMMICH_RECHECK": "100ms"})[0] == ("LEDGER_IMMICH_RECHECK",)
+
+
 def test_a_source_is_read() -> None:
     settings = read_settings(
         {
@@ -456,6 +464,13 @@ def test_the_source_follows_from_what_is_set(environ: dict[str, str], source: st
         ({"LEDGER_SOURCE": "gumnut"}, ["LEDGER_GUMNUT_API_KEY"], "LEDGER_IDENTITY=gumnut"),
         ({"LEDGER_SOURCE": "catalog", "LEDGER_POSTGRES": DATABASE}, ["LEDGER_POSTGRES"], "LEDGER_SOURCE=postgres"),
         ({"LEDGER_POSTGRES_POOL": "8"}, ["LEDGER_POSTGRES_POOL"], "LEDGER_SOURCE=postgres"),
+        ({"LEDGER_IDENTITY": "immich"}, ["LEDGER_SOURCE"], "set LEDGER_SOURCE=postgres, and LEDGER_POSTGRES"),
+        (
+            {"LEDGER_IDENTITY": "immich", "LEDGER_POSTGRES": DATABASE, "LEDGER_POSTGRES_MAPPING": "photos.toml"},
+            ["LEDGER_POSTGRES_MAPPING"],
+            "the preset immich",
+        ),
+        ({"LEDGER_IMMICH_RECHECK": "5s"}, ["LEDGER_IMMICH_RECHECK"], "LEDGER_IDENTITY=immich"),
         ({"LEDGER_GUMNUT_API_KEY": "hunter2"}, ["LEDGER_GUMNUT_API_KEY"], "LEDGER_SOURCE=gumnut"),
         (
             {"LEDGER_SOURCE": "gumnut", "LEDGER_IDENTITY": "gumnut", "LEDGER_POSTGRES": DATABASE}

@@ -1,4 +1,4 @@
--- What of Immich 3.2's database a sync reads: tables, columns, keys, indexes and triggers, as facts of the public schema.
+-- What of Immich 3.2's database a sync reads, and who is signed in: tables, columns, keys, indexes and triggers, as facts of the public schema.
 -- Left out: what no device is sent (tags, shared links, jobs, search) and the indexes that need extensions.
 -- Names of tables and columns are Immich's; gen_random_uuid() stands in for uuid-ossp's uuid_generate_v4().
 
@@ -306,6 +306,53 @@ CREATE TABLE person (
   PRIMARY KEY ("ownerId", "personGroupId")
 );
 
+-- Who is signed in. Tokens and keys are the 32 bytes of their SHA-256.
+
+CREATE TABLE session (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  token bytea NOT NULL,
+  "userId" uuid NOT NULL REFERENCES "user" ON UPDATE CASCADE ON DELETE CASCADE,
+  "parentId" uuid REFERENCES session ON UPDATE CASCADE ON DELETE CASCADE,
+  "createdAt" timestamptz NOT NULL DEFAULT now(),
+  "updatedAt" timestamptz NOT NULL DEFAULT now(),
+  "expiresAt" timestamptz,
+  "deviceType" varchar NOT NULL DEFAULT '',
+  "deviceOS" varchar NOT NULL DEFAULT '',
+  "appVersion" varchar,
+  "pinExpiresAt" timestamptz,
+  "isPendingSyncReset" boolean NOT NULL DEFAULT false,
+  "oauthSid" varchar,
+  "oauthBearerToken" varchar, -- an ID token, in the clear
+  "updateId" uuid NOT NULL DEFAULT immich_uuid_v7()
+);
+
+CREATE TABLE session_sync_checkpoint (
+  "sessionId" uuid NOT NULL REFERENCES session ON UPDATE CASCADE ON DELETE CASCADE,
+  type varchar NOT NULL,
+  ack varchar NOT NULL,
+  "createdAt" timestamptz NOT NULL DEFAULT now(),
+  "updatedAt" timestamptz NOT NULL DEFAULT now(),
+  "updateId" uuid NOT NULL DEFAULT immich_uuid_v7(),
+  PRIMARY KEY ("sessionId", type)
+);
+
+CREATE TABLE api_key (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  name varchar NOT NULL,
+  key bytea NOT NULL,
+  "userId" uuid NOT NULL REFERENCES "user" ON UPDATE CASCADE ON DELETE CASCADE,
+  permissions varchar[] NOT NULL,
+  "createdAt" timestamptz NOT NULL DEFAULT now(),
+  "updatedAt" timestamptz NOT NULL DEFAULT now(),
+  "updateId" uuid NOT NULL DEFAULT immich_uuid_v7()
+);
+
+CREATE TABLE version_history (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  "createdAt" timestamptz NOT NULL DEFAULT now(),
+  version varchar NOT NULL
+);
+
 -- Delete markers: a UUIDv7 of the moment, what was deleted, and the moment again.
 
 DO $$
@@ -431,6 +478,14 @@ CREATE INDEX ON asset_face ("personGroupId", "assetId");
 CREATE INDEX ON asset_face ("personGroupId", "assetId") WHERE "deletedAt" IS NULL AND "isVisible" IS TRUE;
 CREATE INDEX ON asset_face_audit ("assetFaceId");
 CREATE INDEX ON asset_face_audit ("assetId");
+CREATE INDEX ON session (token);
+CREATE INDEX ON session ("userId");
+CREATE INDEX ON session ("parentId");
+CREATE INDEX ON session ("updateId");
+CREATE INDEX ON session_sync_checkpoint ("sessionId");
+CREATE INDEX ON session_sync_checkpoint ("updateId");
+CREATE INDEX ON api_key (key);
+CREATE INDEX ON api_key ("userId");
 
 -- Every update gives a new updateId; not that of asset_ocr, whose rows are only ever replaced.
 
@@ -452,7 +507,7 @@ BEGIN
   FOREACH name IN ARRAY ARRAY[
     'cluster_group', 'user', 'user_metadata', 'partner', 'library', 'stack', 'asset', 'asset_exif', 'asset_edit',
     'asset_metadata', 'album', 'album_user', 'album_asset', 'memory', 'memory_asset', 'person_group', 'person',
-    'asset_face'
+    'asset_face', 'session', 'session_sync_checkpoint', 'api_key'
   ] LOOP
     EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE ON %I FOR EACH ROW EXECUTE FUNCTION updated_at()',
       name || '_updatedAt', name);

@@ -8,6 +8,7 @@ import click
 from click import echo
 
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.opening.identity_provider import elsewhere
 from ops.opening.ledger import opened
 from projections.expiry import ExpiryReport
 from projections.expiry import expire as expire_sessions
@@ -32,6 +33,7 @@ def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
                     found.catalog if settings.source == "catalog" else None,
                     idle_us=int(settings.idle_s * 1_000_000),
                     tombstones_us=int(settings.tombstones_s * 1_000_000),
+                    elsewhere=elsewhere(settings),
                     on_progress=lambda report: advance(report.sessions, f"{report.idle + report.expired:,} ended"),
                 )
 

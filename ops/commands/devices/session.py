@@ -21,6 +21,7 @@ from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
 from projections.history.session_history import owner
+from projections.immich import IMMICH, PLACE
 
 BY = "command"
 """Who made or ended a session, in its events."""
@@ -58,6 +59,8 @@ def create(
             f"{ttl!r} is shorter than 1s: the token would be over before it is used", param_hint="--ttl"
         )
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if settings.identity == IMMICH:
+        raise click.UsageError("with LEDGER_IDENTITY=immich devices sign in at Immich, and no token of ours admits")
 
     async def work() -> Issued:
         async with opened(settings, begin=True) as found:
@@ -124,7 +127,7 @@ def _print(timed: list[tuple[int, State]]) -> None:
 def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """End a session and those that belong to it, or with --user and --all every one of a user.
 
-    Their tokens are refused at once; what happened stays in their history.
+    Their tokens are refused at once; what happened stays in their history. Sessions that Immich admits are ended there.
     """
     if (session is None) == (not all_of_user) or (all_of_user and user is None):
         raise click.UsageError("give either a session's id, or --user and --all")
@@ -136,6 +139,8 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
             command = EndSession("revoked", by=plain(BY))
             if session is None:
                 assert user is not None
+                if any(state.authenticated_by == IMMICH for state in await found.ledger.devices(user)):
+                    raise _ended_there(user)
                 return f"{await end_all(found, user, command):,} sessions of {user} ended"
             await _end_one(found, user, session, command)
             return "ended, with what belonged to it"
@@ -153,7 +158,17 @@ async def _end_one(found: Opened, user: str | None, sid: str, command: EndSessio
     whose = await owner(ledger, partition, sid)
     if user not in (None, whose):
         raise NoSuchSession(f"No session {sid} of {user}")
+    if any(state.sid == sid and state.authenticated_by == IMMICH for state in await ledger.devices(whose)):
+        raise _ended_there(whose)
     await ledger.execute(whose, sid, command)
+
+
+def _ended_there(user: str) -> click.UsageError:
+    """Say where a session is ended that would only begin again with its phone's next request."""
+    return click.UsageError(
+        f"Devices of {user} sign in and out {PLACE}; one that is signed out there is refused here within "
+        "LEDGER_IMMICH_RECHECK, and ends an hour later"
+    )
 
 
 async def end_all(found: Opened, user: str, command: EndSession) -> int:

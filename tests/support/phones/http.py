@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,7 @@ from projections.entities.postgres.source import PostgresSource
 from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
+from projections.immich.identity import ImmichIdentity
 from projections.unknown_types import UnknownTypes
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
@@ -77,8 +78,12 @@ class Service:
         source: EntitySource | None = None,
         announced: ProtocolVersion | None = None,
         beside_backend: bool = False,
+        immich: Callable[[Ledger, EventPages], ImmichIdentity] | None = None,
     ) -> None:
-        """Take what the app is to work with; the source is the catalog unless another one is given."""
+        """Take what the app is to work with; the source is the catalog unless another one is given.
+
+        `immich` makes what admits Immich's tokens, of the ledger and its past.
+        """
         self.clock = Clock()
         self.store = store
         self.ledger = Ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
@@ -94,10 +99,12 @@ class Service:
         self.unknown_types = UnknownTypes(store) if beside_backend else None
         self.presence = Presence(store, "")
         settings = settings or HttpSettings()
+        self.immich = None if immich is None else immich(self.ledger, EventPages(store))
+        self.ledger.begin = None if self.immich is None else self.immich.begin
         self.services = Services(
             ledger=self.ledger,
             past=EventPages(store),
-            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain),
+            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, self.immich),
             tokens=self.tokens,
             identities=self.identities,
             credentials=self.credentials,

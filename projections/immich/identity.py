@@ -1,0 +1,286 @@
+"""Sessions that begin and end at Immich: its row alone says whether one lives.
+
+A token of Immich's is opaque. Its SHA-256 finds the row, which names the user, and in hex it is the id of the session
+here. So nothing can be said of a token while Immich's database is away, not even where its session would be: everything
+is 503 then, never 401.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from ledger import keys
+from ledger.admission import Caller
+from ledger.commands import AdoptCheckpoints, CreateSession, DescribeDevice, RequestReset, ResumeSession
+from ledger.errors import LedgerError, Refused, SessionEnded, Unavailable
+from ledger.log.append import read_ended
+from ledger.log.service import Ledger
+from ledger.personal import plain
+from projections.entities.source import SourceUnavailable
+from projections.history.event_pages import EventPages
+from projections.history.state_at import fold_at
+from projections.immich import IMMICH
+from projections.immich.looks import EVERY_S, Looks
+from projections.immich.tables import ImmichCheckpoint, ImmichSession, ImmichTables
+
+log = logging.getLogger(__name__)
+
+TOUCHED_AT_ONCE: Final = 500
+NOTED_AT_ONCE: Final = 32
+ANSWER_S: Final = 2.0
+ALL: Final = "all"
+"""The permission of an API key that has every one."""
+_EVER_US: Final = 2**53
+
+Adopt = Callable[[ImmichSession, Sequence[ImmichCheckpoint]], AdoptCheckpoints | None]
+"""Tells where a device goes on that began at Immich, by what it acknowledged there; None: from the beginning."""
+
+
+class ImmichIdentity:
+    """Admits tokens of Immich's, for one worker.
+
+    All methods but `last_caller` raise SourceUnavailable where Immich's database does not tell.
+    """
+
+    def __init__(
+        self,
+        tables: ImmichTables,
+        ledger: Ledger,
+        past: EventPages,
+        *,
+        good_for_s: float = 10.0,
+        every_s: float = EVERY_S,
+        adopt: Adopt | None = None,
+    ) -> None:
+        """An answer of Immich's database is good for `good_for_s`, and it is asked once in `every_s` at most.
+
+        Without `adopt` devices begin from the beginning.
+        """
+        self._tables = tables
+        self._ledger = ledger
+        self._past = past
+        self._adopt = adopt
+        self._sessions = Looks(self._look, good_for_s, ends_in_s=lambda row: row.expires_s, every_s=every_s)
+        self._api_keys = Looks(self._look_at_keys, good_for_s, every_s=every_s)
+        self._good_for_s = good_for_s
+        self._may: tuple[bool, bool] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
+        self._asked: asyncio.Task[tuple[bool, str]] | None = None
+
+    async def caller(self, token: str) -> Caller:
+        """Tell whose token this is; raises SessionEnded if it is none of a living session."""
+        digest = sha256(token.encode()).digest()
+        row = await self._sessions.find(digest)
+        if row is None:
+            raise SessionEnded
+        return Caller(row.user, digest.hex(), digest)
+
+    def last_caller(self, token: str) -> Caller | None:
+        """Tell whose token this was when that was last looked at, however long ago; None if that is not known."""
+        digest = sha256(token.encode()).digest()
+        row = self._sessions.last(digest)
+        return None if row is None else Caller(row.user, digest.hex(), digest)
+
+    async def lives(self, caller: Caller) -> bool:
+        """Tell whether Immich still has the session."""
+        return await self._sessions.find(caller.digest) is not None
+
+    async def permitted(self, api_key: str, permission: str) -> bool | None:
+        """Tell whether an API key of Immich's has a permission; None if Immich knows no such key."""
+        found = await self._api_keys.find(sha256(api_key.encode()).digest())
+        return None if found is None else permission in found or ALL in found
+
+    async def begin(self, caller: Caller) -> bool:
+        """Begin the session of a token here, or let it go on that was ended here; False if it is no more at Immich."""
+        row = await self._sessions.find(caller.digest)
+        if row is None:
+            return False
+        ended = await read_ended(self._ledger.store, self._ledger.partition_of(row.user), caller.sid)
+        try:
+            if ended is not None:
+                await self._resume(row, caller.sid)
+            else:
+                await self._ledger.execute(row.user, caller.sid, await self._created(row, adopt=True))
+        except (Refused, SessionEnded):
+            # Another worker was first. What is so now is told by the next load.
+            log.debug("session %s… was begun by somebody else", caller.sid[:12])
+        else:
+            log.info("session %s… of Immich's %s", caller.sid[:12], "begins" if ended is None else "goes on")
+        await self._noted(row, None)
+        return True
+
+    async def health(self) -> tuple[bool, str]:
+        """Tell whether Immich's sessions can be read, and in words what may be done there; raises nothing.
+
+        All who ask at the same time get one answer, and wait for it at most ANSWER_S.
+        """
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._health())
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await asyncio.shield(self._asked)
+        except TimeoutError:
+            return False, f"Immich's database does not answer within {ANSWER_S:g} s, so every phone may be answered 503"
+
+    async def _health(self) -> tuple[bool, str]:
+        try:
+            looked = await self._tables.sessions([])
+        except SourceUnavailable as error:
+            return False, f"Immich's sessions cannot be read, so every phone is answered 503: {error}"
+        lacks = [
+            says
+            for may, says in (
+                (looked.touches, "those used only here end there after 90 days"),
+                (looked.clears, "a second wish to start over is seen only after the first is taken back there"),
+            )
+            if not may
+        ]
+        without = f"; without the grant of UPDATE {' and '.join(lacks)}" if lacks else ""
+        return True, f"Immich's sessions can be read, and what they say is used for {self._good_for_s:g} s{without}"
+
+    async def close(self) -> None:
+        """End what is asked and written, and the connections."""
+        for looks in (self._sessions, self._api_keys):
+            await looks.close()
+        tasks = [*self._writes, *([self._asked] if self._asked else [])]
+        for task in tasks:
+            task.cancel()
+        await self._tables.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Looking
+
+    async def _look(self, tokens: Sequence[bytes]) -> Mapping[bytes, ImmichSession]:
+        """Ask for sessions, and take up what their rows say otherwise than before."""
+        try:
+            looked = await self._tables.sessions(tokens)
+        except SourceUnavailable as error:
+            raise SourceUnavailable(f"Immich's database does not tell whether this token is good: {error}") from error
+        self._may = looked.touches, looked.clears
+        rows = looked.sessions.values()
+        changed = [(row, before) for row in rows if _tells_news(row, before := self._sessions.last(row.token))]
+        turns = asyncio.Semaphore(NOTED_AT_ONCE)
+
+        async def noted(row: ImmichSession, before: ImmichSession | None) -> None:
+            async with turns:
+                await self._noted(row, before)
+
+        await asyncio.gather(*(noted(row, before) for row, before in changed))
+        # To touch a row changes its mark, by which a wish is taken back.
+        unused = [row.id for row in rows if row.unused and not (row.pending_reset and looked.clears)]
+        if looked.touches and unused:
+            self._in_background(self._tables.touch(unused[:TOUCHED_AT_ONCE]), "touched")
+        return looked.sessions
+
+    async def _look_at_keys(self, digests: Sequence[bytes]) -> Mapping[bytes, tuple[str, ...]]:
+        try:
+            return await self._tables.permissions(digests)
+        except SourceUnavailable as error:
+            raise SourceUnavailable(f"Immich's database does not tell whether this key is good: {error}") from error
+
+    async def _noted(self, row: ImmichSession, before: ImmichSession | None) -> None:
+        """Take up what a row says otherwise than at the look before (None: this process did not look yet).
+
+        What fails keeps nobody out; a wish to start over is tried again with the next look.
+        """
+        try:
+            await self._note(row, before)
+        except SessionEnded:
+            pass  # it has not begun here, or has ended here: `begin` takes it up
+        except LedgerError as error:
+            log.warning("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
+
+    async def _note(self, row: ImmichSession, before: ImmichSession | None) -> None:
+        sid, name = row.token.hex(), keys.pressed(self._ledger.partition_of(row.user))
+        if row.pending_reset:
+            await self._ask_for_reset(row, sid, name)
+        elif before is None or before.pending_reset:
+            await self._ledger.store.command("HDEL", name, sid, key=name)
+        if before is None or before.described != row.described:
+            await self._ledger.execute(row.user, sid, DescribeDevice(*map(plain, row.described)))
+
+    async def _ask_for_reset(self, row: ImmichSession, sid: str, name: bytes) -> None:
+        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there.
+
+        What is wished until the device's answer is answered by it. A mark that changed since was another wish.
+        """
+        store = self._ledger.store
+        asked = await store.command("HGET", name, sid, key=name)
+        if asked is not None:
+            if self._may is None or not self._may[1]:
+                return
+            state = await self._ledger.load(row.user, sid)
+            if state.pending_reset or state.reset_sent:
+                if asked.decode() != row.update_id:
+                    await store.command("HSET", name, sid, row.update_id, key=name)
+                return
+            if asked.decode() == row.update_id:
+                self._in_background(self._take_back(row, sid, name), "told that it started over")
+                return
+        await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
+        await store.command("HSET", name, sid, row.update_id, key=name)
+
+    async def _take_back(self, row: ImmichSession, sid: str, name: bytes) -> None:
+        if await self._tables.clear_reset(row.id, row.update_id):
+            await self._ledger.store.command("HDEL", name, sid, key=name)
+
+    def _in_background(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+        """Write to Immich's database behind the back of whoever asks; it is tried again with a later look."""
+        if self._writes:
+            work.close()
+            return
+
+        async def write() -> None:
+            try:
+                await work
+            except LedgerError as error:
+                if what not in self._told:
+                    self._told.add(what)
+                    log.warning("a session of Immich's is not %s: %s (told once)", what, error)
+
+        task = asyncio.create_task(write())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    # Beginning
+
+    async def _created(self, row: ImmichSession, *, adopt: bool) -> CreateSession:
+        adopted = None
+        if adopt and self._adopt is not None and not row.pending_reset:
+            adopted = self._adopt(row, await self._tables.checkpoints(row.id))
+        device_type, device_os, app_version = map(plain, row.described)
+        return CreateSession(
+            user=row.user,
+            library=row.user,  # as the preset has it
+            parent=row.parent,
+            device_type=device_type,
+            device_os=device_os,
+            app_version=app_version,
+            authenticated_by=IMMICH,
+            adopted=adopted,
+        )
+
+    async def _resume(self, row: ImmichSession, sid: str) -> None:
+        """Let a session go on behind its end; its epochs begin beyond those that its device knows."""
+        partition = self._ledger.partition_of(row.user)
+        try:
+            state = (await fold_at(self._past, partition, sid, _EVER_US)).state
+            epoch = state.epoch + max(state.epochs.values(), default=0)
+        except Unavailable:
+            raise
+        except LedgerError as error:  # removed, or damaged: an ack of an epoch beyond makes it start over once more
+            log.warning("session %s… goes on without its past: %s", sid[:12], error)
+            epoch = 1
+        command = ResumeSession(IMMICH, await self._created(row, adopt=False), epoch)
+        await self._ledger.resume(row.user, sid, command)
+
+
+def _tells_news(row: ImmichSession, before: ImmichSession | None) -> bool:
+    if before is None or row.pending_reset or before.pending_reset:
+        return True
+    return row.described != before.described
