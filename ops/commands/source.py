@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click import echo
@@ -17,9 +18,14 @@ from ops.opening.ledger import opened
 from ops.opening.sources import open_postgres, open_source
 from ops.settings.settings import Settings
 from projections.entities.origins import Origins
-from projections.entities.source import HeldBack
+from projections.entities.source import HeldBack, SourceUnavailable
 from projections.entities.source_check import CheckReport, Problem
+from projections.immich import IMMICH
 from projections.unknown_types import UnknownTypes, told
+
+if TYPE_CHECKING:
+    from projections.entities.postgres.mapping.mapping import Mapping
+    from projections.entities.postgres.pool import Postgres
 
 _WIDEST = 200
 _MOST_HELD = 200
@@ -36,6 +42,7 @@ def source() -> None:
 def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Check that LEDGER_SOURCE can be read as it must: server, mapping, rows, plans, horizon. Exits 1 on a problem.
 
+    With LEDGER_IDENTITY=immich it also tells what the role lacks or has too much of, with the statements that mend it.
     Of PostgreSQL its catalogs and plans are read, and tables once for rows that no device can read, so it may be in use
     meanwhile; indexes to add are printed ready to run. Warnings and notes do not make it fail.
     """
@@ -93,6 +100,8 @@ async def _check(settings: Settings) -> CheckReport:
         postgres = await open_postgres(settings.postgres)
         try:
             report = await check_postgres(postgres, mapping)
+            if settings.identity == IMMICH:
+                report.problems[:0] = await _grants(postgres, mapping)
         finally:
             await postgres.close()
         if mapping.source.version:
@@ -126,6 +135,16 @@ async def _unknown_types(settings: Settings) -> list[Problem]:
     return [Problem(weight="warning", says=told(unknown))] if unknown else []
 
 
+async def _grants(postgres: Postgres, mapping: Mapping) -> list[Problem]:
+    """Check what our role may do in Immich's database; one that does not answer is told by the rest of the check."""
+    from projections.immich.grants import grant_problems
+
+    try:
+        return await grant_problems(postgres, mapping)
+    except SourceUnavailable:
+        return []
+
+
 def _held_back(library: str, held: HeldBack) -> Problem:
     """Tell of rows that devices were not sent."""
     why = f"at {held.parent}" if held.reason == "unfit" else f"which waits for {held.parent}"
@@ -139,8 +158,8 @@ def _told(report: CheckReport) -> Iterator[str]:
     for problem in report.problems:
         yield ""
         yield f"{problem.weight}: {problem.told}" + (f"  [{problem.place}]" if problem.place else "")
-        if problem.index:
-            yield f"    {problem.index}"
+        for statement in problem.index.splitlines():
+            yield f"    {statement}"
     yield ""
     counts = [sum(problem.weight == weight for problem in report.problems) for weight in ("problem", "warning")]
     yield f"{counts[0] or 'no'} problem{'s' * (counts[0] != 1)}, {counts[1] or 'no'} warning{'s' * (counts[1] != 1)}"

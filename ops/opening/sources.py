@@ -23,6 +23,7 @@ from projections.entities.lines import data_of
 from projections.entities.origins import Origins
 from projections.entities.protocol_version import DEFAULT, NEWEST, ProtocolVersion, announced_for, read_version
 from projections.entities.source import EntitySource, SourceHealth, SourceUnavailable
+from projections.immich import IMMICH
 from projections.unknown_types import UnknownType, told
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ async def check_source(settings: Settings) -> None:
     postgres = await open_postgres(settings.postgres)
     try:
         found = await check_schema(postgres, mapping)
+        if settings.identity == IMMICH:
+            from projections.immich.grants import grant_problems
+
+            found += await grant_problems(postgres, mapping)
     except SourceUnavailable as error:
         log.warning("the source does not answer yet, so whether the mapping fits is not known: %s", error)
         return

@@ -14,7 +14,7 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A problem must be mended before devices sync; a warning costs rows or speed; a note is good to know. `place` is
     where the mapping says it (`entities.AssetV2[0].data.checksum`), `table` and `column` are as the database names
-    them, and `index` is a statement that would mend it. What is not known is empty.
+    them, and `index` are statements that would mend it, one a line. What is not known is empty.
     """
 
     weight: Weight
