@@ -90,15 +90,22 @@ async def check_source(settings: Settings) -> None:
     postgres = await open_postgres(settings.postgres)
     try:
         found = await check_schema(postgres, mapping)
+        grants = []
         if settings.identity == IMMICH:
             from projections.immich.grants import grant_problems
 
-            found += await grant_problems(postgres, mapping)
+            grants = [each for each in await grant_problems(postgres, mapping) if each.weight == "problem"]
     except SourceUnavailable as error:
         log.warning("the source does not answer yet, so whether the mapping fits is not known: %s", error)
         return
     finally:
         await postgres.close()
+    if grants:
+        lacks = ", ".join(".".join(filter(None, (each.table, each.column))) for each in grants)
+        says = (
+            f"needs what our role may not read, or is not there: {lacks}; `syncledger source check` prints the grants"
+        )
+        raise InvalidInput([(("LEDGER_IDENTITY=immich",), says)])
     wrong = [problem for problem in found if problem.weight == "problem"]
     if wrong:
         raise InvalidInput([((mapping.name, problem.place), problem.told) for problem in wrong])

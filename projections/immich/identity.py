@@ -192,6 +192,8 @@ class ImmichIdentity:
             await self._note(row, before)
         except SessionEnded:
             pass  # it has not begun here, or has ended here: `begin` takes it up
+        except Unavailable as error:
+            log.debug("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
         except LedgerError as error:
             log.warning("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
 

@@ -14,6 +14,7 @@ from projections.entities.source import SourceUnavailable
 POOL: Final = 2
 """Connections of each worker beside those of its streams, so that no phone waits behind pages to be admitted."""
 STATEMENT_S: Final = 5.0
+MOST_CHARS: Final = 64
 
 # One row comes also where no token is found. Of two rows with one token, which Immich never writes, the older counts.
 _SESSIONS: Final = """
@@ -184,5 +185,10 @@ class ImmichTables:
 def _session(row: Any) -> ImmichSession:
     found = {name: row[name] for name in ImmichSession._fields}
     for name in ("device_type", "device_os", "app_version"):
-        found[name] = found[name] or ""
+        found[name] = _clean(found[name] or "")
     return ImmichSession(**found)
+
+
+def _clean(text: str) -> str:
+    """Cut what a device said of itself, of which Immich keeps any length."""
+    return "".join(char for char in text[:MOST_CHARS] if char.isprintable()).strip()

@@ -102,9 +102,11 @@ async def _read(pool: Postgres, sql: str) -> None:
             {"session.isPendingSyncReset", "session.updatedAt"},
         ),
         (
-            "GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role};"
-            "REVOKE SELECT ON system_metadata FROM {role}",
-            {"session.oauthBearerToken", "user.password", "{role} may write more than it needs to (album.id)"},
+            "GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
+            {
+                "session.oauthBearerToken", "user.password", "system_metadata.value",
+                "{role} may write more than it needs to (album.id)",
+            },
             set[str](),
         ),
         (

@@ -16,6 +16,7 @@ from ops.commands.tables import plain
 from ops.opening.ledger import opened
 from projections.accounts.erasure import Erasure, PlainEvents, erase_user, plain_events
 from projections.accounts.person import Profile
+from projections.immich import IMMICH
 
 _NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
 
@@ -88,6 +89,8 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     identity = "identity erased" if erased.identity else "there was no identity"
     sealed = "what devices said of themselves erased" if erased.key else "there was nothing that devices said"
     echo(f"{erased.sessions:,} sessions ended, {identity}, {sealed}")
+    if settings.identity == IMMICH:
+        echo("devices that Immich still has begin anew with their next request: delete the user in Immich first")
     if left.events:
         echo(
             f"{left.events:,} events from before texts were sealed still hold what devices said: "
