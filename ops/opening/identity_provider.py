@@ -8,6 +8,7 @@ from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.port import IdentityProvider
 from ops.opening.ledger import Opened, credential_cipher, keyring_source
 from ops.settings.settings import Settings
+from projections.entities.source import EntitySource
 from projections.immich import IMMICH
 
 if TYPE_CHECKING:
@@ -35,12 +36,16 @@ def elsewhere(settings: Settings) -> tuple[str, ...]:
     return (IMMICH,) if settings.identity == IMMICH else ()
 
 
-async def open_immich(settings: Settings, found: Opened) -> ImmichIdentity:
+async def open_immich(settings: Settings, found: Opened, source: EntitySource) -> ImmichIdentity:
     """Open what admits Immich's tokens, and let the ledger begin its sessions; a database that is down is no error."""
     from projections.immich.identity import ImmichIdentity
 
     immich = ImmichIdentity(
-        await open_immich_tables(settings), found.ledger, found.past, good_for_s=settings.immich.recheck_s
+        await open_immich_tables(settings),
+        found.ledger,
+        found.past,
+        good_for_s=settings.immich.recheck_s,
+        horizon=source.horizon,
     )
     found.ledger.begin = immich.begin
     return immich

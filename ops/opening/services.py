@@ -57,7 +57,7 @@ async def open_services(
     provider = make_provider(settings)
     if provider is not None:
         closing.push_async_callback(provider.close)
-    immich = await open_immich(settings, found) if settings.identity == IMMICH else None
+    immich = await open_immich(settings, found, source) if settings.identity == IMMICH else None
     if immich is not None:
         closing.push_async_callback(immich.close)
     tokens = TokenIssuer(keyring_source(settings))

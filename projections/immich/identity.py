@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ledger import keys
 from ledger.admission import Caller
-from ledger.commands import AdoptCheckpoints, CreateSession, DescribeDevice, RequestReset, ResumeSession
+from ledger.commands import (
+    AdoptCheckpoints,
+    ClearCheckpoints,
+    CreateSession,
+    DescribeDevice,
+    RequestReset,
+    ResumeSession,
+)
 from ledger.errors import LedgerError, Refused, SessionEnded, Unavailable
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
 from ledger.personal import plain
+from ledger.state import State
 from projections.entities.source import SourceUnavailable
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 from projections.immich import IMMICH
-from projections.immich.looks import EVERY_S, Looks
-from projections.immich.tables import ImmichCheckpoint, ImmichSession, ImmichTables
+from projections.immich.looks import EVERY_S, KNOWN, Looks
+from projections.immich.tables import ImmichSession, ImmichTables, Stand
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +44,17 @@ ALL: Final = "all"
 """The permission of an API key that has every one."""
 _EVER_US: Final = 2**53
 
-Adopt = Callable[[ImmichSession, Sequence[ImmichCheckpoint]], AdoptCheckpoints | None]
-"""Tells where a device goes on that began at Immich, by what it acknowledged there; None: from the beginning."""
+
+class Adoption(Protocol):
+    """The rules by which devices go on here where they stood at Immich. Pure."""
+
+    def is_news(self, state: State, synced_us: int, synced_types: int) -> bool:
+        """Tell, by what a look at a session's row says, whether its device may have synced at Immich meanwhile."""
+        ...
+
+    def adopt(self, stand: Stand, state: State | None) -> AdoptCheckpoints | ClearCheckpoints | None:
+        """Tell what follows for a session's checkpoints here (None: it begins only now); None for nothing."""
+        ...
 
 
 class ImmichIdentity:
@@ -54,16 +71,19 @@ class ImmichIdentity:
         *,
         good_for_s: float = 10.0,
         every_s: float = EVERY_S,
-        adopt: Adopt | None = None,
+        adoption: Adoption | None = None,
+        horizon: Callable[[str], Awaitable[int]] | None = None,
     ) -> None:
         """An answer of Immich's database is good for `good_for_s`, and it is asked once in `every_s` at most.
 
-        Without `adopt` devices begin from the beginning.
+        Without `adoption` devices begin from the beginning; it needs the source's `horizon` of a library.
         """
         self._tables = tables
         self._ledger = ledger
         self._past = past
-        self._adopt = adopt
+        self._adoption = adoption
+        self._horizon = horizon
+        self._left: set[bytes] = set()
         self._sessions = Looks(self._look, good_for_s, ends_in_s=lambda row: row.expires_s, every_s=every_s)
         self._api_keys = Looks(self._look_at_keys, good_for_s, every_s=every_s)
         self._good_for_s = good_for_s
@@ -163,7 +183,11 @@ class ImmichIdentity:
             raise SourceUnavailable(f"Immich's database does not tell whether this token is good: {error}") from error
         self._may = looked.touches, looked.clears
         rows = looked.sessions.values()
-        changed = [(row, before) for row in rows if _tells_news(row, before := self._sessions.last(row.token))]
+        changed = [
+            (row, before)
+            for row in rows
+            if _tells_news(row, before := self._sessions.last(row.token)) or row.token in self._left
+        ]
         turns = asyncio.Semaphore(NOTED_AT_ONCE)
 
         async def noted(row: ImmichSession, before: ImmichSession | None) -> None:
@@ -186,12 +210,17 @@ class ImmichIdentity:
     async def _noted(self, row: ImmichSession, before: ImmichSession | None) -> None:
         """Take up what a row says otherwise than at the look before (None: this process did not look yet).
 
-        What fails keeps nobody out; a wish to start over is tried again with the next look.
+        What fails keeps nobody out, and is tried again with the next look.
         """
+        before = None if row.token in self._left else before
+        if len(self._left) >= KNOWN:
+            self._left.clear()
+        self._left.add(row.token)
         try:
             await self._note(row, before)
-        except SessionEnded:
-            pass  # it has not begun here, or has ended here: `begin` takes it up
+            self._left.discard(row.token)
+        except SessionEnded:  # it has not begun here, or has ended here: `begin` takes it up
+            self._left.discard(row.token)
         except Unavailable as error:
             log.debug("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
         except LedgerError as error:
@@ -203,8 +232,21 @@ class ImmichIdentity:
             await self._ask_for_reset(row, sid, name)
         elif before is None or before.pending_reset:
             await self._ledger.store.command("HDEL", name, sid, key=name)
+        state: State | None = None
         if before is None or before.described != row.described:
-            await self._ledger.execute(row.user, sid, DescribeDevice(*map(plain, row.described)))
+            state = await self._ledger.execute(row.user, sid, DescribeDevice(*map(plain, row.described)))
+        if self._adoption is not None and (before is None or before.synced != row.synced):
+            state = state or await self._ledger.load(row.user, sid)
+            if self._adoption.is_news(state, *row.synced):
+                command = self._adoption.adopt(await self._stand(row), state)
+                if command is not None:
+                    await self._ledger.execute(row.user, sid, command)
+
+    async def _stand(self, row: ImmichSession) -> Stand:
+        """Read where a device stands at Immich, below the horizon as it was before."""
+        assert self._horizon is not None, "adopting needs the source's horizon"
+        horizon_us = await self._horizon(row.user)
+        return await self._tables.stand(row, horizon_us)
 
     async def _ask_for_reset(self, row: ImmichSession, sid: str, name: bytes) -> None:
         """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there.
@@ -253,8 +295,8 @@ class ImmichIdentity:
 
     async def _created(self, row: ImmichSession, *, adopt: bool) -> CreateSession:
         adopted = None
-        if adopt and self._adopt is not None and not row.pending_reset:
-            adopted = self._adopt(row, await self._tables.checkpoints(row.id))
+        if adopt and self._adoption is not None and not row.pending_reset:
+            adopted = self._adoption.adopt(await self._stand(row), None)
         device_type, device_os, app_version = map(plain, row.described)
         return CreateSession(
             user=row.user,
@@ -264,7 +306,7 @@ class ImmichIdentity:
             device_os=device_os,
             app_version=app_version,
             authenticated_by=IMMICH,
-            adopted=adopted,
+            adopted=adopted if isinstance(adopted, AdoptCheckpoints) else None,
         )
 
     async def _resume(self, row: ImmichSession, sid: str) -> None:
@@ -285,4 +327,4 @@ class ImmichIdentity:
 def _tells_news(row: ImmichSession, before: ImmichSession | None) -> bool:
     if before is None or row.pending_reset or before.pending_reset:
         return True
-    return row.described != before.described
+    return (row.described, row.synced) != (before.described, before.synced)

@@ -28,8 +28,12 @@ SELECT facts.*, found.* FROM (
          extract(epoch FROM s."expiresAt" - now())::float8 AS expires_s,
          s."updatedAt" < now() - interval '1 day' AS unused, s."deviceType" AS device_type,
          s."deviceOS" AS device_os, s."appVersion" AS app_version, s."isPendingSyncReset" AS pending_reset,
-         s."updateId"::text AS update_id
-  FROM session s JOIN "user" u ON u.id = s."userId"
+         s."updateId"::text AS update_id, synced.*
+  FROM session s JOIN "user" u ON u.id = s."userId" CROSS JOIN LATERAL (
+    SELECT coalesce((extract(epoch FROM max(c."updatedAt")) * 1000000)::bigint, 0) AS synced_us,
+           count(*) AS synced_types
+    FROM session_sync_checkpoint c WHERE c."sessionId" = s.id
+  ) synced
   WHERE s.token = ANY($1::bytea[]) AND u."deletedAt" IS NULL AND (s."expiresAt" IS NULL OR s."expiresAt" > now())
   ORDER BY s.token, s."createdAt"
 ) found ON true
@@ -39,10 +43,13 @@ SELECT k.key, k.permissions::text[] AS permissions FROM api_key k JOIN "user" u 
 WHERE k.key = ANY($1::bytea[]) AND u."deletedAt" IS NULL
 """
 _THERE: Final = "SELECT token FROM session WHERE token = ANY($1::bytea[])"
-_CHECKPOINTS: Final = """
-SELECT type, ack, (extract(epoch FROM "createdAt") * 1000000)::bigint AS created_at_us,
-       (extract(epoch FROM "updatedAt") * 1000000)::bigint AS updated_at_us, "updateId"::text AS update_id
-FROM session_sync_checkpoint WHERE "sessionId" = $1::text::uuid ORDER BY type LIMIT 1000
+# One row comes also without a checkpoint. Of one statement all is of one instant.
+_STAND: Final = """
+SELECT shares.*, c.type, c.ack, (extract(epoch FROM c."updatedAt") * 1000000)::bigint AS updated_at_us
+FROM (
+  SELECT ARRAY(SELECT p."createId"::text FROM partner p WHERE p."sharedWithId" = $2::text::uuid) AS partners,
+         ARRAY(SELECT a."createId"::text FROM album_user a WHERE a."userId" = $2::text::uuid) AS albums
+) shares LEFT JOIN session_sync_checkpoint c ON c."sessionId" = $1::text::uuid ORDER BY c.type
 """
 # What a restore makes last are foreign keys, after all rows; while it runs others than Immich are connected, or copy.
 _SANE: Final = """
@@ -69,7 +76,8 @@ class ImmichSession(NamedTuple):
 
     `expires_s`: in how many seconds it is over, or never. `unused`: nobody used it at Immich for a day, which deletes
     it after 90. `pending_reset`: its owner wants the device to start over; `update_id` changes whenever anything of the
-    row does.
+    row does. `synced_us`: when the device acknowledged something at Immich last (0: never), `synced_types` of how many
+    entity types Immich has an ack.
     """
 
     token: bytes
@@ -84,6 +92,13 @@ class ImmichSession(NamedTuple):
     app_version: str
     pending_reset: bool
     update_id: str
+    synced_us: int
+    synced_types: int
+
+    @property
+    def synced(self) -> tuple[int, int]:
+        """What changes whenever the device acknowledges something at Immich, or Immich clears it."""
+        return self.synced_us, self.synced_types
 
     @property
     def described(self) -> tuple[str, str, str]:
@@ -92,13 +107,24 @@ class ImmichSession(NamedTuple):
 
 
 class ImmichCheckpoint(NamedTuple):
-    """What Immich keeps of one entity type that a session acknowledged: the ack as it was sent."""
+    """What Immich keeps of one entity type that a session acknowledged: the ack as it was sent, and when."""
 
     type: str
     ack: str
-    created_at_us: int
     updated_at_us: int
-    update_id: str
+
+
+class Stand(NamedTuple):
+    """Where a device stands at Immich: what it acknowledged, and what is shared with its user, all at one instant.
+
+    `horizon_us` is the source's, read before. `partners` and `albums` are the `createId` of each share.
+    """
+
+    session: ImmichSession
+    horizon_us: int
+    checkpoints: tuple[ImmichCheckpoint, ...]
+    partners: tuple[str, ...]
+    albums: tuple[str, ...]
 
 
 class Looked(NamedTuple):
@@ -146,10 +172,14 @@ class ImmichTables:
         async with self._postgres.connection() as connection:
             return {row["token"] for row in await connection.fetch(_THERE, tokens)}
 
-    async def checkpoints(self, session: str) -> list[ImmichCheckpoint]:
-        """Read what a session acknowledged at Immich, in the order of the types."""
+    async def stand(self, session: ImmichSession, horizon_us: int) -> Stand:
+        """Read where a device stands at Immich; `horizon_us` was read before."""
         async with self._postgres.connection() as connection:
-            return [ImmichCheckpoint(*row.values()) for row in await connection.fetch(_CHECKPOINTS, session)]
+            rows = await connection.fetch(_STAND, session.id, session.user)
+        found = tuple(
+            ImmichCheckpoint(row["type"], row["ack"], row["updated_at_us"]) for row in rows if row["type"] is not None
+        )
+        return Stand(session, horizon_us, found, tuple(rows[0]["partners"]), tuple(rows[0]["albums"]))
 
     async def sanity(self) -> Sanity:
         """Tell whether the database is in order, and not about to be."""

@@ -13,10 +13,11 @@ from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.source_check import Problem
 from projections.immich.grants import grant_problems
-from projections.immich.tables import ImmichTables
+from projections.immich.tables import ImmichSession, ImmichTables
 from tests.immich.database import SCHEMA
 from tests.support.stores.postgres_server import PASSWORD, PostgresServer
 
+NOBODY = "00000000-0000-4000-8000-000000000001"
 MAPPING = load_mapping("immich")
 _roles = count(1)
 
@@ -76,9 +77,10 @@ async def test_the_statements_printed_give_a_role_all_it_needs_and_no_more(
     postgres.psql('INSERT INTO "user" (email, "clusterGroupId") SELECT $$a@b$$, id FROM cluster_group', database)
     looked = await tables.sessions([b"\0" * 32])
     assert (looked.sessions, looked.touches, looked.clears) == ({}, True, True)
-    await tables.touch(["00000000-0000-4000-8000-000000000001"])
+    await tables.touch([NOBODY])
     assert await tables.permissions([b"\0" * 32]) == {}
-    assert await tables.checkpoints("00000000-0000-4000-8000-000000000001") == []
+    nobody = ImmichSession(b"", NOBODY, NOBODY, None, 0, None, False, "", "", "", False, NOBODY, 0, 0)
+    assert (await tables.stand(nobody, 7)) == (nobody, 7, (), (), ())
     assert (await tables.sanity()).wrong == "it has no sessions"
     postgres.psql("CREATE TABLE of_an_update (id int)", database)
     await _read(pool, "SELECT id FROM of_an_update")

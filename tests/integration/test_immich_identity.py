@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from hashlib import sha256
@@ -20,6 +20,7 @@ from ledger.commands import AdoptCheckpoints, EndSession
 from ledger.events import Event, tag_of
 from ledger.personal import text_of
 from ledger.positions import Position
+from ledger.state import State
 from ledger.store.interface import open_store
 from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
@@ -28,8 +29,8 @@ from projections.entities.source import SourceUnavailable
 from projections.expiry import expire
 from projections.immich import PLACE
 from projections.immich.gone import GONE_US, GoneReport, end_gone
-from projections.immich.identity import Adopt, ImmichIdentity
-from projections.immich.tables import ImmichCheckpoint, ImmichSession, ImmichTables
+from projections.immich.identity import Adoption, ImmichIdentity
+from projections.immich.tables import ImmichTables, Stand
 from tests.immich.database import ImmichDatabase
 from tests.support.phones.http import START_US, Service, serving
 from tests.support.stores.postgres_server import PostgresServer
@@ -54,7 +55,12 @@ class Open(Protocol):
     """Opens one worker more on the test's store and a database."""
 
     async def __call__(
-        self, url: str, *, good_for_s: float = GOOD_FOR_S, adopt: Adopt | None = None, rules: LimitRules | None = None
+        self,
+        url: str,
+        *,
+        good_for_s: float = GOOD_FOR_S,
+        adoption: Adoption | None = None,
+        rules: LimitRules | None = None,
     ) -> Service: ...
 
 
@@ -64,14 +70,25 @@ async def workers(valkey_url: str) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def worker(
-            url: str, *, good_for_s: float = GOOD_FOR_S, adopt: Adopt | None = None, rules: LimitRules | None = None
+            url: str,
+            *,
+            good_for_s: float = GOOD_FOR_S,
+            adoption: Adoption | None = None,
+            rules: LimitRules | None = None,
         ) -> Service:
             store = await open_store(valkey_url)
             stack.push_async_callback(store.close)
-            pool, tables = [await Postgres.open(url, size=2, wait_s=2, statement_timeout_s=2) for _ in range(2)]
+            pool, own_pool = [await Postgres.open(url, size=2, wait_s=2, statement_timeout_s=2) for _ in range(2)]
             stack.push_async_callback(pool.close)
             source = PostgresSource(pool, load_mapping("immich"))
-            made = partial(ImmichIdentity, ImmichTables(tables), good_for_s=good_for_s, every_s=0.01, adopt=adopt)
+            made = partial(
+                ImmichIdentity,
+                ImmichTables(own_pool),
+                good_for_s=good_for_s,
+                every_s=0.01,
+                adoption=adoption,
+                horizon=source.horizon,
+            )
             settings = HttpSettings(sessions_elsewhere=PLACE)
             service = await stack.enter_async_context(serving(store, settings, source=source, immich=made, rules=rules))
             assert service.immich is not None
@@ -206,29 +223,63 @@ async def test_two_workers_begin_a_session_once(workers: Open, shared_database: 
     assert await tags(one, ann, token) == ["session_created"]
 
 
-async def test_what_a_session_adopts_is_in_one_append_with_its_beginning(
-    workers: Open, shared_database: ImmichDatabase, ann: UUID
-) -> None:
-    told: list[tuple[ImmichSession, Sequence[ImmichCheckpoint]]] = []
+class Adopts:
+    """Adopts one position for whatever a device acknowledged at Immich, and knows what it was told."""
 
-    def adopt(session: ImmichSession, checkpoints: Sequence[ImmichCheckpoint]) -> AdoptCheckpoints:
-        told.append((session, checkpoints))
+    def __init__(self) -> None:
+        self.told: list[tuple[Stand, State | None]] = []
+        self.seen_us = 0
+        self.fails = 0
+
+    def is_news(self, state: State, synced_us: int, synced_types: int) -> bool:
+        return synced_us > self.seen_us
+
+    def adopt(self, stand: Stand, state: State | None) -> AdoptCheckpoints:
+        self.told.append((stand, state))
+        if self.fails:
+            self.fails -= 1
+            raise SourceUnavailable("not now")
+        self.seen_us = max((each.updated_at_us for each in stand.checkpoints), default=0)
         return AdoptCheckpoints((Ack("AssetV2", Position(START_US, "a")),), "immich", START_US)
 
-    service = await workers(shared_database.url, adopt=adopt)
+
+async def test_what_a_session_adopts_is_in_one_append_with_its_beginning_and_again_when_it_was_there(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    bob = await at_immich(shared_database.user, f"bob-{uuid4().hex[:8]}")
+    await at_immich(shared_database.partner, bob, ann)
+    await at_immich(shared_database.album, bob, [ann])
     token = await at_immich(shared_database.sign_in, ann)
     session = (await at_immich(shared_database.session, token))["id"]
     for name in ("UserV1", "AssetV2"):
-        await at_immich(
-            shared_database.insert, "session_sync_checkpoint", sessionId=session, type=name, ack=f"{name}|x"
-        )
+        row = {"sessionId": session, "type": name, "ack": f"{name}|x"}
+        await at_immich(shared_database.insert, "session_sync_checkpoint", **row)
+    adopts = Adopts()
+    service = await workers(shared_database.url, adoption=adopts)
     answer = await service.ask("GET", ACK, token)
     assert [checkpoint["type"] for checkpoint in answer.json] == ["AssetV2"]
     assert await tags(service, ann, token) == ["session_created", "checkpoints_adopted"]
-    ((row, checkpoints),) = told
-    assert (row.id, [(each.type, each.ack) for each in checkpoints]) == (
-        str(session), [("AssetV2", "AssetV2|x"), ("UserV1", "UserV1|x")],
-    )  # fmt: skip
+    ((stand, state),) = adopts.told
+    assert (stand.session.id, state) == (str(session), None)
+    assert [each[:2] for each in stand.checkpoints] == [("AssetV2", "AssetV2|x"), ("UserV1", "UserV1|x")]
+    (shared,) = await at_immich(shared_database.fetch, 'SELECT * FROM partner WHERE "sharedWithId" = $1', ann)
+    (member,) = await at_immich(shared_database.fetch, 'SELECT * FROM album_user WHERE "userId" = $1', ann)
+    assert (stand.partners, stand.albums) == ((str(shared["createId"]),), (str(member["createId"]),))
+
+    await looked_at(service, token)
+    assert len(adopts.told) == 1
+    adopts.fails = 1
+    await at_immich(
+        shared_database.execute,
+        "UPDATE session_sync_checkpoint SET ack = 'AssetV2|y' WHERE \"sessionId\" = $1 AND type = 'AssetV2'",
+        session,
+    )
+    await looked_at(service, token)
+    assert await tags(service, ann, token) == ["session_created", "checkpoints_adopted"]
+    for _ in range(2):  # what failed is taken up with the next look, and once
+        await looked_at(service, token)
+        assert await tags(service, ann, token) == ["session_created", "checkpoints_adopted", "checkpoints_adopted"]
+    assert [state is None for _, state in adopts.told] == [True, False, False]
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
