@@ -18,12 +18,16 @@ class _Command(msgspec.Struct, frozen=True):
 class AdoptCheckpoints(_Command, frozen=True):
     """Go on where the device stood at `source`: with these positions, at most one of a type, and no others.
 
-    `since_us`: when the device began there.
+    `since_us`: when the device began there. `as_of_us`: when the newest of what was found there changed, and `types` (a
+    mask) what it was of. `revision`: that of the source by which the device's rows were made.
     """
 
     positions: tuple[Ack, ...]
     source: str
     since_us: int
+    as_of_us: int = 0
+    types: int = 0
+    revision: int = 0
 
 
 class CreateSession(_Command, frozen=True):
@@ -112,7 +116,8 @@ class RecordAcks(_Command, frozen=True):
 class ClearCheckpoints(_Command, frozen=True):
     """Forget the checkpoints of `types` (a mask; None for all).
 
-    `reset`: the device starts over by itself and holds nothing; that answers a pending reset too.
+    `reset`: the device starts over by itself and holds nothing; that answers a pending reset too. For the cause IMMICH
+    it is forgotten too that they were adopted, so that they are cleared once.
     """
 
     types: int | None

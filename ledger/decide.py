@@ -32,6 +32,7 @@ from ledger.commands import (
 from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
+    IMMICH,
     AckRefused,
     AcksRecorded,
     CheckpointsAdopted,
@@ -172,7 +173,14 @@ def _adopted(state: State | None, command: AdoptCheckpoints) -> CheckpointsAdopt
     after = state is not None and holds_any(state)
     epochs = {ack.type: 1 if state is None else state.epoch_of(ack.type) + after for ack in command.positions}
     positions = (StoredAck(CODES[a.type], a.position.at_us, a.position.id, epochs[a.type]) for a in command.positions)
-    return CheckpointsAdopted(tuple(positions), command.source, command.since_us)
+    return CheckpointsAdopted(
+        tuple(positions),
+        command.source,
+        command.since_us,
+        command.as_of_us,
+        mask_bytes(command.types),
+        command.revision,
+    )
 
 
 def _resume(state: State | None, command: ResumeSession) -> tuple[Event, ...]:
@@ -375,6 +383,8 @@ def _reset_acked(state: State) -> tuple[Event, ...]:
 
 def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
     held = _held(state)
+    if command.cause == IMMICH and state.adopted is not None:
+        held |= state.adopted.mask
     if command.types is None:
         known = state.reset_sent or (command.reset and (state.pending_reset or state.started))
         if not held and not known:

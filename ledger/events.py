@@ -23,6 +23,10 @@ Personal = bytes
 """A text that tells of a person, as `ledger.personal` lays it out: nothing, plain, or sealed."""
 
 
+IMMICH: Final = "immich"
+"""Where checkpoints were adopted from, and the cause where they were cleared because they are gone there."""
+
+
 class StoredAck(NamedTuple):
     """An ack as events hold it: entity type code, position, epoch."""
 
@@ -114,12 +118,17 @@ class CheckpointsAdopted(_Event, frozen=True, array_like=True, tag="checkpoints_
     """The device goes on where it stood elsewhere, at `source`: these positions are its checkpoints now, and no others.
 
     Each is of the epoch that begins with it. `since_us`: when it began there, from which it may have missed deletes
-    unless a completion among the positions says more.
+    unless a completion among the positions says more. `as_of_us`: when the newest of what was found there changed, by
+    the clock there, and `types` (mask) of which entity types it was. `revision`: that of the source whose rows the
+    device holds, as of a stream.
     """
 
     positions: tuple[StoredAck, ...]
     source: str
     since_us: int
+    as_of_us: int = 0
+    types: bytes = b""
+    revision: int = 0
 
 
 class HistoryLost(_Event, frozen=True, array_like=True, tag="history_lost"):

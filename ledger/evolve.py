@@ -15,6 +15,7 @@ from ledger.chain import GENESIS, previous_of
 from ledger.entity_types import CODES, COMPLETE, ENTITY_TYPES, mask_of, types_in
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import (
+    IMMICH,
     AckRefused,
     AcksRecorded,
     CheckpointsAdopted,
@@ -33,7 +34,7 @@ from ledger.events import (
     TokenRotated,
 )
 from ledger.positions import Position
-from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
+from ledger.state import Adopted, Checkpoint, NewToken, Offer, OldToken, State
 
 NOTED: Final = 8
 """How many of the latest stale or refused acks a state remembers, to record each once."""
@@ -181,6 +182,9 @@ def _token_used(state: State, event: TokenFirstUsed) -> State:
 
 def _cleared(state: State, event: CheckpointsCleared) -> State:
     pending = state.pending_reset and not event.reset
+    if event.cause == IMMICH and state.adopted is not None:
+        gone = -1 if event.types is None else int.from_bytes(event.types, "big")
+        state = replace(state, adopted=state.adopted._replace(mask=state.adopted.mask & ~gone))
     if event.types is None:
         after = replace(state, checkpoints={}, offered=(), epoch=state.epoch + 1, pending_reset=pending, reset_sent="")
         return replace(after, started=(), heard=()) if event.wiped else after
@@ -195,14 +199,20 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
 
 
 def _adopted(state: State, event: CheckpointsAdopted) -> State:
-    """Put the positions in place of all that is known; of their types the device heard as far as it completed there."""
+    """Put the positions in place of all that is known.
+
+    As far as it completed there, the device heard of their types, of those found there besides, and of those that the
+    completion names.
+    """
     checkpoints: dict[str, Checkpoint] = {}
     for code, position_us, entity_id, _ in event.positions:
         if not 0 <= code < len(ENTITY_TYPES):
             raise UnknownEvent(f"a position of entity type {code}, which this version does not know: upgrade")
         checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), state.at_us)
-    mask = mask_of(checkpoints) & ~_COMPLETE_BIT
     complete = checkpoints.get(COMPLETE)
+    types = int.from_bytes(event.types, "big")
+    mask = mask_of(checkpoints) | types | (completed_types(complete.position.id) if complete else 0)
+    mask &= ~_COMPLETE_BIT
     return replace(
         state,
         checkpoints=checkpoints,
@@ -211,6 +221,8 @@ def _adopted(state: State, event: CheckpointsAdopted) -> State:
         started=(Offer(event.since_us, mask),) if mask else (),
         heard=(Offer(complete.position.at_us, mask),) if mask and complete else (),
         reset_sent="",
+        revision=max(state.revision, event.revision),
+        adopted=Adopted(event.as_of_us, types),
     )
 
 

@@ -26,6 +26,13 @@ class Offer(NamedTuple):
     mask: int
 
 
+class Adopted(NamedTuple):
+    """What was found elsewhere when checkpoints were adopted: when its newest changed, and of which types (a mask)."""
+
+    as_of_us: int
+    mask: int
+
+
 class NewToken(NamedTuple):
     """A token that was issued and not used yet, by its SHA-256."""
 
@@ -61,7 +68,8 @@ class State(msgspec.Struct, frozen=True):
     made, at the latest (`ledger.commands.Resend`). `origin`: in which origin of a source (`ledger.commands.Origin`), 0
     if none was told, and up to where that was `written` then. `token` is the SHA-256 of the token in use, empty for the
     first one, whose digest is the session's id. `parent` is the session that it ends with, or one that another service
-    calls so by an id of its own (`authenticated_by`), which says itself when this one is over.
+    calls so by an id of its own (`authenticated_by`), which says itself when this one is over. `adopted` is None where
+    no checkpoints ever were.
     """
 
     sid: str
@@ -95,6 +103,7 @@ class State(msgspec.Struct, frozen=True):
     revision: int = 0
     origin: int = 0
     written: int = 0
+    adopted: Adopted | None = None
     ended: str | None = None
 
     @property

@@ -18,7 +18,7 @@ from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger
 from ledger.events import StoredAck
 from ledger.positions import Position
-from ledger.state import Checkpoint, NewToken, Offer, OldToken, State
+from ledger.state import Adopted, Checkpoint, NewToken, Offer, OldToken, State
 
 Fields = dict[bytes, bytes]
 
@@ -130,6 +130,7 @@ def read_state(sid: str, session: Mapping[bytes, bytes], checkpoints: Mapping[by
             revision=int(session.get(b"revision", 0)),
             origin=int(session.get(b"origin", 0)),
             written=int(session.get(b"written", 0)),
+            adopted=_read_adopted(session.get(b"adopted", b"")),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise CorruptLedger(f"a session hash cannot be read: {error!r}; run syncledger verify", sid=sid) from error
@@ -185,6 +186,7 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "revision": lambda value: _number(value) if value else b"",
     "origin": lambda value: _number(value) if value else b"",
     "written": lambda value: _number(value) if value else b"",
+    "adopted": lambda value: b"" if value is None else b"%d:%x" % value,
 }
 
 
@@ -207,6 +209,11 @@ def _read_checkpoint(value: bytes) -> Checkpoint:
 def _read_offers(value: bytes) -> tuple[Offer, ...]:
     pairs = (item.split(b":") for item in value.split(b",") if item)
     return tuple(Offer(int(snapshot_us), int(mask, 16)) for snapshot_us, mask in pairs)
+
+
+def _read_adopted(value: bytes) -> Adopted | None:
+    as_of_us, _, mask = value.partition(b":")
+    return Adopted(int(as_of_us), int(mask, 16)) if value else None
 
 
 def _read_epochs(value: bytes) -> dict[str, int]:

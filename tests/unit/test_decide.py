@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given as forall
+from hypothesis import strategies as st
 
-from ledger.acks import RESET_ACK
-from ledger.chain import record
+from ledger.acks import RESET_ACK, Ack
+from ledger.chain import GENESIS, record
 from ledger.commands import (
     EVER,
     AdoptCheckpoints,
@@ -23,14 +25,16 @@ from ledger.commands import (
     UseToken,
 )
 from ledger.decide import reset_due
-from ledger.entity_types import COMPLETE, mask_of
+from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
+    IMMICH,
     AckRefused,
     CheckpointsAdopted,
     DeviceDescribed,
     Event,
     HistoryLost,
+    Recorded,
     ResetSent,
     SessionCreated,
     SessionResumed,
@@ -41,7 +45,7 @@ from ledger.events import (
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.evolve import fold
 from ledger.personal import plain, text_of
-from ledger.state import State
+from ledger.state import Adopted, State
 from tests.support.ledger.given import (
     CREATED,
     NOW,
@@ -52,7 +56,10 @@ from tests.support.ledger.given import (
     clear,
     cleared,
     completed,
+    few_adopted,
     given,
+    histories,
+    masks,
     moved,
     offer,
     offered,
@@ -632,6 +639,64 @@ def test_checkpoints_are_adopted_with_the_session_or_later_in_a_new_epoch() -> N
     assert again.synced_us(mask_of(["AlbumV2"])) == LATE, "without a completion it may have missed all since it began"
     with pytest.raises(Refused, match="one position of each"):
         when(later, AdoptCheckpoints((ack("AlbumV2", LATE), ack("AlbumV2", EARLY)), "immich", 0))
+
+
+def test_what_the_device_holds_of_types_that_begin_anew_is_told_by_the_completion() -> None:
+    adopt = AdoptCheckpoints((ack("AlbumV2", EARLY, "x"), completed("AssetV1", snapshot_us=LATE)), "immich", EARLY)
+    session = given(*when(None, CreateSession("ann", "photos", adopted=adopt)))
+    assert session.synced_us(mask_of(["AssetV1"])) == LATE
+    assert session.synced_us(mask_of(["AlbumV2"])) == LATE
+    assert reset_due(session, LATE, mask_of(["AssetV1"])), "it may have missed deletes, though it has no checkpoint"
+    unread = AdoptCheckpoints((), "immich", EARLY, LATE, mask_of(["AssetV1"]))
+    session = then(session, *when(session, unread))
+    assert session.synced_us(mask_of(["AssetV1"])) == EARLY, "it holds what could not be placed"
+
+
+def test_a_source_sends_nothing_again_that_was_adopted_as_it_is_now() -> None:
+    resends = (Resend(1, mask_of(["AssetV1"])), Resend(2, mask_of(["AlbumV2"])))
+    positions = (ack("AssetV1", EARLY, "a"), ack("AlbumV2", EARLY, "x"))
+    for revision, again in ((2, ()), (1, ("AlbumV2",)), (0, ("AlbumV2", "AssetV1"))):
+        adopt = AdoptCheckpoints(positions, "immich", EARLY, revision=revision)
+        session = given(*when(None, CreateSession("ann", "photos", adopted=adopt)))
+        events = when(session, offer("AssetV1", "AlbumV2", resends=resends))
+        assert set(events[:-1]) == ({cleared(*again, cause="source_revision")} if again else set())
+
+
+def test_what_is_gone_where_it_was_adopted_is_cleared_once() -> None:
+    types = mask_of(["AssetV1", "AlbumV2"])
+    adopt = AdoptCheckpoints((ack("AssetV1", EARLY, "a"),), "immich", EARLY, as_of_us=LATE, types=types)
+    session = given(*when(None, CreateSession("ann", "photos", adopted=adopt)))
+    assert session.adopted == Adopted(LATE, types)
+    events = when(session, clear("AssetV1", "AlbumV2", cause=IMMICH))
+    assert events == (cleared("AssetV1", "AlbumV2", cause=IMMICH),), "also of what it has no checkpoint here"
+    after = then(session, *events)
+    assert (after.adopted, dict(after.checkpoints)) == (Adopted(LATE, 0), {})
+    assert when(after, clear("AssetV1", "AlbumV2", cause=IMMICH)) == ()
+    whole = then(session, *when(session, clear(cause=IMMICH)))
+    assert (whole.adopted, whole.epoch) == (Adopted(LATE, 0), 2)
+    assert then(session, cleared("AssetV1")).adopted == session.adopted, "what the device clears here is still there"
+
+
+@forall(histories, st.lists(few_adopted, max_size=4, unique_by=lambda ack: ack.type), masks)
+def test_adopted_positions_take_the_place_of_all_that_was_known(
+    steps: list[tuple[Recorded, State]], positions: list[Ack], types: int
+) -> None:
+    before = steps[-1][1]
+    events = when(before, AdoptCheckpoints(tuple(positions), "immich", EARLY, LATE, types))
+    after = then(before, *events)
+    assert {name: held.position for name, held in after.checkpoints.items()} == {a.type: a.position for a in positions}
+    assert (after.offered, after.reset_sent, after.adopted) == ((), "", Adopted(LATE, types))
+    assert after.pending_reset == before.pending_reset, "a reset that is wanted stays so"
+    stale = [ack for ack in few_of(before) if before.epoch_of(ack.type) < after.epoch_of(ack.type)]
+    assert len(stale) == len(few_of(before)), "no ack of a line from before counts any more"
+    again = CreateSession("ann", "photos", adopted=AdoptCheckpoints(tuple(positions), "immich", EARLY, LATE, types))
+    assert fold(None, record(when(None, again), SID, 0, NOW, GENESIS)) is not None
+
+
+def few_of(state: State) -> list[Ack]:
+    """Make the acks that a device may still send of what it was offered or acknowledged."""
+    names = {name for offer in state.offered for name in types_in(offer.mask)} | set(state.checkpoints)
+    return [ack(name, NOW, "a", state.epoch_of(name)) for name in names]
 
 
 def test_a_session_that_ended_is_resumed_with_a_reset() -> None:

@@ -221,6 +221,20 @@ SAMPLES_2: list[tuple[str, Event]] = [
     ),
     (
         (
+            "97b3636865636b706f696e74735f61646f7074656491943acf00062c20c0c74180a002a6696d6d696368cf00060a24"
+            "181e4000cf00062c20c0d4a180c408040000000000001002"
+        ),
+        CheckpointsAdopted(
+            (StoredAck(58, 1_737_369_045_123_456, "", 2),),
+            "immich",
+            since_us=1_700_000_000_000_000,
+            as_of_us=1_737_369_046_000_000,
+            types=bytes.fromhex("0400000000000010"),
+            revision=2,
+        ),
+    ),
+    (
+        (
             "96ac686973746f72795f6c6f73740409aa72656d656d6265726564c420000102030405060708090a0b0c0d0e0f101112"
             "131415161718191a1b1c1d1e1fc420202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
         ),
@@ -286,7 +300,10 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
         ],
         "reset_sent": ["cause: str"],
         "sync_reset_requested": ["on: bool", "by: Personal", "cause: str = ''", "epoch: int = 0"],
-        "checkpoints_adopted": ["positions: tuple[StoredAck, ...]", "source: str", "since_us: int"],
+        "checkpoints_adopted": [
+            "positions: tuple[StoredAck, ...]", "source: str", "since_us: int", "as_of_us: int = 0",
+            "types: bytes = b''", "revision: int = 0",
+        ],
         "history_lost": ["from_seq: int", "to_seq: int", "cause: str", "hash: bytes", "after: bytes = b''"],
         "session_resumed": ["by: str", "epoch: int = 1"],
         "device_described": ["device_type: Personal = b''", "device_os: Personal = b''", "app_version: Personal = b''"],
@@ -299,7 +316,12 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
 # With how many fields an event was written before it got those above; each is a version of it, and has a sample.
 EARLIER: Final[dict[int, dict[str, list[int]]]] = {
     1: {"session_created": [8], "stream_offered": [2, 3], "checkpoints_cleared": [3]},
-    2: {"stream_offered": [2, 3], "checkpoints_cleared": [3], "sync_reset_requested": [2]},
+    2: {
+        "stream_offered": [2, 3],
+        "checkpoints_cleared": [3],
+        "checkpoints_adopted": [3],
+        "sync_reset_requested": [2],
+    },
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final
 
 from hypothesis import settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ledger.acks import RESET_ACK, Ack, completion
 from ledger.chain import GENESIS, record
 from ledger.commands import (
+    AdoptCheckpoints,
     ClearCheckpoints,
     Command,
     DescribeDevice,
@@ -27,6 +29,7 @@ from ledger.decide import decide
 from ledger.entity_types import CODES, COMPLETE, mask_of
 from ledger.errors import Refused
 from ledger.events import (
+    IMMICH,
     AcksRecorded,
     CheckpointsCleared,
     Event,
@@ -137,6 +140,7 @@ few_completions: Final = st.builds(
 few_acks: Final = (
     st.builds(Ack, st.sampled_from(TYPES), few_positions, st.integers(1, 3)) | few_completions | st.just(RESET_ACK)
 )
+few_adopted: Final = st.builds(Ack, st.sampled_from(TYPES[:3]), few_positions) | few_completions
 few_tokens: Final = st.sampled_from([bytes([number]) * 32 for number in range(1, 12)])
 masks: Final = st.sets(st.sampled_from(TYPES)).map(mask_of)
 
@@ -148,6 +152,16 @@ commands: Final[st.SearchStrategy[Command]] = st.one_of(
     st.builds(OfferStream, st.integers(NOW, NOW + 7), masks, resends=st.sampled_from((RESENDS[:1], RESENDS))),
     st.builds(RecordAcks, st.lists(few_acks, max_size=4).map(tuple)),
     st.builds(ClearCheckpoints, st.none() | masks, st.just("deleted"), st.booleans()),
+    st.builds(ClearCheckpoints, st.none() | masks, st.just(IMMICH)),
+    st.builds(
+        AdoptCheckpoints,
+        st.lists(few_adopted, max_size=4, unique_by=attrgetter("type")).map(tuple),
+        st.just(IMMICH),
+        st.integers(NOW - 5, NOW),
+        st.integers(NOW, NOW + 6),
+        masks,
+        st.integers(0, 2),
+    ),
     st.builds(RequestReset, st.booleans(), st.just(plain("owner"))),
     st.builds(
         DescribeDevice,
