@@ -182,9 +182,8 @@ def _token_used(state: State, event: TokenFirstUsed) -> State:
 
 def _cleared(state: State, event: CheckpointsCleared) -> State:
     pending = state.pending_reset and not event.reset
-    if event.cause == IMMICH and state.adopted is not None:
-        gone = -1 if event.types is None else int.from_bytes(event.types, "big")
-        state = replace(state, adopted=state.adopted._replace(mask=state.adopted.mask & ~gone))
+    if state.adopted is not None:
+        state = replace(state, adopted=_adopted_since(state.adopted, event))
     if event.types is None:
         after = replace(state, checkpoints={}, offered=(), epoch=state.epoch + 1, pending_reset=pending, reset_sent="")
         return replace(after, started=(), heard=()) if event.wiped else after
@@ -196,6 +195,14 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
     checkpoints = {name: checkpoint for name, checkpoint in state.checkpoints.items() if name not in cleared}
     offered = tuple(Offer(us, rest) for us, held in state.offered if (rest := held & ~mask))
     return replace(state, checkpoints=checkpoints, offered=offered, epochs=epochs, pending_reset=pending)
+
+
+def _adopted_since(adopted: Adopted, event: CheckpointsCleared) -> Adopted:
+    if event.cause != IMMICH:
+        return adopted._replace(restarted=True)
+    if event.types is None:  # it has started over there too
+        return adopted._replace(mask=0, restarted=False)
+    return adopted._replace(mask=adopted.mask & ~int.from_bytes(event.types, "big"))
 
 
 def _adopted(state: State, event: CheckpointsAdopted) -> State:
@@ -222,7 +229,7 @@ def _adopted(state: State, event: CheckpointsAdopted) -> State:
         heard=(Offer(complete.position.at_us, mask),) if mask and complete else (),
         reset_sent="",
         revision=max(state.revision, event.revision),
-        adopted=Adopted(event.as_of_us, types),
+        adopted=Adopted(event.as_of_us, types, state.adopted is not None and state.adopted.restarted),
     )
 
 

@@ -27,10 +27,15 @@ class Offer(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """What was found elsewhere when checkpoints were adopted: when its newest changed, and of which types (a mask)."""
+    """What was found elsewhere when checkpoints were adopted: when its newest changed, and of which types (a mask).
+
+    `restarted`: something of it began anew here since, of which nobody there knows: the device may lack what they take
+    it to have.
+    """
 
     as_of_us: int
     mask: int
+    restarted: bool = False
 
 
 class NewToken(NamedTuple):

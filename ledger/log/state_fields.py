@@ -186,7 +186,7 @@ _LATER: Final[dict[str, Callable[[Any], bytes]]] = {
     "revision": lambda value: _number(value) if value else b"",
     "origin": lambda value: _number(value) if value else b"",
     "written": lambda value: _number(value) if value else b"",
-    "adopted": lambda value: b"" if value is None else b"%d:%x" % value,
+    "adopted": lambda value: b"" if value is None else b"%d:%x:%d" % value,
 }
 
 
@@ -212,8 +212,10 @@ def _read_offers(value: bytes) -> tuple[Offer, ...]:
 
 
 def _read_adopted(value: bytes) -> Adopted | None:
-    as_of_us, _, mask = value.partition(b":")
-    return Adopted(int(as_of_us), int(mask, 16)) if value else None
+    if not value:
+        return None
+    as_of_us, mask, restarted = value.split(b":")
+    return Adopted(int(as_of_us), int(mask, 16), restarted == b"1")
 
 
 def _read_epochs(value: bytes) -> dict[str, int]:

@@ -34,7 +34,7 @@ _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CARRIERS: Final = ("SyncAckV1", RESET)
 
-Reason = Literal["unreadable", "unknown_type", "without_main", "with_deletes"]
+Reason = Literal["unreadable", "unknown_type", "without_main", "with_deletes", "restarted_here"]
 
 
 class CheckpointRow(NamedTuple):
@@ -67,7 +67,8 @@ class Adoption(NamedTuple):
 
     `anew` are the entity types that begin anew though Immich has a checkpoint of them, and why: to be counted and named
     (`named`). `unreadable`: not as Immich writes them; `unknown_type`: not known to this version; `without_main`: of
-    what is shared, where the main type's is missing; `with_deletes`: because their delete type's is unreadable.
+    what is shared, where the main type's is missing; `with_deletes`: because their delete type's is unreadable;
+    `restarted_here`: the device began anew here, of which Immich does not know, and has got none of it since.
     """
 
     command: AdoptCheckpoints
@@ -111,12 +112,22 @@ class _Ack(NamedTuple):
     extra: str = ""
 
 
-def adopt(rows: Iterable[CheckpointRow], shares: Shares, began_us: int, revision: int = 0) -> Adoption | None:
+def adopt(
+    rows: Iterable[CheckpointRow],
+    shares: Shares,
+    began_us: int,
+    horizon_us: int,
+    revision: int = 0,
+    state: State | None = None,
+) -> Adoption | None:
     """Tell where a device stands by Immich's checkpoints of its session; None where it has none there.
 
-    `rows` are all of them and `shares` those of its user, read in one statement or snapshot. `began_us`: the
-    `"createdAt"` of Immich's session. `revision`: the newest of the source's resends (0 without any), since the device
-    has Immich's rows as they are now.
+    `rows` are all of them and `shares` those of its user, read in one statement or snapshot, and before that the
+    source's horizon: but for deletes no position is put above it, since a share or a row that is committed late must
+    find the device in front of it. Deletes are never put lower than they are: a marker that comes again may take a row
+    with it that is made anew, and Immich would not know, should the device go back before it has that again.
+    `began_us`: the `"createdAt"` of Immich's session. `revision`: the newest of the source's resends (0 without any),
+    since the device has Immich's rows as they are now. `state`: the session's here, where there is one.
 
     The command is appended together with the session's creation (`CreateSession.adopted`), or by itself where the
     session lives: then it opens new epochs and takes the place of all that was known. Never fails: what cannot be read
@@ -125,13 +136,22 @@ def adopt(rows: Iterable[CheckpointRow], shares: Shares, began_us: int, revision
     found, anew, newest_us = _read(rows)
     if not newest_us:
         return None
-    positions = {name: _own(name, ack) for name, ack in found.items() if name not in _GROUP_OF and name != COMPLETE}
+    limit = _uuid_at(horizon_us)
+    positions = {
+        name: _at(ack.id) if name in _DELETES else _own(name, ack, limit)
+        for name, ack in found.items()
+        if name not in _GROUP_OF
+    }
     for group in GROUPS:
-        positions |= _shared(group, found, anew, shares.partners if group.shares == "partners" else shares.albums)
+        within = shares.partners if group.shares == "partners" else shares.albums
+        positions |= _shared(group, found, anew, within, limit)
+    if state is not None and state.adopted is not None and state.adopted.restarted:
+        _keep_below(positions, state, anew)
     _put_deletes(positions, anew)
+    complete = positions.pop(COMPLETE, None)
     acks = [Ack(name, position) for name, position in positions.items()]
-    if COMPLETE in found:  # below it the device has heard of all deletes, also of types that begin anew
-        acks.append(completion(_us(found[COMPLETE].id), _ALL, 1))
+    if complete is not None:  # below it the device has heard of all deletes, also of types that begin anew
+        acks.append(completion(complete.at_us, _ALL, 1))
     types = mask_of(name for name in (*found, *anew) if name in CODES)
     acks.sort(key=lambda ack: CODES[ack.type])
     return Adoption(AdoptCheckpoints(tuple(acks), IMMICH, began_us, newest_us, types, revision), anew)
@@ -203,12 +223,13 @@ def _parse(row: CheckpointRow) -> _Ack | None:
     return _Ack(entity_id, extra) if extra in ("", _COMPLETE_ID) or _UUID.fullmatch(extra) else None
 
 
-def _own(name: str, ack: _Ack) -> Position:
-    return Position(max(_us(ack.id) - USERS_BACK_US, 0), "") if name == "UserV1" else _at(ack.id)
+def _own(name: str, ack: _Ack, limit: str) -> Position:
+    position = _at(min(ack.id, limit))
+    return Position(max(position.at_us - USERS_BACK_US, 0), "") if name == "UserV1" else position
 
 
 def _shared(
-    group: Group, found: Mapping[str, _Ack], anew: dict[str, Reason], shares: Sequence[str]
+    group: Group, found: Mapping[str, _Ack], anew: dict[str, Reason], shares: Sequence[str], limit: str
 ) -> dict[str, Position]:
     """Place the types of one kind of shared rows; what of them begins anew is added to `anew`.
 
@@ -220,23 +241,41 @@ def _shared(
     if main is None or group.backfill in anew:
         anew.update({name: "without_main" for name in group.types if name in found and name not in anew})
         return {}
-    end, reached, places = main.id, main.id, {}
+    end = reached = min(main.id, limit)
+    places: dict[str, Position] = {}
     for share in sorted(shares):
         done = backfill is not None and (share < backfill.id or backfill == (share, _COMPLETE_ID))
         if done and share <= end:
             places[group.backfill] = _in_share(share, _LAST_ROW)
             continue
-        if done:
-            places[group.backfill] = _in_share(share, end)
-        elif backfill is not None and share == backfill.id and backfill.extra:
-            places[group.backfill] = _in_share(share, min(backfill.extra, end))
         if not done:
             reached = min(reached, share)
+        if share < limit and backfill is not None:
+            if done:
+                places[group.backfill] = _in_share(share, end)
+            elif share == backfill.id and backfill.extra:
+                places[group.backfill] = _in_share(share, min(backfill.extra, end))
         break
     places[group.main] = _at(reached)
     if group.update in found:  # it may be ahead of E, where Immich sends what is changed as new
         places[group.update] = _at(min(found[group.update].id, reached))
     return places
+
+
+def _keep_below(positions: dict[str, Position], state: State, anew: dict[str, Reason]) -> None:
+    """Put no rows above where the device stands here: it began anew here, and Immich does not know.
+
+    What it has heard of deletes stays true.
+    """
+    for name, position in list(positions.items()):
+        held = state.checkpoints.get(name)
+        if name in _DELETES or name == COMPLETE:
+            continue
+        if held is None:
+            del positions[name]
+            anew[name] = "restarted_here"
+        else:
+            positions[name] = min(position, held.position, key=_key)
 
 
 def _put_deletes(positions: dict[str, Position], anew: dict[str, Reason]) -> None:
@@ -246,7 +285,7 @@ def _put_deletes(positions: dict[str, Position], anew: dict[str, Reason]) -> Non
     """
     for name in _DELETES:
         upserts = [found for found in upserts_of(name) if found in positions]
-        if name in anew:
+        if anew.get(name) == "unreadable":
             for found in upserts:
                 del positions[found]
                 anew[found] = "with_deletes"
@@ -262,6 +301,12 @@ def _at(entity_id: str) -> Position:
 def _in_share(share: str, row: str) -> Position:
     """Print the place of a row in a share, as the source of Immich's tables does."""
     return Position(_us(share), f"{share}:{row}")
+
+
+def _uuid_at(us: int) -> str:
+    """Print what no uuid of an instant or later is below."""
+    digits = f"{-(-us // 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}-0000-0000-000000000000"
 
 
 def _us(uuid7: str) -> int:
@@ -283,4 +328,5 @@ _REASONS: Final[Mapping[Reason, str]] = {
     "unknown_type": "this version does not know the type",
     "without_main": "the checkpoint that the others of its kind go by is missing or not as Immich writes it",
     "with_deletes": "the ack of its delete type is not as Immich writes it",
+    "restarted_here": "the device began anew here, and has got none of it since",
 }

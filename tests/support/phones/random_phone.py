@@ -60,10 +60,10 @@ class Stopped(Exception):
 class Session:
     """One session's ledger in memory: the real rules and the real fold."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: CreateSession | None = None) -> None:
         self.events: list[Recorded] = []
         self.state: State
-        self._append(CreateSession("ann", LIBRARY))
+        self._append(first or CreateSession("ann", LIBRARY))
 
     async def act(self, command: Command) -> State:
         """Carry a command out; no command of a phone is ever refused."""

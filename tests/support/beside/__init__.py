@@ -1,0 +1,1 @@
+"""A model of Immich beside this service: its tables, its own sync rules, ours on the same tables, a phone of both."""
