@@ -130,8 +130,8 @@ def exchanged(state: State, origin: Origin) -> bool:
     """
     if not origin.number or not (state.started or _held(state)):
         return False
-    if not state.origin:
-        return not origin.first
+    if not state.origin:  # what was adopted was read of the source as it is
+        return not origin.first and state.adopted is None
     if state.origin == origin.number:
         return False
     up_to = max((up_to for number, up_to in origin.follows if number == state.origin), default=0)

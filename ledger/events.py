@@ -24,7 +24,7 @@ Personal = bytes
 
 
 IMMICH: Final = "immich"
-"""Where checkpoints were adopted from, and the cause where they were cleared because they are gone there."""
+"""Where checkpoints were adopted from, how its sessions were authenticated, and the cause of what follows from there."""
 
 
 class StoredAck(NamedTuple):

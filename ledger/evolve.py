@@ -229,6 +229,8 @@ def _adopted(state: State, event: CheckpointsAdopted) -> State:
         heard=(Offer(complete.position.at_us, mask),) if mask and complete else (),
         reset_sent="",
         revision=max(state.revision, event.revision),
+        origin=0,
+        written=0,
         adopted=Adopted(event.as_of_us, types, state.adopted is not None and state.adopted.restarted),
     )
 

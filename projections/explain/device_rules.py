@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
-from ledger.events import SessionEnded, SyncResetRequested
+from ledger.events import IMMICH, SessionEnded, SyncResetRequested
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
@@ -47,7 +47,7 @@ _CAUSES: Final = {
     HISTORY_LOST: ", because the store has lost events of it that this service remembered",
     FENCE: ", because the store may have lost what it did (syncledger fence)",
 }
-
+_CLEARED: Final = {IMMICH: "because Immich cleared its own, to send these rows again"}
 
 Rule = Callable[[Case], Finding | None]
 
@@ -167,7 +167,8 @@ def _never_streamed(case: Case) -> Finding | None:
     if case.over or case.reset_due or state.offered or state.checkpoints:
         return None
     if case.story.cleared_seq:
-        says = f"Its checkpoints were cleared ({case.story.cleared_cause}), and it has not asked for a stream since."
+        cause = _CLEARED.get(case.story.cleared_cause, case.story.cleared_cause)
+        says = f"Its checkpoints were cleared ({cause}), and it has not asked for a stream since."
         return Finding("not_streamed_since", "stops", says, [case.story.cleared_seq])
     return Finding("never_streamed", "stops", "The device signed in and has never asked for a stream.", [1])
 
@@ -252,6 +253,16 @@ def _up_to_date(case: Case) -> Finding | None:
     return Finding("up_to_date", "note", says, [case.story.advanced_seq] if case.story.advanced_seq else [])
 
 
+def _adopted(case: Case) -> Finding | None:
+    if case.over or case.reset_due or not case.story.adopted:
+        return None
+    says = (
+        f"Its checkpoints were {case.story.adopted}. Rows that Immich itself skipped before that stay missing on it "
+        "until it starts over."
+    )
+    return Finding("adopted", "note", says, [case.story.adopted_seq])
+
+
 def _standing(case: Case, name: str) -> str:
     rows, offers = case.facts.library.offered[name].rows, len(case.story.of(name).offers)
     return f"{rows_text(rows)} of it{after_text(case, name)} were offered in {_times(offers)}"
@@ -284,5 +295,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _ended, _expired, _damaged, source_down, _reset_pending, _exchanged, _reset_due,
     _reset_unanswered, _idle, _never_streamed, _window_repeated, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
-    sent_again, types_left_out, _behind, _up_to_date, _stale,
+    sent_again, types_left_out, _behind, _up_to_date, _stale, _adopted,
 )  # fmt: skip

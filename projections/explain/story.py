@@ -11,6 +11,7 @@ from ledger.entity_types import ENTITY_TYPES, types_in
 from ledger.events import (
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     CheckpointsCleared,
     ResetSent,
     SessionEnded,
@@ -20,6 +21,7 @@ from ledger.events import (
 )
 from ledger.log.reader import Entry
 from ledger.state import State
+from projections.history.words import adopted_text
 
 
 class Ignored(NamedTuple):
@@ -52,6 +54,8 @@ class Story(Struct):
     advanced_at_us: int = 0
     cleared_seq: int = 0
     cleared_cause: str = ""
+    adopted_seq: int = 0
+    adopted: str = ""
     reset_asked: Entry | None = None
     reset_sent: Entry | None = None
     ended: Entry | None = None
@@ -94,10 +98,16 @@ def tell(newest_first: Sequence[Entry], state: State) -> Story:
                 for name in ENTITY_TYPES if mask is None else types_in(mask):
                     story.types.pop(name, None)
                 story.cleared_seq, story.cleared_cause, story.streams = seq, event.cause, []
+                if event.wiped:
+                    story.adopted_seq, story.adopted = 0, ""
                 if event.reset:
                     story.reset_asked = None
                 if mask is None:
                     story.reset_sent = None
+            case CheckpointsAdopted():
+                story.types = {ENTITY_TYPES[ack.code]: TypeStory(seq, at_us) for ack in event.positions}
+                story.advanced_seq, story.advanced_at_us, story.streams = seq, at_us, []
+                story.adopted_seq, story.adopted, story.reset_sent = seq, adopted_text(event, at_us), None
             case ResetSent():
                 story.reset_sent = entry
             case SyncResetRequested():

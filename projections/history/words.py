@@ -10,6 +10,7 @@ import msgspec
 from ledger.acks import Ack, format_ack
 from ledger.entity_types import CODES, ENTITY_TYPES, types_in
 from ledger.events import (
+    IMMICH,
     AckRefused,
     AcksRecorded,
     CheckpointsAdopted,
@@ -48,6 +49,7 @@ Tag = Literal[
     "session_resumed",
     "history_lost",
 ]
+_SOURCES: Final = {IMMICH: "Immich"}
 TAGS: Final[tuple[str, ...]] = get_args(Tag)
 
 
@@ -84,7 +86,7 @@ def readable(entry: Entry, key: UserKey | None = None, previous: bytes | None = 
         at=iso_from_us(recorded.at_us),
         at_us=recorded.at_us,
         event=tag_of(event),
-        data=_data(event),
+        data=_data(event, recorded.at_us),
         schema=recorded.schema,
         raw=recorded.raw,
         previous_hash=None if previous is None else previous.hex(),
@@ -93,7 +95,7 @@ def readable(entry: Entry, key: UserKey | None = None, previous: bytes | None = 
     )
 
 
-def _data(event: Event) -> dict[str, Any]:
+def _data(event: Event, at_us: int) -> dict[str, Any]:
     match event:
         case SessionCreated():
             return {
@@ -132,8 +134,15 @@ def _data(event: Event) -> dict[str, Any]:
         case SyncResetRequested():
             return {"on": event.on, "by": text_of(event.by), "cause": event.cause or None}
         case CheckpointsAdopted():
-            since = iso_from_us(event.since_us)
-            return {"positions": _texts(event.positions), "source": event.source, "since": since}
+            return {
+                "says": adopted_text(event, at_us),
+                "positions": _texts(event.positions),
+                "source": event.source,
+                "since": iso_from_us(event.since_us),
+                "asOf": iso_from_us(event.as_of_us),
+                "types": names_of(event.types),
+                "revision": event.revision,
+            }
         case HistoryLost():
             return {
                 "from": event.from_seq,
@@ -158,6 +167,11 @@ def _data(event: Event) -> dict[str, Any]:
             return {"reason": event.reason, "by": text_of(event.by)}
 
 
+def adopted_text(event: CheckpointsAdopted, at_us: int) -> str:
+    """Tell when and where from checkpoints were adopted."""
+    return f"adopted on {iso_from_us(at_us)} from {_SOURCES.get(event.source, event.source)}"
+
+
 def instant(us: int | None) -> str | None:
     """Print an instant; None stays None."""
     return None if us is None else iso_from_us(us)
@@ -171,7 +185,7 @@ def codes_of(event: Event) -> set[int]:
         case AckRefused():
             return {event.ack.code}
         case CheckpointsAdopted():
-            return {ack.code for ack in event.positions}
+            return {ack.code for ack in event.positions} | {CODES[name] for name in names_of(event.types)}
         case StreamOffered():
             return {CODES[name] for name in names_of(event.types)}
         case CheckpointsCleared():

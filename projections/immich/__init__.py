@@ -2,7 +2,9 @@
 
 from typing import Final
 
-IMMICH: Final = "immich"
-"""How sessions of Immich's were authenticated, and by what cause they are asked to start over, in events."""
+from ledger.events import IMMICH
+
+__all__ = ["IMMICH", "PLACE"]
+
 PLACE: Final = "in Immich (to sign one out: Account Settings, Authorized Devices)"
 """Where sessions of Immich's begin and end."""

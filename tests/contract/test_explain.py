@@ -8,10 +8,21 @@ from typing import Final
 import pytest
 
 from ledger import keys
-from ledger.acks import Ack
-from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, Origin, RequestReset, Resend
-from ledger.entity_types import COMPLETE, mask_of
+from ledger.acks import RESET_ACK, Ack, completion
+from ledger.commands import (
+    AdoptCheckpoints,
+    ClearCheckpoints,
+    Command,
+    CreateSession,
+    DescribeDevice,
+    EndSession,
+    Origin,
+    RequestReset,
+    Resend,
+)
+from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import NoSuchSession, Refused
+from ledger.events import IMMICH
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
@@ -19,8 +30,9 @@ from ledger.store.interface import Store
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.explain.answer import Explanation, explain
-from projections.explain.facts import gather
+from projections.explain.facts import Facts, gather
 from projections.history.event_pages import EventPages
+from projections.history.words import readable
 from tests.support.ledger.given import ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 from tests.support.sources.owners import let_owners_be_there
@@ -80,11 +92,13 @@ class Phone:
                 await self.do(acks(Ack(entity_type, page.last, 1)))
         await self.do(acks(ack(COMPLETE, snapshot_us)))
 
+    async def facts(self) -> Facts:
+        """Gather what is known."""
+        return await gather(self.ledger, EventPages(self.store), self.catalog, self.ledger.partition_of("ann"), SID)
+
     async def explained(self) -> Explanation:
         """Ask why."""
-        partition = self.ledger.partition_of("ann")
-        facts = await gather(self.ledger, EventPages(self.store), self.catalog, partition, SID)
-        return explain(facts, self.clock.now_us)
+        return explain(await self.facts(), self.clock.now_us)
 
 
 @pytest.fixture
@@ -329,6 +343,31 @@ async def test_what_the_source_sends_otherwise_than_the_device_got_it(phone: Pho
     assert (found.next.sends, found.next.entity_type, found.next.says) == ("rows", "AlbumV2", "2 rows of AlbumV2.")
     await phone.do(offer("AssetV2", "AlbumV2", resends=phone.catalog.resends))
     assert "sent_again" not in {code for _, code in codes(await phone.explained())}
+
+
+async def test_a_device_that_came_from_immich(phone: Phone) -> None:
+    snapshot_us = await phone.catalog.horizon("lib")
+    types = mask_of(["AssetV2", "AlbumV2", COMPLETE])
+    position = ack("AssetV2", snapshot_us)
+    adopt = AdoptCheckpoints((position, completion(snapshot_us, types, 1)), IMMICH, phone.clock.now_us, 5, types)
+    await phone.stream("AssetV2", "AlbumV2")
+    await phone.do(adopt)
+    at = iso_from_us(phone.clock.now_us)
+    found = await phone.explained()
+    assert codes(found) == [("note", "behind"), ("note", "adopted")]
+    assert f"adopted on {at} from Immich" in found.findings[-1].says
+    assert found.findings[-1].events == [3]
+    acks_of = {figures.type: figures.ack for figures in found.types}
+    assert acks_of["AssetV2"] == f"AssetV2|{iso_from_us(snapshot_us)}||2"
+    told = readable((await phone.facts()).entries[0])
+    assert told.data["says"] == f"adopted on {at} from Immich"
+    assert told.data["types"] == types_in(types)
+    await phone.do(ClearCheckpoints(None, IMMICH))
+    found = await phone.explained()
+    assert "because Immich cleared its own" in found.summary
+    await phone.stream("AssetV2")
+    await phone.do(RequestReset(True, plain("owner")), offer("AssetV2"), acks(RESET_ACK))
+    assert ("note", "adopted") not in codes(await phone.explained()), "it has started over"
 
 
 async def test_ended_by_a_copied_token(phone: Phone) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from endpoints.sync.stream import begin
+from endpoints.sync.stream import Waits, begin
 from endpoints.sync.stream_lines import RESET_LINE, chunks
 from ledger.acks import parse_ack
 from ledger.commands import CreateSession, RecordAcks, RequestReset
@@ -151,7 +151,7 @@ class Phone:
 
     async def _of_ours(self) -> AsyncIterator[Line]:
         session = await self.look()
-        begun = await begin(session.act, self.source, session.state, TYPES)
+        begun = await begin(session.act, self.source, session.state, TYPES, Waits(), 0.0)
         made = None
         if begun is not None:
             made = chunks(self.source, begun.state, begun.rows, begun.snapshot_us, None, begun.types, begun.offered)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
-from ledger.commands import Resend
+from ledger.commands import Origin, Resend
 from ledger.positions import Position, iso_from_us
 from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
 from tests.support.beside.tables import ME, Key, Tables
@@ -78,6 +78,14 @@ class Source:
             "AlbumToAssetBackfillV1": lambda: self._in_albums("link", backfill=True),
             "AlbumToAssetV1": lambda: self._in_albums("link", backfill=False),
         }
+
+    async def origin(self, library: str, horizon_us: int) -> Origin:
+        """Be the second of the ledger's sources: what was adopted from it must start nobody over."""
+        return Origin(2, horizon_us)
+
+    async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
+        """Be up to date."""
+        return 0.0
 
     # Where rows stand
 
