@@ -24,7 +24,7 @@ Personal = bytes
 
 
 IMMICH: Final = "immich"
-"""Where checkpoints were adopted from, how its sessions were authenticated, and the cause of what follows from there."""
+"""Where checkpoints were adopted from, how sessions were authenticated, and the cause of what follows from there."""
 
 
 class StoredAck(NamedTuple):

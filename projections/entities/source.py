@@ -93,8 +93,10 @@ class EntitySource(Protocol):
     steady: bool
     """Whether the horizon stays the same while nothing is written; else a stream keeps its last snapshot then."""
 
-    resends: tuple[Resend, ...]
-    """Since which revisions of the source rows are sent otherwise that did not change; who has them gets them again."""
+    @property
+    def resends(self) -> tuple[Resend, ...]:
+        """Tell since which revisions rows are sent otherwise that did not change: who has them gets them again."""
+        ...
 
     def of_session(self, user: str, sid: str) -> Self:
         """Return the source as one session's stream reads it, from the horizon on; itself where that is all the same.

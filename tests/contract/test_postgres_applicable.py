@@ -27,6 +27,7 @@ ALTER TABLE person RENAME id TO "personGroupId";
 ALTER TABLE person_audit RENAME "personId" TO "personGroupId";
 ALTER TABLE asset_face RENAME "personId" TO "personGroupId";
 ALTER TABLE "user" ADD COLUMN "clusterGroupId" uuid;
+ALTER TABLE asset_ocr ADD COLUMN "updatedAt" timestamptz NOT NULL DEFAULT clock_timestamp();
 ALTER TABLE memory_audit RENAME TO old_memory_audit;
 CREATE TABLE memory_audit AS SELECT id, "memoryId", "userId", "deletedAt" FROM old_memory_audit;
 DROP TABLE old_memory_audit;
@@ -263,14 +264,18 @@ def test_a_database_is_upgraded_while_it_is_read(postgres_url: str) -> None:
         ann = database.user("ann")
         database.insert("person", ownerId=ann, name="Grace")
         database.settle()
-        counts, refused = asyncio.run(read_over_an_upgrade(database, str(ann)))
+        counts, refused, revisions = asyncio.run(read_over_an_upgrade(database, str(ann)))
     assert counts == {"before": 1, "after": 1}
+    assert revisions == [1, 1, 2], "what the upgrade sends again, once it is seen"
     assert refused, "nothing told the source"
     assert all("person" in text for text in refused), refused
 
 
-async def read_over_an_upgrade(database: ImmichDatabase, library: str) -> tuple[dict[str, int], list[str]]:
-    """Count the people before and after an upgrade, and list what was refused meanwhile, once at most for each kind."""
+async def read_over_an_upgrade(database: ImmichDatabase, library: str) -> tuple[dict[str, int], list[str], list[int]]:
+    """Count the people before and after an upgrade, and list what was refused meanwhile, once at most for each kind.
+
+    And tell the newest revision of the source: before anything is read, before the upgrade and after it.
+    """
     postgres = await Postgres.open(database.url, size=2, wait_s=30, statement_timeout_s=30)
     source = PostgresSource(postgres, load_mapping("immich"))
     types = ("MemoryDeleteV1", "PersonDeleteV1", "PersonV1", "AssetFaceDeleteV1", "AssetFaceV2")
@@ -287,7 +292,9 @@ async def read_over_an_upgrade(database: ImmichDatabase, library: str) -> tuple[
         assert await source.held_back(library) == ()
         return rows
 
+    revisions = [source.resends[-1].revision]
     counts, refused = {"before": await people()}, []
+    revisions.append(source.resends[-1].revision)
     try:
         await asyncio.to_thread(database.execute, UPGRADE_TO_3_2)
         await asyncio.to_thread(database.settle)
@@ -300,7 +307,7 @@ async def read_over_an_upgrade(database: ImmichDatabase, library: str) -> tuple[
                 break
     finally:
         await postgres.close()
-    return counts, refused
+    return counts, refused, [*revisions, source.resends[-1].revision]
 
 
 def test_an_entity_type_without_a_branch_for_the_database_says_so(postgres_url: str) -> None:

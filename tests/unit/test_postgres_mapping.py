@@ -62,6 +62,13 @@ def test_hearts_of_others_were_sent_by_the_first_preset() -> None:
     assert (first.revision, set(types_in(first.types))) == (1, of_others - without)
 
 
+def test_what_an_update_of_immich_sends_again_waits_for_the_column_that_it_adds() -> None:
+    preset = load_mapping("immich")
+    update = Resend(2, mask_of(["AssetOcrV1"]))
+    assert preset.resends_with(()) == preset.resends[:1]
+    assert preset.resends_with({"asset_ocr.updatedAt"}) == preset.resends == (preset.resends[0], update)
+
+
 def test_what_is_left_out_has_its_default() -> None:
     mapping = read_mapping(MARKER, "m.toml")
     branch = Branch(
@@ -126,6 +133,12 @@ def test_all_there_is_to_say() -> None:
     [
         ("[source\n", "m.toml", "is not TOML"),
         ("[[resend]]\nrevision = 2\ntypes = ['StackV1']\n" + MARKER, "resend.0.revision", "must be 1"),
+        (
+            "[[resend]]\nrevision = 1\ntypes = ['AlbumToAssetV1']\nneeds_column = 't.c'\n"
+            "[[resend]]\nrevision = 2\ntypes = ['AlbumToAssetV1']\n" + LINK,
+            "resend.0.needs_column",
+            "last revisions only",
+        ),
         ("[[resend]]\nrevision = 1\ntypes = ['StackV1']\n" + MARKER, "resend.0.types.0", "is not mapped"),
         ("[[resend]]\nrevision = 1\ntypes = ['StackDeleteV1']\n" + MARKER, "resend.0.types.0", "a delete marker's"),
         ("[[resend]]\nrevision = 1\ntypes = []\n" + MARKER, "resend.0.types", "names no entity type"),

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from msgspec import Struct
 
-from ledger.commands import Origin
+from ledger.commands import Origin, Resend
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.forms import DELETE
@@ -82,7 +82,6 @@ class PostgresSource:
 
         `origins` keep which database it was; without them none is taken to be exchanged.
         """
-        self.resends = mapping.resends
         self._postgres = postgres
         self._mapping = mapping
         self._compiler = Compiler(mapping)
@@ -99,6 +98,11 @@ class PostgresSource:
         self._told: set[tuple[str, str]] = set()
         self._empty_spans = EmptySpans()
         self._newest = NewestRows(mapping)
+
+    @property
+    def resends(self) -> tuple[Resend, ...]:
+        """Tell what is sent otherwise since which revision, as far as the database was asked for its version."""
+        return self._compiler.resends
 
     def of_session(self, user: str, sid: str) -> Self:
         """Return this: a library is the same for all its sessions."""

@@ -21,7 +21,7 @@ FROM unnest($1::text[], $2::text[], $3::text[]) c(name, of, called)
 
 
 async def applicable(connection: asyncpg.Connection, mapping: Mapping) -> Mapping:
-    """Return a mapping with only the branches that are for the database; asks nothing if all are for any.
+    """Return a mapping with only the branches and resends that are for the database; asks nothing if all are for any.
 
     Raises what the connection raises.
     """
@@ -32,7 +32,7 @@ async def applicable(connection: asyncpg.Connection, mapping: Mapping) -> Mappin
             for branch in branches
             for column in (branch.needs_column, branch.lacks_column)
             if column
-        }
+        }.union(mapping.resend_columns.values())
     )
     if not columns:
         return mapping
@@ -47,7 +47,11 @@ async def applicable(connection: asyncpg.Connection, mapping: Mapping) -> Mappin
         )
         for name, branches in mapping.entities.items()
     }
-    return replace(mapping, entities={name: branches for name, branches in kept.items() if branches})
+    return replace(
+        mapping,
+        entities={name: branches for name, branches in kept.items() if branches},
+        resends=mapping.resends_with(there),
+    )
 
 
 async def backend_version(connection: asyncpg.Connection, mapping: Mapping) -> str | None:

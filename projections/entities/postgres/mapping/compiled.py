@@ -12,6 +12,7 @@ import asyncpg
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ledger.commands import Resend
 from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapping.described import Describer, ancestors
 from projections.entities.postgres.mapping.mapping import Branch
@@ -51,6 +52,11 @@ class Compiler:
         self._known: dict[tuple[str, bool], Compiled] = {}
         self._parts: dict[tuple[str, bool, tuple[bool, ...]], Compiled] = {}
         self._changed: dict[tuple[tuple[str, ...], frozenset[str]], Statement] = {}
+
+    @property
+    def resends(self) -> tuple[Resend, ...]:
+        """What is sent again by this database, as far as it was asked."""
+        return self._describer.resends
 
     def served_from(self, entity_type: str) -> str | None:
         """Name the mapped entity type whose rows are served as this one; None if it has none.

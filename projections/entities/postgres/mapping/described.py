@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 
+from ledger.commands import Resend
 from ledger.errors import LedgerError
 from projections.entities.forms import forms_of
 from projections.entities.postgres.check.schema import blames_the_statement, sql_types
@@ -49,6 +50,11 @@ class Describer:
         self._applicable: SourceMapping | None = None
         self._types: dict[int, SqlType] = {}
         self._known: dict[str, list[Described]] = {}
+
+    @property
+    def resends(self) -> tuple[Resend, ...]:
+        """What is sent again by this database; as long as it was asked nothing, only what is by any."""
+        return self._mapping.resends_with(()) if self._applicable is None else self._applicable.resends
 
     async def entity_type(self, connection: asyncpg.Connection, name: str) -> list[Described]:
         """Describe the branches of an entity type; raises MappingError and what the connection raises."""

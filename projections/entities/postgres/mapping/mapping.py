@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Mapping as AnyMapping
 from importlib import resources
 from pathlib import Path
@@ -114,13 +114,20 @@ class Branch(Struct, frozen=True):
 class Mapping(Struct, frozen=True):
     """All of a mapping; entity types that are not in it have no rows. `name` is for messages.
 
-    `resends` are in the order of their revisions.
+    `resends` are in the order of their revisions; `resend_columns` tells of some which column a database has where they
+    hold, since an upgrade of its owner.
     """
 
     source: SourceOptions
     entities: dict[str, tuple[Branch, ...]]
     name: str = "mapping"
     resends: tuple[Resend, ...] = ()
+    resend_columns: dict[int, str] = {}
+
+    def resends_with(self, columns: Collection[str]) -> tuple[Resend, ...]:
+        """Tell the resends that hold for a database which has these columns, of those that are asked about."""
+        needed = self.resend_columns
+        return tuple(found for found in self.resends if needed.get(found.revision, "") in ("", *columns))
 
 
 class _Source(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +140,7 @@ class _Source(Struct, frozen=True, forbid_unknown_fields=True):
 class _Resend(Struct, frozen=True, forbid_unknown_fields=True):
     revision: int
     types: list[str]
+    needs_column: str = ""
 
 
 class _Narrowed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,7 +251,8 @@ class _Reader:
         narrowed = self._convert(raw.get("narrowed", {}), dict[str, _Narrowed], ("narrowed",)) or {}
         made |= {name: self._narrowed(name, narrower, made) for name, narrower in narrowed.items()}
         resends = self._convert(raw.get("resend", []), list[_Resend], ("resend",)) or []
-        return Mapping(source, made, name, tuple(self._resends(resends, made)))
+        needed = {resend.revision: resend.needs_column for resend in resends if resend.needs_column}
+        return Mapping(source, made, name, tuple(self._resends(resends, made)), needed)
 
     def _narrowed(
         self, name: str, narrower: _Narrowed, mapped: AnyMapping[str, tuple[Branch, ...]]
@@ -277,6 +286,11 @@ class _Reader:
                     self._refuse((*path, "types", at), "is a delete marker's: who got it needs it no more")
             if not resend.types:
                 self._refuse((*path, "types"), "names no entity type")
+            if resend.needs_column and not all(later.needs_column for later in resends[index:]):
+                says = (
+                    "is for the last revisions only: phones that are past a later one would not get these types again"
+                )
+                self._refuse((*path, "needs_column"), says)
             versions = (found.name for found in ROWS if not {found.name, found.stored}.isdisjoint(resend.types))
             yield Resend(resend.revision, mask_of(versions))
 
