@@ -26,7 +26,7 @@ from projections.entities.registry import ROWS, upserts_of
 USERS_BACK_US: Final = 1_000_000
 """How much lower users are put: they stand in two places here, of which one is when their transaction began."""
 AHEAD_US: Final = 60_000_000
-"""An ack of rows that were written later than this after it itself was is none that Immich ever sent."""
+"""An ack of what was written so much later than the ack itself is none that Immich ever sent."""
 
 _COMPLETE_ID: Final = "complete"
 _LAST_ROW: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"

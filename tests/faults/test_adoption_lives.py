@@ -22,7 +22,8 @@ import pytest
 
 from projections.immich.adoption import adopt
 from tests.support.beside.phone import Phone, Rule
-from tests.support.beside.weaker_rules import WEAKER
+from tests.support.beside.tables import ME, Asset, Share
+from tests.support.beside.weaker_rules import ABOVE_THE_HORIZON, MAINS_AS_THEY_ARE, WEAKER
 
 
 def live(lives: range, rule: Rule = adopt) -> None:
@@ -60,6 +61,58 @@ def test_a_rule_for_each_type_by_itself_would_lose_rows(rule: str) -> None:
 def test_whatever_is_left_out_of_the_rule_would_lose_rows(rule: str) -> None:
     with pytest.raises(AssertionError, match="rows are missing"):
         live(range(50_000), WEAKER[rule])
+
+
+@pytest.mark.parametrize(
+    ("before", "rule", "loses"),
+    [
+        (True, adopt, False),
+        (False, adopt, False),
+        (True, MAINS_AS_THEY_ARE, True),
+        (False, ABOVE_THE_HORIZON, True),
+    ],
+)
+def test_a_share_whose_transaction_ends_late_finds_the_device_in_front_of_it(
+    before: bool, rule: Rule, loses: bool
+) -> None:
+    """An album is joined by a transaction that ends behind a phone's last sync with Immich.
+
+    Immich would send what is in it as backfill, up to its newest ack E, though the share is older than E. Here rows
+    behind the share stand as themselves, below E. `before`: it ends before the phone comes here, which a look at the
+    shares tells; else right after, which only the horizon foresees.
+    """
+    phone = Phone(Random(1), rule)
+    tables = phone.tables
+    for owner, asset, album in ((ME, "known", "mine"), ("eve", "hidden", "theirs")):
+        tables.assets[asset] = Asset("eve", tables.uuid7(), tables.uuid7())
+        tables.albums[album] = tables.uuid7()
+        tables.members[album, owner] = Share(tables.uuid7(), tables.uuid7())
+    tables.tick(10)
+    share = Share(tables.uuid7(), tables.uuid7())
+    for link in (("theirs", "hidden"), ("mine", "known")):
+        tables.tick(10)
+        tables.links[link] = tables.uuid7()
+    tables.tick(10)
+
+    def end_late() -> None:
+        tables.members["theirs", ME] = share
+        tables.albums["theirs"] = tables.uuid7()
+
+    async def switch() -> None:
+        await phone.at_immich_as_it_is()
+        tables.tick(2000 if before else 10)
+        if before:
+            end_late()
+        await phone.look()
+        if not before:
+            end_late()
+        await phone.settle()
+
+    if loses:
+        with pytest.raises(AssertionError, match="rows are missing"):
+            asyncio.run(switch())
+    else:
+        asyncio.run(switch())
 
 
 def test_what_is_sent_again_after_a_switch_is_bounded() -> None:

@@ -71,7 +71,6 @@ class Phone:
         self.session: Session | None = None
         self.rows: dict[tuple[str, Key], str] = {}
         self.again: Counter[str] = Counter()
-        self.lines = 0
         self.visible = True
         """Whether Immich has heard of it since it came there: only then can it be known here that it was there."""
         self.reset_seen = False
@@ -117,7 +116,6 @@ class Phone:
         """Be here for a while."""
         self.visible = True
         self.again.clear()
-        self.lines = 0
         for _ in range(steps):
             if wild:
                 self.tables.write()
@@ -161,7 +159,6 @@ class Phone:
                     line = _decode.decode(raw)
                     if self.rows.get((line.data.table, line.data.key)) == line.data.version is not None:
                         self.again[line.type] += 1
-                    self.lines += 1
                     yield Line(line.type, line.ack, line.data.table, line.data.key, line.data.version)
         finally:
             if made is not None:
@@ -261,16 +258,19 @@ class Phone:
         for _ in range(4):
             await self.at_immich(3)
         self.tables.tick(2000)
-        for _ in range(2):
-            await self._sync(self._of_immich, self._ack_immich, wild=False)
+        await self.at_immich_as_it_is()
         self.tables.tick(2000)
         await self.here(1, wild=False)
         self.check()
 
-    async def at_immich_again(self) -> None:
+    async def at_immich_as_it_is(self) -> None:
         """Sync to the end with Immich, where nothing is written any more."""
         for _ in range(2):
             await self._sync(self._of_immich, self._ack_immich, wild=False)
+
+    async def at_immich_again(self) -> None:
+        """Sync to the end with Immich, and here behind that."""
+        await self.at_immich_as_it_is()
         self.check()
         await self.settle()
 

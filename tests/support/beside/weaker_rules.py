@@ -62,13 +62,13 @@ def _once(
     return adopt(rows, shares, began_us, horizon_us, revision, state) if state is None else None
 
 
+MAINS_AS_THEY_ARE: Final = _but(_MAINS)
+ABOVE_THE_HORIZON: Final[Rule] = _above_the_horizon
 _STORED: Final = [name for group in GROUPS for name in group.types]
 WEAKER: Final[dict[str, Rule]] = {
     "each type by itself": _but([*_STORED, "UserV1", "AlbumDeleteV1", "AssetDeleteV1", "AlbumToAssetDeleteV1"]),
     "backfill where it is": _but(_BACKFILLS),
     "updates where they are": _but(_UPDATES),
-    "main types where they are": _but(_MAINS),
-    "above the horizon": _above_the_horizon,
     "as if nothing began anew here": _as_if_never_restarted,
     "only once": _once,
 }
