@@ -674,7 +674,11 @@ def test_what_is_gone_where_it_was_adopted_is_cleared_once() -> None:
     assert when(after, clear("AssetV1", "AlbumV2", cause=IMMICH)) == ()
     whole = then(session, *when(session, clear(cause=IMMICH)))
     assert (whole.adopted, whole.epoch) == (Adopted(LATE, 0), 2)
-    assert then(session, cleared("AssetV1")).adopted == session.adopted, "what the device clears here is still there"
+    by_itself = then(session, cleared("AssetV1")).adopted
+    assert by_itself == Adopted(LATE, types, restarted=True), "what the device clears here is still there"
+    assert then(session, *when(session, adopt)).adopted == session.adopted
+    again = then(session, cleared("AssetV1"), *when(session, adopt)).adopted
+    assert again == Adopted(LATE, types, restarted=True), "it stays so until Immich starts over too"
 
 
 @forall(histories, st.lists(few_adopted, max_size=4, unique_by=lambda ack: ack.type), masks)
