@@ -77,7 +77,7 @@ class Application:
                 again_and_again(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
             ]
             if self._settings.identity == IMMICH:
-                tables = await open_immich_tables(self._settings)
+                tables = await open_immich_tables(self._settings, connections=1)
                 closing.push_async_callback(tables.close)
                 work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
             jobs = [asyncio.create_task(job) for job in work]

@@ -51,8 +51,8 @@ async def open_immich(settings: Settings, found: Opened, source: EntitySource) -
     return immich
 
 
-async def open_immich_tables(settings: Settings) -> ImmichTables:
-    """Open Immich's own tables, on connections of their own."""
+async def open_immich_tables(settings: Settings, connections: int | None = None) -> ImmichTables:
+    """Open Immich's own tables, on connections of their own: as many as a worker needs to admit, or so many."""
     from projections.entities.postgres.pool import Postgres
     from projections.immich.tables import POOL, STATEMENT_S, ImmichTables
 
@@ -60,7 +60,9 @@ async def open_immich_tables(settings: Settings) -> ImmichTables:
     assert postgres.url is not None, "LEDGER_POSTGRES is checked where settings are read"
     timeout_s = min(postgres.timeout_s, STATEMENT_S)
     return ImmichTables(
-        await Postgres.open(postgres.url, size=POOL, wait_s=postgres.wait_s, statement_timeout_s=timeout_s)
+        await Postgres.open(
+            postgres.url, size=connections or POOL, wait_s=postgres.wait_s, statement_timeout_s=timeout_s
+        )
     )
 
 

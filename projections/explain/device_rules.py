@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
-from ledger.events import IMMICH, SessionEnded, SyncResetRequested
+from ledger.events import IMMICH, SessionEnded, SessionResumed, SyncResetRequested
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
@@ -41,11 +41,13 @@ _REASONS: Final = {
     "expired": "its time was over",
     "token_reused": "a token of it came again long after it was replaced, so somebody had copied it",
     "erased": "its user was erased",
+    "gone": "Immich had not had it for an hour, so it was signed out there; it goes on if it is there again",
 }
 _CAUSES: Final = {
     ACK_AHEAD: ", because it acknowledged what the log does not know of: the store has lost answered writes",
     HISTORY_LOST: ", because the store has lost events of it that this service remembered",
     FENCE: ", because the store may have lost what it did (syncledger fence)",
+    IMMICH: ", because its owner wished that in Immich",
 }
 _CLEARED: Final = {IMMICH: "because Immich cleared its own, to send these rows again"}
 
@@ -84,9 +86,14 @@ def _reset_pending(case: Case) -> Finding | None:
     if case.over or not state.pending_reset:
         return None
     asked = "The device was asked to start over"
-    if entry is None or not isinstance(entry.recorded.event, SyncResetRequested):
-        return Finding("reset_ignored", "stops", f"{asked} long ago and has not answered.")
-    who, because = text_of(entry.recorded.event.by), _CAUSES.get(entry.recorded.event.cause, "")
+    match None if entry is None else entry.recorded.event:
+        case SyncResetRequested(by=by, cause=cause):
+            who, because = text_of(by), _CAUSES.get(cause, "")
+        case SessionResumed():
+            who, because = "", ", because its session had ended here and was there again"
+        case _:
+            return Finding("reset_ignored", "stops", f"{asked} long ago and has not answered.")
+    assert entry is not None
     asked += f" at {iso_from_us(entry.recorded.at_us)}" + (f" by {who}" if who else "") + because
     if case.heard_us > entry.recorded.at_us:
         says = f"{asked}. It has asked for a stream or sent something since, at {iso_from_us(case.heard_us)}, but has "

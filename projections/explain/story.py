@@ -15,6 +15,7 @@ from ledger.events import (
     CheckpointsCleared,
     ResetSent,
     SessionEnded,
+    SessionResumed,
     StoredAck,
     StreamOffered,
     SyncResetRequested,
@@ -114,6 +115,8 @@ def tell(newest_first: Sequence[Entry], state: State) -> Story:
                 story.reset_asked = entry if event.on else None
             case SessionEnded():
                 story.ended = entry
+            case SessionResumed():  # what was before says nothing of what is
+                story = Story(reset_asked=entry)
             case _:
                 pass
     return story

@@ -19,6 +19,7 @@ from ledger.commands import (
     Origin,
     RequestReset,
     Resend,
+    ResumeSession,
 )
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import NoSuchSession, Refused
@@ -368,6 +369,20 @@ async def test_a_device_that_came_from_immich(phone: Phone) -> None:
     await phone.stream("AssetV2")
     await phone.do(RequestReset(True, plain("owner")), offer("AssetV2"), acks(RESET_ACK))
     assert ("note", "adopted") not in codes(await phone.explained()), "it has started over"
+
+
+async def test_gone_at_immich_and_there_again(phone: Phone) -> None:
+    await phone.sync("AssetV2")
+    state = await phone.ledger.load("ann", SID)
+    await phone.ledger.execute("ann", SID, EndSession("gone"))
+    found = await phone.explained()
+    assert codes(found) == [("stops", "ended_gone")]
+    assert "Immich had not had it for an hour" in found.summary
+    again = CreateSession(state.user, state.library, authenticated_by="immich")
+    await phone.ledger.resume(state.user, state.sid, ResumeSession("immich", again, state.epoch))
+    found = await phone.explained()
+    assert codes(found)[0] == ("note", "reset_waiting")
+    assert "its session had ended here and was there again" in found.summary
 
 
 async def test_ended_by_a_copied_token(phone: Phone) -> None:

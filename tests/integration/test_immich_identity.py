@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from endpoints.http.limits import LimitRules
@@ -547,6 +548,42 @@ async def test_a_restore_signs_nobody_out(workers: Open, own_database: ImmichDat
     assert await status(service, token) == 200
     assert await tags(service, user, token) == ["session_created"]
     assert (await gone_look(service)).missing == 0
+
+
+async def test_nothing_is_believed_to_be_gone_while_somebody_restores_or_what_is_made_last_is_not_there(
+    workers: Open, own_database: ImmichDatabase
+) -> None:
+    token = await at_immich(own_database.sign_in, await at_immich(own_database.user, "ann"))
+    service = await workers(own_database.url)
+    assert await status(service, token) == 200
+    assert (await gone_look(service)).wrong == ""
+    restorer = await asyncpg.connect(own_database.url, server_settings={"application_name": "psql"})
+    try:
+        async with restorer.transaction():
+            await restorer.execute("SELECT 1")
+            assert (await gone_look(service)).wrong == "somebody restores it"
+        assert (await gone_look(service)).wrong == ""
+    finally:
+        await restorer.close()
+    bound = "SELECT conname FROM pg_constraint WHERE conrelid = 'session'::regclass AND contype = 'f'"
+    for row in await at_immich(own_database.fetch, bound):
+        await at_immich(own_database.execute, f'ALTER TABLE session DROP CONSTRAINT "{row["conname"]}"')
+    assert (await gone_look(service)).wrong == "its sessions are not bound to users yet"
+    assert await service.store.command("EXISTS", keys.gone(), key=keys.gone()) == 0
+
+
+async def test_one_session_that_cannot_be_ended_keeps_no_other_from_ending(
+    service: Service, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    await at_immich(shared_database.sign_in, ann)
+    tokens = [await at_immich(shared_database.sign_in, ann) for _ in range(3)]
+    for token in tokens:
+        assert await status(service, token) == 200
+        await at_immich(shared_database.sign_out, token)
+    damaged = keys.session(service.ledger.partition_of(str(ann)), sid_of(tokens[0]))
+    await service.store.command("HSET", damaged, "created_at_us", "no number", key=damaged)
+    report = (await hours_pass(service))[-1]
+    assert (report.ended, report.failed) == (2, 1)
 
 
 async def test_an_hour_counts_only_while_the_same_tables_are_looked_at_without_a_gap(
