@@ -19,7 +19,8 @@ class AdoptCheckpoints(_Command, frozen=True):
     """Go on where the device stood at `source`: with these positions, at most one of a type, and no others.
 
     `since_us`: when the device began there. `as_of_us`: when the newest of what was found there changed, and `types` (a
-    mask) what it was of. `revision`: that of the source by which the device's rows were made.
+    mask) what it was of; what is no newer than what was adopted before changes nothing. `revision`: that of the source
+    by which the device's rows were made.
     """
 
     positions: tuple[Ack, ...]

@@ -101,6 +101,8 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
                 return _NOTHING
             return (SyncResetRequested(command.on, command.by, command.cause),)
         case AdoptCheckpoints():
+            if state.adopted is not None and 0 < command.as_of_us <= state.adopted.as_of_us:
+                return _NOTHING  # another worker did, and the device may have gone on since
             return (_adopted(state, command),)
         case DescribeDevice():
             return _describe(state, command)

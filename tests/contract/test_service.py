@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.acks import Ack
 from ledger.admission import Caller
 from ledger.commands import (
+    AdoptCheckpoints,
     CreateSession,
     DescribeDevice,
     EndSession,
@@ -20,10 +22,13 @@ from ledger.commands import (
     ResumeSession,
     RotateToken,
 )
+from ledger.entity_types import mask_of
 from ledger.errors import AckNotOffered, Contended, NoSuchSession, Rebuilding, Refused, SessionEnded, StoreUnavailable
 from ledger.events import (
+    IMMICH,
     AckRefused,
     AcksRecorded,
+    CheckpointsAdopted,
     Event,
     HistoryLost,
     ResetSent,
@@ -31,6 +36,7 @@ from ledger.events import (
     SessionResumed,
     StoredAck,
     SyncResetRequested,
+    mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log import service
@@ -146,6 +152,26 @@ async def test_a_token_begins_one_session(ledger: Ledger, other: Ledger) -> None
     for worker in (ledger, other):
         with pytest.raises(Refused, match="has a session already"):
             await worker.execute("ann", SID, CREATE)
+
+
+async def test_a_session_begins_where_its_device_stood_in_one_append_by_one_of_two_workers(
+    ledger: Ledger, other: Ledger
+) -> None:
+    adopt = AdoptCheckpoints((ack("AssetV1", EARLY, "a"),), IMMICH, EARLY, as_of_us=LATE, types=mask_of(["AssetV1"]))
+    create = replace(CREATE, adopted=adopt)
+    made = await asyncio.gather(*(one.execute("ann", SID, create) for one in (ledger, other)), return_exceptions=True)
+    (state,) = (one for one in made if isinstance(one, State))
+    (error,) = (one for one in made if isinstance(one, Refused))
+    assert "has a session already" in str(error)
+    assert (state.seq, state.checkpoints["AssetV1"].position.id) == (2, "a")
+    first = CheckpointsAdopted((stored(adopt.positions[0]),), IMMICH, EARLY, LATE, mask_bytes(adopt.types))
+    assert await events_of(ledger) == [CREATED, first]
+    later = replace(adopt, as_of_us=LATE + 1)
+    states = await asyncio.gather(*(one.execute("ann", SID, later) for one in (ledger, other)))
+    assert [one.seq for one in states] == [3, 3], "the other finds it done"
+    assert states[0].epoch == 2
+    second = replace(first, positions=(first.positions[0]._replace(epoch=2),), as_of_us=LATE + 1)
+    assert await events_of(ledger) == [CREATED, first, second]
 
 
 async def test_an_expired_session_is_refused_before_anybody_ended_it(store: Store) -> None:

@@ -249,7 +249,7 @@ def test_a_device_that_began_anew_here_is_put_no_higher_than_it_stands_here() ->
     first = adopted({"AssetV2": uuid7(5), "AlbumV2": uuid7(5), "AlbumDeleteV1": uuid7(5)})
     state = given(*when(None, CreateSession("ann", "photos", adopted=first.command)))
     state = then(state, offered("AssetV2", "AlbumV2"), cleared(wiped=True, reset=True), offered("AssetV2"))
-    state = then(state, *when(state, AdoptCheckpoints(first.command.positions[:1], IMMICH, BEGAN, NOW)))
+    state = then(state, *when(state, AdoptCheckpoints(first.command.positions[:1], IMMICH, BEGAN, NOW + 1)))
     assert state.adopted is not None
     assert state.adopted.restarted
     rows = [CheckpointRow(name, f"{name}|{uuid7(9)}", NOW + 9) for name in ("AssetV2", "AlbumV2", "AlbumDeleteV1")]
