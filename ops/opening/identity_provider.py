@@ -38,6 +38,7 @@ def elsewhere(settings: Settings) -> tuple[str, ...]:
 
 async def open_immich(settings: Settings, found: Opened, source: EntitySource) -> ImmichIdentity:
     """Open what admits Immich's tokens, and let the ledger begin its sessions; a database that is down is no error."""
+    from projections.immich.adopting import Adopting
     from projections.immich.identity import ImmichIdentity
 
     immich = ImmichIdentity(
@@ -45,6 +46,7 @@ async def open_immich(settings: Settings, found: Opened, source: EntitySource) -
         found.ledger,
         found.past,
         good_for_s=settings.immich.recheck_s,
+        adoption=Adopting(lambda: max((resend.revision for resend in source.resends), default=0)),
         horizon=source.horizon,
     )
     found.ledger.begin = immich.begin

@@ -239,6 +239,8 @@ class ImmichIdentity:
             state = state or await self._ledger.load(row.user, sid)
             if self._adoption.is_news(state, *row.synced):
                 command = self._adoption.adopt(await self._stand(row), state)
+                if isinstance(command, ClearCheckpoints) and (wrong := (await self._tables.sanity()).wrong):
+                    raise SourceUnavailable(f"what is missing may come back: {wrong}")
                 if command is not None:
                     await self._ledger.execute(row.user, sid, command)
 

@@ -19,6 +19,7 @@ from ledger import keys
 from ledger.acks import Ack
 from ledger.commands import AdoptCheckpoints, EndSession
 from ledger.events import Event, tag_of
+from ledger.log.passed import note_time
 from ledger.personal import text_of
 from ledger.positions import Position
 from ledger.state import State
@@ -29,6 +30,7 @@ from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import SourceUnavailable
 from projections.expiry import expire
 from projections.immich import PLACE
+from projections.immich.adopting import Adopting
 from projections.immich.gone import GONE_US, GoneReport, end_gone
 from projections.immich.identity import Adoption, ImmichIdentity
 from projections.immich.tables import ImmichTables, Stand
@@ -487,7 +489,10 @@ async def test_our_own_idleness_ends_no_session_of_immichs(
 ) -> None:
     token, own = await at_immich(shared_database.sign_in, ann), await service.sign_in()
     assert await status(service, token) == 200
-    service.clock.now_us += 100 * DAY_US
+    await note_time(service.store, service.clock.now_us)
+    for _ in range(25 * 60):  # it is served all the while
+        service.clock.now_us += DAY_US // (24 * 60)
+        await note_time(service.store, service.clock.now_us)
     report = await expire(service.ledger, None, idle_us=DAY_US, tombstones_us=DAY_US, elsewhere=("immich",))
     assert report.idle == 1
     assert (await tags(service, ann, token), await status(service, token)) == (["session_created"], 200)
@@ -580,8 +585,10 @@ async def test_one_session_that_cannot_be_ended_keeps_no_other_from_ending(
     for token in tokens:
         assert await status(service, token) == 200
         await at_immich(shared_database.sign_out, token)
-    damaged = keys.session(service.ledger.partition_of(str(ann)), sid_of(tokens[0]))
+    partition = service.ledger.partition_of(str(ann))
+    damaged, stream = keys.session(partition, sid_of(tokens[0])), keys.stream(partition)
     await service.store.command("HSET", damaged, "created_at_us", "no number", key=damaged)
+    await service.store.command("DEL", stream, key=stream)  # from which it could be mended
     report = (await hours_pass(service))[-1]
     assert (report.ended, report.failed) == (2, 1)
 
@@ -719,3 +726,41 @@ async def test_without_the_grant_a_wish_is_granted_once_until_it_is_taken_back_t
         assert (ok, "without the grant of UPDATE" in text) == (True, True)
     finally:
         postgres.psql(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}", name)
+
+
+# Adoption by its own rules --------------------------------------------------------------------------------------------
+
+
+async def test_a_phone_that_synced_at_immich_goes_on_where_it_stood(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    """There, here, there again, cleared there by an update: each is taken up with the next look."""
+    seen = await at_immich(shared_database.asset, ann)
+    token = await at_immich(shared_database.sign_in, ann)
+    session = (await at_immich(shared_database.session, token))["id"]
+    (stored,) = await at_immich(shared_database.fetch, 'SELECT "updateId" FROM asset WHERE id = $1', seen)
+
+    async def acked(name: str, update_id: object) -> None:
+        row = {"sessionId": session, "type": name, "ack": f"{name}|{update_id}"}
+        await at_immich(shared_database.insert, "session_sync_checkpoint", **row)
+
+    await acked("AssetV2", stored["updateId"])
+    service = await workers(shared_database.url, adoption=Adopting(lambda: 0))
+    assert {each["type"] for each in (await service.ask("GET", ACK, token)).json} == {"AssetDeleteV1", "AssetV2"}
+    assert await tags(service, ann, token) == ["session_created", "checkpoints_adopted"]
+    await looked_at(service, token)
+    assert await tags(service, ann, token) == ["session_created", "checkpoints_adopted"], "nothing is new"
+
+    await acked("AlbumV2", stored["updateId"])
+    await looked_at(service, token)
+    assert (await tags(service, ann, token))[2:] == ["checkpoints_adopted"], "it was there again"
+    await at_immich(
+        shared_database.execute,
+        "DELETE FROM session_sync_checkpoint WHERE \"sessionId\" = $1 AND type = 'AlbumV2'",
+        session,
+    )
+    await looked_at(service, token)
+    assert (await tags(service, ann, token))[3:] == ["checkpoints_cleared"]
+    assert "AssetV2" in {each["type"] for each in (await service.ask("GET", ACK, token)).json}
+    await looked_at(service, token)
+    assert len(await tags(service, ann, token)) == 4, "cleared once"

@@ -347,12 +347,6 @@ CREATE TABLE api_key (
   "updateId" uuid NOT NULL DEFAULT immich_uuid_v7()
 );
 
-CREATE TABLE version_history (
-  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-  "createdAt" timestamptz NOT NULL DEFAULT now(),
-  version varchar NOT NULL
-);
-
 -- Delete markers: a UUIDv7 of the moment, what was deleted, and the moment again.
 
 DO $$
