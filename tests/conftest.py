@@ -16,6 +16,7 @@ where the kind can matter, run on all in both.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ settings.load_profile("syncledger")
 
 # redis-py reads its own version from disk for every connection; tests open thousands.
 redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run half as many more tests at once than there are cores: most of them wait for servers, kills and clocks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 @pytest.hookimpl(tryfirst=True)

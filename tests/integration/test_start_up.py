@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -48,12 +49,12 @@ def test_help_loads_no_command(arguments: tuple[str, ...]) -> None:
     assert packages & (SERVER | CLIENTS | SHOWN | STORE | {"projections", "endpoints"}) == set()
 
 
-def test_a_command_loads_what_it_uses(valkey_url: str) -> None:
+def test_a_command_loads_what_it_uses(valkey_url: str, tmp_path: Path) -> None:
     for arguments in (
         ("session", "create", "--user", "ann", "--library", "lib", "--user-agent", "immich-android/3.2.0"),
         ("history", "--user", "ann"),
     ):
-        packages = loaded(*arguments, "--redis", valkey_url)
+        packages = loaded(*arguments, "--redis", valkey_url, "--data-dir", str(tmp_path))
         assert "redis" in packages
         assert packages & (SERVER | CLIENTS | SHOWN) == set(), arguments
 
