@@ -53,9 +53,9 @@ redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run half as many more tests at once than there are cores: most of them wait for servers, kills and clocks."""
+    """Run twice as many tests at once as there are cores: most of them wait for servers, kills and clocks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + (cores + 1) // 2
+    return 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)
