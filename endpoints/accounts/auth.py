@@ -147,6 +147,10 @@ class Auth:
         """Tell whose a token is that admits nobody, as far as that can be told without asking; None for a guess."""
         return self._read_token(token) if self._backend is None else self._backend.last_caller(token)
 
+    def gave_out(self, token: str) -> bool:
+        """Tell whether another service said of a token, when it was last asked, that it gave it out."""
+        return self._backend is not None and self._backend.last_caller(token) is not None
+
     async def still_admits(self, caller: Caller) -> bool:
         """Tell whether who gave a token out still says that it is good; what the ledger says is not looked at."""
         return self._backend is None or await self._backend.lives(caller)

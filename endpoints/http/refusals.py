@@ -26,6 +26,7 @@ class Refusals:
         self._ledger = services.ledger
         self._tokens = services.tokens
         self._claimed_by = services.auth.claimed_by
+        self._gave_out = services.auth.gave_out
         self._limits = services.limits
         self._counters = services.counters
         self._present = services.present
@@ -58,7 +59,7 @@ class Refusals:
             await self._present()
         except LedgerGone:
             # Nothing tells a key that was lost from a guess; of a token its signature does, or who gave it out.
-            if shown.kind is Kind.KEY or self._tokens.is_ours(shown.value) or self._claimed_by(shown.value):
+            if shown.kind is Kind.KEY or self._tokens.is_ours(shown.value) or self._gave_out(shown.value):
                 raise
             gone = True
         if isinstance(error, Rebuilding) and not gone:

@@ -764,3 +764,15 @@ async def test_a_phone_that_synced_at_immich_goes_on_where_it_stood(
     assert "AssetV2" in {each["type"] for each in (await service.ask("GET", ACK, token)).json}
     await looked_at(service, token)
     assert len(await tags(service, ann, token)) == 4, "cleared once"
+
+
+async def test_where_the_ledger_is_lost_no_phone_of_immichs_is_out(
+    service: Service, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    token = await at_immich(shared_database.sign_in, ann)
+    assert await status(service, token) == 200
+    await service.store.command("FLUSHALL", key=b"any")
+    for path in ("/api/users/me", ACK):
+        answer = await service.ask("GET", path, token)
+        assert (answer.status_code, "restore" in answer.json["message"]) == (503, True), path
+    assert await status(service, "guessed") == 401
