@@ -87,7 +87,7 @@ class Files:
         self._db.update("asset", asset, checksum=sha1(content))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 def test_a_phone_can_store_what_it_is_sent(
     seed: int, service: RunningService, database: ImmichDatabase, tmp_path: Path
 ) -> None:

@@ -82,7 +82,8 @@ def test_a_reader_that_takes_nothing_is_seen_by_the_service(proxies: list[Proxy]
     held = [proxy.memory_bytes() for proxy in proxies]
     since = len(service.log.read_text())
     with opened_through(proxies, service) as streams:
-        wait_until(lambda: said(service, since, "stream over: stalled") == len(proxies), "all to be cut off", 60)
+        ends = [f"stream over: stalled [{stream.headers['x-correlation-id']}]" for stream in streams]
+        wait_until(lambda: all(said(service, since, end) for end in ends), "all to be cut off", 60)
         for proxy, stream, before in zip(proxies, streams, held, strict=True):
             assert proxy.memory_bytes() - before < MEMORY_BYTES, proxy.kind
             assert_broken(stream, proxy.kind)
