@@ -24,7 +24,7 @@ _LOAD: Final = Script.load("ledger.log", "load.lua", allow_oom=True)
 SEEN_FOR_US: Final = 3_600_000_000
 """How long a note of "seen" is good for: at most one write an hour and session."""
 
-MARK_EVERY: Final = 64
+MARK_EVERY: Final = 32
 """Every how many events of a session one is a mark, which a walk gets to at once; ledgers hold marks of this number."""
 
 _NO_CHANGES: Final = Changes({}, [], {}, [])

@@ -18,7 +18,7 @@ if not head then
 end
 local top_seq, top_at, count, every = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local any_time = top_at >= 2 ^ 53
-local furthest = 16 * every -- events that are gone along one by one, where marks are missing
+local furthest = 32 * every -- events that are gone along one by one, where marks are missing
 
 -- Tell how a page ends at an event that is not in the stream.
 local function missing(id)

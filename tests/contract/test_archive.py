@@ -166,13 +166,13 @@ async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: St
     sids = (PHONE, ended.sid)
     whole = await histories(valkey_store, None, sids)
     at = {sid: {entry.recorded.seq: entry.id for entry in entries} for sid, entries in whole.items()}
-    assert await marks(valkey_store, PHONE) == [at[PHONE][seq] for seq in range(64, phone.seq, 64)]
+    assert await marks(valkey_store, PHONE) == [at[PHONE][seq] for seq in range(32, phone.seq, 32)]
     left = [entry.recorded.seq for entry in (await stream(valkey_store))[-300:] if entry.recorded.sid == PHONE]
     for hot_events in (300, 100, 0):
         await archived(valkey_store, opened(path), replace(ALL, hot_events=hot_events))
         floor, found = (await read_record(valkey_store, PARTITION)).floor, Archive(valkey_store, opened(path))
         for sid in sids:
-            hot = [mark for seq, mark in at[sid].items() if seq % 64 == 0 and place(mark) > place(floor)]
+            hot = [mark for seq, mark in at[sid].items() if seq % 32 == 0 and place(mark) > place(floor)]
             assert await marks(valkey_store, sid) == sorted(hot, key=place)
             for top in range(1, 400, 17):
                 expected = [entry for entry in whole[sid] if entry.recorded.seq <= top][:5]
@@ -197,7 +197,7 @@ async def test_marks_that_a_killed_archiver_left_are_removed_by_the_next_one(
         with pytest.raises(Killed):
             await archived(valkey_store, opened(path), replace(ALL, segment_events=1000))
     assert await length(valkey_store) > 0, "the stream is trimmed behind the marks"
-    assert len(await marks(valkey_store, PHONE)) == 3
+    assert len(await marks(valkey_store, PHONE)) == 6
     found = Archive(valkey_store, opened(path))
     assert (await verify(valkey_store, PARTITION + 1, only=[PARTITION], sealed=found)).differences == []
     await archived(valkey_store, opened(path))

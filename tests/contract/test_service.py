@@ -919,7 +919,7 @@ async def test_a_long_history_is_read_over_a_hole(ledger: Ledger, tail: Tail) ->
     await assert_clean(ledger.store)
     marks = keys.marks(partition, SID)
     before = await ledger.store.command("LRANGE", marks, 0, -1, key=marks)
-    assert len(before) == (await ledger.load("ann", SID)).seq // 64
+    assert len(before) == (await ledger.load("ann", SID)).seq // 32
     await ledger.store.command("DEL", marks, key=marks)
     rebuild = Rebuild(ledger.store, "test")
     await rebuild.session(partition, SID)

@@ -62,34 +62,34 @@ async def ids_of(log: Log, sid: str) -> dict[int, str]:
     return {e.recorded.seq: e.id for e in await events_of(log) if e.recorded.sid == sid}
 
 
-async def test_every_64th_event_is_a_mark_also_of_a_session_that_ended(log: Log) -> None:
-    state = await log.history(63)
+async def test_every_32nd_event_is_a_mark_also_of_a_session_that_ended(log: Log) -> None:
+    state = await log.history(31)
     name = keys.marks(PARTITION, state.sid)
     assert await log.store.command("EXISTS", name, key=name) == 0, "a session with few events costs nothing"
     state = await log.history(200, "longer")
     ids = await ids_of(log, state.sid)
-    assert await marks_of(log, state.sid) == [ids[64], ids[128], ids[192]]
+    assert await marks_of(log, state.sid) == [ids[seq] for seq in range(32, 200, 32)]
     for n in range(201, 256):
         state = await log.append(state, offered("AssetV1", snapshot_us=n))
     over = await log.append(state, ENDED)
     assert over.seq == 256
-    assert await marks_of(log, state.sid) == [ids[64], ids[128], ids[192], (await ids_of(log, state.sid))[256]]
+    assert await marks_of(log, state.sid) == [(await ids_of(log, state.sid))[seq] for seq in range(32, 257, 32)]
 
 
 async def test_several_marks_in_one_append(log: Log) -> None:
     state = await log.create("long")
     state = await log.append(state, *(offered("AssetV1", snapshot_us=n) for n in range(130)))
     ids = await ids_of(log, state.sid)
-    assert await marks_of(log, state.sid) == [ids[64], ids[128]]
+    assert await marks_of(log, state.sid) == [ids[seq] for seq in (32, 64, 96, 128)]
 
 
 async def test_a_key_of_another_type_in_place_of_marks_stops_the_append_that_needs_them(log: Log) -> None:
-    state = await log.history(62)
+    state = await log.history(30)
     name = keys.marks(PARTITION, state.sid)
     await log.store.command("SET", name, "x", key=name)
-    state, length = await log.append(state, offered("AssetV1", snapshot_us=63)), await log.length()
+    state, length = await log.append(state, offered("AssetV1", snapshot_us=31)), await log.length()
     with pytest.raises(StoreReplyError):
-        await log.append(state, offered("AssetV1", snapshot_us=64))
+        await log.append(state, offered("AssetV1", snapshot_us=32))
     assert await log.length() == length, "nothing was written"
 
 
@@ -126,7 +126,7 @@ async def test_one_page_reads_few_events_besides_its_own(valkey_store: Store) ->
         found = await walk(valkey_store, PARTITION, state.sid, **wanted, count=10)
         assert found is not None
         assert len(found.entries) == 10
-        assert await reads(valkey_store) - before <= 10 + 64 + 6, wanted  # a step between marks, and a bisection of 20
+        assert await reads(valkey_store) - before <= 10 + 32 + 7, wanted  # a step between marks, and a bisection of 20
 
 
 async def reads(store: Store) -> int:
@@ -171,7 +171,7 @@ async def test_a_walk_below_the_archives_floor_says_so(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "top"), [(300, 300), (200, 210), (256, 200), (128, 127)], ids=["head", "prev", "mark", "mark at the page"]
+    ("lost", "top"), [(300, 300), (200, 210), (224, 200), (128, 127)], ids=["head", "prev", "mark", "mark at the page"]
 )
 async def test_an_event_that_is_missing_above_the_floor_is_corruption(log: Log, lost: int, top: int) -> None:
     state = await log.history(300)
