@@ -48,6 +48,20 @@ def asset(number: int) -> dict[str, Any]:
     }
 
 
+def owner() -> bytes:
+    """The assets' owner as they are imported: one line."""
+    data = {
+        "id": OWNER,
+        "name": "Bench",
+        "email": "bench@example.test",
+        "hasProfileImage": False,
+        "profileChangedAt": "2020-01-01T00:00:00.000Z",
+        "avatarColor": None,
+        "deletedAt": None,
+    }
+    return msgspec.json.encode({"type": "UserV1", "id": OWNER, "data": data}) + b"\n"
+
+
 def ndjson(start: int, end: int) -> bytes:
     """The assets from `start` to before `end` as they are imported: a line `{"type", "id", "data"}` each."""
     lines = ({"type": TYPE, "id": data["id"], "data": data} for data in map(asset, range(start, end)))

@@ -82,13 +82,15 @@ class Scene(msgspec.Struct, frozen=True):
         """Import the first `count` assets of the benchmarks' library; raises BenchFailed if one is refused."""
 
         async def chunks() -> AsyncIterator[bytes]:
+            yield assets.owner()  # without whom the assets would wait
             for start in range(0, count, 1000):
                 yield assets.ndjson(start, min(start + 1000, count))
 
         async def work(found: Opened) -> None:
             report = await ingest(found.catalog, library, chunks())
-            if (report.taken, report.refused) != (count, 0):
-                raise BenchFailed(f"of {count:,} assets {report.taken:,} were taken; {report.refusals[:3]}")
+            if (report.taken, report.refused, report.waiting) != (count + 1, 0, 0):
+                became = f"{report.taken:,} were taken and {report.waiting:,} of these wait; {report.refusals[:3]}"
+                raise BenchFailed(f"of {count:,} assets and their owner {became}")
 
         self.with_ledger(work)
         self.settle()
