@@ -172,6 +172,7 @@ async def begin(
                 wait_s = await source.catches_up_in(library, known, horizon_us, asked_s)
                 if wait_s > 0 and await waits.pause(min(wait_s, MOST_BEHIND_S)):
                     horizon_us = await source.horizon(library)
+                    origin = await source.origin(library, horizon_us)  # of what the device sees now, not of before
                     changed = await source.changed(library, known, horizon_us)
         except PositionLost:
             await act(RequestReset(on=True, by=plain("source")))
