@@ -10,12 +10,11 @@ import falcon.asgi
 import msgspec
 
 from endpoints.http import bodies
-from endpoints.http.compression import compressed
 from endpoints.http.errors import Forbidden
 from endpoints.http.operations import EITHER, KEY, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
 from endpoints.http.request import Request
-from endpoints.http.sending import always, guarded
+from endpoints.http.sending import always, send_lines
 from endpoints.services import Services
 from ledger.keys import check_name
 from projections.accounts.api_keys import ApiKey
@@ -90,9 +89,7 @@ class Entities:
                 return await self._services.auth.still_admits(who) and await ledger.lives(state)
 
         check_name("library", library)
-        resp.content_type = NDJSON
-        sent = guarded(req, self._lines(library, wanted.waiting), lives, self._services.stall_s)
-        resp.stream = compressed(req, resp, sent)
+        send_lines(req, resp, self._lines(library, wanted.waiting), lives, self._services.stall_s)
 
     async def _lines(self, library: str, waiting: bool) -> AsyncGenerator[bytes]:
         async for page in self._catalog.entities(library, waiting=waiting):

@@ -17,16 +17,16 @@ from uuid import uuid4
 import msgspec
 
 from endpoints.routes import App, build
+from ledger.clocks.passed import note_time
+from ledger.clocks.steady import LOOK_EVERY_S
 from ledger.errors import InvalidInput, LedgerError, StoreUnavailable
-from ledger.log.clock import LOOK_EVERY_S
-from ledger.log.passed import note_time
+from ledger.events import IMMICH
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
-from projections.immich import IMMICH
 
 if TYPE_CHECKING:
     from projections.immich.tables import ImmichTables

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from ledger import keys
+from ledger.clocks.passed import Passed, note_time
 from ledger.commands import ExpireSession
 from ledger.errors import LedgerError, Rebuilding, SessionEnded, StoreReplyError, StoreUnavailable
-from ledger.log.passed import Passed, note_time
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
 from projections.entities.catalog.catalog import Catalog
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -88,45 +90,51 @@ async def expire(
     Partitions that are not whole are left for a later run: what belongs to a session may be missing there. What cannot
     be looked at is passed over and reported. Raises StoreUnavailable where the store, or most of it, does not answer.
     """
-    report, silent, passed = ExpiryReport(), 0, await note_time(ledger.store, ledger.clock())
-    for partition in range(ledger.partitions):
+    report, passed = ExpiryReport(), await note_time(ledger.store, ledger.clock())
+    due = _Due(passed, passed.before(idle_us), elsewhere)
+
+    async def end(partition: int) -> None:
+        await _expire_partition(ledger, partition, due, report, on_progress)
+
+    async def purge(library: str) -> None:
+        assert catalog is not None
+        report.delete_markers += await catalog.purge_tombstones(library, passed.before(tombstones_us))
+        await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
+        on_progress(report)
+
+    await _each(report, "partition", range(ledger.partitions), end)
+    if catalog is not None:
+        await _each(report, "library", await catalog.libraries(), purge)
+    return report
+
+
+class _Due(NamedTuple):
+    """What makes a session's time over: how much passed, before when it is idle, and whose sessions end elsewhere."""
+
+    passed: Passed
+    idle_before_us: int
+    elsewhere: Collection[str]
+
+
+async def _each(report: ExpiryReport, what: str, names: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Work on each; what fails is passed over. Raises StoreUnavailable where several in a row do not answer."""
+    silent = 0
+    for name in names:
         try:
-            await _expire_partition(ledger, partition, passed, idle_us, elsewhere, report, on_progress)
+            await work(name)
         except StoreUnavailable as error:  # of a cluster it may be one server
             silent += 1
             if silent == SILENT:
                 raise
-            report.pass_over("partition", str(partition), error)
+            report.pass_over(what, str(name), error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong here, the others are to go on
-            report.pass_over("partition", str(partition), error)
+            report.pass_over(what, str(name), error)
         else:
             silent = 0
-    if catalog is not None:
-        for library in await catalog.libraries():
-            try:
-                report.delete_markers += await catalog.purge_tombstones(library, passed.before(tombstones_us))
-                await catalog.release(library)  # what a writer that died has left; nothing is looked at where none did
-            except StoreUnavailable as error:
-                silent += 1
-                if silent == SILENT:
-                    raise
-                report.pass_over("library", library, error)
-            except Exception as error:  # noqa: BLE001 - as above
-                report.pass_over("library", library, error)
-            else:
-                silent = 0
-            on_progress(report)
-    return report
 
 
 async def _expire_partition(
-    ledger: Ledger,
-    partition: int,
-    passed: Passed,
-    idle_us: int,
-    elsewhere: Collection[str],
-    report: ExpiryReport,
-    on_progress: Callable[[ExpiryReport], None],
+    ledger: Ledger, partition: int, due: _Due, report: ExpiryReport, on_progress: Callable[[ExpiryReport], None]
 ) -> None:
     if not await is_whole(ledger.store, partition):
         report.partitions_not_whole += 1
@@ -135,8 +143,7 @@ async def _expire_partition(
         for start in range(0, len(page), _AT_ONCE):
             turn = page[start : start + _AT_ONCE]
             ended = await asyncio.gather(
-                *(_expire_one(ledger, partition, sid, seen, passed, idle_us, elsewhere, report) for sid, seen in turn),
-                return_exceptions=True,
+                *(_expire_one(ledger, partition, sid, seen, due, report) for sid, seen in turn), return_exceptions=True
             )
             for (sid, _), error in zip(turn, ended, strict=True):
                 if isinstance(error, StoreUnavailable) or not isinstance(error, Exception | None):
@@ -146,38 +153,25 @@ async def _expire_partition(
             on_progress(report)
 
 
-async def _expire_one(
-    ledger: Ledger,
-    partition: int,
-    sid: str,
-    seen_us: int,
-    passed: Passed,
-    idle_us: int,
-    elsewhere: Collection[str],
-    report: ExpiryReport,
-) -> None:
+async def _expire_one(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Due, report: ExpiryReport) -> None:
     """Look at one session without noting it as seen, and end it if its time is over; raises CorruptLedger."""
     report.sessions += 1
-    idle_before_us = passed.before(idle_us)
     try:
         times = await _times(ledger, partition, sid)
     except (ValueError, TypeError, StoreReplyError):  # damaged: the whole of it is read, and mended by that
         state = await ledger.look(partition, sid)
-        times = (
-            None
-            if state is None
-            else ((state.user, state.authenticated_by, state.at_us, [us for us in (state.over_at_us,) if us]))
-        )
+        over = [] if state is None or state.over_at_us is None else [state.over_at_us]
+        times = None if state is None else (state.user, state.authenticated_by, state.at_us, over)
     if times is None:
         return
     user, by, at_us, ends = times
-    if by in elsewhere:
+    if by in due.elsewhere:
         return
-    expired = any(passed.reached(us) for us in ends)  # or may be: a newer token may last longer
-    if not (expired or max(at_us, seen_us) < idle_before_us):
+    expired = any(due.passed.reached(us) for us in ends)  # or may be: a newer token may last longer
+    if not (expired or max(at_us, seen_us) < due.idle_before_us):
         return
     try:
-        state = await ledger.execute(user, sid, ExpireSession(idle_before_us, seen_us))
+        state = await ledger.execute(user, sid, ExpireSession(due.idle_before_us, seen_us))
     except (SessionEnded, Rebuilding):
         return  # somebody else ended it first, or the partition is not whole any more
     report.idle += state.ended == "idle"

@@ -13,7 +13,7 @@ from ledger import keys
 from ledger.commands import RequestReset
 from ledger.errors import LedgerError, SessionEnded, StoreReplyError, StoreUnavailable
 from ledger.events import Personal
-from ledger.log.append import SEEN_FOR_US, load
+from ledger.log.append import SEEN_FOR_US
 from ledger.log.service import Ledger
 from ledger.log.stored_sessions import mistyped, text_of
 from ledger.log.whole import is_whole
@@ -93,7 +93,7 @@ async def _ask(ledger: Ledger, user: str, sid: str, cause: str, by: Personal, dr
     report.sessions += 1
     partition = ledger.partition_of(user)
     try:
-        state = await load(ledger.store, partition, sid, ledger.clock(), seen=False)
+        state = await ledger.look(partition, sid)
         if state is None or state.user != user:
             raise SessionEnded
         if state.pending_reset:

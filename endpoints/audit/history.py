@@ -14,12 +14,12 @@ import msgspec
 
 from endpoints.accounts.sessions import check_session_id
 from endpoints.http import bodies
-from endpoints.http.compression import compress_whole, compressed
+from endpoints.http.compression import compress_whole
 from endpoints.http.errors import Forbidden
 from endpoints.http.operations import EITHER, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
 from endpoints.http.request import Request
-from endpoints.http.sending import always, guarded
+from endpoints.http.sending import always, send_lines
 from endpoints.services import Services
 from endpoints.sync.acks import EntityTypeName
 from ledger.admission import Caller
@@ -144,9 +144,7 @@ class History:
         )
         first = await anext(pages)
         if _wants_lines(req):
-            resp.content_type = NDJSON
-            sent = guarded(req, _lines(first, pages), always, self._services.stall_s)
-            resp.stream = compressed(req, resp, sent)
+            send_lines(req, resp, _lines(first, pages), always, self._services.stall_s)
         else:
             send(resp, HistoryDto(session_id, first.events, first.next_seq, first.below_floor))
             compress_whole(req, resp)
@@ -178,9 +176,7 @@ class UserHistory:
         )
         first = await anext(pages)
         if _wants_lines(req):
-            resp.content_type = NDJSON
-            sent = guarded(req, _user_lines(first, pages), always, self._services.stall_s)
-            resp.stream = compressed(req, resp, sent)
+            send_lines(req, resp, _user_lines(first, pages), always, self._services.stall_s)
         else:
             following = None if first.next_place is None else first.next_place.text
             send(resp, UserHistoryDto(user, first.events, following, first.below_floor, first.broken))

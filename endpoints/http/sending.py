@@ -6,6 +6,10 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
+import falcon.asgi
+
+from endpoints.http.compression import compressed
+from endpoints.http.operations import NDJSON
 from endpoints.http.request import Request
 from endpoints.sync.stream_guard import Guard
 from ledger.errors import Unavailable
@@ -44,6 +48,18 @@ async def guarded(
             log.info("stream over: %s [%s]", guard.over, req.correlation_id)
             if guard.over != "gone":
                 guard.break_off()
+
+
+def send_lines(
+    req: Request,
+    resp: falcon.asgi.Response,
+    made: AsyncGenerator[bytes],
+    lives: Callable[[], Awaitable[bool]],
+    stall_s: float,
+) -> None:
+    """Answer with lines of JSON as they are made (`guarded`), compressed if the client asks for it."""
+    resp.content_type = NDJSON
+    resp.stream = compressed(req, resp, guarded(req, made, lives, stall_s))
 
 
 async def always() -> bool:

@@ -16,7 +16,7 @@ from ledger.events import Event, Recorded
 from ledger.evolve import fold
 from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
-from ledger.store.interface import Arg, Script, Store
+from ledger.store.interface import Arg, Script, Store, key_types
 
 _APPEND: Final = Script.load("ledger.log", "append.lua")
 _END: Final = Script.load("ledger.log", "append.lua", allow_oom=True)  # ending a session frees memory
@@ -154,8 +154,7 @@ async def append(
 
 async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
     """Tell whether one of a session's own hashes is none."""
-    types = [await store.command("TYPE", name, key=name) for name in _session_keys(partition, sid)]
-    return any(found not in (b"none", b"hash", "none", "hash") for found in types)
+    return not {"none", "hash"}.issuperset(await key_types(store, _session_keys(partition, sid)))
 
 
 @lru_cache(8192)

@@ -21,7 +21,7 @@ _LOST: Final = 2
 _ODD: Final = 3
 _FAR: Final = 4
 _PARTS: Final = 8
-_SID_BYTES: Final = 32
+SID_BYTES: Final = 32
 _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
 _WALK: Final = Script.load("ledger.log", "walk.lua")
 
@@ -128,7 +128,7 @@ def _entry(name: bytes, values: Sequence[bytes]) -> Entry:
     stream_id = name.decode()
     try:
         sid, seq, at_us, schema, raw, digest, prev = values
-        if len(sid) != _SID_BYTES:
+        if len(sid) != SID_BYTES:
             raise ValueError(f"a session id of {len(sid)} bytes")
         event = decode_event(raw, int(schema))
         recorded = Recorded(sid.hex(), int(seq), int(at_us), int(schema), event, raw, digest)
@@ -139,6 +139,13 @@ def _entry(name: bytes, values: Sequence[bytes]) -> Entry:
         error.add_note(f"stream entry {stream_id}")
         error.details.setdefault("id", stream_id)
         raise
+
+
+def sid_bytes(row: Sequence[Any]) -> bytes:
+    """Read whose event a stream entry is, as far as that can be read."""
+    fields = row[1]
+    sid = fields[1] if fields[:1] == [b"sid"] else pairs(fields).get(b"sid", b"")
+    return bytes(sid)
 
 
 def is_foreign(row: Sequence[Any]) -> bool:

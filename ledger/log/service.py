@@ -183,7 +183,7 @@ class Ledger:
             now_us = self.clock()
             ended = await read_ended(self.store, partition, sid)
             if ended is None:
-                state = await load(self.store, partition, sid, now_us, seen=True)
+                state = await self._load(partition, sid, now_us, seen=True)
                 if state is None:
                     raise SessionEnded
                 return self._recent.keep(state, now_us)

@@ -11,7 +11,7 @@ from ledger import keys
 from ledger.errors import StoreReplyError
 from ledger.log.append import pairs
 from ledger.log.state_fields import Fields
-from ledger.store.interface import Script, Store, scan, scan_keys
+from ledger.store.interface import Script, Store, key_types, scan, scan_keys
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
 _TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset", "hash", "list", "hash")  # of the keys of raw_keys
@@ -174,11 +174,9 @@ async def _is_owner(store: Store, partition: int, user: bytes) -> bool:
 async def mistyped(store: Store, partition: int, sid: str = "", user: str | None = None) -> list[str]:
     """Name the keys of another type among a partition's indexes and those that hold something of a session."""
     names = raw_keys(partition, sid, user)
-    types = await asyncio.gather(*(store.command("TYPE", name, key=name) for name in names))
-    found = [kind.decode() if isinstance(kind, bytes) else str(kind) for kind in types]
     return [
         f"{text_of(name)} is a {kind}, where a {wanted} belongs: delete it and run syncledger rebuild --all"
-        for name, kind, wanted in zip(names, found, _TYPES, strict=True)
+        for name, kind, wanted in zip(names, await key_types(store, names), _TYPES, strict=True)
         if kind not in ("none", wanted)
     ]
 

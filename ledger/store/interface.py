@@ -6,6 +6,7 @@ loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -15,7 +16,7 @@ from ledger.store.scripts import Arg, Script
 from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 
-__all__ = ["Arg", "Scan", "Script", "Store", "open_store", "scan", "scan_keys"]
+__all__ = ["Arg", "Scan", "Script", "Store", "key_types", "open_store", "scan", "scan_keys"]
 
 Scan = Literal["HSCAN", "ZSCAN"]
 _SCANNED: Final = 500
@@ -63,6 +64,12 @@ async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
         return store
     await store.close()
     return await ClusterStore.open(target, timeout_s)
+
+
+async def key_types(store: Store, names: Sequence[bytes]) -> list[str]:
+    """Tell the types of keys, as TYPE does: `none` of one that is not there."""
+    types = await asyncio.gather(*(store.command("TYPE", name, key=name) for name in names))
+    return [kind.decode() if isinstance(kind, bytes) else str(kind) for kind in types]
 
 
 async def scan(store: Store, command: Scan, name: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:

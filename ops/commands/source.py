@@ -11,6 +11,7 @@ import click
 from click import echo
 
 from ledger.errors import LedgerError
+from ledger.events import IMMICH
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import columns
 from ops.embedded.files import EmbeddedServerError, check_begun
@@ -20,7 +21,6 @@ from ops.settings.settings import Settings
 from projections.entities.origins import Origins
 from projections.entities.source import HeldBack, SourceUnavailable
 from projections.entities.source_check import CheckReport, Problem
-from projections.immich import IMMICH
 from projections.unknown_types import UnknownTypes, told
 
 if TYPE_CHECKING:

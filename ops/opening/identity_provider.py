@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.port import IdentityProvider
+from ledger.events import IMMICH
 from ops.opening.ledger import Opened, credential_cipher, keyring_source
 from ops.settings.settings import Settings
 from projections.entities.source import EntitySource
-from projections.immich import IMMICH
 
 if TYPE_CHECKING:
     from projections.entities.gumnut.config import GumnutConfig

@@ -9,8 +9,8 @@ from contextlib import ExitStack, asynccontextmanager
 import msgspec
 
 from ledger import keys
+from ledger.clocks.steady import SteadyClock
 from ledger.errors import InvalidInput, LayoutError, LedgerGone, NoLedger
-from ledger.log.clock import SteadyClock
 from ledger.log.formats import Formats
 from ledger.log.presence import Presence
 from ledger.log.replicas import Replicas, connected_replicas, promise_text

@@ -12,6 +12,7 @@ from endpoints.accounts.auth import Auth
 from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
 from ledger.errors import CorruptLedger
+from ledger.events import IMMICH
 from ledger.log.store_check import read_promise
 from ledger.store.interface import open_store
 from ops.opening.identity_provider import make_provider, open_immich
@@ -24,7 +25,7 @@ from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
-from projections.immich import IMMICH, PLACE
+from projections.immich import PLACE
 from projections.unknown_types import UnknownTypes
 
 log = logging.getLogger("syncledger.app")

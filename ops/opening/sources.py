@@ -14,6 +14,7 @@ import msgspec
 
 from endpoints.services import ProtocolReadiness, SourceReadiness
 from ledger.errors import InvalidInput, LedgerError
+from ledger.events import IMMICH
 from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import Opened, open_credentials
 from ops.settings.settings import Settings
@@ -23,7 +24,6 @@ from projections.entities.lines import data_of
 from projections.entities.origins import Origins
 from projections.entities.protocol_version import DEFAULT, NEWEST, ProtocolVersion, announced_for, read_version
 from projections.entities.source import EntitySource, SourceHealth, SourceUnavailable
-from projections.immich import IMMICH
 from projections.unknown_types import UnknownType, told
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from ledger import keys
-from ledger.chain import GENESIS, link
+from ledger.chain import Tip, broken_link
 from ledger.errors import CorruptLedger, StoreReplyError
-from ledger.events import HistoryLost
 from ledger.log.append import pairs, parse_ended
-from ledger.log.reader import last_id, parse_entry, read_raw
+from ledger.log.reader import last_id, parse_entry, read_raw, sid_bytes
 from ledger.log.state_fields import Fields
+from ledger.log.stored_sessions import text_of
 from ledger.log.whole import is_whole
 from ledger.store.interface import Scan, Script, Store, scan, scan_keys
 from projections.archive.catalog import Archive
@@ -116,30 +116,30 @@ class PartitionDump:
                     if place(parse_ended(kept).head) <= place(self.record.floor):
                         old.append((sid, kept))
                 except (CorruptLedger, ValueError) as error:
-                    self.damage.append(f"session {sid.decode(errors='backslashreplace')}: {error}")
+                    self.damage.append(f"session {text_of(sid)}: {error}")
             yield [Pairs("ended", "", old)] if old else []
 
     async def _events(self, chains: Chains) -> Lines:
         async for entries in read_raw(self._store, self._partition, self.record.floor or "-", self.last):
-            for entry_id, fields in entries:
-                chains.add(entry_id, fields)
+            for row in entries:
+                chains.add(row)
             yield [Event(entry_id.decode(), fields) for entry_id, fields in entries]
 
     async def _activity(self, chains: Chains) -> Lines:
         """Read when sessions were last seen, and see whether their last events are those that were read."""
         async for rows in scan(self._store, "ZSCAN", keys.activity(self._partition)):
-            names = [keys.session(self._partition, sid.decode(errors="backslashreplace")) for sid, _ in rows]
+            names = [keys.session(self._partition, text_of(sid)) for sid, _ in rows]
             heads = await asyncio.gather(
                 *(self._store.command("HMGET", name, "head", "hash", key=name) for name in names),
                 return_exceptions=True,
             )
             for (sid, _), found in zip(rows, heads, strict=True):
                 if isinstance(found, StoreReplyError):
-                    self.damage.append(f"session {sid.decode(errors='backslashreplace')}: {found}")
+                    self.damage.append(f"session {text_of(sid)}: {found}")
                 elif isinstance(found, BaseException):
                     raise found
                 elif found[0] and place(found[0].decode()) <= place(self.last):
-                    chains.end(sid, found[0], found[1])
+                    chains.end(text_of(sid), found[0].decode(), found[1])
             yield [Pairs("activity", "", rows)]
 
     async def _pairs(self, key: Key, name: bytes) -> Lines:
@@ -156,52 +156,41 @@ class Chains:
     """Follows the chains of a partition's sessions, to name events that do not prove themselves."""
 
     def __init__(self) -> None:
-        self._last: dict[bytes, bytes] = {}
-        self._broken: dict[bytes, str] = {}
+        self._tips: dict[str, Tip] = {}
+        self._broken: dict[str, str] = {}
 
     def begin(self, states: Sequence[StateLine]) -> None:
         """Begin chains in their middle."""
         for line in states:
-            self._last[bytes.fromhex(line.sid)] = line.session.get("hash", b"")
+            if line.broken:
+                self._broken.setdefault(line.sid, line.broken)
+            else:
+                self._tips[line.sid] = Tip(int(line.session["seq"]), line.session["hash"], line.head)
 
-    def add(self, entry_id: bytes, fields: Sequence[bytes]) -> None:
+    def add(self, row: Sequence[Any]) -> None:
         """Follow a chain by an event as it lies in the stream."""
-        found = dict(zip(fields[::2], fields[1::2], strict=False))
-        sid = found.get(b"sid", b"")
         try:
-            numbers = int(found[b"seq"]), int(found[b"at"]), int(found[b"schema"])
-            hashed = link(self._last.get(sid, GENESIS), sid.hex(), *numbers, found[b"event"])
-            is_proved = hashed == found[b"hash"] or (sid not in self._last and numbers[0] > 1)
-            is_proved = is_proved or self._tells_of_a_hole(sid, (entry_id, fields))
-        except (KeyError, ValueError):
-            is_proved = False
-        if not is_proved:
-            self._broken.setdefault(sid, entry_id.decode(errors="backslashreplace"))
-        self._last[sid] = found.get(b"hash", b"")
+            entry = parse_entry(row)
+        except CorruptLedger as error:
+            self._broken.setdefault(sid_bytes(row).hex(), f"{row[0].decode()}: {error}")
+            return
+        recorded = entry.recorded
+        tip = self._tips.get(recorded.sid)
+        is_beginning = tip is None and recorded.seq > 1 and entry.prev != ""  # what came before is gone
+        if not is_beginning and (wrong := broken_link(recorded, entry.prev, *(tip or Tip()))):
+            self._broken.setdefault(recorded.sid, f"{entry.id}: {wrong}")
+        self._tips[recorded.sid] = Tip(recorded.seq, recorded.hash, entry.id)
 
-    def _tells_of_a_hole(self, sid: bytes, row: Sequence[Any]) -> bool:
-        """Tell whether an event goes on behind lost ones, and says so of just those."""
-        try:
-            recorded = parse_entry(row).recorded
-        except CorruptLedger:
-            return False
-        event = recorded.event
-        if not isinstance(event, HistoryLost) or event.after != self._last.get(sid, GENESIS):
-            return False
-        hashed = link(event.hash, recorded.sid, recorded.seq, recorded.at_us, recorded.schema, recorded.raw)
-        return hashed == recorded.hash
-
-    def end(self, sid: bytes, head: bytes, hashed: bytes) -> None:
+    def end(self, sid: str, head: str, hashed: bytes) -> None:
         """See whether the last event that a session knows of is the last that was read."""
-        raw = bytes.fromhex(sid.decode())
-        if self._last.get(raw) != hashed:
-            self._broken.setdefault(raw, head.decode(errors="backslashreplace"))
+        if (tip := self._tips.get(sid)) is None or tip.hash != hashed:
+            self._broken.setdefault(sid, f"{head} is not the last that was read")
 
     def told(self) -> list[str]:
         """Name the sessions whose chains are broken, the first of many."""
         told = [
-            f"session {sid.hex() or '?'}: its events are not whole at {entry_id}"
-            for sid, entry_id in list(self._broken.items())[:NAMED]
+            f"session {sid or '?'}: its events are not whole at {where}"
+            for sid, where in list(self._broken.items())[:NAMED]
         ]
         more = len(self._broken) - len(told)
         return [*told, f"… and {more:,} sessions more"] if more else told
@@ -234,7 +223,7 @@ async def _read_all(store: Store, command: str, names: Sequence[bytes], damage: 
     found: list[Any] = []
     for name, reply in zip(names, replies, strict=True):
         if isinstance(reply, StoreReplyError) and len(damage) <= NAMED:
-            damage.append(f"{name.decode(errors='backslashreplace')} cannot be read: {reply}")
+            damage.append(f"{text_of(name)} cannot be read: {reply}")
         elif isinstance(reply, BaseException) and not isinstance(reply, StoreReplyError):
             raise reply
         found.append(None if isinstance(reply, StoreReplyError) else reply)

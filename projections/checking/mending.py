@@ -16,7 +16,7 @@ from typing import Final
 
 from ledger import keys
 from ledger.errors import LedgerError, StoreUnavailable
-from ledger.store.interface import Script, Store
+from ledger.store.interface import Script, Store, key_types
 from projections.checking.partition_fold import PartitionFold, Sealed
 from projections.checking.rebuild_sessions import SessionWriter
 from projections.counters import Counters
@@ -108,17 +108,12 @@ class Mending:
     async def _clear(self, partition: int, sid: str) -> None:
         """Delete what is of another type where a session's hashes and marks belong."""
         names = (keys.session(partition, sid), keys.checkpoints(partition, sid), keys.marks(partition, sid))
-        types = [await self._store.command("TYPE", name, key=name) for name in names]
-        if all(_text(found) in ("none", wanted) for found, wanted in zip(types, _WANTED, strict=True)):
+        told = zip(names, await key_types(self._store, names), _WANTED, strict=True)
+        wrong = [f"{name.decode()} (a {found})" for name, found, wanted in told if found not in ("none", wanted)]
+        if not wrong:
             return
         broken = keys.broken(partition)
         if await self._store.command("HSETNX", broken, sid, "is being mended", key=broken):
             self._cleared.add(sid)  # until it is there again it must not be told that it ended
         await self._store.script(_CLEAR, names, _WANTED)
-        told = zip(names, types, _WANTED, strict=True)
-        wrong = [f"{name.decode()} (a {_text(found)})" for name, found, wanted in told if _text(found) != wanted]
         log.warning("deleted, to make a session anew in its place: %s", ", ".join(wrong))
-
-
-def _text(reply: bytes | str) -> str:
-    return reply.decode() if isinstance(reply, bytes) else str(reply)

@@ -15,7 +15,7 @@ from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
-from ledger.log.reader import Entry, is_foreign, parse_entry, read_raw, walk
+from ledger.log.reader import SID_BYTES, Entry, is_foreign, parse_entry, read_raw, sid_bytes, walk
 from ledger.state import State
 from ledger.store.interface import Store
 from projections.archive.errors import ArchiveNotGiven, ObjectMissing
@@ -25,7 +25,6 @@ from projections.archive.record import read_record
 from projections.checking.aside import Aside, advice, broken_by, read_asides
 from projections.checking.findings import Finding
 
-_SID_BYTES: Final = 32
 _PAGE: Final = 1000
 _CATCH_UP_PAGE: Final = 200
 
@@ -248,7 +247,7 @@ class PartitionFold:
         return self._only is None or bytes.fromhex(sid) in self._only
 
     def _fold_row(self, row: list[Any], begins: bool) -> None:
-        if self._only is not None and len(whose := _sid_bytes(row)) == _SID_BYTES and whose not in self._only:
+        if self._only is not None and len(whose := sid_bytes(row)) == SID_BYTES and whose not in self._only:
             return
         try:
             entry = parse_entry(row)
@@ -267,7 +266,7 @@ class PartitionFold:
             self.faults.append(Finding(self._partition, "", what, event))
             return
         prev = pairs(row[1]).get(b"prev", b"").decode(errors="replace")
-        self._break(_sid_bytes(row).hex(), what, event, prev)
+        self._break(sid_bytes(row).hex(), what, event, prev)
 
     async def _take_asides(self) -> None:
         """Break the sessions whose last events may have been set aside."""
@@ -315,13 +314,6 @@ def pages_of(sids: Collection[str], size: int = 200) -> Iterator[list[str]]:
         yield every[start : start + size]
 
 
-def _sid_bytes(row: list[Any]) -> bytes:
-    """Read whose event a stream entry is, as far as that can be read."""
-    fields = row[1]
-    sid = fields[1] if fields[:1] == [b"sid"] else pairs(fields).get(b"sid", b"")
-    return bytes(sid)
-
-
 def is_sid(sid: str) -> bool:
     """Tell whether a text can be a session's id."""
-    return len(sid) == 2 * _SID_BYTES and all(char in "0123456789abcdef" for char in sid)
+    return len(sid) == 2 * SID_BYTES and all(char in "0123456789abcdef" for char in sid)

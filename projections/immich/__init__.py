@@ -2,9 +2,5 @@
 
 from typing import Final
 
-from ledger.events import IMMICH
-
-__all__ = ["IMMICH", "PLACE"]
-
 PLACE: Final = "in Immich (to sign one out: Account Settings, Authorized Devices)"
 """Where sessions of Immich's begin and end."""

@@ -15,11 +15,11 @@ import msgspec
 from ledger import keys
 from ledger.commands import EndSession
 from ledger.errors import LedgerError, SessionEnded
+from ledger.events import IMMICH
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import scan
 from projections.expiry import living
-from projections.immich import IMMICH
 from projections.immich.tables import ImmichTables
 
 log = logging.getLogger(__name__)

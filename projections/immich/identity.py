@@ -24,6 +24,7 @@ from ledger.commands import (
     ResumeSession,
 )
 from ledger.errors import LedgerError, Refused, SessionEnded, Unavailable
+from ledger.events import IMMICH
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
 from ledger.personal import plain
@@ -31,7 +32,6 @@ from ledger.state import State
 from projections.entities.source import SourceUnavailable
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
-from projections.immich import IMMICH
 from projections.immich.looks import EVERY_S, KNOWN, Looks
 from projections.immich.tables import ImmichSession, ImmichTables, Stand
 

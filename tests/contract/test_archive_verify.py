@@ -21,6 +21,7 @@ from projections.archive.format import EndedLine, Previous, StateLine
 from projections.archive.record import read_record
 from projections.archive.segment import Segment
 from projections.archive.writer import SegmentWriter
+from projections.backup.dump import PartitionDump
 from projections.checking.findings import Finding
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
@@ -314,5 +315,9 @@ async def test_a_hole_that_is_told_of_is_no_difference_wherever_the_archive_ends
         for forward in (True, False):
             runs = EventPages(valkey_store, archive).runs(PARTITION, sid, forward=forward, size=60)
             assert len([entry async for run in runs for entry in run.entries]) == count
+    dump = await PartitionDump.open(valkey_store, archive, PARTITION)
+    async for _ in dump.lines():
+        pass
+    assert dump.damage == []
     moment = await fold_at(EventPages(valkey_store, archive), PARTITION, phone.sid, NOW)
     assert moment.state.hash == phone.hash

@@ -17,9 +17,9 @@ from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings
 from ledger import keys
 from ledger.acks import Ack
+from ledger.clocks.passed import note_time
 from ledger.commands import AdoptCheckpoints, EndSession
 from ledger.events import Event, tag_of
-from ledger.log.passed import note_time
 from ledger.personal import text_of
 from ledger.positions import Position
 from ledger.state import State

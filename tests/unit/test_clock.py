@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.log.clock import SteadyClock, choose
-from ledger.log.passed import Jump, Passed
+from ledger.clocks.passed import Jump, Passed
+from ledger.clocks.steady import SteadyClock, choose
 from tests.support.stores.fake_store import FakeStore
 
 NOW = 1_790_000_000_000_000
@@ -55,7 +55,7 @@ async def test_a_clock_that_is_wrong_is_not_gone_by_and_told(
     setattr(server, whose, NOW + jump_us)
     if when == "while it runs":
         assert server.clock() == NOW, "not even before the next look"
-    with caplog.at_level(logging.INFO, "ledger.log.clock"):
+    with caplog.at_level(logging.INFO, "ledger.clocks.steady"):
         for number in range(5):
             await server.clock.look()
             assert server.clock() == NOW + number * 10 * SECOND_US
@@ -79,7 +79,7 @@ async def test_both_may_jump_which_is_told_for_a_day(caplog: pytest.LogCaptureFi
     await server.clock.look()
     server.local_us += 100 * DAY_US
     server.store_us += 100 * DAY_US
-    with caplog.at_level(logging.INFO, "ledger.log.clock"):
+    with caplog.at_level(logging.INFO, "ledger.clocks.steady"):
         await server.clock.look()
     assert server.clock() == NOW + 100 * DAY_US
     assert "+100 days" in server.clock.trouble

@@ -9,6 +9,7 @@ from click import echo
 
 from ledger import personal
 from ledger.errors import CorruptLedger, StoreReplyError
+from ledger.events import IMMICH
 from ledger.keys import check_name
 from ops.commands.devices.session import BY
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
@@ -16,7 +17,6 @@ from ops.commands.tables import plain
 from ops.opening.ledger import opened
 from projections.accounts.erasure import Erasure, PlainEvents, erase_user, plain_events
 from projections.accounts.person import Profile
-from projections.immich import IMMICH
 
 _NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
 

@@ -10,6 +10,7 @@ from click import echo
 from endpoints.accounts.device_descriptions import describe
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import NoSuchSession, SessionEnded
+from ledger.events import IMMICH
 from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
@@ -21,7 +22,7 @@ from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
 from projections.history.session_history import owner
-from projections.immich import IMMICH, PLACE
+from projections.immich import PLACE
 
 BY = "command"
 """Who made or ended a session, in its events."""

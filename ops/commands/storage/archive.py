@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click import echo
 
-from ledger.log.passed import note_time
+from ledger.clocks.passed import note_time
 from ops.archive.job import archive as archive_ledger
 from ops.archive.job import preview
 from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click import echo
 
-from ledger.log.clock import SteadyClock
+from ledger.clocks.steady import SteadyClock
 from ledger.log.store_check import read_id
 from ledger.store.interface import Store
 from ops.archive.options import ArchivePlace

@@ -16,7 +16,7 @@ JUMP_US: Final = 600_000_000
 """A longer step between two notes is a jump."""
 MOST_JUMPS: Final = 16
 """How many are remembered; the oldest are counted as one."""
-_NOTE: Final = Script.load("ledger.log", "note_time.lua", allow_oom=True)
+_NOTE: Final = Script.load("ledger.clocks", "note_time.lua", allow_oom=True)
 _MS: Final = 1000
 
 

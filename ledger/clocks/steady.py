@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from ledger import keys
-from ledger.log.passed import JUMP_US
+from ledger.clocks.passed import JUMP_US
 from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
