@@ -17,7 +17,15 @@ import msgspec
 from ledger import keys
 from ledger.commands import EndSession, GoOn
 from ledger.decide import decide
-from ledger.errors import Contended, CorruptLedger, LedgerError, SessionEnded, StoreUnavailable, Unavailable
+from ledger.errors import (
+    Contended,
+    CorruptLedger,
+    LedgerError,
+    SessionEnded,
+    StoreReplyError,
+    StoreUnavailable,
+    Unavailable,
+)
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, is_known, place
 from ledger.log.reader import walk
@@ -174,7 +182,10 @@ class Losses:
             name = keys.ended(partition)
             return bool(await self._store.command("HEXISTS", name, known.sid, key=name))
         name = keys.session(partition, known.sid)
-        stored = await self._store.command("HMGET", name, "seq", "hash", key=name)
+        try:
+            stored = await self._store.command("HMGET", name, "seq", "hash", key=name)
+        except StoreReplyError:  # a key of another type: who looks closer tells
+            return False
         return bool(stored == [b"%d" % known.seq, known.hash])
 
     async def _is_gone(self, partition: int, known: State) -> bool:

@@ -6,6 +6,7 @@ tables and brings them back, rows of its past included, and what is restored is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Final
@@ -14,9 +15,10 @@ import msgspec
 
 from ledger import keys
 from ledger.commands import EndSession
-from ledger.errors import LedgerError, SessionEnded
+from ledger.errors import LedgerError, SessionEnded, StoreReplyError
 from ledger.events import IMMICH
 from ledger.log.service import Ledger
+from ledger.log.stored_sessions import text_of
 from ledger.log.whole import is_whole
 from ledger.store.interface import scan
 from projections.expiry import living
@@ -106,11 +108,19 @@ async def _look(
 ) -> None:
     """Look at some sessions of a partition."""
     users: dict[str, str] = {}
-    for sid in sids:
-        session = keys.session(partition, sid)
-        user, by = await ledger.store.command("HMGET", session, "user", "authenticated_by", key=session)
-        if user is not None and by == IMMICH.encode():
-            users[sid] = user.decode()
+    names = [keys.session(partition, sid) for sid in sids]
+    found = await asyncio.gather(
+        *(ledger.store.command("HMGET", name, "user", "authenticated_by", key=name) for name in names),
+        return_exceptions=True,
+    )
+    for sid, fields in zip(sids, found, strict=True):
+        if isinstance(fields, StoreReplyError):
+            report.failed += 1
+            log.error("session %s… is passed over: %s", sid[:12], fields)
+        elif isinstance(fields, BaseException):
+            raise fields
+        elif fields[0] is not None and fields[1] == IMMICH.encode():
+            users[sid] = text_of(fields[0])
     if not users:
         return
     report.sessions += len(users)

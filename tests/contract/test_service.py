@@ -886,11 +886,14 @@ async def test_what_is_missing_only_because_it_is_not_rebuilt_is_no_loss(ledger:
     assert await ledger.losses.compare() == Compared(sessions=1, left=1)
 
 
-async def test_one_session_that_cannot_be_read_keeps_no_other_from_being_compared(ledger: Ledger, tail: Tail) -> None:
+@pytest.mark.parametrize("damage", [("HSET", "seq", "x"), ("SET", "no hash")], ids=["a field", "the key"])
+async def test_one_session_that_cannot_be_read_keeps_no_other_from_being_compared(
+    ledger: Ledger, tail: Tail, damage: tuple[str, ...]
+) -> None:
     await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
     await loses_the_end(ledger, tail)
     name = keys.session(ledger.partition_of("bob"), sid_of("bob"))
-    await ledger.store.command("HSET", name, "seq", "x", key=name)
+    await ledger.store.command(damage[0], name, *damage[1:], key=name)
     assert await ledger.losses.compare() == Compared(sessions=2, lost=1, failed=1)
 
 

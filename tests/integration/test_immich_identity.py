@@ -577,8 +577,9 @@ async def test_nothing_is_believed_to_be_gone_while_somebody_restores_or_what_is
     assert await service.store.command("EXISTS", keys.gone(), key=keys.gone()) == 0
 
 
+@pytest.mark.parametrize("whole_key", [False, True])
 async def test_one_session_that_cannot_be_ended_keeps_no_other_from_ending(
-    service: Service, shared_database: ImmichDatabase, ann: UUID
+    service: Service, shared_database: ImmichDatabase, ann: UUID, whole_key: bool
 ) -> None:
     await at_immich(shared_database.sign_in, ann)
     tokens = [await at_immich(shared_database.sign_in, ann) for _ in range(3)]
@@ -587,7 +588,10 @@ async def test_one_session_that_cannot_be_ended_keeps_no_other_from_ending(
         await at_immich(shared_database.sign_out, token)
     partition = service.ledger.partition_of(str(ann))
     damaged, stream = keys.session(partition, sid_of(tokens[0])), keys.stream(partition)
-    await service.store.command("HSET", damaged, "created_at_us", "no number", key=damaged)
+    if whole_key:
+        await service.store.command("SET", damaged, "no hash", key=damaged)
+    else:
+        await service.store.command("HSET", damaged, "created_at_us", "no number", key=damaged)
     await service.store.command("DEL", stream, key=stream)  # from which it could be mended
     report = (await hours_pass(service))[-1]
     assert (report.ended, report.failed) == (2, 1)
