@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from typing import Annotated
+from typing import Annotated, Final
 
 import falcon
 import falcon.asgi
@@ -46,6 +46,13 @@ class IngestReportDto(msgspec.Struct, frozen=True):
     refusals: list[Refusal]
     waiting: int
     waits: list[WaitingRows]
+
+
+_EXAMPLE: Final = (
+    '{"type":"AlbumV2","id":"a1","data":{"id":"a1","name":"Summer","description":"",'
+    '"createdAt":"2025-01-20T10:30:45Z","updatedAt":"2025-01-20T10:30:45Z","thumbnailAssetId":null,'
+    '"isActivityEnabled":true,"order":"desc"}}\n'
+)
 
 
 class EntitiesQuery(msgspec.Struct, frozen=True):
@@ -109,7 +116,7 @@ class Elsewhere:
 def routes(services: Services) -> Iterator[Route]:
     """List the one route."""
     source = services.source
-    lines = Text(NDJSON, 'Lines of {"type", "id", "data"}')
+    lines = Text(NDJSON, 'Lines of {"type", "id", "data"}; `data` is the schema of that name', _EXAMPLE)
     yield Route(
         "/ledger/libraries/{library}/entities",
         Entities(services, source) if isinstance(source, Catalog) else Elsewhere(),

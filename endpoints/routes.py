@@ -9,10 +9,11 @@ import falcon.asgi
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
 from endpoints.audit import explain, history, state
-from endpoints.http import errors, openapi
+from endpoints.http import errors
 from endpoints.http.operations import Route
 from endpoints.http.refusals import Refusals
 from endpoints.http.request import Correlation, Request
+from endpoints.openapi import pages
 from endpoints.services import Services
 from endpoints.sync import acks, stream
 
@@ -40,7 +41,7 @@ def routes(services: Services) -> Iterator[Route]:
     """List all routes."""
     described = [route for subject in _SUBJECTS for route in subject.routes(services)]
     yield from described
-    yield from openapi.routes(described)
+    yield from pages.routes(described)
 
 
 def build(services: Services) -> App:

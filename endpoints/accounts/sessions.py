@@ -237,7 +237,12 @@ def routes(services: Services) -> Iterator[Route]:
     )
     delete = Operation("DELETE", "deleteSession", "End a session", {204: None})
     update = Operation(
-        "PUT", "updateSession", "Ask a device to start over", {200: SessionResponseDto}, body=SessionUpdateDto
+        "PUT",
+        "updateSession",
+        "Ask a device to start over",
+        {200: SessionResponseDto},
+        body=SessionUpdateDto,
+        example={"isPendingSyncReset": True},
     )
     yield Route("/api/sessions/{session_id}", session, (update, delete))
     lock = Operation("POST", "lockSession", "Lock a session", {204: None})

@@ -14,17 +14,18 @@ NDJSON: Final = "application/x-ndjson"
 
 
 class Text(msgspec.Struct, frozen=True):
-    """A body that is no single JSON value, like lines of JSON or a page."""
+    """A body that is no single JSON value, like lines of JSON or a page; `example` is the whole of a short one."""
 
     media_type: str
     description: str
+    example: str = ""
 
 
 class Operation(msgspec.Struct, frozen=True):
     """One method of a route.
 
     `answers` maps each status of success to a struct, a Text, several of them by Accept, or None for an empty body;
-    `refusals` names statuses beyond those that every operation can have.
+    `refusals` names statuses beyond those that every operation can have. `example` is a body to begin with.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Operation(msgspec.Struct, frozen=True):
     body_required: bool = True
     query: type[msgspec.Struct] | None = None
     refusals: tuple[int, ...] = ()
+    example: Any = None
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -104,7 +104,14 @@ def routes(services: Services) -> Iterator[Route]:
             path,
             acks,
             (
-                Operation("POST", "sendSyncAck" + suffix, "Acknowledge positions", {204: None}, body=SyncAckSetDto),
+                Operation(
+                    "POST",
+                    "sendSyncAck" + suffix,
+                    "Acknowledge positions",
+                    {204: None},
+                    body=SyncAckSetDto,
+                    example={"acks": ["AssetV2|2025-01-20T10:30:45.123456Z|8f0c1f7e-3c1c-4a53-9f0e-0d3b6e0a6f11"]},
+                ),
                 Operation("GET", "getSyncAck" + suffix, "List the checkpoints", {200: list[SyncAckDto]}),
                 Operation(
                     "DELETE",
@@ -112,6 +119,7 @@ def routes(services: Services) -> Iterator[Route]:
                     "Forget checkpoints",
                     {204: None},
                     body=SyncAckDeleteDto,
+                    example={"types": ["AssetV2"]},
                     body_required=False,
                 ),
             ),

@@ -33,6 +33,12 @@ from projections.unknown_types import is_well_formed
 JSON_LINES: Final = "application/jsonlines+json"
 RequestTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(REQUEST_TYPES)})]
 MAX_TYPES: Final = 1000
+_EXAMPLE: Final = (
+    '{"type":"AlbumToAssetDeleteV1","data":{"albumId":"a1","assetId":"p1"},'
+    '"ack":"AlbumToAssetDeleteV1|2025-01-20T10:30:45.123456Z|a1-p1"}\n'
+    '{"type":"SyncCompleteV1","data":{},"ids":["2025-01-20T10:31:00.000000Z"],'
+    '"ack":"SyncCompleteV1|2025-01-20T10:31:00.000000Z|"}\n'
+)
 WAITING: Final = 1000
 """How many streams of a worker wait at once; they hold a connection to a client and no other."""
 DAY_US: Final = 86_400_000_000
@@ -227,7 +233,18 @@ def known_types(
 def routes(services: Services) -> Iterator[Route]:
     """List the stream's routes, under /api and at the root."""
     stream = SyncStream(services)
-    answer = Text(JSON_LINES, 'Lines of {"type", "data", "ack"}, the last one of type SyncCompleteV1 or SyncResetV1')
+    answer = Text(
+        JSON_LINES,
+        'Lines of {"type", "data", "ack"}, each a SyncLine, the last one of type SyncCompleteV1 or SyncResetV1',
+        _EXAMPLE,
+    )
     for path, suffix in (("/api/sync/stream", ""), ("/sync/stream", "AtRoot")):
-        operation = Operation("POST", "getSyncStream" + suffix, "Stream changes", {200: answer}, body=SyncStreamDto)
+        operation = Operation(
+            "POST",
+            "getSyncStream" + suffix,
+            "Stream changes",
+            {200: answer},
+            body=SyncStreamDto,
+            example={"types": ["AssetsV2", "AlbumsV2"]},
+        )
         yield Route(path, stream, (operation,))

@@ -11,7 +11,7 @@ import schemathesis
 import schemathesis.checks
 from hypothesis import HealthCheck, settings
 
-from endpoints.http import openapi
+from endpoints.openapi.document import document
 from endpoints.routes import routes
 from projections.accounts.api_keys import SCOPES
 from tests.support.phones.http import Live, Service
@@ -23,7 +23,7 @@ from tests.support.stores.servers import RedisServer
 # Who is admitted is tested by itself.
 UNCHECKED = [schemathesis.checks.positive_data_acceptance, schemathesis.checks.ignored_auth]
 
-schema = schemathesis.openapi.from_dict(openapi.document(routes(Service(FakeStore()).services)))
+schema = schemathesis.openapi.from_dict(document(routes(Service(FakeStore()).services)))
 schema.config.generation.update(with_security_parameters=False)
 AT_LENGTH = settings.get_current_profile_name() == "soak"
 # Some twenty requests for each operation, for every limit of every field, that are made when tests are collected.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import falcon.inspect
+import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from endpoints.http import openapi
+from endpoints.openapi.document import document
 from endpoints.routes import build, routes
+from projections.entities.payloads.meanings import MEANINGS
+from projections.entities.registry import ROWS
 from tests.support.phones.http import Service, serving
+from tests.support.sources.samples import SAMPLES, sample
 from tests.support.stores.fake_store import FakeStore
 
 
@@ -22,7 +27,7 @@ def service() -> Service:
 
 @pytest.fixture
 def described(service: Service) -> dict[str, Any]:
-    return openapi.document(routes(service.services))
+    return document(routes(service.services))
 
 
 def test_the_document_is_valid(described: dict[str, Any]) -> None:
@@ -59,3 +64,27 @@ async def test_it_is_served_with_a_page_that_needs_nothing_from_elsewhere() -> N
         assert page.headers["content-type"].startswith("text/html")
         assert not re.search(r"https?://|//cdn|@import", page.text)
         assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_every_line_that_is_sent_has_a_schema(described: dict[str, Any]) -> None:
+    components = described["components"]["schemas"]
+    line_schema = jsonschema.Draft202012Validator({"$ref": "#/components/schemas/SyncLine"} | described)
+    for row in ROWS:
+        data = sample(row.name) if row.name in SAMPLES else {}
+        line = {"type": row.name, "data": data, "ack": f"{row.name}|2025-01-20T10:30:45.123456Z|x"}
+        assert list(line_schema.iter_errors(line)) == [], row.name
+        for field in data:
+            assert components[row.payload.__name__]["properties"][field]["description"], field
+        if data:
+            missing = line | {"data": dict(list(data.items())[1:])}
+            assert not line_schema.is_valid(missing), row.name
+
+
+def test_no_meaning_is_left_over() -> None:
+    fields = {(row.payload.__name__, name) for row in ROWS for name in row.payload.__struct_encode_fields__}
+    known = {f"{kind}.{name}" for kind, name in fields} | {name for _, name in fields}
+    assert set(MEANINGS) <= known
+
+
+def test_patterns_are_those_of_json_schema(described: dict[str, Any]) -> None:
+    assert not re.search(r"\\\\[AZ]", json.dumps(described))

@@ -1,20 +1,19 @@
-"""/openapi.json, made of the route table and the structs, and /docs, a page to read it by."""
+"""/openapi.json: the route table and the structs, as OpenAPI 3.1."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from importlib import metadata, resources
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from typing import Any, Final
 
 import falcon
-import falcon.asgi
 import msgspec
 
 from endpoints.http.errors import ErrorDto, ValidationErrorDto
-from endpoints.http.operations import NOBODY, Operation, Route, Text
-from endpoints.http.request import CORRELATION_HEADER, Request
+from endpoints.http.operations import Operation, Route, Text
+from endpoints.http.request import CORRELATION_HEADER
+from endpoints.openapi.entity_schemas import entity_schemas
 
 REF: Final = "#/components/schemas/{name}"
 _PARAMETERS: Final = {
@@ -22,12 +21,22 @@ _PARAMETERS: Final = {
     "library": {"type": "string", "minLength": 1, "maxLength": 128, "description": "The library's id"},
 }
 _SCHEMES: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A device's token, as signing in gives it",
+    },
     "cookie": {"type": "apiKey", "in": "cookie", "name": "immich_access_token"},
     "userToken": {"type": "apiKey", "in": "header", "name": "x-immich-user-token"},
     "sessionToken": {"type": "apiKey", "in": "header", "name": "x-immich-session-token"},
     "sessionKey": {"type": "apiKey", "in": "query", "name": "sessionKey"},
-    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "As `syncledger key create` prints",
+    },
     "apiKeyParam": {"type": "apiKey", "in": "query", "name": "apiKey"},
 }
 _REFUSALS: Final = {
@@ -38,36 +47,22 @@ _REFUSALS: Final = {
     431: "The Cookie header is too large",
     503: "The store or the identity provider is not available; see Retry-After",
 }
-_CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+_GROUPS: Final = (
+    "api/sync",
+    "api/sessions",
+    "api/",
+    "ledger/",
+    "sync",
+    "sessions",
+    "auth",
+    "oauth",
+    "healthz",
+    "readyz",
+)
 _DESCRIPTION: Final = (
     "An event-sourced ledger of devices and what they acknowledged. Under /api it speaks the Immich mobile protocol; "
     "at the root the same resources have simpler shapes; under /ledger is what only this service has."
 )
-
-
-class Page:
-    """A resource that answers with bytes made once, when they are first asked for."""
-
-    def __init__(self, make: Callable[[], bytes], media_type: str, headers: dict[str, str] | None = None) -> None:
-        self._made, self._media_type, self._headers = cache(make), media_type, headers or {}
-
-    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        resp.content_type = self._media_type
-        resp.set_headers(self._headers)
-        resp.data = self._made()
-
-
-def routes(documented: Sequence[Route]) -> Iterator[Route]:
-    """List the routes that describe `documented` and themselves."""
-    described = Operation("GET", "getOpenApi", "Describe this API", {200: dict[str, Any]}, NOBODY)
-    read = Operation("GET", "getDocs", "Read this description", {200: Text("text/html", "A page")}, NOBODY)
-    html = resources.files("endpoints.http").joinpath("docs.html")
-    page = Route("/docs", Page(html.read_bytes, falcon.MEDIA_HTML, {"content-security-policy": _CSP}), (read,))
-    itself = Route("/openapi.json", None, (described,))
-    all_of_them = [*documented, itself, page]
-    body = Page(lambda: msgspec.json.encode(document(all_of_them)), falcon.MEDIA_JSON)
-    yield msgspec.structs.replace(itself, resource=body)
-    yield page
 
 
 def document(documented: Iterable[Route]) -> dict[str, Any]:
@@ -75,6 +70,7 @@ def document(documented: Iterable[Route]) -> dict[str, Any]:
     listed = list(documented)
     types = [kind for route in listed for operation in route.operations for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components([*types, ErrorDto, ValidationErrorDto], ref_template=REF)
+    components |= entity_schemas(REF)
     schema_of = {str(kind): schema for kind, schema in zip(types, schemas, strict=False)}
     paths: dict[str, Any] = {}
     for route in listed:
@@ -89,7 +85,7 @@ def document(documented: Iterable[Route]) -> dict[str, Any]:
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in sorted({_tag(route.path) for route in listed}, key=_order)],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -122,7 +118,7 @@ def _operation(
         described["requestBody"] = {
             "description": _words(operation.body) or "JSON",
             "required": operation.body_required,
-            "content": _content(operation.body, schema_of),
+            "content": _with_example(_content(operation.body, schema_of), operation.example),
         }
     return described
 
@@ -136,7 +132,15 @@ def _types(operation: Operation) -> Iterator[Any]:
 
 def _tag(path: str) -> str:
     first, *rest = path.strip("/").split("/")
+    if first in {"", "docs", "openapi.json"}:
+        return "this page"
     return f"{first}/{rest[0]}" if first in {"api", "ledger"} and rest else first
+
+
+def _order(tag: str) -> tuple[int, str]:
+    """What a client does first stands first: sync, devices and users, then what only this service has."""
+    first = next((place for place, start in enumerate(_GROUPS) if tag.startswith(start)), len(_GROUPS))
+    return first, tag
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
@@ -168,10 +172,19 @@ def _content(bodies: Any, schema_of: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for body in bodies if isinstance(bodies, tuple) else (bodies,):
         if isinstance(body, Text):
-            content[body.media_type] = {"schema": {}}  # JSON Schema has no words for lines or pages
+            # JSON Schema has no words for lines or pages.
+            content[body.media_type] = {"schema": {}} | ({"example": body.example} if body.example else {})
         else:
             content[falcon.MEDIA_JSON] = {"schema": schema_of[str(body)]}
     return content
+
+
+def _with_example(content: dict[str, Any], example: Any) -> dict[str, Any]:
+    if example is None:
+        return content
+    return {
+        media: about | {"example": example} if media == falcon.MEDIA_JSON else about for media, about in content.items()
+    }
 
 
 def _words(bodies: Any) -> str:
