@@ -121,7 +121,7 @@ async def test_head_and_options(service: Service, path: str) -> None:
     assert "GET" in (await service.ask("OPTIONS", path)).headers["allow"]
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/albums", "/api/sync/ack/", "/api/sync/stream/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/api", "/api/albums", "/api/sync/ack/", "/api/sync/stream/x"])
 async def test_an_unknown_path(service: Service, path: str) -> None:
     answer = await service.ask("GET", path)
     assert (answer.status_code, answer.json) == (404, {"message": f"Cannot GET {path}"})
