@@ -25,6 +25,7 @@ COMMANDS: Final = {
         "bench:bench",
         "Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.",
     ),
+    "completion": Named("shell:completion", "Print what makes a shell complete commands and options."),
     "credentials": Named(
         "access.credentials:credentials", "What identity providers entrust to sessions, held encrypted."
     ),
@@ -50,6 +51,7 @@ COMMANDS: Final = {
         "import_:import_entities", 'Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.'
     ),
     "key": Named("access.key:key", "API keys, for scripts: no session, only the scopes they were made with."),
+    "man": Named("shell:man", "Write manual pages, one for each command."),
     "migrate": Named("storage.migrate:migrate", "Copy an archive with its backups to another storage."),
     "rebuild": Named(
         "storage.rebuild:rebuild",

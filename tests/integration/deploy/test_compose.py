@@ -13,13 +13,13 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from endpoints.health import routes as health_routes
 from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings, read_settings
 from ops.settings.variables import VARIABLES, unknown_variables
 from tests.support.processes.proxies import FILES, KINDS
 
 ROOT: Final = FILES.parents[2]
+DOCKERFILE: Final = ROOT / "ops" / "deploy" / "docker" / "Dockerfile"
 CHECKOUT: Final = "/opt/syncledger"
 ENV: Final = {
     "SYNCLEDGER": CHECKOUT, "LEDGER_DB_PASSWORD": "secret",
@@ -30,12 +30,12 @@ IMMICH: Final[dict[str, Any]] = {
     "name": "immich",
     "services": {
         "immich-server": {
-            "image": "ghcr.io/immich-app/immich-server:release", "ports": ["2283:2283"],
+            "image": "immich-server:release", "ports": ["2283:2283"],
             "depends_on": ["redis", "database"], "restart": "always",
         },
-        "immich-machine-learning": {"image": "ghcr.io/immich-app/immich-machine-learning:release"},
-        "redis": {"image": "docker.io/valkey/valkey:8"},
-        "database": {"image": "ghcr.io/immich-app/postgres:14", "environment": {"POSTGRES_DB": "photos"}},
+        "immich-machine-learning": {"image": "immich-machine-learning:release"},
+        "redis": {"image": "valkey:8"},
+        "database": {"image": "postgres:14", "environment": {"POSTGRES_DB": "photos"}},
     },
     "volumes": {"model-cache": None},
 }  # fmt: skip
@@ -113,7 +113,8 @@ def test_the_service_gets_settings_that_it_knows() -> None:
     given = project()["services"]["ledger"]["environment"]
     assert unknown_variables(given) == []
     assert set(given) <= {variable.name for variable in VARIABLES.values()}
-    settings = read_settings(given)
+    image = dict(re.findall(r"(LEDGER_\w+)=(\S+)", DOCKERFILE.read_text()))
+    settings = read_settings(image | given)
     assert (settings.host, settings.port) == ("0.0.0.0", 2283)
     assert settings.postgres.url == "postgresql://ledger:secret@database:5432/photos"
     (subnet,) = project()["networks"]["edge"]["ipam"]["config"]
@@ -134,7 +135,6 @@ def test_only_a_proxy_is_published_and_only_on_a_network_without_the_database() 
 
 def test_all_that_is_named_is_there() -> None:
     whole = project()
-    health = {route.path for route in health_routes(None)}  # type: ignore[arg-type]
     for name, service in whole["services"].items():
         for needed in service.get("depends_on", []):
             assert needed in whole["services"], f"{name} depends on {needed}"
@@ -147,7 +147,6 @@ def test_all_that_is_named_is_there() -> None:
             else:
                 assert source in whole["volumes"], f"{name} mounts {source}"
     ledger = whole["services"]["ledger"]
-    assert re.findall(r"127\.0\.0\.1:2283([^']*)'", ledger["healthcheck"]["test"][-1])[0] in health
     assert re.search(r"@(\w+):", ledger["environment"]["LEDGER_POSTGRES"])[1] in whole["services"]  # type: ignore[index]
 
 
@@ -176,13 +175,4 @@ def test_a_proxy_gets_what_its_files_use(kind: str, files: list[str], used: str)
 def test_the_image_is_built_of_what_is_there() -> None:
     build = project()["services"]["ledger"]["build"]
     assert build["context"] == CHECKOUT
-    copied = {
-        source
-        for line in build["dockerfile_inline"].splitlines()
-        if line.startswith("COPY ")
-        for source in line.split()[1:-1]
-    }
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert copied == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
-    for name in copied:
-        assert (ROOT / name).exists(), name
+    assert ROOT / build["dockerfile"] == DOCKERFILE
