@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from endpoints.accounts.auth import Auth
-from endpoints.accounts.identity.port import IdentityProvider
+from endpoints.accounts.identity.port import IdentityProvider, LogoutSender
 from endpoints.http.limits import Limits
 from ledger.errors import Refused
 from ledger.log.service import Ledger
@@ -40,16 +40,25 @@ class HttpSettings(msgspec.Struct, frozen=True):
     sessions_elsewhere: str = ""
     """Where sessions begin and end, in words, if that is another service's; empty: here."""
 
+    tokens_elsewhere: str = ""
+    """Where tokens come from, in words, if another service gives them out and sessions end here; empty: from here."""
+
     def check_sessions_here(self) -> None:
-        """Refuse to begin or end a session, or to renew its token, where that is another service's."""
+        """Refuse to end a session where that is another service's."""
         if self.sessions_elsewhere:
             raise Refused(f"Devices sign in and out {self.sessions_elsewhere}; what is done there is followed here")
 
+    def check_tokens_here(self) -> None:
+        """Refuse to begin a session, or to renew its token, where that is another service's."""
+        self.check_sessions_here()
+        if self.tokens_elsewhere:
+            raise Refused(f"Tokens come {self.tokens_elsewhere}, and no others admit: get one there")
+
 
 class IdentityReadiness(msgspec.Struct, frozen=True):
-    """How the service is that admits tokens, where that is another one; while it is down everything is 503."""
+    """How the service is that admits tokens, where that is another one; what it must be asked for is 503 without it."""
 
-    kind: Literal["immich"]
+    kind: Literal["immich", "jwt"]
     ok: bool
     text: str
 
@@ -106,6 +115,7 @@ class Services(msgspec.Struct, frozen=True):
     `provider` nobody signs in over HTTP: sessions are made by the command.
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
+    `backend_logout` is there where a backend gives tokens out and says when its sessions are over.
     """
 
     ledger: Ledger
@@ -125,3 +135,4 @@ class Services(msgspec.Struct, frozen=True):
     stall_s: float = 600.0
     protocol_version: Callable[[], Awaitable[ProtocolVersion]] = _by_default
     unknown_types: UnknownTypes | None = None
+    backend_logout: LogoutSender | None = None

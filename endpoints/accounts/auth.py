@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
-from hashlib import sha256
 from typing import Final, NamedTuple, Protocol
 
 from endpoints.accounts import cookies
@@ -113,6 +112,10 @@ class Backend(Protocol):
         """Tell whose token this was when that was last known; None if it never was."""
         ...
 
+    def session_named(self, token: str) -> str:
+        """Tell by which id a session is named to whoever presented this token."""
+        ...
+
     async def lives(self, caller: Caller) -> bool:
         """Tell whether a token still admits."""
         ...
@@ -172,7 +175,7 @@ class Auth:
             return self._claimed(value)
         if kind is Kind.TOKEN or kind is Kind.COOKIE:
             if self._backend is not None:
-                req.told_as = sha256(value.encode()).hexdigest()[:SHORT_ID_CHARS]
+                req.told_as = self._backend.session_named(value)[:SHORT_ID_CHARS]
             return await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
         if kind is not Kind.SHARE or self._backend is not None:
             await self._known_key(kind, value, permission)

@@ -138,13 +138,13 @@ class OAuth:
         services = self._services
         form = await bodies.read(req, limit=MAX_BODY_BYTES)
         async with counted(services, req):
-            provider = self._sign_in.provider()
+            sender = self._services.backend_logout or self._sign_in.provider()
             try:
-                over = await provider.logged_out(_logout_token(form))
+                over = await sender.logged_out(_logout_token(form))
             except SignInRefused:
                 await services.limits.bad_token(req, None)
                 raise
-        await end_sessions(services, provider, over)
+        await end_sessions(services, sender, over)
 
     async def _enter(self, req: Request, resp: falcon.asgi.Response) -> None:
         """Look at who asks before anything is read: answers are secrets here, and cookies are trusted for the state."""

@@ -87,7 +87,7 @@ class Sessions:
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.create")
-        self._settings.check_sessions_here()
+        self._settings.check_tokens_here()
         body = await bodies.decode(req, _decode_create)
         parent = await self._ledger.admit(caller)
         ttl_us = None if body.duration is msgspec.UNSET else body.duration * 1_000_000

@@ -43,7 +43,7 @@ class Tokens:
     async def on_post_refresh(self, req: Request, resp: falcon.asgi.Response) -> None:
         services = self._services
         caller = await services.auth.session(req, "auth.refresh")
-        services.settings.check_sessions_here()
+        services.settings.check_tokens_here()
         state = await services.ledger.admit(caller)
         await services.limits.refresh(state.sid)
         issued = services.tokens.renew(state, services.ledger.clock(), services.settings.token_ttl_us)

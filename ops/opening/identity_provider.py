@@ -12,6 +12,7 @@ from ops.settings.settings import Settings
 from projections.entities.source import EntitySource
 
 if TYPE_CHECKING:
+    from endpoints.accounts.identity.jwt.backend import JwtBackend
     from projections.entities.gumnut.config import GumnutConfig
     from projections.immich.identity import ImmichIdentity
     from projections.immich.tables import ImmichTables
@@ -34,6 +35,29 @@ def make_provider(settings: Settings) -> IdentityProvider | None:
 def elsewhere(settings: Settings) -> tuple[str, ...]:
     """Name how sessions were authenticated that end only as another service says."""
     return (IMMICH,) if settings.identity == IMMICH else ()
+
+
+def open_jwt(settings: Settings, found: Opened) -> JwtBackend:
+    """Make what admits a backend's signed tokens, and let the ledger begin its sessions; connects to nothing yet."""
+    from endpoints.accounts.identity.jwt.backend import JwtBackend
+    from endpoints.accounts.identity.jwt.config import JwtConfig
+
+    jwt = settings.jwt
+    backend = JwtBackend(
+        JwtConfig(
+            issuer=jwt.issuer,
+            audience=jwt.audience,
+            jwks_url=jwt.jwks,
+            session_claim=jwt.session_claim,
+            user_claim=jwt.user_claim,
+            library_claim=jwt.library_claim,
+            algorithms=jwt.algorithms,
+            clock_skew_s=jwt.clock_skew_s,
+        ),
+        found.ledger,
+    )
+    found.ledger.begin = backend.begin
+    return backend
 
 
 async def open_immich(settings: Settings, found: Opened, source: EntitySource) -> ImmichIdentity:

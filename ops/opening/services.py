@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +16,7 @@ from ledger.errors import CorruptLedger
 from ledger.events import IMMICH
 from ledger.log.store_check import read_promise
 from ledger.store.interface import open_store
-from ops.opening.identity_provider import make_provider, open_immich
+from ops.opening.identity_provider import make_provider, open_immich, open_jwt
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
@@ -27,6 +28,10 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
 from projections.immich import PLACE
 from projections.unknown_types import UnknownTypes
+
+if TYPE_CHECKING:
+    from endpoints.accounts.identity.jwt.backend import JwtBackend
+    from projections.immich.identity import ImmichIdentity
 
 log = logging.getLogger("syncledger.app")
 LOOKED_AT_EVERY_S = 60.0
@@ -61,6 +66,9 @@ async def open_services(
     immich = await open_immich(settings, found, source) if settings.identity == IMMICH else None
     if immich is not None:
         closing.push_async_callback(immich.close)
+    jwt = open_jwt(settings, found) if settings.identity == "jwt" else None
+    if jwt is not None:
+        closing.push_async_callback(jwt.close)
     tokens = TokenIssuer(keyring_source(settings))
     look = SourceLook(settings.source, source, settings.protocol_version)
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
@@ -85,13 +93,13 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
-            identity=msgspec.UNSET if immich is None else IdentityReadiness("immich", *await immich.health()),
+            identity=await _identity(immich, jwt),
         )
 
     return found, Services(
         ledger=found.ledger,
         past=found.past,
-        auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich),
+        auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
         tokens=tokens,
         identities=found.identities,
         credentials=open_credentials(found, settings),
@@ -106,7 +114,15 @@ async def open_services(
         stall_s=settings.stall_s,
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
+        backend_logout=jwt,
     )
+
+
+async def _identity(immich: ImmichIdentity | None, jwt: JwtBackend | None) -> IdentityReadiness | msgspec.UnsetType:
+    """Tell how the service is that admits tokens; nothing where that is this one."""
+    if immich is not None:
+        return IdentityReadiness("immich", *await immich.health())
+    return msgspec.UNSET if jwt is None else IdentityReadiness("jwt", *await jwt.health())
 
 
 class ArchiveLook:
@@ -142,4 +158,5 @@ def http_settings(settings: Settings) -> HttpSettings:
         secure_cookies=settings.secure_cookies == "always",
         token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
         sessions_elsewhere=PLACE if settings.identity == IMMICH else "",
+        tokens_elsewhere=f"from {settings.jwt.issuer}" if settings.identity == "jwt" else "",
     )

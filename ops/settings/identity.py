@@ -9,8 +9,14 @@ import msgspec
 
 from endpoints.accounts.identity.oidc.config import TokenAuth
 
-Identity = Literal["none", "oidc", "gumnut", "immich"]
+Identity = Literal["none", "oidc", "gumnut", "immich", "jwt"]
 RECHECK = "LEDGER_IMMICH_RECHECK"
+_JWT = "LEDGER_JWT_"
+_JWT_NEEDS = {
+    "LEDGER_JWT_ISSUER": "the issuer of the tokens, exactly as their claim iss has it",
+    "LEDGER_JWT_AUDIENCE": "what their claim aud has for this service, as tokens made for others admit nobody",
+    "LEDGER_JWT_JWKS": "the URL of the issuer's public keys, a JSON Web Key Set",
+}
 
 
 class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +68,20 @@ class ImmichSettings(msgspec.Struct, frozen=True, kw_only=True):
     """For how long what Immich's database says of a token is good."""
 
 
+class JwtSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend whose signed tokens admit here; empty where not set."""
+
+    issuer: str = ""
+    audience: str = ""
+    jwks: str = ""
+    """Where its public keys are."""
+    session_claim: str = "sid"
+    user_claim: str = "sub"
+    library_claim: str = ""
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    clock_skew_s: float = 30.0
+
+
 def shown(struct: msgspec.Struct, **instead: object) -> str:
     """Write a struct as `repr` would, with some of its values replaced."""
     values = {name: instead.get(name, getattr(struct, name)) for name in struct.__struct_fields__}
@@ -81,6 +101,15 @@ def missing(identity: Identity, oidc: OidcSettings, set_variables: Mapping[str, 
     if RECHECK in set_variables and identity != "immich":
         return [
             ((RECHECK,), f"goes with LEDGER_IDENTITY=immich, and that is {identity}: set it, or leave {RECHECK} out")
+        ]
+    if identity != "jwt" and (stray := sorted(name for name in set_variables if name.startswith(_JWT))):
+        says = f"goes with LEDGER_IDENTITY=jwt, and that is {identity}: set it, or leave this out"
+        return [((name,), says) for name in stray]
+    if identity == "jwt":
+        return [
+            ((name,), f"is not set: LEDGER_IDENTITY=jwt needs {purpose}")
+            for name, purpose in _JWT_NEEDS.items()
+            if name not in set_variables
         ]
     if identity != "oidc":
         return []

@@ -93,6 +93,13 @@ def line(text: str) -> str:
     return text.strip()
 
 
+def claim(text: str) -> str:
+    """Read the name of a claim in a token."""
+    if not line(text):
+        raise ValueError("the name of a claim is expected, such as sid")
+    return line(text)
+
+
 def name(text: str) -> str:
     """Read the id of a user or a library."""
     try:

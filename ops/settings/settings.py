@@ -19,6 +19,7 @@ from ops.settings.identity import (
     GumnutSettings,
     Identity,
     ImmichSettings,
+    JwtSettings,
     OidcSettings,
     default_identity,
     missing,
@@ -82,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     oidc: OidcSettings = OidcSettings()
     gumnut: GumnutSettings = GumnutSettings()
     immich: ImmichSettings = ImmichSettings()
+    jwt: JwtSettings = JwtSettings()
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
@@ -162,13 +164,14 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         raise InvalidInput(problems)
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
     postgres = PostgresSettings(**_part("postgres", values))
-    immich = ImmichSettings(**_part("immich", values))
+    immich, jwt = ImmichSettings(**_part("immich", values)), JwtSettings(**_part("jwt", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
         **values,
         oidc=oidc,
         gumnut=gumnut,
         immich=immich,
+        jwt=jwt,
         limits=limits,
         postgres=postgres,
         archive=archive,

@@ -90,6 +90,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     user: str
     library: str
     created_at: str
+    authenticated_by: str
     expires_at: str | None
     heard_of_at: str
     pending_reset: bool
@@ -120,6 +121,7 @@ def explain(facts: Facts, now_us: int) -> Explanation:
         user=state.user,
         library=state.library,
         created_at=iso_from_us(state.created_at_us),
+        authenticated_by=state.authenticated_by,
         expires_at=instant(state.over_at_us),
         heard_of_at=iso_from_us(case.heard_us),
         pending_reset=state.pending_reset,

@@ -106,6 +106,10 @@ class ImmichIdentity:
         row = self._sessions.last(digest)
         return None if row is None else Caller(row.user, digest.hex(), digest)
 
+    def session_named(self, token: str) -> str:
+        """Tell the id of a token's session: its SHA-256."""
+        return sha256(token.encode()).hexdigest()
+
     async def lives(self, caller: Caller) -> bool:
         """Tell whether Immich still has the session."""
         return await self._sessions.find(caller.digest) is not None

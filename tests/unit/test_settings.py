@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ledger.errors import InvalidInput
 from ops.archive.options import ArchivePlace
 from ops.settings.durations import LONGEST_MS, format_duration, parse_duration
-from ops.settings.identity import OidcSettings
+from ops.settings.identity import JwtSettings, OidcSettings
 from ops.settings.parsers import rate
 from ops.settings.settings import LimitSettings, Settings, read_settings, without_password
 from ops.settings.source import PostgresSettings
@@ -71,7 +71,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_a_variable_of_its_own() -> None:
-    parts = ("oidc", "gumnut", "immich", "limits", "postgres")
+    parts = ("oidc", "gumnut", "immich", "jwt", "limits", "postgres")
     fields = set(Settings.__struct_fields__) - {*parts, "archive", "user_keys", "token_key_file"}
     fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
     assert set(VARIABLES) == fields
@@ -421,6 +421,51 @@ def test_immich_beside_is_read() -> None:
     assert read_settings(environ).immich.recheck_s == 10
     assert read_settings(environ | {"LEDGER_IMMICH_RECHECK": "1m"}).immich.recheck_s == 60
     assert problem(environ | {"LEDGER_IMMICH_RECHECK": "100ms"})[0] == ("LEDGER_IMMICH_RECHECK",)
+
+
+JWT = {
+    "LEDGER_IDENTITY": "jwt",
+    "LEDGER_JWT_ISSUER": "https://photos.example.org",
+    "LEDGER_JWT_AUDIENCE": "ledger",
+    "LEDGER_JWT_JWKS": "https://photos.example.org/jwks",
+}
+
+
+def test_a_backend_of_signed_tokens_is_read() -> None:
+    settings = read_settings(
+        JWT | {"LEDGER_JWT_SESSION_CLAIM": "device", "LEDGER_JWT_USER_CLAIM": "uid", "LEDGER_JWT_LIBRARY_CLAIM": "lib"}
+    )
+    assert settings.jwt == JwtSettings(
+        issuer="https://photos.example.org",
+        audience="ledger",
+        jwks="https://photos.example.org/jwks",
+        session_claim="device",
+        user_claim="uid",
+        library_claim="lib",
+    )
+    assert (read_settings(JWT).jwt.session_claim, read_settings(JWT).jwt.user_claim) == ("sid", "sub")
+    assert problem(JWT | {"LEDGER_JWT_SESSION_CLAIM": " "})[0] == ("LEDGER_JWT_SESSION_CLAIM",)
+
+
+@pytest.mark.parametrize("name", ["LEDGER_JWT_ISSUER", "LEDGER_JWT_AUDIENCE", "LEDGER_JWT_JWKS"])
+def test_what_signed_tokens_need_is_named(name: str) -> None:
+    (named,), says = problem({key: value for key, value in JWT.items() if key != name})
+    assert (named, "is not set" in says) == (name, True)
+    (named,), says = problem({name: JWT[name]})
+    assert (named, "LEDGER_IDENTITY=jwt" in says) == (name, True)
+
+
+@pytest.mark.parametrize("jwks", ["http://photos.example.org/jwks", "file:///etc/passwd", "jwks.json"])
+def test_keys_come_by_https_or_from_this_machine(jwks: str) -> None:
+    assert problem(JWT | {"LEDGER_JWT_JWKS": jwks})[0] == ("LEDGER_JWT_JWKS",)
+
+
+@pytest.mark.parametrize("algorithms", ["none", "HS256", "RS256, HS512", ""])
+def test_tokens_are_signed_with_keys_that_can_be_told(algorithms: str) -> None:
+    if algorithms:
+        assert problem(JWT | {"LEDGER_JWT_ALGORITHMS": algorithms})[0] == ("LEDGER_JWT_ALGORITHMS",)
+    else:
+        assert read_settings(JWT | {"LEDGER_JWT_ALGORITHMS": ""}).jwt.algorithms == ("RS256", "ES256")
 
 
 def test_a_source_is_read() -> None:

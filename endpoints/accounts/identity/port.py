@@ -82,20 +82,31 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class LoggedOut(NamedTuple):
     """What a provider's logout token ends: one session at the provider, or all of a subject. At least one is given.
 
-    Sessions that began at `before_us` or later are not meant, so showing a token again does little.
+    Sessions that began at `before_us` or later are not meant, so showing a token again does little. `user` is given
+    where the token itself says which user the subject is.
     """
 
     issuer: str
     subject: str | None
     provider_session: str | None
     before_us: int
+    user: str | None = None
 
 
-class IdentityProvider(Protocol):
-    """Somebody who can tell who a user is. All methods raise ProviderUnavailable; `sign_in` also SignInRefused."""
+class LogoutSender(Protocol):
+    """Somebody whose sessions end elsewhere, and who says so. All methods raise ProviderUnavailable."""
 
     name: str
-    """How sessions are said to be authenticated: `oidc` or `gumnut`."""
+    """How sessions are said to be authenticated: `oidc`, `gumnut` or `jwt`."""
+
+    async def logged_out(self, logout_token: str) -> LoggedOut:
+        """Verify a back-channel logout token; raises SignInRefused for one that is not good."""
+        ...
+
+
+class IdentityProvider(LogoutSender, Protocol):
+    """Somebody who can tell who a user is. All methods raise ProviderUnavailable; `sign_in` also SignInRefused."""
+
     checks_state: bool
     """Whether the provider makes and checks the state itself; otherwise the endpoint compares it."""
 
@@ -112,10 +123,6 @@ class IdentityProvider(Protocol):
 
         `credential` is that of the identity, `return_to` an address the provider may send the user back to.
         """
-        ...
-
-    async def logged_out(self, logout_token: str) -> LoggedOut:
-        """Verify a back-channel logout token; raises SignInRefused for one that is not good."""
         ...
 
     async def close(self) -> None:

@@ -59,7 +59,7 @@ def _words(found: Explanation) -> Iterator[str]:
         ("session", found.session_id),
         ("user", found.user),
         ("library", found.library),
-        ("signed in", found.created_at),
+        ("signed in", f"{found.created_at} {found.authenticated_by}".rstrip()),
         ("heard of", found.heard_of_at),
         ("expires", found.expires_at or "never"),
         ("library is at", found.horizon or "not known"),

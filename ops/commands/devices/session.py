@@ -63,6 +63,12 @@ def create(
     if settings.identity == IMMICH:
         raise click.UsageError("with LEDGER_IDENTITY=immich devices sign in at Immich, and no token of ours admits")
 
+    if settings.identity == "jwt":
+        raise click.UsageError(
+            f"with LEDGER_IDENTITY=jwt only tokens of {settings.jwt.issuer} admit: a device's first request with one "
+            "begins its session"
+        )
+
     async def work() -> Issued:
         async with opened(settings, begin=True) as found:
             return await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)

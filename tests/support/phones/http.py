@@ -17,6 +17,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from endpoints.accounts.auth import Auth
+from endpoints.accounts.identity.jwt.backend import JwtBackend
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import LimitRules, Limits
 from endpoints.routes import build
@@ -79,10 +80,11 @@ class Service:
         announced: ProtocolVersion | None = None,
         beside_backend: bool = False,
         immich: Callable[[Ledger, EventPages], ImmichIdentity] | None = None,
+        jwt: Callable[[Ledger], JwtBackend] | None = None,
     ) -> None:
         """Take what the app is to work with; the source is the catalog unless another one is given.
 
-        `immich` makes what admits Immich's tokens, of the ledger and its past.
+        `immich` makes what admits Immich's tokens, of the ledger and its past; `jwt` what admits a backend's.
         """
         self.clock = Clock()
         self.store = store
@@ -100,11 +102,13 @@ class Service:
         self.presence = Presence(store, "")
         settings = settings or HttpSettings()
         self.immich = None if immich is None else immich(self.ledger, EventPages(store))
-        self.ledger.begin = None if self.immich is None else self.immich.begin
+        self.jwt = None if jwt is None else jwt(self.ledger)
+        backend = self.immich or self.jwt
+        self.ledger.begin = None if backend is None else backend.begin
         self.services = Services(
             ledger=self.ledger,
             past=EventPages(store),
-            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, self.immich),
+            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
             tokens=self.tokens,
             identities=self.identities,
             credentials=self.credentials,
@@ -118,6 +122,7 @@ class Service:
             settings=settings,
             protocol_version=self.look.protocol_version,
             unknown_types=self.unknown_types,
+            backend_logout=self.jwt,
         )
         self.app = build(self.services)
         self.client: falcon.testing.ASGIConductor

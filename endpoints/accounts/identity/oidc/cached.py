@@ -14,15 +14,23 @@ REST_S: Final = 1.0
 
 
 class Cached(Generic[T]):
-    """A value that is `keep_s` old at most. Whatever `fetch` raises goes to all who wait, and is not kept.
+    """A value that is `keep_s` old at most. Whatever `fetch` raises goes to all who wait, and is kept for `failed_s`.
 
     Between two fetches that `newer` asks for lie `rest_s` at least: what makes it ask comes from anybody.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[T]], keep_s: float = KEEP_S, rest_s: float = REST_S) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[T]],
+        keep_s: float = KEEP_S,
+        rest_s: float = REST_S,
+        failed_s: float = 0.0,
+    ) -> None:
         self._fetch = fetch
         self._keep_s = keep_s
         self._rest_s = rest_s
+        self._failed_s = failed_s
+        self._failure: tuple[Exception, float] | None = None
         self._value: T | None = None
         self._fetched_at = float("-inf")
         self._asked_at = float("-inf")
@@ -32,6 +40,8 @@ class Cached(Generic[T]):
         """Return the value, fetched if there is none or it is too old."""
         if self._value is not None and time.monotonic() < self._fetched_at + self._keep_s:
             return self._value
+        if self._failure is not None and time.monotonic() < self._failure[1]:
+            raise self._failure[0].with_traceback(None)
         return await self._joined(self._fly)
 
     async def newer(self, seen: T) -> T:
@@ -53,8 +63,12 @@ class Cached(Generic[T]):
         return await asyncio.shield(self._flight)  # one who leaves must not take the others' fetch along
 
     async def _fly(self) -> T:
-        self._value = await self._fetch()
-        self._fetched_at = time.monotonic()
+        try:
+            self._value = await self._fetch()
+        except Exception as error:
+            self._failure = error, time.monotonic() + self._failed_s
+            raise
+        self._failure, self._fetched_at = None, time.monotonic()
         return self._value
 
     async def _fly_rested(self) -> T:

@@ -29,14 +29,14 @@ def logout_url(config: OidcConfig, endpoint: str, credential: str | None, return
     return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
 
 
-def check_logout_token(config: OidcConfig, signed: Signed, now_s: float) -> LoggedOut:
+def check_logout_token(signed: Signed, *, issuer: str, audience: str, clock_skew_s: float, now_s: float) -> LoggedOut:
     """Tell what a signed logout token ends; raises SignInRefused if it is none (section 2.6)."""
     claims = signed.claims
     registry = JWTClaimsRegistry(
         now=int(now_s),
-        leeway=int(config.clock_skew_s),
-        iss={"essential": True, "value": config.issuer},
-        aud={"essential": True, "value": config.client_id},
+        leeway=int(clock_skew_s),
+        iss={"essential": True, "value": issuer},
+        aud={"essential": True, "value": audience},
         iat={"essential": True},
     )
     try:
@@ -47,15 +47,15 @@ def check_logout_token(config: OidcConfig, signed: Signed, now_s: float) -> Logg
     given = [value for value in (subject, provider_session) if value is not None]
     good = (
         signed.typ.lower() in _TYPES
-        and now_s - claims["iat"] <= MAX_AGE_S + config.clock_skew_s
+        and now_s - claims["iat"] <= MAX_AGE_S + clock_skew_s
         and _is_logout(claims)
         and given
         and all(map(is_id, given))
     )
     if not good:
         raise refused()
-    before_us = int((claims["iat"] + 1 + config.clock_skew_s) * 1_000_000)
-    return LoggedOut(config.issuer, subject, provider_session, before_us)
+    before_us = int((claims["iat"] + 1 + clock_skew_s) * 1_000_000)
+    return LoggedOut(issuer, subject, provider_session, before_us)
 
 
 def refused() -> SignInRefused:

@@ -88,7 +88,14 @@ class OidcProvider:
             signed = await self._signatures.verify(logout_token)
         except SignInRefused:
             raise refused() from None
-        return check_logout_token(self._config, signed, self._now_s())
+        config = self._config
+        return check_logout_token(
+            signed,
+            issuer=config.issuer,
+            audience=config.client_id,
+            clock_skew_s=config.clock_skew_s,
+            now_s=self._now_s(),
+        )
 
     async def close(self) -> None:
         """Close connections."""

@@ -53,8 +53,17 @@ _header: Final = msgspec.json.Decoder(_Header)
 class Signatures:
     """Verifies tokens with the provider's keys. They are kept, and fetched anew for a token that none of them fits."""
 
-    def __init__(self, fetch: Callable[[], Awaitable[tuple[Key, ...]]], algorithms: tuple[str, ...]) -> None:
-        self._keys = Cached(fetch)
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[tuple[Key, ...]]],
+        algorithms: tuple[str, ...],
+        *,
+        named: str = "LEDGER_OIDC_ALGORITHMS",
+        failed_s: float = 0.0,
+    ) -> None:
+        """Take the algorithms and the setting they are `named` in; a fetch that failed is not repeated for so long."""
+        self._keys = Cached(fetch, failed_s=failed_s)
+        self._named = named
         self._registry = _Registry(algorithms=algorithms, strict_check_header=False)
         self._algorithms = algorithms
 
@@ -62,7 +71,7 @@ class Signatures:
         """Return what a token says; raises SignInRefused for one not signed, ProviderUnavailable without keys."""
         header = _read_header(token)
         if header.alg not in self._algorithms:
-            raise _refused("its algorithm is none of LEDGER_OIDC_ALGORITHMS")
+            raise _refused(f"its algorithm is none of {self._named}")
         if header.crit:
             raise _refused("it asks for more than is understood here")
         keys = await self._keys.get()
@@ -72,6 +81,10 @@ class Signatures:
         if claims is None:
             raise _refused("none of the provider's keys signed it")
         return Signed(header.alg, header.typ or "", claims)
+
+    async def keys(self) -> tuple[Key, ...]:
+        """Return the keys that are kept, fetched where there are none; raises ProviderUnavailable."""
+        return await self._keys.get()
 
     async def close(self) -> None:
         """End what goes on in the background."""
