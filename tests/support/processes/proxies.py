@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -63,6 +65,7 @@ class Proxy:
     """One proxy between a ledger and a photo backend, both on ports of this machine; use as a context manager.
 
     `certificate` is a pair of files; with it TLS is on. `back` has sync go to the backend.
+    `changed` is what its operator made of the shipped routes.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Proxy:
         backend_port: int,
         certificate: tuple[Path, Path] | None = None,
         back: bool = False,
+        changed: Callable[[str], str] = str,
     ) -> None:
         self.kind = kind
         self.port = free_port()
@@ -81,6 +85,7 @@ class Proxy:
         self.process: subprocess.Popen[bytes] | None = None
         self._program = program_or_skip(kind)
         self._folder = folder
+        self._changed = changed
         self._uncommented = [mark for mark, on in (("#tls ", certificate), ("#back ", back)) if on]
         self._tls = certificate is not None
         cert, key = certificate or ("", "")
@@ -143,6 +148,7 @@ class Proxy:
         text = (FILES / name).read_text()
         for mark in self._uncommented:
             text = text.replace(mark, "")
+        text = text if name == "traefik.env" else self._changed(text)
         file = self._folder / (written or name)
         file.write_text(filled_in(text, self._variables) if fill_in else text)
         return file
@@ -177,3 +183,37 @@ class Proxy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+
+@contextmanager
+def plain_nginx(folder: Path, server: str, port: int) -> Iterator[str]:
+    """Run nginx with what stands in its `http` block, and give its address; skips the test without one."""
+    arguments = [program_or_skip("nginx"), "-p", str(folder), "-c", "nginx.conf"]
+    folder.mkdir(parents=True)
+    (folder / "server.conf").write_text(server)
+    (folder / "nginx.conf").write_text(_NGINX_MAIN)
+    with (folder / "proxy.log").open("ab") as log:
+        process = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+    def listens() -> bool:
+        assert process.poll() is None, (folder / "proxy.log").read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(listens, "nginx to listen")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
