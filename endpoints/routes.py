@@ -15,7 +15,7 @@ from endpoints.http.refusals import Refusals
 from endpoints.http.request import Correlation, Request
 from endpoints.openapi import pages
 from endpoints.services import Services
-from endpoints.sync import acks, stream
+from endpoints.sync import acks, probe, stream
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
 _SUBJECTS = (
@@ -30,6 +30,7 @@ _SUBJECTS = (
     sessions,
     acks,
     stream,
+    probe,
     history,
     state,
     explain,

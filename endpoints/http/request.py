@@ -11,6 +11,9 @@ import falcon
 import falcon.asgi
 
 CORRELATION_HEADER: Final = "x-correlation-id"
+OWN_HEADER: Final = "x-ledger"
+OWN: Final = "syncledger"
+"""What tells this service's answers from those of a backend behind the same address, which speaks the same protocol."""
 _CORRELATION_NAME: Final = CORRELATION_HEADER.encode()
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
@@ -51,10 +54,11 @@ class Request(falcon.asgi.Request):
 
 
 class Correlation:
-    """Falcon middleware that puts the correlation id on every response, errors included."""
+    """Falcon middleware that puts on every response, errors included, its correlation id and who made it."""
 
     async def process_response(self, req: Request, resp: falcon.asgi.Response, resource: object, ok: bool) -> None:
         resp.set_header(CORRELATION_HEADER, req.correlation_id)
+        resp.set_header(OWN_HEADER, OWN)
 
 
 def _sane(value: bytes) -> str:

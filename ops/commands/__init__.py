@@ -47,6 +47,7 @@ COMMANDS: Final = {
         "devices.history:history",
         "Show what happened to a session, living or ended, or to all of a user's, newest first.",
     ),
+    "immich": Named("immich:immich", "The installation beside Immich."),
     "import": Named(
         "import_:import_entities", 'Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.'
     ),

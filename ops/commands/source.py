@@ -48,7 +48,7 @@ def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     with progress("checking the source"):
-        report = run(_check(settings))
+        report = run(report_of(settings))
     if as_json:
         print_json(report)
     else:
@@ -91,7 +91,8 @@ def accept(same: bool, data_dir: Path | None, redis_url: str | None) -> None:
         echo(f"it is the source from now on (number {number}); devices that synced with another one start over")
 
 
-async def _check(settings: Settings) -> CheckReport:
+async def report_of(settings: Settings) -> CheckReport:
+    """Check the source that settings name. Raises LedgerError where a ledger is needed and cannot be opened."""
     if settings.source == "postgres":
         from projections.entities.postgres.check.check import check as check_postgres
         from projections.entities.postgres.mapping.mapping import load_mapping

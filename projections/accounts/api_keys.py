@@ -22,7 +22,7 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger, InvalidInput, LedgerError, Refused
 
-SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read")
+SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read", "proxy.check")
 PREFIX: Final = "slk_"
 MAX_NAME_CHARS: Final = 100
 _ID_CHARS: Final = 16

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -48,7 +48,7 @@ def with_ports(text: str, ports: dict[str, int]) -> str:
     return re.sub(r"\b(2283|8000|8001|8080)\b", lambda match: str(ports[match[0]]), text)
 
 
-def settings_of(text: str) -> dict[str, str]:
+def settings_of(text: str) -> dict[str, Any]:
     """Read a block of settings as RunningService takes them."""
     pairs = (line.split("=", 1) for line in text.splitlines())
     return {name.removeprefix("LEDGER_").lower(): value for name, value in pairs}
@@ -158,7 +158,7 @@ async def test_beside_a_provider(
                     )
                 assert signed_in.status_code == 201, signed_in.text
                 tokens.append(signed_in.json()["accessToken"])
-            lives_as_told(proxy, *tokens, lambda token: simulate(proxy, token))
+            lives_as_told(proxy, tokens[0], tokens[1], lambda token: simulate(proxy, token))
 
 
 def test_beside_a_backend_that_signs_tokens_itself(

@@ -21,6 +21,8 @@ class PhotoBackend(HttpServer):
     def __init__(self) -> None:
         super().__init__(_handler(self))
         self.port = int(self.url.rpartition(":")[2])
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        """What is answered instead, by path as it came."""
         self.targets: list[str] = []
         """Each request's target as it came, in order."""
         self.headers: list[dict[str, str]] = []
@@ -29,6 +31,7 @@ class PhotoBackend(HttpServer):
 
     def forget(self) -> None:
         """Forget what was asked so far."""
+        self.answers.clear()
         self.targets.clear()
         self.headers.clear()
         self.upload_began.clear()
@@ -44,7 +47,8 @@ def _handler(backend: PhotoBackend) -> type[QuietHandler]:
                 self.echo()
                 return
             taken = self.take_body()
-            self.reply(str(taken).encode() if taken else ANSWER)
+            status, body = backend.answers.get(backend.targets[-1], (200, str(taken).encode() if taken else ANSWER))
+            self.reply(body, status)
 
         do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
@@ -69,8 +73,8 @@ def _handler(backend: PhotoBackend) -> type[QuietHandler]:
                 left -= len(piece)
             return size - left
 
-        def reply(self, body: bytes) -> None:
-            self.send_response(200)
+        def reply(self, body: bytes, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
