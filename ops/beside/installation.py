@@ -37,10 +37,11 @@ BY_ADDRESS: Final[tuple[tuple[str, Check], ...]] = (
     ("socket", routes.socket),
 )
 BY_PROBE: Final[tuple[tuple[str, Check], ...]] = (
-    ("no fallback", routes.no_fallback),
     ("stream", streams.stream),
+    ("slow phones", streams.backpressure),
     ("client", streams.client),
     ("time-outs", streams.timeouts),
+    ("no fallback", routes.no_fallback),  # last: a proxy that falls back goes on to do so for a while
 )
 
 

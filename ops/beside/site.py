@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -15,6 +16,8 @@ from ops.beside.mending import Lines, kind_of, told
 
 ANSWER_S: Final = 15.0
 MOST_BYTES: Final = 64 << 10
+_BUFFER_BYTES: Final = 64 << 10
+"""So that the kernel holds little for who reads slowly."""
 
 
 class Answer(NamedTuple):
@@ -51,9 +54,12 @@ class Site:
         """Which proxy answers, as far as it says."""
         self.client = httpx.AsyncClient(
             base_url=url,
-            verify=ssl.create_default_context(),
+            transport=httpx.AsyncHTTPTransport(
+                verify=ssl.create_default_context(),
+                trust_env=False,
+                socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)],
+            ),
             timeout=httpx.Timeout(ANSWER_S, read=ANSWER_S + pause_s),
-            trust_env=False,
             headers={"user-agent": "syncledger-check"},
         )
 

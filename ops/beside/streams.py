@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
 import httpx
 import msgspec
 
-from endpoints.sync.probe import PATH
+from endpoints.sync.probe import BULK_BYTES, BULK_LINES, PATH, BulkLine
 from ops.beside.checked import Checked
 from ops.beside.mending import CLIENT, PATIENT, UNBUFFERED
 from ops.beside.site import Site, is_ours
@@ -16,6 +17,8 @@ from ops.settings.durations import format_duration
 
 JUDGED_S: Final = 1.5
 """The pause by which is judged whether lines are gathered."""
+UNREAD_S: Final = 2.0
+"""How long a phone reads nothing."""
 USUAL_S: Final = 60.0
 """After which proxies give up by themselves."""
 LIE: Final = "203.0.113.9"
@@ -40,6 +43,29 @@ async def stream(site: Site) -> Checked:
         says = f"the proxy compresses ({packed}) what the ledger did not: it may hold lines back"
         return Checked("stream", "warn", says, site.mend(UNBUFFERED))
     return Checked("stream", "ok", f"lines arrive as they are made ({gap_s:.1f} s apart)")
+
+
+async def backpressure(site: Site) -> Checked:
+    """Check that a slow phone slows the ledger down, and nothing in between takes a stream in its place."""
+    headers = {"x-api-key": site.key, "accept-encoding": "gzip"}
+    rest, sent_s, lines = b"", 0.0, 0
+    async with site.client.stream("GET", f"{PATH}?answer=bulk", headers=headers) as response:
+        await asyncio.sleep(UNREAD_S)
+        async for piece in response.aiter_bytes():
+            *whole, rest = (rest + piece).split(b"\n") if b"\n" in piece else (rest + piece,)
+            lines += len(whole)
+            for line in whole:
+                sent_s = msgspec.json.decode(line, type=BulkLine).sent_s
+    if lines != BULK_LINES:
+        return Checked("slow phones", "FAIL", f"a large stream ended cleanly after {lines} of {BULK_LINES} lines")
+    size = f"{BULK_LINES * BULK_BYTES >> 20} MiB"
+    if sent_s < UNREAD_S / 2:
+        says = (
+            f"the proxy took {size} within {sent_s:.1f} s for a phone that read nothing: it fills its disk, and the "
+            "ledger does not see who is slow or gone"
+        )
+        return Checked("slow phones", "FAIL", says, site.mend(UNBUFFERED))
+    return Checked("slow phones", "ok", f"{size} wait in the ledger until they are read")
 
 
 async def timeouts(site: Site) -> Checked:
