@@ -23,7 +23,6 @@ from endpoints.http.request import Request
 from endpoints.http.sending import TRANSPORT, always, guarded
 from endpoints.services import Services
 from endpoints.sync.stream import JSON_LINES
-from ledger.errors import Unavailable
 
 PATH: Final = "/api/sync/probe"
 SCOPE: Final = "proxy.check"
@@ -74,7 +73,9 @@ class Probe:
         wanted = bodies.query(req, ProbeQuery)
         resp.set_header("cache-control", "no-store")
         if wanted.answer == "unavailable":
-            raise Unavailable("as was asked for")
+            resp.status = falcon.HTTP_503
+            resp.set_header("retry-after", str(_RETRY_S))
+            return
         if wanted.answer == "nothing":
             transport: asyncio.Transport | None = req.scope.get("extensions", {}).get(TRANSPORT)
             if transport is not None:

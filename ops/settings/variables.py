@@ -99,7 +99,7 @@ VARIABLES: dict[str, Variable] = {
 }
 """By the field a variable sets; `group.field` is a field of one of the settings' parts."""
 
-CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY"}
+CLIENT_VARIABLES = {"LEDGER_TOKEN", "LEDGER_API_KEY", "LEDGER_API_KEY_FILE"}
 """What commands that talk to a service read themselves; a shell may have them set when it serves."""
 
 
