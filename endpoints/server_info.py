@@ -109,7 +109,11 @@ class About:
 def routes(services: Services) -> Iterator[Route]:
     """List the routes under /api/server."""
     settings = services.settings
-    features = ServerFeaturesDto(oauth=services.provider is not None, oauth_auto_launch=settings.oauth_auto_launch)
+    features = ServerFeaturesDto(
+        oauth=services.provider is not None,
+        oauth_auto_launch=settings.oauth_auto_launch,
+        password_login=bool(settings.tokens_elsewhere),  # at the backend that gives tokens out
+    )
     config = ServerConfigDto(
         external_domain=settings.external_domain,
         login_page_message=settings.login_page_message,

@@ -27,6 +27,9 @@ _ACK_REFUSED: Final = (400, 404, 405, 421)
 async def address(site: Site) -> Checked:
     """Check that anything answers, over TLS."""
     answer = await site.ask("GET", "/api/server/ping")
+    if answer.status in (301, 302, 303, 307, 308):
+        where = answer.headers.get("location", "nowhere")[:200]
+        return Checked("address", "FAIL", f"leads on to {where}: phones post to it, so check the address it leads to")
     name = {"": "a proxy that does not say what it is"}.get(site.kind, site.kind)
     if not site.url.startswith("https://") and not site.url.startswith(
         ("http://127.", "http://localhost", "http://[::1]")

@@ -181,6 +181,8 @@ def test_beside_a_backend_that_signs_tokens_itself(
             assert answer.status_code == (201 if password == PASSWORD else 401), answer.text
             return str(answer.json().get("accessToken", ""))
 
+        features = httpx.get(f"{proxy}/api/server/features", trust_env=False).json()
+        assert (features["passwordLogin"], features["oauth"]) == (True, False), "by which the app shows its form"
         assert token("a guess") == ""
         phone, tablet = Phone(proxy, token()), Phone(proxy, token())
         asset = phone.upload().json()["id"]

@@ -141,6 +141,7 @@ async def test_what_does_not_fit_is_401_and_named(service: Service, issuer: Oidc
         ({"aud": "another service"}, "claim aud"), ({"aud": None}, "claim aud"), ({"exp": None}, "claim exp"),
         ({"exp": "soon"}, "claim exp"), ({"exp": 1e300}, "claim exp"), ({"exp": True}, "claim exp"),
         ({"nbf": now + 900}, "claim nbf"), ({"exp": now - 60}, "expired"),
+        ({"events": 7}, "not made to admit"),
         ({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}, "not made to admit"),
     ):  # fmt: skip
         assert named in await refused(service, token(issuer, **claims)), claims

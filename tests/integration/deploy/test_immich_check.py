@@ -198,6 +198,9 @@ def test_what_cannot_be_asked_is_said_and_stops_nothing_else(
     assert "LEDGER_API_KEY" in checks["stream"]["says"]
     nowhere = commands.run("immich", "check", "--url", f"http://127.0.0.1:{free_port()}")
     assert (nowhere.code, "FAIL  address" in nowhere.out, "skip  stream" in nowhere.out) == (1, True, True)
+    immich.answers["/api/server/ping"] = (308, b"")
+    _, checks = check("nginx")
+    assert "address" in faults(checks)
     for wrong in (
         ("--url", "photos.example.org"),
         ("--url", "https://x/photos"),
