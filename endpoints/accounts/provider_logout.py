@@ -26,7 +26,7 @@ async def end_sessions(services: Services, sender: LogoutSender, over: LoggedOut
     if over.provider_session is not None:
         digest = provider_session_digest(over.issuer, over.provider_session)
         found, failed = await ledger.all_by_provider_session(digest)
-        ending = sorted(found)
+        ending = sorted((user, sid) for user, sid in found if over.session in (None, sid))
     elif user := await _user_of(services, over):
         ending = await _signed_in(ledger, user, sender.name, over.before_us)
     else:

@@ -139,7 +139,8 @@ async def test_what_does_not_fit_is_401_and_named(service: Service, issuer: Oidc
         ({"sub": None}, "claim sub"), ({"sub": "a|b"}, "claim sub"), ({"sub": "x" * 300}, "claim sub"),
         ({"iss": "https://other.example"}, "claim iss"),
         ({"aud": "another service"}, "claim aud"), ({"aud": None}, "claim aud"), ({"exp": None}, "claim exp"),
-        ({"exp": "soon"}, "claim exp"), ({"exp": 1e300}, "claim exp"), ({"exp": True}, "claim exp"),
+        ({"exp": "soon"}, "claim exp"), ({"exp": 1e300}, "claim exp"),
+        ({"exp": now - 60, "aud": "another"}, "claim aud"), ({"exp": True}, "claim exp"),
         ({"nbf": now + 900}, "claim nbf"), ({"exp": now - 60}, "expired"),
         ({"events": 7}, "not made to admit"),
         ({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}, "not made to admit"),
@@ -270,6 +271,10 @@ async def test_the_backend_logs_a_session_or_a_user_out(workers: Open, issuer: O
     status, told = await logout(service, issuer.logout_token(None, sub=None, **{claim: "tablet"}))
     assert status == 200, told
     assert [(await service.ask("GET", ACK, each)).status_code for each in shown.values()] == [200, 401, 200]
+    status, _ = await logout(service, issuer.logout_token(None, sub="ann", **{claim: "phone"}))
+    assert status == 200
+    assert (await service.ask("GET", ACK, stranger)).status_code == 200, "who has a session of the same name"
+    assert [(await service.ask("GET", ACK, each)).status_code for each in shown.values()] == [401, 401, 200]
     status, _ = await logout(service, issuer.logout_token(sub="ann"))
     assert status == 200
     assert [(await service.ask("GET", ACK, each)).status_code for each in shown.values()] == [401, 401, 401]

@@ -83,7 +83,8 @@ class LoggedOut(NamedTuple):
     """What a provider's logout token ends: one session at the provider, or all of a subject. At least one is given.
 
     Sessions that began at `before_us` or later are not meant, so showing a token again does little. `user` is given
-    where the token itself says which user the subject is.
+    where the token itself says which user the subject is, and `session` where it names one session here: others that
+    the provider calls the same are not meant then.
     """
 
     issuer: str
@@ -91,6 +92,7 @@ class LoggedOut(NamedTuple):
     provider_session: str | None
     before_us: int
     user: str | None = None
+    session: str | None = None
 
 
 class LogoutSender(Protocol):

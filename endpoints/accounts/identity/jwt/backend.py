@@ -12,7 +12,7 @@ from typing import Final
 
 from joserfc.jwk import Key
 
-from endpoints.accounts.identity.jwt.claims import Admitted, admitted
+from endpoints.accounts.identity.jwt.claims import Admitted, admitted, session_id
 from endpoints.accounts.identity.jwt.config import JwtConfig
 from endpoints.accounts.identity.oidc.http import Http
 from endpoints.accounts.identity.oidc.logout import check_logout_token, refused
@@ -129,7 +129,10 @@ class JwtBackend:
             raise SignInRefused(
                 "logout_token_invalid", f"The logout token needs a claim sid or {config.user_claim}: whose it is"
             )
-        return over._replace(user=user if isinstance(user, str) else None)
+        session = None
+        if over.subject is not None and over.provider_session is not None:
+            session = session_id(config.issuer, over.subject, over.provider_session)
+        return over._replace(user=user if isinstance(user, str) else None, session=session)
 
     async def health(self) -> tuple[bool, str]:
         """Tell whether tokens can be checked, in words; raises nothing, and waits at most ANSWER_S."""
