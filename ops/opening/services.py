@@ -20,6 +20,7 @@ from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
+from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.tokens import TokenIssuer
 from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
@@ -58,6 +59,8 @@ async def open_services(
     provider = make_provider(settings)
     if provider is not None:
         closing.push_async_callback(provider.close)
+        provider.health()  # looks at it, so that what signing in cannot do is in the log before anybody tries
+    conflicts = ClaimConflicts(found.store)
     immich = await open_immich(settings, found, source) if settings.identity == IMMICH else None
     if immich is not None:
         closing.push_async_callback(immich.close)
@@ -69,6 +72,13 @@ async def open_services(
     archive = ArchiveLook(found)
     if wrong := await archive.wrong():
         log.error("histories are not whole: %s", wrong)
+
+    async def who_identifies() -> IdentityReadiness | msgspec.UnsetType:
+        if immich is not None:
+            return IdentityReadiness("immich", *await immich.health())
+        if provider is None or (health := provider.health()) is None:
+            return msgspec.UNSET
+        return IdentityReadiness("oidc", health.ok, "; ".join(filter(None, (health.text, await conflicts.told()))))
 
     async def readiness() -> Readiness:
         await found.presence.check()
@@ -85,7 +95,7 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
-            identity=msgspec.UNSET if immich is None else IdentityReadiness("immich", *await immich.health()),
+            identity=await who_identifies(),
         )
 
     return found, Services(
@@ -94,6 +104,7 @@ async def open_services(
         auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich),
         tokens=tokens,
         identities=found.identities,
+        claim_conflicts=conflicts,
         credentials=open_credentials(found, settings),
         provider=provider,
         limits=limits,

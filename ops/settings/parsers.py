@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
+from endpoints.accounts.identity.claim_paths import parts_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.settings.durations import format_duration, parse_duration
@@ -91,6 +92,14 @@ def line(text: str) -> str:
     if not text.strip().isprintable() or len(text) > LONGEST_TEXT:
         raise ValueError(f"one line of at most {LONGEST_TEXT} printable characters is expected")
     return text.strip()
+
+
+def claim(text: str) -> str:
+    """Read the path of a claim."""
+    path = line(text)
+    if path:
+        parts_of(path)
+    return path
 
 
 def name(text: str) -> str:

@@ -47,7 +47,7 @@ def refused(folder: Path, settings: dict[str, str]) -> subprocess.CompletedProce
             pytest.param(settings, named, marks=pytest.mark.soak)
             for settings, named in (
                 ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, "LEDGER_OIDC_CLIENT_ID"),
-                (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_ALGORITHMS"),
+                (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_CLIENT_SECRET"),
                 ({"LEDGER_TOKEN_KEY": "hunter2"}, "LEDGER_TOKEN_KEY"),
                 ({"LEDGER_TRUSTED_PROXIES": "*"}, "LEDGER_TRUSTED_PROXIES"),
             )
