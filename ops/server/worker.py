@@ -26,6 +26,7 @@ from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 from ops.server.connection_balance import Acceptor, Load
+from ops.server.http_rules import answer_without_chunks, check_host, check_version, target_of
 from ops.server.proxies import ProxyHint, trust, trusts
 from ops.settings.settings import Settings
 
@@ -167,10 +168,21 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise TunnelError
             return
+        version = self.parser.get_http_version()
+        check_version(version)
+        check_host(version, self.headers)
+        target = target_of(self.url)
+        if target.host is not None:  # it goes before the field (RFC 9112, section 3.2.2)
+            self.headers[:] = [(name, target.host if name == b"host" else value) for name, value in self.headers]
         if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
             self._looked_at = True
             self.server_state.proxy_hint.look(self.headers, self.client)
+        self.url = b"/"  # uvicorn would take what is behind two slashes for a host
         super().on_headers_complete()
+        self.scope["path"], self.scope["raw_path"] = target.path, target.raw_path
+        self.scope["query_string"] = target.query
+        if version == "1.0":
+            answer_without_chunks(self.cycle)
         self.headers = _TRAILERS
         self._in_body = True
 

@@ -10,9 +10,12 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from endpoints.http import openapi
+from endpoints.http.routing import Router
 from endpoints.routes import build, routes
 from tests.support.phones.http import Service, serving
 from tests.support.stores.fake_store import FakeStore
+
+falcon.inspect.register_router(Router)(falcon.inspect.inspect_compiled_router)
 
 
 @pytest.fixture
