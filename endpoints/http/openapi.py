@@ -29,6 +29,7 @@ _SCHEMES: Final = {
     "sessionKey": {"type": "apiKey", "in": "query", "name": "sessionKey"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "apiKeyParam": {"type": "apiKey", "in": "query", "name": "apiKey"},
+    "apiKeyBearer": {"type": "http", "scheme": "bearer", "bearerFormat": "slk_…", "description": "An API key"},
 }
 _REFUSALS: Final = {
     403: "Another origin's page may not ask for this",

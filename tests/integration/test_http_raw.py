@@ -156,7 +156,7 @@ class Answer(NamedTuple):
 async def exchange(port: int, sent: bytes, count: int = 1) -> list[Answer]:
     """Send something and read so many answers, and what else comes until the end where the last one says it is that."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    found = []
+    found: list[Answer] = []
     try:
         writer.write(sent)
         async with asyncio.timeout(20):

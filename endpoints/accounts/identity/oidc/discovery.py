@@ -7,7 +7,7 @@ used, and that is told: a document is written by people, and one empty line of i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import msgspec
 
@@ -135,5 +135,5 @@ def _usable(told: dict[str, Any], member: str, config: OidcConfig) -> str | None
     return value if isinstance(value, str) and not _address_problem(value, config) else None
 
 
-def _is_words(value: Any) -> bool:
+def _is_words(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
