@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -19,11 +18,11 @@ _HOST: Final = re.compile(
 )
 _TARGET: Final = re.compile(rb"[!-~]+")
 
-Fields = Sequence[tuple[bytes, bytes]]
+Fields = list[tuple[bytes, bytes]]
 
 
 class BadHeadError(Exception):
-    """Ends the parsing of a request whose head must be answered with 400."""
+    """Ends the parsing of a request whose head must be answered with 400; its text says why, in ASCII."""
 
 
 class Target(NamedTuple):
@@ -46,32 +45,40 @@ def target_of(url: bytes) -> Target:
     A path may begin with two slashes, which no host follows, though a URL would have one there.
     """
     if b"#" in url or not _TARGET.fullmatch(url):
-        raise BadHeadError("a target holds neither a fragment nor what is no plain character")
+        raise BadHeadError("The target of a request holds no fragment and plain characters only")
     host = None
     if not url.startswith(b"/"):
         absolute = _ABSOLUTE.fullmatch(url)
         if absolute is None:
-            raise BadHeadError("a target is a path, or a URL")
+            raise BadHeadError("The target of a request is a path, or a URL")
         host, url = absolute.groups()
         _check_host(host)
     path, _, query = url.partition(b"?")
     return Target(host, path or b"/", query)
 
 
-def check_version(version: str) -> None:
-    """Refuse a version that is not spoken here; raises BadHeadError."""
+def read_head(version: str, url: bytes, fields: Fields) -> Target:
+    """Read what a request is about; raises BadHeadError for a head that HTTP has refused.
+
+    A host that the target names takes the place of the one in `fields` (section 3.2.2).
+    """
     if version not in VERSIONS:
-        raise BadHeadError("HTTP/1.1 is spoken here, and 1.0")
+        raise BadHeadError("HTTP/1.1 is spoken here, and HTTP/1.0")
+    _check_hosts(version, fields)
+    target = target_of(url)
+    if target.host is not None:
+        fields[:] = [(name, target.host if name == b"host" else value) for name, value in fields]
+    return target
 
 
-def check_host(version: str, fields: Fields) -> None:
+def _check_hosts(version: str, fields: Fields) -> None:
     """Refuse a head without a host, with several, or with none that could be one (section 3.2); raises BadHeadError.
 
     Two servers that choose another one of two would each take the request for another's.
     """
     hosts = [value for name, value in fields if name == b"host"]
     if len(hosts) > 1 or (not hosts and version != "1.0"):
-        raise BadHeadError("a request has one Host")
+        raise BadHeadError("A request has one Host field")
     for host in hosts:
         _check_host(host.strip(b" \t"))
 
@@ -100,4 +107,4 @@ def answer_without_chunks(cycle: RequestResponseCycle) -> None:
 def _check_host(host: bytes) -> None:
     found = _HOST.fullmatch(host)
     if found is None or int(found[1] or found[2] or 0) > MOST_PORT:
-        raise BadHeadError("a host is a name or an address, perhaps with a port")
+        raise BadHeadError("A Host is a name or an address, perhaps with a port")

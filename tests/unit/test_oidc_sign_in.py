@@ -210,7 +210,8 @@ async def test_without_a_claim_that_the_settings_name_nobody_signs_in(
     server: OidcServer, setting: str, there: dict[str, Any]
 ) -> None:
     server.claims = there
-    error = await refused(server, try_in(server, **{setting: "realm_access.user"}))
+    changes: dict[str, Any] = {setting: "realm_access.user"}
+    error = await refused(server, try_in(server, **changes))
     assert error.reason == "claim_missing"
     assert f"realm_access.user, which LEDGER_OIDC_{setting.upper()} names" in str(error)
     assert "claim_missing" in COUNTERS["sign_in_refused"].values
