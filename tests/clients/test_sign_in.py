@@ -50,13 +50,15 @@ def service(provider: Oidc, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         web = f"{service.url}/auth/login"
         provider.client(NATIVE.client_id, redirect_uris=[NATIVE.redirect_uri, web], post_logout_redirect_uris=[web])
         provider.back_channel(NATIVE.client_id, f"{service.url}/api/oauth/backchannel-logout")
-        for login in ("ann", "with-role", "userinfo-email", "upper-email"):
+        for login in ("ann", "with-role", "userinfo-email"):
             claims = {"ledger_library": LIBRARY} | ({"immich_role": "admin"} if login == "with-role" else {})
             if login == "userinfo-email":
                 provider.account(login, id_token={**claims, "email": None}, userinfo=claims)
             else:
                 provider.account(login, id_token=claims, userinfo=claims)
         provider.account("bob", id_token={"ledger_library": "photos-of-bob"})
+        upper = {"ledger_library": LIBRARY, "email": "  Upper.Email@Example.TEST "}
+        provider.account("upper-email", id_token=upper)
         service.put(LIBRARY, DemoLibrary(user="ann", name="Ann", assets=300))
         yield service
 
