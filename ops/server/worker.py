@@ -179,6 +179,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
             self._looked_at = True
             self.server_state.proxy_hint.look(self.headers, self.client)
+        self.expect_100_continue &= version != "1.0"  # which knows of no answer before the answer
         self.url = b"/"  # uvicorn would take what is behind two slashes for a host
         super().on_headers_complete()
         self.scope["path"], self.scope["raw_path"] = target.path, target.raw_path

@@ -50,6 +50,9 @@ CASES: dict[str, Case] = {
     "HTTP/1.0": Case(get(PING, version=b"1.0"), (200,), b"pong"),
     "HTTP/1.0 without a host": Case(get(PING, b"", b"1.0"), (200,), b"pong"),
     "HTTP/1.0 that would stay": Case(get(PING, b"connection: keep-alive\r\n", b"1.0") + get(PING), (200,)),
+    "HTTP/1.0 that expects": Case(
+        post(b"/api/nothing", b"expect: 100-continue\r\ncontent-length: 2\r\n", b"{}", b"1.0"), (404,)
+    ),
     "HTTP/2.0 in a line": Case(get(PING, version=b"2.0"), (400,)),
     "the preface of HTTP/2": Case(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,)),
     "HTTP/9.9": Case(get(PING, version=b"9.9"), (400,)),
@@ -61,6 +64,10 @@ CASES: dict[str, Case] = {
     "the same host twice": Case(get(PING, HOST + HOST), (400,)),
     "two hosts of old": Case(get(PING, HOST + HOST, b"1.0"), (400,)),
     "an empty host": Case(get(PING, b"host:\r\n"), (200,), b"pong"),
+    "an empty host of a browser": Case(
+        b"DELETE /api/sessions HTTP/1.1\r\nhost:\r\norigin: https://x.example\r\ncookie: immich_access_token=x\r\n\r\n",
+        (403,),
+    ),
     "two hosts in one": Case(get(PING, b"host: a.example b.example\r\n"), (400,)),
     "a host with a user": Case(get(PING, b"host: ann@photos.example\r\n"), (400,)),
     "a host with a path": Case(get(PING, b"host: photos.example/x\r\n"), (400,)),

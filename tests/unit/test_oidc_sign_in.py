@@ -279,8 +279,13 @@ async def test_a_key_of_another_tenant_signs_nobody_in(shared_by_tenants: OidcSe
     assert str(error) == "The ID token is signed with a key of another tenant"
 
 
-@pytest.mark.parametrize("issuer", ["{}/common", "{}/a/b/v2.0", "{}/common/v2.0/", "{}/common/v3.0"])
-async def test_a_place_for_the_tenant_stands_for_one_name_alone(shared_by_tenants: OidcServer, issuer: str) -> None:
+@pytest.mark.parametrize(
+    "issuer",
+    ["{}/common", "{}/a/b/v2.0", "{}/common/v2.0/", "{}/common/v3.0", f"{{}}/{TENANT}/v2.0", "{}/contoso.example/v2.0"],
+)
+async def test_a_place_for_the_tenant_stands_for_several_tenants_alone(
+    shared_by_tenants: OidcServer, issuer: str
+) -> None:
     server = shared_by_tenants
     written = issuer.format(server.issuer)
     server.moved = {written.removeprefix(server.issuer).rstrip("/"): ""}

@@ -13,8 +13,8 @@ from typing import Any, Final
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 TENANT: Final = "{tenantid}"
 _TENANT_ID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_TENANTS: Final = r"[A-Za-z0-9.-]{1,255}"
-"""What stands in the place of a tenant in settings: `common`, `organizations`."""
+_SEVERAL: Final = "(?:common|organizations|consumers)"
+"""What stands in the place of a tenant in settings that mean several. Who names one tenant gets that one's issuer."""
 
 
 def discovery_address(issuer: str) -> str:
@@ -32,7 +32,7 @@ def is_meant(issuer: str, told: str) -> bool:
     if told.count(TENANT) != 1:
         return told == issuer
     before, _, behind = told.partition(TENANT)
-    return re.fullmatch(re.escape(before) + _TENANTS + re.escape(behind), issuer) is not None
+    return re.fullmatch(re.escape(before) + _SEVERAL + re.escape(behind), issuer) is not None
 
 
 def of_token(issuer: str, claims: Mapping[str, Any]) -> str:
