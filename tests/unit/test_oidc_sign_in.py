@@ -259,6 +259,8 @@ async def test_a_token_of_any_tenant_signs_in_as_of_that_tenant(shared_by_tenant
         {"tid": [TENANT]},
         {"iss": ELSEWHERE},
         {"iss": "{tenantid}"},
+        {"iss": "{tenantid}", "tid": None},
+        {"iss": "{tenantid}", "tid": "{tenantid}"},
     ],
 )
 async def test_a_token_that_is_not_of_its_tenant_is_refused(

@@ -38,12 +38,17 @@ def is_meant(issuer: str, told: str) -> bool:
 def of_token(issuer: str, claims: Mapping[str, Any]) -> str:
     """Tell the issuer that a token must have: the one told of, with the token's own tenant where it has a place.
 
-    A token without a tenant that could be one gets the place itself, which no token's issuer is.
+    A token without a tenant that could be one gets the place itself (`names_none`), and is to be refused.
     """
     tenant = claims.get("tid")
     if TENANT not in issuer or not isinstance(tenant, str) or not _TENANT_ID.fullmatch(tenant):
         return issuer
     return issuer.replace(TENANT, tenant)
+
+
+def names_none(issuer: str) -> bool:
+    """Tell whether there still is a place where a tenant should be."""
+    return TENANT in issuer
 
 
 def may_be(issuer: str, named: str) -> bool:

@@ -29,8 +29,8 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One provider and this service's place at it; raises InvalidInput naming the settings that do not fit.
 
     `issuer` may also be the address of the discovery document. Claims are named by their paths (`claim_paths`); one may
-    be empty: then nothing is read from it. `end_session_endpoint` stands in for the one the
-    provider tells; `token_auth` for the best it says it takes.
+    be empty: then nothing is read from it. `end_session_endpoint` stands in for the one the provider tells;
+    `token_auth` for the best it says it takes.
     """
 
     issuer: str

@@ -8,7 +8,7 @@ from typing import Any, Final
 from authlib.oidc.core import CodeIDToken
 from joserfc.errors import ClaimError, ExpiredTokenError
 
-from endpoints.accounts.identity.issuers import may_sign, of_token
+from endpoints.accounts.identity.issuers import may_sign, names_none, of_token
 from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.oidc.signatures import Signed
 from endpoints.accounts.identity.port import MAX_SUBJECT_CHARS, SignInRefused
@@ -28,6 +28,8 @@ def check_id_token(
     if "at_hash" in claims and not is_id(claims["at_hash"]):
         raise _unfit("at_hash")
     token_issuer = of_token(issuer, claims)
+    if names_none(token_issuer):
+        raise SignInRefused("issuer_mismatch", "The ID token's tid is missing or is no tenant's")
     if not may_sign(signed.key_issuer, issuer, token_issuer):
         raise SignInRefused("issuer_mismatch", "The ID token is signed with a key of another tenant")
     expected = CodeIDToken(

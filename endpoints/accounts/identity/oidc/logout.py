@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 
-from endpoints.accounts.identity.issuers import may_sign, of_token
+from endpoints.accounts.identity.issuers import may_sign, names_none, of_token
 from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.oidc.id_token import is_id
 from endpoints.accounts.identity.oidc.signatures import Signed
@@ -51,7 +51,8 @@ def check_logout_token(config: OidcConfig, issuer: str, signed: Signed, now_s: f
     subject, provider_session = claims.get("sub"), claims.get("sid")
     given = [value for value in (subject, provider_session) if value is not None]
     good = (
-        may_sign(signed.key_issuer, issuer, token_issuer)
+        not names_none(token_issuer)
+        and may_sign(signed.key_issuer, issuer, token_issuer)
         and signed.typ.lower() in _TYPES
         and now_s - claims["iat"] <= MAX_AGE_S + config.clock_skew_s
         and _is_logout(claims)
