@@ -94,7 +94,7 @@ COUNTERS: Final[dict[str, Known]] = {
         "Types of the protocol that apps asked for and this version does not know, left out beside a backend."
     ),
     # By streams that were sent to their end, each of which counts a row it meets again once more; and by writes to a
-    # catalog, over HTTP or by the command, which count a row when it begins to wait.
+    # catalog, over HTTP or by the command, which count a row that is new among those that wait.
     "rows_held_back": Known(
         "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
         "entity_type",

@@ -45,7 +45,7 @@ class Written(Struct):
     """What became of entities: taken (written anew), unchanged, and refused as (index, path, message).
 
     `waiting` counts those of the taken and unchanged that refer to rows which are not there, and so wait; `held_back`
-    those that began to, by entity type.
+    those that are new among what waits, by entity type.
     """
 
     taken: int = 0
