@@ -19,7 +19,7 @@ from endpoints.services import Services
 from ledger.keys import check_name
 from projections.accounts.api_keys import ApiKey
 from projections.entities.catalog.catalog import Catalog
-from projections.entities.catalog.ingest import Refusal, ingest
+from projections.entities.catalog.ingest import Refusal, ingest, note_held_back
 
 
 class WaitingRows(msgspec.Struct, frozen=True):
@@ -72,11 +72,10 @@ class Entities:
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
         """Take what fits and report what does not; the body is never held whole."""
-        await self._services.auth.key(req, "entities.write")
+        await self._services.auth.key(req, "entities.write", library)
         check_name("library", library)
         report = await ingest(self._catalog, library, bodies.chunks(req))
-        for held in report.waits:
-            await self._services.counters.note("rows_held_back", held.rows, entity_type=held.entity_type)
+        await note_held_back(self._services.counters, report)
         waits = [WaitingRows(held.entity_type, held.rows, held.example_id, held.parent) for held in report.waits]
         counts = (report.lines, report.taken, report.unchanged, report.refused)
         send(resp, IngestReportDto(*counts, report.refusals, report.waiting, waits))
@@ -84,7 +83,7 @@ class Entities:
     async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
         """Send what `import` can read again: living entities, no delete markers, unless told also those that wait."""
         wanted = bodies.query(req, EntitiesQuery)
-        who = await self._services.auth.scoped(req, "entities.read")
+        who = await self._services.auth.scoped(req, "entities.read", library)
         lives = always
         if not isinstance(who, ApiKey):
             ledger = self._services.ledger

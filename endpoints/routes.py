@@ -13,6 +13,7 @@ from endpoints.http import errors
 from endpoints.http.operations import Route
 from endpoints.http.refusals import Refusals
 from endpoints.http.request import Correlation, Request
+from endpoints.http.routing import Router
 from endpoints.openapi import pages
 from endpoints.services import Services
 from endpoints.sync import acks, probe, stream
@@ -47,7 +48,7 @@ def routes(services: Services) -> Iterator[Route]:
 
 def build(services: Services) -> App:
     """Build the ASGI app."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()], router=Router())
     refusals = Refusals(services)
     errors.install(app, refusals.judged)
     for route in routes(services):

@@ -46,7 +46,7 @@ class ServerFeaturesDto(msgspec.Struct, frozen=True, rename="camel"):
     search: bool = False
     sidecar: bool = False
     smart_search: bool = False
-    trash: bool = True
+    trash: bool = False
 
 
 class ServerConfigDto(msgspec.Struct, frozen=True, rename="camel"):

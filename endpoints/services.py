@@ -12,6 +12,7 @@ from endpoints.accounts.identity.port import IdentityProvider, LogoutSender
 from endpoints.http.limits import Limits
 from ledger.errors import Refused
 from ledger.log.service import Ledger
+from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.tokens import TokenIssuer
@@ -56,9 +57,14 @@ class HttpSettings(msgspec.Struct, frozen=True):
 
 
 class IdentityReadiness(msgspec.Struct, frozen=True):
-    """How the service is that admits tokens, where that is another one; what it must be asked for is 503 without it."""
+    """How who tells who somebody is, where that is another service. While one that admits tokens is down, what must be
+    asked of it is 503.
 
-    kind: Literal["immich", "jwt"]
+    While an OpenID Connect provider is down nobody signs in, and sessions go on. `text` also says what signing in
+    cannot do because of what the provider says of itself, and for how many users its claim names another one.
+    """
+
+    kind: Literal["immich", "jwt", "oidc"]
     ok: bool
     text: str
 
@@ -83,7 +89,7 @@ class Readiness(msgspec.Struct, frozen=True):
     """What an operator must know: where the store is, what an answered write is worth there, and how the source is.
 
     `archive`: what keeps older events from being read, nothing if all can be. `identity` tells how who admits tokens
-    is, where that is not this service itself.
+    or signs users in is, where that is not this service itself.
     """
 
     store: str
@@ -123,6 +129,7 @@ class Services(msgspec.Struct, frozen=True):
     auth: Auth
     tokens: TokenIssuer
     identities: Identities
+    claim_conflicts: ClaimConflicts
     credentials: Credentials
     provider: IdentityProvider | None
     limits: Limits

@@ -22,6 +22,7 @@ LedgerError
 │   └── NoLedger              the store holds none, and none is begun here; or not the one that was here before
 └── CorruptLedger             stored data contradicts itself
     ├── UnknownEvent          an event written by a newer version
+    ├── UserKeyUnreadable     the key that seals what events hold of a user cannot be read as configured
     └── NotAllEnded           sessions that were to end and cannot be read; all others have ended
 """
 
@@ -164,6 +165,10 @@ class CorruptLedger(LedgerError):
 
 class UnknownEvent(CorruptLedger):
     """An event of a type or schema this version does not know; a newer version wrote it."""
+
+
+class UserKeyUnreadable(CorruptLedger):
+    """The key of a user's personal texts cannot be read; the message says what to mend, and names the user."""
 
 
 class NotAllEnded(CorruptLedger):

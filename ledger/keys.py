@@ -64,6 +64,11 @@ def origins() -> bytes:
     return b"ledger:origins"
 
 
+def claim_conflicts() -> bytes:
+    """Hash: a user -> another one, whom the claim of the former's identity names."""
+    return b"ledger:claim-conflicts"
+
+
 def unknown_types() -> bytes:
     """Hash: a type of the protocol that apps asked for and nobody here knows -> when they last did, in µs."""
     return b"ledger:unknown-types"

@@ -55,6 +55,9 @@ COUNTERS: Final[dict[str, Known]] = {
             "id_token_invalid",
             "nonce_mismatch",
             "id_token_expired",
+            "id_token_too_large",
+            "claim_missing",
+            "claim_differs",
             "email_missing",
             "not_registered",
             "email_taken",
@@ -70,6 +73,9 @@ COUNTERS: Final[dict[str, Known]] = {
         "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
     ),
     "slow_bodies": Known("Requests answered 408 because their body stopped coming or came too slowly."),
+    "claim_conflicts": Known(
+        "Sign-ins of known identities whose claim names another user; `syncledger user conflicts` names who."
+    ),
     "source_unavailable": Known("Requests answered 503 and streams broken off because the source did not answer."),
     "sessions_mended": Known("Sessions that could not be read and were made anew from their events."),
     "sessions_damaged": Known("Sessions that could not be read nor mended; the log names them, at most once a minute."),
@@ -87,7 +93,8 @@ COUNTERS: Final[dict[str, Known]] = {
     "unknown_types": Known(
         "Types of the protocol that apps asked for and this version does not know, left out beside a backend."
     ),
-    # By streams that were sent to their end, and by writes to a catalog; each counts a row it meets again once more.
+    # By streams that were sent to their end, each of which counts a row it meets again once more; and by writes to a
+    # catalog, over HTTP or by the command, which count a row that is new among those that wait.
     "rows_held_back": Known(
         "Rows that a stream or a write met and that no device could store, so that they wait, by entity type.",
         "entity_type",

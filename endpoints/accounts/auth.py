@@ -17,7 +17,7 @@ from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import SessionEnded
-from projections.accounts.api_keys import ApiKey, ApiKeys
+from projections.accounts.api_keys import PREFIX, ApiKey, ApiKeys
 
 CACHED_TOKENS: Final = 8192
 SHORT_ID_CHARS: Final = 12
@@ -53,7 +53,7 @@ def presented(req: Request) -> Presented:
         return Presented(Kind.SHARE, "")
     token = _first_token(given) or _bearer(given)
     if token:
-        return Presented(Kind.TOKEN, token)
+        return _token_or_key(token)
     return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1"))
 
 
@@ -63,8 +63,13 @@ def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
         return Presented(Kind.SHARE, "")
     token = _first_token(given) or _param(req, "sessionKey") or _bearer(given)
     if token:
-        return Presented(Kind.TOKEN, token)
+        return _token_or_key(token)
     return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1") or _param(req, "apiKey"))
+
+
+def _token_or_key(value: str) -> Presented:
+    """Tell a token from an API key of ours where either may be: scrapers send nothing but `Authorization: Bearer`."""
+    return Presented(Kind.KEY if value.startswith(PREFIX) else Kind.TOKEN, value)
 
 
 def _first_token(given: dict[bytes, bytes]) -> str:
@@ -181,21 +186,23 @@ class Auth:
             await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)
 
-    async def scoped(self, req: Request, scope: str) -> Caller | ApiKey:
-        """Admit a session's token, or an API key that has `scope`."""
+    async def scoped(self, req: Request, scope: str, library: str | None = None) -> Caller | ApiKey:
+        """Admit a session's token, or an API key that has `scope`, in `library` where it is about one."""
         kind, value = presented(req)
         if kind is Kind.TOKEN:
             return await self._from_token(value)
         if kind is Kind.COOKIE:
             return await self._from_cookie(req, value)
         key = await self._known_key(kind, value, scope)
-        if key is None or scope not in key.scopes:
-            raise Forbidden(f"Missing required permission: {scope}")
-        return key
+        if key is not None and key.may(scope, library):
+            return key
+        if key is not None and scope in key.library_scopes:
+            raise Forbidden("This API key is for another library")
+        raise Forbidden(f"Missing required permission: {scope}")
 
-    async def key(self, req: Request, scope: str) -> ApiKey:
-        """Admit only an API key that has `scope`."""
-        who = await self.scoped(req, scope)
+    async def key(self, req: Request, scope: str, library: str | None = None) -> ApiKey:
+        """Admit only an API key that has `scope`, in `library` where it is about one."""
+        who = await self.scoped(req, scope, library)
         if isinstance(who, Caller):
             raise Forbidden(f"Missing required permission: {scope}")
         return who

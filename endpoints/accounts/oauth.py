@@ -124,6 +124,7 @@ class OAuth:
         async with counted(services, req):
             self._sign_in.provider()
         await services.identities.unlink(state.user)
+        await services.claim_conflicts.forget(state.user)
         send(resp, await describe(services, state.user, state.library, iso_ms(state.created_at_us)))
 
     async def on_get_mobile_redirect(self, req: Request, resp: falcon.asgi.Response) -> None:

@@ -64,7 +64,7 @@ async def counted(services: Services, req: Request, resp: falcon.asgi.Response |
         yield
     except (SignInRefused, InvalidInput) as refused:
         reason = refused.reason if isinstance(refused, SignInRefused) else "answer_invalid"
-        log.warning("sign-in refused: %s [%s]", reason, req.correlation_id)
+        log.warning("sign-in refused: %s: %s [%s]", reason, refused, req.correlation_id)
         if resp is not None:
             cookies.clear(resp, *cookies.OAUTH)
         await services.counters.note("sign_in_refused", reason=reason)
@@ -133,13 +133,16 @@ class SignIn:
                 register=services.settings.auto_register,
                 now_us=services.ledger.clock(),
             )
+        await services.claim_conflicts.note(profile.user, identity.user)
         if profile != before:
             await services.source.renamed(profile.library, profile.user)
         return profile
 
     async def link(self, identity: Identity, user: str, library: str) -> Profile:
-        """Let a user sign in with an identity that belongs to nobody else."""
+        """Let a user sign in with an identity that belongs to nobody else, and whose claim names nobody else."""
         services = self._services
+        if identity.user not in (None, user):
+            raise SignInRefused("claim_differs", "The identity provider says that this account is another user's")
         await services.limits.account(_account(identity))
         before = await services.identities.profile(user)
         with _told_why():

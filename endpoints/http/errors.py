@@ -9,6 +9,8 @@ LedgerError            status
 ├── Forbidden          403
 ├── Limited            429 with Retry-After
 ├── Unavailable        503 with Retry-After: an app logs out on 401, so trouble in a store must never look like one
+├── CredentialUnreadable, UserKeyUnreadable, LayoutError
+│                      503 with Retry-After: the keys or places given are not the ledger's; logged in one line
 └── all others         500, logged
 
 Beside these: BodyTooSlow 408, and the connection ends; what Falcon itself refuses, like a body too large, as it is.
@@ -32,6 +34,7 @@ from endpoints.http.request import Request
 from ledger.errors import (
     InvalidAck,
     InvalidInput,
+    LayoutError,
     LedgerError,
     LedgerGone,
     NoSuchSession,
@@ -42,7 +45,9 @@ from ledger.errors import (
     Refused,
     SessionEnded,
     Unavailable,
+    UserKeyUnreadable,
 )
+from projections.accounts.credentials import CredentialUnreadable
 from projections.archive.errors import ArchiveNotGiven
 from projections.entities.source import SourceUnavailable
 
@@ -54,6 +59,8 @@ MAX_MESSAGE_CHARS: Final = 300
 MAX_PROBLEMS: Final = 100
 """Of one request; else a body of 1 MB could be answered with 20 MB."""
 _WS_CODES: Final = 3000
+_MISCONFIGURED: Final = (CredentialUnreadable, UserKeyUnreadable, LayoutError)
+"""What only an operator can mend: by a key or a place that the settings must name."""
 INTERNAL: Final = "Internal server error"
 _CODES: Final = (
     (re.compile(r"^Expected `\w+` of length (>=|==)|^Expected `\w+` >"), "too_small"),
@@ -154,6 +161,8 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
         case NotReplicated() | ArchiveNotGiven() | LedgerGone():
             return 503, _said(error)
+        case _ if isinstance(error, _MISCONFIGURED):
+            return 503, ErrorDto("This service is not configured as its ledger needs; its log says what to mend")
         case NotAllEnded():
             return 500, _said(error)
         case Unavailable():
@@ -202,6 +211,8 @@ def _problem(path: tuple[str | int, ...], message: str) -> Problem:
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, Unavailable | Limited):
         return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, _MISCONFIGURED):
+        return {"retry-after": "30"}
     if isinstance(error, BodyTooSlow):
         return {"connection": "close"}  # nobody waits for the rest of the body
     if isinstance(error, falcon.HTTPError):
@@ -215,7 +226,7 @@ def _log(status: int, error: Exception, req: Request) -> None:
     where = "%s %s %s [%s]"
     if isinstance(error, Rebuilding | LedgerGone):  # an operator's matter, at every request of the sessions it is about
         log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
-    elif isinstance(error, Unavailable):
+    elif isinstance(error, (Unavailable, *_MISCONFIGURED)):
         log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
     else:
         log.error(where, status, req.method, path, req.correlation_id, exc_info=error)

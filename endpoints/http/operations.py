@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 SESSION: Final = ("bearer", "cookie", "userToken", "sessionToken", "sessionKey")
-KEY: Final = ("apiKey", "apiKeyParam")
+KEY: Final = ("apiKey", "apiKeyParam", "apiKeyBearer")
 EITHER: Final = SESSION + KEY
 NOBODY: Final = ()
 NDJSON: Final = "application/x-ndjson"

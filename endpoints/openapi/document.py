@@ -38,6 +38,7 @@ _SCHEMES: Final = {
         "description": "As `syncledger key create` prints",
     },
     "apiKeyParam": {"type": "apiKey", "in": "query", "name": "apiKey"},
+    "apiKeyBearer": {"type": "http", "scheme": "bearer", "bearerFormat": "slk_…", "description": "An API key"},
 }
 _REFUSALS: Final = {
     403: "Another origin's page may not ask for this",

@@ -13,7 +13,8 @@ from click import echo
 from ledger.keys import check_name
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.opening.ledger import opened
-from projections.entities.catalog.ingest import IngestReport, ingest
+from projections.counters import Counters
+from projections.entities.catalog.ingest import IngestReport, ingest, note_held_back
 
 _READ_BYTES = 1 << 20
 
@@ -46,6 +47,7 @@ def import_entities(
                 size = file.stat().st_size if file.is_file() else None
                 with progress(f"importing {file}", size) as advance:
                     reports[str(file)] = await ingest(found.catalog, library, _chunks(file, advance))
+                await note_held_back(Counters(found.store), reports[str(file)])
         return reports
 
     reports = run(work())

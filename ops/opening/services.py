@@ -21,6 +21,7 @@ from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
+from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.tokens import TokenIssuer
 from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
 from projections.counters import Counters
@@ -31,6 +32,7 @@ from projections.unknown_types import UnknownTypes
 
 if TYPE_CHECKING:
     from endpoints.accounts.identity.jwt.backend import JwtBackend
+    from endpoints.accounts.identity.port import IdentityProvider
     from projections.immich.identity import ImmichIdentity
 
 log = logging.getLogger("syncledger.app")
@@ -63,6 +65,8 @@ async def open_services(
     provider = make_provider(settings)
     if provider is not None:
         closing.push_async_callback(provider.close)
+        provider.health()  # looks at it, so that what signing in cannot do is in the log before anybody tries
+    conflicts = ClaimConflicts(found.store)
     immich = await open_immich(settings, found, source) if settings.identity == IMMICH else None
     if immich is not None:
         closing.push_async_callback(immich.close)
@@ -93,7 +97,7 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
-            identity=await _identity(immich, jwt),
+            identity=await _identity(immich, jwt, provider, conflicts),
         )
 
     return found, Services(
@@ -102,6 +106,7 @@ async def open_services(
         auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
         tokens=tokens,
         identities=found.identities,
+        claim_conflicts=conflicts,
         credentials=open_credentials(found, settings),
         provider=provider,
         limits=limits,
@@ -118,11 +123,20 @@ async def open_services(
     )
 
 
-async def _identity(immich: ImmichIdentity | None, jwt: JwtBackend | None) -> IdentityReadiness | msgspec.UnsetType:
-    """Tell how the service is that admits tokens; nothing where that is this one."""
+async def _identity(
+    immich: ImmichIdentity | None,
+    jwt: JwtBackend | None,
+    provider: IdentityProvider | None,
+    conflicts: ClaimConflicts,
+) -> IdentityReadiness | msgspec.UnsetType:
+    """Tell how who tells who somebody is, where that is another service; nothing where it was not looked at yet."""
     if immich is not None:
         return IdentityReadiness("immich", *await immich.health())
-    return msgspec.UNSET if jwt is None else IdentityReadiness("jwt", *await jwt.health())
+    if jwt is not None:
+        return IdentityReadiness("jwt", *await jwt.health())
+    if provider is None or (health := provider.health()) is None:
+        return msgspec.UNSET
+    return IdentityReadiness("oidc", health.ok, "; ".join(filter(None, (health.text, await conflicts.told()))))
 
 
 class ArchiveLook:

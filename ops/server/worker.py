@@ -26,6 +26,7 @@ from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 from ops.server.connection_balance import Acceptor, Load
+from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
 from ops.settings.settings import Settings
 
@@ -110,6 +111,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         """When the application is asked without a body, or after the answer when the connection ends."""
         self._unfinished: object = None
         """The scope of a request whose head did not come whole at once."""
+        self._bad_head = ""
+        """What is wrong with the head that ended the parsing."""
         self._looked_at = False
         self._head_bytes = 0
         self._first_bytes = 0
@@ -167,10 +170,22 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise TunnelError
             return
+        version = self.parser.get_http_version()
+        try:
+            target = read_head(version, self.url, self.headers)
+        except BadHeadError as error:
+            self._bad_head = str(error)
+            raise
         if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
             self._looked_at = True
             self.server_state.proxy_hint.look(self.headers, self.client)
+        self.expect_100_continue &= version != "1.0"  # which knows of no answer before the answer
+        self.url = b"/"  # uvicorn would take what is behind two slashes for a host
         super().on_headers_complete()
+        self.scope["path"], self.scope["raw_path"] = target.path, target.raw_path
+        self.scope["query_string"] = target.query
+        if version == "1.0":
+            answer_without_chunks(self.cycle)
         self.headers = _TRAILERS
         self._in_body = True
 
@@ -212,7 +227,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
             cycle.disconnected = True
             cycle.message_event.set()
-        super().send_400_response(msg)
+        super().send_400_response(self._bad_head or msg)
 
     def _head_size(self) -> int:
         between = len(b": \r\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
+from endpoints.accounts.identity.claim_paths import parts_of
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.settings.durations import format_duration, parse_duration
@@ -94,10 +95,19 @@ def line(text: str) -> str:
 
 
 def claim(text: str) -> str:
-    """Read the name of a claim in a token."""
-    if not line(text):
+    """Read the path of a claim; empty for none."""
+    path = line(text)
+    if path:
+        parts_of(path)
+    return path
+
+
+def needed_claim(text: str) -> str:
+    """Read the path of a claim that every token has."""
+    path = claim(text)
+    if not path:
         raise ValueError("the name of a claim is expected, such as sid")
-    return line(text)
+    return path
 
 
 def name(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from endpoints.accounts.identity.oidc.config import ALGORITHMS, TokenAuth
+from endpoints.accounts.identity.oidc.config import ALGORITHMS, ALL_ALGORITHMS, TokenAuth
 from ops.archive.options import PLACE_VARIABLES
 from ops.settings import parsers as read
 from ops.settings.identity import Identity
@@ -64,13 +64,13 @@ VARIABLES: dict[str, Variable] = {
     "oidc.client_secret": Variable("LEDGER_OIDC_CLIENT_SECRET", read.secret, secret=True),
     "oidc.scope": Variable("LEDGER_OIDC_SCOPE", read.scope),
     "oidc.prompt": Variable("LEDGER_OIDC_PROMPT", read.line),
-    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*sorted(ALGORITHMS))),
+    "oidc.algorithms": Variable("LEDGER_OIDC_ALGORITHMS", read.choices(*sorted(ALL_ALGORITHMS))),
     "oidc.token_auth": Variable("LEDGER_OIDC_TOKEN_AUTH", read.choice(TokenAuth)),
     "oidc.clock_skew_s": Variable("LEDGER_OIDC_CLOCK_SKEW", read.duration(0, 600)),
     "oidc.end_session": Variable("LEDGER_OIDC_END_SESSION", read.https_url),
-    "oidc.user_claim": Variable("LEDGER_OIDC_USER_CLAIM", read.line),
-    "oidc.library_claim": Variable("LEDGER_OIDC_LIBRARY_CLAIM", read.line),
-    "oidc.role_claim": Variable("LEDGER_OIDC_ROLE_CLAIM", read.line),
+    "oidc.user_claim": Variable("LEDGER_OIDC_USER_CLAIM", read.claim),
+    "oidc.library_claim": Variable("LEDGER_OIDC_LIBRARY_CLAIM", read.claim),
+    "oidc.role_claim": Variable("LEDGER_OIDC_ROLE_CLAIM", read.claim),
     "oidc.mobile_redirect_uri": Variable("LEDGER_OIDC_MOBILE_REDIRECT_URI", read.https_address),
     "oidc.auto_register": Variable("LEDGER_OIDC_AUTO_REGISTER", read.flag),
     "oidc.auto_launch": Variable("LEDGER_OIDC_AUTO_LAUNCH", read.flag),
@@ -84,9 +84,9 @@ VARIABLES: dict[str, Variable] = {
     "jwt.issuer": Variable("LEDGER_JWT_ISSUER", read.line),
     "jwt.audience": Variable("LEDGER_JWT_AUDIENCE", read.line),
     "jwt.jwks": Variable("LEDGER_JWT_JWKS", read.https_url),
-    "jwt.session_claim": Variable("LEDGER_JWT_SESSION_CLAIM", read.claim),
-    "jwt.user_claim": Variable("LEDGER_JWT_USER_CLAIM", read.claim),
-    "jwt.library_claim": Variable("LEDGER_JWT_LIBRARY_CLAIM", read.claim),
+    "jwt.session_claim": Variable("LEDGER_JWT_SESSION_CLAIM", read.needed_claim),
+    "jwt.user_claim": Variable("LEDGER_JWT_USER_CLAIM", read.needed_claim),
+    "jwt.library_claim": Variable("LEDGER_JWT_LIBRARY_CLAIM", read.needed_claim),
     "jwt.algorithms": Variable("LEDGER_JWT_ALGORITHMS", read.choices(*sorted(ALGORITHMS))),
     "jwt.clock_skew_s": Variable("LEDGER_JWT_CLOCK_SKEW", read.duration(0, 600)),
     "gumnut.url": Variable("LEDGER_GUMNUT_URL", read.https_url),

@@ -23,6 +23,8 @@ from ledger import keys
 from ledger.errors import CorruptLedger, InvalidInput, LedgerError, Refused
 
 SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read", "proxy.check")
+OF_A_LIBRARY: Final = frozenset(("entities.read", "entities.write"))
+"""The scopes that a key may have in one library alone."""
 PREFIX: Final = "slk_"
 MAX_NAME_CHARS: Final = 100
 _ID_CHARS: Final = 16
@@ -34,13 +36,23 @@ log = logging.getLogger("syncledger.api_keys")
 
 
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is kept of a key. `id` is the start of `hash`, which is SHA-256 hex."""
+    """What is kept of a key. `id` is the start of `hash`, which is SHA-256 hex.
+
+    A key bound to a `library` has its scopes there alone, and they are in `library_scopes`: versions that know of no
+    such keys see one without any scope, not one for all libraries.
+    """
 
     id: str
     hash: str
     name: str
     scopes: tuple[str, ...]
     created_at_us: int
+    library: str = ""
+    library_scopes: tuple[str, ...] = ()
+
+    def may(self, scope: str, library: str | None = None) -> bool:
+        """Tell whether the key has a scope in a library; None for what belongs to none."""
+        return scope in self.scopes or (library == self.library != "" and scope in self.library_scopes)
 
 
 class _Store(Protocol):
@@ -60,11 +72,21 @@ class ApiKeys:
         self._noted_us: dict[str, int] = {}
         self._notes: set[asyncio.Task[None]] = set()
 
-    async def create(self, scopes: Iterable[str], *, name: str, now_us: int) -> tuple[str, ApiKey]:
-        """Make a key and return it, for the only time, with what is kept of it; raises InvalidInput."""
+    async def create(
+        self, scopes: Iterable[str], *, name: str, now_us: int, library: str | None = None
+    ) -> tuple[str, ApiKey]:
+        """Make a key and return it, for the only time, with what is kept of it; raises InvalidInput.
+
+        With a `library` it is bound to that one.
+        """
         text = PREFIX + secrets.token_urlsafe(32)
         digest = _digest(text)
-        key = ApiKey(digest[:_ID_CHARS], digest, _name(name), _scopes(scopes), now_us)
+        wanted = _scopes(scopes)
+        if library is None:
+            key = ApiKey(digest[:_ID_CHARS], digest, _name(name), wanted, now_us)
+        else:
+            _check_bound(library, wanted)
+            key = ApiKey(digest[:_ID_CHARS], digest, _name(name), (), now_us, library, wanted)
         taken = await self._run("HSETNX", keys.api_keys(), key.id, msgspec.json.encode(key))
         if taken != 1:
             raise Refused("Two keys got the same id; try again")
@@ -150,6 +172,13 @@ def _name(name: str) -> str:
     if len(name) > MAX_NAME_CHARS or not (name.isprintable() or not name):
         raise InvalidInput([(("name",), f"must have at most {MAX_NAME_CHARS} printable characters")])
     return name
+
+
+def _check_bound(library: str, scopes: Iterable[str]) -> None:
+    keys.check_name("library", library)
+    if others := [scope for scope in scopes if scope not in OF_A_LIBRARY]:
+        text = f"{', '.join(others)} cannot be bound to a library, as {' and '.join(sorted(OF_A_LIBRARY))} can"
+        raise InvalidInput([(("scopes",), text)])
 
 
 def _scopes(scopes: Iterable[str]) -> tuple[str, ...]:

@@ -43,6 +43,25 @@ async def erase_user(ledger: Ledger, identities: Identities, user_keys: UserKeys
     return Erasure(ended + meanwhile, identity or await identities.erase(user), key, damaged)
 
 
+class Unlinked(NamedTuple):
+    """What ended with the identities of a user: sessions, whether there was an identity record, damaged sessions."""
+
+    sessions: int
+    identity: bool
+    damaged: tuple[str, ...] = ()
+
+
+async def unlink_user(ledger: Ledger, identities: Identities, user: str, by: Personal) -> Unlinked:
+    """Let all identities and the e-mail address of a user go, and end all their sessions; nothing else is erased.
+
+    The next sign-in of each identity finds a user anew, as its claim says. What broke off is completed by the same done
+    again.
+    """
+    identity = await identities.erase(user)
+    ended, damaged = await _end_all(ledger, user, EndSession("revoked", by))
+    return Unlinked(ended, identity, damaged)
+
+
 async def _end_all(ledger: Ledger, user: str, command: EndSession) -> tuple[int, tuple[str, ...]]:
     """End all sessions of a user; returns how many ended, and which could not."""
     try:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.errors import CorruptLedger, LayoutError
+from ledger.errors import CorruptLedger, LayoutError, UserKeyUnreadable
 from ledger.personal import KEY_BYTES, UserKey
 from ledger.store.interface import Store
 from projections.accounts.credentials import Cipher, CredentialUnreadable
@@ -199,7 +199,7 @@ class UserKeys:
         except ObjectMissing:
             return None
         if size > LARGEST_BYTES:
-            raise CorruptLedger(f"{name} in the place of users' keys has {size:,} bytes: it is no key", object=name)
+            raise UserKeyUnreadable(f"{name} in the place of users' keys has {size:,} bytes: it is no key", object=name)
         return content
 
     def _unwrapped(self, wrapped: bytes, user: str) -> UserKey:
@@ -207,9 +207,15 @@ class UserKeys:
             held = _key.decode(self._cipher.decrypt(wrapped))
             if held.user == user:
                 return UserKey(held.secret)
+        except CredentialUnreadable:
+            raise UserKeyUnreadable(
+                f"the key of user {user} cannot be decrypted: put the key used for it behind the first in "
+                "LEDGER_CREDENTIAL_KEY, then run syncledger credentials rekey",
+                user=user,
+            ) from None
         except (msgspec.DecodeError, ValueError):
             pass
-        raise CorruptLedger(f"the key of user {user} is none, or another user's: it was changed", user=user)
+        raise UserKeyUnreadable(f"the key of user {user} is none, or another user's: it was changed", user=user)
 
     def _keep(self, user: str, key: UserKey) -> UserKey:
         self._known[user] = key, self._now_s()

@@ -56,6 +56,9 @@ def service(provider: Oidc, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 provider.account(login, id_token={**claims, "email": None}, userinfo=claims)
             else:
                 provider.account(login, id_token=claims, userinfo=claims)
+        provider.account("bob", id_token={"ledger_library": "photos-of-bob"})
+        upper = {"ledger_library": LIBRARY, "email": "  Upper.Email@Example.TEST "}
+        provider.account("upper-email", id_token=upper)
         service.put(LIBRARY, DemoLibrary(user="ann", name="Ann", assets=300))
         yield service
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ledger.commands import CreateSession, EndSession
-from ledger.errors import CorruptLedger, LayoutError
+from ledger.errors import CorruptLedger, LayoutError, UserKeyUnreadable
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
 from ledger.personal import plain, text_of
@@ -81,7 +81,7 @@ async def test_an_erased_key_opens_nothing_on_any_worker_after_a_minute(place: P
 
 async def test_keys_lie_wrapped_and_are_wrapped_anew(place: Place) -> None:
     told = (await place.worker().of("ann")).seal(TOLD)
-    with pytest.raises(CredentialUnreadable):
+    with pytest.raises(UserKeyUnreadable):
         await place.worker(NEW).find("ann")
     with pytest.raises(CredentialUnreadable):
         await place.worker(NEW).rewrap()

@@ -87,7 +87,7 @@ async def nothing_is_left(store: Store) -> bool:
 async def test_a_row_without_its_parent_is_sent_when_the_parent_is_there_and_after_it(
     catalog: Catalog, store: Store
 ) -> None:
-    assert await put(catalog, entity("AssetExifV1")) == Written(taken=1, waiting=1)
+    assert await put(catalog, entity("AssetExifV1")) == Written(taken=1, waiting=1, held_back={"AssetExifV1": 1})
     horizon = await catalog.horizon(LIBRARY)
     assert await rows(catalog, "AssetExifV1") == []
     assert await catalog.ahead(LIBRARY, "AssetExifV1", None, horizon) == Ahead(0, None)
@@ -171,13 +171,15 @@ async def test_parents_and_children_in_one_batch_in_any_order(catalog: Catalog, 
 
 
 async def test_owners_are_waited_for_also_where_a_library_has_no_users(catalog: Catalog, store: Store) -> None:
-    assert await put_alone(catalog, entity("AssetV2"), entity("PartnerV1"), entity("AlbumV1")) == Written(3, waiting=3)
+    held_back = {"AssetV2": 1, "PartnerV1": 1, "AlbumV2": 1}
+    written = await put_alone(catalog, entity("AssetV2"), entity("PartnerV1"), entity("AlbumV1"))
+    assert written == Written(3, waiting=3, held_back=held_back)
     assert await living_but_owners(catalog, LIBRARY) == {}
     await put_alone(catalog, entity("UserV1"))
     assert await waiting(catalog) == {"PartnerV1": 1}
     other = {"ownerId": PARTNER_ID}
     written = await put_alone(catalog, entity("AssetV2", id="b", **other), entity("MemoryV1", **other))
-    assert written == Written(taken=2, waiting=2)
+    assert written == Written(taken=2, waiting=2, held_back={"AssetV2": 1, "MemoryV1": 1})
     assert [held.parent for held in await catalog.held_back(LIBRARY)] == [f"user|{PARTNER_ID}"] * 3
     await put_alone(catalog, entity("UserV1", id=PARTNER_ID))
     assert await nothing_is_left(store)
@@ -232,7 +234,9 @@ async def test_a_new_owner_who_is_not_there_leaves_the_former_one_and_another_ta
 
 async def test_what_a_waiting_row_is_to_replace_is_served_until_then(catalog: Catalog) -> None:
     await put(catalog, entity("AlbumV2"), entity("AlbumUserV1", role="viewer"))
-    assert await put(catalog, entity("AlbumV2", thumbnailAssetId=ASSET_ID)) == Written(taken=1, waiting=1)
+    assert await put(catalog, entity("AlbumV2", thumbnailAssetId=ASSET_ID)) == Written(
+        taken=1, waiting=1, held_back={"AlbumV2": 1}
+    )
     assert await data(catalog, "AlbumV2") == [sample("AlbumV2")]
     done = Position(await catalog.horizon(LIBRARY), "")
     await put(catalog, entity("AssetV2"))
@@ -242,11 +246,13 @@ async def test_what_a_waiting_row_is_to_replace_is_served_until_then(catalog: Ca
 
 async def test_an_equal_row_goes_on_waiting_and_another_takes_its_place(catalog: Catalog, store: Store) -> None:
     face = entity("AssetFaceV2")
-    assert await put(catalog, face, face) == Written(taken=1, unchanged=1, waiting=2)
+    assert await put(catalog, face, face) == Written(taken=1, unchanged=1, waiting=2, held_back={"AssetFaceV2": 1})
     horizon = await catalog.horizon(LIBRARY)
     assert await put(catalog, face) == Written(unchanged=1, waiting=1)
     assert await catalog.horizon(LIBRARY) == horizon
-    assert await put(catalog, entity("AssetFaceV2", imageWidth=7)) == Written(taken=1, waiting=1)
+    assert await put(catalog, entity("AssetFaceV2", imageWidth=7)) == Written(
+        taken=1, waiting=1, held_back={"AssetFaceV2": 1}
+    )
     assert await catalog.horizon(LIBRARY) > horizon
     await put(catalog, entity("AssetFaceV2", assetId="b"))
     await put(catalog, entity("AssetV2"))

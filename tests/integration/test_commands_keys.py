@@ -44,6 +44,15 @@ def test_a_key_shows_when_it_was_last_used(commands: Commands) -> None:
     assert commands.inside(lambda found: found.api_keys.used_ms()) == {}
 
 
+def test_a_key_of_one_library_is_listed_with_it(commands: Commands) -> None:
+    commands("key", "create", "--scope", "entities.write", "--library", "photos")
+    (listed,) = commands.json("key", "list")
+    assert (listed["scopes"], listed["library"]) == (["entities.write"], "photos")
+    assert "entities.write  photos" in commands("key", "list")
+    done = commands.run("key", "create", "--scope", "metrics.read", "--library", "photos")
+    assert (done.code, "metrics.read cannot be bound to a library" in done.err) == (2, True)
+
+
 def test_a_rotated_key_signs_and_earlier_ones_verify(commands: Commands) -> None:
     tokens = TokenIssuer(keyring_source(commands.settings))
     old = tokens.issue("ann", 1)

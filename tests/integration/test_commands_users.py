@@ -16,6 +16,7 @@ from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.personal import has_sealed, plain
 from ops.opening.ledger import Opened, now_us, open_credentials
+from projections.accounts.claim_conflicts import ClaimConflicts
 from tests.support.processes.commands import Commands, commands
 from tests.support.stores.dump import bytes_of, values_of
 
@@ -59,6 +60,29 @@ def test_a_user_without_identity_has_sessions_only(commands: Commands) -> None:
     assert commands.json("user", "show", "bob") == {"user": "bob", "sessions": 1}
     done = commands.run("user", "show", "nobody")
     assert (done.code, "nobody" in done.err) == (1, True)
+
+
+def test_who_was_bound_to_a_wrong_user_is_named_and_let_go(commands: Commands) -> None:
+    wrong = sign_in(commands)
+
+    async def again(found: Opened) -> str:
+        profile = await found.identities.sign_in(ISSUER, "1", email="Ann1@Example.org", user="ann", now_us=now_us())
+        await ClaimConflicts(found.store).note(profile.user, "ann")
+        return profile.user
+
+    assert commands.inside(again) == wrong, "the claim came late"
+    assert commands.json("user", "conflicts") == [{"user": wrong, "claim": "ann"}]
+    assert commands("user", "conflicts").split() == ["user", "whom", "the", "claim", "names", wrong, "ann"]
+    done = commands.run("user", "unlink", wrong, input="n\n")
+    assert (done.code, "nothing was changed" in done.err) == (1, True)
+    assert commands("user", "unlink", wrong, "--yes") == "2 sessions ended, identities let go\n"
+    assert commands.json("user", "conflicts") == []
+    assert commands.json("session", "list", "--user", wrong) == []
+    assert commands.inside(again) == "ann"
+    assert commands.json("user", "show", "ann")["email"] == "ann1@example.org"
+    assert commands.json("user", "conflicts") == []
+    assert commands.run("user", "unlink", wrong, "--yes").code == 1
+    assert commands("verify")
 
 
 def test_erasing_a_user_ends_all_sessions_and_leaves_nothing_personal(commands: Commands) -> None:

@@ -86,6 +86,32 @@ async def test_what_waits_for_a_parent_is_told_and_listed_if_wanted(service: Ser
     assert await listed("") == await listed("?waiting=false") == [owner, asset, face]
 
 
+async def test_a_row_is_counted_as_held_back_when_it_begins_to_wait(service: Service, key: str) -> None:
+    faces = [
+        {"type": "AssetFaceV2", "id": f"f{at}", "data": sample("AssetFaceV2", id=f"f{at}", assetId="a1")}
+        for at in (1, 2)
+    ]
+
+    async def counted() -> int:
+        counts = {(count.name, count.label_value): count.value for count in await service.counters.all()}
+        return counts["rows_held_back", "AssetFaceV2"]
+
+    await post(service, key, lines(faces[0]))
+    assert await counted() == 1
+    assert (await post(service, key, lines(faces[0])))["unchanged"] == 1
+    assert await counted() == 1, "it waits since before"
+    await post(service, key, lines(*faces))
+    assert await counted() == 2
+    owner = {"type": "UserV1", "id": USER_ID, "data": sample("UserV1")}
+    await post(service, key, lines(owner))
+    assert await counted() == 2, "what waits is counted by what was written, not by what is there"
+    album = {"type": "AssetFaceV2", "id": "f3", "data": sample("AssetFaceV2", id="f3", assetId="a3")}
+    asset = {"type": "AssetV2", "id": "a3", "data": sample("AssetV2", id="a3")}
+    elsewhere = PATH.replace("/lib/", "/other/")
+    await post(service, key, lines(album, owner, asset), elsewhere)
+    assert await counted() == 2, "its parent came behind it"
+
+
 async def test_an_empty_body_takes_nothing(service: Service, key: str) -> None:
     assert (await post(service, key, b""))["lines"] == 0
 

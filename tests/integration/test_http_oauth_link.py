@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import httpx
+import msgspec
 import pytest
 
 from endpoints.accounts.identity.port import Identity
@@ -85,6 +86,32 @@ async def test_an_email_address_of_somebody_else_is_not_linked(service: Service,
     assert (answer.status_code, answer.json()) == (400, {"message": "OAuth authentication failed"})
     assert await refused(service) == {"email_taken": 1}
     assert await service.identities.user_of(ISSUER, "sub-other") is None
+
+
+async def test_an_identity_whose_claim_names_another_user_is_not_linked(
+    service: Service, provider: MemoryProvider
+) -> None:
+    token = (await service.sign_in("ann")).token
+    claimed = msgspec.structs.replace(ANN, user="bob")
+    answer = await link(service, provider, token, claimed)
+    assert answer.status_code == 400
+    assert answer.json() == {"message": "The identity provider says that this account is another user's"}
+    assert await refused(service) == {"claim_differs": 1}
+    assert await service.identities.user_of(ISSUER, "sub-ann") is None
+    assert (await link(service, provider, token, msgspec.structs.replace(ANN, user="ann"))).status_code == 200
+
+
+async def test_a_claim_that_names_another_user_than_the_known_one_is_told(
+    service: Service, provider: MemoryProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    bound = await user_by_sign_in(service, provider)
+    claimed = msgspec.structs.replace(ANN, user="bob")
+    assert await user_by_sign_in(service, provider, claimed) == bound, "devices and history stay whose they are"
+    assert await service.services.claim_conflicts.all() == {bound: "bob"}
+    assert [record for record in caplog.records if f"user {bound} signed in" in record.getMessage()]
+    async with client(service, authorization=f"Bearer {(await service.sign_in(bound)).token}") as http:
+        assert (await http.post("/api/oauth/unlink")).status_code == 200
+    assert await service.services.claim_conflicts.all() == {}
 
 
 async def test_an_answer_that_is_refused_links_nothing(service: Service, provider: MemoryProvider) -> None:

@@ -130,7 +130,7 @@ async def test_an_answer_that_does_not_fit_what_the_app_kept(
         async with unlogged(caplog, sign_in.state, sign_in.verifier, back.partition("code=")[2].partition("&")[0]):
             answer = await sign_in.come_back(**{"url": back, **change(sign_in, back)})
     await nobody(service, answer, message, reason)
-    line = f"sign-in refused: {reason} [{answer.headers['x-correlation-id']}]"
+    line = f"sign-in refused: {reason}: {message} [{answer.headers['x-correlation-id']}]"
     assert [record.getMessage() for record in caplog.records if "refused" in record.getMessage()] == [line]
 
 

@@ -112,7 +112,32 @@ async def test_a_head_that_is_whole_and_too_long_is_refused(
     parts = (head[:60_000], head[60_000:]) if in_pieces else (head,)
     assert (await exchange(port, *parts, pause_s=0.05)).startswith(b"HTTP/1.1 431 ")
     assert app.scopes == []
-    assert b"200 OK" in await exchange(port, b"GET / HTTP/1.1\r\na: " + b"x" * 60_000 + b"\r\n\r\n")
+    assert b"200 OK" in await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 60_000 + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "raw_path", "query"),
+    [
+        (b"/a%20b?x=%2F#", None, b"", b""),
+        (b"/a%20b?x=%2F?y", "/a b", b"/a%20b", b"x=%2F?y"),
+        (b"//a/b?", "//a/b", b"//a/b", b""),
+        (b"/?", "/", b"/", b""),
+        (b"/a:80/b@c", "/a:80/b@c", b"/a:80/b@c", b""),
+        (b"http://other.example:80/a?b", "/a", b"/a", b"b"),
+        (b"https://other.example:80?b", "/", b"/", b"b"),
+    ],
+)
+async def test_a_target_is_taken_as_it_is(
+    port: int, app: Seen, target: bytes, path: str | None, raw_path: bytes, query: bytes
+) -> None:
+    answer = await exchange(port, b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % target)
+    if path is None:
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        return
+    (scope,) = app.scopes
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, raw_path, query)
+    host = b"other.example:80" if target.startswith(b"http") else b"x"
+    assert scope["headers"] == [(b"host", host)], "what the target names goes before the field"
 
 
 async def test_trailers_are_no_headers(port: int, app: Seen) -> None:

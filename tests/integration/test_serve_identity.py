@@ -19,7 +19,7 @@ from tests.support.gumnut.flow import challenge_of
 from tests.support.gumnut.server import EMAIL, REDIRECT_URI, GumnutServer
 from tests.support.processes.running import COMMAND, RunningService
 from tests.support.stores.dump import bytes_of, values_of
-from tests.support.stores.servers import free_port
+from tests.support.stores.servers import free_port, wait_until
 
 OIDC = {"LEDGER_OIDC_ISSUER": "https://id.example.org", "LEDGER_OIDC_CLIENT_ID": "ledger"}
 
@@ -47,7 +47,7 @@ def refused(folder: Path, settings: dict[str, str]) -> subprocess.CompletedProce
             pytest.param(settings, named, marks=pytest.mark.soak)
             for settings, named in (
                 ({"LEDGER_OIDC_ISSUER": "https://id.example.org"}, "LEDGER_OIDC_CLIENT_ID"),
-                (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_ALGORITHMS"),
+                (OIDC | {"LEDGER_OIDC_ALGORITHMS": "HS256"}, "LEDGER_OIDC_CLIENT_SECRET"),
                 ({"LEDGER_TOKEN_KEY": "hunter2"}, "LEDGER_TOKEN_KEY"),
                 ({"LEDGER_TRUSTED_PROXIES": "*"}, "LEDGER_TRUSTED_PROXIES"),
             )
@@ -95,6 +95,10 @@ def test_a_service_starts_while_its_provider_is_down(tmp_path: Path, valkey_url:
         assert refused.headers["retry-after"]
         with service.client(service.sign_in()) as device:
             assert device.get("/api/sessions").status_code == 200
+        wait_until(lambda: "identity" in client.get("/readyz").json(), "the provider to be looked at")
+        identity = client.get("/readyz").json()["identity"]
+        assert (identity["kind"], identity["ok"]) == ("oidc", False)
+        assert "nobody can sign in: The provider's discovery document did not answer" in identity["text"]
         assert service.faults() == []
     assert "hunter2" not in service.log.read_text()
     assert not service.data_dir.exists()

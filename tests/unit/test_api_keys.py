@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -48,6 +49,23 @@ async def test_keys_are_listed_oldest_first_and_revoked_by_id() -> None:
 async def test_a_key_needs_known_scopes(scopes: list[str]) -> None:
     with pytest.raises(InvalidInput):
         await ApiKeys(FakeStore()).create(scopes, name="", now_us=1)
+
+
+@pytest.mark.parametrize("scopes", [["metrics.read"], ["entities.read", "audit.read"]])
+async def test_what_is_of_no_library_is_not_bound_to_one(scopes: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="Validation") as caught:
+        await ApiKeys(FakeStore()).create(scopes, name="", now_us=1, library="photos")
+    assert f"{scopes[-1]} cannot be bound to a library" in caught.value.problems[0][1]
+    with pytest.raises(InvalidInput):
+        await ApiKeys(FakeStore()).create(["entities.read"], name="", now_us=1, library="a b")
+
+
+async def test_an_earlier_version_finds_a_bound_key_without_scopes() -> None:
+    """It reads the fields it knows; `scopes` is the one that it admits by."""
+    store = FakeStore()
+    await ApiKeys(store).create(["entities.read"], name="", now_us=1, library="photos")
+    (_, raw) = await store.command("HGETALL", keys.api_keys(), key=keys.api_keys())
+    assert json.loads(raw)["scopes"] == []
 
 
 @pytest.mark.parametrize("name", ["x" * 101, "a\nb"])

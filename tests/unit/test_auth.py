@@ -179,6 +179,35 @@ async def test_a_key_is_admitted_for_its_scopes_only() -> None:
         await auth.device(request(x_api_key=text), "sync.stream")
 
 
+async def test_a_key_is_admitted_as_a_bearer_too() -> None:
+    keys = ApiKeys(FakeStore())
+    text, key = await keys.create(["metrics.read"], name="", now_us=1)
+    auth = Auth(read_token, keys)
+    assert presented(request(authorization=f"Bearer {text}")) == Presented(Kind.KEY, text)
+    assert presented(request(query="x=1", authorization=f"bearer {text}")) == Presented(Kind.KEY, text)
+    assert await auth.key(request(authorization=f"Bearer {text}"), "metrics.read") == key
+    with pytest.raises(Unauthenticated, match=r"^Invalid API key$"):
+        await auth.key(request(authorization=f"Bearer {text}x"), "metrics.read")
+    with pytest.raises(Forbidden, match=r"^Sync endpoints cannot be used with API keys$"):
+        await auth.device(request(authorization=f"Bearer {text}"), "sync.stream")
+
+
+async def test_a_key_of_one_library_opens_no_other_and_nothing_beside_libraries() -> None:
+    keys = ApiKeys(FakeStore())
+    text, key = await keys.create(["entities.write"], name="", now_us=1, library="photos")
+    auth = Auth(read_token, keys)
+    asked = request(x_api_key=text)
+    assert await auth.key(asked, "entities.write", "photos") == key
+    for library in ("others", "", None):
+        with pytest.raises(Forbidden, match=r"^This API key is for another library$"):
+            await auth.key(asked, "entities.write", library)
+    for scope in ("entities.read", "audit.read", "metrics.read"):
+        with pytest.raises(Forbidden, match=f"^Missing required permission: {scope}$"):
+            await auth.scoped(asked, scope, "photos")
+    everywhere, all_of_them = await keys.create(["entities.write"], name="", now_us=1)
+    assert await auth.key(request(x_api_key=everywhere), "entities.write", "others") == all_of_them
+
+
 async def test_nothing_and_unknown_keys_are_refused() -> None:
     auth = Auth(read_token, ApiKeys(FakeStore()))
     for given, message in (({}, "Authentication required"), ({"x_api_key": "x"}, "Invalid API key")):

@@ -37,7 +37,9 @@ from ledger.errors import (
     StoreUnavailable,
     TokenReused,
     UnknownEvent,
+    UserKeyUnreadable,
 )
+from projections.accounts.credentials import CredentialUnreadable
 
 MESSAGES: list[tuple[Exception, int, str]] = [
     (InvalidAck("Invalid ack type: X"), 400, "Invalid ack type: X"),
@@ -58,9 +60,11 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (falcon.HTTPUnsupportedMediaType(description="no"), 415, "no"),
     (falcon.HTTPNotFound(description="No such thing"), 404, "No such thing"),
     (StoreReplyError("ERR secret"), 500, errors.INTERNAL),
-    (LayoutError("secret"), 500, errors.INTERNAL),
-    (NoLedger("secret"), 500, errors.INTERNAL),
     (LedgerGone("The store is empty: restore it"), 503, "The store is empty: restore it"),
+    *(
+        (error, 503, "This service is not configured as its ledger needs; its log says what to mend")
+        for error in (LayoutError("secret"), NoLedger("secret"), UserKeyUnreadable("secret"), CredentialUnreadable())
+    ),
     (CorruptLedger("secret"), 500, errors.INTERNAL),
     (UnknownEvent("secret"), 500, errors.INTERNAL),
     (NotAllEnded(["a" * 64]), 500, str(NotAllEnded(["a" * 64]))),
@@ -138,6 +142,17 @@ def test_who_comes_too_often_is_told_when_to_come_again(client: falcon.testing.T
     failing.error = Limited("sign_in", 7)
     assert get(client).headers["retry-after"] == "7"
     assert str(Limited("sign_in", 1)) == "Too many requests; try again in 1 second"
+
+
+@pytest.mark.parametrize("error", [LayoutError("another place"), UserKeyUnreadable("of ann"), CredentialUnreadable()])
+def test_what_only_an_operator_can_mend_is_told_them_in_one_line(
+    client: falcon.testing.TestClient, failing: Failing, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    failing.error = error
+    assert get(client).headers["retry-after"] == "30"
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("ERROR", None)
+    assert str(error) in record.getMessage()
 
 
 def test_every_class_of_the_tree_has_been_thought_of() -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from endpoints.accounts.identity.oidc.config import ALGORITHMS
+from endpoints.accounts.identity.jwks import MAX_TRIES, KeySet
+from endpoints.accounts.identity.oidc.config import ALGORITHMS, SYMMETRIC
+from projections.counters import COUNTERS
 from tests.support.sign_in.oidc_flow import config_of, provider_of, refused, sign_in, try_in
 from tests.support.sign_in.oidc_server import (
     CLIENT_ID,
@@ -85,7 +87,6 @@ FORGED: dict[str, Sign] = {
     "a header that is a text": lambda _: token('"alg"'),
     "an encrypted token": lambda _: token('{"alg": "RSA-OAEP", "enc": "A256GCM"}') + ".c.d",
     "claims that are a list": lambda _: signer(rsa_key())(["iss"]),  # type: ignore[arg-type]
-    "too many claims": lambda claims: signer(rsa_key())({**claims, "more": "x" * 100_000}),
 }
 
 
@@ -183,6 +184,87 @@ async def test_every_algorithm_works_where_it_is_configured_and_nowhere_else(ser
     assert (await try_in(server, algorithms=(alg,))).subject == SUBJECT
     other = "ES256" if alg != "ES256" else "RS256"
     assert (await refused(server, try_in(server, algorithms=(other,)))).reason == "id_token_invalid"
+
+
+@pytest.mark.parametrize("alg", sorted(SYMMETRIC))
+async def test_the_clients_secret_signs_where_the_settings_take_that(server: OidcServer, alg: str) -> None:
+    secret = "the secret of the client, long enough for any of them: 0123456789"
+    sign = signer(OctKey.import_key(secret), alg, kid=None)
+    config = {"client_secret": secret, "algorithms": ("RS256", alg)}
+    async with provider_of(config_of(server, **config)) as provider:
+        signed = await provider._signatures.verify(sign({"sub": SUBJECT}))
+        assert (signed.alg, signed.claims) == (alg, {"sub": SUBJECT})
+        forgers = [hmac_of(rsa_key().as_pem(private=False)), hmac_of(public_jwk())] if alg == "HS256" else []
+        for forger in (*forgers, signer(OctKey.import_key(secret[::-1]), alg, kid="k1")):
+            forged = forger({"sub": SUBJECT})
+            assert "not with this client's secret" in str(await refused(server, provider._signatures.verify(forged)))
+    assert server.times("/jwks") == 0
+
+
+async def test_a_provider_that_signs_with_the_secret_needs_no_keys(server: OidcServer) -> None:
+    server.metadata = {"jwks_uri": None, "id_token_signing_alg_values_supported": ["HS256"]}
+    server.client_secret = CLIENT_SECRET * 2
+    server.sign = hmac_of(server.client_secret.encode())
+    identity = await try_in(server, client_secret=server.client_secret, algorithms=("HS256",))
+    assert identity.subject == SUBJECT
+    assert server.times("/jwks") == 0
+
+
+@pytest.mark.parametrize(
+    ("sign", "named"),
+    [
+        (signer(rsa_key(), "RS512"), "signed with RS512, and LEDGER_OIDC_ALGORITHMS takes RS256, PS256"),
+        (unsigned, "signed with none,"),
+        (hmac_of(b"x"), "signed with HS256,"),
+        (lambda _: token('{"alg": "<script>"}'), "signed with an algorithm of no known name,"),
+        (lambda _: token(json.dumps({"alg": "R" * 4000})), "signed with an algorithm of no known name,"),
+    ],
+    ids=["RS512", "none", "HS256", "no name", "a long name"],
+)
+async def test_a_refusal_says_which_algorithm_came(server: OidcServer, sign: Sign, named: str) -> None:
+    server.sign = sign
+    error = await refused(server, try_in(server, algorithms=("RS256", "PS256")))
+    assert named in str(error)
+
+
+async def test_a_large_token_is_taken_and_one_too_large_has_a_reason_of_its_own(server: OidcServer) -> None:
+    server.claims = {"groups": ["a group of that name"] * 3500}
+    assert (await try_in(server)).subject == SUBJECT
+    server.claims = {"groups": ["a group of that name"] * 5000}
+    error = await refused(server, try_in(server))
+    assert error.reason == "id_token_too_large"
+    assert "131,072 are taken" in str(error)
+    assert "id_token_too_large" in COUNTERS["sign_in_refused"].values
+
+
+async def test_keys_without_a_name_verify_tokens_that_name_one(server: OidcServer) -> None:
+    public = rsa_key().as_dict(private=False)
+    server.keys = [rsa_key("k2")]
+    server.jwks_members = [{name: value for name, value in public.items() if name != "kid"}]
+    assert (await try_in(server)).subject == SUBJECT
+    server.jwks_members = [{**public, "kid": 5}]
+    assert (await try_in(server)).subject == SUBJECT
+    server.jwks_members = [{**public, "kid": "another"}]
+    assert "none of the provider's keys" in str(await refused(server, try_in(server)))
+
+
+@pytest.mark.parametrize("kid", ["k1", None])
+async def test_a_key_behind_hundreds_of_others_is_found(server: OidcServer, kid: str | None) -> None:
+    others = [ECKey.generate_key("P-256", {"kid": f"e{at}"}).as_dict(private=False) for at in range(200)]
+    more = {**rsa_key("k2").as_dict(private=False)}
+    server.jwks_members = ["none", *others, *({**more, "kid": f"r{at}"} for at in range(200))]  # type: ignore[list-item]
+    server.sign = signer(rsa_key(), kid=kid)
+    assert (await try_in(server)).subject == SUBJECT
+
+
+async def test_so_many_keys_are_tried_for_a_token_and_no_more(server: OidcServer) -> None:
+    unnamed = {name: value for name, value in rsa_key("k2").as_dict(private=False).items() if name != "kid"}
+    keys = KeySet([unnamed] * (MAX_TRIES + 5))
+    assert len(keys) == MAX_TRIES + 5
+    assert sum(1 for _ in keys.fitting("RS256", None)) == MAX_TRIES
+    assert sum(1 for _ in keys.fitting("RS256", "k1")) == MAX_TRIES
+    assert list(keys.fitting("ES256", None)) == []
+    assert list(keys.fitting("HS256", None)) == []
 
 
 async def test_a_token_without_kid_is_tried_with_every_key(server: OidcServer) -> None:

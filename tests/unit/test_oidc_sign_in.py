@@ -10,6 +10,7 @@ import pytest
 from endpoints.accounts.identity.oidc.oauth import challenge_of, nonce_of
 from endpoints.accounts.identity.port import Answer, Authorization
 from ledger.errors import InvalidInput
+from projections.counters import COUNTERS
 from tests.support.sign_in.oidc_flow import config_of, provider_of, query_of, refused, sign_in, try_in, unavailable
 from tests.support.sign_in.oidc_server import (
     CLIENT_ID,
@@ -178,6 +179,119 @@ async def test_claims_that_the_settings_name_are_found_in_the_userinfo_too(serve
     server.userinfo |= {"uid": "user-7", "lib": "library-7", "immich_role": "admin", "name": "Not Ann"}
     identity = await try_in(server, user_claim="uid", library_claim="lib")
     assert (identity.user, identity.library, identity.admin, identity.name) == ("user-7", "library-7", True, "Ann")
+
+
+PATHS: dict[str, dict[str, Any]] = {
+    "immich_id": {"immich_id": "user-7"},
+    "realm_access.user": {"realm_access": {"user": "user-7", "roles": ["admin"]}},
+    "https://photos.example/user": {"https://photos.example/user": "user-7"},
+    r"https://photos\.example/ids.user": {"https://photos.example/ids": {"user": "user-7"}},
+    r"a\\b.c": {"a\\b": {"c": "user-7"}},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("where", ["ID token", "userinfo"])
+async def test_a_claim_is_found_by_its_path(server: OidcServer, path: str, where: str) -> None:
+    if where == "userinfo":
+        server.userinfo |= PATHS[path]
+    else:
+        server.claims = PATHS[path]
+    identity = await try_in(server, user_claim=path, role_claim="realm_access.roles")
+    assert identity.user == "user-7"
+    assert identity.admin is (True if path == "realm_access.user" else None)
+
+
+@pytest.mark.parametrize("setting", ["user_claim", "library_claim"])
+@pytest.mark.parametrize(
+    "there", [{}, {"realm_access": "x"}, {"realm_access": {}}, {"realm_access": {"user": ""}}, {"realm_access": None}]
+)
+async def test_without_a_claim_that_the_settings_name_nobody_signs_in(
+    server: OidcServer, setting: str, there: dict[str, Any]
+) -> None:
+    server.claims = there
+    changes: dict[str, Any] = {setting: "realm_access.user"}
+    error = await refused(server, try_in(server, **changes))
+    assert error.reason == "claim_missing"
+    assert f"realm_access.user, which LEDGER_OIDC_{setting.upper()} names" in str(error)
+    assert "claim_missing" in COUNTERS["sign_in_refused"].values
+
+
+TENANT = "7eba4a7f-c34a-4022-a539-395d468be7e0"
+ELSEWHERE = "9188040d-6c67-4c5b-b112-36a304b66dad"
+
+
+def tenants(server: OidcServer, tenant: str = "{tenantid}") -> str:
+    return f"{server.issuer}/{tenant}/v2.0"
+
+
+@pytest.fixture
+def shared_by_tenants(server: OidcServer) -> OidcServer:
+    """Have the provider be as Microsoft's for all tenants: a place in the issuer, and keys that say whose they are."""
+    server.metadata = {"issuer": tenants(server)}
+    server.claims = {"iss": tenants(server, TENANT), "tid": TENANT}
+    server.keys = [rsa_key("k2")]
+    server.jwks_members = [{**rsa_key().as_dict(private=False), "issuer": tenants(server)}]
+    server.moved = {"/common/v2.0": ""}
+    return server
+
+
+async def test_a_token_of_any_tenant_signs_in_as_of_that_tenant(shared_by_tenants: OidcServer) -> None:
+    server = shared_by_tenants
+    identity = await try_in(server, issuer=tenants(server, "common"))
+    assert identity.issuer == tenants(server, TENANT)
+    server.jwks_members[0]["issuer"] = tenants(server, TENANT)
+    assert (await try_in(server, issuer=tenants(server, "common"))).issuer == tenants(server, TENANT)
+    async with provider_of(config_of(server, issuer=tenants(server, "common"))) as provider:
+        assert (await sign_in(server, provider, iss=tenants(server, TENANT))).subject == SUBJECT
+        assert (await refused(server, sign_in(server, provider, iss=tenants(server, ELSEWHERE)))).reason == (
+            "issuer_mismatch"
+        )
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"tid": ELSEWHERE},
+        {"tid": None},
+        {"tid": "common", "iss": "common"},
+        {"tid": ".*"},
+        {"tid": [TENANT]},
+        {"iss": ELSEWHERE},
+        {"iss": "{tenantid}"},
+        {"iss": "{tenantid}", "tid": None},
+        {"iss": "{tenantid}", "tid": "{tenantid}"},
+    ],
+)
+async def test_a_token_that_is_not_of_its_tenant_is_refused(
+    shared_by_tenants: OidcServer, claims: dict[str, Any]
+) -> None:
+    server = shared_by_tenants
+    if "iss" in claims:
+        claims = {**claims, "iss": tenants(server, claims["iss"])}
+    server.claims |= claims
+    error = await refused(server, try_in(server, issuer=tenants(server, "common")))
+    assert error.reason == "issuer_mismatch"
+
+
+async def test_a_key_of_another_tenant_signs_nobody_in(shared_by_tenants: OidcServer) -> None:
+    server = shared_by_tenants
+    server.jwks_members[0]["issuer"] = tenants(server, ELSEWHERE)
+    error = await refused(server, try_in(server, issuer=tenants(server, "common")))
+    assert str(error) == "The ID token is signed with a key of another tenant"
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["{}/common", "{}/a/b/v2.0", "{}/common/v2.0/", "{}/common/v3.0", f"{{}}/{TENANT}/v2.0", "{}/contoso.example/v2.0"],
+)
+async def test_a_place_for_the_tenant_stands_for_several_tenants_alone(
+    shared_by_tenants: OidcServer, issuer: str
+) -> None:
+    server = shared_by_tenants
+    written = issuer.format(server.issuer)
+    server.moved = {written.removeprefix(server.issuer).rstrip("/"): ""}
+    await unavailable(server, try_in(server, issuer=written))
 
 
 async def test_signed_userinfo_is_verified(server: OidcServer) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from endpoints.accounts.identity.oidc.http import MAX_BODY_BYTES
 from endpoints.accounts.identity.oidc.oauth import challenge_of
-from endpoints.accounts.identity.port import ProviderUnavailable, SignInRefused
+from endpoints.accounts.identity.oidc.provider import OidcProvider
+from endpoints.accounts.identity.port import Health, ProviderUnavailable, SignInRefused
 from tests.support.sign_in.oidc_flow import config_of, provider_of, sign_in, try_in, unavailable
 from tests.support.sign_in.oidc_server import REDIRECT_URI, SUBJECT, OidcServer, Page, rsa_key, signer
 from tests.support.stores.servers import free_port
@@ -88,8 +89,9 @@ BAD_METADATA: dict[str, dict[str, Any]] = {
     "a script as its page": {"authorization_endpoint": "javascript:alert(1)"},
     "a page with a user": {"authorization_endpoint": "https://127.0.0.1@evil.example/"},
     "a page with a fragment": {"authorization_endpoint": "https://provider.example/#x"},
-    "userinfo in a file": {"userinfo_endpoint": "file:///etc/passwd"},
-    "an end of the session that is no URL": {"end_session_endpoint": "https://[x"},
+    "no keys": {"jwks_uri": None},
+    "an empty page": {"authorization_endpoint": ""},
+    "an issuer that is no text": {"issuer": ["x"]},
     "a number as an endpoint": {"jwks_uri": 5},
 }
 
@@ -99,6 +101,82 @@ async def test_metadata_that_lead_elsewhere_are_not_followed(server: OidcServer,
     server.metadata = BAD_METADATA[bad]
     await unavailable(server, try_in(server))
     assert {asked.path for asked in server.asked} == {DISCOVERY}
+
+
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "userinfo in a file": ({"userinfo_endpoint": "file:///etc/passwd"}, "userinfo_endpoint"),
+    "userinfo without TLS": ({"userinfo_endpoint": "http://provider.example/userinfo"}, "userinfo_endpoint"),
+    "an empty userinfo": ({"userinfo_endpoint": ""}, "userinfo_endpoint"),
+    "a number as userinfo": ({"userinfo_endpoint": 5}, "userinfo_endpoint"),
+    "an end of the session that is no URL": ({"end_session_endpoint": "https://[x"}, "end_session_endpoint"),
+    "an empty end of the session": ({"end_session_endpoint": ""}, "end_session_endpoint"),
+    "an object as end of the session": ({"end_session_endpoint": {}}, "end_session_endpoint"),
+    "a text as issuer parameter": (
+        {"authorization_response_iss_parameter_supported": "true"},
+        "authorization_response_iss_parameter_supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE)
+async def test_what_is_optional_and_cannot_be_used_is_done_without_and_told(server: OidcServer, unusable: str) -> None:
+    server.metadata, member = UNUSABLE[unusable]
+    async with provider_of(config_of(server)) as provider:
+        identity = await sign_in(server, provider)
+        assert identity.subject == SUBJECT
+        health = await looked_at(provider)
+        assert health.ok
+        assert f"its {member} " in health.text
+        url = await provider.logout_url(identity.credential, None)
+        assert (url is None) is (member == "end_session_endpoint")
+    assert {asked.path for asked in server.asked} <= {DISCOVERY, "/jwks", "/token"}
+
+
+async def test_a_list_of_methods_that_is_none_is_done_without(server: OidcServer) -> None:
+    server.metadata = {"token_endpoint_auth_methods_supported": "client_secret_post"}
+    server.token_auth = "client_secret_basic"
+    async with provider_of(config_of(server)) as provider:
+        assert (await sign_in(server, provider)).subject == SUBJECT
+        assert "LEDGER_OIDC_TOKEN_AUTH" in (await looked_at(provider)).text
+
+
+async def test_settings_stand_in_for_what_cannot_be_used(server: OidcServer) -> None:
+    server.metadata = {"end_session_endpoint": "http://[", "token_endpoint_auth_methods_supported": [5]}
+    page = "https://id.example/bye"
+    config = config_of(server, end_session_endpoint=page, token_auth="client_secret_post")
+    async with provider_of(config) as provider:
+        identity = await sign_in(server, provider)
+        url = await provider.logout_url(identity.credential, None)
+        assert (url or "").startswith(page)
+        assert await looked_at(provider) == Health(ok=True, text="")
+
+
+async def test_it_is_told_where_nobody_can_sign_in(server: OidcServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with provider_of(config_of(server, issuer=f"http://127.0.0.1:{free_port()}")) as provider:
+        health = await looked_at(provider)
+        assert (health.ok, "nobody can sign in" in health.text) == (False, True)
+    assert [record for record in caplog.records if "nobody can sign in" in record.getMessage()]
+    server.metadata = {"id_token_signing_alg_values_supported": ["ES256", "HS256"]}
+    async with provider_of(config_of(server)) as provider:
+        health = await looked_at(provider)
+        assert "is ES256, HS256, and LEDGER_OIDC_ALGORITHMS is RS256" in health.text
+
+
+async def looked_at(provider: OidcProvider) -> Health:
+    """Wait until a provider was looked at."""
+    async with asyncio.timeout(20):
+        while (health := provider.health()) is None:  # noqa: ASYNC110 - it is looked at, and tells nobody when
+            await asyncio.sleep(0.01)
+    return health
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_an_issuer_given_as_its_discovery_address_is_understood(server: OidcServer, slash: str) -> None:
+    server.metadata = {"issuer": server.issuer + slash}
+    server.claims = {"iss": server.issuer + slash}
+    assert (await try_in(server, issuer=server.issuer + DISCOVERY)).issuer == server.issuer + slash
+    server.metadata["issuer"] = f"{server.issuer}/other{slash}"
+    await unavailable(server, try_in(server, issuer=server.issuer + DISCOVERY))
 
 
 @pytest.mark.parametrize("written", ["{}/", "{}/tenant", "http://localhost:{port}"])

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from endpoints.http.routing import Router
 from endpoints.openapi.document import document
 from endpoints.routes import build, routes
 from projections.entities.payloads.meanings import MEANINGS
@@ -18,6 +19,8 @@ from projections.entities.registry import ROWS
 from tests.support.phones.http import Service, serving
 from tests.support.sources.samples import SAMPLES, sample
 from tests.support.stores.fake_store import FakeStore
+
+falcon.inspect.register_router(Router)(falcon.inspect.inspect_compiled_router)
 
 
 @pytest.fixture

@@ -32,6 +32,13 @@ class ProviderUnavailable(Unavailable):
     retry_after_s = 5
 
 
+class Health(NamedTuple):
+    """How signing in is: whether anybody can, and what it cannot do; `text` is empty where all is well."""
+
+    ok: bool
+    text: str
+
+
 class Authorization(NamedTuple):
     """Where to send the user, and the state that must come back with them."""
 
@@ -125,6 +132,10 @@ class IdentityProvider(LogoutSender, Protocol):
 
         `credential` is that of the identity, `return_to` an address the provider may send the user back to.
         """
+        ...
+
+    def health(self) -> Health | None:
+        """Tell how signing in was when that was last looked at; None where it was not. Waits for nothing."""
         ...
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from click import echo
 
+from ledger.keys import MAX_NAME_BYTES
 from ledger.positions import iso_from_us
 from ops.commands.options import json_option, print_json, run, settings_from, store_options
 from ops.commands.tables import columns, minute
@@ -22,13 +23,17 @@ def key() -> None:
 @key.command()
 @click.option("--scope", "scopes", required=True, multiple=True, type=click.Choice(SCOPES), help="May be repeated.")
 @click.option("--name", default="", help="What it is for.")
+@click.option("--library", default=None, help="Only in this library: for entities.read and entities.write.")
 @store_options
-def create(scopes: tuple[str, ...], name: str, data_dir: Path | None, redis_url: str | None) -> None:
+def create(
+    scopes: tuple[str, ...], name: str, library: str | None, data_dir: Path | None, redis_url: str | None
+) -> None:
     """Make a key and print it, alone. It is shown once and kept nowhere."""
 
     async def work() -> str:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url), begin=True) as found:
-            text, _ = await found.api_keys.create(scopes, name=name, now_us=found.ledger.clock())
+            now_us = found.ledger.clock()
+            text, _ = await found.api_keys.create(scopes, name=name, now_us=now_us, library=library)
             return text
 
     echo(run(work()))
@@ -51,9 +56,9 @@ def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> No
     if as_json:
         print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
     else:
-        header = ("id", "made", "last used", "scopes", "name")
+        header = ("id", "made", "last used", "scopes", "library", "name")
         rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]
-        for line in columns([header, *rows], MAX_NAME_CHARS):
+        for line in columns([header, *rows], max(MAX_NAME_CHARS, MAX_NAME_BYTES)):
             echo(line)
     for key_id in damaged:
         echo(f"key {key_id} cannot be read: syncledger key revoke {key_id}, and make another", err=True)
@@ -77,14 +82,16 @@ def revoke(key_id: str, data_dir: Path | None, redis_url: str | None) -> None:
 
 def _row(key: ApiKey, used_ms: int | None) -> tuple[str, ...]:
     used = "never" if used_ms is None else minute(used_ms * 1000)
-    return key.id, minute(key.created_at_us), used, ",".join(key.scopes), key.name
+    scopes = ",".join(key.scopes or key.library_scopes)
+    return key.id, minute(key.created_at_us), used, scopes, key.library or "all", key.name
 
 
 def _json(key: ApiKey, used_ms: int | None) -> dict[str, object]:
     return {
         "id": key.id,
         "name": key.name,
-        "scopes": key.scopes,
+        "scopes": key.scopes or key.library_scopes,
+        "library": key.library or None,
         "createdAt": iso_from_us(key.created_at_us),
         "lastUsedAt": None if used_ms is None else iso_from_us(used_ms * 1000),
     }

@@ -10,12 +10,13 @@ from click import echo
 from ledger import personal
 from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import IMMICH
-from ledger.keys import check_name
+from ledger.keys import MAX_NAME_BYTES, check_name
 from ops.commands.devices.session import BY
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.commands.tables import plain
+from ops.commands.tables import columns, plain
 from ops.opening.ledger import opened
-from projections.accounts.erasure import Erasure, PlainEvents, erase_user, plain_events
+from projections.accounts.claim_conflicts import ClaimConflicts
+from projections.accounts.erasure import Erasure, PlainEvents, Unlinked, erase_user, plain_events, unlink_user
 from projections.accounts.person import Profile
 
 _NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
@@ -75,6 +76,7 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     async def work() -> tuple[Erasure, PlainEvents]:
         async with opened(settings) as found:
             erased = await erase_user(found.ledger, found.identities, found.user_keys, user, personal.plain(BY))
+            await ClaimConflicts(found.store).forget(user)
             for library in await found.catalog.libraries():
                 try:
                     await found.catalog.renamed(library, user)  # other devices there had the name
@@ -106,6 +108,62 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
         echo(f"library {library} may still show the name: {why}", err=True)
     if erased.damaged or left.unread or unchanged:
         raise click.exceptions.Exit(1)
+
+
+@user.command()
+@click.argument("user")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_options
+def unlink(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
+    """Let the identities of a user go, who was bound to the wrong one, and sign out their devices.
+
+    With its next sign-in an identity becomes the user whom its claim names (LEDGER_OIDC_USER_CLAIM), or a new one. The
+    history of this user stays as it is; name and e-mail address are known again from that sign-in.
+    """
+    check_name("USER", user)
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if not yes and not click.confirm(f"Sign out {user} everywhere and let their identities go?", err=True):
+        raise click.ClickException("nothing was changed")
+
+    async def work() -> Unlinked:
+        async with opened(settings) as found:
+            unlinked = await unlink_user(found.ledger, found.identities, user, personal.plain(BY))
+            await ClaimConflicts(found.store).forget(user)
+            return unlinked
+
+    done = run(work())
+    if not any(done):
+        raise click.ClickException(_NOBODY)
+    identity = "identities let go" if done.identity else "there was no identity"
+    echo(f"{done.sessions:,} {'session' if done.sessions == 1 else 'sessions'} ended, {identity}")
+    for sid in done.damaged:
+        echo(f"session {sid} is damaged and goes on: syncledger rebuild --session {sid}, then unlink again", err=True)
+    if done.damaged:
+        raise click.exceptions.Exit(1)
+
+
+@user.command()
+@store_options
+@json_option
+def conflicts(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """List users who signed in with an identity whose claim names another user.
+
+    They stay who they were. Mend the claim at the provider, or `syncledger user unlink` the user: the next sign-in goes
+    by the claim.
+    """
+
+    async def work() -> dict[str, str]:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            return await ClaimConflicts(found.store).all()
+
+    found = sorted(run(work()).items())
+    if as_json:
+        print_json([{"user": user, "claim": named} for user, named in found])
+        return
+    for line in columns([("user", "whom the claim names"), *found], MAX_NAME_BYTES) if found else ():
+        echo(line)
+    if not found:
+        echo("none", err=True)
 
 
 @user.command()

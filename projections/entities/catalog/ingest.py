@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger.errors import InvalidInput
+from projections.counters import Counters
 from projections.entities.catalog.writer import Written
 from projections.entities.entity import MAX_LINE_BYTES, Entity, read_line
 from projections.entities.source import HeldBack
@@ -37,7 +38,8 @@ class IngestReport(Struct):
     """What became of the lines; `refusals` are the first 1,000 of the `refused`.
 
     `waiting`: how many rows of the library wait at the end, from these lines or from before, for rows that are not
-    there; `waits` tells it for each entity type, with one of them and the row it waits for (`table|id`).
+    there; `waits` tells it for each entity type, with one of them and the row it waits for (`table|id`). `held_back`:
+    how many of these lines began to wait, by entity type.
     """
 
     lines: int = 0
@@ -47,6 +49,7 @@ class IngestReport(Struct):
     refusals: list[Refusal] = []
     waiting: int = 0
     waits: list[HeldBack] = []
+    held_back: dict[str, int] = {}
     origin: str | None = None
 
 
@@ -88,6 +91,13 @@ async def ingest(
     finally:
         await run.cancel()
     return run.report
+
+
+async def note_held_back(counters: Counters, report: IngestReport) -> None:
+    """Count the rows that began to wait and still do: the same lines again, which change nothing, count nothing."""
+    for held in report.waits:
+        if rows := min(held.rows, report.held_back.get(held.entity_type, 0)):
+            await counters.note("rows_held_back", rows, entity_type=held.entity_type)
 
 
 class LineSplitter:
@@ -196,6 +206,8 @@ class _Run:
         self._landed = True
         self.report.taken += written.taken
         self.report.unchanged += written.unchanged
+        for stored, rows in written.held_back.items():
+            self.report.held_back[stored] = self.report.held_back.get(stored, 0) + rows
         for index, path, message in written.refused:
             entity = batch.entities[index]
             self._note(Refusal(batch.numbers[index], entity.row.name, entity.id, path, message))

@@ -44,13 +44,15 @@ _WITH_CHILDREN: Final = frozenset(parent.table for f in FORMS for parent in f.pa
 class Written(Struct):
     """What became of entities: taken (written anew), unchanged, and refused as (index, path, message).
 
-    `waiting` counts those of the taken and unchanged that refer to rows which are not there, and so wait.
+    `waiting` counts those of the taken and unchanged that refer to rows which are not there, and so wait; `held_back`
+    those that are new among what waits, by entity type.
     """
 
     taken: int = 0
     unchanged: int = 0
     refused: list[tuple[int, tuple[str | int, ...], str]] = []
     waiting: int = 0
+    held_back: dict[str, int] = {}
 
 
 class Writer:
@@ -241,6 +243,9 @@ def _tell(written: Written, start: int, entities: Sequence[Entity], outcomes: Se
         else:
             written.refused.append((at, *_problem(entity, outcome)))
         written.waiting += letter in "he"
+        if letter == "h":
+            stored = entity.row.stored
+            written.held_back[stored] = written.held_back.get(stored, 0) + 1
 
 
 def _problem(entity: Entity, outcome: str) -> tuple[tuple[str | int, ...], str]:

@@ -34,6 +34,7 @@ from ops.server.proxies import ProxyHint
 from ops.server.worker import LedgerHttpProtocol, WorkerState
 from ops.settings.source import Source
 from projections.accounts.api_keys import ApiKeys
+from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.credentials import Cipher, Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.tokens import Issued, TokenIssuer, make_key, read_keyring
@@ -111,6 +112,7 @@ class Service:
             auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
             tokens=self.tokens,
             identities=self.identities,
+            claim_conflicts=ClaimConflicts(store),
             credentials=self.credentials,
             provider=provider,
             limits=Limits(MovingWindowRateLimiter(MemoryStorage()), rules or LimitRules()),

@@ -131,6 +131,9 @@ class OidcServer(HttpServer):
         self.jwks_members: list[Json] = []
         self.tokens: Json = {}
         self.token_auth = "client_secret_post"
+        self.client_secret = CLIENT_SECRET
+        self.moved: dict[str, str] = {}
+        """Paths that stand for others, by how they begin."""
         self.pages: dict[str, Page] = {}
         self.before: dict[str, Callable[[], object]] = {}
         self.asked: list[Asked] = []
@@ -164,6 +167,9 @@ class OidcServer(HttpServer):
 
     def answer(self, asked: Asked) -> Page:
         """Answer a request."""
+        for begins, instead in self.moved.items():
+            if asked.path.startswith(f"{begins}/.well-known/"):
+                asked = asked._replace(path=instead + asked.path.removeprefix(begins))
         self.before.get(asked.path, lambda: None)()
         if asked.path in self.pages:
             return self.pages[asked.path]
@@ -192,7 +198,7 @@ class OidcServer(HttpServer):
         }
 
     def _token(self, asked: Asked) -> Page:
-        if not _is_client(asked, self.token_auth):
+        if not _is_client(asked, self.token_auth, self.client_secret):
             return _json(401, {"error": "invalid_client", "error_description": CLIENT_SECRET})
         grant = self._grants.pop(asked.form.get("code", ""), None)
         challenge = _base64(sha256(asked.form.get("code_verifier", "").encode()).digest())
@@ -218,14 +224,14 @@ class OidcServer(HttpServer):
         return _json(200, self.userinfo)
 
 
-def _is_client(asked: Asked, token_auth: str) -> bool:
+def _is_client(asked: Asked, token_auth: str, client_secret: str) -> bool:
     """Tell whether the client proved itself in the one way it is registered with."""
     form = (asked.form.get("client_id"), asked.form.get("client_secret"))
     method, _, encoded = asked.headers.get("authorization", "").partition(" ")
     if token_auth == "client_secret_basic":
         client_id, _, secret = b64decode(encoded).decode().partition(":")
-        return (method, unquote_plus(client_id), unquote_plus(secret)) == ("Basic", CLIENT_ID, CLIENT_SECRET)
-    secret_due = CLIENT_SECRET if token_auth == "client_secret_post" else None
+        return (method, unquote_plus(client_id), unquote_plus(secret)) == ("Basic", CLIENT_ID, client_secret)
+    secret_due = client_secret if token_auth == "client_secret_post" else None
     return method == "" and form == (CLIENT_ID, secret_due)
 
 

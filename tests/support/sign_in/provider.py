@@ -11,6 +11,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from endpoints.accounts.identity.port import (
     Answer,
     Authorization,
+    Health,
     Identity,
     LoggedOut,
     ProviderUnavailable,
@@ -91,6 +92,9 @@ class MemoryProvider:
         if logout_token not in self.logout_tokens:
             raise SignInRefused("logout_token_invalid")
         return self.logout_tokens[logout_token]
+
+    def health(self) -> Health | None:
+        return None
 
     async def close(self) -> None:
         self.down = True

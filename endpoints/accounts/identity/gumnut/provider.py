@@ -15,6 +15,7 @@ from endpoints.accounts.identity.port import (
     MAX_SUBJECT_CHARS,
     Answer,
     Authorization,
+    Health,
     Identity,
     LoggedOut,
     ProviderUnavailable,
@@ -106,6 +107,10 @@ class GumnutProvider:
     async def logged_out(self, logout_token: str) -> LoggedOut:
         """Refuse: Gumnut tells nobody of ended sessions."""
         raise SignInRefused("logout_token_invalid", "Gumnut sends no logout tokens")
+
+    def health(self) -> Health | None:
+        """Tell nothing: Gumnut says how it is when it is asked."""
+        return None
 
     async def close(self) -> None:
         """Close connections."""

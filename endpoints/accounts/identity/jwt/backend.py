@@ -10,8 +10,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
-from joserfc.jwk import Key
-
+from endpoints.accounts.identity.claim_paths import claim_at
+from endpoints.accounts.identity.jwks import KeySet
 from endpoints.accounts.identity.jwt.claims import Admitted, admitted, session_id
 from endpoints.accounts.identity.jwt.config import JwtConfig
 from endpoints.accounts.identity.oidc.http import Http
@@ -115,8 +115,9 @@ class JwtBackend:
         except SignInRefused:
             raise refused() from None
         claims = dict(signed.claims)
-        if config.session_claim in claims:
-            claims["sid"] = claims[config.session_claim]
+        session_claim = claim_at(claims, config.session_claim)
+        if session_claim is not None:
+            claims["sid"] = session_claim
         over = check_logout_token(
             Signed(signed.alg, signed.typ, claims),
             issuer=config.issuer,
@@ -124,7 +125,7 @@ class JwtBackend:
             clock_skew_s=config.clock_skew_s,
             now_s=self._now_s(),
         )
-        user = claims.get(config.user_claim)
+        user = claim_at(claims, config.user_claim)
         if over.provider_session is None and not isinstance(user, str):
             raise SignInRefused(
                 "logout_token_invalid", f"The logout token needs a claim sid or {config.user_claim}: whose it is"
@@ -179,7 +180,7 @@ class JwtBackend:
             if len(kept) > self._most_known:
                 kept.popitem(last=False)
 
-    async def _fetch_keys(self) -> tuple[Key, ...]:
+    async def _fetch_keys(self) -> KeySet:
         return await fetch_keys(self._http, self._config.jwks_url)
 
 

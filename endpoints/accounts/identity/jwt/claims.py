@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 
+from endpoints.accounts.identity.claim_paths import claim_at
 from endpoints.accounts.identity.jwt.config import SUBJECT, JwtConfig
 from endpoints.accounts.identity.oidc.id_token import is_id
 from endpoints.accounts.identity.oidc.signatures import Signed
@@ -74,7 +75,7 @@ def _check(config: JwtConfig, claims: Mapping[str, Any], now_s: float) -> None:
 
 
 def _text(claims: Mapping[str, Any], claim: str) -> str:
-    value = claims.get(claim)
+    value = claim_at(claims, claim)
     if not is_id(value):
         raise _unfit(claim)
     assert isinstance(value, str)

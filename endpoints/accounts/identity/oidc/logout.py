@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from joserfc.errors import JoseError
 from joserfc.jwt import JWTClaimsRegistry
 
+from endpoints.accounts.identity.issuers import may_sign, names_none, of_token
 from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.oidc.id_token import is_id
 from endpoints.accounts.identity.oidc.signatures import Signed
@@ -30,12 +31,16 @@ def logout_url(config: OidcConfig, endpoint: str, credential: str | None, return
 
 
 def check_logout_token(signed: Signed, *, issuer: str, audience: str, clock_skew_s: float, now_s: float) -> LoggedOut:
-    """Tell what a signed logout token ends; raises SignInRefused if it is none (section 2.6)."""
+    """Tell what a signed logout token ends; raises SignInRefused if it is none (section 2.6).
+
+    `issuer` may have a place for the token's tenant.
+    """
     claims = signed.claims
+    token_issuer = of_token(issuer, claims)
     registry = JWTClaimsRegistry(
         now=int(now_s),
         leeway=int(clock_skew_s),
-        iss={"essential": True, "value": issuer},
+        iss={"essential": True, "value": token_issuer},
         aud={"essential": True, "value": audience},
         iat={"essential": True},
     )
@@ -46,7 +51,9 @@ def check_logout_token(signed: Signed, *, issuer: str, audience: str, clock_skew
     subject, provider_session = claims.get("sub"), claims.get("sid")
     given = [value for value in (subject, provider_session) if value is not None]
     good = (
-        signed.typ.lower() in _TYPES
+        not names_none(token_issuer)
+        and may_sign(signed.key_issuer, issuer, token_issuer)
+        and signed.typ.lower() in _TYPES
         and now_s - claims["iat"] <= MAX_AGE_S + clock_skew_s
         and _is_logout(claims)
         and given
@@ -55,7 +62,7 @@ def check_logout_token(signed: Signed, *, issuer: str, audience: str, clock_skew
     if not good:
         raise refused()
     before_us = int((claims["iat"] + 1 + clock_skew_s) * 1_000_000)
-    return LoggedOut(issuer, subject, provider_session, before_us)
+    return LoggedOut(token_issuer, subject, provider_session, before_us)
 
 
 def refused() -> SignInRefused:

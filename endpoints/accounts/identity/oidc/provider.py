@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable
 from typing import Final
 
-from joserfc.jwk import Key
-
+from endpoints.accounts.identity.issuers import may_be
+from endpoints.accounts.identity.jwks import KeySet
 from endpoints.accounts.identity.oidc import claims as about
 from endpoints.accounts.identity.oidc.cached import Cached
 from endpoints.accounts.identity.oidc.config import OidcConfig
@@ -20,16 +22,28 @@ from endpoints.accounts.identity.oidc.logout import check_logout_token, logout_u
 from endpoints.accounts.identity.oidc.oauth import authorization_url, challenge_of, nonce_of, token_request
 from endpoints.accounts.identity.oidc.signatures import Signatures, fetch_keys
 from endpoints.accounts.identity.oidc.userinfo import fetch_userinfo
-from endpoints.accounts.identity.port import Answer, Authorization, Identity, LoggedOut, SignInRefused
+from endpoints.accounts.identity.port import (
+    Answer,
+    Authorization,
+    Health,
+    Identity,
+    LoggedOut,
+    ProviderUnavailable,
+    SignInRefused,
+)
 from ledger.errors import InvalidInput
 
+log = logging.getLogger(__name__)
+
 MAX_CODE_CHARS: Final = 4096
+LOOKED_AT_EVERY_S: Final = 60.0
 ERRORS: Final = frozenset(
     ("invalid_request", "unauthorized_client", "access_denied", "unsupported_response_type", "invalid_scope",
      "server_error", "temporarily_unavailable", "interaction_required", "login_required",
      "account_selection_required", "consent_required")
 )  # fmt: skip
 """What providers answer when nobody signed in (RFC 6749, 4.1.2.1; OpenID Connect Core 1.0, 3.1.2.6)."""
+OTHER_PROVIDER: Final = "The answer is from another identity provider"
 _CHALLENGE: Final = re.compile(r"[\w-]{43}", re.ASCII)
 _VERIFIER: Final = re.compile(r"[\w.~-]{1,128}", re.ASCII)
 _CODE: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_CODE_CHARS}}}")
@@ -46,7 +60,10 @@ class OidcProvider:
         self._now_s = now_s
         self._http = Http(config.timeout_s)
         self._metadata: Cached[Metadata] = Cached(lambda: discover(self._http, config))
-        self._signatures = Signatures(self._fetch_keys, config.algorithms)
+        self._signatures = Signatures(self._fetch_keys, config.algorithms, secret=config.client_secret)
+        self._health: Health | None = None
+        self._looked_at = float("-inf")
+        self._look: asyncio.Task[None] | None = None
 
     async def authorize(self, redirect_uri: str, state: str, challenge: str) -> Authorization:
         """Make the address of the sign-in page; raises InvalidInput for a challenge that is none."""
@@ -57,25 +74,41 @@ class OidcProvider:
 
     async def sign_in(self, answer: Answer, redirect_uri: str, verifier: str) -> Identity:
         """Exchange the code of an answer whose state was compared, and verify who signed in."""
-        self._check_answer(answer)
+        metadata = await self._metadata.get()
+        _check_answer(answer, metadata.issuer)
         if not _VERIFIER.fullmatch(verifier):
             raise SignInRefused("code_refused", "The OAuth code verifier is not one")
-        metadata = await self._metadata.get()
         if not answer.iss and metadata.authorization_response_iss_parameter_supported:
             raise SignInRefused("issuer_mismatch", "The answer does not say which provider it is from")
         request = token_request(self._config, metadata, answer.code, redirect_uri, verifier)
         tokens = await exchange(self._http, metadata.token_endpoint, request)
         signed = await self._signatures.verify(tokens.id_token)
         nonce = nonce_of(answer.state, challenge_of(verifier))
-        check_id_token(self._config, signed, nonce=nonce, access_token=tokens.access_token, now_s=self._now_s())
+        issuer = check_id_token(
+            self._config,
+            metadata.issuer,
+            signed,
+            nonce=nonce,
+            access_token=tokens.access_token,
+            now_s=self._now_s(),
+        )
+        if answer.iss not in ("", issuer):
+            raise SignInRefused("issuer_mismatch", OTHER_PROVIDER)
         claims = signed.claims
         userinfo = metadata.userinfo_endpoint
         if userinfo and tokens.access_token and about.is_incomplete(self._config, claims):
             told = await fetch_userinfo(
-                self._http, self._signatures, self._config, userinfo, tokens.access_token, claims["sub"], self._now_s()
+                self._http,
+                self._signatures,
+                self._config,
+                userinfo,
+                tokens.access_token,
+                issuer=issuer,
+                subject=claims["sub"],
+                now_s=self._now_s(),
             )
             claims = about.completed(self._config, claims, told)
-        return about.identity_of(self._config, claims, tokens.id_token)
+        return about.identity_of(self._config, issuer, claims, tokens.id_token)
 
     async def logout_url(self, credential: str | None, return_to: str | None) -> str | None:
         """Tell where the user ends their session at the provider; None if it has no such page."""
@@ -88,30 +121,55 @@ class OidcProvider:
             signed = await self._signatures.verify(logout_token)
         except SignInRefused:
             raise refused() from None
-        config = self._config
         return check_logout_token(
             signed,
-            issuer=config.issuer,
-            audience=config.client_id,
-            clock_skew_s=config.clock_skew_s,
+            issuer=(await self._metadata.get()).issuer,
+            audience=self._config.client_id,
+            clock_skew_s=self._config.clock_skew_s,
             now_s=self._now_s(),
         )
 
+    def health(self) -> Health | None:
+        """Tell how signing in was when that was last looked at, which is done in the background, once a minute."""
+        if self._look is None and time.monotonic() >= self._looked_at + LOOKED_AT_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._look = asyncio.create_task(self._look_at())
+        return self._health
+
     async def close(self) -> None:
         """Close connections."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
         await self._signatures.close()
         await self._metadata.close()
         await self._http.close()
 
-    def _check_answer(self, answer: Answer) -> None:
-        """Refuse an answer without a code, and one of another provider (RFC 9207)."""
-        if answer.iss and answer.iss != self._config.issuer:
-            raise SignInRefused("issuer_mismatch", "The answer is from another identity provider")
-        if answer.error:
-            known = f": {answer.error}" if answer.error in ERRORS else ""
-            raise SignInRefused("provider_refused", f"The identity provider did not sign in{known}")
-        if not _CODE.fullmatch(answer.code):
-            raise SignInRefused("answer_invalid", "The answer of the identity provider holds no code")
-
-    async def _fetch_keys(self) -> tuple[Key, ...]:
+    async def _fetch_keys(self) -> KeySet:
         return await fetch_keys(self._http, (await self._metadata.get()).jwks_uri)
+
+    async def _look_at(self) -> None:
+        """Look at the provider, and log what was not so before: what it lacks, or that nobody can sign in."""
+        try:
+            lacks = (await self._metadata.get()).lacks
+        except ProviderUnavailable as error:
+            health = Health(ok=False, text=f"nobody can sign in: {error}")
+        else:
+            told = "; ".join(lacks)
+            health = Health(ok=True, text=f"the provider's discovery document: {told}" if told else "")
+        finally:
+            self._look = None
+        if health.text and health != self._health:
+            log.warning("sign-in: %s", health.text)
+        self._health = health
+
+
+def _check_answer(answer: Answer, issuer: str) -> None:
+    """Refuse an answer without a code, and one of another provider (RFC 9207)."""
+    if answer.iss and not may_be(issuer, answer.iss):
+        raise SignInRefused("issuer_mismatch", OTHER_PROVIDER)
+    if answer.error:
+        known = f": {answer.error}" if answer.error in ERRORS else ""
+        raise SignInRefused("provider_refused", f"The identity provider did not sign in{known}")
+    if not _CODE.fullmatch(answer.code):
+        raise SignInRefused("answer_invalid", "The answer of the identity provider holds no code")

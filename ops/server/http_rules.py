@@ -1,0 +1,110 @@
+"""What HTTP asks of a server and neither the parser nor uvicorn does (RFC 9112): heads to refuse, answers of old."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+VERSIONS: Final = ("1.0", "1.1")
+"""HTTP/0.9 has no status to answer with, and whoever says 2.0 in a line of text does not speak it."""
+MOST_PORT: Final = 65535
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE | re.DOTALL)
+_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::([0-9]{0,5}))?"
+    rb"|\[[0-9A-Fa-f:.]+\](?::([0-9]{0,5}))?"
+)
+_TARGET: Final = re.compile(rb"[!-~]+")
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class BadHeadError(Exception):
+    """Ends the parsing of a request whose head must be answered with 400; its text says why, in ASCII."""
+
+
+class Target(NamedTuple):
+    """What a request is about, as its line has it; `host` is None unless the line names one."""
+
+    host: bytes | None
+    raw_path: bytes
+    query: bytes
+
+    @property
+    def path(self) -> str:
+        """The path with its escapes undone, as ASGI has it."""
+        text = self.raw_path.decode("ascii")
+        return unquote(text) if "%" in text else text
+
+
+def target_of(url: bytes) -> Target:
+    """Read the target of a request in origin or absolute form (section 3.2); raises BadHeadError.
+
+    A path may begin with two slashes, which no host follows, though a URL would have one there.
+    """
+    if b"#" in url or not _TARGET.fullmatch(url):
+        raise BadHeadError("The target of a request holds no fragment and plain characters only")
+    host = None
+    if not url.startswith(b"/"):
+        absolute = _ABSOLUTE.fullmatch(url)
+        if absolute is None:
+            raise BadHeadError("The target of a request is a path, or a URL")
+        host, url = absolute.groups()
+        _check_host(host)
+    path, _, query = url.partition(b"?")
+    return Target(host, path or b"/", query)
+
+
+def read_head(version: str, url: bytes, fields: Fields) -> Target:
+    """Read what a request is about; raises BadHeadError for a head that HTTP has refused.
+
+    A host that the target names takes the place of the one in `fields` (section 3.2.2).
+    """
+    if version not in VERSIONS:
+        raise BadHeadError("HTTP/1.1 is spoken here, and HTTP/1.0")
+    _check_hosts(version, fields)
+    target = target_of(url)
+    if target.host is not None:
+        fields[:] = [(name, target.host if name == b"host" else value) for name, value in fields]
+    return target
+
+
+def _check_hosts(version: str, fields: Fields) -> None:
+    """Refuse a head without a host, with several, or with none that could be one (section 3.2); raises BadHeadError.
+
+    Two servers that choose another one of two would each take the request for another's.
+    """
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version != "1.0"):
+        raise BadHeadError("A request has one Host field")
+    for host in hosts:
+        _check_host(host.strip(b" \t"))
+
+
+def answer_without_chunks(cycle: RequestResponseCycle) -> None:
+    """Have an answer of HTTP/1.0 end with its connection: chunks are of 1.1, and would be taken for the body.
+
+    An answer whose length is known goes as it is.
+    """
+    send = cycle.send
+    ends_with_connection = False
+
+    async def send_plainly(message: Any) -> None:
+        nonlocal ends_with_connection
+        if message["type"] == "http.response.start":
+            fields = message.get("headers", ())
+            if all(name.lower() != b"content-length" for name, _ in fields):
+                ends_with_connection, cycle.chunked_encoding = True, False
+        elif ends_with_connection:
+            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn counts down what was promised
+        await send(message)
+
+    cycle.send = send_plainly  # type: ignore[method-assign]
+
+
+def _check_host(host: bytes) -> None:
+    found = _HOST.fullmatch(host)
+    if found is None or int(found[1] or found[2] or 0) > MOST_PORT:
+        raise BadHeadError("A Host is a name or an address, perhaps with a port")
