@@ -79,8 +79,8 @@ CASES: dict[str, Case] = {
     # 3.2.1 to 3.2.4: targets
     "a URL": Case(get(b"http://photos.example" + PING), (200,), b"pong"),
     "a URL of another host": Case(get(b"HTTP://other.example:80" + PING), (200,), b"pong"),
-    "a URL without a path": Case(get(b"http://photos.example"), (404,), b"Cannot GET /"),
-    "a URL with a query alone": Case(get(b"http://photos.example?x=1"), (404,)),
+    "a URL without a path": Case(get(b"http://photos.example"), (302,)),  # the home page leads on
+    "a URL with a query alone": Case(get(b"http://photos.example?x=1"), (302,)),
     "a URL with a user": Case(get(b"http://ann@photos.example" + PING), (400,)),
     "a URL of a file": Case(get(b"file:///etc/passwd"), (400,)),
     "an asterisk": Case(b"OPTIONS * HTTP/1.1\r\n" + END, (400,)),

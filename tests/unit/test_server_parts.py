@@ -64,7 +64,7 @@ CALLED: dict[Any, dict[str, tuple[str, ...]]] = {
 """Methods of theirs that ours call without replacing them."""
 SET = {
     HttpToolsProtocol: {
-        "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state", "client",
+        "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state", "client",
         "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
     },
     RequestResponseCycle: {"disconnected", "message_event", "response_complete", "response_started"},
