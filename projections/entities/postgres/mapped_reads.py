@@ -1,0 +1,61 @@
+"""Asking a database by the statements that a mapping is made into, whatever becomes of its schema meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import asyncpg
+
+from projections.entities.postgres.mapping.compiled import Compiler
+from projections.entities.postgres.mapping.described import MappingError, blaming
+from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
+from projections.entities.postgres.pool import Postgres
+from projections.entities.postgres.statements.keyset import Ask, library_value
+from projections.entities.postgres.statements.statements import Statement
+
+T = TypeVar("T")
+
+
+class MappedReads:
+    """Asks one database about mapped entity types; one for all streams of a process."""
+
+    def __init__(self, postgres: Postgres, mapping: SourceMapping, refused: Callable[[], None]) -> None:
+        """`refused` is called when the database refused what was made of the mapping."""
+        self.compiler = Compiler(mapping)
+        self._postgres = postgres
+        self._library = mapping.source.library
+        self._refused = refused
+
+    def library_value(self, library: str) -> Any:
+        """Return a library's id as its SQL type takes it; None if it is none, so that the library is empty."""
+        return library_value(library, self._library)
+
+    async def ask(self, entity_types: str, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Do some work on a connection, for entity types that are named; raises what `asking` does."""
+        async with self._postgres.connection() as connection:
+            with self.asking(entity_types):
+                return await work(connection)
+
+    @contextlib.contextmanager
+    def asking(self, entity_types: str) -> Iterator[None]:
+        """Raise MappingError where the database refuses the SQL of entity types, which is made anew for the next."""
+        try:
+            with blaming(entity_types):
+                yield
+        except MappingError:
+            self.compiler.forget()
+            self._refused()
+            raise
+
+
+async def ask_row(connection: Any, statement: Statement, ask: Ask, *, near: bool) -> Any:
+    """Ask for one row; `near`: where little is left to look through.
+
+    PERF: planning a page takes as long as reading ten rows, and the question for all entity types 30 ms. So PostgreSQL
+    keeps a plan for any values where it takes that for as good. It cannot know how much one library has, and how far
+    behind a device is: all that is not near is planned for the values at hand.
+    """
+    await connection.plan_for_values(not near)
+    return await connection.fetchrow(statement.sql, *statement.values(ask))
