@@ -10,15 +10,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
-from urllib.parse import urlsplit
 
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
 from ops.settings.durations import format_duration, parse_duration
 from projections.accounts.addresses import problem_of
 from projections.accounts.credentials import Cipher
+from projections.entities.postgres.connections.address import read_address
 
-POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST_TEXT: Final = 2048
 MOST: Final = 1_000_000
@@ -161,16 +160,8 @@ def redis_url(text: str) -> str:
 
 def postgres_url(text: str) -> str:
     """Read the address of a PostgreSQL database."""
-    url = text.strip()
-    scheme, separator, rest = url.partition("://")
-    if scheme not in POSTGRES_SCHEMES or not separator or not rest or not url.isprintable() or " " in url:
-        schemes = " or ".join(f"{scheme}://" for scheme in POSTGRES_SCHEMES)
-        raise ValueError(f"a database's URL begins with {schemes}, like postgresql://ledger@db/immich")
-    try:
-        urlsplit(url).port  # noqa: B018 - reads it
-    except ValueError:
-        raise ValueError("the host or port in the database's URL cannot be read") from None  # it may hold a password
-    return url
+    read_address(text.strip())
+    return text.strip()
 
 
 def https_url(text: str) -> str:

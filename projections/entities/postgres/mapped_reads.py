@@ -33,10 +33,19 @@ class MappedReads:
         return library_value(library, self._library)
 
     async def ask(self, entity_types: str, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        """Do some work on a connection, for entity types that are named; raises what `asking` does."""
-        async with self._postgres.connection() as connection:
+        """Do some work on a connection, for entity types that are named; raises what `asking` does, SourceUnavailable.
+
+        What the database refuses is tried once more with new statements: its schema may have got another that fits too.
+        """
+
+        async def blamed(connection: asyncpg.Connection) -> T:
             with self.asking(entity_types):
                 return await work(connection)
+
+        try:
+            return await self._postgres.ask(blamed)
+        except MappingError:
+            return await self._postgres.ask(blamed)
 
     @contextlib.contextmanager
     def asking(self, entity_types: str) -> Iterator[None]:

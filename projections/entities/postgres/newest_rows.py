@@ -127,8 +127,7 @@ class NewestRows:
         """
         async with self._looking:
             if self._began_s < at_s:
-                async with postgres.connection() as connection:
-                    await self.look(connection)
+                await postgres.ask(self.look)
 
     async def look(self, connection: Any) -> None:
         """Look at the tables, for all snapshots up to now; outside of any transaction."""

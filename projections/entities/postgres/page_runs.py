@@ -62,7 +62,7 @@ class PageRuns:
         begin, known = quiet.begin(library, mapped, after)
         empty_from = begin
         pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
-        run = _Run(mapped)
+        run = _Run(mapped, self._compiler.forgotten)
         unfit = self._unfit.tables
 
         def ask(position: Position | None, *, near: bool = False) -> asyncio.Task[Batch | None]:
@@ -96,6 +96,8 @@ class PageRuns:
         """
 
         async def read(connection: Any) -> tuple[Any, Compiled, Compiled | None, str]:
+            if run.forgotten != self._compiler.forgotten:
+                run.compiled, run.whole, run.state, run.forgotten = None, None, "", self._compiler.forgotten
             whole, state = run.whole, run.state
             compiled = run.compiled or await self._compiler.entity_type(connection, run.mapped, ask.unfit)
             if run.compiled is not None and whole is None and len(compiled.types.parts) > 1:
@@ -110,8 +112,8 @@ class PageRuns:
                 found = await ask_row(connection, compiled.page, ask, near=near)
             return found, compiled, whole, state
 
-        found, run.compiled, run.whole, run.state = await self._reads.ask(run.mapped, read)
-        compiled = run.compiled
+        found, compiled, run.whole, run.state = await self._reads.ask(run.mapped, read)
+        run.compiled = compiled
         if not found["rows"]:
             return None
         parents = [
@@ -191,10 +193,12 @@ class _Run(Struct):
     """Pages of a mapped entity type, one after the other: with which statements, once that was decided.
 
     `whole`: those of all its parts, once it was decided which of them are asked. `state`: what was committed
-    then, where the decision holds only as long as that is all; else ''.
+    then, where the decision holds only as long as that is all; else ''. `forgotten`: what was made before that the
+    compiler does not have any more.
     """
 
     mapped: str
+    forgotten: int
     compiled: Compiled | None = None
     whole: Compiled | None = None
     state: str = ""

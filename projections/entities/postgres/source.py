@@ -26,6 +26,7 @@ from projections.entities.postgres.mapping.mapping import Mapping as SourceMappi
 from projections.entities.postgres.newest_rows import NewestRows
 from projections.entities.postgres.page_runs import PageRuns
 from projections.entities.postgres.pool import Postgres
+from projections.entities.postgres.schema_watch import SchemaWatch
 from projections.entities.postgres.statements.keyset import Ask
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.source import MOST_BEHIND_S, Ahead, HeldBack, Page, SourceHealth, Waiting
@@ -64,9 +65,12 @@ class PostgresSource:
         self._mapping = mapping
         self._reads = MappedReads(postgres, mapping, self._refused)
         self._compiler = self._reads.compiler
-        self._horizon = HorizonReader(mapping.source.stamps, mapping.source.keeps_deletes_us)
+        self._horizon = HorizonReader(
+            mapping.source.stamps, mapping.source.keeps_deletes_us, shares_sessions=postgres.shares_sessions
+        )
         self._origins = origins
         self._identity = IdentityReader(mapping)
+        self._schema = SchemaWatch(mapping)
         self._origin = Origin()
         self._read_in: dict[int, Origin] = {}
         self._clock: tuple[int, float] | None = None
@@ -131,8 +135,7 @@ class PostgresSource:
         fresh, unfit, quiet = starts_over(after), self._unfit.tables, self._empty_spans
         whose = str(value).lower() if self._mapping.source.library == "uuid" else str(value)
         if not self._newest.is_known(before):
-            async with self._postgres.connection() as connection:
-                await self._newest.look(connection)
+            await self._postgres.ask(self._newest.look)
         begins: dict[str, Position | None] = {}
         sure: list[str] = []
         near = not fresh
@@ -270,8 +273,7 @@ class PostgresSource:
 
         Raises SourceUnavailable.
         """
-        async with self._postgres.connection() as connection:
-            return await backend_version(connection, self._mapping)
+        return await self._postgres.ask(lambda connection: backend_version(connection, self._mapping))
 
     async def health(self) -> SourceHealth:
         """Tell whether the database answers, and who keeps devices from seeing what was written; raises nothing."""
@@ -289,9 +291,10 @@ class PostgresSource:
 
     async def _read_horizon(self) -> Horizon:
         self._shared = NOT_SHARED  # what could not be read is told to everybody
-        _, (horizon, found) = await asyncio.gather(self._unfit.refresh(), self._ask_horizon())
+        _, (horizon, found) = await asyncio.gather(self._unfit.refresh(), self._postgres.ask(self._ask_horizon))
         if self._origins is not None and found is not None:
             await self._look_whose(self._origins, found)
+            await self._look_how(self._identity.shape)
         if len(self._read_in) >= HORIZONS:
             self._read_in.clear()
         self._read_in[horizon.us] = self._origin
@@ -300,25 +303,32 @@ class PostgresSource:
         self._newest.passed(horizon.us)
         return horizon
 
-    async def _ask_horizon(self) -> tuple[Horizon, Found | None]:
-        async with self._postgres.connection() as connection:
-            horizon = await self._horizon.read(connection)
-            # Behind it: what is below the horizon was written by then.
-            return horizon, None if self._origins is None else await self._identity.read(connection)
+    async def _ask_horizon(self, connection: Any) -> tuple[Horizon, Found | None]:
+        horizon = await self._horizon.read(connection)
+        # Behind it: what is below the horizon was written by then.
+        return horizon, None if self._origins is None else await self._identity.read(connection)
 
     async def _look_whose(self, origins: Origins, found: Found) -> None:
         """Tell which origin was found; what is remembered of another one is forgotten. Raises SourceExchanged."""
 
-        async def again() -> Found:
-            async with self._postgres.connection() as connection:
-                return await self._identity.read(connection)
-
         before = origins.current
-        self._origin = await origins.of(found, again)
+        self._origin = await origins.of(found, lambda: self._postgres.ask(self._identity.read))
         if before not in (0, origins.current):
             self._empty_spans, self._newest = EmptySpans(), NewestRows(self._mapping)
             self._compiler.forget()
             await self._postgres.expire()
 
+    async def _look_how(self, shape: int) -> None:
+        """Hold tables of another shape against the mapping, and make all that is asked of them anew.
+
+        Raises SchemaUnfit.
+        """
+        if self._schema.is_known(shape):
+            return
+        await self._postgres.ask(lambda connection: self._schema.look(connection, shape))
+        self._newest = NewestRows(self._mapping)
+        self._compiler.forget()
+
     def _refused(self) -> None:
         self._shared = NOT_SHARED  # it may be another database
+        self._schema.doubt()

@@ -11,6 +11,7 @@ import msgspec
 from projections.entities.postgres.check.indexes import Index, lookup_index, order_index
 from projections.entities.postgres.check.plans import Trouble, troubles_in
 from projections.entities.postgres.check.schema import once, probes_of
+from projections.entities.postgres.connections.connecting import apart
 from projections.entities.postgres.mapping.compiled import Compiler
 from projections.entities.postgres.mapping.described import MappingError
 from projections.entities.postgres.mapping.mapping import Branch, Order
@@ -60,7 +61,8 @@ async def plan_problems(connection: Any, mapping: SourceMapping) -> list[Problem
     problems = list(_unknown(mapping, sizes))
     for probe in probes_of(mapping):
         try:
-            troubles, texts = await _troubles(connection, mapping, probe.branch, sizes, library)
+            async with apart(connection):
+                troubles, texts = await _troubles(connection, mapping, probe.branch, sizes, library)
         except MappingError as error:
             says, name = str(error), probe.branch.entity_type
             problems.append(Problem(weight="problem", says=says, entity_type=name, place=probe.place))

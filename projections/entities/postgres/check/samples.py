@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from projections.entities.postgres.check.schema import about, blames_the_statement, once, probes_of
+from projections.entities.postgres.connections.connecting import apart
 from projections.entities.postgres.mapping.column_types import fields_of
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.mapping.probes import Piece, Probe
@@ -52,8 +53,9 @@ async def _ask(connection: Any, probe: Probe, questions: Sequence[Question]) -> 
     counts = [question.counted.format(value=names[question.piece.sql]) for question in questions]
     sql = f"SELECT {', '.join(('count(*)', *counts))} FROM ({probe.rows(values, SAMPLE_ROWS)}) sample"
     try:
-        statement = await connection.prepare(sql)
-        row = await statement.fetchrow(*(None for _ in statement.get_parameters()))
+        async with apart(connection):
+            statement = await connection.prepare(sql)
+            row = await statement.fetchrow(*(None for _ in statement.get_parameters()))
     except asyncpg.PostgresError as error:
         if not blames_the_statement(error):
             raise

@@ -10,7 +10,6 @@ from typing import Final
 import asyncpg
 
 from ledger.commands import Resend
-from ledger.errors import LedgerError
 from projections.entities.forms import forms_of
 from projections.entities.postgres.check.schema import blames_the_statement, sql_types
 from projections.entities.postgres.mapping.applicable import applicable
@@ -22,6 +21,7 @@ from projections.entities.postgres.mapping.sql_names import columns_in, tables_i
 from projections.entities.postgres.statements.readable import Given
 from projections.entities.postgres.statements.waits import Described, parent_types
 from projections.entities.registry import row
+from projections.entities.source import SourceUnavailable
 
 _OUTER: Final = re.compile(r"\b(?:LEFT|RIGHT|FULL)\b", re.IGNORECASE)
 _DEFAULT: Final = re.compile(r"\s*coalesce\(.*,\s*(?:'(?:[^']|'')*'|true|false|\d+)\s*\)\s*", re.IGNORECASE | re.DOTALL)
@@ -37,8 +37,8 @@ ORDER BY c.at
 """
 
 
-class MappingError(LedgerError):
-    """What a mapping says does not fit the database; the message names the entity type and what the database says."""
+class MappingError(SourceUnavailable):
+    """What a mapping says does not fit the database for now; the message names the entity type and what that says."""
 
 
 class Describer:
