@@ -15,7 +15,7 @@ from projections.entities.forms import DELETE
 from projections.entities.lines import as_served, position_of
 from projections.entities.postgres.empty_spans import EmptySpans, is_near
 from projections.entities.postgres.line_check import LineCheck
-from projections.entities.postgres.mapped_reads import MappedReads, ask_row
+from projections.entities.postgres.mapped_reads import MappedReads
 from projections.entities.postgres.mapping.compiled import Compiled
 from projections.entities.postgres.reading import (
     FETCH_BYTES,
@@ -104,12 +104,12 @@ class PageRuns:
                 whole = compiled
                 if not self._compiler.keeps_parts(run.mapped):
                     state = await _state_of(connection)  # before the look, or what it misses would go unnoticed
-                has = await ask_row(connection, compiled.left, ask, near=near)
+                has = await self._reads.row(connection, compiled.left, ask, near=near)
                 compiled = self._compiler.with_parts(compiled, has[0])
-            found = await ask_row(connection, compiled.page, ask, near=near)
+            found = await self._reads.row(connection, compiled.page, ask, near=near)
             if state and whole is not None and state != await _state_of(connection):
                 compiled, state = whole, ""
-                found = await ask_row(connection, compiled.page, ask, near=near)
+                found = await self._reads.row(connection, compiled.page, ask, near=near)
             return found, compiled, whole, state
 
         found, compiled, run.whole, run.state = await self._reads.ask(run.mapped, read)

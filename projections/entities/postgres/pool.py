@@ -28,7 +28,7 @@ import asyncpg
 
 from ledger.errors import InvalidInput
 from projections.entities.postgres.connections.address import AddressError, read_address
-from projections.entities.postgres.connections.connecting import Connection, Connector
+from projections.entities.postgres.connections.connecting import Connection, Connector, encoding_of
 from projections.entities.source import SourceUnavailable
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Postgres:
         `writes`: in one transaction that may write.
         """
         connection = await self._take()
-        self.encoding, born_s = connection.encoding, connection.born_s
+        self.encoding, born_s = encoding_of(connection), connection.born_s
         transaction = None
         if writes or self.shares_sessions:
             # Each statement sees what was committed before it, whatever the role has for its transactions.
@@ -171,6 +171,8 @@ class Postgres:
         try:
             if transaction is not None:
                 await transaction.start()
+                if writes:
+                    await connection.execute("SET TRANSACTION READ WRITE")
                 if self._settings:
                     await connection.execute(self._set)
             yield connection

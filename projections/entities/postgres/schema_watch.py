@@ -53,10 +53,9 @@ class SchemaWatch:
         self._looked_s = time.monotonic()
         if problems:
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-            says = (
-                f"The database is not as the mapping says, so no stream begins: {problems[0].partition('; so also in')[0]}{more}; "
-                "`syncledger source check` tells all"
-            )
+            first = problems[0].partition("; so also in")[0]
+            says = f"The database is not as the mapping says, so no stream begins: {first}{more}"
+            says += "; `syncledger source check` tells all"
             if self._wrong is None or self._wrong[1] != says:
                 log.error("%s", says)
             self._fits, self._wrong = None, (shape, says)

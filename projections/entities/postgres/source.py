@@ -20,7 +20,7 @@ from projections.entities.origins import Found, Origins
 from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
 from projections.entities.postgres.horizon import MARGIN_US, Horizon, HorizonReader
 from projections.entities.postgres.identity import IdentityReader
-from projections.entities.postgres.mapped_reads import MappedReads, ask_row
+from projections.entities.postgres.mapped_reads import MappedReads
 from projections.entities.postgres.mapping.applicable import backend_version
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
 from projections.entities.postgres.newest_rows import NewestRows
@@ -209,7 +209,7 @@ class PostgresSource:
 
         async def read(connection: Any) -> Any:
             statement = await self._compiler.changed(connection, asked, ask.unfit)
-            return await ask_row(connection, statement, ask, near=near)
+            return await self._reads.row(connection, statement, ask, near=near)
 
         found = await self._reads.ask(", ".join(asked), read)
         return [name for name, has in zip(asked, found[0], strict=True) if has]
@@ -244,7 +244,7 @@ class PostgresSource:
         compiled = await self._compiler.entity_type(connection, name)
         if compiled.held is None:
             return ()
-        found = await connection.fetch(compiled.held.sql, *compiled.held.values(ask))
+        found = await connection.fetch(compiled.held.sql, *self._reads.values(compiled.held, ask))
         return [HeldBack(name, one["rows"], one["reason"], one["id"] or "", one["parent"] or "") for one in found]
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
@@ -258,7 +258,7 @@ class PostgresSource:
         async def read(connection: Any) -> Any:
             compiled = await self._compiler.entity_type(connection, mapped, unfit)
             ask = Ask(value, {mapped: after}, before, unfit=unfit)
-            return await connection.fetchrow(compiled.ahead.sql, *compiled.ahead.values(ask))
+            return await connection.fetchrow(compiled.ahead.sql, *self._reads.values(compiled.ahead, ask))
 
         found = await self._reads.ask(mapped, read)
         return Ahead(found["rows"], found["newest_us"])

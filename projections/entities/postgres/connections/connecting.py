@@ -49,10 +49,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no typ
         """Take in that the server answered just now."""
         self.used_s = time.monotonic()
 
-    @property
-    def encoding(self) -> str:
-        """Name the encoding of the database."""
-        return str(getattr(self.get_settings(), "server_encoding", "UTF8"))
+
+def encoding_of(connection: Any) -> str:
+    """Name the encoding of the database, as it said when the connection was made."""
+    return str(getattr(connection.get_settings(), "server_encoding", "UTF8"))
 
 
 @contextlib.asynccontextmanager

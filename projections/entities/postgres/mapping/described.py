@@ -12,6 +12,7 @@ import asyncpg
 from ledger.commands import Resend
 from projections.entities.forms import forms_of
 from projections.entities.postgres.check.schema import blames_the_statement, sql_types
+from projections.entities.postgres.connections.connecting import encoding_of
 from projections.entities.postgres.mapping.applicable import applicable
 from projections.entities.postgres.mapping.column_types import SqlType
 from projections.entities.postgres.mapping.expressions import Expressions, expressions_of, probe_of, types_of
@@ -94,12 +95,12 @@ class Describer:
         with blaming(branch.entity_type):
             probe = await connection.prepare(probe_of(found, self._library))
         types = await sql_types(connection, probe, self._types)
-        needed = list(_columns(found))
+        needed, encoding = list(_columns(found)), encoding_of(connection)
         columns = sorted({column for several in needed for column in several or ()})
         rows = await connection.fetch(_NOT_NULL, [of for of, _ in columns], [called for _, called in columns])
         held = {column for column, at in zip(columns, rows, strict=True) if at["not_null"]}
         given = [
-            Given(sql_type.name, sql_type.labels, several is not None and held.issuperset(several))
+            Given(sql_type.name, sql_type.labels, several is not None and held.issuperset(several), encoding)
             for sql_type, several in zip(types, needed, strict=True)
         ]
         return Described(found, types_of(found, given))
