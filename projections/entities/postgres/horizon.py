@@ -98,6 +98,10 @@ class HorizonUnknown(SourceUnavailable):
     """Nothing can be promised about this database for now; the message says what to do."""
 
 
+class OnReplica(HorizonUnknown):
+    """The server follows another one, or does so now: a new connection may lead to the one that takes writes."""
+
+
 class OldestWriter(NamedTuple):
     """Who holds the horizon back: its process (None: a prepared transaction), since when in µs, and both in words."""
 
@@ -152,9 +156,7 @@ class HorizonReader:
         now_us = _us(seen["at"])
         self._watch_clock(now_us)
         if seen["replica"]:
-            raise HorizonUnknown(
-                "PostgreSQL is a replica, which does not know who writes: use the address of the primary"
-            )
+            raise OnReplica("PostgreSQL is a replica, which does not know who writes: use the address of the primary")
         if seen["hidden"]:
             raise HorizonUnknown(
                 f"What session {seen['pid']} ({seen['application']}) does is hidden from this role, so how far the "

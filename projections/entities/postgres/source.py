@@ -18,7 +18,7 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.origins import Found, Origins
 from projections.entities.postgres.empty_spans import EmptySpans, is_near, starts_over
-from projections.entities.postgres.horizon import MARGIN_US, Horizon, HorizonReader
+from projections.entities.postgres.horizon import MARGIN_US, Horizon, HorizonReader, OnReplica
 from projections.entities.postgres.identity import IdentityReader
 from projections.entities.postgres.mapped_reads import MappedReads
 from projections.entities.postgres.mapping.applicable import backend_version
@@ -304,7 +304,11 @@ class PostgresSource:
         return horizon
 
     async def _ask_horizon(self, connection: Any) -> tuple[Horizon, Found | None]:
-        horizon = await self._horizon.read(connection)
+        try:
+            horizon = await self._horizon.read(connection)
+        except OnReplica:
+            await self._postgres.expire()
+            raise
         # Behind it: what is below the horizon was written by then.
         return horizon, None if self._origins is None else await self._identity.read(connection)
 
