@@ -126,7 +126,9 @@ async def test_bytes_that_are_no_text_keep_their_row_and_no_other(
             report = await check(pool, read_mapping(MAPPING, "photos.toml"))
             told = " ".join(problem.says for problem in report.problems)
             assert "originalFileName cannot be read by a device in 1 rows, like p2" in told
-            assert not any(problem.weight == "problem" for problem in report.problems)
+            (wrong_id,) = [problem.told for problem in report.problems if problem.weight == "problem"]
+            assert "photo.id: is no id a position can hold" in wrong_id
+            assert "in 1 of the first" in wrong_id
             await photos.put_photo(LIBRARY, "p2", "cafe.jpg")
             await photos.settle()
             assert ids_of(await read(source, "AssetV2", pages[-1].last)) == ["p2"]
