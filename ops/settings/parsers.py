@@ -20,6 +20,7 @@ from projections.entities.postgres.connections.address import read_address
 
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST_TEXT: Final = 2048
+MOST_HOSTS: Final = 16
 MOST: Final = 1_000_000
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE)
 
@@ -121,7 +122,15 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in re.split(r"[\s,]+", text) if part))
 
 
-def host(text: str) -> str:
+def hosts(text: str) -> tuple[str, ...]:
+    """Read host names or addresses with commas between them, each once."""
+    found = tuple(dict.fromkeys(_host(each) for each in text.split(",")))
+    if len(found) > MOST_HOSTS:
+        raise ValueError(f"at most {MOST_HOSTS} host names or addresses are expected")
+    return found
+
+
+def _host(text: str) -> str:
     """Read a host name or address."""
     given = text.strip().removeprefix("[").removesuffix("]")
     if ":" in given:
