@@ -66,7 +66,9 @@ def ids_of(pages: list[Page]) -> list[str]:
     return [position_of(line).id for page in pages for line in page.lines]
 
 
-@pytest.mark.parametrize("encoding", NAMES)
+@pytest.mark.parametrize(
+    "encoding", [pytest.param(name, marks=pytest.mark.soak if name in ("UTF8", "WIN1252") else ()) for name in NAMES]
+)
 async def test_a_library_in_any_encoding_is_read(postgres: PostgresServer, encoding: str) -> None:
     with database(postgres, encoding) as url:
         async with library(url) as (photos, source, pool):
@@ -91,7 +93,12 @@ async def test_a_library_in_any_encoding_is_read(postgres: PostgresServer, encod
 
 
 @pytest.mark.parametrize(
-    ("encoding", "bad"), [("SQL_ASCII", "\\xe9"), ("SQL_ASCII", "\\xed\\xa0\\x80"), ("WIN1252", "\\x81")]
+    ("encoding", "bad"),
+    [
+        ("SQL_ASCII", "\\xe9"),
+        pytest.param("SQL_ASCII", "\\xed\\xa0\\x80", marks=pytest.mark.soak),
+        ("WIN1252", "\\x81"),
+    ],
 )
 async def test_bytes_that_are_no_text_keep_their_row_and_no_other(
     postgres: PostgresServer, encoding: str, bad: str, caplog: pytest.LogCaptureFixture
