@@ -62,6 +62,27 @@ def send_lines(
     resp.stream = compressed(req, resp, guarded(req, made, lives, stall_s))
 
 
+async def with_first_made(made: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Make the first chunk now, and return all of them: what cannot even begin is an error with a status of its own."""
+    try:
+        first = await anext(made, None)
+    except BaseException:
+        await made.aclose()
+        raise
+    return _behind(first, made)
+
+
+async def _behind(first: bytes | None, made: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    try:
+        if first is not None:
+            yield first
+            del first  # while a reader is slow only what it has not got is kept
+        async for chunk in made:
+            yield chunk
+    finally:
+        await made.aclose()
+
+
 async def always() -> bool:
     """Stand for a credential that is looked at only once, like an API key."""
     return True

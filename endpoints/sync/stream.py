@@ -16,7 +16,7 @@ from endpoints.http import bodies
 from endpoints.http.compression import compressed
 from endpoints.http.operations import Operation, Route, Text
 from endpoints.http.request import Request
-from endpoints.http.sending import guarded
+from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
@@ -95,7 +95,7 @@ class SyncStream:
             return
         state, passed = begun.state, Passed()
         made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
-        counted = self._counted(made, passed)
+        counted = await with_first_made(self._counted(made, passed))
 
         async def lives() -> bool:
             return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)

@@ -17,7 +17,8 @@ from ops.commands.serve import serve_options
 from ops.demo_library import DEFAULT_ASSETS, DemoLibrary
 from ops.opening.identity_provider import check_identity
 from ops.opening.ledger import Opened, opened
-from ops.server.supervisor import check_free, serve
+from ops.server.listening import check_free
+from ops.server.supervisor import serve
 from ops.settings.settings import Settings
 from projections.accounts.tokens import read_token
 from projections.entities.catalog.ingest import ingest
@@ -56,7 +57,7 @@ def demo(
             return await _token(found, settings)
 
     token = run(prepare())
-    raise click.exceptions.Exit(serve(settings, on_ready=lambda url: _tell(url, token, settings)))
+    raise click.exceptions.Exit(serve(settings, on_ready=lambda urls: _tell(urls[0], token, settings)))
 
 
 async def _load_library(found: Opened, assets: int) -> None:

@@ -9,14 +9,14 @@ import click
 from ops.commands.options import Command, run, settings_from, store_options
 from ops.opening.identity_provider import check_identity
 from ops.opening.sources import check_source
+from ops.server.listening import check_free
 from ops.server.logs import configure_logging
-from ops.server.supervisor import check_free
 from ops.server.supervisor import serve as serve_until_stopped
 
 
 def serve_options(command: Command) -> Command:
     """Add the options that say where a service listens and with what."""
-    host = click.option("--host", help="Address to listen on [default: 127.0.0.1].")
+    host = click.option("--host", help="Address to listen on, or several with commas [default: 127.0.0.1].")
     port = click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on [default: 2283].")
     workers = click.option("--workers", type=click.IntRange(1, 256), help="Worker processes [default: 1].")
     return host(port(workers(store_options(command))))

@@ -1,6 +1,6 @@
 """The gunicorn arbiter, run in a process of its own between the supervising parent and the workers.
 
-`python -m ops.server.arbiter LISTEN_FD READY_FD` reads a `Start` as JSON from stdin, so that secrets show up in no
+`python -m ops.server.arbiter LISTEN_FD,… READY_FD` reads a `Start` as JSON from stdin, so that secrets show up in no
 list of processes.
 """
 
@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,19 @@ def decode_start(data: bytes) -> Start:
 class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     """Gunicorn's view of the service: its configuration, and how a worker gets its application."""
 
-    def __init__(self, start: Start, listen_fd: int, ready_fd: int) -> None:
+    def __init__(self, start: Start, listen_fds: Sequence[int], ready_fd: int) -> None:
         self.start = start
         self.settings = start.settings
         self.ready_fd = ready_fd
         self.connections = Load(2 * start.settings.workers)  # twice: a worker that ends and its successor overlap
-        self._listen_fd = listen_fd
+        self._listen_fds = listen_fds
         super().__init__()
 
     def load_config(self) -> None:
         """Set what differs from gunicorn's defaults."""
         shared_memory = "/dev/shm"  # noqa: S108 - heartbeats are files without a name there
         values: dict[str, Any] = {
-            "bind": [f"fd://{self._listen_fd}"],
+            "bind": [f"fd://{fd}" for fd in self._listen_fds],
             "backlog": BACKLOG,
             "workers": self.settings.workers,
             "worker_class": LedgerWorker,
@@ -137,12 +138,12 @@ class LedgerArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
 
 def main() -> None:
     """Run the arbiter until it is told to stop."""
-    listen_fd, ready_fd = int(sys.argv[1]), int(sys.argv[2])
+    listen_fds, ready_fd = [int(fd) for fd in sys.argv[1].split(",")], int(sys.argv[2])
     start = decode_start(sys.stdin.buffer.read())
     configure_logging(start.settings.log)
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
     try:
-        LedgerArbiter(LedgerApplication(start, listen_fd, ready_fd)).run()
+        LedgerArbiter(LedgerApplication(start, listen_fds, ready_fd)).run()
     finally:
         gc.freeze()  # PERF: Python collects garbage once more when it ends; with our modules that is half a second
 

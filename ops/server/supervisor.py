@@ -7,7 +7,6 @@ and the embedded server. It never runs the application, so nothing of uvicorn's 
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
 import os
@@ -17,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
 
@@ -25,10 +24,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ledger.errors import LedgerError, NoLedger, Unavailable
+from ledger.errors import LedgerError, NoLedger
 from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_ledger
-from ops.server.arbiter import BACKLOG, Start, encode_start
+from ops.server.arbiter import Start, encode_start
+from ops.server.listening import ServiceError, address_of, listen
 from ops.server.logs import configure_logging
 from ops.settings.settings import Settings, without_password
 from ops.settings.variables import unknown_variables
@@ -37,24 +37,21 @@ log = logging.getLogger("syncledger.serve")
 
 APPLICATION = "ops.app:create_app"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-BIND_PATIENCE_S = 3.0
 KILL_AFTER_S = 3.0
 LONGEST_RESTART_DELAY_S = 5.0
 
 
-class ServiceError(Unavailable):
-    """The service cannot start; the message says what to do."""
-
-
-def print_address(address: str) -> None:
+def print_addresses(addresses: Sequence[str]) -> None:
     """Tell the person at the terminal that the service is ready, and where."""
-    print(f"Sync ledger ready at {address}", flush=True)  # noqa: T201
+    print(f"Sync ledger ready at {' and '.join(addresses)}", flush=True)  # noqa: T201
 
 
-def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[[str], None] = print_address) -> int:
+def serve(
+    settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[[Sequence[str]], None] = print_addresses
+) -> int:
     """Run the service until it is told to stop (SIGTERM, SIGINT, SIGHUP) and return the exit status.
 
-    Must be called in the main thread. `on_ready` gets the address when every worker accepts requests.
+    Must be called in the main thread. `on_ready` gets the addresses when every worker accepts requests.
     """
     configure_logging(settings.log)
     for name in unknown_variables(os.environ):
@@ -62,7 +59,9 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         try:
-            listener = stack.enter_context(listen(settings.host, settings.port))
+            listeners = listen(settings.host, settings.port)
+            for listener in listeners:
+                stack.enter_context(listener)
             if settings.redis_url is None:
                 server = EmbeddedServer(settings.data_dir, report=log.info, cancelled=signals.asked)
                 redis_url = server.join()
@@ -73,55 +72,13 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
                 check_redis(redis_url, settings.redis_timeout_s)
             ledger_id = asyncio.run(begin_ledger(redis_url, settings))
             start = Start(settings, redis_url, factory, os.getpid(), ledger_id)
-            with Supervisor(start, listener, signals, on_ready) as supervisor:
+            with Supervisor(start, listeners, signals, on_ready) as supervisor:
                 return supervisor.run()
         except LedgerError as error:
             if signals.asked():
                 return 0
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return 2 if isinstance(error, NoLedger) else 1
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; one that a service killed a moment ago still holds is waited for.
-
-    Raises ServiceError.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-    except OSError as error:
-        raise ServiceError(f"Cannot listen on {host}: {error.strerror}") from error
-    deadline = time.monotonic() + BIND_PATIENCE_S
-    while True:
-        listener = socket.socket(family, kind)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                raise ServiceError(
-                    f"Cannot listen on {host} port {port}: {error.strerror}; choose another --port"
-                ) from error
-            time.sleep(0.1)
-        else:
-            return listener
-
-
-def check_free(settings: Settings) -> None:
-    """Tell that a port is taken before the work that comes before listening on it; raises ServiceError."""
-    listen(settings.host, settings.port).close()
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the URL a client on this machine uses."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def check_redis(url: str, timeout_s: float) -> None:
@@ -188,13 +145,17 @@ class Supervisor:
     """Keeps one arbiter alive until told to stop."""
 
     def __init__(
-        self, start: Start, listener: socket.socket, signals: StopSignals, on_ready: Callable[[str], None]
+        self,
+        start: Start,
+        listeners: Sequence[socket.socket],
+        signals: StopSignals,
+        on_ready: Callable[[Sequence[str]], None],
     ) -> None:
         self._start = start
-        self._listener = listener
+        self._listeners = listeners
         self._signals = signals
         self._on_ready = on_ready
-        self._address = address_of(listener)
+        self._addresses = [address_of(listener) for listener in listeners]
         self._ready, self._ready_write = os.pipe()
         self._ready_workers = 0
         self._was_ready = False
@@ -230,12 +191,12 @@ class Supervisor:
         return self._stop()
 
     def _spawn(self) -> None:
-        fds = (self._listener.fileno(), self._ready_write)
+        listening = [listener.fileno() for listener in self._listeners]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._arbiter = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ops.server.arbiter", *map(str, fds)],
+            [sys.executable, "-P", "-m", "ops.server.arbiter", ",".join(map(str, listening)), str(self._ready_write)],
             stdin=subprocess.PIPE,
-            pass_fds=fds,
+            pass_fds=(*listening, self._ready_write),
             env=environment,
             start_new_session=True,  # Ctrl-C at the terminal is for the parent alone, which passes it on
         )
@@ -262,8 +223,8 @@ class Supervisor:
         self._ready_workers += lines.count(b"\n")
         if not self._was_ready and self._ready_workers >= self._start.settings.workers:
             self._was_ready = True
-            log.info("ready", extra={"address": self._address, "workers": self._start.settings.workers})
-            self._on_ready(self._address)
+            log.info("ready", extra={"address": " ".join(self._addresses), "workers": self._start.settings.workers})
+            self._on_ready(self._addresses)
 
     def _sleep(self, delay_s: float) -> None:
         """Wait, unless a stop signal comes."""
@@ -275,7 +236,8 @@ class Supervisor:
     def _stop(self) -> int:
         """End the arbiter: in order, quickly after a second signal, by force after a third or when time is up."""
         gc.freeze()  # PERF: as in ops/server/arbiter.py
-        self._listener.close()  # else clients would queue up at a door that nobody opens any more
+        for listener in self._listeners:
+            listener.close()  # else clients would queue up at a door that nobody opens any more
         arbiter = self._arbiter
         if arbiter is None or arbiter.poll() is not None:
             return 0

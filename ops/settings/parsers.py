@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
-from urllib.parse import urlsplit
 
 from endpoints.accounts.identity.claim_paths import parts_of
 from ledger.errors import InvalidInput
@@ -18,10 +17,11 @@ from ledger.keys import check_name
 from ops.settings.durations import format_duration, parse_duration
 from projections.accounts.addresses import problem_of
 from projections.accounts.credentials import Cipher
+from projections.entities.postgres.connections.address import read_address
 
-POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST_TEXT: Final = 2048
+MOST_HOSTS: Final = 16
 MOST: Final = 1_000_000
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE)
 
@@ -139,7 +139,15 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in re.split(r"[\s,]+", text) if part))
 
 
-def host(text: str) -> str:
+def hosts(text: str) -> tuple[str, ...]:
+    """Read host names or addresses with commas between them, each once."""
+    found = tuple(dict.fromkeys(_host(each) for each in text.split(",")))
+    if len(found) > MOST_HOSTS:
+        raise ValueError(f"at most {MOST_HOSTS} host names or addresses are expected")
+    return found
+
+
+def _host(text: str) -> str:
     """Read a host name or address."""
     given = text.strip().removeprefix("[").removesuffix("]")
     if ":" in given:
@@ -178,16 +186,8 @@ def redis_url(text: str) -> str:
 
 def postgres_url(text: str) -> str:
     """Read the address of a PostgreSQL database."""
-    url = text.strip()
-    scheme, separator, rest = url.partition("://")
-    if scheme not in POSTGRES_SCHEMES or not separator or not rest or not url.isprintable() or " " in url:
-        schemes = " or ".join(f"{scheme}://" for scheme in POSTGRES_SCHEMES)
-        raise ValueError(f"a database's URL begins with {schemes}, like postgresql://ledger@db/immich")
-    try:
-        urlsplit(url).port  # noqa: B018 - reads it
-    except ValueError:
-        raise ValueError("the host or port in the database's URL cannot be read") from None  # it may hold a password
-    return url
+    read_address(text.strip())
+    return text.strip()
 
 
 def https_url(text: str) -> str:

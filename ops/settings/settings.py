@@ -42,7 +42,8 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What one service runs with; nothing else reads the environment."""
 
-    host: str = "127.0.0.1"
+    host: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses or names to listen on; `::` is every address."""
     port: int = 2283
     workers: int = 1
     data_dir: Path = Path("var")

@@ -33,7 +33,7 @@ def _token_key(text: str) -> str:
 
 
 VARIABLES: dict[str, Variable] = {
-    "host": Variable("LEDGER_HOST", read.host),
+    "host": Variable("LEDGER_HOST", read.hosts),
     "port": Variable("LEDGER_PORT", read.integer(0, 65535)),
     "workers": Variable("LEDGER_WORKERS", read.integer(1, 256)),
     "data_dir": Variable("LEDGER_DATA_DIR", read.path),

@@ -153,8 +153,7 @@ class ImmichTables:
 
         Raises SourceUnavailable too where no user is there: then the tables are being filled again.
         """
-        async with self._postgres.connection() as connection:
-            rows = await connection.fetch(_SESSIONS, tokens)
+        rows = await self._postgres.ask(lambda connection: connection.fetch(_SESSIONS, tokens))
         facts = rows[0]
         if not facts["users"]:
             raise SourceUnavailable("Immich's database has no users: it is being restored, or Immich was never set up")
@@ -163,19 +162,17 @@ class ImmichTables:
 
     async def permissions(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, ...]]:
         """Find what API keys may do, by their SHA-256."""
-        async with self._postgres.connection() as connection:
-            rows = await connection.fetch(_API_KEYS, keys)
+        rows = await self._postgres.ask(lambda connection: connection.fetch(_API_KEYS, keys))
         return {row["key"]: tuple(row["permissions"]) for row in rows}
 
     async def there(self, tokens: Sequence[bytes]) -> set[bytes]:
         """Tell which tokens have a row, whether they are good for anything or not."""
-        async with self._postgres.connection() as connection:
-            return {row["token"] for row in await connection.fetch(_THERE, tokens)}
+        rows = await self._postgres.ask(lambda connection: connection.fetch(_THERE, tokens))
+        return {row["token"] for row in rows}
 
     async def stand(self, session: ImmichSession, horizon_us: int) -> Stand:
         """Read where a device stands at Immich; `horizon_us` was read before."""
-        async with self._postgres.connection() as connection:
-            rows = await connection.fetch(_STAND, session.id, session.user)
+        rows = await self._postgres.ask(lambda connection: connection.fetch(_STAND, session.id, session.user))
         found = tuple(
             ImmichCheckpoint(row["type"], row["ack"], row["updated_at_us"]) for row in rows if row["type"] is not None
         )
@@ -183,8 +180,7 @@ class ImmichTables:
 
     async def sanity(self) -> Sanity:
         """Tell whether the database is in order, and not about to be."""
-        async with self._postgres.connection() as connection:
-            row = await connection.fetchrow(_SANE)
+        row = await self._postgres.ask(lambda connection: connection.fetchrow(_SANE))
         wrong = (
             "it has no users" if not row["users"] else
             "it has no sessions" if not row["sessions"] else
@@ -203,8 +199,7 @@ class ImmichTables:
 
     async def _write(self, sql: str, *values: Any) -> list[Any]:
         """Write in a transaction of its own: connections are read-only by themselves."""
-        async with self._postgres.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
+        async with self._postgres.connection(writes=True) as connection:
             return list(await connection.fetch(sql, *values))
 
     async def close(self) -> None:

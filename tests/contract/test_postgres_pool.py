@@ -68,21 +68,12 @@ async def test_statements_need_not_be_kept(postgres_url: str) -> None:
 
 
 async def test_an_address_of_nonsense_is_refused_without_its_password() -> None:
-    with pytest.raises(InvalidInput) as refused:
-        await Postgres.open(
-            "postgresql://u:secret@[h/db?statement_cache_size=x", size=1, wait_s=1, statement_timeout_s=1
-        )
-    assert "secret" not in "".join(traceback.format_exception(refused.value))
-
-
-@pytest.mark.parametrize("bad", ["postgresql://u:sec@ret:port@h:x/db", "mysql://u:secret@h/db"])
-async def test_an_address_that_the_driver_refuses_is_not_repeated(bad: str) -> None:
-    async with pool(bad) as postgres:
-        with pytest.raises(SourceUnavailable, match="with this address") as refused:
-            await value(postgres, "SELECT 1")
-    told = "".join(traceback.format_exception(refused.value))
-    assert "secret" not in told
-    assert "ret:port" not in told
+    for bad in ("postgresql://u:secret@[h/db", "postgresql://u:secret@h:x/db", "mysql://u:secret@h/db"):
+        with pytest.raises(InvalidInput) as refused:
+            await Postgres.open(bad, size=1, wait_s=1, statement_timeout_s=1)
+        told = "".join(traceback.format_exception(refused.value)) + str(refused.value.problems)
+        assert "secret" not in told
+        assert "LEDGER_POSTGRES" in told
 
 
 async def test_waiting_for_a_connection_is_bounded(postgres_url: str) -> None:

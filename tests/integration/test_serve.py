@@ -251,10 +251,11 @@ def test_a_hang_up_ends_it_unless_ignored(data_dir: Path) -> None:
         assert servers_of(data_dir) == []
 
 
-def test_it_listens_on_ipv6(data_dir: Path) -> None:
-    with Service(data_dir, host="::1") as service:
-        assert service.url.startswith("http://[::1]:")
+def test_it_listens_on_several_addresses_of_both_families(data_dir: Path) -> None:
+    with Service(data_dir, host="127.0.0.1, ::1") as service:
+        assert service.url.startswith("http://[::1]:"), "all are printed"
         assert httpx.get(service.url).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{service.port}").status_code == 200
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,9 @@ class Counted(Postgres):
     asked = 0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
+    async def connection(self, *, writes: bool = False) -> AsyncIterator[Any]:
         self.asked += 1
-        async with super().connection() as connection:
+        async with super().connection(writes=writes) as connection:
             yield connection
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ledger.positions import MAX_US, Position
 from projections.entities.postgres.statements.keyset import (
     MAX_BIGINT,
-    MAX_TEXT,
     read_id,
     share_after,
     stamp,
@@ -94,9 +93,11 @@ def test_an_id_of_another_kind_sends_its_instant_again() -> None:
     assert share_after(Position(at_us, "IMG_1.jpg")) == (at_us // 1000 << 80, 0)
 
 
-def test_nothing_comes_after_the_last_id() -> None:
-    assert MAX_TEXT >= "\U0010ffff" * 64
-    assert len(MAX_TEXT.encode()) == 256
+def test_what_comes_after_a_whole_instant_needs_no_text_that_an_encoding_may_lack() -> None:
+    at_us = 1_700_000_000_000_000
+    assert stamped_after(None, "text") == (0, "")
+    assert stamped_after(Position(at_us, ""), "text") == (at_us + 1, "")
+    assert stamped_after(Position(MAX_US, ""), "text") == (MAX_US, "")
 
 
 @given(st.integers(0, MAX_US))

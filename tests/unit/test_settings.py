@@ -92,7 +92,7 @@ def test_the_environment_is_read() -> None:
         "LEDGER_TOKEN_KEY": KEY,
     }
     assert read_settings(environ) == Settings(
-        host="::1",
+        host=("::1",),
         port=0,
         workers=4,
         data_dir=Path("/srv/ledger"),
@@ -107,7 +107,7 @@ def test_the_environment_is_read() -> None:
 def test_the_command_line_goes_before_the_environment() -> None:
     environ = {"LEDGER_PORT": "1", "LEDGER_HOST": "a", "LEDGER_STALL": "nonsense"}
     settings = read_settings(environ, port=2, host=None, data_dir="x", stall_s="5s")
-    assert (settings.port, settings.host, settings.data_dir, settings.stall_s) == (2, "a", Path("x"), 5)
+    assert (settings.port, settings.host, settings.data_dir, settings.stall_s) == (2, ("a",), Path("x"), 5)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,8 @@ def test_the_command_line_goes_before_the_environment() -> None:
         ("LEDGER_WORKERS", "0"),
         ("LEDGER_PARTITIONS", "-1"),
         ("LEDGER_HOST", "a b"),
+        ("LEDGER_HOST", "a,,b"),
+        ("LEDGER_HOST", ",".join(f"h{at}" for at in range(17))),
         ("LEDGER_HOST", "1:2"),
         ("LEDGER_REDIS", "localhost:6379"),
         ("LEDGER_REDIS", "http://localhost"),

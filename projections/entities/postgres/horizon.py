@@ -84,7 +84,7 @@ FROM (SELECT 1) one LEFT JOIN LATERAL (
     AND a.pid <> pg_backend_pid()
     AND a.usesysid IS NOT NULL
     AND a.backend_type IS DISTINCT FROM 'walsender'
-    AND (a.backend_xid IS NOT NULL OR a.application_name <> '{application}')
+    AND (a.backend_xid IS NOT NULL OR NOT {ours})
   ORDER BY hidden DESC, a.state = 'disabled' DESC NULLS LAST, since NULLS LAST LIMIT 1
 ) w ON true
 """
@@ -96,6 +96,10 @@ ORDER BY prepared
 
 class HorizonUnknown(SourceUnavailable):
     """Nothing can be promised about this database for now; the message says what to do."""
+
+
+class OnReplica(HorizonUnknown):
+    """The server follows another one, or does so now: a new connection may lead to the one that takes writes."""
 
 
 class OldestWriter(NamedTuple):
@@ -126,28 +130,33 @@ class HorizonReader:
         stamps: Literal["transaction", "clock"],
         keeps_deletes_us: int | None = None,
         our_clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        *,
+        shares_sessions: bool = False,
     ) -> None:
-        """`keeps_deletes_us`: delete markers are gone after that time; None where they stay."""
+        """`keeps_deletes_us`: delete markers are gone after that time; None where they stay.
+
+        `shares_sessions`: those who write may use the sessions that ours have named, so that none is known by its name.
+        """
         self._keeps_deletes_us = keeps_deletes_us
         self._our_clock_us = our_clock_us
-        self._activity = _ACTIVITY.format(since=_SINCE[stamps], application=APPLICATION)
+        ours = "false" if shares_sessions else f"a.application_name = '{APPLICATION}'"
+        self._activity = _ACTIVITY.format(since=_SINCE[stamps], ours=ours)
         self._last_us: int | None = None
         self._clock_us = 0
         self._prepared: dict[str, int] = {}
 
     async def read(self, connection: asyncpg.Connection) -> Horizon:
-        """Tell the horizon, by a connection outside of a transaction.
+        """Tell the horizon, by a connection outside of a transaction, or one that just began it (`Postgres`).
 
         Raises HorizonUnknown, and whatever of asyncpg's errors the connection raises.
         """
-        assert not connection.is_in_transaction(), "an older snapshot would not see what has been committed meanwhile"
+        shared = getattr(connection, "shared", False)
+        assert shared or not connection.is_in_transaction(), "an older snapshot would not see what was committed since"
         seen = await connection.fetchrow(self._activity)
         now_us = _us(seen["at"])
         self._watch_clock(now_us)
         if seen["replica"]:
-            raise HorizonUnknown(
-                "PostgreSQL is a replica, which does not know who writes: use the address of the primary"
-            )
+            raise OnReplica("PostgreSQL is a replica, which does not know who writes: use the address of the primary")
         if seen["hidden"]:
             raise HorizonUnknown(
                 f"What session {seen['pid']} ({seen['application']}) does is hidden from this role, so how far the "

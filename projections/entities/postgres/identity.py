@@ -28,6 +28,7 @@ import asyncpg
 import msgspec
 
 from projections.entities.origins import Found
+from projections.entities.postgres.connections.connecting import apart
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.mapping.sql_names import tables_in
 
@@ -45,6 +46,11 @@ _PARTS: Final = {
     "(SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary))",
     "loading": "ARRAY(SELECT t.name FROM t JOIN pg_stat_progress_copy c ON c.relid = t.oid "
     "WHERE c.datname = current_database() AND c.command = 'COPY FROM')",
+    "shape": """(
+      SELECT coalesce(hashtextextended(string_agg(concat_ws(' ', t.name, a.attrelid, a.attnum, a.attname, a.atttypid,
+        a.atttypmod, a.attnotnull, a.attacl, c.relacl), ',' ORDER BY t.name, a.attnum), 0), 0)
+      FROM t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute a ON a.attrelid = t.oid
+      WHERE a.attnum > 0 AND NOT a.attisdropped)""",
 }
 # PERF: names are looked up once each; the whole question takes as long as that for the horizon, behind which it stands.
 _TABLES: Final = """
@@ -69,6 +75,8 @@ class IdentityReader:
     def __init__(self, mapping: Mapping) -> None:
         self._names = table_names(mapping)
         self._asked = dict(_PARTS)
+        self.shape = 0
+        """A hash of the tables' columns and of who may read them, as of the last read; 0 if it is not told."""
 
     @property
     def left_out(self) -> list[str]:
@@ -83,6 +91,7 @@ class IdentityReader:
             self._asked = {name: sql for name, sql in _PARTS.items() if await self._is_allowed(connection, name, sql)}
             log.warning("PostgreSQL does not tell its %s, so not each exchange is noticed", ", ".join(self.left_out))
             row = await self._ask(connection, self._asked)
+        self.shape = row.get("shape", 0)
         return Found(
             kind=KIND,
             system=row.get("system", ""),
@@ -106,7 +115,8 @@ class IdentityReader:
         if not parts:
             return {}
         columns = ", ".join(f"{sql} AS {name}" for name, sql in parts.items())
-        return dict(await connection.fetchrow(f"{_TABLES} SELECT {columns}", self._names))
+        async with apart(connection):
+            return dict(await connection.fetchrow(f"{_TABLES} SELECT {columns}", self._names))
 
 
 def table_names(mapping: Mapping) -> Sequence[str]:

@@ -22,11 +22,13 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from ledger.positions import Position
+from projections.entities.postgres.connections.connecting import encoding_of
 from projections.entities.postgres.mapping.applicable import applicable
 from projections.entities.postgres.mapping.mapping import Branch, Order
 from projections.entities.postgres.mapping.mapping import Mapping as SourceMapping
 from projections.entities.postgres.mapping.sql_names import only_column, quoted, tables_in
 from projections.entities.postgres.pool import Postgres
+from projections.entities.postgres.statements.encodings import is_whole
 from projections.entities.postgres.statements.keyset import uuid7_after
 
 _MS_BITS: Final = 80
@@ -127,8 +129,7 @@ class NewestRows:
         """
         async with self._looking:
             if self._began_s < at_s:
-                async with postgres.connection() as connection:
-                    await self.look(connection)
+                await postgres.ask(self.look)
 
     async def look(self, connection: Any) -> None:
         """Look at the tables, for all snapshots up to now; outside of any transaction."""
@@ -197,9 +198,9 @@ class NewestRows:
         tables, names = [stamp.table for stamp in every.values()], [stamp.column for stamp in every.values()]
         asked = []
         for stamp, row in zip(every.values(), await connection.fetch(_CHEAP, tables, names, SMALL_ROWS), strict=True):
-            if row["indexed"]:
+            if row["indexed"] and (self._mapping.source.library != "text" or is_whole(encoding_of(connection))):
                 asked.append(stamp)
-            elif row["small"]:
+            elif row["indexed"] or row["small"]:
                 asked.append(stamp._replace(library=""))
         return tuple(asked)
 

@@ -115,7 +115,7 @@ def test_the_service_gets_settings_that_it_knows() -> None:
     assert set(given) <= {variable.name for variable in VARIABLES.values()}
     image = dict(re.findall(r"(LEDGER_\w+)=(\S+)", DOCKERFILE.read_text()))
     settings = read_settings(image | given)
-    assert (settings.host, settings.port) == ("0.0.0.0", 2283)
+    assert (settings.host, settings.port) == (("0.0.0.0",), 2283)
     assert settings.postgres.url == "postgresql://ledger:secret@database:5432/photos"
     (subnet,) = project()["networks"]["edge"]["ipam"]["config"]
     assert settings.trusted_proxies == (subnet["subnet"],)

@@ -11,6 +11,7 @@ import msgspec
 from projections.entities.postgres.check.indexes import Index, lookup_index, order_index
 from projections.entities.postgres.check.plans import Trouble, troubles_in
 from projections.entities.postgres.check.schema import once, probes_of
+from projections.entities.postgres.connections.connecting import apart, encoding_of
 from projections.entities.postgres.mapping.compiled import Compiler
 from projections.entities.postgres.mapping.described import MappingError
 from projections.entities.postgres.mapping.mapping import Branch, Order
@@ -18,6 +19,7 @@ from projections.entities.postgres.mapping.mapping import Mapping as SourceMappi
 from projections.entities.postgres.mapping.probes import Probe
 from projections.entities.postgres.mapping.sql_names import columns_in, library_columns, quoted, tables_in, unquoted
 from projections.entities.postgres.newest_rows import stamps_of
+from projections.entities.postgres.statements.encodings import is_whole
 from projections.entities.postgres.statements.keyset import Ask
 from projections.entities.source_check import Problem, Weight
 
@@ -60,7 +62,8 @@ async def plan_problems(connection: Any, mapping: SourceMapping) -> list[Problem
     problems = list(_unknown(mapping, sizes))
     for probe in probes_of(mapping):
         try:
-            troubles, texts = await _troubles(connection, mapping, probe.branch, sizes, library)
+            async with apart(connection):
+                troubles, texts = await _troubles(connection, mapping, probe.branch, sizes, library)
         except MappingError as error:
             says, name = str(error), probe.branch.entity_type
             problems.append(Problem(weight="problem", says=says, entity_type=name, place=probe.place))
@@ -99,6 +102,8 @@ def _unknown(mapping: SourceMapping, sizes: Mapping[str, float]) -> Iterator[Pro
 async def _largest_library(connection: Any, mapping: SourceMapping, sizes: Mapping[str, float]) -> Any:
     """Find the library that has the most rows of one table, by the statistics; nobody's where there are none."""
     most, largest = 0.0, _NOBODY[mapping.source.library]
+    if mapping.source.library == "text" and not is_whole(encoding_of(connection)):
+        return largest  # its id may be none that can be read
     for table, column in _library_columns(mapping):
         found = await connection.fetchrow(_COMMONEST, table, column)
         if found is None or sizes.get(table, 0) * found["share"] <= most:

@@ -14,10 +14,12 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from projections.entities.postgres.check.schema import about, blames_the_statement, once, probes_of
+from projections.entities.postgres.connections.connecting import apart, encoding_of
 from projections.entities.postgres.mapping.column_types import fields_of
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.mapping.probes import Piece, Probe
 from projections.entities.postgres.mapping.sql_names import columns_in, tables_in
+from projections.entities.postgres.statements.readable import id_in_positions
 from projections.entities.source_check import Problem, Weight
 
 SAMPLE_ROWS: Final = 10_000
@@ -41,7 +43,7 @@ async def sample_problems(connection: Any, mapping: Mapping) -> list[Problem]:
     """
     problems: list[Problem] = []
     for probe in probes_of(mapping):
-        if probe.branch.each is None and (questions := list(_questions(probe))):
+        if probe.branch.each is None and (questions := list(_questions(probe, encoding_of(connection)))):
             problems += await _ask(connection, probe, questions)
     return once(problems)
 
@@ -52,8 +54,9 @@ async def _ask(connection: Any, probe: Probe, questions: Sequence[Question]) -> 
     counts = [question.counted.format(value=names[question.piece.sql]) for question in questions]
     sql = f"SELECT {', '.join(('count(*)', *counts))} FROM ({probe.rows(values, SAMPLE_ROWS)}) sample"
     try:
-        statement = await connection.prepare(sql)
-        row = await statement.fetchrow(*(None for _ in statement.get_parameters()))
+        async with apart(connection):
+            statement = await connection.prepare(sql)
+            row = await statement.fetchrow(*(None for _ in statement.get_parameters()))
     except asyncpg.PostgresError as error:
         if not blames_the_statement(error):
             raise
@@ -67,12 +70,12 @@ async def _ask(connection: Any, probe: Probe, questions: Sequence[Question]) -> 
     ]
 
 
-def _questions(probe: Probe) -> Iterator[Question]:
+def _questions(probe: Probe, encoding: str) -> Iterator[Question]:
     """Ask what can be asked of the branch's own tables; what refers to a share or a parent is left out."""
     own = tables_in(probe.branch.from_).keys()
     order = [piece for piece in probe.order() if _is_own(piece, own)]
     for piece in order:
-        yield from _of_order(piece)
+        yield from _of_order(piece, encoding)
     if len(own) == 1 and order and len(order) == len(probe.order()):
         others = ", ".join(piece.sql for piece in order)
         yield Question(
@@ -88,7 +91,7 @@ def _questions(probe: Probe) -> Iterator[Question]:
             yield Question(piece, "count(*) FILTER (WHERE {value} IS NULL)", "warning", says)
 
 
-def _of_order(piece: Piece) -> Iterator[Question]:
+def _of_order(piece: Piece, encoding: str) -> Iterator[Question]:
     yield Question(piece, "count(*) FILTER (WHERE {value} IS NULL)", "problem", "is null (such a row is never sent)")
     if piece.place.endswith(".uuid7"):
         yield Question(
@@ -103,12 +106,11 @@ def _of_order(piece: Piece) -> Iterator[Question]:
         later = "{value} > clock_timestamp() + interval '1 minute'"
         yield Question(piece, f"count(*) FILTER (WHERE {later})", "warning", _FUTURE)
     elif piece.place.endswith(".id"):
-        unreadable = "{value}::text !~ '^[^|[:cntrl:]]+$' OR length({value}::text) > 256"
         yield Question(
             piece,
-            f"count(*) FILTER (WHERE {unreadable})",
+            f"count(*) FILTER (WHERE NOT {id_in_positions('{value}', encoding)})",
             "problem",
-            "is no id a position can hold (1 to 256 characters without '|' or control characters)",
+            "is no id a position can hold (1 to 256 bytes of UTF-8 without '|' or control characters)",
         )
 
 

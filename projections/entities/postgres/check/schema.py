@@ -12,6 +12,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from projections.entities.postgres.connections.connecting import apart
 from projections.entities.postgres.mapping.column_types import SqlType, fields_of, misfit
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.mapping.probes import Piece, Probe
@@ -56,7 +57,8 @@ async def schema_problems(connection: Any, mapping: Mapping) -> list[Problem]:
 
 def blames_the_statement(error: asyncpg.PostgresError) -> bool:
     """Tell whether an error is about what was asked, so that asking again will not help."""
-    return str(getattr(error, "sqlstate", "") or "").startswith(_OF_STATEMENTS)
+    of_session = isinstance(error, asyncpg.DuplicatePreparedStatementError)  # one that a pooler shares
+    return not of_session and str(getattr(error, "sqlstate", "") or "").startswith(_OF_STATEMENTS)
 
 
 class _Database:
@@ -68,8 +70,9 @@ class _Database:
 
     async def types(self, sql: str) -> list[SqlType]:
         """Tell the types of a statement's columns; it is run, since rights are looked at only then."""
-        statement = await self._connection.prepare(sql)
-        await statement.fetch(*(None for _ in statement.get_parameters()))
+        async with apart(self._connection):
+            statement = await self._connection.prepare(sql)
+            await statement.fetch(*(None for _ in statement.get_parameters()))
         return await sql_types(self._connection, statement, self._known)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from projections.entities.postgres.check.schema import about, blames_the_statement, once, probes_of
+from projections.entities.postgres.connections.connecting import apart
 from projections.entities.postgres.mapping.compiled import Compiler
 from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.mapping.probes import Piece, Probe
@@ -39,8 +40,9 @@ async def unfit_problems(connection: Any, mapping: Mapping) -> list[Problem]:
 async def _counted(connection: Any, probe: Probe, sql: str) -> list[Problem]:
     pieces = dict(zip(probe.branch.data, probe.data(), strict=True))
     try:
-        statement = await connection.prepare(sql)
-        rows = await statement.fetch(*(None for _ in statement.get_parameters()))
+        async with apart(connection):
+            statement = await connection.prepare(sql)
+            rows = await statement.fetch(*(None for _ in statement.get_parameters()))
     except asyncpg.QueryCanceledError:
         says = "whether all its rows can be read is not known: looking through them took longer than a statement may"
         return [about(probe, Piece(probe.place, ""), says, "warning")]

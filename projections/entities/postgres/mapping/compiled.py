@@ -49,6 +49,8 @@ class Compiler:
         self._mapping = mapping
         self._library = f"$1::{mapping.source.library}"
         self._describer = Describer(mapping)
+        self.forgotten = 0
+        """How often what was made was forgotten."""
         self._known: dict[tuple[str, bool], Compiled] = {}
         self._parts: dict[tuple[str, bool, tuple[bool, ...]], Compiled] = {}
         self._changed: dict[tuple[tuple[str, ...], frozenset[str]], Statement] = {}
@@ -106,7 +108,10 @@ class Compiler:
         key = (name, self.is_mended(name, unfit))
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = await self._compile(connection, name, mended=key[1])
+            forgotten = self.forgotten
+            known = await self._compile(connection, name, mended=key[1])
+            if forgotten == self.forgotten:  # else it may be of a schema that is gone
+                self._known[key] = known
         return known
 
     def with_parts(self, compiled: Compiled, wanted: Sequence[bool]) -> Compiled:
@@ -126,6 +131,7 @@ class Compiler:
 
     def forget(self) -> None:
         """Take nothing of what was made for granted any more: the database may have got another schema."""
+        self.forgotten += 1
         self._describer = Describer(self._mapping)
         for made in (self._known, self._parts, self._changed):
             made.clear()

@@ -10,9 +10,9 @@ from typing import Final
 import asyncpg
 
 from ledger.commands import Resend
-from ledger.errors import LedgerError
 from projections.entities.forms import forms_of
 from projections.entities.postgres.check.schema import blames_the_statement, sql_types
+from projections.entities.postgres.connections.connecting import encoding_of
 from projections.entities.postgres.mapping.applicable import applicable
 from projections.entities.postgres.mapping.column_types import SqlType
 from projections.entities.postgres.mapping.expressions import Expressions, expressions_of, probe_of, types_of
@@ -22,6 +22,7 @@ from projections.entities.postgres.mapping.sql_names import columns_in, tables_i
 from projections.entities.postgres.statements.readable import Given
 from projections.entities.postgres.statements.waits import Described, parent_types
 from projections.entities.registry import row
+from projections.entities.source import SourceUnavailable
 
 _OUTER: Final = re.compile(r"\b(?:LEFT|RIGHT|FULL)\b", re.IGNORECASE)
 _DEFAULT: Final = re.compile(r"\s*coalesce\(.*,\s*(?:'(?:[^']|'')*'|true|false|\d+)\s*\)\s*", re.IGNORECASE | re.DOTALL)
@@ -37,8 +38,8 @@ ORDER BY c.at
 """
 
 
-class MappingError(LedgerError):
-    """What a mapping says does not fit the database; the message names the entity type and what the database says."""
+class MappingError(SourceUnavailable):
+    """What a mapping says does not fit the database for now; the message names the entity type and what that says."""
 
 
 class Describer:
@@ -94,12 +95,12 @@ class Describer:
         with blaming(branch.entity_type):
             probe = await connection.prepare(probe_of(found, self._library))
         types = await sql_types(connection, probe, self._types)
-        needed = list(_columns(found))
+        needed, encoding = list(_columns(found)), encoding_of(connection)
         columns = sorted({column for several in needed for column in several or ()})
         rows = await connection.fetch(_NOT_NULL, [of for of, _ in columns], [called for _, called in columns])
         held = {column for column, at in zip(columns, rows, strict=True) if at["not_null"]}
         given = [
-            Given(sql_type.name, sql_type.labels, several is not None and held.issuperset(several))
+            Given(sql_type.name, sql_type.labels, several is not None and held.issuperset(several), encoding)
             for sql_type, several in zip(types, needed, strict=True)
         ]
         return Described(found, types_of(found, given))

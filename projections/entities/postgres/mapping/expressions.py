@@ -9,11 +9,15 @@ from msgspec import Struct
 
 from projections.entities.postgres.mapping.mapping import Branch, Order
 from projections.entities.postgres.mapping.sql_text import with_library
+from projections.entities.postgres.statements.encodings import UTF8
 from projections.entities.postgres.statements.readable import Given
 
 
 class SqlTypes(Struct, frozen=True):
-    """The types of a branch's expressions, as pg_type names them; of what is printed all that the database holds."""
+    """The types of a branch's expressions, as pg_type names them; of what is printed all that the database holds.
+
+    `encoding` is the database's.
+    """
 
     order: tuple[str, ...]
     each: tuple[str, ...]
@@ -22,6 +26,7 @@ class SqlTypes(Struct, frozen=True):
     data: tuple[Given, ...]
     parents: tuple[tuple[Given, ...], ...]
     changes: tuple[str | None, ...]
+    encoding: str = UTF8
 
 
 class Expressions(Struct, frozen=True):
@@ -107,7 +112,8 @@ def types_of(found: Expressions, columns: Sequence[Given]) -> SqlTypes:
     data = tuple(next(left) for _ in found.data)
     parents = tuple(tuple(next(left) for _ in data) for data in found.parents)
     changes = tuple(None if sql is None else next(left).sql_type for sql in found.changes)
-    return SqlTypes(order, tuple(given.sql_type for given in left), stands, since, data, parents, changes)
+    each = tuple(given.sql_type for given in left)
+    return SqlTypes(order, each, stands, since, data, parents, changes, columns[0].encoding)
 
 
 def _given(several: Sequence[str | None]) -> list[str]:

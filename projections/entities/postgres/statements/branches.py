@@ -18,6 +18,7 @@ from projections.entities.postgres.mapping.column_types import fields_of
 from projections.entities.postgres.mapping.described import MappingError as MappingError
 from projections.entities.postgres.mapping.expressions import Expressions, SqlTypes, joined
 from projections.entities.postgres.mapping.mapping import ParentJoin
+from projections.entities.postgres.statements.encodings import in_unicode
 from projections.entities.postgres.statements.json_sql import Printed, literal, printed, template
 from projections.entities.postgres.statements.keyset import (
     ISO_US,
@@ -148,11 +149,14 @@ def _parts(one: Described, keeps: Waits, library: str, *, mended: bool) -> Itera
     branch = found.branch
     key = _key(branch.entity_type, found.order, types.order)
     looked_up = "".join(guard.join for guard in keeps.guards)
+    # What no position can name is not passed by: it is told with all that is held back.
+    placed = [in_unicode(found.order[1], types.encoding)] if key.id_kind == "text" else []
+    conditions = (found.where, *filter(None, placed))
     part = Part(
         key=key,
         joined=joined(branch, library) + looked_up,
         lone=found.from_,
-        conditions=(found.where,),
+        conditions=conditions,
         data=tuple(_data(one, keeps)),
         names=tuple(branch.data),
         keeps=keeps,
@@ -174,7 +178,7 @@ def _parts(one: Described, keeps: Waits, library: str, *, mended: bool) -> Itera
         yield part
         return
     own = tuple(f"({one.sql} > {part.at}) IS NOT TRUE" for one in since)
-    yield replace(part, conditions=(found.where, *own), lone=part.joined)
+    yield replace(part, conditions=(*conditions, *own), lone=part.joined)
     for number, one_since in enumerate(since):
         before = [f"({one_since.sql} > {other.sql}) IS NOT FALSE" for other in since[:number]]
         behind = [f"({one_since.sql} >= {other.sql}) IS NOT FALSE" for other in since[number + 1 :]]
@@ -184,7 +188,7 @@ def _parts(one: Described, keeps: Waits, library: str, *, mended: bool) -> Itera
             key=stamped_key(one_since.sql, "timestamptz", found.order[-1], key.id_kind),
             joined=from_,
             lone=from_,
-            conditions=(found.where, one_since.member, one_since.is_behind(part, found), *before, *behind),
+            conditions=(*conditions, one_since.member, one_since.is_behind(part, found), *before, *behind),
             share=None,
             is_told=True,
         )

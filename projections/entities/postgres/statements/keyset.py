@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ledger.positions import MAX_ID_BYTES, MAX_US, Position
+from ledger.positions import MAX_US, Position
 from projections.entities.postgres.mapping.mapping import LibraryType
 
 IdKind = Literal["uuid", "text", "bigint"]
@@ -26,8 +26,6 @@ StampKind = Literal["timestamptz", "timestamp"]
 ISO_US: Final = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""
 MAX_UUID: Final = 2**128 - 1
 MAX_BIGINT: Final = 2**63 - 1
-MAX_TEXT: Final = "\U0010ffff" * (MAX_ID_BYTES // 4)
-"""Behind every id of as many bytes as an id may have."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS_BITS: Final = 80
@@ -209,11 +207,11 @@ def share_after(position: Position | None) -> tuple[int, int]:
 def stamped_after(position: Position | None, kind: IdKind) -> tuple[int, Any]:
     """Return the instant and the id that all rows strictly after a position are above."""
     if position is None:
-        return -1, last_id(kind)
+        return _behind(-1, kind)
     if not position.id:
-        return position.at_us, last_id(kind)
+        return _behind(position.at_us, kind)
     found = read_id(position.id.partition(":")[0] if kind == "uuid" else position.id, kind)
-    return (position.at_us - 1, last_id(kind)) if found is None else (position.at_us, found)
+    return _behind(position.at_us - 1, kind) if found is None else (position.at_us, found)
 
 
 def read_id(text: str, kind: IdKind) -> Any:
@@ -228,9 +226,14 @@ def read_id(text: str, kind: IdKind) -> Any:
     return number if number <= MAX_BIGINT else None
 
 
-def last_id(kind: IdKind) -> Any:
-    """Return an id that none comes after."""
-    return {"uuid": uuid_text(MAX_UUID), "text": MAX_TEXT, "bigint": MAX_BIGINT}[kind]
+def _behind(at_us: int, kind: IdKind) -> tuple[int, Any]:
+    """Return what is above all rows of an instant and below all later ones.
+
+    No text is the last one in every encoding; before all that are ids is the empty one, at the next instant.
+    """
+    if kind == "text":
+        return min(at_us + 1, MAX_US), ""
+    return at_us, uuid_text(MAX_UUID) if kind == "uuid" else MAX_BIGINT
 
 
 def members_of(unfit: Mapping[str, Sequence[str] | None], table: str, kind: str) -> list[str] | None:

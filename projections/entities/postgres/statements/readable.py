@@ -15,12 +15,12 @@ from ledger.positions import MAX_ID_BYTES
 from projections.entities.entity import MAX_DEPTH
 from projections.entities.payloads.scalars import DURATION_PATTERN, INSTANT_PATTERN, DurationMs, DurationText
 from projections.entities.postgres.mapping.column_types import Field
+from projections.entities.postgres.statements.encodings import UTF8, in_unicode, no_control_characters
 
 INTEGERS: Final = frozenset({"int2", "int4", "int8"})
 STAMPS: Final = frozenset({"timestamptz", "timestamp"})
 NUMBERS: Final = frozenset({"float4", "float8", "numeric"})
 
-_UNFIT_IN_IDS: Final = r"[|\u0001-\u001f\u007f-\u009f]"
 _MOST: Final = 2**63 - 1
 _NULL: Final = re.compile(r"[\s()]*null[\s()]*", re.IGNORECASE)
 _AHEAD: Final = "(SELECT now() + interval '1 day')"
@@ -28,11 +28,15 @@ _AHEAD: Final = "(SELECT now() + interval '1 day')"
 
 
 class Given(NamedTuple):
-    """What the database holds of an expression: its type as pg_type names it, an enum's values, never null."""
+    """What the database holds of an expression: its type as pg_type names it, an enum's values, never null.
+
+    `encoding` is that of the database.
+    """
 
     sql_type: str
     labels: tuple[str, ...] = ()
     not_null: bool = False
+    encoding: str = UTF8
 
 
 def readable(field: Field, sql: str, given: Given, strict: Any) -> str:
@@ -79,10 +83,23 @@ def known_values(field: Field, sql: str, given: Given) -> str:
     return f"({sql})::text IN ({values})"
 
 
-def id_in_positions(sql: str) -> str:
+def id_in_positions(sql: str, encoding: str = UTF8) -> str:
     """Print that a text can be the id of a position."""
     text = f"({sql})::text"
-    return f"(octet_length({text}) BETWEEN 1 AND {MAX_ID_BYTES} AND {text} !~ '{_UNFIT_IN_IDS}')"
+    size = f"octet_length({text if encoding == UTF8 else _in_utf8(text, encoding)}) BETWEEN 1 AND {MAX_ID_BYTES}"
+    return _all(in_unicode(sql, encoding), size, no_control_characters(sql, encoding))
+
+
+def _in_utf8(text: str, encoding: str) -> str:
+    """Print a text's bytes in UTF-8, of one that can be read."""
+    condition = in_unicode(text, encoding)
+    converted = f"convert_to({text}, 'UTF8')"
+    return f"CASE WHEN {condition} THEN {converted} END" if condition else converted
+
+
+def _all(*conditions: str) -> str:
+    kept = [condition for condition in conditions if condition]
+    return kept[0] if len(kept) == 1 else f"({' AND '.join(kept)})" if kept else ""
 
 
 def _value(field: Field, sql: str, given: Given, strict: Any) -> str:
@@ -92,14 +109,14 @@ def _value(field: Field, sql: str, given: Given, strict: Any) -> str:
         case "id":
             if sql_type == "uuid" or sql_type in INTEGERS:
                 return ""
-            text = f"({sql})::text"
-            return f"(char_length({text}) BETWEEN 1 AND 256 AND {text} !~ '{_UNFIT_IN_IDS}')"
+            size = f"char_length(({sql})::text) BETWEEN 1 AND 256"
+            return _all(in_unicode(sql, given.encoding), size, no_control_characters(sql, given.encoding))
         case "text" if field.values:
             return "" if field.nullable else known_values(field, sql, given)
         case "text" if _is(strict, DurationText):
             return f"({sql})::text ~ '{DURATION_PATTERN}'"
         case "text":
-            return ""
+            return "" if sql_type == "uuid" or sql_type in INTEGERS else in_unicode(sql, given.encoding)
         case "time" if sql_type in STAMPS or sql_type == "date":
             return "" if field.nullable else finite_time(sql)
         case "time":
@@ -117,24 +134,25 @@ def _value(field: Field, sql: str, given: Given, strict: Any) -> str:
         case "flag" if sql_type == "bool":
             return ""
         case "object" if sql_type in ("json", "jsonb"):
-            return _object(field, sql, sql_type)
+            return _all(in_unicode(sql, given.encoding), _object(field, sql, given))
     return "false"  # a type that no value of fits; the schema's check refuses it
 
 
-def _object(field: Field, sql: str, sql_type: str) -> str:
+def _object(field: Field, sql: str, given: Given) -> str:
     """Print that a value is an object, nested no deeper than parsers of devices follow."""
     text = f"({sql})::text"
-    if sql_type == "jsonb":
+    if given.sql_type == "jsonb":
         flat = f"(length({text}) < {2 * MAX_DEPTH} OR NOT {_is_deep(sql)})"
         return (
             f"CASE WHEN jsonb_typeof({sql}) = 'object' THEN {' AND '.join((flat, *_inside(field, sql)))} ELSE false END"
         )
     strings = rf"""regexp_replace({text}, '"([^"\\]|\\.)*"', '', 'g')"""
     few = f"length({strings}) - length(translate({strings}, '[{{', '')) <= {MAX_DEPTH}"
-    # What jsonb cannot hold would be an error, and end the whole page.
-    odd = rf"{text} ~ '\\u0000|[eE][+]?[0-9]{{4,}}'"
+    # What jsonb or a text of this encoding cannot hold would be an error, and end the whole page.
+    held = r"\\u0000" if given.encoding == UTF8 else r"\\u(?!00[0-7])|\\u0000"
+    odd = rf"{text} ~ '{held}|[eE][+]?[0-9]{{4,}}'"
     flat = f"CASE WHEN {few} THEN true WHEN {odd} THEN false ELSE NOT {_is_deep(f'({sql})::jsonb')} END"
-    inside = _inside(field, f"({sql})")
+    inside = [f"CASE WHEN {odd} THEN false ELSE {one} END" for one in _inside(field, f"({sql})")]
     return f"CASE WHEN json_typeof({sql}) = 'object' THEN {' AND '.join((flat, *inside))} ELSE false END"
 
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from projections.entities.forms import Parent, forms_of
 from projections.entities.postgres.mapping.column_types import Field, fields_of
 from projections.entities.postgres.mapping.expressions import Expressions, SqlTypes
+from projections.entities.postgres.statements.encodings import shown
 from projections.entities.postgres.statements.json_sql import literal, printed
 from projections.entities.postgres.statements.keyset import uuid7_at
 from projections.entities.postgres.statements.readable import INTEGERS, Given, id_in_positions, stamp_in_reach
@@ -102,10 +103,10 @@ def waits_of(one: Described, sources: Mapping[str, Sequence[Described]], *, mend
     `mended`: also where children of mended parents stand.
     """
     found = one.found
-    missing, waits, parent_id = _missing(found)
+    missing, waits, parent_id = _missing(one)
     guards = tuple(_guards(one, sources, mended=mended))
     stamp = "uuid7" if len(found.order) == 1 else "updated_at", stamp_in_reach(found.order[0], one.types.order[0])
-    return Waits(own_fits(one), missing, waits, parent_id, _row_id(found), guards, stamp)
+    return Waits(own_fits(one), missing, waits, parent_id, _row_id(one), guards, stamp)
 
 
 def own_fits(one: Described) -> tuple[tuple[str, str], ...]:
@@ -113,7 +114,7 @@ def own_fits(one: Described) -> tuple[tuple[str, str], ...]:
     found, types = one
     made = list(_conditions(found.branch.entity_type, _data(one)))
     if len(found.order) == 2 and types.order[1] not in ("uuid", *INTEGERS):
-        made.append(("id", id_in_positions(found.order[1])))
+        made.append(("id", id_in_positions(found.order[1], types.encoding)))
     return tuple(made)
 
 
@@ -211,7 +212,7 @@ def _guard(
     wrong = unless(conditions)
     if there:
         wrong = f"({there} AND {wrong})"
-    named = f"{literal(reference.table + '|')} || {reference.sql}::text"
+    named = f"{literal(reference.table + '|')} || {shown(reference.sql, reference.given.encoding)}"
     causes = [(wrong, named), *((guard.wrong, guard.named) for guard in behind)]
     member = _member(reference.table, reference.sql, reference.given)
     stood = f"CASE WHEN {member} AND {' AND '.join(conditions)} THEN {at} END"
@@ -275,7 +276,7 @@ def _looked_up_in(
     same = own, f"{ref}.id"
     if given.sql_type != reference.given.sql_type:
         same = f"{own}::text", f"{ref}.id::text"
-    named = f"{literal(reference.table + '|')} || {ref}.id::text"
+    named = f"{literal(reference.table + '|')} || {shown(f'{ref}.id', reference.given.encoding)}"
     cases = [f"WHEN {unless(fits)} THEN {named}"] if fits else []
     cases += [f"WHEN {guard.wrong} THEN {guard.named}" for guard in behind]
     stands = "NULL::timestamptz"
@@ -323,11 +324,12 @@ def _first(causes: Sequence[tuple[str, str]]) -> str:
     return f"CASE {cases} ELSE {causes[-1][1]} END"
 
 
-def _missing(found: Expressions) -> tuple[str, str, str]:
+def _missing(one: Described) -> tuple[str, str, str]:
     """Print that a parent is missing, that one is which may come yet, and which that is: `table|id`.
 
     A reference that is null has no parent to miss.
     """
+    found, types = one
     branch = found.branch
     served = row(branch.entity_type)
     refs = served.parents
@@ -343,7 +345,7 @@ def _missing(found: Expressions) -> tuple[str, str, str]:
         missing.append(gone)
         if parent.since is not False:
             waits.append(gone)
-            ids.append(f"WHEN {gone} THEN {literal(parent.table + '|')} || coalesce({ref}::text, '')")
+            ids.append(f"WHEN {gone} THEN {literal(parent.table + '|')} || coalesce({shown(ref, types.encoding)}, '')")
     return _any_of(missing), _any_of(waits), f"CASE {' '.join(ids)} END" if ids else ""
 
 
@@ -351,11 +353,14 @@ def _any_of(conditions: Sequence[str]) -> str:
     return f"({' OR '.join(conditions)})" if conditions else ""
 
 
-def _row_id(found: Expressions) -> str:
+def _row_id(one: Described) -> str:
     """Print a row's id as its data has it; the parts of a pair with a colon between them."""
+    found, types = one
     data = dict(zip(found.branch.data, found.data, strict=True))
     fields = _names(found.branch.entity_type)
-    parts = ", ".join(f"{data[fields[attribute].name]}::text" for attribute in row(found.branch.entity_type).key)
+    parts = ", ".join(
+        shown(data[fields[attribute].name], types.encoding) for attribute in row(found.branch.entity_type).key
+    )
     return f"concat_ws(':', {parts})"
 
 

@@ -1,0 +1,1 @@
+"""How a PostgreSQL database is reached: its address as operators write it, and the making of one connection."""
