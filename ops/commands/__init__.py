@@ -36,7 +36,8 @@ COMMANDS: Final = {
         "End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.",
     ),
     "explain": Named(
-        "devices.explain:explain", "Tell why a device does not sync, in plain words first, then in figures."
+        "devices.explain:explain",
+        "Tell why a device does not sync: figures first and, last of all, the answer in plain words.",
     ),
     "fence": Named(
         "devices.fence:fence",

@@ -236,6 +236,9 @@ class GumnutSource:
             cursor = page.next
         return Ahead(count, newest if count else None)
 
+    async def knows(self, library: str) -> None:
+        """Tell nothing: Gumnut is asked in the name of a session, which sees what is its user's."""
+
     async def health(self) -> SourceHealth:
         """Tell whether Gumnut answers."""
         try:
