@@ -30,7 +30,7 @@ class SessionStreams:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition, _ = await readable_place(self._services, req, session_id)
+        partition, _, session_id = await readable_place(self._services, req, session_id)
         found = await newest(self._services.ledger, partition, session_id)
         send(resp, SessionStreamsDto(session_id, [told(sent) for sent in found]))
 

@@ -136,7 +136,7 @@ def test_why_in_words(commands: Commands, phones: list[Caller]) -> None:
     assert answers[-1] == explained["findings"][0]["code"] + ":", "what weighs most stays on the screen"
     assert shown.splitlines()[-1].startswith("Next it is sent: ")
     assert max(map(len, shown.splitlines())) <= 80
-    for said in ("Next it is sent: Only SyncResetV1", "AssetV2", "leaves no event"):
+    for said in ("Next it is sent: Only SyncResetV1", "AssetV2", "leaves no trace"):
         assert said in shown
 
 
