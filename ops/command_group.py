@@ -63,6 +63,8 @@ def run() -> int | str | None:
     except LedgerError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
+    except BrokenPipeError:
+        raise
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         return 1

@@ -1,8 +1,8 @@
 """Sessions by the start of their ids, living and ended.
 
 No index has them in the order of their ids: each partition's activity index and its ended sessions are gone through, a
-thousand to a command, with the pattern matched in the server. That costs the store 0.3 s for 1,000,000 sessions, in
-about 1,300 commands of which none takes longer than a millisecond, so it is for operators, and one search at a time.
+thousand to a command, with the pattern matched in the server. That costs the store 0.2 s for 1,000,000
+living and as many ended sessions (measured), in 2,000 commands of 0.2 ms: it is for operators, one search at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX: Final = re.compile(f"[0-9a-f]{{{FEWEST_CHARS},64}}")
 NAMED: Final = 10
 MOST: Final = 1000
 """How many sessions a search gives at most; a prefix that more have is too short to be of use."""
-_ID_CHARS: Final = 64
+ID_CHARS: Final = 64
 _SCANNED: Final = 1000
 _AT_ONCE: Final = 8
 
@@ -77,7 +77,7 @@ async def resolved(ledger: Ledger, text: str, user: str | None = None) -> tuple[
 
     Raises NoSuchSession, Ambiguous, Rebuilding.
     """
-    if len(text) == _ID_CHARS:
+    if len(text) == ID_CHARS:
         return (ledger.partition_of(user) if user else await ledger.locate(text)), text
     if user:
         partition = ledger.partition_of(user)

@@ -1,7 +1,7 @@
 """Who has sessions, living or ended: in pages, a partition's users in the order of their ids.
 
-There is no index of users. A page reads whole partitions until it is full: of 1,000,000 sessions in 256 partitions
-4,000 each, and as many questions for whose they are.
+There is no index of users. A page reads whole partitions until it is full or has read many sessions: of 1,000,000 in
+256 partitions 4,000 each, with as many questions for whose they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ledger.log.service import Ledger
 from ledger.log.stored_sessions import text_of
 from ledger.store.interface import scan
 
+READ: Final = 20_000
+"""After so many sessions a page is over, however few users they have."""
 _PLACE: Final = re.compile(r"(\d{1,9})\.(.*)", re.DOTALL)
 
 
@@ -45,8 +47,12 @@ async def users_page(ledger: Ledger, beyond: str | None, size: int) -> UsersPage
             raise ValueError("it is not the `next` of a page")
         partition, after = int(place[1]), place[2]
     found: list[UserFound] = []
+    read = 0
     while partition < ledger.partitions:
+        if read >= READ:
+            return UsersPage(found, f"{partition}.")
         for one in await _of_partition(ledger, partition):
+            read += one.living + one.ended
             if one.user <= after:
                 continue
             if len(found) == size:

@@ -10,6 +10,10 @@ from textwrap import wrap
 import click
 from click import echo
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
+from ledger.errors import NoSuchSession
+from ledger.keys import check_name
+from ledger.log.service import Ledger
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.opening.ledger import opened
@@ -17,6 +21,8 @@ from ops.opening.sources import open_source
 from projections.explain.answer import Explanation
 from projections.explain.answer import explain as explain_facts
 from projections.explain.facts import gather
+from projections.finding.prefixes import resolved
+from projections.finding.summaries import SHOWN, all_of
 from projections.sent.words import row_text
 
 _COLUMNS = 80
@@ -29,30 +35,62 @@ _DULL = {"offers": "0", "refused": "0", "late": "0", "epoch": "1"}
 
 
 @click.command()
-@click.argument("session", callback=session_id)
-@click.option("--user", help="The session's user, where known: saves asking every partition.")
+@click.argument("session", callback=session_id, required=False)
+@click.option("--user", help="All living sessions of this user; with SESSION it saves asking every partition.")
 @store_options
 @json_option
-def explain(session: str, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """Tell why a device does not sync: figures first and, last of all, the answer in plain words."""
+def explain(session: str | None, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Tell why a device does not sync: figures first and, last of all, the answer in plain words.
 
-    async def work() -> Explanation:
+    The start of a session's id will do. Of several devices of a user each is told in short; --json has all of each.
+    """
+    if session is None and user is None:
+        raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")
+    if user is not None:
+        check_name("--user", user)
+
+    async def work() -> list[Explanation]:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found, AsyncExitStack() as closing:
             if found.archive is not None:
                 await found.check_archive()
-            ledger, source = found.ledger, await open_source(settings, found, closing)
-            with progress("gathering facts"):
-                partition = ledger.partition_of(user) if user else await ledger.locate(session)
-                facts = await gather(ledger, found.past, source, partition, session)
-            return explain_facts(facts, ledger.clock())
+            ledger = found.ledger
+            with progress("gathering facts") as advance:
+                places = await _places(ledger, session, user)
+                source = await open_source(settings, found, closing)
+                told = []
+                for number, (partition, sid) in enumerate(places):
+                    told.append(explain_facts(await gather(ledger, found.past, source, partition, sid), ledger.clock()))
+                    advance(number + 1, "")
+                return told
 
-    found = run(work())
+    told = run(work())
     if as_json:
-        print_json(found)
+        for one in told:
+            print_json(one)
         return
-    for line in _words(found):
-        echo(line)
+    if len(told) == 1:
+        for line in _words(told[0]):
+            echo(line)
+        return
+    for one in told:
+        echo(f"{one.session_id[:SHORT_ID_CHARS]}  heard of {_second(one.heard_of_at)}")
+        for line in _wrapped(f"  {one.findings[0].weight}: {one.findings[0].code}: {one.summary}"):
+            echo(line)
+    echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
+
+
+async def _places(ledger: Ledger, session: str | None, user: str | None) -> list[tuple[int, str]]:
+    """Find what is to be explained; raises NoSuchSession, Ambiguous."""
+    if session is not None:
+        return [await resolved(ledger, session, user)]
+    assert user is not None
+    living = await all_of(ledger, user, ended=False)
+    if not living:
+        raise NoSuchSession(
+            f"No session of {user} lives: syncledger session list --user {user} --all shows those that have ended"
+        )
+    return [(place.partition, place.sid) for place in living[:SHOWN]]
 
 
 def _words(found: Explanation) -> Iterator[str]:

@@ -26,6 +26,7 @@ from ops.opening.ledger import Opened, now_us, opened
 from projections.checking.aside import Decision
 from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
+from projections.finding.prefixes import ID_CHARS, resolved
 
 Advance = Callable[[int, str], None]
 
@@ -78,7 +79,7 @@ def rebuild(
                 made = _rebuild(found, advance)
                 if sid is not None:
                     accept = None if why is None else Decision(why, by, now_us())
-                    await made.session(await _partition_of(found, sid), sid, accept)
+                    await made.session(*await _place_of(found, sid), accept)
                 elif user is not None:
                     await made.user(found.ledger.partition_of(user), user)
                 else:
@@ -110,15 +111,20 @@ async def _partitions(found: Opened, partition: int | None, everything: bool, ma
     await made.partitions(which, strays)
 
 
-async def _partition_of(found: Opened, sid: str) -> int:
-    """Find a session by what is stored of it, or else by its events; raises NoSuchSession, Rebuilding."""
+async def _place_of(found: Opened, sid: str) -> tuple[int, str]:
+    """Find a session by what is stored of it, or, with its whole id, by its events.
+
+    Raises NoSuchSession, Ambiguous, Rebuilding.
+    """
     try:
-        return await found.ledger.locate(sid)
+        return await resolved(found.ledger, sid)
     except (NoSuchSession, Rebuilding):
+        if len(sid) < ID_CHARS:
+            raise
         partition = await find_session(found.store, found.ledger.partitions, sid)
         if partition is None:
             raise
-        return partition
+        return partition, sid
 
 
 def _tell(report: RebuildReport) -> None:
