@@ -15,6 +15,10 @@ class LoadInterrupted(BaseException):
     """A Ctrl-C came while a command was loaded; Click would begin a line of its own for one."""
 
 
+class OutputUnread(BaseException):
+    """Nobody reads the output any more; Click would end the program for one, as if something had failed."""
+
+
 class Program(click.Group):
     """The commands by name; only one that is wanted is imported."""
 
@@ -35,6 +39,13 @@ class Program(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises OutputUnread."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise OutputUnread from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their first sentences, and import none."""
         told = [click.Command(name, help=named.help) for name, named in COMMANDS.items()]
@@ -48,7 +59,7 @@ def syncledger() -> None:
 
 
 def run() -> int | str | None:
-    """Run the command that the arguments name and give what to exit with; raises KeyboardInterrupt."""
+    """Run the command that the arguments name and give what to exit with; raises KeyboardInterrupt, BrokenPipeError."""
     try:
         code: int | str | None = syncledger.main(standalone_mode=False)
     except (click.Abort, LoadInterrupted):
@@ -63,8 +74,8 @@ def run() -> int | str | None:
     except LedgerError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        raise
+    except OutputUnread:
+        raise BrokenPipeError from None
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         return 1

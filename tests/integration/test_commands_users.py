@@ -162,7 +162,7 @@ def test_events_from_before_texts_were_sealed_are_counted(commands: Commands) ->
     commands.inside(live_unsealed)
     assert "iPhone" in commands("session", "list", "--user", user)
     told = commands("user", "erase", user, "--yes")
-    assert "1 events from before texts were sealed still hold what devices said" in told
+    assert "1 event from before texts were sealed still holds what devices said" in told
 
 
 def test_where_the_keys_are_is_told_and_another_place_is_refused(commands: Commands, tmp_path: Path) -> None:

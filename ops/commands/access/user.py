@@ -130,9 +130,10 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
     if settings.identity == IMMICH:
         echo("devices that Immich still has begin anew with their next request: delete the user in Immich first")
     if left.events:
+        hold = "still holds" if left.events == 1 else "still hold"
         echo(
-            f"{counted(left.events, 'event')} from before texts were sealed still hold what devices said: "
-            "kept as they are"
+            f"{counted(left.events, 'event')} from before texts were sealed {hold} what devices said, and nothing is "
+            "changed there"
         )
     for sid in erased.damaged:
         echo(

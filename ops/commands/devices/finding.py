@@ -17,6 +17,7 @@ from projections.finding.people import user_of_email
 from projections.finding.prefixes import PREFIX, Place, by_prefix
 from projections.finding.summaries import SHOWN, SessionFound, all_of, summaries
 
+WHO = "syncledger user list tells who has"
 limit_option = click.option(
     "--limit", type=click.IntRange(1), default=SHOWN, show_default=True, metavar="N", help="At most so many."
 )

@@ -31,6 +31,11 @@ Pages = Callable[[Wanted, bool, int], AsyncIterator[Page]]
 
 async def follow(pages: Pages, wanted: Wanted, before: int, show: Callable[[HistoryEvent], None]) -> None:
     """Show the newest `before` wanted events, oldest first, then all that come; ends only with an error."""
+    newest_us = 0
+    async for page in pages(Wanted(), False, 1):
+        newest_us = page.events[0].at_us if page.events else 0
+        break
+    known = {event.stream_id: event.at_us for event in await _since(pages, wanted, newest_us)}
     old: list[HistoryEvent] = []
     async for page in pages(wanted, False, max(before, 1)):
         old += page.events
@@ -38,8 +43,7 @@ async def follow(pages: Pages, wanted: Wanted, before: int, show: Callable[[Hist
             break
     for event in reversed(old[:before]):
         show(event)
-    newest_us = old[0].at_us if old else wanted.since_us
-    known = {event.stream_id: event.at_us for event in old}
+    known |= {event.stream_id: event.at_us for event in old}
     while True:
         await asyncio.sleep(LOOK_S)
         for event in await _since(pages, wanted, newest_us):

@@ -16,6 +16,7 @@ from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.keys import check_name
 from ledger.log.reader import ANY_SEQ, PAGE
+from ops.commands.devices.finding import WHO
 from ops.commands.devices.following import BEFORE, Page, Pages, follow
 from ops.commands.instants import FORMS, instant, instant_until
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
@@ -104,7 +105,7 @@ async def _pages(found: Opened, session: str | None, user: str | None) -> Pages:
         assert user is not None
         partition, key = ledger.partition_of(user), await ledger.key_of(user)
         if not await sessions_of(found.store, partition, user):
-            raise NoSuchSession(f"{user} has no session here, living or ended: syncledger user list tells who has")
+            raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
         return lambda wanted, forward, size: user_pages(
             past, partition, user, wanted, size=size, forward=forward, key=key
         )

@@ -16,7 +16,7 @@ from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
-from ops.commands.devices.finding import find, limit_option, print_found
+from ops.commands.devices.finding import WHO, find, limit_option, print_found
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns, counted, minute, shortened
 from ops.opening.ledger import Opened, keyring_source, opened
@@ -27,6 +27,7 @@ from projections.accounts.tokens import Issued, TokenIssuer
 from projections.finding.prefixes import resolved
 from projections.finding.summaries import SessionFound, all_of, summaries
 from projections.history.session_history import owner
+from projections.history.user_history import sessions_of
 from projections.immich import PLACE
 
 BY = "command"
@@ -169,7 +170,7 @@ def _list_all(user: str, limit: int, data_dir: Path | None, redis_url: str | Non
 
     count, told = run(work())
     if not count and not as_json:
-        raise NoSuchSession(f"{user} has no session here, living or ended: syncledger user list tells who has")
+        raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
     print_found(told, count, as_json)
     if any(one.damaged for one in told):
         raise click.exceptions.Exit(1)
@@ -208,10 +209,9 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
                 assert user is not None
                 if any(state.authenticated_by == IMMICH for state in await found.ledger.devices(user)):
                     raise _ended_there(user)
-                if not (count := await end_all(found, user, command)):
-                    raise NoSuchSession(
-                        f"no session of {user} lives: syncledger session list --user {user} --all shows ended ones"
-                    )
+                count = await end_all(found, user, command)
+                if not count and not await sessions_of(found.store, found.ledger.partition_of(user), user):
+                    raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
                 return f"{counted(count, 'session')} of {user} ended"
             await _end_one(found, user, session, command)
             return "ended, with what belonged to it"
