@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -40,7 +41,12 @@ class Program(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; raises OutputUnread."""
+        """Run the command, and say first which settings are none; raises OutputUnread."""
+        if any(name.startswith("LEDGER_") for name in os.environ):  # PERF: else nothing of it is imported
+            from ops.settings.variables import told_unknown
+
+            for told in told_unknown(os.environ):
+                click.echo(f"warning: {told}", err=True)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -65,7 +71,9 @@ def run() -> int | str | None:
     except (click.Abort, LoadInterrupted):
         raise KeyboardInterrupt from None
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code
     except InvalidInput as error:
         for path, message in error.problems:

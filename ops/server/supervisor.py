@@ -31,7 +31,7 @@ from ops.opening.ledger import begin_ledger
 from ops.server.arbiter import BACKLOG, Start, encode_start
 from ops.server.logs import configure_logging
 from ops.settings.settings import Settings, without_password
-from ops.settings.variables import unknown_variables
+from ops.settings.variables import told_unknown
 
 log = logging.getLogger("syncledger.serve")
 
@@ -57,8 +57,8 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
     Must be called in the main thread. `on_ready` gets the address when every worker accepts requests.
     """
     configure_logging(settings.log)
-    for name in unknown_variables(os.environ):
-        log.warning("no such setting, ignored: %s", name)
+    for told in told_unknown(os.environ):
+        log.warning("%s", told)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         try:

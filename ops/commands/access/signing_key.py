@@ -29,8 +29,15 @@ def signing_key() -> None:
 @data_dir_option
 @json_option
 def list_keys(data_dir: Path | None, as_json: bool) -> None:
-    """List the keys by their ids: the first one signs, the others still verify what they signed."""
-    keyring = keyring_source(settings_from(data_dir=data_dir))()
+    """List the keys by their ids: the first one signs, the others still verify what they signed. Makes none."""
+    settings = settings_from(data_dir=data_dir)
+    file = settings.data_dir / TOKEN_KEY_FILE
+    if settings.token_key is None and not file.exists():
+        echo(f"there are no keys in {settings.data_dir} yet: what makes a token makes the first one", err=True)
+        if as_json:
+            print_json([])
+        return
+    keyring = keyring_source(settings)()
     uses = [(kid, "verifies" if number else "signs") for number, kid in enumerate(_kids(keyring))]
     if as_json:
         print_json([{"kid": kid, "use": use} for kid, use in uses])

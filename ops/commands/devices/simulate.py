@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -50,8 +51,10 @@ class Failed(click.ClickException):
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The device's own copy; the same file resumes.  [default: one per token under ./var/devices]",
+    help="The device's own copy; the same file resumes.  [default: one per token in the data folder's devices]",
 )
+@click.option("--data-dir", type=click.Path(path_type=Path),
+              help="Data folder, in which the copy lies [default: LEDGER_DATA_DIR, or ./var].")  # fmt: skip
 @click.option("--protocol", type=click.Choice(["v3", "v2", "v1"]), default="v2", show_default=True,
               help="Ask for the types of a 3.3 server, of a 3.2 one, or of one older than 2.6.")  # fmt: skip
 @click.option("--types", metavar="TYPE,…", help="Ask for these request types instead.")
@@ -73,6 +76,7 @@ def simulate(
     token: str,
     db: Path | None,
     protocol: str,
+    data_dir: Path | None,
     types: str | None,
     present: Presentation,
     read_rate: float | None,
@@ -95,7 +99,8 @@ def simulate(
     """
     if compare and not library:
         raise click.UsageError("--check needs --library, the library that the token's session syncs")
-    path = db or Path("var", "devices", f"{hashlib.sha256(token.encode()).hexdigest()[:16]}.db")
+    folder = data_dir or Path(os.environ.get("LEDGER_DATA_DIR") or "var")
+    path = db or folder.joinpath("devices", f"{hashlib.sha256(token.encode()).hexdigest()[:16]}.db")
     errors = Console(stderr=True)
     checked: CheckResult | None = None
     unchecked = ""
