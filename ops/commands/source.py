@@ -131,9 +131,7 @@ async def _without_ledger(settings: Settings, why: str) -> CheckReport:
     """Check what can be told of a source before there is a ledger."""
     note = Problem(weight="note", says=f"what devices were not sent is not known before there is a ledger: {why}")
     if settings.source == "catalog":
-        return CheckReport(
-            kind="catalog", facts={"source": "the ledger's own store, once it is begun"}, problems=[note]
-        )
+        return CheckReport(kind="catalog", facts={"source": "in the ledger's own store"}, problems=[note])
     from projections.entities.gumnut.client import Pool, health_of
 
     config = gumnut_config(settings)

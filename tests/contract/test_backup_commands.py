@@ -60,6 +60,8 @@ def test_a_ledger_is_backed_up_and_restored(
     here: Commands, there: Settings, tmp_path: Path, valkey_url: str, redis7_url: str
 ) -> None:
     before = within(valkey_url, everything)
+    assert here.json("signing-key", "list") == [], "none is made by looking"
+    here("signing-key", "rotate", "--keep", "0")
     signs = [key["kid"] for key in here.json("signing-key", "list")]
     secret = {"credential_key": Cipher.make_key()}
     told = here("backup", "--with-catalog", **secret)

@@ -85,6 +85,8 @@ def test_a_server_that_is_down_is_told_without_its_password(commands: Commands) 
 
 
 def test_the_catalog_is_told_in_the_same_form(commands: Commands) -> None:
+    assert "before there is a ledger" in commands("source", "check")
+    commands("session", "create", "--user", "ann", "--library", "lib")
     assert commands.json("source", "check") == {
         "kind": "catalog", "facts": {"source": "in the ledger's own store"}, "problems": [],
     }  # fmt: skip

@@ -20,7 +20,7 @@ from ledger.store.interface import Store
 from projections.accounts.credentials import Credentials
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.bulk_reads import is_id
-from projections.entities.gumnut.client import Pool
+from projections.entities.gumnut.client import Pool, health_of
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.feed import Filter
 from projections.entities.gumnut.held_back import PARENTS, HeldBackNotes, Notes, Tails
