@@ -54,8 +54,8 @@ class Program(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their first sentences, and import none."""
-        told = [click.Command(name, help=named.help) for name, named in COMMANDS.items()]
-        click.Group(commands=told).format_commands(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, named.help.rstrip(".")) for name, named in sorted(COMMANDS.items())])
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -25,12 +25,36 @@ T = TypeVar("T")
 Command = Callable[..., Any]
 
 
+class Listed(click.Group):
+    """A group whose help has the first sentence of each command, whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        told = [(name, first_sentence(command.help or "")) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(told)
+
+
+def first_sentence(text: str) -> str:
+    """Give the first sentence of a help."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.partition(". ")[0].rstrip(".")
+
+
 def store_options(command: Command) -> Command:
     """Add the options that say where the ledger is."""
     data_dir = click.option(
-        "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded server [default: ./var]."
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Where the embedded store and the keys are [default: LEDGER_DATA_DIR, or ./var].",
     )
-    redis = click.option("--redis", "redis_url", help="Use this server instead: redis://, rediss:// or unix://.")
+    redis = click.option(
+        "--redis",
+        "redis_url",
+        metavar="URL",
+        help="A store of your own instead: redis://, rediss:// or unix:// [default: LEDGER_REDIS].",
+    )
     return data_dir(redis(command))
 
 

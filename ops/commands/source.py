@@ -12,7 +12,7 @@ from click import echo
 
 from ledger.errors import LedgerError, NoLedger
 from ledger.events import IMMICH
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import columns
 from ops.embedded.files import EmbeddedServerError, check_begun
 from ops.opening.identity_provider import gumnut_config
@@ -32,9 +32,9 @@ _WIDEST = 200
 _MOST_HELD = 200
 
 
-@click.group()
+@click.group(cls=Listed)
 def source() -> None:
-    """Look at where entities come from."""
+    """Check where entities come from, or accept an exchanged database."""
 
 
 @source.command()

@@ -8,7 +8,7 @@ import click
 import msgspec
 from click import echo
 
-from ops.commands.options import json_option, print_json, settings_from
+from ops.commands.options import Listed, json_option, print_json, settings_from
 from ops.opening.key_files import alone, read_or_make, replace
 from ops.opening.ledger import TOKEN_KEY_FILE, keyring_source
 from projections.accounts.tokens import Keyring, make_key, read_keyring
@@ -20,9 +20,9 @@ data_dir_option = click.option(
 )
 
 
-@click.group("signing-key")
+@click.group("signing-key", cls=Listed)
 def signing_key() -> None:
-    """The keys that sign tokens."""
+    """List and rotate the keys that sign tokens."""
 
 
 @signing_key.command("list")

@@ -12,7 +12,7 @@ from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import IMMICH
 from ledger.keys import check_name
 from ops.commands.devices.session import BY
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted, plain
 from ops.opening.ledger import opened
 from projections.accounts.erasure import Erasure, PlainEvents, erase_user, plain_events
@@ -26,9 +26,9 @@ _NOBODY = (
 )
 
 
-@click.group()
+@click.group(cls=Listed)
 def user() -> None:
-    """Who users are."""
+    """List, show and forget users."""
 
 
 @user.command()

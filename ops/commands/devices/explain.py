@@ -36,7 +36,7 @@ _DULL = {"offers": "0", "refused": "0", "late": "0", "epoch": "1"}
 
 @click.command()
 @click.argument("session", callback=session_id, required=False)
-@click.option("--user", help="All living sessions of this user; with SESSION it saves asking every partition.")
+@click.option("--user", metavar="USER", help="All living sessions of this user; with SESSION it saves a search.")
 @store_options
 @json_option
 def explain(session: str | None, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:

@@ -46,7 +46,7 @@ class _Page(Page, Protocol):
 @click.option(
     "--entity", "entity_type", type=click.Choice(ENTITY_TYPES), metavar="TYPE", help="Only about this, like AssetV2."
 )
-@click.option("--user", help="All sessions of this user; with SESSION it saves asking every partition.")
+@click.option("--user", metavar="USER", help="All sessions of this user; with SESSION it saves asking every partition.")
 @click.option("--forward", is_flag=True, help="Oldest first.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="At most so many events [default: all].")
 @click.option(

@@ -17,7 +17,16 @@ from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
 from ops.commands.devices.finding import WHO, find, limit_option, print_found
-from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
+from ops.commands.options import (
+    Listed,
+    json_option,
+    print_json,
+    progress,
+    run,
+    session_id,
+    settings_from,
+    store_options,
+)
 from ops.commands.tables import columns, counted, minute, shortened
 from ops.opening.ledger import Opened, keyring_source, opened
 from ops.opening.sources import open_source
@@ -35,16 +44,16 @@ BY = "command"
 _SHORTEST_US = 1_000_000
 
 
-@click.group()
+@click.group(cls=Listed)
 def session() -> None:
-    """Signed-in devices."""
+    """Sign devices in and out, list and find them."""
 
 
 @session.command()
-@click.option("--user", required=True, help="Who signs in.")
-@click.option("--library", required=True, help="What the device syncs.")
+@click.option("--user", metavar="USER", required=True, help="Who signs in.")
+@click.option("--library", metavar="LIBRARY", required=True, help="What the device syncs.")
 @click.option("--user-agent", default="", help="User-Agent of the device; tells its type, OS and app version.")
-@click.option("--ttl", help="How long the session may last, like 30d [default: until it is idle too long].")
+@click.option("--ttl", metavar="TIME", help="How long it may last, like 30d [default: until it is idle too long].")
 @store_options
 @json_option
 def create(
@@ -118,7 +127,7 @@ async def _tell_unknown(found: Opened, settings: Settings, closing: AsyncExitSta
 
 
 @session.command("list")
-@click.option("--user", required=True, help="Whose sessions.")
+@click.option("--user", metavar="USER", required=True, help="Whose sessions.")
 @click.option("--all", "with_ended", is_flag=True, help="Also those that have ended, the newest first.")
 @limit_option
 @store_options
@@ -189,7 +198,7 @@ def _print(timed: list[tuple[int, State]]) -> None:
 
 @session.command()
 @click.argument("session", required=False, callback=session_id)
-@click.option("--user", help="Whose session, where known; with --all whose sessions.")
+@click.option("--user", metavar="USER", help="Whose session, where known; with --all whose sessions.")
 @click.option("--all", "all_of_user", is_flag=True, help="End all sessions of the user.")
 @store_options
 def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path | None, redis_url: str | None) -> None:

@@ -66,7 +66,7 @@ class Failed(click.ClickException):
 @click.option("--kill-after-lines", type=click.IntRange(min=1), metavar="N",
               help="Die by SIGKILL once N lines are stored, as a crash would.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="First empty the copy and clear all that the session has acknowledged.")
-@click.option("--check", "compare", is_flag=True, help="Afterwards compare the copy with the catalog.")
+@click.option("--check", "compare", is_flag=True, help="Afterwards compare the copy with what a new device gets.")
 @click.option("--library", metavar="LIBRARY", help="The library to compare with.")
 @click.option("--key", envvar="LEDGER_API_KEY", help="The API key for --check, instead of the token.  "
               "[env: LEDGER_API_KEY]")  # fmt: skip
@@ -94,8 +94,9 @@ def simulate(
     with the same file to go on where it was; it may be interrupted or killed anywhere.
 
     \b
-    Exit codes: 0 synced, 1 the copy differs from the catalog, 3 the sync or the comparison failed,
-    4 the stream ended cleanly but without SyncCompleteV1, 130 interrupted.
+    Exit codes: 0 synced, 1 the copy differs from the library, 3 the sync or
+    the comparison failed, 4 the stream ended cleanly but without
+    SyncCompleteV1, 130 interrupted.
     """
     if compare and not library:
         raise click.UsageError("--check needs --library, the library that the token's session syncs")

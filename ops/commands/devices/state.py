@@ -21,7 +21,7 @@ _WIDEST = 120
 @click.command()
 @click.argument("session", callback=session_id)
 @click.option("--at", "at_us", callback=instant, metavar="TIME", help=f"When: {FORMS} [default: now].")
-@click.option("--user", help="The session's user, where known: saves asking every partition.")
+@click.option("--user", metavar="USER", help="The session's user, where known: saves asking every partition.")
 @store_options
 @json_option
 def state(

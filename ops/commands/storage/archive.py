@@ -27,12 +27,18 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 @click.command()
-@click.option("--hot", "hot_s", callback=_duration, default="30d", show_default=True, help="Younger events stay.")
+@click.option(
+    "--hot", "hot_s", metavar="TIME", callback=_duration, default="30d", show_default=True, help="Younger ones stay."
+)
 @click.option(
     "--max-events", "hot_events", type=click.IntRange(0), help="No more events of a partition stay than this."
 )
 @click.option(
-    "--retention", "retention_s", callback=_duration, help="Remove what is older, like 400d [default: never]."
+    "--retention",
+    "retention_s",
+    metavar="TIME",
+    callback=_duration,
+    help="Remove older ones, like 400d [default: never].",
 )
 @click.option(
     "--segment-events",

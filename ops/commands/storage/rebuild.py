@@ -33,7 +33,7 @@ Advance = Callable[[int, str], None]
 
 @click.command()
 @click.option("--session", "sid", callback=session_id, help="Only this session.")
-@click.option("--user", help="Only the sessions of this user.")
+@click.option("--user", metavar="USER", help="Only the sessions of this user.")
 @click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
 @click.option(
     "--accept-history",

@@ -9,7 +9,7 @@ import click
 from click import echo
 
 from ops.backup.listing import stamp
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
 from ops.embedded.append_only import Damage, find_damage
 from ops.embedded.append_only import mend as mend_files
 from ops.embedded.files import check_begun
@@ -17,7 +17,7 @@ from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_on_purpose, now_us, store_of
 
 
-@click.group("store")
+@click.group("store", cls=Listed)
 def store() -> None:
     """The store under a ledger: begin one in it, mend the file of an embedded one."""
 
