@@ -689,7 +689,7 @@ def test_the_command_fails_in_one_line_without_the_token(server: ScriptedServer,
     server.answers["GET /api/users/me"] = (401, {"message": "Invalid user token"})
     failed = run_command(server, "--db", str(tmp_path / "device.db"), "--present", "query", LEDGER_TOKEN="SECRET")
     assert failed.returncode == 3
-    assert failed.stderr == b"error: GET /users/me answered 401: Invalid user token\n"
+    assert failed.stderr == b"Error: GET /users/me answered 401: Invalid user token\n"
     nowhere = run_command(server, "--url", "http://127.0.0.1:1", "--db", str(tmp_path / "d.db"), LEDGER_TOKEN="SECRET")
     assert nowhere.returncode == 3
     assert b"http://127.0.0.1:1 does not answer" in nowhere.stderr
