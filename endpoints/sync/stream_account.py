@@ -57,10 +57,9 @@ class StreamAccount:
         """Log how the stream ended and keep it with the session, where it is worth that; raises nothing."""
         if how == "gone" and self._is_complete:  # its client had no reason to stay
             how = "completed"
-        stream = self._told(how, why)  # type: ignore[arg-type]
-        if not record.is_worth_noting(stream):
-            log.debug("stream over: %s [%s] %s", how, self._correlation, self._in_words(stream))
+        if not record.is_worth_noting(how, self._rows):  # PERF: most streams, as nothing was new
             return
+        stream = self._told(how, why)  # type: ignore[arg-type]
         log.info("stream over: %s [%s] %s", how, self._correlation, self._in_words(stream))
         try:
             await record.note(self._ledger, self._state.user, self._state.sid, stream)

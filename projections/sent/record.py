@@ -61,9 +61,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(SentStream).decode
 
 
-def is_worth_noting(stream: SentStream) -> bool:
+def is_worth_noting(how: str, rows: int) -> bool:
     """Tell whether a stream is kept: not a poll that found nothing, nor one whose client did not wait for that."""
-    return stream.rows > 0 or stream.how in ("broken", "stalled", "refused")
+    return rows > 0 or how in ("broken", "stalled", "refused")
 
 
 async def note(ledger: Ledger, user: str, sid: str, stream: SentStream) -> bool:

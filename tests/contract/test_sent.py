@@ -106,15 +106,11 @@ async def test_what_a_later_version_wrote_is_passed_over(ledger: Ledger) -> None
 
 
 @pytest.mark.parametrize(
-    ("stream", "wanted"),
+    ("how", "rows", "wanted"),
     [
-        (STREAM, True),
-        (changed(how="completed"), True),
-        (changed(how="completed", rows=0), False),
-        (changed(how="gone", rows=0), False),
-        (changed(how="refused", rows=0), True),
-        (changed(how="broken", rows=0), True),
+        ("gone", 1, True), ("completed", 1, True), ("completed", 0, False), ("gone", 0, False), ("ended", 0, False),
+        ("refused", 0, True), ("broken", 0, True), ("stalled", 0, True),
     ],
-)
-def test_a_poll_that_finds_nothing_is_not_kept(stream: SentStream, wanted: bool) -> None:
-    assert is_worth_noting(stream) is wanted
+)  # fmt: skip
+def test_a_poll_that_finds_nothing_is_not_kept(how: str, rows: int, wanted: bool) -> None:
+    assert is_worth_noting(how, rows) is wanted

@@ -187,10 +187,10 @@ def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None,
     if result.unterminated:
         console.print("the last line had no LF and was lost, as in the app")
     if checked is not None and checked.equal:
-        console.print(f"the copy is exactly the catalog: {checked.compared:,} entities compared")
+        console.print(f"the copy is exactly the library: {checked.compared:,} entities compared")
     elif checked is not None:
         console.print(
-            f"the copy differs from the catalog: {checked.missing:,} missing, {checked.extra:,} extra, "
+            f"the copy differs from the library: {checked.missing:,} missing, {checked.extra:,} extra, "
             f"{checked.different:,} different, {checked.dangling:,} dangling"
         )
         for difference in checked.differences:
