@@ -13,7 +13,7 @@ from click import echo
 from ledger.errors import LedgerError, NoLedger
 from ledger.events import IMMICH
 from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
-from ops.commands.tables import columns
+from ops.commands.tables import columns, counted
 from ops.embedded.files import EmbeddedServerError, check_begun
 from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import opened
@@ -173,7 +173,7 @@ async def _grants(postgres: Postgres, mapping: Mapping) -> list[Problem]:
 def _held_back(library: str, held: HeldBack) -> Problem:
     """Tell of rows that devices were not sent."""
     why = f"at {held.parent}" if held.reason == "unfit" else f"which waits for {held.parent}"
-    rows = "1 row is" if held.rows == 1 else f"{held.rows:,} rows are"
+    rows = "1 row is" if held.rows == 1 else f"{counted(held.rows, 'row')} are"
     says = f"{rows} not sent in library {library}, like {held.example_id}, {why}"
     return Problem(weight="warning", says=says, entity_type=held.entity_type)
 

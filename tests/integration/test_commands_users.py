@@ -135,7 +135,7 @@ def test_a_user_who_was_erased_is_in_no_copy_that_was_made_before(commands: Comm
 
     commands.inside(lambda found: found.store.each_primary("FLUSHALL"))
     told = commands("restore", "latest", "--yes")
-    assert "1 users in it who were erased since: they were erased again" in told
+    assert "erased since, and again here: 1 user in it" in told
     assert "verified: all agree" in told
     assert commands.json("user", "show", other)["sessions"] == 3
     assert f"7.7.{other[:4]}" in commands("session", "list", "--user", other)

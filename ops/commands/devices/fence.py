@@ -12,6 +12,7 @@ from ledger.personal import plain
 from ops.commands.devices.session import BY
 from ops.commands.instants import FORMS, instant
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.ledger import opened
 from projections.mass_reset import MassReset, ask_to_reset, spoken_since
 
@@ -78,7 +79,7 @@ def _tell(report: MassReset, *, dry_run: bool) -> None:
         echo(f"… and {report.failed - len(report.not_asked):,} more", err=True)
     asked = "would be asked" if dry_run else "are asked"
     echo(
-        f"{report.sessions:,} sessions may have spoken: {report.asked:,} {asked} to start over with their next sync, "
-        f"{report.before:,} were asked before, {report.ended:,} ended meanwhile"
+        f"{counted(report.sessions, 'session')} may have spoken: {report.asked:,} {asked} to start over "
+        f"with their next sync, {report.before:,} were asked before, {report.ended:,} ended meanwhile"
         + (f"; {report.failed:,} could not be asked" if report.failed else "")
     )

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ops.commands.tables import counted
 from ops.simulate.api import PRESENTATIONS, Presentation
 from ops.simulate.check import CheckResult, check
 from ops.simulate.device import Device, SyncResult
@@ -121,7 +122,7 @@ def simulate(
                     try:
                         checked = check(
                             device.copy, device.server, library, device.types, api_key=key,
-                            progress=lambda rows: bar.update(task, description=f"comparing: {rows:,} rows"),
+                            progress=lambda rows: bar.update(task, description=f"comparing: {counted(rows, 'row')}"),
                         )  # fmt: skip
                     except DeviceError as error:  # what was synced is told all the same
                         unchecked = str(error)
@@ -167,7 +168,7 @@ def _sync_line(result: SyncResult) -> str:
     seconds = max(result.seconds, 0.001)
     latest = next(reversed(result.by_type), "")
     rates = f"{result.lines / seconds:,.0f} lines/s, {result.bytes / seconds / 1e6:,.1f} MB/s"
-    return f"syncing: {result.lines:,} lines, {result.acks:,} acks, {rates}  {latest}"
+    return f"syncing: {counted(result.lines, 'line')}, {counted(result.acks, 'ack')}, {rates}  {latest}"
 
 
 def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None, path: Path) -> None:
@@ -178,16 +179,16 @@ def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None,
         table.add_row(entity_type, f"{lines:,}")
     console.print(table)
     reset = "started over (SyncResetV1), " if result.reset else ""
-    ahead = f", {result.placeholders:,} placeholders" if result.placeholders else ""
+    ahead = f", {counted(result.placeholders, 'placeholder')}" if result.placeholders else ""
     console.print(
-        f"{reset}{result.lines:,} lines in {result.seconds:.2f} s, {result.acks:,} acks, "
-        f"{result.duplicates:,} duplicates{ahead}; {sum(rows.values()):,} rows in {path}",
+        f"{reset}{counted(result.lines, 'line')} in {result.seconds:.2f} s, {counted(result.acks, 'ack')}, "
+        f"{counted(result.duplicates, 'duplicate')}{ahead}; {counted(sum(rows.values()), 'row')} in {path}",
         soft_wrap=True,
     )
     if result.unterminated:
         console.print("the last line had no LF and was lost, as in the app")
     if checked is not None and checked.equal:
-        console.print(f"the copy is exactly the library: {checked.compared:,} entities compared")
+        console.print(f"the copy is exactly the library: {counted(checked.compared, 'entity', 'entities')} compared")
     elif checked is not None:
         console.print(
             f"the copy differs from the library: {checked.missing:,} missing, {checked.extra:,} extra, "

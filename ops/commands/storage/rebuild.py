@@ -22,6 +22,7 @@ from ops.commands.options import (
     settings_from,
     store_options,
 )
+from ops.commands.tables import counted
 from ops.opening.ledger import Opened, now_us, opened
 from projections.checking.aside import Decision
 from projections.checking.findings import lines
@@ -97,7 +98,9 @@ def _rebuild(found: Opened, advance: Advance) -> Rebuild:
         found.store,
         uuid4().hex,
         sealed=found.archive,
-        on_progress=lambda report: advance(report.partitions, f"{report.events:,} events, {report.written:,} written"),
+        on_progress=lambda report: advance(
+            report.partitions, f"{counted(report.events, 'event')}, {report.written:,} written"
+        ),
     )
 
 
@@ -134,8 +137,8 @@ def _tell(report: RebuildReport) -> None:
         echo("all partitions are whole; --all rebuilds them all the same")
         return
     echo(
-        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
-        f"{report.partitions:,} partitions: {report.written:,} written, {report.unchanged:,} as they were, "
+        f"{counted(report.events, 'event')} of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{counted(report.partitions, 'partition')}: {report.written:,} written, {report.unchanged:,} as they were, "
         f"{report.removed:,} removed" + (f", {report.broken:,} broken" if report.broken else "")
     )
     if report.not_whole:
