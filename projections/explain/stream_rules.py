@@ -41,8 +41,8 @@ def streams_repeat(case: Case) -> Finding | None:
 def streams_break(case: Case) -> Finding | None:
     """Streams do not come to their end: the device leaves or takes nothing, or something here breaks them off."""
     stuck = case.stuck
-    if case.over or stuck is None or stuck.kind == "repeats":
-        return None
+    if case.over or stuck is None or stuck.kind == "repeats" or (case.counted and not case.rows_ahead):
+        return None  # polls that find nothing leave no trace: who has all there is got it since
     newest = case.facts.sent[0].stream
     last = f" The newest got up to {row_text(newest.last)}." if newest.last else ""
     since = iso_from_us(stuck.since_us)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from ledger.acks import parse_ack
+from ledger.entity_types import COMPLETE
 from ledger.errors import InvalidAck
 from ledger.state import State
 from projections.sent.record import Sent
@@ -39,6 +40,9 @@ def judge(newest_first: Sequence[Sent], state: State) -> Stuck | None:
     if not newest_first or state.ended is not None:
         return None
     newest = newest_first[0]
+    complete = state.checkpoints.get(COMPLETE)
+    if complete is not None and complete.acked_at_us > newest.stream.at_us:
+        return None  # it came to an end since, in a stream that had nothing more for it
     if newest.stream.how in ("refused", "broken"):
         failed = _run(newest_first, lambda sent: sent.stream.how in ("refused", "broken"))
         return _stuck("fails", failed, newest.stream.why)

@@ -499,6 +499,18 @@ async def test_streams_that_this_service_broke_off_are_told_with_the_reason(phon
     assert "PostgreSQL does not answer" in found["streams_failed"].says
 
 
+async def test_whoever_has_all_since_is_not_told_to_be_stuck(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    await sent(phone, "stalled", await line(phone, 0), await line(phone, 1))
+    assert "stream_stalled" in [code for _, code in codes(await phone.explained())]
+    await phone.sync("AssetV2", "AlbumV2")
+    assert codes(await phone.explained())[0] == ("note", "up_to_date")
+    await sent(phone, "refused", "", "", why="PostgreSQL does not answer", rows=0)
+    assert codes(await phone.explained())[0] == ("note", "up_to_date"), "what it asked for since found nothing"
+    await phone.add("AssetV2")
+    assert "streams_failed" in [code for _, code in codes(await phone.explained())]
+
+
 async def test_a_stream_without_an_event_shows_that_the_phone_was_there(phone: Phone) -> None:
     await phone.sync("AssetV2", "AlbumV2")
     phone.clock.now_us += 8 * DAY_US
