@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
+
+_LOG_IT: Final = ("serve", "demo")
+"""What serves says in its log which settings are none."""
 
 
 class LoadInterrupted(BaseException):
@@ -40,13 +43,21 @@ class Program(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and say first which settings are none; raises OutputUnread."""
-        if any(name.startswith("LEDGER_") for name in os.environ):  # PERF: else nothing of it is imported
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant, and say first which settings are none."""
+        found = super().resolve_command(ctx, args)
+        # PERF: without any setting nothing is imported
+        if found[0] not in _LOG_IT and any(name.startswith("LEDGER_") for name in os.environ):
             from ops.settings.variables import told_unknown
 
             for told in told_unknown(os.environ):
                 click.echo(f"warning: {told}", err=True)
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises OutputUnread."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

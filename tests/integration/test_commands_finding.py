@@ -223,3 +223,12 @@ def test_whoever_has_read_enough_is_told_nothing(commands: Commands, phones: tup
         said = b""
     os.close(leader)
     assert (code, said) == (141, b"")
+
+
+def test_a_misspelt_setting_is_told_by_every_command(commands: Commands) -> None:
+    for args in (("session", "list", "--user", "ann"), ("verify",), ("migrate", "--from", "x", "--to", "y")):
+        done = commands.run(*args, tombstone="1d")
+        assert "warning: no such setting, ignored: LEDGER_TOMBSTONE; is LEDGER_TOMBSTONES meant?" in done.err, args
+    done = commands.run("session", "list", "--usr", "ann")
+    assert done.err.splitlines()[0].startswith("error: ")
+    assert done.err.splitlines()[-1] == "see: syncledger session list --help"

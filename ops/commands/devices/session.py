@@ -113,7 +113,7 @@ async def _tell_unknown(found: Opened, settings: Settings, closing: AsyncExitSta
     try:
         source = await open_source(settings, found, closing)
         unknown = [name for name in dict.fromkeys((library, user)) if await source.knows(name) is False]
-    except LedgerError as error:
+    except (LedgerError, OSError) as error:  # its token must be printed whatever becomes of this
         echo(f"warning: whether the library is there could not be asked: {error}", err=True)
         return
     if library in unknown:
