@@ -44,6 +44,23 @@ def find(what: str, limit: int, data_dir: Path | None, redis_url: str | None, as
     print_found(told, count, as_json)
 
 
+def list_all(user: str, limit: int, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """List the living and the ended sessions of a user; raises NoSuchSession where there never was one."""
+
+    async def work() -> tuple[int, list[SessionFound]]:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            with progress("looking for sessions"):
+                places = await all_of(found.ledger, user, ended=True)
+                return len(places), await summaries(found.ledger, found.past, places[:limit])
+
+    count, told = run(work())
+    if not count and not as_json:
+        raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
+    print_found(told, count, as_json)
+    if any(one.damaged for one in told):
+        raise click.exceptions.Exit(1)
+
+
 async def _places(found: Opened, what: str) -> list[Place]:
     """Look for what it may be, in this order; raises NoSuchSession that tells where was looked."""
     looked = []

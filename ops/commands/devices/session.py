@@ -16,12 +16,11 @@ from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
-from ops.commands.devices.finding import WHO, find, limit_option, print_found
+from ops.commands.devices.finding import WHO, find, limit_option, list_all
 from ops.commands.options import (
     Listed,
     json_option,
     print_json,
-    progress,
     run,
     session_id,
     settings_from,
@@ -34,7 +33,6 @@ from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
 from projections.finding.prefixes import resolved
-from projections.finding.summaries import SessionFound, all_of, summaries
 from projections.history.session_history import owner
 from projections.history.user_history import sessions_of
 from projections.immich import PLACE
@@ -141,7 +139,7 @@ def list_sessions(
     """
     check_name("--user", user)
     if with_ended:
-        _list_all(user, limit, data_dir, redis_url, as_json)
+        list_all(user, limit, data_dir, redis_url, as_json)
         return
 
     async def work() -> tuple[list[tuple[int, State]], dict[str, str]]:
@@ -165,23 +163,6 @@ def list_sessions(
     for sid, why in damaged.items():
         echo(f"session {sid} is damaged: {why}; run syncledger rebuild --session {sid}", err=True)
     if damaged:
-        raise click.exceptions.Exit(1)
-
-
-def _list_all(user: str, limit: int, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """List the living and the ended sessions of a user; raises NoSuchSession where there never was one."""
-
-    async def work() -> tuple[int, list[SessionFound]]:
-        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            with progress("looking for sessions"):
-                places = await all_of(found.ledger, user, ended=True)
-                return len(places), await summaries(found.ledger, found.past, places[:limit])
-
-    count, told = run(work())
-    if not count and not as_json:
-        raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
-    print_found(told, count, as_json)
-    if any(one.damaged for one in told):
         raise click.exceptions.Exit(1)
 
 
