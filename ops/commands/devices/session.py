@@ -28,7 +28,6 @@ from ops.commands.options import (
 )
 from ops.commands.tables import columns, counted, minute, shortened
 from ops.opening.ledger import Opened, keyring_source, opened
-from ops.opening.sources import open_source
 from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
@@ -108,6 +107,8 @@ async def _other_libraries(found: Opened, library: str) -> list[str]:
 
 async def _tell_unknown(found: Opened, settings: Settings, closing: AsyncExitStack, user: str, library: str) -> None:
     """Say on stderr if the source knows no such library, or cannot say; the session is made all the same."""
+    from ops.opening.sources import open_source  # PERF: a catalog needs nothing of it
+
     try:
         source = await open_source(settings, found, closing)
         unknown = [name for name in dict.fromkeys((library, user)) if await source.knows(name) is False]
