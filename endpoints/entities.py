@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Annotated, Final
 
 import falcon
@@ -20,6 +20,11 @@ from ledger.keys import check_name
 from projections.accounts.api_keys import ApiKey
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.catalog.ingest import Refusal, ingest, note_held_back
+from projections.entities.lines import export_line
+from projections.entities.registry import STORED_TYPES, row
+from projections.entities.source import EntitySource
+
+PAGE_ROWS: Final = 1000
 
 
 class WaitingRows(msgspec.Struct, frozen=True):
@@ -83,17 +88,7 @@ class Entities:
     async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
         """Send what `import` can read again: living entities, no delete markers, unless told also those that wait."""
         wanted = bodies.query(req, EntitiesQuery)
-        who = await self._services.auth.scoped(req, "entities.read", library)
-        lives = always
-        if not isinstance(who, ApiKey):
-            ledger = self._services.ledger
-            state = await ledger.admit(who)
-            if state.library != library:
-                raise Forbidden("Missing required permission: entities.read")
-
-            async def lives() -> bool:
-                return await self._services.auth.still_admits(who) and await ledger.lives(state)
-
+        _, _, lives = await _reader(self._services, req, library)
         check_name("library", library)
         send_lines(req, resp, self._lines(library, wanted.waiting), lives, self._services.stall_s)
 
@@ -103,13 +98,43 @@ class Entities:
 
 
 class Elsewhere:
-    """Stands for the entities where another system is their source: nothing is written twice, or read past it."""
+    """The entities of a library where another system is their source: nothing is written twice."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def on_post(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
+        raise falcon.HTTPConflict(description="The entities of this service are in another system; write them there")
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, library: str) -> None:
-        where = "The entities of this service are in another system; write and read them there"
-        raise falcon.HTTPConflict(description=where)
+        """Send what a new device would be sent, without delete markers; what waits for a parent is not in it."""
+        user, sid, lives = await _reader(self._services, req, library)
+        check_name("library", library)
+        source = self._services.source.of_session(user, sid)
+        horizon_us = await source.horizon(library)  # before anything is sent: one that is down is 503
+        send_lines(req, resp, _listed(source, library, horizon_us), lives, self._services.stall_s)
 
-    on_post = on_get
+
+async def _listed(source: EntitySource, library: str, horizon_us: int) -> AsyncGenerator[bytes]:
+    for name in STORED_TYPES:
+        if not row(name).is_delete:
+            async for page in source.pages(library, name, None, horizon_us, PAGE_ROWS):
+                yield b"".join(map(export_line, page.lines))
+
+
+async def _reader(services: Services, req: Request, library: str) -> tuple[str, str, Callable[[], Awaitable[bool]]]:
+    """Admit who may read a library: user and session, '' for a key, and whether they may go on to."""
+    who = await services.auth.scoped(req, "entities.read", library)
+    if isinstance(who, ApiKey):
+        return "", "", always
+    state = await services.ledger.admit(who)
+    if state.library != library:
+        raise Forbidden("Missing required permission: entities.read")
+
+    async def lives() -> bool:
+        return await services.auth.still_admits(who) and await services.ledger.lives(state)
+
+    return state.user, state.sid, lives
 
 
 def routes(services: Services) -> Iterator[Route]:
@@ -118,7 +143,7 @@ def routes(services: Services) -> Iterator[Route]:
     lines = Text(NDJSON, 'Lines of {"type", "id", "data"}; `data` is the schema of that name', _EXAMPLE)
     yield Route(
         "/ledger/libraries/{library}/entities",
-        Entities(services, source) if isinstance(source, Catalog) else Elsewhere(),
+        Entities(services, source) if isinstance(source, Catalog) else Elsewhere(services),
         (
             Operation(
                 "POST",

@@ -118,6 +118,11 @@ def marks(partition: int, sid: str) -> bytes:
     return b"{p%d}:marks:%b" % (partition, sid.encode())
 
 
+def sent(partition: int, sid: str) -> bytes:
+    """List: what a session's last sync streams sent and how each ended, newest first (`projections.sent`)."""
+    return b"{p%d}:sent:%b" % (partition, sid.encode())
+
+
 def ended(partition: int) -> bytes:
     """Hash: session id -> head, last seq, hash and user of an ended session."""
     return b"{p%d}:ended" % partition

@@ -6,15 +6,25 @@ import os
 import sys
 
 INTERRUPTED = 130
+UNREAD = 141
+"""As the shell tells of a program that SIGPIPE ended."""
 
 
 def main() -> None:
-    """Run the command: 0 done, 1 something differs or failed, 2 wrong usage, 130 interrupted. Never a traceback."""
+    """Run the command: 0 done, 1 something differs or failed, 2 wrong usage, 130 interrupted, 141 nobody reads on.
+
+    Never a traceback.
+    """
     _open_standard_streams()
     try:
         from ops.command_group import run
 
         code = run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `history | head`: who has read enough is told nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = UNREAD
     except KeyboardInterrupt:
         if sys.stderr is not None:
             sys.stderr.write("interrupted\n")

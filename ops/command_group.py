@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ledger.errors import InvalidInput, LedgerError
 from ops.commands import COMMANDS
 
+_LOG_IT: Final = ("serve", "demo")
+"""What serves says in its log which settings are none."""
+
 
 class LoadInterrupted(BaseException):
     """A Ctrl-C came while a command was loaded; Click would begin a line of its own for one."""
+
+
+class OutputUnread(BaseException):
+    """Nobody reads the output any more; Click would end the program for one, as if something had failed."""
 
 
 class Program(click.Group):
@@ -35,10 +43,30 @@ class Program(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant, and say first which settings are none."""
+        found = super().resolve_command(ctx, args)
+        # PERF: without any setting nothing is imported
+        if found[0] not in _LOG_IT and any(name.startswith("LEDGER_") for name in os.environ):
+            from ops.settings.variables import told_unknown
+
+            for told in told_unknown(os.environ):
+                click.echo(f"warning: {told}", err=True)
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises OutputUnread."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise OutputUnread from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their first sentences, and import none."""
-        told = [click.Command(name, help=named.help) for name, named in COMMANDS.items()]
-        click.Group(commands=told).format_commands(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, named.help.rstrip(".")) for name, named in sorted(COMMANDS.items())])
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,13 +76,15 @@ def syncledger() -> None:
 
 
 def run() -> int | str | None:
-    """Run the command that the arguments name and give what to exit with; raises KeyboardInterrupt."""
+    """Run the command that the arguments name and give what to exit with; raises KeyboardInterrupt, BrokenPipeError."""
     try:
         code: int | str | None = syncledger.main(standalone_mode=False)
     except (click.Abort, LoadInterrupted):
         raise KeyboardInterrupt from None
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code
     except InvalidInput as error:
         for path, message in error.problems:
@@ -63,6 +93,8 @@ def run() -> int | str | None:
     except LedgerError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
+    except OutputUnread:
+        raise BrokenPipeError from None
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         return 1

@@ -24,7 +24,7 @@ class Explain:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition, _ = await readable_place(self._services, req, session_id)
+        partition, _, session_id = await readable_place(self._services, req, session_id)
         ledger = self._services.ledger
         try:
             facts = await gather(ledger, self._services.past, self._services.source, partition, session_id)

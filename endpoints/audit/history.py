@@ -28,6 +28,7 @@ from ledger.errors import CorruptLedger, InvalidInput, NoSuchSession
 from ledger.keys import check_name
 from ledger.positions import us_from_iso
 from projections.accounts.api_keys import ApiKey
+from projections.finding.prefixes import PREFIX, Ambiguous, resolved
 from projections.history import session_history
 from projections.history.session_history import HistoryEvent, Tag, Wanted
 from projections.history.user_history import Place, UserPage, user_pages
@@ -130,7 +131,7 @@ class History:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition, user = await readable_place(self._services, req, session_id)
+        partition, user, session_id = await readable_place(self._services, req, session_id)
         query = bodies.query(req, HistoryQuery)
         pages = session_history.pages(
             self._services.past,
@@ -183,21 +184,27 @@ class UserHistory:
             compress_whole(req, resp)
 
 
-async def readable_place(services: Services, req: Request, session_id: str) -> tuple[int, str]:
-    """Find partition and user of a session that whoever asks may see: an own one, or any with `audit.read`; or 404."""
+async def readable_place(services: Services, req: Request, session_id: str) -> tuple[int, str, str]:
+    """Find partition, user and id of a session that whoever asks may see: an own one, or any with `audit.read`; or 404.
+
+    `session_id` may be the start of one that no other begins with.
+    """
     who = await services.auth.scoped(req, "audit.read")
     if isinstance(who, Caller):
         await services.ledger.admit(who)
-    check_session_id(session_id)
+    if not PREFIX.fullmatch(session_id):
+        check_session_id(session_id)
     try:
         if isinstance(who, ApiKey):
-            partition = await services.ledger.locate(session_id)
-            return partition, await session_history.owner(services.ledger, partition, session_id)
-        partition = services.ledger.partition_of(who.user)
-        if await session_history.owner(services.ledger, partition, session_id) == who.user:
-            return partition, who.user
+            partition, sid = await resolved(services.ledger, session_id)
+            return partition, await session_history.owner(services.ledger, partition, sid), sid
+        partition, sid = await resolved(services.ledger, session_id, who.user)
+        if await session_history.owner(services.ledger, partition, sid) == who.user:
+            return partition, who.user, sid
     except NoSuchSession:
         pass
+    except Ambiguous as error:
+        raise InvalidInput([(("id",), str(error))]) from error
     raise falcon.HTTPNotFound(description=f"No session {session_id}")
 
 

@@ -33,7 +33,7 @@ class StateAt:
         self._services = services
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
-        partition, user = await readable_place(self._services, req, session_id)
+        partition, user, session_id = await readable_place(self._services, req, session_id)
         ledger = self._services.ledger
         at_us = instant("at", bodies.query(req, StateQuery).at, ledger.clock())
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import falcon.asgi
 
@@ -20,34 +20,74 @@ TRANSPORT: Final = "ledger.transport"
 """The ASGI extension by which the server gives the connection's transport."""
 
 
+class Account(Protocol):
+    """Keeps what a stream sent, and how it ended."""
+
+    def add(self, chunk: bytes) -> None:
+        """Take note of a chunk that was handed to the connection."""
+        ...
+
+    async def close(self, how: str, why: str = "") -> None:
+        """Take note of the end: `completed`, `gone`, `stalled`, `ended` or `broken`, and why. Raises nothing."""
+        ...
+
+
 async def guarded(
-    req: Request, made: AsyncGenerator[bytes], lives: Callable[[], Awaitable[bool]], stall_s: float
+    req: Request,
+    made: AsyncGenerator[bytes],
+    lives: Callable[[], Awaitable[bool]],
+    stall_s: float,
+    account: Account | None = None,
 ) -> AsyncGenerator[bytes]:
     """Yield the chunks of `made` as long as somebody who may have them takes them.
 
     Ends quietly when the client has left. When the session ended (`lives`), the reader stalled, or making a chunk
-    failed, the connection is broken: a clean end would be taken for the whole.
+    failed, the connection is broken: a clean end would be taken for the whole. `account` is told of all of it.
     """
+    account = account or _Told(req)
+    how, why = "broken", "the service stopped, or the server gave the response up"
     transport = req.scope.get("extensions", {}).get(TRANSPORT)
-    with Guard(req.receive, transport, lives, stall_s) as guard:
-        try:
-            while (chunk := await guard.next_of(made)) is not None:
-                await guard.check()
-                if guard.over is not None:
-                    break
-                yield chunk
-        except Unavailable as error:
-            log.error("stream broken off [%s]: %s", req.correlation_id, error)
-            guard.break_off()
-        except Exception:
-            log.exception("stream broken off [%s]", req.correlation_id)
-            guard.break_off()
-        finally:
-            await made.aclose()
-        if guard.over is not None:
-            log.info("stream over: %s [%s]", guard.over, req.correlation_id)
-            if guard.over != "gone":
+    try:
+        with Guard(req.receive, transport, lives, stall_s) as guard:
+            try:
+                while (chunk := await guard.next_of(made)) is not None:
+                    await guard.check()
+                    if guard.over is not None:
+                        break
+                    yield chunk
+                    account.add(chunk)
+                how, why = guard.over or "completed", ""
+            except Unavailable as error:
+                why = str(error)
+                log.error("stream broken off [%s]: %s", req.correlation_id, error)
                 guard.break_off()
+            except Exception as error:
+                why = type(error).__name__
+                log.exception("stream broken off [%s]", req.correlation_id)
+                guard.break_off()
+            finally:
+                if guard.over is not None:  # the connection is closed: a response that is given up is that
+                    how, why = guard.over, ""
+                await made.aclose()
+            if guard.over not in (None, "gone"):
+                guard.break_off()
+    finally:
+        await account.close(how, why)
+
+
+class _Told:
+    """Tells only a log how a stream ended, where it is not a whole one."""
+
+    def __init__(self, req: Request) -> None:
+        self._req = req
+
+    def add(self, chunk: bytes) -> None:
+        """Count nothing."""
+
+    async def close(self, how: str, why: str = "") -> None:
+        """Log it."""
+        if how not in ("completed", "broken"):
+            log.info("stream over: %s [%s]", how, self._req.correlation_id)
 
 
 def send_lines(

@@ -18,11 +18,12 @@ from endpoints.http.operations import Operation, Route, Text
 from endpoints.http.request import Request
 from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
+from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, StoreUnavailable, Unavailable
 from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
@@ -89,10 +90,17 @@ class SyncStream:
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
+        account = StreamAccount(self._ledger, state, req.correlation_id, asked_s)
+        try:
+            begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
+        except Unavailable as error:
+            if not isinstance(error, StoreUnavailable):
+                await account.close("refused", str(error))
+            raise
         if begun is None:
             resp.data = RESET_LINE
             return
+        account.snapshot_us = begun.snapshot_us
         state, passed = begun.state, Passed()
         made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
         counted = await with_first_made(self._counted(made, passed))
@@ -100,7 +108,7 @@ class SyncStream:
         async def lives() -> bool:
             return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
 
-        sent = guarded(req, counted, lives, self._services.stall_s)
+        sent = guarded(req, counted, lives, self._services.stall_s, account)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line
 
     async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:

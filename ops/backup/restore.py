@@ -52,12 +52,15 @@ class RestoreReport(msgspec.Struct):
     broken: list[Finding] = []
     not_whole: list[int] = []
     signing_keys: str = ""
+    signing_keys_missing: bool = False
+    """Whether the backup has signing keys that could not be opened: `signing_keys` tells why."""
     verified: Report = msgspec.field(default_factory=Report)
 
     @property
     def is_complete(self) -> bool:
         """Tell whether all was restored and nothing differs."""
-        return not (self.broken or self.not_whole or self.rows_refused or self.verified.different)
+        left_out = self.rows_refused or self.signing_keys_missing
+        return not (self.broken or self.not_whole or left_out or self.verified.different)
 
 
 Progress = Callable[[RestoreReport], None]
@@ -69,7 +72,7 @@ async def restore(
     clock: Callable[[], int],
     *,
     on_progress: Progress = lambda _: None,
-    open_signing_keys: Callable[[bytes], str] = lambda _: "",
+    open_signing_keys: Callable[[bytes], tuple[bool, str]] = lambda _: (True, ""),
     user_keys: UserKeys | None = None,
     ledger_id: str = "",
     at_once: int = 2,
@@ -91,7 +94,7 @@ class _Restore:
         origin: Origin,
         clock: Callable[[], int],
         on_progress: Progress,
-        open_signing_keys: Callable[[bytes], str],
+        open_signing_keys: Callable[[bytes], tuple[bool, str]],
         user_keys: UserKeys | None,
         ledger_id: str,
     ) -> None:
@@ -176,7 +179,8 @@ class _Restore:
             for line in lines:
                 if line.key == "signing-keys":
                     for _, sealed in line.pairs:
-                        self._report.signing_keys = self._open_signing_keys(sealed)
+                        are_there, self._report.signing_keys = self._open_signing_keys(sealed)
+                        self._report.signing_keys_missing = not are_there
                 elif line.key == "lines":
                     found = await fill.put_rows(self._store, line)
                     self._report.rows_refused += found.refused

@@ -11,6 +11,11 @@ from ops.settings.settings import Settings
 from projections.accounts.credentials import CredentialUnreadable
 from projections.accounts.tokens import read_keyring
 
+_AGAIN = (
+    "that they were encrypted with, nor can what providers entrusted be read. Set that key, or give the signing keys "
+    "as LEDGER_TOKEN_KEY, and restore into an empty server again"
+)
+
 
 def seal_keys(settings: Settings) -> tuple[bytes | None, str]:
     """Encrypt the signing keys; gives what a backup holds, None if it must do without, and says so in words.
@@ -28,20 +33,23 @@ def seal_keys(settings: Settings) -> tuple[bytes | None, str]:
     return sealed, f"signing keys are in it, encrypted: keep a copy of the key of {where} elsewhere"
 
 
-def open_keys(settings: Settings, sealed: bytes) -> str:
-    """Put signing keys of a backup into the data folder, if it has none; says what was done."""
+def open_keys(settings: Settings, sealed: bytes) -> tuple[bool, str]:
+    """Put signing keys of a backup into the data folder, if it has none.
+
+    Tells whether they are there now, or others that were, and says what was done.
+    """
     if settings.token_key is not None:
-        return "signing keys: those of LEDGER_TOKEN_KEY are used, the backup's were left alone"
+        return True, "signing keys: those of LEDGER_TOKEN_KEY are used, the backup's were left alone"
     file = settings.data_dir / TOKEN_KEY_FILE
     if file.exists():
-        return f"signing keys: {file} was there and stays as it is, the backup's were left alone"
+        return True, f"signing keys: {file} was there and stays as it is, the backup's were left alone"
     if not settings.credential_keys and not (settings.data_dir / CREDENTIAL_KEY_FILE).exists():
-        return "signing keys: not restored, because there is no LEDGER_CREDENTIAL_KEY to decrypt them with"
+        return False, f"signing keys: not restored, because there is no LEDGER_CREDENTIAL_KEY {_AGAIN}"
     try:
         text = credential_cipher(settings).decrypt(sealed).decode()
         read_keyring(text)
     except (CredentialUnreadable, InvalidInput, ValueError):
-        return "signing keys: not restored, because LEDGER_CREDENTIAL_KEY is not the key they were encrypted with"
+        return False, f"signing keys: not restored, because LEDGER_CREDENTIAL_KEY is not the one {_AGAIN}"
     if read_or_make(file, lambda: text) != text:
-        return f"signing keys: {file} was made by somebody else meanwhile and stays as it is"
-    return f"signing keys: restored to {file}"
+        return True, f"signing keys: {file} was made by somebody else meanwhile and stays as it is"
+    return True, f"signing keys: restored to {file}"

@@ -37,7 +37,8 @@ COMMANDS: Final = {
         "End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.",
     ),
     "explain": Named(
-        "devices.explain:explain", "Tell why a device does not sync, in plain words first, then in figures."
+        "devices.explain:explain",
+        "Tell why a device does not sync: figures first and, last of all, the answer in plain words.",
     ),
     "fence": Named(
         "devices.fence:fence",
@@ -63,16 +64,16 @@ COMMANDS: Final = {
         "Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.",
     ),
     "serve": Named("serve:serve", "Serve until stopped; SIGTERM ends it within LEDGER_GRACE."),
-    "session": Named("devices.session:session", "Signed-in devices."),
+    "session": Named("devices.session:session", "Sign devices in and out, list and find them."),
     "set-aside": Named(
         "storage.set_aside:set_aside",
         "Take a stream entry that is none of an event out of a partition's stream, and keep it.",
     ),
-    "signing-key": Named("access.signing_key:signing_key", "The keys that sign tokens."),
+    "signing-key": Named("access.signing_key:signing_key", "List and rotate the keys that sign tokens."),
     "simulate": Named(
         "devices.simulate:simulate", "Sync once, as the Immich app does, into an own copy of the library."
     ),
-    "source": Named("source:source", "Look at where entities come from."),
+    "source": Named("source:source", "Check where entities come from, or accept an exchanged database."),
     "state": Named(
         "devices.state:state",
         "Show a session and its checkpoints as they were at a time, folded from its events alone.",
@@ -83,7 +84,7 @@ COMMANDS: Final = {
     "upgrade": Named(
         "storage.upgrade:upgrade", "Show which versions run on a ledger, and in which format it is written."
     ),
-    "user": Named("access.user:user", "Who users are."),
+    "user": Named("access.user:user", "List, show and forget users."),
     "verify": Named(
         "storage.verify:verify",
         "Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.",

@@ -20,7 +20,7 @@ _READ_BYTES = 1 << 20
 
 
 @click.command("import")
-@click.option("--library", required=True, help="The library the entities belong to.")
+@click.option("--library", metavar="LIBRARY", required=True, help="The library the entities belong to.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
 @store_options
 @json_option

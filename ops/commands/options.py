@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
+import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -19,17 +19,42 @@ from ledger.errors import InvalidInput
 from ops.archive.options import place_from
 from ops.settings.settings import Settings, read_settings
 from projections.archive.objects import Objects
+from projections.finding.prefixes import FEWEST_CHARS, PREFIX
 
 T = TypeVar("T")
 Command = Callable[..., Any]
 
 
+class Listed(click.Group):
+    """A group whose help has the first sentence of each command, whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        told = [(name, first_sentence(command.help or "")) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(told)
+
+
+def first_sentence(text: str) -> str:
+    """Give the first sentence of a help."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.partition(". ")[0].rstrip(".")
+
+
 def store_options(command: Command) -> Command:
     """Add the options that say where the ledger is."""
     data_dir = click.option(
-        "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded server [default: ./var]."
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Where the embedded store and the keys are [default: LEDGER_DATA_DIR, or ./var].",
     )
-    redis = click.option("--redis", "redis_url", help="Use this server instead: redis://, rediss:// or unix://.")
+    redis = click.option(
+        "--redis",
+        "redis_url",
+        metavar="URL",
+        help="A store of your own instead: redis://, rediss:// or unix:// [default: LEDGER_REDIS].",
+    )
     return data_dir(redis(command))
 
 
@@ -48,9 +73,12 @@ by_option = click.option("--by", default=_login, show_default="your login", help
 
 
 def session_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read an argument that is a session id."""
-    if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
-        raise click.BadParameter("a session id is 64 hex digits")
+    """Read an argument that is a session id, or the start of one."""
+    if value is not None and not PREFIX.fullmatch(value):
+        raise click.BadParameter(
+            f"{value[:80]!r} is no session id, nor the start of one: they are 64 hexadecimal digits, of which "
+            f"{FEWEST_CHARS} or more will do. syncledger session find looks for a phone by its user"
+        )
     return value
 
 
@@ -84,10 +112,21 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.encode(value))
 
 
+def _is_quiet() -> bool:
+    """Tell whether no program behind a pipe may write to the terminal meanwhile."""
+    try:
+        return not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):  # closed, or none of the system's
+        return True
+
+
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-    """Show progress on a terminal's stderr; gives `advance_to(done, note)`. Elsewhere shows nothing."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    """Show progress on a terminal's stderr; gives `advance_to(done, note)`. Elsewhere shows nothing.
+
+    Nor where stdout is a pipe: the program behind it may write to the same terminal, as pagers and `head` do.
+    """
+    if sys.stderr is None or not sys.stderr.isatty() or not _is_quiet():
         yield lambda done, note: None
         return
     # PERF: a tenth of a second, which a script's commands need not wait for

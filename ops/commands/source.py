@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 from click import echo
 
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, NoLedger
 from ledger.events import IMMICH
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.commands.tables import columns
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import columns, counted
 from ops.embedded.files import EmbeddedServerError, check_begun
+from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import opened
 from ops.opening.sources import open_postgres, open_source
 from ops.settings.settings import Settings
@@ -31,9 +32,9 @@ _WIDEST = 200
 _MOST_HELD = 200
 
 
-@click.group()
+@click.group(cls=Listed)
 def source() -> None:
-    """Look at where entities come from."""
+    """Check where entities come from, or accept an exchanged database."""
 
 
 @source.command()
@@ -95,23 +96,29 @@ async def report_of(settings: Settings) -> CheckReport:
     """Check the source that settings name. Raises LedgerError where a ledger is needed and cannot be opened."""
     if settings.source == "postgres":
         from projections.entities.postgres.check.check import check as check_postgres
+        from projections.entities.postgres.check.check import is_another
         from projections.entities.postgres.mapping.mapping import load_mapping
 
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)
         try:
             report = await check_postgres(postgres, mapping)
-            if settings.identity == IMMICH:
+            if settings.identity == IMMICH and not is_another(report):
                 report.problems[:0] = await _grants(postgres, mapping)
         finally:
             await postgres.close()
-        if mapping.source.version:
+        if mapping.source.version and not is_another(report):
             report.problems += await _unknown_types(settings)
         return report
-    async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
-        source = await open_source(settings, found, closing)
-        health = await source.health()
-        held_back_everywhere = await source.held_back_everywhere() if settings.source == "gumnut" else {}  # type: ignore[attr-defined]
+    try:
+        if settings.redis_url is None:
+            check_begun(settings.data_dir)
+        async with opened(settings) as found, AsyncExitStack() as closing:
+            source = await open_source(settings, found, closing)
+            health = await source.health()
+            held_back_everywhere = await source.held_back_everywhere() if settings.source == "gumnut" else {}  # type: ignore[attr-defined]
+    except (EmbeddedServerError, NoLedger) as error:  # nothing is made to look at
+        return await _without_ledger(settings, str(error))
     if not health.ok:
         return CheckReport(kind=health.kind, facts={}, problems=[Problem(weight="problem", says=health.text)])
     held = [(library, each) for library, rows in held_back_everywhere.items() for each in rows]
@@ -119,6 +126,24 @@ async def report_of(settings: Settings) -> CheckReport:
     if len(held) > _MOST_HELD:
         problems.append(Problem(weight="warning", says=f"{len(held) - _MOST_HELD:,} more kinds of rows are not sent"))
     return CheckReport(kind=health.kind, facts={"source": health.text}, problems=problems)
+
+
+async def _without_ledger(settings: Settings, why: str) -> CheckReport:
+    """Check what can be told of a source before there is a ledger."""
+    note = Problem(weight="note", says=f"what devices were not sent is not known before there is a ledger: {why}")
+    if settings.source == "catalog":
+        return CheckReport(kind="catalog", facts={"source": "in the ledger's own store"}, problems=[note])
+    from projections.entities.gumnut.client import Pool, health_of
+
+    config = gumnut_config(settings)
+    pool = Pool(config)
+    try:
+        found = await health_of(pool, config.issuer)
+    finally:
+        await pool.close()
+    if not found.ok:
+        return CheckReport(kind=found.kind, facts={}, problems=[Problem(weight="problem", says=found.text)])
+    return CheckReport(kind=found.kind, facts={"source": found.text}, problems=[note])
 
 
 async def _unknown_types(settings: Settings) -> list[Problem]:
@@ -149,7 +174,7 @@ async def _grants(postgres: Postgres, mapping: Mapping) -> list[Problem]:
 def _held_back(library: str, held: HeldBack) -> Problem:
     """Tell of rows that devices were not sent."""
     why = f"at {held.parent}" if held.reason == "unfit" else f"which waits for {held.parent}"
-    rows = "1 row is" if held.rows == 1 else f"{held.rows:,} rows are"
+    rows = "1 row is" if held.rows == 1 else f"{counted(held.rows, 'row')} are"
     says = f"{rows} not sent in library {library}, like {held.example_id}, {why}"
     return Problem(weight="warning", says=says, entity_type=held.entity_type)
 

@@ -22,6 +22,17 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """List names in a sentence, the first few of many."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Write a count with its noun, in the plural where it is not one: `1 session`, `2 sessions`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def minute(at_us: int) -> str:
     """Write a time in µs since 1970 as UTC to the minute."""
     return f"{datetime.fromtimestamp(at_us / 1e6, UTC):%Y-%m-%d %H:%M}"

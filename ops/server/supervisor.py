@@ -31,7 +31,7 @@ from ops.server.arbiter import Start, encode_start
 from ops.server.listening import ServiceError, address_of, listen
 from ops.server.logs import configure_logging
 from ops.settings.settings import Settings, without_password
-from ops.settings.variables import unknown_variables
+from ops.settings.variables import told_unknown
 
 log = logging.getLogger("syncledger.serve")
 
@@ -54,8 +54,8 @@ def serve(
     Must be called in the main thread. `on_ready` gets the addresses when every worker accepts requests.
     """
     configure_logging(settings.log)
-    for name in unknown_variables(os.environ):
-        log.warning("no such setting, ignored: %s", name)
+    for told in told_unknown(os.environ):
+        log.warning("%s", told)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         try:

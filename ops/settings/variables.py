@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -119,10 +120,23 @@ def from_environment(variable: Variable, environ: Mapping[str, str]) -> str | No
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return the `LEDGER_*` variables that no setting reads: misspelt ones, most likely."""
-    known = (
+    known = _known_variables()
+    return sorted(name for name in environ if name.startswith("LEDGER_") and name not in known)
+
+
+def told_unknown(environ: Mapping[str, str]) -> list[str]:
+    """Say of each variable that no setting reads that it is ignored, and which one may be meant."""
+    told = []
+    for name in unknown_variables(environ):
+        close = get_close_matches(name, sorted(_known_variables()), 1, 0.8)
+        told.append(f"no such setting, ignored: {name}" + (f"; is {close[0]} meant?" if close else ""))
+    return told
+
+
+def _known_variables() -> set[str]:
+    return (
         CLIENT_VARIABLES
         | PLACE_VARIABLES
         | {v.name for v in VARIABLES.values()}
         | {f"{v.name}_FILE" for v in VARIABLES.values() if v.secret}
     )
-    return sorted(name for name in environ if name.startswith("LEDGER_") and name not in known)

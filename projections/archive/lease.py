@@ -66,7 +66,8 @@ class Lease:
         """
         fields: list[Arg] = ["floor", record.floor, "segment", record.segment, "digest", record.digest]
         fields += ["segments", record.segments, "cut", record.cut]
-        names = (keys.archive(self._partition), keys.ended(self._partition))
+        sent = (keys.sent(self._partition, sid) for sid in forget)
+        names = (keys.archive(self._partition), keys.ended(self._partition), *sent)
         args: list[Arg] = [self.token, self.record.floor, len(fields), *fields, *forget]
         if not await self._store.script(_ADVANCE, names, args):
             raise self._fenced()

@@ -76,11 +76,15 @@ class Ahead(NamedTuple):
 
 
 class SourceHealth(NamedTuple):
-    """How a source is: its kind, whether it answers, and in words what an operator should know."""
+    """How a source is: its kind, whether it answers, and in words what an operator should know.
+
+    `holder`: who holds its horizon back at all, however shortly, and since when.
+    """
 
     kind: str
     ok: bool
     text: str
+    holder: str = ""
 
 
 class EntitySource(Protocol):
@@ -175,6 +179,10 @@ class EntitySource(Protocol):
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Tell how much comes strictly after a position and before an instant, without reading it."""
+        ...
+
+    async def knows(self, library: str) -> bool | None:
+        """Tell whether there is anything of a library but what its sessions made; None where that is not known."""
         ...
 
     async def tombstone_floor(self, library: str) -> int:

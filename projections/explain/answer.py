@@ -16,6 +16,7 @@ from projections.explain.facts import Facts
 from projections.explain.library import UNASKED, Library
 from projections.explain.story import Ignored, Story, tell
 from projections.history.words import ack_text, instant
+from projections.sent.words import StreamTold, told
 
 
 class NextThing(msgspec.Struct, frozen=True, rename="camel"):
@@ -99,6 +100,7 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     held_back: list[HeldBackRows]
     events: int
     events_looked_at: int
+    streams: list[StreamTold]
     known: list[str]
 
 
@@ -133,6 +135,7 @@ def explain(facts: Facts, now_us: int) -> Explanation:
         ],
         events=state.seq,
         events_looked_at=len(facts.entries),
+        streams=[told(sent) for sent in facts.sent],
         known=list(_known(facts)),
     )
 
@@ -190,7 +193,7 @@ def _ignored(story: Story) -> Iterator[IgnoredAcks]:
 
 
 def _known(facts: Facts) -> Iterator[str]:
-    yield "A stream that offers nothing new leaves no event: the device may have asked more often than is told."
+    yield "A stream that had nothing to send leaves no trace: the device may have asked more often than is told."
     yield "An ack that is refused or late is recorded once, however often it is repeated."
     yield "That a device was heard of without an event is noted at most once an hour."
     if not facts.library.whole:

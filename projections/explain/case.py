@@ -13,6 +13,7 @@ from ledger.positions import iso_from_us
 from projections.entities.source import Ahead
 from projections.explain.facts import Facts
 from projections.explain.story import Story
+from projections.sent.judgement import judge
 
 Weight = Literal["stops", "hinders", "note"]
 WEIGHTS: Final[tuple[Weight, ...]] = ("stops", "hinders", "note")
@@ -36,6 +37,10 @@ class Case:
         by_others = SyncResetRequested | SessionEnded
         heard = [e.recorded.at_us for e in facts.entries if not isinstance(e.recorded.event, by_others)]
         self.heard_us = max(facts.seen_us or 0, heard[0] if heard else self.state.created_at_us)
+        if facts.sent:
+            asked_us = facts.sent[0].stream.at_us - facts.sent[0].stream.took_us
+            self.heard_us = max(self.heard_us, asked_us)
+        self.stuck = judge(facts.sent, self.state)
         named = {name for name in (*facts.types, *self.state.checkpoints, *story.types) if name != RESET}
         self.types = [*facts.types, *sorted(named - set(facts.types), key=CODES.__getitem__)]
 

@@ -13,6 +13,7 @@ from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
 from projections.explain.source_rules import (
     horizon_lags,
+    library_unknown,
     rows_unfit,
     rows_wait,
     sent_again,
@@ -20,6 +21,7 @@ from projections.explain.source_rules import (
     types_left_out,
 )
 from projections.explain.story import Ignored
+from projections.explain.stream_rules import CANNOT_STORE, streams_break, streams_repeat
 from projections.history.words import ack_text, instant
 
 DAY_US: Final = 86_400_000_000
@@ -217,7 +219,7 @@ def _no_progress(case: Case) -> Finding | None:
 
 def _window_repeated(case: Case) -> Finding | None:
     """The device begins again and again at one place: it cannot store what comes first there."""
-    if case.over or case.reset_due or not case.state.checkpoints or not case.waiting:
+    if case.over or case.reset_due or not case.state.checkpoints or not case.waiting or streams_repeat(case):
         return None
     name = case.waiting[0]
     offers = case.story.of(name).offers
@@ -226,11 +228,7 @@ def _window_repeated(case: Case) -> Finding | None:
     since = next((e.recorded.at_us for e in reversed(case.facts.entries) if e.recorded.seq == offers[0]), 0)
     says = (
         f"{len(offers)} streams since {iso_from_us(since)} began at the same place of {name}{after_text(case, name)}, "
-        "and nothing of it was acknowledged: the app cannot store one of the rows that come first there, or its acks "
-        "do not arrive. Its log shows which: an SqliteException 2067 (UNIQUE) is a checksum that another asset on it "
-        "has, 787 (FOREIGN KEY) a row that came without its parent, and a TypeError a value it cannot read. If that "
-        "does not end with its next syncs, ask it to start over: PUT /api/sessions/<its id> with isPendingSyncReset "
-        "true."
+        f"and nothing of it was acknowledged: {CANNOT_STORE}"
     )
     return Finding("window_repeated", "stops", says, offers[-_SHOWN:])
 
@@ -299,8 +297,8 @@ def _damaged(case: Case) -> Finding | None:
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    _ended, _expired, _damaged, source_down, _reset_pending, _exchanged, _reset_due,
-    _reset_unanswered, _idle, _never_streamed, _window_repeated, _stuck_types,
+    _ended, _expired, _damaged, source_down, library_unknown, _reset_pending, _exchanged, _reset_due,
+    _reset_unanswered, _idle, _never_streamed, streams_repeat, streams_break, _window_repeated, _stuck_types,
     _never_acked, _no_progress, _refused, _stale_epoch, _unfinished, horizon_lags, rows_wait, rows_unfit,
     sent_again, types_left_out, _behind, _up_to_date, _stale, _adopted,
 )  # fmt: skip

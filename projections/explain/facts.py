@@ -17,6 +17,7 @@ from projections.entities.source import EntitySource
 from projections.explain.library import UNASKED, Library, look, position_in
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
+from projections.sent.record import Sent, newest
 from projections.unknown_types import UnknownType, UnknownTypes
 
 LOOKED_AT: Final = 1000
@@ -29,6 +30,7 @@ class Facts(NamedTuple):
     `seen_us` is when a request of it was last noted, at most hourly; None for one that does not live. `types` are those
     it last asked for, in the order of the stream, empty if that is not known. `damage` tells what is wrong with the
     event behind `entries`; '' if nothing is. `unknown` are types that apps ask for and this version does not know.
+    `sent` are its last streams, newest first.
     """
 
     state: State
@@ -38,6 +40,7 @@ class Facts(NamedTuple):
     library: Library
     damage: str = ""
     unknown: Sequence[UnknownType] = ()
+    sent: Sequence[Sent] = ()
 
     def position(self, entity_type: str) -> Position | None:
         """Tell behind which position the next stream begins with one entity type: where it was acknowledged up to."""
@@ -57,7 +60,8 @@ async def gather(ledger: Ledger, past: EventPages, source: EntitySource, partiti
     types = last_asked_for(entries, state)
     library = UNASKED if state.ended is not None else await look(source, state, types, now_us)
     unknown = await UnknownTypes(ledger.store).all(now_us)
-    return Facts(state, entries, seen_us, types, library, damage, unknown)
+    sent = await newest(ledger, partition, sid)
+    return Facts(state, entries, seen_us, types, library, damage, unknown, sent)
 
 
 async def _newest(past: EventPages, partition: int, state: State) -> tuple[list[Entry], str]:

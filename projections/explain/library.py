@@ -30,7 +30,7 @@ class Library(NamedTuple):
     what no stream sends for now; `whole` tells whether all could be counted in time. `again` are the types that lie
     ahead from their beginning, since the source sends them otherwise than when the device got them. `lags_us` is how
     far a horizon that should follow the clock lies behind; 0 for one that stays where the last change was. `origin` is
-    what devices are streamed from now.
+    what devices are streamed from now. `known` is false for a library of which there is nothing at all.
     """
 
     health: SourceHealth
@@ -43,6 +43,7 @@ class Library(NamedTuple):
     again: tuple[str, ...] = ()
     whole: bool = True
     origin: Origin = Origin()
+    known: bool = True
 
 
 UNASKED: Final = Library(SourceHealth("", ok=True, text="not asked"))
@@ -62,9 +63,10 @@ async def look(source: EntitySource, state: State, types: Sequence[str], now_us:
                 return Library(health)
             horizon_us, floor_us = await asyncio.gather(source.horizon(library), source.tombstone_floor(library))
             origin = await source.origin(library, horizon_us)
+            known = await source.knows(library) is not False
         lags_us = 0 if source.steady else max(now_us - horizon_us, 0)
         again = types_in(outdated(state, source.resends))
-        found = Library(health, horizon_us, floor_us, lags_us, {}, {}, again=again, origin=origin)
+        found = Library(health, horizon_us, floor_us, lags_us, {}, {}, again=again, origin=origin, known=known)
         return await _count(source, found, state, types)
     except SourceUnavailable as error:
         return Library(SourceHealth(health.kind, ok=False, text=str(error)))

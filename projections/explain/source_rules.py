@@ -11,7 +11,9 @@ from projections.explain.case import Case, Finding, rows_text
 from projections.unknown_types import told
 
 LAG_US: Final = 60_000_000
-"""A horizon further behind than this is told."""
+"""A horizon further behind than this hinders, whoever holds it."""
+HELD_US: Final = 2_000_000
+"""One that somebody holds is told from here on: devices are not sent what was written since."""
 _SHOWN: Final = 3
 
 
@@ -27,11 +29,26 @@ def source_down(case: Case) -> Finding | None:
 def horizon_lags(case: Case) -> Finding | None:
     """Somebody holds the horizon back, so what is new is not sent yet."""
     library = case.facts.library
-    if case.over or not case.answers or library.lags_us < LAG_US:
+    holder = library.health.holder
+    if case.over or not case.answers or library.lags_us < (HELD_US if holder else LAG_US):
         return None
     since, lags_s = iso_from_us(library.horizon_us), library.lags_us // 1_000_000
-    says = f"What was written since {since}, {lags_s:,} s ago, is not sent yet. {library.health.text}."
-    return Finding("source_lags", "hinders", says)
+    because = f"It is held back by {holder}, and comes when that ends" if holder else library.health.text
+    says = f"What was written since {since}, {lags_s:,} s ago, is not sent yet. {because}."
+    return Finding("source_lags", "hinders" if library.lags_us >= LAG_US else "note", says)
+
+
+def library_unknown(case: Case) -> Finding | None:
+    """There is no such library, or nothing in it yet."""
+    library = case.facts.library
+    if case.over or not case.answers or library.known:
+        return None
+    says = (
+        f"There is nothing of library {case.state.library} in its source ({library.health.kind}) but, at most, the row "
+        "of its user: either it is new and empty, or no library has this id and the session was made with a wrong one. "
+        "A session keeps its library: end it, and sign in again with the right one."
+    )
+    return Finding("library_unknown", "hinders", says)
 
 
 def rows_wait(case: Case) -> Finding | None:

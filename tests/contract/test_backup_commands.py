@@ -60,6 +60,8 @@ def test_a_ledger_is_backed_up_and_restored(
     here: Commands, there: Settings, tmp_path: Path, valkey_url: str, redis7_url: str
 ) -> None:
     before = within(valkey_url, everything)
+    assert here.json("signing-key", "list") == [], "none is made by looking"
+    here("signing-key", "rotate", "--keep", "0")
     signs = [key["kid"] for key in here.json("signing-key", "list")]
     secret = {"credential_key": Cipher.make_key()}
     told = here("backup", "--with-catalog", **secret)
@@ -88,7 +90,7 @@ def test_a_ledger_is_backed_up_and_restored(
 def test_signing_keys_are_never_replaced_and_what_was_done_is_said(
     here: Commands, there: Settings, tmp_path: Path, redis7_url: str
 ) -> None:
-    here("signing-key", "list")
+    here("signing-key", "rotate")
     assert "no LEDGER_CREDENTIAL_KEY to encrypt them with" in here("backup")
     assert not (here.data_dir / CREDENTIAL_KEY_FILE).exists(), "none is made for it"
     (here.data_dir / CREDENTIAL_KEY_FILE).write_text(Cipher.make_key())
@@ -99,10 +101,11 @@ def test_signing_keys_are_never_replaced_and_what_was_done_is_said(
     source = f"file://{made}"
 
     other = tmp_path / "other"
-    assert "no LEDGER_CREDENTIAL_KEY to decrypt" in here("restore", source, "--yes", **there)
+    done = here.run("restore", source, "--yes", **there)
+    assert (done.code, "there is no LEDGER_CREDENTIAL_KEY that they were" in done.out) == (1, True)
     within(redis7_url, lambda store: store.each_primary("FLUSHALL"))
-    wrong = here("restore", source, "--yes", **there, credential_key=Cipher.make_key())
-    assert "is not the key they were encrypted with" in wrong
+    done = here.run("restore", source, "--yes", **there, credential_key=Cipher.make_key())
+    assert (done.code, "LEDGER_CREDENTIAL_KEY is not the one that they were" in done.out) == (1, True)
     assert not (other / TOKEN_KEY_FILE).exists()
     within(redis7_url, lambda store: store.each_primary("FLUSHALL"))
     other.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from ledger import keys
-from ledger.acks import RESET_ACK, Ack, completion
+from ledger.acks import RESET_ACK, Ack, completion, format_ack, parse_ack
 from ledger.commands import (
     AdoptCheckpoints,
     ClearCheckpoints,
@@ -30,10 +30,13 @@ from ledger.positions import iso_from_us
 from ledger.store.interface import Store
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
+from projections.entities.lines import position_of
+from projections.entities.source import SourceHealth
 from projections.explain.answer import Explanation, explain
 from projections.explain.facts import Facts, gather
 from projections.history.event_pages import EventPages
 from projections.history.words import readable
+from projections.sent import record
 from tests.support.ledger.given import ack, acks, clear, offer
 from tests.support.ledger.ledgers import Clock, sid_of
 from tests.support.sources.owners import let_owners_be_there
@@ -153,7 +156,7 @@ async def test_streaming_but_never_acks(phone: Phone) -> None:
     assert found.findings[0].events == [2, 3]
     assert (found.next.sends, found.next.entity_type) == ("rows", "AssetV2")
     assert "4 rows of AssetV2" in found.next.says
-    assert any("leaves no event" in said for said in found.known)
+    assert any("leaves no trace" in said for said in found.known)
 
 
 async def test_acks_are_refused(phone: Phone) -> None:
@@ -434,3 +437,119 @@ async def test_a_damaged_history_is_told_of_with_what_can_be_read(phone: Phone) 
 async def test_an_unknown_session(phone: Phone) -> None:
     with pytest.raises(NoSuchSession):
         await gather(phone.ledger, EventPages(phone.store), phone.catalog, 0, "0" * 64)
+
+
+async def sent(phone: Phone, how: record.How, first: str, last: str, *, why: str = "", rows: int = 3) -> None:
+    """Let a stream of the phone be over."""
+    phone.clock.now_us += SECOND_US
+    stream = record.SentStream(
+        phone.clock.now_us, SECOND_US, how, rows, 1000, first, last, phone.clock.now_us, "corr", why
+    )
+    assert await record.note(phone.ledger, "ann", SID, stream)
+
+
+async def line(phone: Phone, number: int) -> str:
+    """Tell the ack of the library's asset of this number."""
+    lines = [
+        position
+        async for page in phone.catalog.pages("lib", "AssetV2", None, await phone.catalog.horizon("lib"), 1000)
+        for position in map(position_of, page.lines)
+    ]
+    return format_ack(Ack("AssetV2", lines[number], 1))
+
+
+async def test_a_phone_that_breaks_off_at_one_place_is_told_with_its_line(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    first, last = await line(phone, 0), await line(phone, 2)
+    for _ in range(2):
+        await sent(phone, "gone", first, last)
+    assert "streams_repeat" not in [code for _, code in codes(await phone.explained())]
+    await sent(phone, "completed", first, last)
+    found = await phone.explained()
+    assert codes(found)[0] == ("stops", "streams_repeat")
+    assert f"began with AssetV2 {first.split('|')[2]}, up to AssetV2 {last.split('|')[2]} each time" in found.summary
+    assert "(2 left by the device, 1 sent to the end)" in found.summary
+    assert [told.how for told in found.streams] == ["completed", "gone", "gone"]
+    assert found.streams[0].last == last
+    await phone.do(acks(parse_ack(first)))
+    assert "streams_repeat" not in [code for _, code in codes(await phone.explained())], "it goes on now"
+
+
+async def test_a_phone_that_stalls_and_one_that_leaves_are_told(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    first, last = await line(phone, 0), await line(phone, 1)
+    await sent(phone, "stalled", first, last)
+    found = {finding.code: finding for finding in (await phone.explained()).findings}
+    assert f"The newest got up to AssetV2 {last.split('|')[2]}." in found["stream_stalled"].says
+    for number in range(3):
+        await sent(phone, "gone", await line(phone, number), last)
+    found = {finding.code: finding for finding in (await phone.explained()).findings}
+    assert "left its last 4 streams" in found["streams_left"].says
+    await sent(phone, "completed", last, last)
+    assert {"streams_left", "stream_stalled"}.isdisjoint(code for _, code in codes(await phone.explained()))
+
+
+async def test_streams_that_this_service_broke_off_are_told_with_the_reason(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    for _ in range(3):
+        await sent(phone, "refused", "", "", why="PostgreSQL does not answer", rows=0)
+    found = {finding.code: finding for finding in (await phone.explained()).findings}
+    assert "Its last 3 streams were not sent to the end" in found["streams_failed"].says
+    assert "3 answered 503" in found["streams_failed"].says
+    assert "PostgreSQL does not answer" in found["streams_failed"].says
+
+
+async def test_whoever_has_all_since_is_not_told_to_be_stuck(phone: Phone) -> None:
+    await phone.stream("AssetV2", "AlbumV2")
+    await sent(phone, "stalled", await line(phone, 0), await line(phone, 1))
+    assert "stream_stalled" in [code for _, code in codes(await phone.explained())]
+    await phone.sync("AssetV2", "AlbumV2")
+    assert codes(await phone.explained())[0] == ("note", "up_to_date")
+    await sent(phone, "refused", "", "", why="PostgreSQL does not answer", rows=0)
+    assert codes(await phone.explained())[0] == ("note", "up_to_date"), "what it asked for since found nothing"
+    await phone.add("AssetV2")
+    assert "streams_failed" in [code for _, code in codes(await phone.explained())]
+
+
+async def test_a_stream_without_an_event_shows_that_the_phone_was_there(phone: Phone) -> None:
+    await phone.sync("AssetV2", "AlbumV2")
+    phone.clock.now_us += 8 * DAY_US
+    assert ("stops", "idle") in codes(await phone.explained())
+    await sent(phone, "completed", await line(phone, 0), await line(phone, 0))
+    assert ("stops", "idle") not in codes(await phone.explained())
+
+
+async def test_a_library_that_exists_nowhere_is_told(store: Store) -> None:
+    for partition in range(PARTITIONS):
+        await store.command("SET", keys.whole(partition), "1", key=keys.whole(partition))
+    phone = Phone(store)
+    await phone.sign_in()
+    assert ("hinders", "library_unknown") in codes(await phone.explained())
+    await phone.catalog.of_session("ann", SID).provision("lib", await phone.catalog.horizon("lib"))
+    found = await phone.explained()
+    assert ("hinders", "library_unknown") in codes(found), "its own user's row is no sign of a library"
+    assert "nothing of library lib" in next(f.says for f in found.findings if f.code == "library_unknown")
+    await phone.add("AssetV2")
+    assert "library_unknown" not in [code for _, code in codes(await phone.explained())]
+
+
+@pytest.mark.parametrize(
+    ("lags_s", "holder", "weight"),
+    [
+        (12, "process 7", "note"),
+        (70, "process 7", "hinders"),
+        (12, "", None),
+        (70, "", "hinders"),
+        (1, "process 7", None),
+    ],
+)
+async def test_a_horizon_held_for_seconds_is_told_with_who_holds_it(
+    phone: Phone, lags_s: int, holder: str, weight: str | None
+) -> None:
+    facts = await phone.facts()
+    health = SourceHealth("postgres", ok=True, text="PostgreSQL answers", holder=holder)
+    library = facts.library._replace(health=health, lags_us=lags_s * SECOND_US)
+    found = explain(facts._replace(library=library), phone.clock.now_us)
+    says = [finding.says for finding in found.findings if finding.code == "source_lags"]
+    assert [each for each, code in codes(found) if code == "source_lags"] == ([weight] if weight else [])
+    assert not holder or all(f"held back by {holder}" in each for each in says)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from ops.simulate.check import CheckResult, check
 from ops.simulate.device import Device, SyncResult
 from ops.simulate.errors import DeviceError
 from ops.simulate.tables import TYPES_V2, TYPES_V3
@@ -105,6 +106,10 @@ class Phone:
         """Hold the copy against the database: every row it must have, as it is, and none that may not stay."""
         found = differences(self._device.copy, Immich(self._database), self.user, self._types)
         assert not found, "\n".join(sorted(found))
+
+    def compared(self) -> CheckResult:
+        """Compare the copy with what the service lists of the library, as `simulate --check` does."""
+        return check(self._device.copy, self._device.server, str(self.user), self._types)
 
     def history(self, service: RunningService) -> list[dict[str, Any]]:
         """List what happened to its session, oldest first."""

@@ -97,7 +97,7 @@ def test_a_session_that_contradicts_itself_is_named_and_sealed_as_it_is(
     assert done.err.startswith(f"partition {partition} session ")
     assert "seq 3 follows seq 1" in done.err
     assert done.out.startswith("12 events sealed in 2 segments of ")
-    assert done.out.endswith(", 1 sessions sealed that contradict themselves\n")
+    assert done.out.endswith(", 1 session with contradicting events sealed\n")
     again = commands.run("archive", "--max-events", "0", archive=archive)
     assert (again.code, again.err) == (0, ""), "it is told once, and by each verify"
     verified = commands.run("verify", archive=archive)

@@ -102,7 +102,7 @@ def test_keys_from_elsewhere_are_not_rotated_here(commands: Commands, tmp_path: 
 
 
 def test_a_spoilt_key_file_is_named_and_left_alone(commands: Commands) -> None:
-    commands("signing-key", "list")
+    commands("signing-key", "rotate")
     file = commands.data_dir / TOKEN_KEY_FILE
     file.write_text('{"kty": "secret"}')
     for args in (("rotate",), ("list",)):

@@ -65,7 +65,7 @@ def test_verify_repairs_what_differs(ledger: RunningService) -> None:
     assert (found.returncode, "library" in found.stdout) == (1, True)
     assert "verify --repair" in found.stderr
     repaired = ledger.command("verify", "--repair")
-    assert "repaired: 1 sessions written, 0 removed; all agree now" in repaired.stdout
+    assert "repaired: 1 session written, 0 removed; all agree now" in repaired.stdout
     ledger.verify()
     again = json.loads(ledger.command("verify", "--repair", "--json").stdout)
     assert (again["found"]["different"], again["repaired"], again["left"]) == (0, None, None)

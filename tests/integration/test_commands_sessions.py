@@ -114,6 +114,8 @@ def test_all_sessions_of_a_user_are_ended(commands: Commands) -> None:
     kept = sign_in(commands, "bob")
     assert commands("session", "end", "--user", "ann", "--all") == "3 sessions of ann ended\n"
     assert commands("session", "end", "--user", "ann", "--all") == "0 sessions of ann ended\n"
+    done = commands.run("session", "end", "--user", "amn", "--all")
+    assert (done.code, "amn has no session here, living or ended" in done.err) == (1, True)
     assert living(commands) == []
     assert living(commands, "bob") == [kept.sid]
 
@@ -125,7 +127,7 @@ def test_what_cannot_be_ended_is_told(commands: Commands) -> None:
         ((ended.sid,), 1, "has ended before"),
         ((sid_of("unknown"),), 1, "No session"),
         ((bob.sid, "--user", "ann"), 1, "No session"),
-        (("ABC",), 2, "64 hex digits"),
+        (("ABC",), 2, "64 hexadecimal digits"),
         ((), 2, "give either"),
         (("--all",), 2, "give either"),
         ((bob.sid, "--user", "bob", "--all"), 2, "give either"),

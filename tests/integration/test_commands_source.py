@@ -85,6 +85,8 @@ def test_a_server_that_is_down_is_told_without_its_password(commands: Commands) 
 
 
 def test_the_catalog_is_told_in_the_same_form(commands: Commands) -> None:
+    assert "before there is a ledger" in commands("source", "check")
+    commands("session", "create", "--user", "ann", "--library", "lib")
     assert commands.json("source", "check") == {
         "kind": "catalog", "facts": {"source": "in the ledger's own store"}, "problems": [],
     }  # fmt: skip
@@ -105,3 +107,21 @@ def test_a_database_is_taken_by_an_operators_word(
     done = commands.run("source", "accept")
     assert done.code == 2
     assert "LEDGER_SOURCE is catalog" in done.err
+
+
+def test_a_database_that_is_not_immichs_is_told_in_one_line(commands: Commands, postgres_url: str) -> None:
+    for settings in ({}, {"identity": "immich"}):
+        done = commands.run("source", "check", postgres=postgres_url, **settings)
+        problems = [line for line in done.out.splitlines() if line.startswith(("problem", "warning"))]
+        assert (done.code, len(problems)) == (1, 1), done.out
+        assert "is not Immich's" in problems[0]
+        assert "LEDGER_POSTGRES" in problems[0]
+
+
+def test_looking_makes_no_folder(commands: Commands, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = commands.run("source", "check", redis="", data_dir=str(nowhere))
+    assert (done.code, "before there is a ledger" in done.out) == (0, True)
+    done = commands.run("signing-key", "list", redis="", data_dir=str(nowhere))
+    assert (done.code, done.out, "no keys in" in done.err) == (0, "", True)
+    assert not nowhere.exists()

@@ -89,11 +89,11 @@ async def test_why_it_does_not_sync(service: Service, device: Issued) -> None:
     assert answer.json["summary"].startswith("The session ended at ")
     assert answer.json["next"]["sends"] == "nothing"
     answer = await service.ask("GET", f"/ledger/sessions/{living.sid}/explain", living.token)
-    assert [finding["code"] for finding in answer.json["findings"]] == ["never_streamed"]
+    assert [finding["code"] for finding in answer.json["findings"]] == ["never_streamed", "library_unknown"]
     assert answer.json["heardOfAt"] == iso_from_us(service.clock.now_us)
 
 
-@pytest.mark.parametrize("what", ["state", "explain"])
+@pytest.mark.parametrize("what", ["state", "explain", "streams"])
 async def test_who_may_ask(service: Service, device: Issued, what: str) -> None:
     path = f"/ledger/sessions/{device.sid}/{what}"
     audit, _ = await service.api_keys.create(["audit.read"], name="", now_us=1)

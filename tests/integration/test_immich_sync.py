@@ -104,6 +104,9 @@ def test_a_first_sync_has_everything_and_each_row_once(
     rich_library(database, *users)
     for phone in open_phones(*users):
         result = phone.settled()
+        compared = phone.compared()
+        assert compared.equal, compared.differences
+        assert compared.compared > 10
         sent = streamed(service, phone.user)
         assert sum(sent.values()) == result.lines
         assert not {row: times for row, times in sent.items() if times > 1 and row[0] not in TWO_PLACES}

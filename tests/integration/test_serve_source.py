@@ -184,12 +184,11 @@ def test_entities_of_another_system_are_not_written_here(service: RunningService
     assert done.returncode == 2
     assert "LEDGER_SOURCE=postgres" in done.stderr
     with service.client(**{"x-api-key": service.entities_key}) as client:
-        for answer in (
-            client.post("/ledger/libraries/lib/entities", content=file.read_bytes()),
-            client.get("/ledger/libraries/lib/entities"),
-        ):
-            assert answer.status_code == 409
-            assert "another system" in answer.json()["message"]
+        answer = client.post("/ledger/libraries/lib/entities", content=file.read_bytes())
+        assert answer.status_code == 409
+        assert "another system" in answer.json()["message"]
+        answer = client.get("/ledger/libraries/lib/entities")
+        assert answer.status_code == 200, "what is there may be read"
     assert json.loads(service.command("expire", "--json").stdout)["delete_markers"] == 0
 
 

@@ -77,7 +77,7 @@ def test_an_unknown_command_is_wrong_usage() -> None:
 
 
 def test_a_shell_completes_commands_and_their_options() -> None:
-    for words, at, expected in (("syncledger sess", 1, "session"), ("syncledger history --fo", 2, "--forward")):
+    for words, at, expected in (("syncledger sess", 1, "session"), ("syncledger history --forw", 2, "--forward")):
         environ = {**os.environ, "_SYNCLEDGER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
         script = "import sys; sys.argv[0] = 'syncledger'; from ops.cli import main; main()"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environ)

@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -99,6 +101,20 @@ def assert_broken(stream: RawStream) -> None:
     assert stream.clean is False
     assert b"SyncCompleteV1" not in stream.body
     assert len(stream.body) < ROWS * ROW_BYTES
+
+
+def last_stream(service: RunningService, token: str) -> dict[str, Any]:
+    """Wait until the service has kept how a stream that did not come to its end was over, and tell it."""
+    found: list[dict[str, Any]] = []
+
+    def kept() -> bool:
+        with service.client(token) as client:
+            sid = sha256(token.encode()).hexdigest()
+            found[:] = client.get(f"/ledger/sessions/{sid}/streams").json()["streams"]
+        return bool(found) and found[0]["how"] != "completed"
+
+    wait_until(kept, "the end of the broken stream to be kept", 20)
+    return found[0]
 
 
 def assert_serves(service: RunningService, token: str) -> None:
@@ -224,6 +240,11 @@ def test_a_stalled_reader_is_cut_off_and_a_slow_one_is_not(service: RunningServi
         wait_until(lambda: not connected(service, stalled), "the stalled reader to be cut off", 20)
         assert 1.5 < time.monotonic() - began < 2 + 1 + SLACK_S
         assert_broken(stalled)
+        told = last_stream(service, token)
+    assert told["how"] == "stalled"
+    assert told["correlationId"] == stalled.headers["x-correlation-id"]
+    assert told["bytes"] >= len(stalled.body) - 2 * 64 * 1024
+    assert (told["first"].partition("|")[0], told["last"].partition("|")[0]) == ("UserV1", "UserV1")
     slow_reader.join(60)
     ((clean, lines, lasted),) = outcome
     assert (clean, lines) == (True, ROWS + 1)
@@ -251,6 +272,9 @@ def test_a_departed_client_leaves_no_work_behind(service: RunningService) -> Non
     assert left - before < whole / 2
     time.sleep(0.5)
     assert reads() == left
+    last = last_stream(service, token)
+    assert last["how"] == "gone"
+    assert 3 <= last["rows"] < ROWS
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])

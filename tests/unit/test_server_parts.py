@@ -64,8 +64,8 @@ CALLED: dict[Any, dict[str, tuple[str, ...]]] = {
 """Methods of theirs that ours call without replacing them."""
 SET = {
     HttpToolsProtocol: {
-        "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state", "client",
-        "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
+        "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state",
+        "client", "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
     },
     RequestResponseCycle: {"disconnected", "message_event", "response_complete", "response_started"},
     Server: {"_captured_signals", "force_exit", "lifespan", "server_state", "should_exit", "started"},

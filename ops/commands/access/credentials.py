@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 from click import echo
 
-from ops.commands.options import progress, run, settings_from, store_options
+from ops.commands.options import Listed, progress, run, settings_from, store_options
 from ops.opening.ledger import open_credentials, opened
 
 
-@click.group()
+@click.group(cls=Listed)
 def credentials() -> None:
     """What identity providers entrust to sessions, held encrypted."""
 

@@ -9,13 +9,13 @@ from click import echo
 
 from ledger.keys import MAX_NAME_BYTES
 from ledger.positions import iso_from_us
-from ops.commands.options import json_option, print_json, run, settings_from, store_options
+from ops.commands.options import Listed, json_option, print_json, run, settings_from, store_options
 from ops.commands.tables import columns, minute
 from ops.opening.ledger import opened
 from projections.accounts.api_keys import MAX_NAME_CHARS, SCOPES, ApiKey
 
 
-@click.group()
+@click.group(cls=Listed)
 def key() -> None:
     """API keys, for scripts: no session, only the scopes they were made with."""
 

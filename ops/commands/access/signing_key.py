@@ -8,7 +8,7 @@ import click
 import msgspec
 from click import echo
 
-from ops.commands.options import json_option, print_json, settings_from
+from ops.commands.options import Listed, json_option, print_json, settings_from
 from ops.opening.key_files import alone, read_or_make, replace
 from ops.opening.ledger import TOKEN_KEY_FILE, keyring_source
 from projections.accounts.tokens import Keyring, make_key, read_keyring
@@ -20,17 +20,24 @@ data_dir_option = click.option(
 )
 
 
-@click.group("signing-key")
+@click.group("signing-key", cls=Listed)
 def signing_key() -> None:
-    """The keys that sign tokens."""
+    """List and rotate the keys that sign tokens."""
 
 
 @signing_key.command("list")
 @data_dir_option
 @json_option
 def list_keys(data_dir: Path | None, as_json: bool) -> None:
-    """List the keys by their ids: the first one signs, the others still verify what they signed."""
-    keyring = keyring_source(settings_from(data_dir=data_dir))()
+    """List the keys by their ids: the first one signs, the others still verify what they signed. Makes none."""
+    settings = settings_from(data_dir=data_dir)
+    file = settings.data_dir / TOKEN_KEY_FILE
+    if settings.token_key is None and not file.exists():
+        echo(f"there are no keys in {settings.data_dir} yet: what makes a token makes the first one", err=True)
+        if as_json:
+            print_json([])
+        return
+    keyring = keyring_source(settings)()
     uses = [(kid, "verifies" if number else "signs") for number, kid in enumerate(_kids(keyring))]
     if as_json:
         print_json([{"kid": kid, "use": use} for kid, use in uses])

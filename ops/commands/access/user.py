@@ -12,19 +12,24 @@ from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import IMMICH
 from ledger.keys import MAX_NAME_BYTES, check_name
 from ops.commands.devices.session import BY
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.commands.tables import columns, plain
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import columns, counted, plain
 from ops.opening.ledger import opened
 from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.erasure import Erasure, PlainEvents, Unlinked, erase_user, plain_events, unlink_user
 from projections.accounts.person import Profile
+from projections.finding.users import UserFound, users_page
 
-_NOBODY = "nobody of this id signed in with an identity, and no session of theirs lives"
+PAGE = 1000
+_NOBODY = (
+    "nobody of this id signed in with an identity, and no session of theirs lives: syncledger user list tells who has "
+    "sessions, and syncledger session find looks by an e-mail address"
+)
 
 
-@click.group()
+@click.group(cls=Listed)
 def user() -> None:
-    """Who users are."""
+    """List, show and forget users."""
 
 
 @user.command()
@@ -51,9 +56,42 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
     if profile is not None:
         role = "administrator" if profile.admin else "user"
         lines += [("name", profile.name), ("e-mail", profile.email), ("library", profile.library), ("role", role)]
-    lines.append(("sessions", f"{sessions:,}"))
+    lines.append(("sessions", f"{sessions:,} living; syncledger session list --user {user} --all lists them"))
     for name, value in lines:
         echo(f"{name:<10}{plain(value)}")
+
+
+@user.command("list")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many [default: all].")
+@store_options
+@json_option
+def list_users(limit: int | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """List who has sessions, living or ended; --json prints a user a line.
+
+    Whose history was removed is not in it, nor who has an identity and never had a session.
+    """
+
+    async def work() -> bool:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            shown, beyond = 0, None
+            while limit is None or shown < limit:
+                page = await users_page(found.ledger, beyond, min(PAGE, limit - shown if limit else PAGE))
+                for one in page.users:
+                    _print_user(one, as_json)
+                shown, beyond = shown + len(page.users), page.next_place
+                if beyond is None:
+                    break
+            return bool(shown)
+
+    if not run(work()):
+        echo("nobody has a session here, living or ended", err=True)
+
+
+def _print_user(one: UserFound, as_json: bool) -> None:
+    if as_json:
+        print_json(one._asdict())
+    else:
+        echo(f"{plain(one.user)}  {counted(one.living, 'living session')}, {one.ended:,} ended")
 
 
 @user.command()
@@ -90,13 +128,14 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
         raise click.ClickException(_NOBODY)
     identity = "identity erased" if erased.identity else "there was no identity"
     sealed = "what devices said of themselves erased" if erased.key else "there was nothing that devices said"
-    echo(f"{erased.sessions:,} sessions ended, {identity}, {sealed}")
+    echo(f"{counted(erased.sessions, 'session')} ended, {identity}, {sealed}")
     if settings.identity == IMMICH:
         echo("devices that Immich still has begin anew with their next request: delete the user in Immich first")
     if left.events:
+        hold = "still holds" if left.events == 1 else "still hold"
         echo(
-            f"{left.events:,} events from before texts were sealed still hold what devices said: "
-            "they are kept as they are"
+            f"{counted(left.events, 'event')} from before texts were sealed {hold} what devices said, and nothing is "
+            "changed there"
         )
     for sid in erased.damaged:
         echo(
@@ -183,7 +222,7 @@ def keys(adopt: bool, data_dir: Path | None, redis_url: str | None, as_json: boo
     if as_json:
         print_json({"place": place, "keys": count})
     else:
-        echo(f"{count:,} keys in {place}")
+        echo(f"{counted(count, 'key')} in {place}")
 
 
 _SHOWN = ("name", "email", "library", "admin")

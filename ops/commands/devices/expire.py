@@ -8,6 +8,7 @@ import click
 from click import echo
 
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.identity_provider import elsewhere
 from ops.opening.ledger import opened
 from projections.expiry import ExpiryReport
@@ -42,11 +43,11 @@ def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
         print_json(report)
     else:
         echo(
-            f"{report.sessions:,} sessions: {report.idle:,} idle and {report.expired:,} expired ones ended; "
+            f"{counted(report.sessions, 'session')}: {report.idle:,} idle and {report.expired:,} expired ones ended; "
             f"{report.delete_markers:,} delete markers purged"
         )
         if report.partitions_not_whole:
-            echo(f"{report.partitions_not_whole:,} partitions are not whole: run syncledger rebuild", err=True)
+            echo(f"{counted(report.partitions_not_whole, 'partition')} not whole: run syncledger rebuild", err=True)
         for one in report.passed_over:
             echo(f"{one.what} {one.name} was passed over: {one.why}", err=True)
         if report.failed > len(report.passed_over):

@@ -5,81 +5,126 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from textwrap import wrap
 
 import click
 from click import echo
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
+from ledger.errors import NoSuchSession
+from ledger.keys import check_name
+from ledger.log.service import Ledger
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.opening.ledger import opened
 from ops.opening.sources import open_source
-from projections.explain.answer import Explanation, TypeFigures
+from projections.explain.answer import Explanation
 from projections.explain.answer import explain as explain_facts
 from projections.explain.facts import gather
+from projections.finding.prefixes import resolved
+from projections.finding.summaries import SHOWN, all_of
+from projections.sent.words import row_text
 
+_COLUMNS = 80
 _WIDEST = 64
-_HEADERS = ("type", "acknowledged", "behind", "offers", "refused", "late", "epoch")
+_LEFT = 24
+"""What is left of a line beside the other columns of a table."""
+_STREAMS = 8
+"""How many of the last streams are shown; `--json` has all that are kept."""
+_DULL = {"offers": "0", "refused": "0", "late": "0", "epoch": "1"}
 
 
 @click.command()
-@click.argument("session", callback=session_id)
-@click.option("--user", help="The session's user, where known: saves asking every partition.")
+@click.argument("session", callback=session_id, required=False)
+@click.option("--user", metavar="USER", help="All living sessions of this user; with SESSION it saves a search.")
 @store_options
 @json_option
-def explain(session: str, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
-    """Tell why a device does not sync, in plain words first, then in figures."""
+def explain(session: str | None, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+    """Tell why a device does not sync: figures first and, last of all, the answer in plain words.
 
-    async def work() -> Explanation:
+    The start of a session's id will do. Of several devices of a user each is told in short; --json has all of each.
+    """
+    if session is None and user is None:
+        raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")
+    if user is not None:
+        check_name("--user", user)
+
+    async def work() -> list[Explanation]:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found, AsyncExitStack() as closing:
             if found.archive is not None:
                 await found.check_archive()
-            ledger, source = found.ledger, await open_source(settings, found, closing)
-            with progress("gathering facts"):
-                partition = ledger.partition_of(user) if user else await ledger.locate(session)
-                facts = await gather(ledger, found.past, source, partition, session)
-            return explain_facts(facts, ledger.clock())
+            ledger = found.ledger
+            with progress("gathering facts") as advance:
+                places = await _places(ledger, session, user)
+                source = await open_source(settings, found, closing)
+                told = []
+                for number, (partition, sid) in enumerate(places):
+                    told.append(explain_facts(await gather(ledger, found.past, source, partition, sid), ledger.clock()))
+                    advance(number + 1, "")
+                return told
 
-    found = run(work())
+    told = run(work())
     if as_json:
-        print_json(found)
+        for one in told:
+            print_json(one)
         return
-    for line in _words(found):
-        echo(line)
+    if len(told) == 1:
+        for line in _words(told[0]):
+            echo(line)
+        return
+    for one in told:
+        echo(f"{one.session_id[:SHORT_ID_CHARS]}  heard of {_second(one.heard_of_at)}")
+        for line in _wrapped(f"  {one.findings[0].weight}: {one.findings[0].code}: {one.summary}"):
+            echo(line)
+    echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
+
+
+async def _places(ledger: Ledger, session: str | None, user: str | None) -> list[tuple[int, str]]:
+    """Find what is to be explained; raises NoSuchSession, Ambiguous."""
+    if session is not None:
+        return [await resolved(ledger, session, user)]
+    assert user is not None
+    living = await all_of(ledger, user, ended=False)
+    if not living:
+        raise NoSuchSession(
+            f"No session of {user} lives: syncledger session list --user {user} --all shows those that have ended"
+        )
+    return [(place.partition, place.sid) for place in living[:SHOWN]]
 
 
 def _words(found: Explanation) -> Iterator[str]:
-    for finding in found.findings:
-        shown = f" [events {', '.join(map(str, finding.events))}]" if finding.events else ""
-        yield f"{finding.weight:<7}  {finding.code}: {finding.says}{shown}"
+    """Yield the figures, then what they mean: behind a long table the answer is what stays on the screen."""
+    yield from columns(list(_facts(found)), _WIDEST)
+    for table in (_types(found), _streams(found), _ignored(found), _held_back(found)):
+        if len(table) > 1:
+            yield ""
+            yield from columns(table, _WIDEST)
     yield ""
-    yield f"Next it is sent: {found.next.says}"
+    for line in found.known:
+        yield from _wrapped(f"({line})")
     yield ""
-    facts = [
-        ("session", found.session_id),
-        ("user", found.user),
-        ("library", found.library),
-        ("signed in", f"{found.created_at} {found.authenticated_by}".rstrip()),
-        ("heard of", found.heard_of_at),
-        ("expires", found.expires_at or "never"),
-        ("library is at", found.horizon or "not known"),
-        ("its source", _source(found)),
-        ("events", f"{found.events:,}"),
-    ]
-    yield from columns(facts, _WIDEST)
-    if found.types:
-        yield ""
-        yield from columns([_HEADERS, *map(_row, found.types)], _WIDEST)
-    if found.ignored:
-        yield ""
-        rows = [(each.type, f"{each.times:,}", each.last_at, each.reason) for each in found.ignored]
-        yield from columns([("ignored acks of", "times", "last", "because"), *rows], _WIDEST)
-    if found.held_back:
-        yield ""
-        held = [(each.type, f"{each.rows:,}", each.reason, each.example, each.needs) for each in found.held_back]
-        yield from columns([("held back", "rows", "reason", "like", "needs"), *held], _WIDEST)
-    yield ""
-    yield from found.known
+    for finding in reversed(found.findings):  # what weighs most comes last
+        seen = ", ".join(map(str, finding.events))
+        shown = f" [{'event' if len(finding.events) == 1 else 'events'} {seen}]" if seen else ""
+        yield from _wrapped(f"{finding.weight:<7}  {finding.code}: {finding.says}{shown}")
+    yield from _wrapped(f"Next it is sent: {found.next.says}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, _COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
+    yield "session", found.session_id
+    yield "user", found.user
+    yield "library", found.library
+    yield "signed in", f"{_second(found.created_at)} {found.authenticated_by}".rstrip()
+    yield "heard of", _second(found.heard_of_at)
+    yield "expires", _second(found.expires_at) if found.expires_at else "never"
+    yield "library is at", found.horizon or "not known"
+    yield "its source", _source(found)
+    yield "events", f"{found.events:,}"
 
 
 def _source(found: Explanation) -> str:
@@ -88,13 +133,57 @@ def _source(found: Explanation) -> str:
     return found.source.kind if found.source.ok else f"{found.source.kind}, which does not answer"
 
 
-def _row(figures: TypeFigures) -> tuple[str, ...]:
-    return (
-        figures.type,
-        figures.acknowledged_at or "never",
-        "?" if figures.rows_ahead is None else f"{figures.rows_ahead:,}",
-        f"{figures.offers:,}",
-        f"{figures.refused:,}",
-        f"{figures.stale:,}",
-        str(figures.epoch),
-    )
+def _types(found: Explanation) -> list[tuple[str, ...]]:
+    """Lay out how each type stands; a column in which nothing is to be seen is left out."""
+    header = ("type", "acknowledged", "behind", "offers", "refused", "late", "epoch")
+    rows = [
+        (
+            each.type,
+            _minute(each.acknowledged_at) if each.acknowledged_at else "never",
+            "?" if each.rows_ahead is None else f"{each.rows_ahead:,}",
+            f"{each.offers:,}",
+            f"{each.refused:,}",
+            f"{each.stale:,}",
+            str(each.epoch),
+        )
+        for each in found.types
+    ]
+    shown = [at for at, name in enumerate(header) if name not in _DULL or any(row[at] != _DULL[name] for row in rows)]
+    return [tuple(row[at] for at in shown) for row in (header, *rows)]
+
+
+def _streams(found: Explanation) -> list[tuple[str, ...]]:
+    rows = [
+        (
+            _minute(each.at),
+            each.how if each.times == 1 else f"{each.how} {each.times:,}x",
+            f"{each.rows:,}",
+            f"{each.bytes:,}",
+            f"{each.seconds:,.1f}",
+            row_text(each.last)[:_LEFT] if each.last else "-",
+        )
+        for each in found.streams[:_STREAMS]
+    ]
+    return [("last streams", "ended", "rows", "bytes", "s", "up to"), *rows]
+
+
+def _ignored(found: Explanation) -> list[tuple[str, ...]]:
+    rows = [(each.type, f"{each.times:,}", _minute(each.last_at), each.reason[:_LEFT]) for each in found.ignored]
+    return [("ignored acks of", "times", "last", "because"), *rows]
+
+
+def _held_back(found: Explanation) -> list[tuple[str, ...]]:
+    rows = list[tuple[str, ...]]()
+    for each in found.held_back:
+        rows.append((each.type, f"{each.rows:,}", f"like {each.example}"))
+        rows.append(("", "", f"{'needs' if each.reason == 'missing_parent' else 'unfit at'} {each.needs}"))
+    return [("held back", "rows", "why"), *rows]
+
+
+def _second(instant: str) -> str:
+    """Cut an instant of ISO 8601 to the second."""
+    return f"{instant[:10]} {instant[11:19]} UTC"
+
+
+def _minute(instant: str) -> str:
+    return f"{instant[:10]} {instant[11:16]}"

@@ -10,8 +10,9 @@ from click import echo
 from ledger.decide import FENCE
 from ledger.personal import plain
 from ops.commands.devices.session import BY
-from ops.commands.instants import instant
+from ops.commands.instants import FORMS, instant
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.ledger import opened
 from projections.mass_reset import MassReset, ask_to_reset, spoken_since
 
@@ -20,7 +21,7 @@ _EVER = 0
 
 @click.command()
 @click.option(
-    "--since", "since_us", callback=instant, help="When the store last surely held all, like 2025-01-20T10:29:00Z."
+    "--since", "since_us", metavar="TIME", callback=instant, help=f"When the store last surely held all: {FORMS}."
 )
 @click.option("--all", "every", is_flag=True, help="Every device: also one that had been silent for hours before.")
 @click.option("--by", default=BY, show_default=True, help="Who asks, for the devices' histories.")
@@ -78,7 +79,7 @@ def _tell(report: MassReset, *, dry_run: bool) -> None:
         echo(f"… and {report.failed - len(report.not_asked):,} more", err=True)
     asked = "would be asked" if dry_run else "are asked"
     echo(
-        f"{report.sessions:,} sessions may have spoken: {report.asked:,} {asked} to start over with their next sync, "
-        f"{report.before:,} were asked before, {report.ended:,} ended meanwhile"
+        f"{counted(report.sessions, 'session')} may have spoken: {report.asked:,} {asked} to start over "
+        f"with their next sync, {report.before:,} were asked before, {report.ended:,} ended meanwhile"
         + (f"; {report.failed:,} could not be asked" if report.failed else "")
     )

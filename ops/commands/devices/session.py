@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
@@ -9,19 +10,30 @@ from click import echo
 
 from endpoints.accounts.device_descriptions import describe
 from ledger.commands import CreateSession, EndSession
-from ledger.errors import NoSuchSession, SessionEnded
+from ledger.errors import LedgerError, NoSuchSession, SessionEnded
 from ledger.events import IMMICH
 from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
-from ops.commands.options import json_option, print_json, run, session_id, settings_from, store_options
-from ops.commands.tables import columns, minute
+from ops.commands.devices.finding import WHO, find, limit_option, list_all
+from ops.commands.options import (
+    Listed,
+    json_option,
+    print_json,
+    run,
+    session_id,
+    settings_from,
+    store_options,
+)
+from ops.commands.tables import columns, counted, minute, shortened
 from ops.opening.ledger import Opened, keyring_source, opened
 from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
+from projections.finding.prefixes import resolved
 from projections.history.session_history import owner
+from projections.history.user_history import sessions_of
 from projections.immich import PLACE
 
 BY = "command"
@@ -29,16 +41,16 @@ BY = "command"
 _SHORTEST_US = 1_000_000
 
 
-@click.group()
+@click.group(cls=Listed)
 def session() -> None:
-    """Signed-in devices."""
+    """Sign devices in and out, list and find them."""
 
 
 @session.command()
-@click.option("--user", required=True, help="Who signs in.")
-@click.option("--library", required=True, help="What the device syncs.")
+@click.option("--user", metavar="USER", required=True, help="Who signs in.")
+@click.option("--library", metavar="LIBRARY", required=True, help="What the device syncs.")
 @click.option("--user-agent", default="", help="User-Agent of the device; tells its type, OS and app version.")
-@click.option("--ttl", help="How long the session may last, like 30d [default: until it is idle too long].")
+@click.option("--ttl", metavar="TIME", help="How long it may last, like 30d [default: until it is idle too long].")
 @store_options
 @json_option
 def create(
@@ -70,8 +82,18 @@ def create(
         )
 
     async def work() -> Issued:
-        async with opened(settings, begin=True) as found:
-            return await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)
+        async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
+            others = await _other_libraries(found, library) if settings.source == "catalog" else []
+            issued = await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)
+            if settings.source != "catalog":
+                await _tell_unknown(found, settings, closing, user, library)
+            elif others:
+                echo(
+                    f"warning: nothing was ever written to library {library}; there are {shortened(others)}. If the id "
+                    "is mistyped, end this session and sign in again",
+                    err=True,
+                )
+            return issued
 
     issued = run(work())
     if as_json:
@@ -80,16 +102,52 @@ def create(
         echo(issued.token)
 
 
+session.add_command(find)
+
+
+async def _other_libraries(found: Opened, library: str) -> list[str]:
+    """List the libraries of the catalog where this is none of them; nothing where it is, or none was written yet."""
+    libraries = await found.catalog.libraries()
+    return [] if library in libraries else libraries
+
+
+async def _tell_unknown(found: Opened, settings: Settings, closing: AsyncExitStack, user: str, library: str) -> None:
+    """Say on stderr if the source knows no such library, or cannot say; the session is made all the same."""
+    from ops.opening.sources import open_source  # PERF: a catalog needs nothing of it
+
+    try:
+        source = await open_source(settings, found, closing)
+        unknown = [name for name in dict.fromkeys((library, user)) if await source.knows(name) is False]
+    except (LedgerError, OSError) as error:  # its token must be printed whatever becomes of this
+        echo(f"warning: whether the library is there could not be asked: {error}", err=True)
+        return
+    if library in unknown:
+        echo(
+            f"warning: {library} is no library of the source: the device will be sent next to nothing. If the id is "
+            "mistyped, end this session and sign in again",
+            err=True,
+        )
+    elif user in unknown and settings.postgres.mapping == IMMICH:
+        echo(f"warning: {user} is no user of Immich's, whose users' ids they are", err=True)
+
+
 @session.command("list")
-@click.option("--user", required=True, help="Whose sessions.")
+@click.option("--user", metavar="USER", required=True, help="Whose sessions.")
+@click.option("--all", "with_ended", is_flag=True, help="Also those that have ended, the newest first.")
+@limit_option
 @store_options
 @json_option
-def list_sessions(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+def list_sessions(
+    user: str, with_ended: bool, limit: int, data_dir: Path | None, redis_url: str | None, as_json: bool
+) -> None:
     """List the living sessions of a user, the one used last first; times are UTC.
 
-    One of which what is stored is damaged is named behind the others, and the exit code is 1.
+    One of which what is stored is damaged is named behind the others, and the exit code is 1. --limit goes with --all.
     """
     check_name("--user", user)
+    if with_ended:
+        list_all(user, limit, data_dir, redis_url, as_json)
+        return
 
     async def work() -> tuple[list[tuple[int, State]], dict[str, str]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
@@ -108,7 +166,7 @@ def list_sessions(user: str, data_dir: Path | None, redis_url: str | None, as_js
     elif timed:
         _print(timed)
     elif not damaged:
-        echo(f"no session of {user} lives", err=True)
+        echo(f"no session of {user} lives; --all shows those that have ended", err=True)
     for sid, why in damaged.items():
         echo(f"session {sid} is damaged: {why}; run syncledger rebuild --session {sid}", err=True)
     if damaged:
@@ -128,7 +186,7 @@ def _print(timed: list[tuple[int, State]]) -> None:
 
 @session.command()
 @click.argument("session", required=False, callback=session_id)
-@click.option("--user", help="Whose session, where known; with --all whose sessions.")
+@click.option("--user", metavar="USER", help="Whose session, where known; with --all whose sessions.")
 @click.option("--all", "all_of_user", is_flag=True, help="End all sessions of the user.")
 @store_options
 def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path | None, redis_url: str | None) -> None:
@@ -148,7 +206,10 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
                 assert user is not None
                 if any(state.authenticated_by == IMMICH for state in await found.ledger.devices(user)):
                     raise _ended_there(user)
-                return f"{await end_all(found, user, command):,} sessions of {user} ended"
+                count = await end_all(found, user, command)
+                if not count and not await sessions_of(found.store, found.ledger.partition_of(user), user):
+                    raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
+                return f"{counted(count, 'session')} of {user} ended"
             await _end_one(found, user, session, command)
             return "ended, with what belonged to it"
 
@@ -159,9 +220,9 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
 
 
 async def _end_one(found: Opened, user: str | None, sid: str, command: EndSession) -> None:
-    """End a session, of this user if one is given; raises NoSuchSession, SessionEnded."""
+    """End a session, of this user if one is given; raises NoSuchSession, Ambiguous, SessionEnded."""
     ledger = found.ledger
-    partition = ledger.partition_of(user) if user else await ledger.locate(sid)
+    partition, sid = await resolved(ledger, sid, user)
     whose = await owner(ledger, partition, sid)
     if user not in (None, whose):
         raise NoSuchSession(f"No session {sid} of {user}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ops.commands.tables import counted
 from ops.simulate.api import PRESENTATIONS, Presentation
 from ops.simulate.check import CheckResult, check
 from ops.simulate.device import Device, SyncResult
@@ -50,8 +52,10 @@ class Failed(click.ClickException):
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The device's own copy; the same file resumes.  [default: one per token under ./var/devices]",
+    help="The device's own copy; the same file resumes.  [default: one per token in the data folder's devices]",
 )
+@click.option("--data-dir", type=click.Path(path_type=Path),
+              help="Data folder, in which the copy lies [default: LEDGER_DATA_DIR, or ./var].")  # fmt: skip
 @click.option("--protocol", type=click.Choice(["v3", "v2", "v1"]), default="v2", show_default=True,
               help="Ask for the types of a 3.3 server, of a 3.2 one, or of one older than 2.6.")  # fmt: skip
 @click.option("--types", metavar="TYPE,…", help="Ask for these request types instead.")
@@ -63,7 +67,7 @@ class Failed(click.ClickException):
 @click.option("--kill-after-lines", type=click.IntRange(min=1), metavar="N",
               help="Die by SIGKILL once N lines are stored, as a crash would.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="First empty the copy and clear all that the session has acknowledged.")
-@click.option("--check", "compare", is_flag=True, help="Afterwards compare the copy with the catalog.")
+@click.option("--check", "compare", is_flag=True, help="Afterwards compare the copy with what a new device gets.")
 @click.option("--library", metavar="LIBRARY", help="The library to compare with.")
 @click.option("--key", envvar="LEDGER_API_KEY", help="The API key for --check, instead of the token.  "
               "[env: LEDGER_API_KEY]")  # fmt: skip
@@ -73,6 +77,7 @@ def simulate(
     token: str,
     db: Path | None,
     protocol: str,
+    data_dir: Path | None,
     types: str | None,
     present: Presentation,
     read_rate: float | None,
@@ -90,12 +95,14 @@ def simulate(
     with the same file to go on where it was; it may be interrupted or killed anywhere.
 
     \b
-    Exit codes: 0 synced, 1 the copy differs from the catalog, 3 the sync or the comparison failed,
-    4 the stream ended cleanly but without SyncCompleteV1, 130 interrupted.
+    Exit codes: 0 synced, 1 the copy differs from the library, 3 the sync or
+    the comparison failed, 4 the stream ended cleanly but without
+    SyncCompleteV1, 130 interrupted.
     """
     if compare and not library:
         raise click.UsageError("--check needs --library, the library that the token's session syncs")
-    path = db or Path("var", "devices", f"{hashlib.sha256(token.encode()).hexdigest()[:16]}.db")
+    folder = data_dir or Path(os.environ.get("LEDGER_DATA_DIR") or "var")
+    path = db or folder.joinpath("devices", f"{hashlib.sha256(token.encode()).hexdigest()[:16]}.db")
     errors = Console(stderr=True)
     checked: CheckResult | None = None
     unchecked = ""
@@ -115,7 +122,7 @@ def simulate(
                     try:
                         checked = check(
                             device.copy, device.server, library, device.types, api_key=key,
-                            progress=lambda rows: bar.update(task, description=f"comparing: {rows:,} rows"),
+                            progress=lambda rows: bar.update(task, description=f"comparing: {counted(rows, 'row')}"),
                         )  # fmt: skip
                     except DeviceError as error:  # what was synced is told all the same
                         unchecked = str(error)
@@ -161,7 +168,7 @@ def _sync_line(result: SyncResult) -> str:
     seconds = max(result.seconds, 0.001)
     latest = next(reversed(result.by_type), "")
     rates = f"{result.lines / seconds:,.0f} lines/s, {result.bytes / seconds / 1e6:,.1f} MB/s"
-    return f"syncing: {result.lines:,} lines, {result.acks:,} acks, {rates}  {latest}"
+    return f"syncing: {counted(result.lines, 'line')}, {counted(result.acks, 'ack')}, {rates}  {latest}"
 
 
 def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None, path: Path) -> None:
@@ -172,19 +179,19 @@ def _show(result: SyncResult, rows: dict[str, int], checked: CheckResult | None,
         table.add_row(entity_type, f"{lines:,}")
     console.print(table)
     reset = "started over (SyncResetV1), " if result.reset else ""
-    ahead = f", {result.placeholders:,} placeholders" if result.placeholders else ""
+    ahead = f", {counted(result.placeholders, 'placeholder')}" if result.placeholders else ""
     console.print(
-        f"{reset}{result.lines:,} lines in {result.seconds:.2f} s, {result.acks:,} acks, "
-        f"{result.duplicates:,} duplicates{ahead}; {sum(rows.values()):,} rows in {path}",
+        f"{reset}{counted(result.lines, 'line')} in {result.seconds:.2f} s, {counted(result.acks, 'ack')}, "
+        f"{counted(result.duplicates, 'duplicate')}{ahead}; {counted(sum(rows.values()), 'row')} in {path}",
         soft_wrap=True,
     )
     if result.unterminated:
         console.print("the last line had no LF and was lost, as in the app")
     if checked is not None and checked.equal:
-        console.print(f"the copy is exactly the catalog: {checked.compared:,} entities compared")
+        console.print(f"the copy is exactly the library: {counted(checked.compared, 'entity', 'entities')} compared")
     elif checked is not None:
         console.print(
-            f"the copy differs from the catalog: {checked.missing:,} missing, {checked.extra:,} extra, "
+            f"the copy differs from the library: {checked.missing:,} missing, {checked.extra:,} extra, "
             f"{checked.different:,} different, {checked.dangling:,} dangling"
         )
         for difference in checked.differences:

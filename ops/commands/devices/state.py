@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from click import echo
 
-from ops.commands.instants import instant
+from ops.commands.instants import FORMS, instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns
 from ops.opening.ledger import opened
+from projections.finding.prefixes import resolved
 from projections.history.state_at import StateThen, describe, fold_at
 
 _WIDEST = 120
@@ -19,8 +20,8 @@ _WIDEST = 120
 
 @click.command()
 @click.argument("session", callback=session_id)
-@click.option("--at", "at_us", callback=instant, help="When, like 2025-01-20T10:00:00Z [default: now].")
-@click.option("--user", help="The session's user, where known: saves asking every partition.")
+@click.option("--at", "at_us", callback=instant, metavar="TIME", help=f"When: {FORMS} [default: now].")
+@click.option("--user", metavar="USER", help="The session's user, where known: saves asking every partition.")
 @store_options
 @json_option
 def state(
@@ -33,10 +34,10 @@ def state(
             if found.archive is not None:
                 await found.check_archive()
             ledger = found.ledger
-            partition = ledger.partition_of(user) if user else await ledger.locate(session)
+            partition, sid = await resolved(ledger, session, user)
             when_us = ledger.clock() if at_us is None else at_us
             with progress("folding events"):
-                moment = await fold_at(found.past, partition, session, when_us)
+                moment = await fold_at(found.past, partition, sid, when_us)
             return describe(moment, when_us, await ledger.key_of(moment.state.user))
 
     found = run(work())

@@ -13,6 +13,7 @@ from ops.archive.job import preview
 from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.ledger import opened
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
@@ -27,12 +28,18 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 @click.command()
-@click.option("--hot", "hot_s", callback=_duration, default="30d", show_default=True, help="Younger events stay.")
+@click.option(
+    "--hot", "hot_s", metavar="TIME", callback=_duration, default="30d", show_default=True, help="Younger ones stay."
+)
 @click.option(
     "--max-events", "hot_events", type=click.IntRange(0), help="No more events of a partition stay than this."
 )
 @click.option(
-    "--retention", "retention_s", callback=_duration, help="Remove what is older, like 400d [default: never]."
+    "--retention",
+    "retention_s",
+    metavar="TIME",
+    callback=_duration,
+    help="Remove older ones, like 400d [default: never].",
 )
 @click.option(
     "--segment-events",
@@ -82,7 +89,7 @@ def archive(
             with progress("archiving partitions", len(partitions)) as advance:
 
                 def on_progress(report: ArchiveReport) -> None:
-                    advance(report.partitions, f"{report.read:,} events")
+                    advance(report.partitions, f"{counted(report.read, 'event')}")
 
                 if dry_run:
                     return await preview(found.store, partitions, options, clock_us, on_progress=on_progress)
@@ -105,20 +112,21 @@ def archive(
 
 def _summary(report: ArchiveReport, dry_run: bool) -> str:
     if dry_run:
-        return f"{report.events:,} events of {report.partitions} partitions would go to {report.segments:,} segments"
+        events, segments = counted(report.events, "event"), counted(report.segments, "segment")
+        return f"{events} of {counted(report.partitions, 'partition')} would go to {segments}"
     parts = [
-        f"{report.events:,} events sealed in {report.segments:,} segments of {report.bytes:,} bytes",
-        f"{report.trimmed:,} events trimmed",
+        f"{counted(report.events, 'event')} sealed in {counted(report.segments, 'segment')} of {report.bytes:,} bytes",
+        f"{counted(report.trimmed, 'event')} trimmed",
     ]
-    for count, what in (
-        (report.adopted, "segments of an earlier run adopted"),
-        (report.swept, "stray segments removed"),
-        (report.removed, "segments removed by retention"),
-        (report.busy, "partitions left to another archiver"),
-        (report.broken - report.aside, "sessions sealed that contradict themselves"),
-        (report.aside, "foreign stream entries set aside"),
-        (len(report.failures), "partitions failed"),
+    for count, one, many, what in (
+        (report.adopted, "segment", "segments", "of an earlier run adopted"),
+        (report.swept, "stray segment", "stray segments", "removed"),
+        (report.removed, "segment", "segments", "removed by retention"),
+        (report.busy, "partition", "partitions", "left to another archiver"),
+        (report.broken - report.aside, "session", "sessions", "with contradicting events sealed"),
+        (report.aside, "foreign stream entry", "foreign stream entries", "set aside"),
+        (len(report.failures), "partition", "partitions", "failed"),
     ):
         if count:
-            parts.append(f"{count:,} {what}")
+            parts.append(f"{counted(count, one, many)} {what}")
     return ", ".join(parts)

@@ -12,6 +12,7 @@ from ops.backup.job import BackupOptions, BackupReport, back_up
 from ops.backup.listing import list_backups
 from ops.backup.signing import seal_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.ledger import opened
 from projections.archive.objects import Objects
 
@@ -71,7 +72,7 @@ def backup(
                     found.ledger.partitions,
                     options,
                     found.ledger.clock(),
-                    on_progress=lambda report: advance(report.partitions, f"{report.events:,} events"),
+                    on_progress=lambda report: advance(report.partitions, f"{counted(report.events, 'event')}"),
                 )
             report.signing_keys = words
             return report
@@ -87,11 +88,12 @@ def backup(
 
 def _tell(report: BackupReport, archive_url: str) -> None:
     echo(
-        f"{report.name}: {report.events:,} events of {report.partitions:,} partitions, {report.libraries:,} libraries, "
-        f"in {report.files:,} files of {report.bytes:,} bytes"
+        f"{report.name}: {counted(report.events, 'event')} of {counted(report.partitions, 'partition')}, "
+        f"{counted(report.libraries, 'library', 'libraries')}, "
+        f"in {counted(report.files, 'file')} of {counted(report.bytes, 'byte')}"
     )
     if report.segments:
-        echo(f"older events stay in {report.segments:,} segments in {archive_url}")
+        echo(f"older events stay in {counted(report.segments, 'segment')} in {archive_url}")
     echo(report.signing_keys)
     for name in report.removed:
         echo(f"removed {name}")
@@ -110,4 +112,4 @@ def _list(objects: Objects, as_json: bool) -> None:
         echo("there are no backups", err=True)
     for listed in found:
         unfinished = "" if listed.complete else "  unfinished"
-        echo(f"{listed.name}  {listed.files:,} files  {listed.bytes:,} bytes{unfinished}")
+        echo(f"{listed.name}  {counted(listed.files, 'file')}  {counted(listed.bytes, 'byte')}{unfinished}")

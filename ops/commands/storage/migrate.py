@@ -8,6 +8,7 @@ from click import echo
 from ops.backup.migrate import NAMED, MigrateReport
 from ops.backup.migrate import migrate as migrate_objects
 from ops.commands.options import json_option, objects_at, print_json, progress, run
+from ops.commands.tables import counted
 
 
 @click.command()
@@ -46,7 +47,9 @@ def migrate(
                 target,
                 dry_run=dry_run,
                 concurrency=concurrency,
-                on_progress=lambda report: advance(report.looked, f"{report.copied:,} copied, {report.bytes:,} bytes"),
+                on_progress=lambda report: advance(
+                    report.looked, f"{report.copied:,} copied, {counted(report.bytes, 'byte')}"
+                ),
             )
 
     report = run(work())
@@ -66,7 +69,9 @@ def _tell(report: MigrateReport, dry_run: bool) -> None:
     differing = report.different + report.damaged
     if differing > NAMED:
         echo(f"… and {differing - NAMED:,} more")
-    parts = [f"{report.copied:,} objects of {report.bytes:,} bytes {'would be ' if dry_run else ''}copied"]
+    parts = [
+        f"{counted(report.copied, 'object')} of {counted(report.bytes, 'byte')} {'would be ' if dry_run else ''}copied"
+    ]
     parts.append(f"{report.same:,} there already")
     for count, what in (
         (differing, "differ"),

@@ -22,17 +22,19 @@ from ops.commands.options import (
     settings_from,
     store_options,
 )
+from ops.commands.tables import counted
 from ops.opening.ledger import Opened, now_us, opened
 from projections.checking.aside import Decision
 from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
+from projections.finding.prefixes import ID_CHARS, resolved
 
 Advance = Callable[[int, str], None]
 
 
 @click.command()
 @click.option("--session", "sid", callback=session_id, help="Only this session.")
-@click.option("--user", help="Only the sessions of this user.")
+@click.option("--user", metavar="USER", help="Only the sessions of this user.")
 @click.option("--partition", type=click.IntRange(0), help="Only this partition, whole or not.")
 @click.option(
     "--accept-history",
@@ -78,7 +80,7 @@ def rebuild(
                 made = _rebuild(found, advance)
                 if sid is not None:
                     accept = None if why is None else Decision(why, by, now_us())
-                    await made.session(await _partition_of(found, sid), sid, accept)
+                    await made.session(*await _place_of(found, sid), accept)
                 elif user is not None:
                     await made.user(found.ledger.partition_of(user), user)
                 else:
@@ -96,7 +98,9 @@ def _rebuild(found: Opened, advance: Advance) -> Rebuild:
         found.store,
         uuid4().hex,
         sealed=found.archive,
-        on_progress=lambda report: advance(report.partitions, f"{report.events:,} events, {report.written:,} written"),
+        on_progress=lambda report: advance(
+            report.partitions, f"{counted(report.events, 'event')}, {report.written:,} written"
+        ),
     )
 
 
@@ -110,15 +114,20 @@ async def _partitions(found: Opened, partition: int | None, everything: bool, ma
     await made.partitions(which, strays)
 
 
-async def _partition_of(found: Opened, sid: str) -> int:
-    """Find a session by what is stored of it, or else by its events; raises NoSuchSession, Rebuilding."""
+async def _place_of(found: Opened, sid: str) -> tuple[int, str]:
+    """Find a session by what is stored of it, or, with its whole id, by its events.
+
+    Raises NoSuchSession, Ambiguous, Rebuilding.
+    """
     try:
-        return await found.ledger.locate(sid)
+        return await resolved(found.ledger, sid)
     except (NoSuchSession, Rebuilding):
+        if len(sid) < ID_CHARS:
+            raise
         partition = await find_session(found.store, found.ledger.partitions, sid)
         if partition is None:
             raise
-        return partition
+        return partition, sid
 
 
 def _tell(report: RebuildReport) -> None:
@@ -128,8 +137,8 @@ def _tell(report: RebuildReport) -> None:
         echo("all partitions are whole; --all rebuilds them all the same")
         return
     echo(
-        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
-        f"{report.partitions:,} partitions: {report.written:,} written, {report.unchanged:,} as they were, "
+        f"{counted(report.events, 'event')} of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{counted(report.partitions, 'partition')}: {report.written:,} written, {report.unchanged:,} as they were, "
         f"{report.removed:,} removed" + (f", {report.broken:,} broken" if report.broken else "")
     )
     if report.not_whole:

@@ -17,6 +17,7 @@ from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
 from ops.backup.signing import open_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.opening.known_ledgers import KnownLedgers
 from ops.opening.ledger import open_user_keys, store_of
 from ops.settings.settings import Settings
@@ -58,7 +59,9 @@ def restore(
                     store,
                     origin,
                     clock,
-                    on_progress=lambda report: advance(report.partitions, f"{report.doing}, {report.events:,} events"),
+                    on_progress=lambda report: advance(
+                        report.partitions, f"{report.doing}, {counted(report.events, 'event')}"
+                    ),
                     open_signing_keys=lambda sealed: open_keys(settings, sealed),
                     user_keys=open_user_keys(store, settings),
                     ledger_id=known.newest,
@@ -120,15 +123,16 @@ def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, set
     for line in (*lines(report.broken, len(report.broken)), *lines(verified.differences, verified.different)):
         echo(line)
     echo(
-        f"{report.events:,} events restored in {report.partitions:,} partitions; {report.sessions:,} living sessions, "
+        f"{counted(report.events, 'event')} restored in {counted(report.partitions, 'partition')}; "
+        f"{counted(report.sessions, 'living session')}, "
         f"{report.resets:,} of them asked to start over"
     )
     if report.rows_refused:
-        echo(f"{report.rows_refused:,} rows of libraries do not fit this version and were left out")
+        echo(f"left out, as they do not fit this version: {counted(report.rows_refused, 'row')} of libraries")
     for what in origin.manifest.damage if isinstance(origin, FromBackup) else ():
         echo(f"not in the backup, which was made of a damaged ledger: {what}")
     if report.erased:
-        echo(f"{report.erased:,} users in it who were erased since: they were erased again")
+        echo(f"erased since, and again here: {counted(report.erased, 'user')} in it")
     if report.signing_keys:
         echo(report.signing_keys)
     if isinstance(origin, FromSegments):

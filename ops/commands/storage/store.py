@@ -9,7 +9,8 @@ import click
 from click import echo
 
 from ops.backup.listing import stamp
-from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.embedded.append_only import Damage, find_damage
 from ops.embedded.append_only import mend as mend_files
 from ops.embedded.files import check_begun
@@ -17,7 +18,7 @@ from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_on_purpose, now_us, store_of
 
 
-@click.group("store")
+@click.group("store", cls=Listed)
 def store() -> None:
     """The store under a ledger: begin one in it, mend the file of an embedded one."""
 
@@ -87,11 +88,11 @@ def _tell(damage: Damage) -> None:
         echo("the list of append-only files is lost: it can be made anew from their names")
     for cut in damage.cuts:
         whole = "is put aside, it belongs behind what is cut" if not cut.at else f"is whole up to byte {cut.at:,}"
-        echo(f"{cut.name} {whole}; {cut.bytes:,} bytes are cut")
+        echo(f"{cut.name} {whole}; {counted(cut.bytes, 'byte')} are cut")
     if damage.cuts:
         echo(
-            f"in what is cut {damage.commands:,} commands can be read, {damage.events:,} of them events of "
-            f"{damage.sessions:,} sessions"
+            f"in what is cut {counted(damage.commands, 'command')} can be read, {damage.events:,} of them events of "
+            f"{counted(damage.sessions, 'session')}"
         )
     for sid in damage.named:
         echo(f"  session {sid}")

@@ -11,6 +11,7 @@ from click import echo
 
 from ledger.log.stored_sessions import Strays, find_strays
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.tables import counted
 from ops.embedded.files import prepare_files
 from ops.opening.ledger import Opened, opened
 from ops.settings.settings import Settings
@@ -82,7 +83,9 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
 
 async def _strays(found: Opened) -> Strays:
     with progress("looking at all keys") as advance:
-        return await find_strays(found.store, found.ledger.partitions, lambda looked: advance(0, f"{looked:,} keys"))
+        return await find_strays(
+            found.store, found.ledger.partitions, lambda looked: advance(0, f"{counted(looked, 'key')}")
+        )
 
 
 async def _verify(
@@ -96,7 +99,7 @@ async def _verify(
 
         def tell(so_far: Report | Said) -> None:
             events = so_far.events + (so_far.archived if isinstance(so_far, Report) else 0)
-            advance(so_far.partitions, f"{events:,} events")
+            advance(so_far.partitions, f"{counted(events, 'event')}")
 
         if processes > 1:
             return await verify_in(processes, job, tell)
@@ -109,14 +112,15 @@ def _tell(verified: Verified) -> None:
     report = verified.found
     _tell_differences(report)
     echo(
-        f"{report.events:,} events of {report.sessions:,} living and {report.ended:,} ended sessions in "
+        f"{counted(report.events, 'event')} of {report.sessions:,} living and {report.ended:,} ended sessions in "
         f"{report.partitions} partitions"
-        + (f", {report.archived:,} archived events in {report.segments:,} segments" if report.segments else "")
+        + (f", {report.archived:,} archived events in {counted(report.segments, 'segment')}" if report.segments else "")
         + (f": {report.different:,} differ" if report.different else ": all agree")
     )
     if verified.repaired is not None and verified.left is not None:
         echo(
-            f"repaired: {verified.repaired.written:,} sessions written, {verified.repaired.removed:,} removed; "
+            f"repaired: {counted(verified.repaired.written, 'session')} written, "
+            f"{verified.repaired.removed:,} removed; "
             + (f"{verified.left.different:,} differ still" if verified.left.different else "all agree now")
         )
         _tell_differences(verified.left)

@@ -258,6 +258,11 @@ class Catalog:
             return HeldBack(stored, count, "missing_parent", "", "")
         return HeldBack(stored, count, "missing_parent", example_id, entry.split(b"\n")[1].decode())
 
+    async def knows(self, library: str) -> bool:
+        """Tell whether anything but users was ever written to a library."""
+        await self.horizon(library)
+        return bool(self._summaries[library].newest.keys() - set(OWN_TYPES))
+
     async def health(self) -> SourceHealth:
         """Tell whether the store answers."""
         try:

@@ -18,7 +18,7 @@ from gumnut import Omit, omit
 
 from ledger.errors import LedgerError
 from projections.entities.gumnut.config import GumnutConfig
-from projections.entities.source import SourceUnavailable
+from projections.entities.source import SourceHealth, SourceUnavailable
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 MAX_CONNECTIONS: Final = 32
@@ -50,6 +50,15 @@ def expected(what: str, value: object, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise GumnutUnavailable(f"Gumnut's {what} is not what it should be")
     return value
+
+
+async def health_of(pool: Pool, url: str) -> SourceHealth:
+    """Tell whether Gumnut answers; raises nothing."""
+    try:
+        await pool.ask("ping", pool.client(retries=0).ping.get(extra_headers=ANONYMOUS), str)
+    except LedgerError as error:
+        return SourceHealth("gumnut", ok=False, text=str(error))
+    return SourceHealth("gumnut", ok=True, text=f"{url} answers")
 
 
 class Declined(Exception):

@@ -15,13 +15,12 @@ from datetime import datetime
 from typing import Final, Self
 
 from ledger.commands import Origin, Resend
-from ledger.errors import LedgerError
 from ledger.positions import Position
 from ledger.store.interface import Store
 from projections.accounts.credentials import Credentials
 from projections.entities.gumnut import payloads
 from projections.entities.gumnut.bulk_reads import is_id
-from projections.entities.gumnut.client import ANONYMOUS, Pool
+from projections.entities.gumnut.client import Pool, health_of
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.feed import Filter
 from projections.entities.gumnut.held_back import PARENTS, HeldBackNotes, Notes, Tails
@@ -236,13 +235,12 @@ class GumnutSource:
             cursor = page.next
         return Ahead(count, newest if count else None)
 
+    async def knows(self, library: str) -> None:
+        """Tell nothing: Gumnut is asked in the name of a session, which sees what is its user's."""
+
     async def health(self) -> SourceHealth:
         """Tell whether Gumnut answers."""
-        try:
-            await self._pool.ask("ping", self._pool.client(retries=0).ping.get(extra_headers=ANONYMOUS), str)
-        except LedgerError as error:
-            return SourceHealth(self.kind, ok=False, text=str(error))
-        return SourceHealth(self.kind, ok=True, text=f"{self._url} answers")
+        return await health_of(self._pool, self._url)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -31,6 +31,8 @@ from projections.entities.postgres.statements.keyset import Ask
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
 from projections.entities.source import MOST_BEHIND_S, Ahead, HeldBack, Page, SourceHealth, Waiting
 
+OWN_USER: Final = "AuthUserV1"
+"""The entity type whose one row is the user that a library belongs to."""
 LATE_US: Final = 5_000_000
 """A horizon further behind is told in the source's health: devices do not see what was written since."""
 CLOCK_S: Final = 60.0
@@ -263,6 +265,12 @@ class PostgresSource:
         found = await self._reads.ask(mapped, read)
         return Ahead(found["rows"], found["newest_us"])
 
+    async def knows(self, library: str) -> bool | None:
+        """Tell whether a library has a user of its own; None where the mapping does not tell of one."""
+        if self._compiler.served_from(OWN_USER) is None:
+            return None
+        return (await self.ahead(library, OWN_USER, None, await self.horizon(library))).rows > 0
+
     @property
     def has_backend(self) -> bool:
         """Tell whether the database is that of a backend whose version it tells."""
@@ -287,7 +295,7 @@ class PostgresSource:
             text += f"; devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{holder}"
         if self._origins is not None and (told := self._origins.told(time.time_ns() // 1000)):
             text += f"; {told}"
-        return SourceHealth("postgres", ok=True, text=text)
+        return SourceHealth("postgres", True, text, holder=horizon.oldest.text if horizon.oldest is not None else "")
 
     async def _read_horizon(self) -> Horizon:
         self._shared = NOT_SHARED  # what could not be read is told to everybody

@@ -214,6 +214,9 @@ class Source:
     async def held_back(self, library: str) -> Sequence[HeldBack]:
         return ()
 
+    async def knows(self, library: str) -> bool | None:
+        return None
+
     async def health(self) -> SourceHealth:
         return SourceHealth("model", ok=True, text="")
 

@@ -139,6 +139,9 @@ class MemorySource:
     async def held_back(self, library: str) -> Sequence[HeldBack]:
         return ()
 
+    async def knows(self, library: str) -> bool | None:
+        return None
+
     async def health(self) -> SourceHealth:
         return SourceHealth("memory", ok=True, text="")
 

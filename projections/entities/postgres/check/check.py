@@ -11,7 +11,7 @@ from projections.entities.postgres.check.schema import schema_problems
 from projections.entities.postgres.check.unfit_rows import unfit_problems
 from projections.entities.postgres.horizon import HorizonReader, HorizonUnknown
 from projections.entities.postgres.mapping.applicable import applicable, backend_version
-from projections.entities.postgres.mapping.mapping import Mapping
+from projections.entities.postgres.mapping.mapping import PRESETS, Mapping
 from projections.entities.postgres.pool import PRINTING, Postgres
 from projections.entities.protocol_version import NEWEST, read_version
 from projections.entities.source import SourceUnavailable
@@ -23,6 +23,13 @@ LATE_US: Final = 60_000_000
 CLOCKS_APART_US: Final = 10_000_000
 
 _PRINTING: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
+_PLACE: Final = "source"
+_OF_IMMICH: Final = ("user", "asset", "album", "version_history")
+"""Tables that every database of Immich has."""
+_LACKS: Final = """
+SELECT current_database() AS database,
+       EXISTS (SELECT FROM unnest($1::text[]) name WHERE to_regclass(quote_ident(name)) IS NOT NULL) AS found
+"""
 _SERVER: Final = """
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
        current_database() AS database, current_user AS role,
@@ -39,6 +46,9 @@ async def check(postgres: Postgres, mapping: Mapping) -> CheckReport:
             report.problems += await _server(connection, report.facts)
             report.problems += await _printing(connection)
             report.problems += await _horizon(connection, mapping, report.facts)
+            if another := await _another_database(connection, mapping):
+                report.problems.append(another)
+                return report
             report.problems += await _backend(connection, mapping, report.facts)
             mapping = await applicable(connection, mapping)
             refused = await schema_problems(connection, mapping)
@@ -58,7 +68,29 @@ async def check_schema(postgres: Postgres, mapping: Mapping) -> list[Problem]:
     Reads no row. Raises SourceUnavailable if the server does not answer.
     """
     async with postgres.connection() as connection:
+        if another := await _another_database(connection, mapping):
+            return [another]
         return await schema_problems(connection, await applicable(connection, mapping))
+
+
+def is_another(report: CheckReport) -> bool:
+    """Tell whether the database is none of the backend that the mapping is for."""
+    return any(problem.place == _PLACE and problem.weight == "problem" for problem in report.problems)
+
+
+async def _another_database(connection: Any, mapping: Mapping) -> Problem | None:
+    """Say in one line that a database is not Immich's, rather than name all that it lacks; None where it may be."""
+    if mapping.name not in PRESETS:
+        return None
+    row = await connection.fetchrow(_LACKS, list(_OF_IMMICH))
+    if row["found"]:
+        return None
+    says = (
+        f"database {row['database']} is not Immich's, or Immich has not filled it yet: it has none of the tables "
+        f"{', '.join(_OF_IMMICH)}. Name Immich's database in LEDGER_POSTGRES, or in LEDGER_POSTGRES_MAPPING a mapping "
+        "of this one"
+    )
+    return Problem(weight="problem", says=says, place=_PLACE)
 
 
 async def _server(connection: Any, facts: dict[str, str]) -> list[Problem]:

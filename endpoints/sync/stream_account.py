@@ -1,0 +1,96 @@
+"""What one sync stream sent and how it ended: counted while it is sent, then logged and kept with its session."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from endpoints.accounts.auth import SHORT_ID_CHARS
+from ledger.entity_types import COMPLETE
+from ledger.errors import LedgerError
+from ledger.log.service import Ledger
+from ledger.state import State
+from projections.sent import record
+from projections.sent.record import How, SentStream
+
+log = logging.getLogger(__name__)
+
+_ACK: Final = b'"ack":"'
+_COMPLETE: Final = f'{{"type":"{COMPLETE}"'.encode()
+
+
+class StreamAccount:
+    """The account of one stream of a session; `guarded` keeps it."""
+
+    def __init__(self, ledger: Ledger, state: State, correlation: str, asked_s: float) -> None:
+        """`asked_s`: when it was asked for, by the monotonic clock."""
+        self.snapshot_us = 0
+        self._ledger = ledger
+        self._state = state
+        self._correlation = correlation
+        self._asked_s = asked_s
+        self._rows = 0
+        self._size = 0
+        self._first = b""
+        self._last = b""
+        self._is_complete = False
+
+    def add(self, chunk: bytes) -> None:
+        """Count whole lines that were handed to the connection."""
+        rows = chunk.count(b"\n")
+        self._size += len(chunk)
+        end = len(chunk)
+        start = chunk.rfind(b"\n", 0, end - 1) + 1
+        if chunk.startswith(_COMPLETE, start):  # no row, and behind everything
+            self._is_complete = True
+            rows, end = rows - 1, start
+            start = chunk.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        if not rows:
+            return
+        if not self._rows:
+            self._first = _ack_of(chunk[: chunk.index(b"\n")])
+        self._rows += rows
+        self._last = _ack_of(chunk[start:end])
+
+    async def close(self, how: str, why: str = "") -> None:
+        """Log how the stream ended and keep it with the session, where it is worth that; raises nothing."""
+        if how == "gone" and self._is_complete:  # its client had no reason to stay
+            how = "completed"
+        if not record.is_worth_noting(how, self._rows):  # PERF: most streams, as nothing was new
+            return
+        stream = self._told(how, why)  # type: ignore[arg-type]
+        log.info("stream over: %s [%s] %s", how, self._correlation, self._in_words(stream))
+        try:
+            await record.note(self._ledger, self._state.user, self._state.sid, stream)
+        except LedgerError as error:
+            log.warning("how the stream [%s] ended could not be kept: %s", self._correlation, error)
+
+    def _told(self, how: How, why: str) -> SentStream:
+        return SentStream(
+            at_us=self._ledger.clock(),
+            took_us=int((time.monotonic() - self._asked_s) * 1_000_000),
+            how=how,
+            rows=self._rows,
+            size=self._size,
+            first=self._first.decode(),
+            last=self._last.decode(),
+            snapshot_us=self.snapshot_us,
+            correlation=self._correlation,
+            why=why,
+        )
+
+    def _in_words(self, stream: SentStream) -> str:
+        sid, user = self._state.sid[:SHORT_ID_CHARS], self._state.user
+        last = f", up to {stream.last}" if stream.last and stream.how != "completed" else ""
+        why = f": {stream.why}" if stream.why else ""
+        return (
+            f"session {sid} of {user}, rows {stream.rows}, bytes {stream.size}, "
+            f"seconds {stream.took_us / 1e6:.3f}{last}{why}"
+        )
+
+
+def _ack_of(line: bytes) -> bytes:
+    """Tell the ack of a line, behind all its data; what looks like one inside of a text has its quotes escaped."""
+    start = line.rfind(_ACK) + len(_ACK)
+    return line[start : line.index(b'"', start)]

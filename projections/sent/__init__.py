@@ -1,0 +1,1 @@
+"""What the last sync streams of a session sent, and how each ended."""
