@@ -15,7 +15,17 @@ from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
-from ledger.log.reader import SID_BYTES, Entry, is_foreign, parse_entry, read_raw, sid_bytes, walk
+from ledger.log.reader import (
+    PAGE_BYTES,
+    SID_BYTES,
+    Entry,
+    is_foreign,
+    parse_entry,
+    read_raw,
+    sid_bytes,
+    size_of,
+    walk,
+)
 from ledger.state import State
 from ledger.store.interface import Store
 from projections.archive.errors import ArchiveNotGiven, ObjectMissing
@@ -182,9 +192,13 @@ class PartitionFold:
         Returns what is wrong if the chain does not lead there; '' if it does, or is a fault. Raises CorruptLedger.
         """
         folded, seq = self.of(sid), self.of(sid).seq
+        window = _CATCH_UP_PAGE
         while seq < version and not folded.broken:
-            top = min(seq + _CATCH_UP_PAGE, version)
+            top = min(seq + window, version)
             entries = await self._walked(sid, top, top - seq, seq)
+            if window > 1 and len(entries) < top - seq and size_of(entries) >= PAGE_BYTES:
+                window = max(1, min(window // 2, len(entries)))  # long events: the page ended early
+                continue
             last = entries if top == version else await self._walked(sid, version, 1, seq)
             if not (last and last[-1].recorded.seq == version and are_consecutive(entries, folded.seq)):
                 return f"events {folded.seq + 1} to {top} cannot be reached from its head"
