@@ -45,8 +45,8 @@ class Run(NamedTuple):
 class Page(NamedTuple):
     """A page of a session's history, newest first.
 
-    `below_floor`: what is older was removed, or lies in an archive that is not read. `previous`: as in `Run`. `full`: it
-    has fewer than were wanted because these have enough bytes.
+    `below_floor`: what is older was removed, or lies in an archive that is not read. `previous`: as in `Run`.
+    `full`: it has fewer than were wanted because these have enough bytes.
     """
 
     entries: list[Entry]
@@ -97,7 +97,7 @@ class EventPages:
         return Page(entries, walked.below_floor, previous_of(entries[-1].recorded, 0, GENESIS) if is_first else None)
 
     async def _full(self, partition: int, sid: str, entries: list[Entry]) -> Page:
-        """Make a page of what has enough bytes; a single event's own page does not hold the one that it is linked to."""
+        """Make a page of what has enough bytes; of a single event the one that it is linked to is read too."""
         if len(entries) > 1:
             return Page(entries[:-1], False, _previous(entries[-2], entries[-1]), full=True)
         try:
@@ -159,8 +159,9 @@ class EventPages:
     ) -> AsyncIterator[Run]:
         """Yield a session's events from `since_us` to `until_us`, both included; at least one run.
 
-        Each comes of looking at up to `size` of them, or fewer where these have `page_bytes`. Newest first, or with `forward` oldest first; `beyond_seq` is the last one read before. Forwards it ends with
-        the event that was the newest at the beginning. Raises CorruptLedger behind what could be read.
+        Each has up to `size` of them, or fewer where these have `page_bytes`. Newest first, or with `forward` oldest
+        first; `beyond_seq` is the last one read before. Forwards it ends with the event that was the newest at the
+        beginning. Raises CorruptLedger behind what could be read.
         """
         if forward:
             reading = self._forwards(partition, sid, since_us, until_us, beyond_seq or 0, size, page_bytes)
@@ -178,9 +179,7 @@ class EventPages:
             raise CorruptLedger("a segment holds a later state than its end", sid=sid, seq=fold.state.seq)
         return fold
 
-    async def _hot(
-        self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int, page_bytes: int
-    ) -> Walk:
+    async def _hot(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int, page_bytes: int) -> Walk:
         for attempt in range(2):
             page = await walk(
                 self.store,
