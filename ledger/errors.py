@@ -75,7 +75,9 @@ class TooManySessions(Refused):
     """The user has as many living sessions as may be."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"This user has {most:,} signed-in devices, and no more may be: sign some of them out")
+        super().__init__(
+            f"This user has {most:,} signed-in devices, and no more may be (LEDGER_MAX_SESSIONS): sign some of them out"
+        )
 
 
 class NotAllowed(LedgerError):

@@ -196,8 +196,8 @@ class TokenFirstUsed(_Event, frozen=True, array_like=True, tag="token_first_used
 class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
     """The session is over.
 
-    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased or
-    gone (the service that admits its token has it no more).
+    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased,
+    gone (the service that admits its token has it no more) or put_aside (for another one of its user; it may resume).
     """
 
     reason: str

@@ -237,6 +237,8 @@ async def _look(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Du
         over = [] if state is None or state.over_at_us is None else [state.over_at_us]
         times = None if state is None else (state.user, state.authenticated_by, state.at_us, over)
     if times is None:
+        name = keys.due(partition)
+        await ledger.store.command("ZREM", name, sid, key=name)
         return None
     user, by, at_us, ends = times
     if by in due.elsewhere:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import falcon
 import falcon.asgi
@@ -19,6 +19,7 @@ from endpoints.http.request import Request
 from endpoints.http.sending import guarded
 from endpoints.services import Services
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
+from endpoints.sync.turns import Turn, Turns
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
@@ -69,6 +70,7 @@ class SyncStream:
         self._ledger = services.ledger
         self._source = services.source
         self._waits = Waits()
+        self._turns = Turns()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")
@@ -83,13 +85,20 @@ class SyncStream:
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
+        turn = await self._turns.take()
+        waits = WaitsInTurn(self._waits, self._turns, turn)
+        try:
+            begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, waits, asked_s)
+        except BaseException:
+            turn.end()
+            raise
         if begun is None:
+            turn.end()
             resp.data = RESET_LINE
             return
         state, passed = begun.state, Passed()
         made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
-        counted = self._counted(made, passed)
+        counted = self._counted(made, passed, turn)
 
         async def lives() -> bool:
             return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
@@ -97,16 +106,18 @@ class SyncStream:
         sent = guarded(req, counted, lives, self._services.stall_s)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line
 
-    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
-        """Yield a stream's chunks; behind the last one count what it did not send."""
+    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed, turn: Turn) -> AsyncGenerator[bytes]:
+        """Yield a stream's chunks; with the first its turn ends, behind the last count what it did not send."""
         counters = self._services.counters
         try:
             async for chunk in made:
+                turn.end()
                 yield chunk
         except SourceUnavailable:
             await counters.note("source_unavailable")
             raise
         finally:
+            turn.end()
             await made.aclose()
         for entity_type, rows in passed.held_back.items():
             await counters.note("rows_held_back", rows, entity_type=entity_type)
@@ -114,6 +125,14 @@ class SyncStream:
             await counters.note("rows_unfit", rows, field=field)
         for entity_type in passed.cut:
             await counters.note("runs_cut", entity_type=entity_type)
+
+
+class Pause(Protocol):
+    """Waits for a source that is behind."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; tells whether there was room for one more."""
+        ...
 
 
 class Waits:
@@ -135,12 +154,28 @@ class Waits:
         return True
 
 
+class WaitsInTurn:
+    """Waits as `Waits` does, while another stream has the turn."""
+
+    def __init__(self, waits: Waits, turns: Turns, turn: Turn) -> None:
+        self._waits = waits
+        self._turns = turns
+        self._turn = turn
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait, and then for a turn; tells whether there was room for one more."""
+        self._turn.end()
+        paused = await self._waits.pause(seconds)
+        await self._turn.take_again(self._turns)
+        return paused
+
+
 async def begin(
     act: Callable[[Command], Awaitable[State]],
     source: EntitySource,
     state: State,
     rows: Sequence[EntityTypeRow],
-    waits: Waits,
+    waits: Pause,
     asked_s: float,
 ) -> Begun | None:
     """Put on record what is about to be sent: a stream of `rows`; None where it may only be a reset.

@@ -278,10 +278,15 @@ def _pack(section: Section, args: list[Arg]) -> None:
 def _due(section: Section) -> Arg:
     """Tell when a session is over, in ms; nothing if never, or that it is as it was."""
     before, after = section.before, section.after
-    lived = before is not None and before.ended is None
-    if lived and before.new_tokens is after.new_tokens and before.token_expires_at_us == after.token_expires_at_us:
-        return _AS_IT_WAS  # PERF: this is the way of every ack
-    over_at_us = after.over_at_us
+    if before is None or before.ended is not None or before.new_tokens is not after.new_tokens:
+        return due_ms(after)
+    # PERF: this is the way of every ack.
+    return _AS_IT_WAS if before.token_expires_at_us == after.token_expires_at_us else due_ms(after)
+
+
+def due_ms(state: State) -> Arg:
+    """Tell when a session is over by itself, in ms, as the index of that has it; nothing if never."""
+    over_at_us = state.over_at_us
     return b"" if over_at_us is None else -(-over_at_us // 1000)
 
 

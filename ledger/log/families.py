@@ -35,6 +35,7 @@ DEPTH_READ: Final = 64
 ENDED_TOGETHER: Final = 24
 """How many sessions end in one script: about a dozen calls and 1 KB each."""
 LOADED_TOGETHER: Final = 100
+SCORES_TOGETHER: Final = 1000
 ATTEMPTS: Final = 16
 KNOWN: Final = 8192
 """Of how many children it is remembered to whom they belong."""
@@ -46,6 +47,13 @@ class Devices(NamedTuple):
 
     living: list[State]
     damaged: dict[str, str]
+
+
+class Heard(NamedTuple):
+    """When a session was last heard of (ms, to the hour), and which one: its place in a list of the newest first."""
+
+    seen_ms: int
+    sid: str
 
 
 class Load(Protocol):
@@ -143,14 +151,41 @@ class Families:
 
     # Listing
 
-    async def list(self, user: str) -> list[str]:
+    async def sids_of(self, user: str) -> list[str]:
         """List the ids of a user's living sessions; raises Rebuilding while not all are known."""
         partition = partition_of(user, self._partitions)
         return list(await self._parents(partition, user))
 
-    async def all(self, user: str) -> Devices:
+    async def states_of(self, user: str) -> Devices:
         """Load all sessions of a user that are not ended, also expired ones, some at a time."""
-        return await self._load_these(partition_of(user, self._partitions), await self.list(user))
+        return await self._load_these(partition_of(user, self._partitions), await self.sids_of(user))
+
+    async def newest(self, user: str, most: int, after: Heard | None = None) -> tuple[Devices, list[Heard]]:
+        """Load those of a user's sessions that were heard of last, at most so many, behind `after`; and tell when.
+
+        Expired ones are among them. Raises Rebuilding while not all are known.
+        """
+        some = [heard for heard in reversed(await self._heard(user)) if after is None or heard < after][:most]
+        return await self._load_these(partition_of(user, self._partitions), [sid for _, sid in some]), some
+
+    async def longest_unheard(self, user: str, authenticated_by: str) -> str | None:
+        """Find the living session of a user, of those begun by one service, that was not heard of for longest."""
+        partition = partition_of(user, self._partitions)
+        for _, sid in await self._heard(user):
+            name = keys.session(partition, sid)
+            if await self._store.command("HGET", name, "authenticated_by", key=name) == authenticated_by.encode():
+                return sid
+        return None
+
+    async def _heard(self, user: str) -> list[Heard]:
+        """Tell when each of a user's living sessions was last heard of, the longest ago first."""
+        sids, name = await self.sids_of(user), keys.activity(partition_of(user, self._partitions))
+        found: list[Heard] = []
+        for start in range(0, len(sids), SCORES_TOGETHER):
+            some = sids[start : start + SCORES_TOGETHER]
+            scores = await self._store.command("ZMSCORE", name, *some, key=name)
+            found += [Heard(int(float(ms or 0)), sid) for sid, ms in zip(some, scores, strict=True)]
+        return sorted(found)
 
     async def _parents(self, partition: int, user: str) -> dict[str, str]:
         """Read to whom each living session of a user belongs, '' for nobody; none that lives throughout is missed."""

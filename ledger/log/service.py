@@ -118,7 +118,7 @@ class Ledger:
         raises LedgerGone where the ledger is not behind the store's address any more. No session begins beyond
         `most_sessions` living ones of a user; 0 for any number.
         """
-        self._most_sessions = most_sessions
+        self.most_sessions = most_sessions
         self._user_keys = user_keys
         self._mender = mender
         self._token_grace_us = token_grace_us
@@ -188,7 +188,7 @@ class Ledger:
                 return self._recent.keep(state, now_us)
             before = left_of(sid, ended.user, ended.seq, ended.hash)
             section = place(before, sid, decide(before, command, now_us), now_us)
-            if await self._append(partition, [section], now_us, most_sessions=self._most_sessions) is None:
+            if await self._append(partition, [section], now_us, most_sessions=self.most_sessions) is None:
                 return self._recent.keep(section.after, now_us)
         raise Contended("Too many writers at this session; try again")
 
@@ -242,7 +242,7 @@ class Ledger:
                     if state is not None and state.parent is not None:
                         above = await self.families.ancestors(partition, sid, state.parent)
                     conflict = await self._append(
-                        partition, [section], now_us, living_parent, ancestors=above, most_sessions=self._most_sessions
+                        partition, [section], now_us, living_parent, ancestors=above, most_sessions=self.most_sessions
                     )
                     if conflict is not None:
                         if state is None and conflict.state is None and not conflict.lost:
@@ -301,7 +301,7 @@ class Ledger:
     async def all_devices(self, user: str) -> Devices:
         """Load all living sessions of a user, and tell those that are damaged."""
         now_us = self.clock()
-        found = await self.families.all(user)
+        found = await self.families.states_of(user)
         return Devices([state for state in found.living if state.lives_at(now_us)], found.damaged)
 
     async def by_provider_session(self, provider_session: bytes) -> list[tuple[str, str]]:
@@ -346,7 +346,7 @@ class Ledger:
 
         Raises NotAllEnded behind the last one, where some are damaged.
         """
-        found = await self.families.all(user)
+        found = await self.families.states_of(user)
         states = {state.sid: state for state in found.living}
         kept: set[str] = set()
         own: str | None = sid
