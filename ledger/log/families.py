@@ -124,6 +124,8 @@ class Families:
         while True:
             if rest := self._ancestors.get(found[-1]):
                 found += rest
+                if len(found) > DEPTH_READ:
+                    raise ParentOver(ended=False)
                 break
             name = keys.session(partition, found[-1])
             user, next_one = await self._store.command("HMGET", name, "user", "parent", key=name)
@@ -365,11 +367,11 @@ class Families:
         children: dict[str, list[str]] = {}
         for sid, parent in (await self._parents(partition, user)).items():
             children.setdefault(parent, []).append(sid)
-        row, damaged = [sid for parent in ended for sid in children.pop(parent, ())], dict[str, str]()
-        while row:
-            for start in range(0, len(row), ENDED_TOGETHER):
-                damaged |= await self._end_children(user, row[start : start + ENDED_TOGETHER])
-            row = [sid for parent in row for sid in children.pop(parent, ())]
+        below, damaged = [sid for parent in ended for sid in children.pop(parent, ())], dict[str, str]()
+        for sid in below:  # it grows
+            below += children.pop(sid, ())
+        for start in range(0, len(below), ENDED_TOGETHER):
+            damaged |= await self._end_children(user, below[start : start + ENDED_TOGETHER])
         if not damaged:
             name = keys.ending(partition)
             await self._store.command("HDEL", name, *ended, key=name)

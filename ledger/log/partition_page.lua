@@ -4,11 +4,10 @@
 -- Gives {the entries, 1 if there may be more}. At least one entry comes, however long it is.
 local rows, size, from = {}, 0, ARGV[1]
 local most, bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
-local step = 64 -- PERF: as many as cost nothing to read; where events are long it shrinks
+local step = 2 -- PERF: it grows as long as the next events may be expected to fit: what is read and left is read again
 while #rows < most do
   local asked = math.min(step, most - #rows)
   local found = redis.call('XRANGE', KEYS[1], from, ARGV[2], 'COUNT', asked)
-  local before = size
   for _, row in ipairs(found) do
     rows[#rows + 1] = row
     local values = row[2]
@@ -26,9 +25,7 @@ while #rows < most do
   if #found < asked then
     return {rows, 0}
   end
-  if size - before > bytes / 4 then
-    step = math.max(1, math.floor(step / 4))
-  end
+  step = math.max(1, math.min(2 * step, 64, math.ceil((bytes - size) * #rows / (size + 1))))
   from = '(' .. found[#found][1]
 end
 return {rows, 1}

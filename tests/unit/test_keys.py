@@ -80,8 +80,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:aside",
         b"{p17}:barrier",
         b"{p17}:pressed",
-    b"{p17}:due",
-    b"{p17}:ending",
+        b"{p17}:due",
+        b"{p17}:ending",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",
