@@ -196,6 +196,7 @@ class Families:
         found: dict[str, str] = {}
         async for rows in scan(self._store, "HSCAN", name):
             found.update((sid.decode(), parent.decode()) for sid, parent in rows)
+        await read_if_whole(self._store, partition, "HLEN", name)  # else it may have been deleted meanwhile
         return found
 
     async def _load_these(self, partition: int, sids: Sequence[str]) -> Devices:

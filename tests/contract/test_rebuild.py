@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -18,7 +17,7 @@ from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.log.stored_sessions import find_strays
 from ledger.personal import plain
-from ledger.store.interface import Script, Store, open_store
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
@@ -566,12 +565,12 @@ async def test_what_is_archived_while_it_is_read_is_not_missed(valkey_store: Sto
     class Meanwhile:
         """The store, with every stream archived and trimmed right before it is read for the first time."""
 
-        async def script(self, script: Script, names: Sequence[bytes], args: Any) -> Any:
-            if script.name == "partition_page" and names[0] not in archived:
-                archived.add(names[0])
-                partition = next(p for p in range(PARTITIONS) if keys.stream(p) == names[0])
+        async def command(self, *args: Any, key: bytes) -> Any:
+            if args[0] == "XRANGE" and key not in archived:
+                archived.add(key)
+                partition = next(p for p in range(PARTITIONS) if keys.stream(p) == key)
                 await archive(valkey_store, objects, [partition], options, clock())
-            return await valkey_store.script(script, names, args)
+            return await valkey_store.command(*args, key=key)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(valkey_store, name)
