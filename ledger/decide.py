@@ -330,10 +330,13 @@ def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
             reached[ack.type] = ack.position
         elif ack.position != before:
             stale[stored] = None
-    unheard = tuple(stored for stored in stale if stored not in state.noted)
-    if not moved and not unheard:
+    if not stale:
+        return (AcksRecorded(tuple(moved.values())),) if moved else _NOTHING
+    last = {stored.code: stored for stored in stale}
+    unheard = tuple(stored for stored in last.values() if stored not in state.noted)
+    if not moved and all(state.stale >> stored.code & 1 for stored in unheard):
         return _NOTHING
-    return (AcksRecorded(tuple(moved.values()), unheard),)
+    return (AcksRecorded(tuple(moved.values()), unheard, len(stale) if unheard else 0),)
 
 
 def _completes(state: State, position: Position, before: Position | None) -> bool:
@@ -359,7 +362,8 @@ def _not_offered(state: State, ack: Ack, stored: StoredAck) -> AckNotOffered:
         reason = "its epoch has not begun"
     else:
         reason = "it is beyond the newest snapshot offered; start a sync stream first"
-    record: tuple[Event, ...] = () if stored in state.noted else (AckRefused(stored, reason),)
+    known = stored in state.noted or state.refused >> stored.code & 1
+    record: tuple[Event, ...] = () if known else (AckRefused(stored, reason, first=True),)
     if _lost_of(state, ack):
         reason = "the log has lost what it says, so this device is asked to start over; start a sync stream"
         if not (state.pending_reset or state.reset_sent):

@@ -5,10 +5,12 @@ LedgerError
 │   ├── InvalidInput          a field is malformed; carries `path` and a message per field
 │   ├── InvalidAck            an ack names no entity type or no readable position
 │   ├── AckNotOffered         an ack beyond what any stream offered
-│   └── NothingToUpdate       an update that changes no field
+│   ├── NothingToUpdate       an update that changes no field
+│   └── TooManySessions       the user has as many living sessions as may be
 ├── NotAllowed                the caller may not do this
 │   ├── SessionEnded          no living session: unknown, ended or expired
-│   │   └── TokenReused       a token came long after it was replaced; its session was ended for it
+│   │   ├── TokenReused       a token came long after it was replaced; its session was ended for it
+│   │   └── ParentOver        a session that it belongs to has `ended`, or expired
 │   └── NoSuchSession         another session that does not exist or is not the caller's
 ├── Unavailable               try again later (`retry_after_s`); says nothing about sessions
 │   ├── StoreUnavailable      the store did not answer; `maybe_done` tells whether a write may have happened
@@ -70,6 +72,15 @@ class NothingToUpdate(Refused):
     """An update without a field to change."""
 
 
+class TooManySessions(Refused):
+    """The user has as many living sessions as may be."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"This user has {most:,} signed-in devices, and no more may be (LEDGER_MAX_SESSIONS): sign some of them out"
+        )
+
+
 class NotAllowed(LedgerError):
     """The caller is not admitted, or not to this."""
 
@@ -83,6 +94,14 @@ class SessionEnded(NotAllowed):
 
 class TokenReused(SessionEnded):
     """A token came after it was replaced and its grace was over: somebody copied it, so its session was ended."""
+
+
+class ParentOver(SessionEnded):
+    """A session that this one belongs to has `ended`, or expired."""
+
+    def __init__(self, *, ended: bool) -> None:
+        super().__init__()
+        self.ended = ended
 
 
 class NoSuchSession(NotAllowed):

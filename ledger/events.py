@@ -74,17 +74,22 @@ class StreamOffered(_Event, frozen=True, array_like=True, tag="stream_offered"):
 
 
 class AcksRecorded(_Event, frozen=True, array_like=True, tag="acks_recorded"):
-    """One request's acks: the positions that moved, and those ignored as stale."""
+    """One request's acks: the positions that moved, and those ignored as stale: the last one of each entity type.
+
+    `stale_count`: how many different ones the request had; 0 where `stale` are all of them, as earlier versions wrote.
+    """
 
     moved: tuple[StoredAck, ...]
     stale: tuple[StoredAck, ...] = ()
+    stale_count: int = 0
 
 
 class AckRefused(_Event, frozen=True, array_like=True, tag="ack_refused"):
-    """An ack that no stream offered."""
+    """An ack that no stream offered. `first`: of its type since that last advanced, others are not on record."""
 
     ack: StoredAck
     reason: str
+    first: bool = False
 
 
 class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_cleared"):
@@ -191,8 +196,8 @@ class TokenFirstUsed(_Event, frozen=True, array_like=True, tag="token_first_used
 class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
     """The session is over.
 
-    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased or
-    gone (the service that admits its token has it no more).
+    `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased,
+    gone (the service that admits its token has it no more) or put_aside (for another one of its user; it may resume).
     """
 
     reason: str

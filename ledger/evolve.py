@@ -60,11 +60,12 @@ def evolve(state: State | None, recorded: Recorded) -> State:
         return _gone_on(state, recorded)
     seq, at_us, digest = recorded.seq, recorded.at_us, recorded.hash
     match event:
-        case AcksRecorded(moved=moved, stale=stale):
-            checkpoints, heard = dict(state.checkpoints), state.heard
+        case AcksRecorded(moved=moved, stale=stale, stale_count=stale_count):
+            checkpoints, heard, advanced = dict(state.checkpoints), state.heard, 0
             for code, position_us, entity_id, _ in moved:
                 if not 0 <= code < len(ENTITY_TYPES):
                     raise UnknownEvent(f"an ack of entity type {code}, which this version does not know: upgrade")
+                advanced |= 1 << code
                 if code == _COMPLETE_CODE:
                     if news := state.news_in(position_us, completed_types(entity_id)):
                         heard = _newest(heard, position_us, news)
@@ -72,12 +73,14 @@ def evolve(state: State | None, recorded: Recorded) -> State:
                     if newest is not None and newest.position.at_us > position_us:
                         continue  # a stream that began earlier ended later
                 checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), at_us)
-            noted = _note(state.noted, stale) if stale else state.noted
-            return replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, noted=noted, heard=heard)
+            state = replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints, heard=heard)
+            return _ignored(state, advanced, stale, stale_count) if stale or state.stale or state.refused else state
         case StreamOffered():
             return _offered(replace(state, seq=seq, at_us=at_us, hash=digest), event)
-        case AckRefused(ack=ack):
-            return replace(state, seq=seq, at_us=at_us, hash=digest, noted=_note(state.noted, (ack,)))
+        case AckRefused(ack=ack, first=first):
+            refused = state.refused | (1 << ack.code if first else 0)
+            noted = _note(state.noted, (ack,))
+            return replace(state, seq=seq, at_us=at_us, hash=digest, noted=noted, refused=refused)
         case CheckpointsCleared():
             return _cleared(replace(state, seq=seq, at_us=at_us, hash=digest), event)
         case SyncResetRequested(on=on, epoch=epoch):
@@ -186,6 +189,7 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
         state = replace(state, adopted=_adopted_since(state.adopted, event))
     if event.types is None:
         after = replace(state, checkpoints={}, offered=(), epoch=state.epoch + 1, pending_reset=pending, reset_sent="")
+        after = replace(after, stale=0, refused=0)
         return replace(after, started=(), heard=()) if event.wiped else after
     mask = int.from_bytes(event.types, "big")
     cleared = types_in(mask)
@@ -194,6 +198,8 @@ def _cleared(state: State, event: CheckpointsCleared) -> State:
         epochs[entity_type] = epochs.get(entity_type, 0) + 1
     checkpoints = {name: checkpoint for name, checkpoint in state.checkpoints.items() if name not in cleared}
     offered = tuple(Offer(us, rest) for us, held in state.offered if (rest := held & ~mask))
+    stale, refused = state.stale & ~mask, state.refused & ~mask
+    state = replace(state, stale=stale, refused=refused)
     return replace(state, checkpoints=checkpoints, offered=offered, epochs=epochs, pending_reset=pending)
 
 
@@ -223,6 +229,8 @@ def _adopted(state: State, event: CheckpointsAdopted) -> State:
     return replace(
         state,
         checkpoints=checkpoints,
+        stale=0,
+        refused=0,
         epoch=state.epoch + 1 if holds_any(state) else state.epoch,
         offered=(),
         started=(Offer(event.since_us, mask),) if mask else (),
@@ -274,6 +282,19 @@ def _newest(offers: tuple[Offer, ...], snapshot_us: int, mask: int) -> tuple[Off
         elif rest := held & ~mask:
             by_snapshot[older_us] = rest
     return tuple(Offer(us, by_snapshot[us]) for us in sorted(by_snapshot, reverse=True) if by_snapshot[us])
+
+
+def _ignored(state: State, advanced: int, stale: tuple[StoredAck, ...], stale_count: int) -> State:
+    """Note what of a request's acks was stale. Of what earlier versions wrote (no count) only `noted` tells."""
+    of_types = 0
+    for ack in stale if stale_count else ():
+        of_types |= 1 << ack.code
+    return replace(
+        state,
+        noted=_note(state.noted, stale) if stale else state.noted,
+        stale=state.stale & ~advanced | of_types,
+        refused=state.refused & ~advanced,
+    )
 
 
 def _note(noted: tuple[StoredAck, ...], more: tuple[StoredAck, ...]) -> tuple[StoredAck, ...]:

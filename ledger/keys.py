@@ -133,6 +133,16 @@ def activity(partition: int) -> bytes:
     return b"{p%d}:activity" % partition
 
 
+def due(partition: int) -> bytes:
+    """Sorted set: living sessions that are over by themselves, by when, in ms; beside them when all are looked at."""
+    return b"{p%d}:due" % partition
+
+
+def ending(partition: int) -> bytes:
+    """Hash: session that has ended while what belongs to it may still live -> its user."""
+    return b"{p%d}:ending" % partition
+
+
 def devices(partition: int, user: str) -> bytes:
     """Hash: the living sessions of a user -> the session each belongs to, or nothing."""
     return b"{p%d}:devices:%b" % (partition, user.encode())

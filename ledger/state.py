@@ -69,11 +69,13 @@ class State(msgspec.Struct, frozen=True):
     type since the device last held nothing, `heard` that of the newest one that it completed: before it started it had
     nothing of the type, so it can have missed no delete. Clearing checkpoints by itself changes neither. Each type is
     once in each of the three. `reset_sent` is why a reset line was sent that is not acknowledged yet, or empty.
-    `noted` are the latest acks recorded as stale or refused. `revision`: by which revision of a source its streams were
-    made, at the latest (`ledger.commands.Resend`). `origin`: in which origin of a source (`ledger.commands.Origin`), 0
-    if none was told, and up to where that was `written` then. `token` is the SHA-256 of the token in use, empty for the
-    first one, whose digest is the session's id. `parent` is the session that it ends with, or one that another service
-    calls so by an id of its own (`authenticated_by`), which says itself when this one is over. `adopted` is None where
+    `noted` are the latest acks recorded as stale or refused; `stale` and `refused` (masks) are the types of which one
+    is on record since they last advanced or were cleared: no other of these is an event of its own. `revision`: by
+    which revision of a source its streams were made, at the latest (`ledger.commands.Resend`). `origin`: in which
+    origin of a source (`ledger.commands.Origin`), 0 if none was told, and up to where that was `written` then. `token`
+    is the SHA-256 of the token in use, empty for the first one, whose digest is the session's id. `parent` is the
+    session that it ends with, or one that another service calls so by an id of its own (`authenticated_by`), which says
+    itself when this one is over. `adopted` is None where
     no checkpoints ever were.
     """
 
@@ -99,6 +101,8 @@ class State(msgspec.Struct, frozen=True):
     heard: tuple[Offer, ...] = ()
     reset_sent: str = ""
     noted: tuple[StoredAck, ...] = ()
+    stale: int = 0
+    refused: int = 0
     provider_session: bytes = b""
     token: bytes = b""
     token_number: int = 0

@@ -1,5 +1,9 @@
 """Expiry: idle and expired sessions are ended, delete markers nobody needs any more are purged.
 
+Who may be idle is found by when sessions were last seen, who may be expired by when they are over (`keys.due`): others
+are not looked at. Once a day all of a partition's are: what an earlier version wrote is not in that index, and it may
+have been damaged.
+
 Rows of a catalog that wait for nothing any more, because a writer died, go on their way too.
 
 Idleness and age are counted in time that passed while the ledger was served: no clock that jumps ends anybody, and no
@@ -13,15 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from ledger import keys
 from ledger.clocks.passed import Passed, note_time
-from ledger.commands import ExpireSession
-from ledger.errors import LedgerError, Rebuilding, SessionEnded, StoreReplyError, StoreUnavailable
+from ledger.errors import LedgerError, Rebuilding, StoreReplyError, StoreUnavailable
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
@@ -32,8 +35,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _CLAIM: Final = Script.load("projections", "claim.lua", allow_oom=True)  # what it is for frees memory
-_AT_ONCE: Final = 32
-"""How many sessions are ended at the same time: requests of the same worker share the connection."""
+_AT_ONCE: Final = 100
+"""How many sessions are looked at at the same time: requests of the same worker share the connection."""
+_PAGE: Final = 500
+_LOOKED: Final = b"@looked"
+"""The member of `keys.due` that tells when all sessions of a partition are looked at again."""
+LOOK_MS: Final = 86_400_000
 SILENT: Final = 3
 """How many partitions or libraries in a row may not be reached before a run gives up: each waits for a timeout."""
 NAMED: Final = 100
@@ -139,23 +146,90 @@ async def _expire_partition(
     if not await is_whole(ledger.store, partition):
         report.partitions_not_whole += 1
         return
-    async for page in living(ledger, partition):
+    await ledger.families.finish(partition)
+    name, now_ms = keys.due(partition), due.passed.now_us // 1000
+    look_ms = await ledger.store.command("ZSCORE", name, _LOOKED, key=name)
+    # A clock that was ahead, and now is right, must not put the look off for as long as it was wrong.
+    if looks := look_ms is None or not now_ms < float(look_ms) <= now_ms + 2 * LOOK_MS:
+        pages = living(ledger, partition)
+    else:
+        pages = _candidates(ledger, partition, due)
+    async for page in pages:
         for start in range(0, len(page), _AT_ONCE):
-            turn = page[start : start + _AT_ONCE]
-            ended = await asyncio.gather(
-                *(_expire_one(ledger, partition, sid, seen, due, report) for sid, seen in turn), return_exceptions=True
-            )
-            for (sid, _), error in zip(turn, ended, strict=True):
-                if isinstance(error, StoreUnavailable) or not isinstance(error, Exception | None):
-                    raise error
-                if error is not None:
-                    report.pass_over("session", sid, error)
+            await _expire_some(ledger, partition, page[start : start + _AT_ONCE], due, report)
             on_progress(report)
+    if looks:  # not of all partitions in one run
+        again_ms = now_ms + LOOK_MS + LOOK_MS * partition // (2 * ledger.partitions)
+        await ledger.store.command("ZADD", name, again_ms, _LOOKED, key=name)
 
 
-async def _expire_one(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Due, report: ExpiryReport) -> None:
-    """Look at one session without noting it as seen, and end it if its time is over; raises CorruptLedger."""
-    report.sessions += 1
+async def _candidates(ledger: Ledger, partition: int, due: _Due) -> AsyncIterator[list[tuple[str, int]]]:
+    """Yield the sessions that may be expired or idle, in pages, each with when it was last seen, in µs."""
+    activity = keys.activity(partition)
+    async for page in _up_to(ledger, keys.due(partition), due.passed.now_us // 1000):
+        sids = [sid for sid, _ in page if sid != _LOOKED.decode()]
+        seen = await ledger.store.command("ZMSCORE", activity, *sids, key=activity) if sids else []
+        yield [(sid, int(float(ms or 0)) * 1000) for sid, ms in zip(sids, seen, strict=True)]
+    async for page in _up_to(ledger, activity, due.idle_before_us // 1000):
+        yield [(sid, ms * 1000) for sid, ms in page]
+
+
+async def _up_to(ledger: Ledger, name: bytes, most_ms: int) -> AsyncIterator[list[tuple[str, int]]]:
+    """Yield the members of a sorted set up to a score, in pages, also where those of the page before are gone since."""
+    after, done = 0, frozenset[bytes]()
+    while True:
+        limit = ("LIMIT", 0, _PAGE + len(done))
+        flat = await ledger.store.command("ZRANGEBYSCORE", name, after, most_ms, "WITHSCORES", *limit, key=name)
+        rows = [(sid, int(float(ms))) for sid, ms in zip(flat[::2], flat[1::2], strict=True) if sid not in done]
+        if not rows:
+            return
+        yield [(sid.decode(), ms) for sid, ms in rows]
+        last_ms = rows[-1][1]
+        done = frozenset(sid for sid, ms in rows if ms == last_ms) | (done if last_ms == after else frozenset())
+        after = last_ms
+
+
+async def _expire_some(
+    ledger: Ledger, partition: int, page: Sequence[tuple[str, int]], due: _Due, report: ExpiryReport
+) -> None:
+    """Look at sessions without noting them as seen, and end those whose time is over, user by user."""
+    over: dict[str, dict[str, int]] = {}
+    looked = await asyncio.gather(
+        *(_look(ledger, partition, sid, seen_us, due) for sid, seen_us in page), return_exceptions=True
+    )
+    for (sid, seen_us), user in zip(page, looked, strict=True):
+        report.sessions += 1
+        if isinstance(user, StoreUnavailable) or not isinstance(user, str | Exception | None):
+            raise user
+        if isinstance(user, Exception):
+            report.pass_over("session", sid, user)
+        elif user is not None:
+            over.setdefault(user, {})[sid] = seen_us
+    for user, seen in over.items():
+        try:
+            await _end(ledger, user, seen, due, report)
+        except Rebuilding:
+            return  # the partition is not whole any more
+
+
+async def _end(ledger: Ledger, user: str, seen_us: dict[str, int], due: _Due, report: ExpiryReport) -> None:
+    """End sessions of a user; where one cannot be read, each by itself."""
+    try:
+        for state in await ledger.families.expire_these(user, seen_us, due.idle_before_us):
+            report.idle += state.ended == "idle"
+            report.expired += state.ended == "expired"
+    except (StoreUnavailable, Rebuilding):
+        raise
+    except (LedgerError, StoreReplyError) as error:
+        if len(seen_us) == 1:
+            report.pass_over("session", next(iter(seen_us)), error)
+            return
+        for sid, us in seen_us.items():
+            await _end(ledger, user, {sid: us}, due, report)
+
+
+async def _look(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Due) -> str | None:
+    """Tell whose a session is if its time may be over; sees that it is listed by when that is. Raises CorruptLedger."""
     try:
         times = await _times(ledger, partition, sid)
     except (ValueError, TypeError, StoreReplyError):  # damaged: the whole of it is read, and mended by that
@@ -163,19 +237,17 @@ async def _expire_one(ledger: Ledger, partition: int, sid: str, seen_us: int, du
         over = [] if state is None or state.over_at_us is None else [state.over_at_us]
         times = None if state is None else (state.user, state.authenticated_by, state.at_us, over)
     if times is None:
-        return
+        name = keys.due(partition)
+        await ledger.store.command("ZREM", name, sid, key=name)
+        return None
     user, by, at_us, ends = times
     if by in due.elsewhere:
-        return
+        return None
+    if ends and not due.passed.reached(min(ends)):  # or later, where a newer token lasts longer: looked at once more
+        name = keys.due(partition)
+        await ledger.store.command("ZADD", name, "NX", -(-min(ends) // 1000), sid, key=name)
     expired = any(due.passed.reached(us) for us in ends)  # or may be: a newer token may last longer
-    if not (expired or max(at_us, seen_us) < due.idle_before_us):
-        return
-    try:
-        state = await ledger.execute(user, sid, ExpireSession(due.idle_before_us, seen_us))
-    except (SessionEnded, Rebuilding):
-        return  # somebody else ended it first, or the partition is not whole any more
-    report.idle += state.ended == "idle"
-    report.expired += state.ended == "expired"
+    return user if expired or max(at_us, seen_us) < due.idle_before_us else None
 
 
 async def _times(ledger: Ledger, partition: int, sid: str) -> tuple[str, str, int, list[int]] | None:

@@ -21,12 +21,17 @@ from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.commands import Command, CreateSession, EndSession, RequestReset
 from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
+from ledger.log.families import Heard
 from ledger.personal import plain, text_of
 from ledger.state import State
 
 MAX_DURATION_S: Final = 100 * 365 * 86_400
 MAX_DEVICE_CHARS: Final = 64
 SESSION_ID: Final = re.compile("[0-9a-f]{64}")
+MOST_LISTED: Final = 1000
+"""How many devices one answer lists. The SDK's shape has no pages: a user with more, of a time without a bound or one
+that was set, sees those used last; as these end, the others come."""
+_PLACE: Final = re.compile(r"(\d{1,16})\.([0-9a-f]{64})", re.ASCII)
 DeviceText = Annotated[str, msgspec.Meta(max_length=MAX_DEVICE_CHARS)]
 
 
@@ -65,9 +70,26 @@ class SessionCreateResponseDto(SessionResponseDto, frozen=True, kw_only=True):
 
 
 class SessionsDto(msgspec.Struct, frozen=True):
-    """The seed's shape of the list."""
+    """The seed's shape of the list; `next` is there where it goes on, to be given as `after`."""
 
     sessions: list[SessionResponseDto]
+    next: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class SessionsQuery(msgspec.Struct, frozen=True):
+    """How many devices, those used last first, and from where on."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_LISTED, description="How many at most")] = MOST_LISTED
+    after: Annotated[str, msgspec.Meta(description="The `next` of the page before")] | None = None
+
+    def place(self) -> Heard | None:
+        """Tell from where to go on; raises InvalidInput."""
+        if self.after is None:
+            return None
+        found = _PLACE.fullmatch(self.after)
+        if found is None:
+            raise InvalidInput([(("after",), "Expected the `next` of a page")])
+        return Heard(int(found[1]), found[2])
 
 
 class Sessions:
@@ -77,21 +99,25 @@ class Sessions:
         self._ledger = services.ledger
         self._auth = services.auth
         self._tokens = services.tokens
+        self._limits = services.limits
         self._settings = services.settings
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        send(resp, await self._list(req))
+        send(resp, (await self._list(req, SessionsQuery())).sessions)
 
     async def on_get_seed(self, req: Request, resp: falcon.asgi.Response) -> None:
-        send(resp, SessionsDto(await self._list(req)))
+        send(resp, await self._list(req, bodies.query(req, SessionsQuery)))
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.session(req, "session.create")
         self._settings.check_tokens_here()
         body = await bodies.decode(req, _decode_create)
         parent = await self._ledger.admit(caller)
-        ttl_us = None if body.duration is msgspec.UNSET else body.duration * 1_000_000
-        issued = self._tokens.issue(parent.user, self._ledger.clock(), ttl_us)
+        await self._limits.session(parent.user)
+        now_us = self._ledger.clock()
+        ends = [] if body.duration is msgspec.UNSET else [now_us + body.duration * 1_000_000]
+        ends += [] if parent.expires_at_us is None else [parent.expires_at_us]  # it ends with its parent all the same
+        issued = self._tokens.issue(parent.user, now_us, min(ends) - now_us if ends else None)
         command = CreateSession(
             user=parent.user,
             library=parent.library,
@@ -112,20 +138,22 @@ class Sessions:
         await self._ledger.end_others(caller.user, caller.sid, EndSession("revoked_others", by=plain(caller.user)))
         resp.status = falcon.HTTP_204
 
-    async def _list(self, req: Request) -> list[SessionResponseDto]:
+    async def _list(self, req: Request, query: SessionsQuery) -> SessionsDto:
         caller = await self._auth.session(req, "session.read")
         await self._ledger.admit(caller)
-        states, damaged = await self._ledger.all_devices(caller.user)
-        seen_ms = await self._ledger.seen_ms(caller.user, [*(state.sid for state in states), *damaged])
-        timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=False)]
+        (living, damaged), heard = await self._ledger.families.newest(caller.user, query.limit, query.place())
+        seen_ms, now_us = {sid: ms for ms, sid in heard}, self._ledger.clock()
+        timed = [(max(state.at_us, seen_ms[state.sid] * 1000), state) for state in living if state.lives_at(now_us)]
         timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
-        return [
+        found = [
             *[
                 session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
                 for updated_us, state in timed
             ],
-            *(damaged_dto(sid, ms * 1000) for sid, ms in zip(damaged, seen_ms[len(states) :], strict=True)),
+            *(damaged_dto(sid, seen_ms[sid] * 1000) for sid in damaged),
         ]
+        goes_on = len(heard) == query.limit
+        return SessionsDto(found, f"{heard[-1].seen_ms}.{heard[-1].sid}" if goes_on else msgspec.UNSET)
 
 
 class Session:
@@ -155,7 +183,8 @@ class Session:
     async def on_post_lock(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         """Answer as upstream; there is no PIN code here, so nothing is ever unlocked."""
         caller = await self._admitted(req, session_id, "session.lock")
-        if not any(state.sid == session_id for state in await self._ledger.devices(caller.user)):
+        state = await self._ledger.look(self._ledger.partition_of(caller.user), session_id)
+        if state is None or state.user != caller.user or not state.lives_at(self._ledger.clock()):
             raise _no_access("session.lock")
         resp.status = falcon.HTTP_204
 
@@ -231,6 +260,7 @@ def routes(services: Services) -> Iterator[Route]:
                 {201: SessionCreateResponseDto},
                 body=SessionCreateDto,
                 body_required=False,
+                refusals=(429,),
             ),
             Operation("DELETE", "deleteAllSessions", "End all other sessions", {204: None}),
         ),
@@ -247,7 +277,7 @@ def routes(services: Services) -> Iterator[Route]:
     yield Route("/api/sessions/{session_id}", session, (update, delete))
     lock = Operation("POST", "lockSession", "Lock a session", {204: None})
     yield Route("/api/sessions/{session_id}/lock", session, (lock,), suffix="lock")
-    seed = Operation("GET", "listSessions", "List the user's devices", {200: SessionsDto})
+    seed = Operation("GET", "listSessions", "List the user's devices", {200: SessionsDto}, query=SessionsQuery)
     yield Route("/sessions", sessions, (seed,), suffix="seed")
     at_root = Operation("DELETE", "deleteSessionAtRoot", "End a session", {204: None})
     yield Route("/sessions/{session_id}", SessionAtRoot(session), (at_root,))

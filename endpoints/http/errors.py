@@ -31,6 +31,7 @@ from endpoints.accounts.identity.port import ProviderUnavailable
 from endpoints.http.bodies import BodyTooSlow, ClientGone
 from endpoints.http.limits import Limited
 from endpoints.http.request import Request
+from endpoints.sync.turns import StreamsBusy
 from ledger.errors import (
     InvalidAck,
     InvalidInput,
@@ -159,7 +160,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The identity provider is not available; try again later")
         case SourceUnavailable():
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
-        case NotReplicated() | ArchiveNotGiven() | LedgerGone():
+        case NotReplicated() | ArchiveNotGiven() | LedgerGone() | StreamsBusy():
             return 503, _said(error)
         case _ if isinstance(error, _MISCONFIGURED):
             return 503, ErrorDto("This service is not configured as its ledger needs; its log says what to mend")

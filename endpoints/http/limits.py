@@ -51,6 +51,8 @@ class LimitRules(msgspec.Struct, frozen=True):
     """Bad credentials, by address and again by the account they claim. Many phones may share an address."""
     refresh: str = "30/minute"
     """New tokens of one session."""
+    session: str = "60/10minutes"
+    """Sessions that a user's sessions make."""
 
 
 class Limits:
@@ -74,8 +76,8 @@ class Limits:
         `trouble` is what the storage raises, `close` ends its connections. Raises ValueError for an unreadable rule.
         """
         self._limiter = limiter
-        self._sign_in, self._account, self._bad_token, self._refresh = (
-            parse(rule) for rule in (rules.sign_in, rules.account, rules.bad_token, rules.refresh)
+        self._sign_in, self._account, self._bad_token, self._refresh, self._session = (
+            parse(rule) for rule in (rules.sign_in, rules.account, rules.bad_token, rules.refresh, rules.session)
         )
         self._timeout_s = timeout_s
         self._trouble: tuple[type[Exception], ...] = (*trouble, StorageError, OSError)  # a TimeoutError is an OSError
@@ -99,6 +101,10 @@ class Limits:
     async def refresh(self, sid: str) -> None:
         """Count a new token of a session."""
         await self._count("refresh", self._refresh, "session", sid)
+
+    async def session(self, user: str) -> None:
+        """Count a session that one of a user's makes."""
+        await self._count("session", self._session, "user", user)
 
     async def close(self) -> None:
         """Close the storage's connections."""

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import falcon
 import falcon.asgi
@@ -20,6 +20,7 @@ from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
+from endpoints.sync.turns import Turn, Turns
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
@@ -76,6 +77,7 @@ class SyncStream:
         self._ledger = services.ledger
         self._source = services.source
         self._waits = Waits()
+        self._turns = Turns()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")
@@ -91,19 +93,23 @@ class SyncStream:
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
         account = StreamAccount(self._ledger, state, req.correlation_id, asked_s)
+        turn = await self._turns.take()
+        waits = WaitsInTurn(self._waits, self._turns, turn)
         try:
-            begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
+            begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, waits, asked_s)
+            if begun is None:
+                resp.data = RESET_LINE
+                return
+            account.snapshot_us = begun.snapshot_us
+            state, passed = begun.state, Passed()
+            made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
+            counted = await with_first_made(self._counted(made, passed))
         except Unavailable as error:
             if not isinstance(error, StoreUnavailable):
                 await account.close("refused", str(error))
             raise
-        if begun is None:
-            resp.data = RESET_LINE
-            return
-        account.snapshot_us = begun.snapshot_us
-        state, passed = begun.state, Passed()
-        made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
-        counted = await with_first_made(self._counted(made, passed))
+        finally:
+            turn.end()
 
         async def lives() -> bool:
             return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
@@ -130,6 +136,14 @@ class SyncStream:
             await counters.note("runs_cut", entity_type=entity_type)
 
 
+class Pause(Protocol):
+    """Waits for a source that is behind."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; tells whether there was room for one more."""
+        ...
+
+
 class Waits:
     """Streams that wait until what woke their device is below the horizon; bounded, and each by a timer."""
 
@@ -149,12 +163,28 @@ class Waits:
         return True
 
 
+class WaitsInTurn:
+    """Waits as `Waits` does, while another stream has the turn."""
+
+    def __init__(self, waits: Waits, turns: Turns, turn: Turn) -> None:
+        self._waits = waits
+        self._turns = turns
+        self._turn = turn
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait, and then for a turn; tells whether there was room for one more."""
+        self._turn.end()
+        paused = await self._waits.pause(seconds)
+        await self._turn.take_again(self._turns)
+        return paused
+
+
 async def begin(
     act: Callable[[Command], Awaitable[State]],
     source: EntitySource,
     state: State,
     rows: Sequence[EntityTypeRow],
-    waits: Waits,
+    waits: Pause,
     asked_s: float,
 ) -> Begun | None:
     """Put on record what is about to be sent: a stream of `rows`; None where it may only be a reset.

@@ -1,16 +1,21 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
 -- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints,
---         marks (list); then, if a session begins or ends: provider sessions (sorted set), credentials (hash), whole
--- ARGV  now in ms, parent that must be living ('' for none), when the first session may last have been seen in ms
---         ('' for any time), number of sessions, every how many events one is a mark; then per session:
+--         marks (list); then, if a session begins or ends, or when it is over changes: provider sessions (sorted set),
+--         credentials (hash), whole, due (sorted set), ending (hash); at the end, the session hashes of those that the
+--         first session belongs to
+-- ARGV  now in ms, parent that must be living ('' for none), when the sessions may last have been seen in ms
+--         ('' for any time), number of sessions, every how many events one is a mark, how many living sessions a user
+--         may have (0: any number), the user if what belongs to the sessions that end is still to end ('' else), how
+--         many ids follow of those that the first session belongs to, these ids; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live', 'ended' or
 --         'resumed' (it had ended, and lives again), parent ('' for none), what is kept of it while it has ended, its
---         member of the provider sessions ('' for none);
+--         member of the provider sessions ('' for none), when it is over in ms ('' for never, '=' for when it was);
 --         five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
 -- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
---         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent.
+--         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent; {3} or {4} if
+--         one that the first session belongs to has ended or expired; {5} if the user has as many sessions as may live.
 -- In a partition that is being copied no session begins or is resumed, nor in one without anything: it has lost all
 -- that it held.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
@@ -21,26 +26,31 @@
 local KEYS, ARGV, call = KEYS, ARGV, redis.call
 
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
-local conflict, ending, starts, heads, at = false, {}, {}, {}, 6
+local conflict, ends, begins, starts, heads, at = false, false, 0, {}, {}, 9 + ARGV[8]
 local sections, every = tonumber(ARGV[4]), tonumber(ARGV[5])
 local provider_sessions = KEYS[5 + 3 * sections]
+local above = tonumber(ARGV[8])
 local credentials, whole = KEYS[6 + 3 * sections], KEYS[7 + 3 * sections]
+local due, ending = KEYS[8 + 3 * sections], KEYS[9 + 3 * sections]
 local says, nothing_left = false, false
 if provider_sessions then
   call('ZCARD', provider_sessions)
   call('HLEN', credentials)
+  call('ZCARD', due)
+  call('HLEN', ending)
   says = call('GET', whole)
   nothing_left = not says and call('EXISTS', KEYS[1]) == 0
 end
 for i = 1, sections do
   local seq, head, hash = unpack(call('HMGET', KEYS[2 + 3 * i], 'seq', 'head', 'hash'))
   call('HLEN', KEYS[3 + 3 * i])
-  local last = ARGV[at + 8 + ARGV[at + 7]]
+  local last = ARGV[at + 9 + ARGV[at + 8]]
   if last % every < last - ARGV[at + 2] then
     call('LLEN', KEYS[4 + 3 * i])
   end
   local resumed = ARGV[at + 3] == 'resumed'
   if ARGV[at + 2] == '0' or resumed then
+    begins = begins + 1
     local kept = call('HGET', KEYS[4], ARGV[at])
     call('ZCARD', KEYS[2])
     call('HLEN', KEYS[3])
@@ -55,13 +65,17 @@ for i = 1, sections do
       conflict = conflict or seq or kept
     end
   else
-    conflict = conflict or seq ~= ARGV[at + 2] or hash ~= ARGV[at + 12]
+    conflict = conflict or seq ~= ARGV[at + 2] or hash ~= ARGV[at + 13]
   end
   if ARGV[at + 3] == 'ended' then
-    ending[ARGV[at]] = true
+    ends = true
+  end
+  if ARGV[3] ~= '' then
+    local seen = call('ZSCORE', KEYS[2], ARGV[at])
+    conflict = conflict or (seen and tonumber(seen) > tonumber(ARGV[3]))
   end
   starts[i], heads[i] = at, head or ''
-  at = at + 13 + ARGV[at + 7] + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11]
+  at = at + 14 + ARGV[at + 8] + ARGV[at + 9] + ARGV[at + 10] + ARGV[at + 11] + ARGV[at + 12]
 end
 if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   if says ~= '1' then
@@ -69,22 +83,22 @@ if ARGV[2] ~= '' and call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   end
   conflict = true
 end
-if ARGV[3] ~= '' then
-  local seen = call('ZSCORE', KEYS[2], ARGV[6])
-  conflict = conflict or (seen and tonumber(seen) > tonumber(ARGV[3]))
+if above > 0 then
+  local over = ancestor_over(#KEYS - above + 1, 9, above, tonumber(ARGV[1]), KEYS[4], whole)
+  if over then
+    return {over == 'unknown' and 2 or over == 'ended' and 3 or 4}
+  end
 end
-if next(ending) then
+if ends then
   if says ~= '1' then
     return {2}
   end
   call('ZCARD', KEYS[2])
   call('HLEN', KEYS[4])
-  local devices = call('HGETALL', KEYS[3])
-  for i = 1, #devices, 2 do
-    if ending[devices[i + 1]] and not ending[devices[i]] then
-      conflict = true -- a session that belongs to an ending one and would be left behind
-    end
-  end
+  call('HLEN', KEYS[3])
+end
+if begins > 0 and ARGV[6] ~= '0' and not conflict and call('HLEN', KEYS[3]) + begins > tonumber(ARGV[6]) then
+  return {5}
 end
 if conflict then
   return {0, call('HGETALL', KEYS[5]), call('HGETALL', KEYS[6])}
@@ -92,12 +106,12 @@ end
 
 for i, at in ipairs(starts) do
   local session, checkpoints, marks, head = KEYS[2 + 3 * i], KEYS[3 + 3 * i], KEYS[4 + 3 * i], heads[i]
-  local from, before = at + 13, ARGV[at + 2]
-  local set = from + ARGV[at + 7] -- where each kind of argument begins
-  local remove = set + ARGV[at + 8]
-  local set_checkpoints = remove + ARGV[at + 9]
-  local remove_checkpoints = set_checkpoints + ARGV[at + 10]
-  local last = remove_checkpoints + ARGV[at + 11] - 1
+  local from, before = at + 14, ARGV[at + 2]
+  local set = from + ARGV[at + 8] -- where each kind of argument begins
+  local remove = set + ARGV[at + 9]
+  local set_checkpoints = remove + ARGV[at + 10]
+  local remove_checkpoints = set_checkpoints + ARGV[at + 11]
+  local last = remove_checkpoints + ARGV[at + 12] - 1
   for event = from, set - 1, 5 do
     head = call('XADD', KEYS[1], '*', 'sid', ARGV[at + 1], 'seq', ARGV[event], 'at', ARGV[event + 1], 'schema',
       ARGV[event + 2], 'event', ARGV[event + 3], 'hash', ARGV[event + 4], 'prev', head)
@@ -124,6 +138,11 @@ for i, at in ipairs(starts) do
     if ARGV[at + 3] == 'resumed' then
       call('HDEL', KEYS[4], ARGV[at])
     end
+    if ARGV[at + 7] == '' then
+      call('ZREM', due, ARGV[at])
+    elseif ARGV[at + 7] ~= '=' then
+      call('ZADD', due, ARGV[at + 7], ARGV[at])
+    end
     if ARGV[at + 2] == '0' or ARGV[at + 3] == 'resumed' then
       call('HSET', KEYS[3], ARGV[at], ARGV[at + 4])
       call('ZADD', KEYS[2], 'GT', ARGV[1], ARGV[at])
@@ -137,9 +156,15 @@ for i, at in ipairs(starts) do
     call('ZREM', KEYS[2], ARGV[at])
     call('HSET', KEYS[4], ARGV[at], head .. ' ' .. ARGV[at + 5])
     call('HDEL', credentials, ARGV[at])
+    call('ZREM', due, ARGV[at])
     if ARGV[at + 6] ~= '' then
       call('ZREM', provider_sessions, ARGV[at + 6])
     end
+  end
+end
+if ends and ARGV[7] ~= '' and call('HLEN', KEYS[3]) > 0 then
+  for _, at in ipairs(starts) do
+    call('HSET', ending, ARGV[at], ARGV[7])
   end
 end
 return {1}

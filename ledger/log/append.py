@@ -11,16 +11,16 @@ import msgspec
 
 from ledger import keys
 from ledger.chain import GENESIS, record
-from ledger.errors import CorruptLedger, Rebuilding, StoreReplyError
+from ledger.errors import CorruptLedger, ParentOver, Rebuilding, StoreReplyError, TooManySessions
 from ledger.events import Event, Recorded
 from ledger.evolve import fold
 from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
 from ledger.store.interface import Arg, Script, Store, key_types
 
-_APPEND: Final = Script.load("ledger.log", "append.lua")
-_END: Final = Script.load("ledger.log", "append.lua", allow_oom=True)  # ending a session frees memory
-_LOAD: Final = Script.load("ledger.log", "load.lua", allow_oom=True)
+_APPEND: Final = Script.load("ledger.log", "ancestors.lua", "append.lua")
+_END: Final = Script.load("ledger.log", "ancestors.lua", "append.lua", allow_oom=True)  # ending a session frees memory
+_LOAD: Final = Script.load("ledger.log", "ancestors.lua", "load.lua", allow_oom=True)
 SEEN_FOR_US: Final = 3_600_000_000
 """How long a note of "seen" is good for: at most one write an hour and session."""
 
@@ -31,6 +31,10 @@ _NO_CHANGES: Final = Changes({}, [], {}, [])
 _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
 _NOT_WHOLE: Final = 2  # what append.lua answers
+_PARENT_ENDED: Final = 3  # this and the next: also what load.lua knows
+_PARENT_EXPIRED: Final = 4
+_TOO_MANY: Final = 5
+_AS_IT_WAS: Final = b"="
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
 _STREAM_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
 _DIGEST_BYTES: Final = 32
@@ -78,22 +82,33 @@ def place(state: State | None, sid: str, events: tuple[Event, ...], now_us: int)
 
 
 async def load(
-    store: Store, partition: int, sid: str, now_us: int, *, seen: bool, begins: bool = False
+    store: Store,
+    partition: int,
+    sid: str,
+    now_us: int,
+    *,
+    seen: bool,
+    begins: bool = False,
+    ancestors: Sequence[str] = (),
 ) -> State | None:
     """Load a session with its checkpoints at one instant; None if it does not live.
 
     `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
-    is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read.
+    is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read, and
+    ParentOver if one of `ancestors`, which it belongs to, has ended or expired.
     """
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
     try:
-        reply = await store.script(_LOAD, _load_keys(partition, sid), (sid, now_us // 1000, note_before_ms))
+        names = (*_load_keys(partition, sid), *(keys.session(partition, above) for above in ancestors))
+        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *ancestors))
     except StoreReplyError as error:
         if not await _is_mistyped(store, partition, sid):  # it is an index, which concerns more than this session
             raise
         raise CorruptLedger("a key of a session is of another type; run syncledger verify", sid=sid) from error
     if not reply[0] and reply[2] == _UNKNOWN and not begins:
         raise Rebuilding
+    if not reply[0] and reply[2] in (_PARENT_ENDED, _PARENT_EXPIRED):
+        raise ParentOver(ended=reply[2] == _PARENT_ENDED)
     return _state(sid, reply[0], reply[1])
 
 
@@ -120,32 +135,45 @@ async def append(
     now_us: int,
     living_parent: str = "",
     seen_by_us: int | None = None,
+    *,
+    ancestors: Sequence[str] = (),
+    most_sessions: int = 0,
+    leaves: bool = False,
 ) -> Conflict | None:
     """Append the events of all sections, of sessions of one user, or of none.
 
     Returns None when all was written, a Conflict when nothing was because another writer was first. `living_parent` is
-    a session that must live for this, `seen_by_us` when the first section's session may last have been seen. Raises
+    a session that must live for this, `seen_by_us` when the sections' sessions may last have been seen. `ancestors` are
+    those that the first section's session belongs to, nearest first: ParentOver is raised where one has ended or
+    expired. `most_sessions`: TooManySessions is raised where one begins beyond so many living ones of the user (0: any
+    number). `leaves`: what belongs to the sessions that end is still to end, which is noted with it. Raises
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
     ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
     names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
-    args += (len(sections), MARK_EVERY)
-    script, indexed = _APPEND, False
+    user = sections[0].after.user
+    args += (len(sections), MARK_EVERY, most_sessions, user if leaves else "", len(ancestors), *ancestors)
+    script, indexed = _APPEND, bool(ancestors)
     for section in sections:
         names += _chain_keys(partition, section.after.sid)
         _pack(section, args)
         if section.after.ended is not None:
             script, indexed = _END, True
-        elif section.before is None or section.resumed:
+        elif section.before is None or section.resumed or _due(section) != _AS_IT_WAS:
             indexed = True
     if indexed:
-        names += (keys.provider_sessions(partition), keys.credentials(partition), keys.whole(partition))
+        names += _index_keys(partition)
+        names += [keys.session(partition, above) for above in ancestors]
     reply = await store.script(script, names, args)
     if reply[0] == 1:
         return None
     if reply[0] == _NOT_WHOLE:
         raise Rebuilding
+    if reply[0] in (_PARENT_ENDED, _PARENT_EXPIRED):
+        raise ParentOver(ended=reply[0] == _PARENT_ENDED)
+    if reply[0] == _TOO_MANY:
+        raise TooManySessions(most_sessions)
     try:
         return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
     except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
@@ -169,6 +197,17 @@ def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:
 @lru_cache(1024)
 def _around_keys(partition: int) -> tuple[bytes, ...]:
     return keys.activity(partition), keys.whole(partition), keys.ended(partition), keys.broken(partition)
+
+
+@lru_cache(1024)
+def _index_keys(partition: int) -> tuple[bytes, ...]:
+    return (
+        keys.provider_sessions(partition),
+        keys.credentials(partition),
+        keys.whole(partition),
+        keys.due(partition),
+        keys.ending(partition),
+    )
 
 
 @lru_cache(8192)
@@ -223,7 +262,7 @@ def _pack(section: Section, args: list[Arg]) -> None:
     changed = _NO_CHANGES if becomes == b"ended" else changes(stored, after)
     to_set, remove, to_set_checkpoints, remove_checkpoints = changed
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (becomes, after.parent or b"", kept, provider_member(after))
+    args += (becomes, after.parent or b"", kept, provider_member(after), _due(section))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     args.append(b"" if before is None else before.hash)
     for event in events:
@@ -234,6 +273,21 @@ def _pack(section: Section, args: list[Arg]) -> None:
     for pair in to_set_checkpoints.items():
         args += pair
     args += remove_checkpoints
+
+
+def _due(section: Section) -> Arg:
+    """Tell when a session is over, in ms; nothing if never, or that it is as it was."""
+    before, after = section.before, section.after
+    if before is None or before.ended is not None or before.new_tokens is not after.new_tokens:
+        return due_ms(after)
+    # PERF: this is the way of every ack.
+    return _AS_IT_WAS if before.token_expires_at_us == after.token_expires_at_us else due_ms(after)
+
+
+def due_ms(state: State) -> Arg:
+    """Tell when a session is over by itself, in ms, as the index of that has it; nothing if never."""
+    over_at_us = state.over_at_us
+    return b"" if over_at_us is None else -(-over_at_us // 1000)
 
 
 def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:

@@ -1,8 +1,11 @@
 -- Load a session: both its hashes at one instant, and note at most so often that it was seen.
--- KEYS  session hash, checkpoint hash, activity (sorted set), whole (string), ended (hash), broken (hash)
--- ARGV  session id, now in ms, note it as seen if it was last seen before this (ms)
+-- KEYS  session hash, checkpoint hash, activity (sorted set), whole (string), ended (hash), broken (hash); then the
+--         session hashes of those that it belongs to
+-- ARGV  session id, now in ms, note it as seen if it was last seen before this (ms); the ids of those that it
+--         belongs to
 -- Gives {session fields, checkpoint fields}, and without such a session {{}, {}, what is known of it}:
---         0 there is none, 1 it has ended, 2 it may be one that is not rebuilt yet.
+--         0 there is none, 1 it has ended, 2 it may be one that is not rebuilt yet, or one that it belongs to may be; of
+--         those that it belongs to one has 3 ended, 4 expired.
 local session = redis.call('HGETALL', KEYS[1])
 if #session == 0 then
   local known = 0
@@ -12,6 +15,10 @@ if #session == 0 then
     known = 2
   end
   return {session, session, known}
+end
+local over = ancestor_over(7, 4, #KEYS - 6, tonumber(ARGV[2]), KEYS[5], KEYS[4])
+if over then
+  return {{}, {}, over == 'unknown' and 2 or over == 'ended' and 3 or 4}
 end
 local seen = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if tonumber(seen or 0) < tonumber(ARGV[3]) then

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,11 +15,18 @@ from ledger.store.interface import Script, Store
 
 PAGE: Final = 500
 """Entries per read: about 100 KB."""
+PAGE_BYTES: Final = 256 * 1024
+"""At how many bytes of events a page ends early; one event always comes, however long an earlier version made it."""
 ANY_SEQ: Final = 2**53
+MOST_ROWS: Final = 128
+"""Entries of a partition per read, at most: of the longest that earlier versions wrote these have 33 MB."""
+FIRST_ROWS: Final = 16
+_EVENT: Final = 9  # where an entry's fields and values have the event, as append.lua lays them out
 _BELOW_FLOOR: Final = 1
 _LOST: Final = 2
 _ODD: Final = 3
 _FAR: Final = 4
+_FULL: Final = 5
 _PARTS: Final = 8
 SID_BYTES: Final = 32
 _FIELDS: Final = [b"sid", b"seq", b"at", b"schema", b"event", b"hash", b"prev"]
@@ -38,17 +45,22 @@ class Walk(NamedTuple):
     """A page of a session's history, newest first. It ends early before an event that is missing or cannot be read.
 
     `below_floor`: what is older is not in the stream any more but in the archive, its newest event at `next_id`.
+    `full`: it ends before it has as many as were wanted, since these have enough bytes; older ones may follow.
     """
 
     entries: list[Entry]
     below_floor: bool
     next_id: str = ""
+    full: bool = False
 
 
 async def read_partition(
     store: Store, partition: int, after: str = "-", until: str = "+", page: int = PAGE
 ) -> AsyncIterator[list[Entry]]:
-    """Read a partition's entries in stream order, a page at a time, behind the stream id `after` up to `until`."""
+    """Read a partition's entries in stream order, a page at a time, behind the stream id `after` up to `until`.
+
+    A page has up to `page` entries, at most MOST_ROWS, and about PAGE_BYTES behind the first that has more.
+    """
     async for rows in read_raw(store, partition, after, until, page):
         yield [parse_entry(row) for row in rows]
 
@@ -59,12 +71,17 @@ async def read_raw(
     """Read a partition as `read_partition` does, without looking into the entries."""
     name = keys.stream(partition)
     start = after if after == "-" else f"({after}"
+    most = min(page, MOST_ROWS)
+    count = min(most, FIRST_ROWS)
     while True:
-        rows = await store.command("XRANGE", name, start, until, "COUNT", page, key=name)
+        rows = await store.command("XRANGE", name, start, until, "COUNT", count, key=name)
         if rows:
             yield rows
-        if len(rows) < page:
+        if len(rows) < count:
             return
+        longest = max(len(row[1][_EVENT]) if len(row[1]) > _EVENT else 0 for row in rows)
+        # PERF: a script that stops in time costs the server five times as much.
+        count = max(1, min(most, 2 * count, PAGE_BYTES // (longest + 1)))
         start = f"({rows[-1][0].decode()}"
 
 
@@ -76,14 +93,23 @@ async def last_id(store: Store, partition: int) -> str | None:
 
 
 async def walk(
-    store: Store, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
+    store: Store,
+    partition: int,
+    sid: str,
+    *,
+    top_seq: int = ANY_SEQ,
+    top_at_us: int = ANY_SEQ,
+    count: int = 100,
+    page_bytes: int = PAGE_BYTES,
 ) -> Walk | None:
     """Read up to `count` events of a session from seq `top_seq` and time `top_at_us` backwards; None if unknown.
 
+    Fewer where they have `page_bytes`; the page is `full` then.
     Raises CorruptLedger where the first of them, or what leads to it, is missing though it was never archived, and
     where no marks lead near it.
     """
-    reply = await store.script(_WALK, _walk_keys(partition, sid), (sid, top_seq, top_at_us, count, MARK_EVERY))
+    args = (sid, top_seq, top_at_us, count, MARK_EVERY, page_bytes)
+    reply = await store.script(_WALK, _walk_keys(partition, sid), args)
     if not reply:
         return None
     rows, end, at = reply
@@ -97,7 +123,12 @@ async def walk(
         raise CorruptLedger(f"no marks lead to event {at.decode()}: syncledger rebuild --session makes them", sid=sid)
     entries = [_entry(rows[part], rows[part + 1 : part + 8]) for part in range(0, len(rows), _PARTS)]
     below_floor = end == _BELOW_FLOOR
-    return Walk(entries, below_floor, at.decode() if below_floor else "")
+    return Walk(entries, below_floor, at.decode() if below_floor else "", end == _FULL)
+
+
+def size_of(entries: Iterable[Entry]) -> int:
+    """Tell how many bytes of events these are."""
+    return sum(len(entry.recorded.raw) for entry in entries)
 
 
 def _walk_keys(partition: int, sid: str) -> tuple[bytes, ...]:

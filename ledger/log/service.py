@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -20,7 +20,6 @@ from ledger.commands import (
     DescribeDevice,
     Ending,
     EndSession,
-    ExpireSession,
     OfferStream,
     RecordAcks,
     RequestReset,
@@ -35,7 +34,7 @@ from ledger.errors import (
     LayoutError,
     LedgerError,
     NoSuchSession,
-    NotAllEnded,
+    ParentOver,
     Rebuilding,
     Refused,
     SessionEnded,
@@ -48,6 +47,7 @@ from ledger.events import Event
 from ledger.evolve import left_of
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load, place, read_ended
+from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
@@ -61,8 +61,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
-_ENDED_TOGETHER: Final = 100
-_LOADED_TOGETHER: Final = 250
+MOST_SESSIONS: Final = 1000
+"""How many living sessions a user may have, unless that is set."""
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
@@ -91,13 +91,6 @@ class Mender(Protocol):
         ...
 
 
-class Devices(NamedTuple):
-    """The living sessions of a user, in no order, and those of which what is stored is damaged, each with how."""
-
-    living: list[State]
-    damaged: dict[str, str]
-
-
 class Ledger:
     """The write side, and the state it is decided on.
 
@@ -116,13 +109,16 @@ class Ledger:
         user_keys: UserKeys | None = None,
         mender: Mender | None = None,
         present: Present | None = None,
+        most_sessions: int = MOST_SESSIONS,
     ) -> None:
         """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
 
         With `replicas` what must not be lost is answered when they have it. `user_keys` seal what events hold of
         people; without them it is written plain. Without a `mender` what is damaged stays so. `present`
-        raises LedgerGone where the ledger is not behind the store's address any more.
+        raises LedgerGone where the ledger is not behind the store's address any more. No session begins beyond
+        `most_sessions` living ones of a user; 0 for any number.
         """
+        self.most_sessions = most_sessions
         self._user_keys = user_keys
         self._mender = mender
         self._token_grace_us = token_grace_us
@@ -131,8 +127,11 @@ class Ledger:
         self.partitions = partitions
         self.clock = clock
         self._recent = Recent()
+        self.families = Families(
+            store, partitions, lambda: self.clock(), self._recent, self.look, self._append, lambda: self.losses
+        )
         self.losses = Losses(
-            store, partitions, lambda: self.clock(), self._recent, self.look, self._append, self._end, present
+            store, partitions, lambda: self.clock(), self._recent, self.look, self._append, self.families.end, present
         )
         self.begin: Callable[[Caller], Awaitable[bool]] | None = None
         """Begins or resumes the session of a token that another service admits; tells whether it may live.
@@ -189,15 +188,14 @@ class Ledger:
                 return self._recent.keep(state, now_us)
             before = left_of(sid, ended.user, ended.seq, ended.hash)
             section = place(before, sid, decide(before, command, now_us), now_us)
-            if await self._append(partition, [section], now_us) is None:
+            if await self._append(partition, [section], now_us, most_sessions=self.most_sessions) is None:
                 return self._recent.keep(section.after, now_us)
         raise Contended("Too many writers at this session; try again")
 
     async def load(self, user: str, sid: str) -> State:
         """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
         now_us = self.clock()
-        state = await self._load(self.partition_of(user), sid, now_us, seen=True)
-        state = await self._checked(user, sid, state)
+        state = await self._load_admissible(user, sid, now_us, seen=True)
         if state is None or state.user != user or not state.lives_at(now_us):
             self._recent.forget(sid)
             raise SessionEnded
@@ -211,23 +209,23 @@ class Ledger:
         appends nothing is decided on a state loaded now. With a `caller` the same holds for the token presented;
         without one it is done by authority. Raises what `decide` raises, Contended behind many writers.
         """
-        seen, begins, living_parent = isinstance(command, _BY_DEVICE), False, ""
+        seen, begins, living_parent, above = isinstance(command, _BY_DEVICE), False, "", tuple[str, ...]()
         if not seen:  # PERF: almost every command is an ack, and asking for what it is not takes time too
             command = await self._sealed(user, command)
             if isinstance(command, Ending):
                 if caller is not None:
                     await self.admit(caller)
-                return await self._end(user, [sid], command)
+                return await self.families.end(user, [sid], command)
             if isinstance(command, CreateSession):
                 begins, living_parent = True, living_parent_of(command.parent)
+                above = await self.families.above_new(self.partition_of(user), sid, command.parent)
         elif isinstance(command, DescribeDevice):
             command = await self._sealed(user, command)
         partition = partition_of(user, self.partitions)
         state = self._recent.find(sid, self.clock())
         current = state is None
         if current:
-            state = await self._load(partition, sid, self.clock(), seen=seen, begins=begins)
-            state = await self._checked(user, sid, state)
+            state = await self._load_admissible(user, sid, self.clock(), seen=seen, begins=begins)
         turn: asyncio.Lock | None = None
         try:
             for _ in range(ATTEMPTS):
@@ -241,7 +239,11 @@ class Ledger:
                 events, refusal = _judge(before, command, now_us, first)
                 if events:
                     section = place(state, sid, events, now_us)
-                    conflict = await self._append(partition, [section], now_us, living_parent)
+                    if state is not None and state.parent is not None:
+                        above = await self.families.ancestors(partition, sid, state.parent)
+                    conflict = await self._append(
+                        partition, [section], now_us, living_parent, ancestors=above, most_sessions=self.most_sessions
+                    )
                     if conflict is not None:
                         if state is None and conflict.state is None and not conflict.lost:
                             raise SessionEnded  # of this id was one before, or its parent is over
@@ -257,8 +259,8 @@ class Ledger:
                         continue
                     state = self._recent.keep(section.after, now_us if current and seen else None)
                 elif not current:
-                    state = await self._load(partition, sid, now_us, seen=seen, begins=begins)
-                    state, current = await self._checked(user, sid, state), True
+                    state = await self._load_admissible(user, sid, now_us, seen=seen, begins=begins)
+                    current = True
                     continue
                 if refusal:
                     raise refusal
@@ -278,12 +280,15 @@ class Ledger:
     async def lives(self, state: State) -> bool:
         """Tell whether a session still lives, without noting it as seen."""
         partition, now_us = self.partition_of(state.user), self.clock()
-        if state.lives_at(now_us):
+        if state.lives_at(now_us) and not living_parent_of(state.parent):
             name = keys.session(partition, state.sid)
             if await self.store.command("EXISTS", name, key=name):
                 return True
-        # It may have got a token since that lasts longer, or only be missing.
-        newest = await self._load(partition, state.sid, now_us, seen=False)
+        # It may have got a token since that lasts longer, or only be missing; or it ended with whom it belongs to.
+        try:
+            newest = await self._load_admissible(state.user, state.sid, now_us, seen=False)
+        except SessionEnded:
+            return False
         return newest is not None and newest.lives_at(now_us)
 
     async def devices(self, user: str) -> list[State]:
@@ -296,7 +301,7 @@ class Ledger:
     async def all_devices(self, user: str) -> Devices:
         """Load all living sessions of a user, and tell those that are damaged."""
         now_us = self.clock()
-        found = await self._load_all(user, now_us)
+        found = await self.families.states_of(user)
         return Devices([state for state in found.living if state.lives_at(now_us)], found.damaged)
 
     async def by_provider_session(self, provider_session: bytes) -> list[tuple[str, str]]:
@@ -341,7 +346,7 @@ class Ledger:
 
         Raises NotAllEnded behind the last one, where some are damaged.
         """
-        found = await self._load_all(user, self.clock())
+        found = await self.families.states_of(user)
         states = {state.sid: state for state in found.living}
         kept: set[str] = set()
         own: str | None = sid
@@ -350,33 +355,14 @@ class Ledger:
             own = states[own].parent
         others = [other for other in states if other not in kept and other != sid]
         damaged = [other for other in found.damaged if other != sid]
-        return await self._end_these(user, others, command, damaged)
+        return await self.families.end_these(user, others, await self._sealed(user, command), damaged)
 
     async def end_all(self, user: str, sids: Sequence[str], command: EndSession) -> int:
         """End sessions of a user, in few scripts; returns how many were to end. What has ended already stays so.
 
         Raises NotAllEnded behind the last one, where some are damaged.
         """
-        return await self._end_these(user, sids, command, [])
-
-    async def _end_these(self, user: str, sids: Sequence[str], command: EndSession, damaged: list[str]) -> int:
-        if sids:
-            command = await self._sealed(user, command)
-        for start in range(0, len(sids), _ENDED_TOGETHER):
-            some = sids[start : start + _ENDED_TOGETHER]
-            try:
-                with suppress(SessionEnded):  # all of them ended meanwhile, with their parents or by somebody else
-                    await self._end(user, some, command)
-            except CorruptLedger:  # of one of them, or of one that would end with it
-                for sid in some:
-                    try:
-                        with suppress(SessionEnded):
-                            await self._end(user, [sid], command)
-                    except CorruptLedger:
-                        damaged.append(sid)
-        if damaged:
-            raise NotAllEnded(damaged, len([sid for sid in sids if sid not in damaged]))
-        return len(sids)
+        return await self.families.end_these(user, sids, await self._sealed(user, command)) if sids else 0
 
     async def once_admitted(self, caller: Caller) -> bool:
         """Tell whether a token that does not admit is one of a session that is there or has ended, and no guess."""
@@ -437,11 +423,6 @@ class Ledger:
             return found
         return await self.losses.make_good(known)
 
-    def _known_beyond(self, found: State) -> State | None:
-        """Return what is remembered of a living session, if the store may have lost some of it."""
-        known = self._recent.last(found.sid)
-        return known if known is not None and is_older(found, known) else None
-
     async def _admitted(self, state: State, caller: Caller) -> State:
         """Return a living session's state if the token admits, after noting its first use."""
         found = standing(state, caller, self.clock())
@@ -456,18 +437,47 @@ class Ledger:
         if found is Standing.UNKNOWN:
             return SessionEnded()
         with suppress(SessionEnded):  # somebody else ended it first
-            await self._end(user, [sid], EndSession("token_reused"))
+            await self.families.end(user, [sid], EndSession("token_reused"))
         return TokenReused()
 
-    async def _load(self, partition: int, sid: str, now_us: int, *, seen: bool, begins: bool = False) -> State | None:
+    async def _load_admissible(
+        self, user: str, sid: str, now_us: int, *, seen: bool, begins: bool = False
+    ) -> State | None:
+        """Load a session that whoever it belongs to lets live; compares it with what is remembered of it.
+
+        Raises ParentOver, and ends it where its parent, or one further up, has ended; CorruptLedger.
+        """
+        partition, known = self.partition_of(user), self.families.known_ancestors(sid)
+        try:
+            state = await self._load(partition, sid, now_us, seen=seen, begins=begins, ancestors=known)
+            if state is not None and not known and living_parent_of(state.parent):
+                above = await self.families.ancestors(partition, sid, state.parent)
+                state = await self._load(partition, sid, now_us, seen=False, ancestors=above)
+        except ParentOver as over:
+            self._recent.forget(sid)
+            if over.ended:
+                await self.families.end_orphan(user, sid)
+            raise
+        return await self._checked(user, sid, state)
+
+    async def _load(
+        self,
+        partition: int,
+        sid: str,
+        now_us: int,
+        *,
+        seen: bool,
+        begins: bool = False,
+        ancestors: Sequence[str] = (),
+    ) -> State | None:
         """Load a session, which is mended if it cannot be read; raises CorruptLedger where it could not be."""
         try:
-            return await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+            return await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
         except CorruptLedger as damage:
             self._recent.forget(sid)
             if self._mender is None or not await self._mender.mend(partition, sid, str(damage)):
                 raise
-        return await load(self.store, partition, sid, now_us, seen=seen, begins=begins)
+        return await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
 
     async def _user_of(self, partition: int, sid: str) -> str | None:
         """Tell whose session it is; None if it ended meanwhile, or cannot be read, which is logged."""
@@ -488,94 +498,41 @@ class Ledger:
             return None
         return None if state is None else state.user
 
-    async def _load_all(self, user: str, now_us: int) -> Devices:
-        partition = self.partition_of(user)
-        name = keys.devices(partition, user)
-        sids = await read_if_whole(self.store, partition, "HKEYS", name)
-        return await self._load_these(partition, [sid.decode() for sid in sids], now_us)
-
-    async def _load_these(self, partition: int, sids: Sequence[str], now_us: int) -> Devices:
-        """Load those of these sessions that live, some at a time: others wait for the same connection."""
-        found = Devices([], {})
-
-        async def one(sid: str) -> None:
-            try:
-                state = await self._load(partition, sid, now_us, seen=False)
-            except CorruptLedger as damage:
-                log.error("session %s is passed over: %s", sid, damage)
-                found.damaged[sid] = str(damage)
-            else:
-                if state is not None:
-                    found.living.append(state)
-
-        for start in range(0, len(sids), _LOADED_TOGETHER):
-            await asyncio.gather(*map(one, sids[start : start + _LOADED_TOGETHER]))
-        return found
-
-    async def _load_families(self, user: str, sids: Sequence[str], now_us: int) -> dict[str, State]:
-        """Load those of these sessions that live, with all that end with them; raises CorruptLedger for any of them."""
-        partition = self.partition_of(user)
-        name = keys.devices(partition, user)
-        flat = await read_if_whole(self.store, partition, "HGETALL", name)
-        parents = {sid.decode(): parent.decode() for sid, parent in zip(flat[::2], flat[1::2], strict=True)}
-        family = {sid for sid in sids if sid in parents}
-        while children := [sid for sid, parent in parents.items() if parent in family and sid not in family]:
-            family.update(children)
-        found = await self._load_these(partition, list(family), now_us)
-        for sid, damage in found.damaged.items():
-            raise CorruptLedger(f"session {sid} cannot be read, so it cannot end: {damage}", sid=sid)
-        return {state.sid: state for state in found.living}
-
-    async def _end(self, user: str, sids: Sequence[str], command: Ending) -> State:
-        """End sessions with all that belong to them, in one script; returns the first one's last state."""
-        partition = self.partition_of(user)
-        for _ in range(ATTEMPTS):
-            now_us = self.clock()
-            states = await self._load_families(user, sids, now_us)
-            chosen = [states[sid] for sid in sids if sid in states]
-            if not chosen:
-                raise SessionEnded
-            if lost := [known for state in states.values() if (known := self._known_beyond(state)) is not None]:
-                for known in lost:
-                    await self.losses.make_good(known)
-                continue
-            sections = [
-                place(state, state.sid, events, now_us)
-                for state in chosen
-                if (events := decide(state, command, now_us))
-            ]
-            if not sections:
-                return chosen[0]
-            ended = {section.after.sid for section in sections}
-            while children := [s for s in states.values() if s.parent in ended and s.sid not in ended]:
-                because = EndSession("parent_ended")
-                sections += [place(state, state.sid, decide(state, because, now_us), now_us) for state in children]
-                ended |= {state.sid for state in children}
-            seen_by_us = command.seen_us if isinstance(command, ExpireSession) else None
-            if await self._append(partition, sections, now_us, seen_by_us=seen_by_us) is None:
-                for section in sections:
-                    if section.after.ended is not None:
-                        self._recent.keep_ended(section.after)
-                return sections[0].after
-            if isinstance(command, ExpireSession):
-                (seen_ms,) = await self.seen_ms(user, sids[:1])
-                command = replace(command, seen_us=max(command.seen_us, seen_ms * 1000))
-        raise Contended("Too many writers at this session; try again")
-
     async def _append(
         self,
         partition: int,
         sections: Sequence[Section],
         now_us: int,
         living_parent: str = "",
+        *,
         seen_by_us: int | None = None,
+        ancestors: Sequence[str] = (),
+        most_sessions: int = 0,
+        leaves: bool = False,
     ) -> Conflict | None:
         """Append, and wait for replicas where they are to confirm it; raises NotReplicated if they do not.
 
-        When the connection is lost on the way, reads back what became of it instead of guessing.
+        When the connection is lost on the way, reads back what became of it instead of guessing. Raises ParentOver, and
+        ends the session where one that it belongs to has ended, and TooManySessions.
         """
         try:
-            conflict = await append(self.store, partition, sections, now_us, living_parent, seen_by_us)
+            conflict = await append(
+                self.store,
+                partition,
+                sections,
+                now_us,
+                living_parent,
+                seen_by_us,
+                ancestors=ancestors,
+                most_sessions=most_sessions,
+                leaves=leaves,
+            )
+        except ParentOver as over:
+            state = sections[0].after
+            self._recent.forget(state.sid)
+            if over.ended and sections[0].before is not None:
+                await self.families.end_orphan(state.user, state.sid)
+            raise
         except StoreUnavailable as error:
             # What is remembered stays: if the server comes back without it, nobody else may know.
             if not error.maybe_done:

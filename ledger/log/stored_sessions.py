@@ -14,7 +14,18 @@ from ledger.log.state_fields import Fields
 from ledger.store.interface import Script, Store, key_types, scan, scan_keys
 
 _RAW: Final = Script.load("ledger.log", "raw_session.lua", allow_oom=True)
-_TYPES: Final = ("hash", "hash", "hash", "zset", "hash", "zset", "hash", "list", "hash")  # of the keys of raw_keys
+_TYPES: Final = (
+    "hash",
+    "hash",
+    "hash",
+    "zset",
+    "hash",
+    "zset",
+    "hash",
+    "list",
+    "hash",
+    "zset",
+)  # of the keys of raw_keys
 _OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices|marks):(.*)", re.DOTALL)
 
 
@@ -56,7 +67,7 @@ async def read_raw_session(store: Store, partition: int, sid: str, user: str | N
         if wrong := await mistyped(store, partition, sid, user):
             raise StoreReplyError("; ".join(wrong)) from error
         raise
-    session, checkpoints, ended, score, device, provider, held, marks, floor = reply
+    session, checkpoints, ended, score, device, provider, held, marks, floor, _ = reply
     return RawSession(
         pairs(session),
         pairs(checkpoints),
@@ -82,6 +93,7 @@ def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
         keys.credentials(partition),
         keys.marks(partition, sid),
         keys.archive(partition),
+        keys.due(partition),
     )
 
 

@@ -1,10 +1,11 @@
 -- Walk a session's events backwards along `prev`, from the mark (append.lua) that is next to where the page begins.
 -- KEYS  stream, session hash, ended (hash), archive (hash), marks of the session (list)
--- ARGV  session id (hex), highest seq wanted, latest time wanted (µs), how many at most, every how many events is a mark
+-- ARGV  session id (hex), highest seq wanted, latest time wanted (µs), how many at most, every how many events is a mark,
+--         at how many bytes of events the page ends although more were wanted
 -- Gives {} if there is no such session, else {entries newest first, how the page ends, where}. It ends with 0 at the
 -- session's first event or because it is full, 1 at the archive's floor (what is older lies in segments only), 2 at an
 -- event that is missing although it was never archived, 3 at an entry that is none of an event, 4 where the page is too
--- far from any mark.
+-- far from any mark, 5 because it has enough bytes.
 -- An entry is eight replies: stream id, sid, seq, at, schema, event, hash, prev.
 -- PERF: reading an entry costs what its strings cost, so none is read to learn what its place already tells.
 local call, stream, marks = redis.call, KEYS[1], KEYS[5]
@@ -88,13 +89,15 @@ while values and too_new(values) do
   values = read(id)
 end
 
-local page, at, size = {}, 0, 8 * count
+local page, at, size, bytes, most = {}, 0, 8 * count, 0, tonumber(ARGV[6])
 while values do
   page[at + 1], page[at + 2], page[at + 3], page[at + 4] = id, values[2], values[4], values[6]
   page[at + 5], page[at + 6], page[at + 7], page[at + 8] = values[8], values[10], values[12], values[14]
-  at, id = at + 8, values[14]
+  at, id, bytes = at + 8, values[14], bytes + #values[10]
   if id == '' or at >= size then
     return {page, 0, id}
+  elseif bytes >= most then
+    return {page, 5, id}
   end
   values = read(id)
 end

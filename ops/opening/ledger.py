@@ -158,6 +158,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             user_keys=user_keys,
             mender=Mending(store, archive),
             present=presence.check,
+            most_sessions=settings.max_sessions,
         ),
         catalog=Catalog(store, profiles=identities.profile),
         api_keys=ApiKeys(store, clock),

@@ -37,6 +37,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     account: str = "60/10 minutes"
     bad_token: str = "120/minute"  # noqa: S105 - no secret
     refresh: str = "30/minute"
+    session: str = "60/10 minutes"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 10.0
     """How long open streams may go on after SIGTERM."""
     idle_s: float = 90 * 86400.0
+    max_sessions: int = 1000
+    """How many living sessions a user may have."""
     tombstones_s: float = 30 * 86400.0
     expire_interval_s: float = 300.0
     redis_timeout_s: float = 5.0

@@ -47,6 +47,7 @@ VARIABLES: dict[str, Variable] = {
     "stall_s": Variable("LEDGER_STALL", read.duration(1)),
     "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
     "idle_s": Variable("LEDGER_IDLE", read.duration(0)),
+    "max_sessions": Variable("LEDGER_MAX_SESSIONS", read.integer(1, 100_000)),
     "tombstones_s": Variable("LEDGER_TOMBSTONES", read.duration(0)),
     "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", read.duration(1)),
     "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", read.duration(0.05)),
@@ -97,6 +98,7 @@ VARIABLES: dict[str, Variable] = {
     "limits.account": Variable("LEDGER_ACCOUNT_LIMIT", read.rate),
     "limits.bad_token": Variable("LEDGER_BAD_TOKEN_LIMIT", read.rate),
     "limits.refresh": Variable("LEDGER_REFRESH_LIMIT", read.rate),
+    "limits.session": Variable("LEDGER_SESSION_LIMIT", read.rate),
 }
 """By the field a variable sets; `group.field` is a field of one of the settings' parts."""
 

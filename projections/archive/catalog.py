@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from ledger.errors import CorruptLedger
-from ledger.log.reader import Entry
+from ledger.log.reader import PAGE_BYTES, Entry
 from ledger.store.interface import Store
 from projections.archive.errors import ArchiveNotGiven, BadSegment, ObjectMissing
 from projections.archive.fold import Fold, read_fold
@@ -113,8 +113,9 @@ class Archive:
         top_seq: int,
         top_at_us: int,
         count: int,
+        page_bytes: int = PAGE_BYTES,
     ) -> str:
-        """Add a session's events from the one at `next_id` backwards to `page`, until it has `count`.
+        """Add a session's events from the one at `next_id` backwards to `page`, until it has `count` or `page_bytes`.
 
         Only those up to a seq and a time. Returns where older ones were that retention removed, '' if none were. Raises
         CorruptLedger behind what could be read.
@@ -131,8 +132,8 @@ class Archive:
             if found is None:
                 what = f"it has no events of session {sid}, though event {next_id} must be there"
                 raise BadSegment(segment.text, what)
-            await segment.of_session(page, sid, found, next_id, top_seq, top_at_us, count)
-            if len(page) == count or not found.prev:
+            is_full = await segment.of_session(page, sid, found, next_id, top_seq, top_at_us, count, page_bytes)
+            if is_full or not found.prev:
                 return ""
             if place(found.prev) >= place(next_id):
                 raise BadSegment(segment.text, f"its index leads from event {next_id} of session {sid} to a later one")

@@ -14,7 +14,7 @@ import zstandard
 
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, decode_event
-from ledger.log.reader import Entry
+from ledger.log.reader import PAGE_BYTES, Entry, size_of
 from projections.archive.errors import BadSegment
 from projections.archive.fold import Fold, read_fold
 from projections.archive.format import (
@@ -142,13 +142,23 @@ class Segment:
             yield await self._lines(frame, _ended)
 
     async def of_session(
-        self, page: list[Entry], sid: str, found: IndexLine, newest: str, top_seq: int, top_at_us: int, count: int
-    ) -> None:
-        """Add a session's events from seq `top_seq` and time `top_at_us` backwards to `page`, until it has `count`.
+        self,
+        page: list[Entry],
+        sid: str,
+        found: IndexLine,
+        newest: str,
+        top_seq: int,
+        top_at_us: int,
+        count: int,
+        page_bytes: int = PAGE_BYTES,
+    ) -> bool:
+        """Add a session's events from seq `top_seq` and time `top_at_us` backwards to `page`.
 
+        Returns True as soon as it has `count`, or `page_bytes`; else False behind the last event here.
         `newest` is the stream id that its last event here must have. Raises CorruptLedger behind what could be read.
         """
         runs, newer = list(reversed(found.runs)), None
+        size = size_of(page)
         while runs and (runs[0].first_seq > top_seq or runs[0].first_at_us > top_at_us):
             newer = runs.pop(0)
         expected = newest if newer is None else ""
@@ -169,8 +179,10 @@ class Segment:
                     expected = entry.prev
                     if entry.recorded.seq <= top_seq and entry.recorded.at_us <= top_at_us:
                         page.append(entry)
-                        if len(page) == count:
-                            return
+                        size += len(entry.recorded.raw)
+                        if len(page) == count or size >= page_bytes:
+                            return True
+        return False
 
     async def check_frames(self) -> int:
         """Read every frame and compare it with its digest; gives how many bytes that were."""

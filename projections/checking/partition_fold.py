@@ -15,7 +15,17 @@ from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
-from ledger.log.reader import SID_BYTES, Entry, is_foreign, parse_entry, read_raw, sid_bytes, walk
+from ledger.log.reader import (
+    PAGE_BYTES,
+    SID_BYTES,
+    Entry,
+    is_foreign,
+    parse_entry,
+    read_raw,
+    sid_bytes,
+    size_of,
+    walk,
+)
 from ledger.state import State
 from ledger.store.interface import Store
 from projections.archive.errors import ArchiveNotGiven, ObjectMissing
@@ -114,6 +124,7 @@ class PartitionFold:
         self._only = None if only is None else {bytes.fromhex(sid) for sid in only if is_sid(sid)}
         self._on_events = on_events
         self._at: str | None = None
+        self._unfolded: set[str] = set()  # events of broken sessions: no session has one of them as its head
 
     async def forward(self, until: str = "+") -> None:
         """Fold what lies behind what was folded before, up to the stream id `until`.
@@ -155,6 +166,7 @@ class PartitionFold:
         sid = entry.recorded.sid
         folded = self.of(sid)
         if folded.broken:
+            self._unfolded.add(entry.id)
             return
         if (kept := folded.kept) is not None:
             if not isinstance(entry.recorded.event, SessionResumed):
@@ -182,9 +194,13 @@ class PartitionFold:
         Returns what is wrong if the chain does not lead there; '' if it does, or is a fault. Raises CorruptLedger.
         """
         folded, seq = self.of(sid), self.of(sid).seq
+        window = _CATCH_UP_PAGE
         while seq < version and not folded.broken:
-            top = min(seq + _CATCH_UP_PAGE, version)
+            top = min(seq + window, version)
             entries = await self._walked(sid, top, top - seq, seq)
+            if window > 1 and len(entries) < top - seq and size_of(entries) >= PAGE_BYTES:
+                window = max(1, min(window // 2, len(entries)))  # long events: the page ended early
+                continue
             last = entries if top == version else await self._walked(sid, version, 1, seq)
             if not (last and last[-1].recorded.seq == version and are_consecutive(entries, folded.seq)):
                 return f"events {folded.seq + 1} to {top} cannot be reached from its head"
@@ -236,6 +252,7 @@ class PartitionFold:
     def _begin_again(self) -> None:
         self._count(-self.events)
         self.sessions.clear()
+        self._unfolded.clear()
         self.faults.clear()
         self.asides, self.lost, self._at = {}, False, None
 
@@ -280,16 +297,30 @@ class PartitionFold:
 
     def _break(self, sid: str, what: str, event: str, prev: str) -> None:
         """Stop a session's fold, and that of another one if the event follows its last: it may have been that one's."""
-        owners = [other for other, folded in self.sessions.items() if prev and folded.head == prev]
+        owners = self._owners(sid, prev)
         broken = [sid, *owners] if is_sid(sid) else owners
         self.lost = self.lost or not broken
         if not broken:
             self.faults.append(Finding(self._partition, "", what, event))
+        self._unfolded.add(event)
         for each in dict.fromkeys(broken):
             folded = self.of(each)
             if not folded.broken:
                 folded.fold.broken = f"{event} {what}"
                 self.faults.append(Finding(self._partition, each, what, event))
+
+    def _owners(self, sid: str, prev: str) -> list[str]:
+        """Find the sessions whose last event is `prev`.
+
+        PERF: where all events of a kind cannot be read, as behind a downgrade, each is its own session's, which is
+        looked at first, and follows one that could not be folded either.
+        """
+        if not prev or prev in self._unfolded:
+            return []
+        own = self.sessions.get(sid)
+        if own is not None and own.head == prev:
+            return [sid]
+        return [other for other, folded in self.sessions.items() if folded.head == prev]
 
 
 def are_consecutive(entries: Iterable[Entry], seq: int) -> bool:

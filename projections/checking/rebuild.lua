@@ -1,17 +1,17 @@
 -- Put what a session's events fold into in place of all that is stored of it, if that still is what was looked at.
 -- KEYS  session, checkpoints, ended (hash), activity (sorted set), devices of its user (hash), provider sessions
---         (sorted set), credentials (not touched), marks (list), archive (hash); then devices of users it was found
---         with and is not of
+--         (sorted set), credentials (not touched), marks (list), archive (hash), due (sorted set); then devices of users
+--         it was found with and is not of
 -- ARGV  session id; the seq, head and hash stored of it and what ended keeps of it, each '' for nothing;
 --         'live', 'ended' or 'none' (no event is of it); parent ('' for none); what ended keeps of it from now on;
 --         when it was last seen in ms, if nothing says so; its member of the provider sessions ('' for none);
---         the archive's floor, above which its marks are ('' for none); four counts of arguments, and then so many:
+--         the archive's floor, above which its marks are ('' for none); when it is over in ms ('' for never); four counts of arguments, and then so many:
 --         fields and values of the session; fields and values of the checkpoints; members of other provider sessions;
 --         marks
 -- Gives 1, or 0 with nothing written. The session's version is the condition: every append changes it.
 local call = redis.call
 local session, checkpoints, ended, activity, devices, provider_sessions = unpack(KEYS, 1, 6)
-local marks, archive = KEYS[8], KEYS[9]
+local marks, archive, due = KEYS[8], KEYS[9], KEYS[10]
 local sid, becomes = ARGV[1], ARGV[6]
 
 local stored = call('HMGET', session, 'seq', 'head', 'hash')
@@ -31,12 +31,13 @@ call('LLEN', marks)
 call('ZCARD', activity)
 call('HLEN', devices)
 call('ZCARD', provider_sessions)
+call('ZCARD', due)
 
-local fields = 16
-local set_checkpoints = fields + ARGV[12]
-local remove_members = set_checkpoints + ARGV[13]
-local set_marks = remove_members + ARGV[14]
-local last = set_marks + ARGV[15] - 1
+local fields = 17
+local set_checkpoints = fields + ARGV[13]
+local remove_members = set_checkpoints + ARGV[14]
+local set_marks = remove_members + ARGV[15]
+local last = set_marks + ARGV[16] - 1
 call('DEL', session, checkpoints, marks)
 for mark = set_marks, last, 1000 do
   call('RPUSH', marks, unpack(ARGV, mark, math.min(mark + 999, last)))
@@ -66,7 +67,12 @@ end
 for member = remove_members, set_marks - 1 do
   call('ZREM', provider_sessions, ARGV[member])
 end
-for i = 10, #KEYS do
+if ARGV[12] ~= '' then
+  call('ZADD', due, ARGV[12], sid)
+else
+  call('ZREM', due, sid)
+end
+for i = 11, #KEYS do
   call('HDEL', KEYS[i], sid)
 end
 return 1

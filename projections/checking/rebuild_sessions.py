@@ -14,7 +14,7 @@ import msgspec
 
 from ledger import keys
 from ledger.errors import Contended, CorruptLedger, StoreReplyError
-from ledger.log.append import keep, provider_member
+from ledger.log.append import due_ms, keep, provider_member
 from ledger.log.state_fields import checkpoint_fields
 from ledger.log.stored_sessions import RawSession, raw_keys, read_raw_session
 from ledger.store.interface import Arg, Script, Store
@@ -154,14 +154,22 @@ def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled)
     args: list[Arg] = [sid, *(session.get(field, b"") for field in (b"seq", b"head", b"hash")), stored.ended or b""]
     if state is not None:
         fields, checkpoints = stored_fields(folded, state), checkpoint_fields(state)
-        args += ("live", state.parent or "", "", state.at_us // 1000, provider_member(state), stored.floor)
+        args += (
+            "live",
+            state.parent or "",
+            "",
+            state.at_us // 1000,
+            provider_member(state),
+            stored.floor,
+            due_ms(state),
+        )
         args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members), len(marks))
         for pair in (*fields.items(), *checkpoints.items()):
             args += pair
     elif folded.kept is not None:
-        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
+        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, "", 0, 0, len(misfiled.members), len(marks))
     else:
-        args += ("none", "", "", 0, "", stored.floor, 0, 0, len(misfiled.members), len(marks))
+        args += ("none", "", "", 0, "", stored.floor, "", 0, 0, len(misfiled.members), len(marks))
     args += misfiled.members
     args += marks
     return args

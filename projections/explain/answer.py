@@ -47,7 +47,10 @@ class TypeFigures(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class IgnoredAcks(msgspec.Struct, frozen=True, rename="camel"):
-    """Acks of one type that moved nothing for one reason, since that type last advanced."""
+    """Acks of one type that moved nothing for one reason, since that type last advanced, as far as they are on record.
+
+    `times`: how many at least, those among them of other types that came in the same request and are not told apart.
+    """
 
     type: str
     reason: str
@@ -188,13 +191,16 @@ def _ignored(story: Story) -> Iterator[IgnoredAcks]:
     for one in (*story.ignored("refused"), *story.ignored("stale")):
         groups.setdefault((one.ack.code, one.reason), []).append(one)
     for (code, reason), found in groups.items():
-        last = found[-1]
-        yield IgnoredAcks(ENTITY_TYPES[code], reason, len(found), ack_text(last.ack), iso_from_us(last.at_us))
+        last, times = found[-1], sum(1 + one.others for one in found)
+        yield IgnoredAcks(ENTITY_TYPES[code], reason, times, ack_text(last.ack), iso_from_us(last.at_us))
 
 
 def _known(facts: Facts) -> Iterator[str]:
     yield "A stream that had nothing to send leaves no trace: the device may have asked more often than is told."
-    yield "An ack that is refused or late is recorded once, however often it is repeated."
+    yield (
+        "Refused and late acks of a type are on record once until it advances or is cleared: the first refused one, "
+        "and the last of the first request with late ones, beside how many that had. What follows leaves no event."
+    )
     yield "That a device was heard of without an event is noted at most once an hour."
     if not facts.library.whole:
         yield "The source did not count all rows in time: how far the device is behind is not known for every type."

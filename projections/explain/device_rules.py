@@ -146,8 +146,8 @@ def _refused(case: Case) -> Finding | None:
         return None
     last = refused[-1]
     says = (
-        f"{len(refused)} different acks of {_names(refused)} were refused since the last progress; the last, "
-        f"{ack_text(last.ack)}, because {last.reason}."
+        f"At least {_count(refused)} of {_names(refused)} came to nothing, refused since the last progress; the last "
+        f"on record, {ack_text(last.ack)}, because {last.reason}."
     )
     return Finding("acks_refused", "hinders", says, _seqs(refused))
 
@@ -157,8 +157,8 @@ def _stale_epoch(case: Case) -> Finding | None:
     if not stale or case.over:
         return None
     says = (
-        f"The device still acknowledges what it had before its checkpoints were cleared: {len(stale)} different acks "
-        f"of {_names(stale)} count for nothing."
+        f"The device still acknowledges what it had before its checkpoints were cleared: at least "
+        f"{_count(stale)} of {_names(stale)} counted for nothing."
     )
     return Finding("acks_of_older_epoch", "hinders", says, _seqs(stale))
 
@@ -167,7 +167,9 @@ def _stale(case: Case) -> Finding | None:
     stale = [one for one in case.story.ignored("stale") if not one.older_epoch]
     if not stale or case.over:
         return None
-    says = f"{len(stale)} late acks of {_names(stale)} came behind newer ones and changed nothing; that is harmless."
+    says = (
+        f"At least {_count(stale, 'late ack')} of {_names(stale)} behind newer ones changed nothing; that is harmless."
+    )
     return Finding("acks_late", "note", says, _seqs(stale))
 
 
@@ -279,6 +281,11 @@ def _times(count: int) -> str:
 
 def _names(ignored: list[Ignored]) -> str:
     return ", ".join(dict.fromkeys(ENTITY_TYPES[one.ack.code] for one in ignored))
+
+
+def _count(ignored: list[Ignored], noun: str = "ack") -> str:
+    number = sum(1 + one.others for one in ignored)
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _seqs(ignored: list[Ignored]) -> list[int]:

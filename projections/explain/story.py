@@ -26,13 +26,17 @@ from projections.history.words import adopted_text
 
 
 class Ignored(NamedTuple):
-    """An ack that moved nothing, in which event, and why; `older_epoch`: it was from before the type was cleared."""
+    """An ack that moved nothing, in which event, and why; `older_epoch`: it was from before the type was cleared.
+
+    `others`: how many more its request had that are not on record one by one, of this and other types.
+    """
 
     seq: int
     at_us: int
     ack: StoredAck
     reason: str
     older_epoch: bool
+    others: int = 0
 
 
 class TypeStory(Struct):
@@ -82,11 +86,13 @@ def tell(newest_first: Sequence[Entry], state: State) -> Story:
                 for name in types_in(int.from_bytes(event.types, "big")):
                     story.of(name).offers.append(seq)
             case AcksRecorded():
+                others = max(event.stale_count - len(event.stale), 0)
                 for ack in event.stale:
                     name = ENTITY_TYPES[ack.code]
                     is_older = ack.epoch < state.epoch_of(name)
                     reason = "from before its checkpoint was cleared" if is_older else "older than its checkpoint"
-                    story.of(name).stale.append(Ignored(seq, at_us, ack, reason, is_older))
+                    story.of(name).stale.append(Ignored(seq, at_us, ack, reason, is_older, others))
+                    others = 0
                 for ack in event.moved:
                     name = ENTITY_TYPES[ack.code]
                     story.types[name] = TypeStory(seq, at_us)

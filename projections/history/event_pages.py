@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from ledger.chain import GENESIS, previous_of
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.log.append import is_known
-from ledger.log.reader import ANY_SEQ, PAGE, Entry, Walk, walk
+from ledger.log.reader import ANY_SEQ, PAGE, PAGE_BYTES, Entry, Walk, size_of, walk
 from ledger.store.interface import Store
 from projections.archive.catalog import Archive
 from projections.archive.errors import ArchiveNotGiven, ObjectMissing
@@ -46,11 +46,13 @@ class Page(NamedTuple):
     """A page of a session's history, newest first.
 
     `below_floor`: what is older was removed, or lies in an archive that is not read. `previous`: as in `Run`.
+    `full`: it has fewer than were wanted because these have enough bytes.
     """
 
     entries: list[Entry]
     below_floor: bool
     previous: bytes | None
+    full: bool = False
 
 
 class EventPages:
@@ -70,23 +72,44 @@ class EventPages:
         return self._archive is not None
 
     async def page(
-        self, partition: int, sid: str, *, top_seq: int = ANY_SEQ, top_at_us: int = ANY_SEQ, count: int = 100
+        self,
+        partition: int,
+        sid: str,
+        *,
+        top_seq: int = ANY_SEQ,
+        top_at_us: int = ANY_SEQ,
+        count: int = 100,
+        page_bytes: int = PAGE_BYTES,
     ) -> Page:
-        """Read up to `count` events of a session from seq and time backwards, newest first.
+        """Read up to `count` events of a session, and about `page_bytes`, from seq and time backwards, newest first.
 
         `below_floor`: what is older was removed by retention, or lies in an archive that is not given. CorruptLedger is
         raised where the first of them is missing or damaged; before another one the page ends.
         """
-        walked = await self._walk(partition, sid, top_seq, top_at_us, count + 1)
+        walked = await self._walk(partition, sid, top_seq, top_at_us, count + 1, page_bytes)
         entries = walked.entries[:count]
         if len(walked.entries) > count:
             before = walked.entries[count]
             return Page(entries, False, _previous(entries[-1], before))
+        if walked.full:
+            return await self._full(partition, sid, entries)
         is_first = bool(entries) and not entries[-1].prev
         return Page(entries, walked.below_floor, previous_of(entries[-1].recorded, 0, GENESIS) if is_first else None)
 
-    async def _walk(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int) -> Walk:
-        hot = await self._hot(partition, sid, top_seq, top_at_us, count)
+    async def _full(self, partition: int, sid: str, entries: list[Entry]) -> Page:
+        """Make a page of what has enough bytes; of a single event the one that it is linked to is read too."""
+        if len(entries) > 1:
+            return Page(entries[:-1], False, _previous(entries[-2], entries[-1]), full=True)
+        try:
+            below = await self._walk(partition, sid, entries[0].recorded.seq - 1, ANY_SEQ, 1)
+        except (CorruptLedger, ArchiveNotGiven):  # the next page tells
+            return Page(entries, False, None, full=True)
+        return Page(entries, False, _previous(entries[0], below.entries[0]) if below.entries else None, full=True)
+
+    async def _walk(
+        self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int, page_bytes: int = PAGE_BYTES
+    ) -> Walk:
+        hot = await self._hot(partition, sid, top_seq, top_at_us, count, page_bytes)
         if self._archive is None and hot.below_floor and not hot.entries:
             raise ArchiveNotGiven
         if self._archive is None or not hot.below_floor or len(hot.entries) == count:
@@ -97,7 +120,15 @@ class EventPages:
             record, page = await read_record(self.store, partition), list(hot.entries)
             try:
                 next_id = await self._archive.walk(
-                    partition, record, sid, hot.next_id, page, top_seq=top_seq, top_at_us=top_at_us, count=count
+                    partition,
+                    record,
+                    sid,
+                    hot.next_id,
+                    page,
+                    top_seq=top_seq,
+                    top_at_us=top_at_us,
+                    count=count,
+                    page_bytes=page_bytes,
                 )
             except ObjectMissing:
                 # Retention may have removed it while it was being read: then it is not missed the next time.
@@ -109,7 +140,8 @@ class EventPages:
                 if not page:
                     raise
             else:
-                return Walk(page, bool(next_id), next_id)
+                is_full = not next_id and len(page) < count and size_of(page) >= page_bytes and bool(page[-1].prev)
+                return Walk(page, bool(next_id), next_id, is_full)
             return Walk(page, below_floor=False)
         raise AssertionError
 
@@ -123,16 +155,18 @@ class EventPages:
         beyond_seq: int | None = None,
         forward: bool = False,
         size: int = PAGE,
+        page_bytes: int = PAGE_BYTES,
     ) -> AsyncIterator[Run]:
-        """Yield a session's events from `since_us` to `until_us`, both included, `size` at a time; at least one run.
+        """Yield a session's events from `since_us` to `until_us`, both included; at least one run.
 
-        Newest first, or with `forward` oldest first; `beyond_seq` is the last one read before. Forwards it ends with
-        the event that was the newest at the beginning. Raises CorruptLedger behind what could be read.
+        Each has up to `size` of them, or fewer where these have `page_bytes`. Newest first, or with `forward` oldest
+        first; `beyond_seq` is the last one read before. Forwards it ends with the event that was the newest at the
+        beginning. Raises CorruptLedger behind what could be read.
         """
         if forward:
-            reading = self._forwards(partition, sid, since_us, until_us, beyond_seq or 0, size)
+            reading = self._forwards(partition, sid, since_us, until_us, beyond_seq or 0, size, page_bytes)
         else:
-            reading = self._backwards(partition, sid, since_us, until_us, beyond_seq, size)
+            reading = self._backwards(partition, sid, since_us, until_us, beyond_seq, size, page_bytes)
         async for run in reading:
             yield run
 
@@ -145,9 +179,17 @@ class EventPages:
             raise CorruptLedger("a segment holds a later state than its end", sid=sid, seq=fold.state.seq)
         return fold
 
-    async def _hot(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int) -> Walk:
+    async def _hot(self, partition: int, sid: str, top_seq: int, top_at_us: int, count: int, page_bytes: int) -> Walk:
         for attempt in range(2):
-            page = await walk(self.store, partition, sid, top_seq=top_seq, top_at_us=top_at_us, count=count)
+            page = await walk(
+                self.store,
+                partition,
+                sid,
+                top_seq=top_seq,
+                top_at_us=top_at_us,
+                count=count,
+                page_bytes=page_bytes,
+            )
             if page is not None:
                 return page
             if attempt or not await is_known(self.store, partition, sid):  # else it was rebuilt at this moment
@@ -155,12 +197,21 @@ class EventPages:
         raise NoSuchSession(f"No session {sid}")
 
     async def _backwards(
-        self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int | None, size: int
+        self,
+        partition: int,
+        sid: str,
+        since_us: int,
+        until_us: int,
+        beyond_seq: int | None,
+        size: int,
+        page_bytes: int,
     ) -> AsyncIterator[Run]:
         before = ANY_SEQ if beyond_seq is None else beyond_seq
         while True:
-            page = await self.page(partition, sid, top_seq=before - 1, top_at_us=until_us, count=size)
-            entries, below_floor, previous = page
+            page = await self.page(
+                partition, sid, top_seq=before - 1, top_at_us=until_us, count=size, page_bytes=page_bytes
+            )
+            entries, below_floor, previous = page.entries, page.below_floor, page.previous
             last = not entries or entries[-1].recorded.seq == 1 or below_floor
             if entries and entries[-1].recorded.at_us < since_us:
                 last, below_floor = True, False
@@ -173,19 +224,26 @@ class EventPages:
                 return
 
     async def _forwards(
-        self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int, size: int
+        self, partition: int, sid: str, since_us: int, until_us: int, beyond_seq: int, size: int, page_bytes: int
     ) -> AsyncIterator[Run]:
-        """Read windows of seqs, which have no gaps but where events were lost, each of them backwards."""
+        """Read windows of seqs, which have no gaps but where events were lost, each of them backwards.
+
+        A window that has too many bytes is read again as a smaller one.
+        """
         last_seq, below_floor = await self._seq_at(partition, sid, until_us)
         if since_us:
             first, _ = await self._seq_at(partition, sid, since_us - 1)
             beyond_seq = max(beyond_seq, first)
+        window = size
         while True:
-            top_seq = min(beyond_seq + size, last_seq)
+            top_seq = min(beyond_seq + window, last_seq)
             entries, previous = list[Entry](), None
             if top_seq > beyond_seq:
                 count = top_seq - beyond_seq
-                page = await self.page(partition, sid, top_seq=top_seq, count=count)
+                page = await self.page(partition, sid, top_seq=top_seq, count=count, page_bytes=page_bytes)
+                if page.full and window > 1 and page.entries[-1].recorded.seq > beyond_seq + 1:
+                    window = max(1, min(window // 2, len(page.entries)))
+                    continue
                 entries = [entry for entry in page.entries if entry.recorded.seq > beyond_seq]
                 below_floor = page.below_floor and len(page.entries) < count
                 oldest = page.entries[-1] if page.entries else None
@@ -198,7 +256,7 @@ class EventPages:
             yield Run(entries[::-1], top_seq if more else None, below_floor, previous)
             if not more:
                 return
-            beyond_seq, below_floor = top_seq, False
+            beyond_seq, below_floor, window = top_seq, False, min(size, 2 * window)
 
     async def _raise_damage(self, partition: int, sid: str, seq: int) -> None:
         """Raise the CorruptLedger that tells why an event could not be read."""

@@ -74,7 +74,8 @@ async def pages(
 ) -> AsyncIterator[HistoryPage]:
     """Yield the wanted events of a session beyond seq `beyond_seq` (None: from the end), newest first or `forward`.
 
-    `key` opens what is personal in them. Each page comes of looking at `size` events. Raises NoSuchSession.
+    `key` opens what is personal in them. Each page comes of looking at `size` events, or fewer
+    where these are long. Raises NoSuchSession.
     """
     async for run in past.runs(
         partition,

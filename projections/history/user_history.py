@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 from ledger import keys
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.log.append import parse_ended
-from ledger.log.reader import PAGE, Entry
+from ledger.log.reader import PAGE, PAGE_BYTES, Entry
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey
 from ledger.store.interface import Script, Store
@@ -30,6 +30,8 @@ SCANNED: Final = 1000
 AT_ONCE: Final = 64
 """How many sessions are asked at the same time."""
 FEWEST: Final = 4
+FEWEST_BYTES: Final = 8 * 1024
+"""How much is read ahead of each session at least: all of them together have about as much as one page."""
 _ENDED_OF: Final = Script.load("projections.history", "ended_of.lua", allow_oom=True)
 _PLACE: Final = re.compile(r"(\d{1,18})\.(\d{1,18})-(\d{1,18})", re.ASCII)
 
@@ -103,21 +105,25 @@ async def user_pages(
 ) -> AsyncIterator[UserPage]:
     """Yield the wanted events of all of a user's sessions beyond a place, newest first or `forward`.
 
-    `key` opens what is personal in them. Each page comes of looking at `size` events. Nobody's user has one empty page.
+    `key` opens what is personal in them. Each page comes of looking at `size` events, or fewer where these are long.
+    Nobody's user has one empty page.
     """
     sids = sorted(await sessions_of(past.store, partition, user))
     ahead = max(FEWEST, min(PAGE, size) * 2 // max(len(sids), 1))
-    chains = [_Chain(past, partition, sid, wanted, beyond, forward, ahead) for sid in sids]
+    ahead_bytes = max(FEWEST_BYTES, PAGE_BYTES // max(len(sids), 1))
+    chains = [_Chain(past, partition, sid, wanted, beyond, forward, ahead, ahead_bytes) for sid in sids]
     for start in range(0, len(chains), AT_ONCE):
         await asyncio.gather(*(chain.fill() for chain in chains[start : start + AT_ONCE]))
     heap = [(chain.rank, number) for number, chain in enumerate(chains) if chain.ready]
     heapify(heap)
     while True:
         page, previous = list[Entry](), dict[str, bytes]()
-        while heap and len(page) < size:
+        page_bytes = 0
+        while heap and len(page) < size and page_bytes < PAGE_BYTES:
             _, number = heappop(heap)
             chain = chains[number]
             page.append(entry := chain.ready.popleft())
+            page_bytes += len(entry.recorded.raw)
             if entry.id in chain.previous:
                 previous[entry.id] = chain.previous.pop(entry.id)
             if not chain.ready:
@@ -144,6 +150,7 @@ class _Chain:
         beyond: Place | None,
         forward: bool,
         ahead: int,
+        ahead_bytes: int,
     ) -> None:
         since_us, until_us = wanted.since_us, wanted.until_us
         if beyond is not None and forward:
@@ -155,7 +162,15 @@ class _Chain:
         self.ready: deque[Entry] = deque()
         self.previous: dict[str, bytes] = {}  # the hash that each of them links to
         self.below_floor = False
-        self._runs = past.runs(partition, sid, since_us=since_us, until_us=until_us, forward=forward, size=ahead)
+        self._runs = past.runs(
+            partition,
+            sid,
+            since_us=since_us,
+            until_us=until_us,
+            forward=forward,
+            size=ahead,
+            page_bytes=ahead_bytes,
+        )
         self._beyond = beyond
         self._forward = forward
 

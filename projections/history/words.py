@@ -119,7 +119,8 @@ def _data(event: Event, at_us: int) -> dict[str, Any]:
                 "origin": event.origin,
             }
         case AcksRecorded():
-            return {"moved": _texts(event.moved), "stale": _texts(event.stale)}
+            count = event.stale_count or len(event.stale)
+            return {"moved": _texts(event.moved), "stale": _texts(event.stale), "staleCount": count}
         case AckRefused():
             return {"ack": ack_text(event.ack), "reason": event.reason}
         case CheckpointsCleared():

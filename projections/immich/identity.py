@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -20,10 +21,11 @@ from ledger.commands import (
     ClearCheckpoints,
     CreateSession,
     DescribeDevice,
+    EndSession,
     RequestReset,
     ResumeSession,
 )
-from ledger.errors import LedgerError, Refused, SessionEnded, Unavailable
+from ledger.errors import LedgerError, Refused, SessionEnded, TooManySessions, Unavailable
 from ledger.events import IMMICH
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
@@ -43,6 +45,8 @@ ANSWER_S: Final = 2.0
 ALL: Final = "all"
 """The permission of an API key that has every one."""
 _EVER_US: Final = 2**53
+PUT_ASIDE: Final = "put_aside"
+"""Why a session ended that makes room for another one of its user."""
 
 
 class Adoption(Protocol):
@@ -126,10 +130,9 @@ class ImmichIdentity:
             return False
         ended = await read_ended(self._ledger.store, self._ledger.partition_of(row.user), caller.sid)
         try:
-            if ended is not None:
-                await self._resume(row, caller.sid)
-            else:
-                await self._ledger.execute(row.user, caller.sid, await self._created(row, adopt=True))
+            await self._begun(row, caller.sid, resumes=ended is not None)
+        except TooManySessions:
+            raise
         except (Refused, SessionEnded):
             # Another worker was first. What is so now is told by the next load.
             log.debug("session %s… was begun by somebody else", caller.sid[:12])
@@ -298,6 +301,31 @@ class ImmichIdentity:
         task.add_done_callback(self._writes.discard)
 
     # Beginning
+
+    async def _begun(self, row: ImmichSession, sid: str, *, resumes: bool) -> None:
+        """Begin or resume a session, for which there is room in the end."""
+        while True:
+            try:
+                if resumes:
+                    await self._resume(row, sid)
+                else:
+                    await self._ledger.execute(row.user, sid, await self._created(row, adopt=True))
+            except TooManySessions:
+                await self._put_aside(row.user)
+            else:
+                return
+
+    async def _put_aside(self, user: str) -> None:
+        """Make room for a session that Immich admits: end the one not heard of for longest, which its token resumes.
+
+        Raises TooManySessions where none of the user's is Immich's.
+        """
+        sid = await self._ledger.families.longest_unheard(user, IMMICH)
+        if sid is None:
+            raise TooManySessions(self._ledger.most_sessions)
+        log.info("session %s… of Immich's is put aside: its user has as many as may live", sid[:12])
+        with suppress(SessionEnded):  # another worker did
+            await self._ledger.execute(user, sid, EndSession(PUT_ASIDE))
 
     async def _created(self, row: ImmichSession, *, adopt: bool) -> CreateSession:
         adopted = None

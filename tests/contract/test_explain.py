@@ -166,14 +166,14 @@ async def test_acks_are_refused(phone: Phone) -> None:
     found = await phone.explained()
     assert ("hinders", "acks_refused") in codes(found)
     refused = next(finding for finding in found.findings if finding.code == "acks_refused")
-    assert refused.events == [3, 4, 5]
-    assert "3 different acks of AssetV2, StackV1" in refused.says
+    assert refused.events == [3, 4]
+    assert "At least 2 acks of AssetV2, StackV1" in refused.says
     told = {(each.type, each.times): each.reason for each in found.ignored}
-    assert set(told) == {("AssetV2", 2), ("StackV1", 1)}
-    assert "beyond the newest snapshot" in told["AssetV2", 2]
+    assert set(told) == {("AssetV2", 1), ("StackV1", 1)}
+    assert "beyond the newest snapshot" in told["AssetV2", 1]
     assert "no stream offered this type" in told["StackV1", 1]
     assert {figures.type: figures.refused for figures in found.types} == {
-        "AssetV2": 2, "AlbumV2": 0, "StackV1": 1, COMPLETE: 0,
+        "AssetV2": 1, "AlbumV2": 0, "StackV1": 1, COMPLETE: 0,
     }  # fmt: skip
 
 
@@ -198,12 +198,12 @@ async def test_stale_acks_after_a_reset(phone: Phone) -> None:
     await phone.sync("AssetV2")
     await phone.do(RequestReset(on=True, by=plain("ann")), clear(cause="reset_acked", reset=True))
     snapshot_us = await phone.stream("AssetV2")
-    await phone.do(acks(ack("AssetV2", snapshot_us - 3, "a")), acks(ack("AssetV2", snapshot_us - 2, "b")))
+    await phone.do(acks(*(ack("AssetV2", snapshot_us - n, "a") for n in (3, 2))), acks(ack("AssetV2", snapshot_us - 4)))
     found = await phone.explained()
     assert codes(found) == [("hinders", "never_acked"), ("hinders", "acks_of_older_epoch")]
     stale = found.findings[1]
-    assert len(stale.events) == 2
-    assert "2 different acks of AssetV2 count for nothing" in stale.says
+    assert len(stale.events) == 1
+    assert "at least 2 acks of AssetV2 counted for nothing" in stale.says
     assert [(each.type, each.times, each.reason) for each in found.ignored] == [
         ("AssetV2", 2, "from before its checkpoint was cleared")
     ]

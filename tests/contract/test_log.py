@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from ledger import keys
-from ledger.errors import CorruptLedger, LayoutError, StoreFull, StoreReplyError
-from ledger.events import SCHEMA, SessionCreated, SessionEnded
-from ledger.log.append import Conflict, load, read_ended
+from ledger.errors import CorruptLedger, LayoutError, ParentOver, StoreFull, StoreReplyError, TooManySessions
+from ledger.events import SCHEMA, DeviceDescribed, SessionCreated, SessionEnded, TokenFirstUsed, TokenRotated
+from ledger.log.append import Conflict, append, load, read_ended
 from ledger.log.formats import FORMAT
 from ledger.log.reader import Entry, last_id, read_partition, walk
 from ledger.log.state_fields import checkpoint_fields, session_fields
@@ -142,14 +143,62 @@ async def test_an_ended_session_takes_no_event_and_cannot_begin_again(log: Log) 
     assert await log.length() == 2
 
 
-async def test_a_session_ends_with_its_children_only(log: Log) -> None:
+async def test_no_child_of_an_ended_or_expired_session_is_admitted_nor_heard(log: Log) -> None:
     parent = await log.create("first")
     child = await log.create("child", CHILD)
-    assert await log.try_append(section(parent, ENDED)) == Conflict(parent), "the child would be left behind"
-    assert await log.load(child.sid) == child
-    both = (section(parent, ENDED), section(child, SessionEnded("parent_ended")))
-    assert await log.try_append(*both) is None
-    assert (await log.load(parent.sid), await log.load(child.sid)) == (None, None)
+    grandchild = await log.create("grandchild", msgspec.structs.replace(CHILD, parent=child.sid))
+    above = (child.sid, parent.sid)
+    more = section(grandchild, DeviceDescribed(b"x"))
+    assert await append(log.store, PARTITION, [section(parent, ENDED)], NOW, leaves=True) is None
+    name = keys.ending(PARTITION)
+    assert await log.store.command("HGETALL", name, key=name) == [parent.sid.encode(), b"ann"], "what is still to do"
+    for _ in range(2):
+        with pytest.raises(ParentOver) as caught:
+            await load(log.store, PARTITION, grandchild.sid, NOW, seen=True, ancestors=above)
+        assert caught.value.ended
+        with pytest.raises(ParentOver):
+            await append(log.store, PARTITION, [more], NOW, ancestors=above)
+    assert await log.load(grandchild.sid) == grandchild
+
+
+async def test_a_child_of_an_expired_session_is_not_admitted(log: Log) -> None:
+    parent = await log.create("first", msgspec.structs.replace(CREATED, expires_at_us=NOW + 2_000_000))
+    child = await log.create("child", CHILD)
+    assert await load(log.store, PARTITION, child.sid, NOW + 1_999_000, seen=True, ancestors=[parent.sid]) == child
+    with pytest.raises(ParentOver) as caught:
+        await load(log.store, PARTITION, child.sid, NOW + 2_000_000, seen=True, ancestors=[parent.sid])
+    assert not caught.value.ended
+
+
+async def test_no_session_begins_beyond_the_bound_of_its_user(log: Log) -> None:
+    for name in ("one", "two"):
+        made = section(None, CREATED, sid=sid_of(name))
+        assert await append(log.store, PARTITION, [made], NOW, most_sessions=2) is None
+    third = section(None, CREATED, sid=sid_of("three"))
+    with pytest.raises(TooManySessions, match="2 signed-in devices"):
+        await append(log.store, PARTITION, [third], NOW, most_sessions=2)
+    assert await append(log.store, PARTITION, [made], NOW, most_sessions=2) is not None, "it is there: a conflict"
+    await log.append(made.after, ENDED)
+    assert await append(log.store, PARTITION, [third], NOW, most_sessions=2) is None
+
+
+async def test_when_sessions_are_over_is_listed_as_long_as_they_live(log: Log) -> None:
+    name = keys.due(PARTITION)
+
+    async def listed() -> list[bytes]:
+        return list(await log.store.command("ZRANGE", name, 0, -1, "WITHSCORES", key=name))
+
+    state = await log.create("first", msgspec.structs.replace(CREATED, token_expires_at_us=NOW + 5000))
+    sid = state.sid.encode()
+    assert await listed() == [sid, b"%d" % (NOW // 1000 + 5)]
+    state = await log.append(state, TokenRotated(b"t" * 32, 1, NOW + 9000))
+    assert await listed() == [sid, b"%d" % (NOW // 1000 + 9)]
+    state = await log.append(state, TokenFirstUsed(b"t" * 32, NOW), DeviceDescribed(b"x"))
+    assert await listed() == [sid, b"%d" % (NOW // 1000 + 9)]
+    state = await log.append(state, TokenRotated(b"u" * 32, 2, None))
+    assert await listed() == []
+    await log.append(await log.append(state, TokenRotated(b"v" * 32, 3, NOW + 9000)), ENDED)
+    assert await listed() == []
 
 
 async def test_a_child_ends_without_its_parent(log: Log) -> None:

@@ -39,7 +39,7 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.log import service
+from ledger.log import families, service
 from ledger.log.append import _APPEND, _END, append
 from ledger.log.losses import Compared
 from ledger.log.reader import read_partition
@@ -247,7 +247,7 @@ async def test_ending_others_keeps_oneself_and_those_one_belongs_to(ledger: Ledg
 async def test_many_others_end_also_when_children_end_with_parents_of_an_earlier_batch(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_ENDED_TOGETHER", 1)
+    monkeypatch.setattr(families, "ENDED_TOGETHER", 1)
     await ledger.execute("ann", SID, CREATE)
     await ledger.execute("ann", sid_of("phone"), CREATE)
     for number in range(5):

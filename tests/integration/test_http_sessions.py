@@ -58,6 +58,45 @@ async def test_the_seeds_shape_at_the_root(service: Service) -> None:
     assert answer.json == {"sessions": await listed(service, device.token)}
 
 
+async def test_the_seeds_shape_has_pages(service: Service) -> None:
+    devices = []
+    for _ in range(5):
+        devices.append(await service.sign_in())
+        service.clock.now_us += SECOND_US
+    found, after = list[str](), None
+    while True:
+        query = {"limit": 2, **({"after": after} if after else {})}
+        answer = (await service.ask("GET", "/sessions", devices[0].token, params=query)).json
+        found += [session["id"] for session in answer["sessions"]]
+        after = answer.get("next")
+        if after is None:
+            break
+    assert found == [device.sid for device in reversed(devices)]
+    for query in ({"limit": 0}, {"limit": 1001}, {"after": "x"}):
+        refused = await service.ask("GET", "/sessions", devices[0].token, params=query)
+        assert refused.status_code == 400
+        assert str(next(iter(query))) in refused.text
+
+
+async def test_a_child_says_that_it_ends_with_its_parent(service: Service) -> None:
+    parent = await service.sign_in(expires_at_us=service.clock.now_us + 5 * SECOND_US)
+    for body in ({}, {"duration": 60}):
+        child = (await service.ask("POST", "/api/sessions", parent.token, json=body)).json
+        assert child["expiresAt"] == (await listed(service, parent.token))[-1]["expiresAt"]
+        assert await admits(service, child["token"])
+    service.clock.now_us += 5 * SECOND_US
+    assert not await admits(service, child["token"])
+
+
+async def test_another_users_and_an_expired_device_cannot_be_locked(service: Service) -> None:
+    own, other = await service.sign_in(), await service.sign_in(user="bob")
+    expired = await service.sign_in(expires_at_us=service.clock.now_us + SECOND_US)
+    assert (await service.ask("POST", f"/api/sessions/{expired.sid}/lock", own.token)).status_code == 204
+    service.clock.now_us += SECOND_US
+    for sid in (other.sid, expired.sid, "0" * 64):
+        assert (await service.ask("POST", f"/api/sessions/{sid}/lock", own.token)).status_code == 400
+
+
 async def test_a_child_is_made_with_a_token_and_ends_with_its_parent(service: Service) -> None:
     parent = await service.sign_in()
     body = {"duration": 60, "deviceType": "Cast", "deviceOS": "TV"}

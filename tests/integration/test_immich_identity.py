@@ -226,6 +226,26 @@ async def test_two_workers_begin_a_session_once(workers: Open, shared_database: 
     assert await tags(one, ann, token) == ["session_created"]
 
 
+async def test_the_bound_of_a_users_sessions_refuses_nobody_whom_immich_admits(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    one, other = await workers(shared_database.url), await workers(shared_database.url)
+    for each in (one, other):
+        each.ledger.most_sessions = 3
+    tokens = [await at_immich(shared_database.sign_in, ann) for _ in range(6)]
+    for number, token in enumerate(tokens):
+        one.clock.now_us = other.clock.now_us = one.clock.now_us + 1_000_000
+        assert await status((one, other)[number % 2], token) == 200
+    living = {state.sid for state in await one.ledger.devices(str(ann))}
+    assert living == {sid_of(token) for token in tokens[3:]}, "who was not heard of for longest is put aside"
+    assert await tags(one, ann, tokens[0]) == ["session_created", "session_ended"]
+    assert await status(other, tokens[0]) == 200, "and is back with its next request"
+    assert (await tags(one, ann, tokens[0]))[2:4] == ["session_resumed", "session_created"]
+    answers = await asyncio.gather(*(status((one, other)[n % 2], token) for n, token in enumerate(tokens * 2)))
+    assert set(answers) == {200}
+    assert len(await one.ledger.devices(str(ann))) <= 3
+
+
 class Adopts:
     """Adopts one position for whatever a device acknowledged at Immich, and knows what it was told."""
 

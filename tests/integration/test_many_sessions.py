@@ -87,7 +87,7 @@ def test_many_sessions_of_one_user_are_listed_and_ended(tmp_path: Path, count: i
 
 
 def test_an_interrupted_command_leaves_nothing_half_done(tmp_path: Path, valkey_url: str) -> None:
-    service = RunningService(tmp_path, redis_url=valkey_url)
+    service = RunningService(tmp_path, redis_url=valkey_url, max_sessions="4000")
     count = 4000
 
     async def sign_in(found: Opened) -> None:

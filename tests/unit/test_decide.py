@@ -31,6 +31,7 @@ from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
     IMMICH,
     AckRefused,
+    AcksRecorded,
     CheckpointsAdopted,
     DeviceDescribed,
     Event,
@@ -136,6 +137,32 @@ def test_the_seed_form_means_everything_of_its_instant() -> None:
     assert when(session, acks(ack("AssetV1", EARLY, "z"))) == (moved(stale=(ack("AssetV1", EARLY, "z"),)),)
 
 
+def test_stale_acks_of_a_type_are_recorded_once_however_many_and_different_they_are() -> None:
+    session = given(offered("AssetV1", "AlbumV2"), moved(ack("AssetV1", LATE), ack("AlbumV2", LATE)))
+    many = [ack("AssetV1", EARLY - n, "x" * 250) for n in range(1000)]
+    (event,) = when(session, acks(*many, ack("AlbumV2", EARLY)))
+    assert event == AcksRecorded((), (stored(many[-1]), stored(ack("AlbumV2", EARLY))), 1001)
+    session = then(session, event)
+    for n in range(1000, 2000):
+        assert when(session, acks(ack("AssetV1", EARLY - n), ack("AlbumV2", EARLY - n))) == ()
+    further = ack("AlbumV2", LATE + 1)
+    assert when(session, acks(further, ack("AssetV1", EARLY - 1))) == (
+        moved(further, stale=(ack("AssetV1", EARLY - 1),)),
+    )
+    session = then(session, moved(further))
+    assert when(session, acks(ack("AssetV1", EARLY - 7))) == ()
+    assert when(session, acks(ack("AlbumV2", EARLY - 7))) == (moved(stale=(ack("AlbumV2", EARLY - 7),)),), "it advanced"
+    session = then(session, cleared("AssetV1"))
+    assert when(session, acks(ack("AssetV1", EARLY - 7))) == (moved(stale=(ack("AssetV1", EARLY - 7),)),)
+
+
+def test_what_earlier_versions_recorded_folds_as_they_folded_it() -> None:
+    session = given(offered("AssetV1"), moved(ack("AssetV1", LATE)))
+    of_before = [stored(ack("AssetV1", EARLY - n)) for n in range(12)]
+    session = then(session, AcksRecorded((), tuple(of_before)), AckRefused(of_before[0], "no"))
+    assert (session.noted, session.stale, session.refused) == ((*of_before[5:], of_before[0]), 0, 0)
+
+
 # Acks of what was not offered
 
 
@@ -144,10 +171,12 @@ def test_an_ack_without_a_stream_is_refused_and_recorded_once() -> None:
     early = ack("AssetV1", EARLY, "a")
     error = refused(session, acks(early))
     assert error.record == (
-        AckRefused(stored(early), "no stream offered this type; start a sync stream first"),
+        AckRefused(stored(early), "no stream offered this type; start a sync stream first", first=True),
         SyncResetRequested(True, b"", "ack_ahead", 1),
     )
     assert refused(then(session, *error.record), acks(early)).record == ()
+    for n in range(20):
+        assert refused(then(session, *error.record), acks(ack("AssetV1", EARLY, f"b{n}"))).record == ()
 
 
 def test_an_ack_that_only_our_lines_carry_asks_the_device_to_start_over_where_the_log_lost_its_stream() -> None:

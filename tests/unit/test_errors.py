@@ -15,6 +15,7 @@ from endpoints.http import errors
 from endpoints.http.bodies import BodyTooSlow, ClientGone
 from endpoints.http.limits import Limited
 from endpoints.http.request import Correlation, Request
+from endpoints.sync.turns import StreamsBusy
 from ledger.errors import (
     AckNotOffered,
     Contended,
@@ -30,12 +31,14 @@ from ledger.errors import (
     NotAllEnded,
     NothingToUpdate,
     NotReplicated,
+    ParentOver,
     Rebuilding,
     SessionEnded,
     StoreFull,
     StoreReplyError,
     StoreUnavailable,
     TokenReused,
+    TooManySessions,
     UnknownEvent,
     UserKeyUnreadable,
 )
@@ -49,6 +52,13 @@ MESSAGES: list[tuple[Exception, int, str]] = [
     (SignInRefused("code_refused"), 400, "OAuth authentication failed"),
     (SessionEnded(), 401, "Invalid user token"),
     (TokenReused(), 401, "Invalid user token"),
+    (ParentOver(ended=True), 401, "Invalid user token"),
+    (
+        TooManySessions(1000),
+        400,
+        "This user has 1,000 signed-in devices, and no more may be (LEDGER_MAX_SESSIONS): sign some of them out",
+    ),
+    (StreamsBusy("2,000 streams wait to begin"), 503, "2,000 streams wait to begin"),
     (errors.Unauthenticated("Authentication required"), 401, "Authentication required"),
     (errors.Forbidden("Missing required permission: p"), 403, "Missing required permission: p"),
     (Limited("sign_in", 7), 429, "Too many requests; try again in 7 seconds"),

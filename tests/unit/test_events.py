@@ -160,6 +160,17 @@ DEVICE: Final = KEY.seal(plain("iPhone")), KEY.seal(plain("iOS")), KEY.seal(plai
 SAMPLES_2: list[tuple[str, Event]] = [
     *(sample for sample in SAMPLES if not isinstance(sample[1], WITH_TEXTS)),
     (
+        "94ad61636b735f7265636f7264656490919403cf00062c20c0c74180a43061316201cd03e9",
+        AcksRecorded((), (ACK,), 1001),
+    ),
+    (
+        (
+            "94ab61636b5f726566757365649403cf00062c20c0c74180a43061316201bb6e6f2073747265616d206f666665"
+            "72656420746869732074797065c3"
+        ),
+        AckRefused(ACK, "no stream offered this type", True),
+    ),
+    (
         "9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0c400c400c400c0a0c0c400",
         SessionCreated("ann", "photos"),
     ),
@@ -293,8 +304,12 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
         "stream_offered": [
             "snapshot_us: int", "types: bytes", "revision: int = 0", "origin: int = 0", "written: int = 0",
         ],
-        "acks_recorded": ["moved: tuple[StoredAck, ...]", "stale: tuple[StoredAck, ...] = ()"],
-        "ack_refused": ["ack: StoredAck", "reason: str"],
+        "acks_recorded": [
+            "moved: tuple[StoredAck, ...]",
+            "stale: tuple[StoredAck, ...] = ()",
+            "stale_count: int = 0",
+        ],
+        "ack_refused": ["ack: StoredAck", "reason: str", "first: bool = False"],
         "checkpoints_cleared": [
             "types: bytes | None", "cause: str", "reset: bool = False", "wiped: bool = False",
         ],
@@ -317,6 +332,8 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
 EARLIER: Final[dict[int, dict[str, list[int]]]] = {
     1: {"session_created": [8], "stream_offered": [2, 3], "checkpoints_cleared": [3]},
     2: {
+        "acks_recorded": [2],
+        "ack_refused": [2],
         "stream_offered": [2, 3],
         "checkpoints_cleared": [3],
         "checkpoints_adopted": [3],

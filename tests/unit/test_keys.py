@@ -33,6 +33,8 @@ OF_A_PARTITION = [
     keys.aside(17),
     keys.barrier(17),
     keys.pressed(17),
+    keys.due(17),
+    keys.ending(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -81,6 +83,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:aside",
         b"{p17}:barrier",
         b"{p17}:pressed",
+        b"{p17}:due",
+        b"{p17}:ending",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",

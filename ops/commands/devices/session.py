@@ -226,7 +226,8 @@ async def _end_one(found: Opened, user: str | None, sid: str, command: EndSessio
     whose = await owner(ledger, partition, sid)
     if user not in (None, whose):
         raise NoSuchSession(f"No session {sid} of {user}")
-    if any(state.sid == sid and state.authenticated_by == IMMICH for state in await ledger.devices(whose)):
+    state = await ledger.look(ledger.partition_of(whose), sid)
+    if state is not None and state.authenticated_by == IMMICH:
         raise _ended_there(whose)
     await ledger.execute(whose, sid, command)
 

@@ -41,6 +41,7 @@ CHECKSUM_ROWS: Final = 64
 PARENTS: Final = Script.load("projections.entities.catalog", "parents.lua")
 RECHECKED: Final = Script.load("projections.entities.catalog", "checksums.lua")
 PURGE: Final = Script.load("projections.entities.catalog", "purge.lua", allow_oom=True)
+_OLDEST: Final = Script.load("projections.entities.catalog", "oldest.lua", allow_oom=True)
 
 
 async def _nobody(user: str) -> Profile | None:
@@ -328,17 +329,18 @@ class Catalog:
 
         With them it is forgotten which rows changed their checksum and were not written since.
         """
-        purged = 0
-        checksums = keys.catalog_meta(library), keys.catalog_checksums(library)
-        while await self._store.script(PURGE, checksums, (older_than_us, PURGE_ROWS)):
+        purged, meta, checksums = 0, keys.catalog_meta(library), keys.catalog_checksums(library)
+        markers = [marker for marker in map(row, STORED_TYPES) if marker.is_delete and marker.form is not None]
+        sets = [checksums, *(keys.catalog_rows(library, marker.name) for marker in markers)]
+        due = set(await self._store.script(_OLDEST, sets, (older_than_us,)))  # PERF: mostly none, of many libraries
+        while 1 in due and await self._store.script(PURGE, (meta, checksums), (older_than_us, PURGE_ROWS)):
             pass
-        for name in STORED_TYPES:
-            marker = row(name)
-            if not marker.is_delete or marker.form is None:
+        for number, marker in enumerate(markers, 2):
+            if number not in due or marker.form is None:
                 continue
             parts = [keys.catalog_ids(library, part.name) for part in sharing_id_with(marker.form.table)]
             ids = keys.catalog_ids(library, marker.form.name)
-            used = (keys.catalog_meta(library), keys.catalog_rows(library, name), ids, *parts)
+            used = (meta, keys.catalog_rows(library, marker.name), ids, *parts)
             while count := await self._store.script(PURGE, used, (older_than_us, PURGE_ROWS)):
                 purged += count
         return purged

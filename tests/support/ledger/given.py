@@ -122,7 +122,7 @@ def stored(of: Ack) -> StoredAck:
 
 def moved(*given_acks: Ack, stale: tuple[Ack, ...] = ()) -> AcksRecorded:
     """Tell that acks were recorded: those that moved, and those that were stale."""
-    return AcksRecorded(tuple(map(stored, given_acks)), tuple(map(stored, stale)))
+    return AcksRecorded(tuple(map(stored, given_acks)), tuple(map(stored, stale)), len(stale))
 
 
 # Strategies. Few types, times and ids, so that examples meet each other.

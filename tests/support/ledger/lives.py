@@ -95,7 +95,7 @@ async def dump(store: Store) -> dict[bytes, Any]:
                     found[name] = await store.command("GET", name, key=name)
                 case b"marks":
                     found[name] = await store.command("LRANGE", name, 0, -1, key=name)
-                case b"activity" | b"provider-sessions":
+                case b"activity" | b"provider-sessions" | b"due":
                     flat = await store.command("ZRANGE", name, 0, -1, "WITHSCORES", key=name)
                     found[name] = {member: float(score) for member, score in zip(flat[::2], flat[1::2], strict=True)}
                 case _:

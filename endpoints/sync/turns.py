@@ -1,0 +1,84 @@
+"""Whose turn it is to begin a stream: so many of a worker make their first page at once, the others wait in a line.
+
+Thousands of phones may begin together, after a restart or a push. Were all of them begun at once, their work would lie
+before everything else that a worker has to do, and acks would wait for seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from ledger.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 16
+"""How many streams of a worker make their first page at the same time; also more than a source takes at once."""
+IN_LINE: Final = 2000
+"""How many wait, at most."""
+WAIT_S: Final = 30.0
+"""For how long, at most: half of what proxies give a request by default."""
+
+
+class StreamsBusy(Unavailable):
+    """Too many streams are beginning."""
+
+    retry_after_s = 5
+
+
+class Turn:
+    """A place among those that begin; given back by `end`, or when nobody holds it any more.
+
+    The body of a response that a client did not wait for is dropped without having been begun.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns: Turns | None = turns
+
+    def end(self) -> None:
+        """Let the next one begin; a second time changes nothing."""
+        turns, self._turns = self._turns, None
+        if turns is not None:
+            turns.give_back()
+
+    async def take_again(self, turns: Turns) -> None:
+        """Wait for a turn again behind `end`; raises StreamsBusy."""
+        await turns.wait()
+        self._turns = turns
+
+    def __del__(self) -> None:
+        self.end()
+
+
+class Turns:
+    """The line of one worker's streams, served in order of arrival."""
+
+    def __init__(self, at_once: int = AT_ONCE, in_line: int = IN_LINE, wait_s: float = WAIT_S) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._most = in_line
+        self._wait_s = wait_s
+        self.waiting = 0
+
+    async def take(self) -> Turn:
+        """Wait for a turn; raises StreamsBusy where the line is too long, or no turn came in time."""
+        await self.wait()
+        return Turn(self)
+
+    async def wait(self) -> None:
+        """Wait for a place; raises what `take` does."""
+        if self.waiting >= self._most:
+            raise StreamsBusy(f"{self.waiting:,} streams wait to begin: try again in a few seconds")
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise StreamsBusy(f"This stream's turn did not come within {self._wait_s:g} s: try again") from None
+        finally:
+            self.waiting -= 1
+
+    def give_back(self) -> None:
+        """Let the next one begin."""
+        self._free.release()
