@@ -34,11 +34,15 @@ from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 from projections.immich.looks import EVERY_S, KNOWN, Looks
 from projections.immich.tables import ImmichSession, ImmichTables, Stand
+from projections.immich.wishes import follows
 
 log = logging.getLogger(__name__)
 
 TOUCHED_AT_ONCE: Final = 500
 NOTED_AT_ONCE: Final = 32
+WISHES: Final = 1024
+"""How many devices are watched until they have started over; a wish of one beyond is seen to at its next request."""
+AT_IT_S: Final = 900
 ANSWER_S: Final = 2.0
 ALL: Final = "all"
 """The permission of an API key that has every one."""
@@ -89,6 +93,8 @@ class ImmichIdentity:
         self._good_for_s = good_for_s
         self._may: tuple[bool, bool] | None = None
         self._writes: set[asyncio.Task[None]] = set()
+        self._wishes: set[bytes] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self._asked: asyncio.Task[tuple[bool, str]] | None = None
 
@@ -165,9 +171,11 @@ class ImmichIdentity:
 
     async def close(self) -> None:
         """End what is asked and written, and the connections."""
+        tasks = [*self._writes, *(task for task in (self._asked, self._watching) if task is not None)]
+        if self._watching is not None:
+            self._watching.cancel()
         for looks in (self._sessions, self._api_keys):
             await looks.close()
-        tasks = [*self._writes, *([self._asked] if self._asked else [])]
         for task in tasks:
             task.cancel()
         await self._tables.close()
@@ -228,6 +236,7 @@ class ImmichIdentity:
 
     async def _note(self, row: ImmichSession, before: ImmichSession | None) -> None:
         sid, name = row.token.hex(), keys.pressed(self._ledger.partition_of(row.user))
+        self._wishes.discard(row.token)
         if row.pending_reset:
             await self._ask_for_reset(row, sid, name)
         elif before is None or before.pending_reset:
@@ -251,25 +260,50 @@ class ImmichIdentity:
         return await self._tables.stand(row, horizon_us)
 
     async def _ask_for_reset(self, row: ImmichSession, sid: str, name: bytes) -> None:
-        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there.
-
-        What is wished until the device's answer is answered by it. A mark that changed since was another wish.
-        """
+        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there."""
         store = self._ledger.store
         asked = await store.command("HGET", name, sid, key=name)
         if asked is not None:
             if self._may is None or not self._may[1]:
                 return
             state = await self._ledger.load(row.user, sid)
-            if state.pending_reset or state.reset_sent:
-                if asked.decode() != row.update_id:
+            next_step = follows(state, asked.decode(), row.update_id)
+            if next_step != "ask":
+                self._watch_wish(row.token, state)
+                if next_step == "take_back":
+                    self._in_background(self._take_back(row, sid, name), "told that it started over")
+                elif asked.decode() != row.update_id:
                     await store.command("HSET", name, sid, row.update_id, key=name)
                 return
-            if asked.decode() == row.update_id:
-                self._in_background(self._take_back(row, sid, name), "told that it started over")
-                return
-        await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
+        state = await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
         await store.command("HSET", name, sid, row.update_id, key=name)
+        if self._may is not None and self._may[1]:
+            self._watch_wish(row.token, state)
+
+    def _watch_wish(self, token: bytes, state: State) -> None:
+        """Look at a wish until it can be taken back: the last that a device is heard of may be that it is done.
+
+        It is watched no longer than AT_IT_S behind the last change of the session; the device's next request begins
+        that anew.
+        """
+        if len(self._wishes) < WISHES and self._ledger.clock() - state.at_us <= AT_IT_S * 1_000_000:
+            self._wishes.add(token)
+            if self._watching is None or self._watching.done():
+                self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while self._wishes:
+            await asyncio.sleep(self._good_for_s)
+            tokens = list(self._wishes)
+            for token, found in zip(
+                tokens, await asyncio.gather(*map(self._sessions.find, tokens), return_exceptions=True), strict=True
+            ):
+                if found is None:
+                    self._wishes.discard(token)
+                elif isinstance(found, SourceUnavailable):
+                    log.debug("the wish of session %s… is looked at later: %s", token.hex()[:12], found)
+                elif isinstance(found, BaseException):
+                    raise found
 
     async def _take_back(self, row: ImmichSession, sid: str, name: bytes) -> None:
         if await self._tables.clear_reset(row.id, row.update_id):

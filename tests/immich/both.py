@@ -18,7 +18,7 @@ from ledger.commands import AdoptCheckpoints, CreateSession, RecordAcks
 from ledger.entity_types import RESET
 from ops.simulate.copy import Copy
 from ops.simulate.parse import parse_runs
-from ops.simulate.tables import TYPES_V2
+from ops.simulate.tables import TYPES_V2, UNBOUND
 from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
@@ -44,7 +44,7 @@ class Here:
         self._digest = sha256(token.encode()).digest()
         self._loop = asyncio.new_event_loop()
         self._pool, own = [
-            self._run(Postgres.open(database.url, size=3, wait_s=10, statement_timeout_s=60)) for _ in range(2)
+            self._run(Postgres.open(database.url, size=2, wait_s=10, statement_timeout_s=60)) for _ in range(2)
         ]
         self._tables = ImmichTables(own)
         self._source = PostgresSource(self._pool, load_mapping("immich"))
@@ -96,29 +96,44 @@ class Here:
 class BothPhone:
     """One install of the app with a token of Immich's, which a proxy sends to either side; use as a context manager."""
 
-    def __init__(self, database: ImmichDatabase, user: UUID, file: Path) -> None:
+    def __init__(self, database: ImmichDatabase, user: UUID, file: Path, types: Sequence[str] = TYPES_V2) -> None:
+        """Sign in; `types` is what its app asks for here (Immich's model is asked for those of 3.2)."""
         self.user = user
+        self._types = types
         self._database = database
-        token = database.sign_in(user)
-        self.immich = ImmichServer(database, token)
-        self.here = Here(database, token)
-        self.copy = Copy(file)
+        self.token = database.sign_in(user)
+        self.immich = ImmichServer(database, self.token)
+        self._here: Here | None = None
+        self.copy = Copy(file, {UNBOUND[name] for name in types if name in UNBOUND})
+
+    @property
+    def here(self) -> Here:
+        """This service, from the first sync here on."""
+        if self._here is None:
+            self._here = Here(self._database, self.token, self._types)
+        return self._here
 
     def at_immich(self, runs: int | None = None, *, before_ack: bool = False) -> Counter[str]:
         """Sync with Immich, to the end or until so many runs are stored; tells how many lines of which types came."""
-        return self._sync(lambda: b"".join(self.immich.stream()), self.immich.ack, runs, before_ack=before_ack)
+        return self.sync(lambda: b"".join(self.immich.stream()), self.immich.ack, runs, before_ack=before_ack)
 
     def at_ours(self, runs: int | None = None, *, before_ack: bool = False) -> Counter[str]:
         """Sync here, likewise."""
-        return self._sync(self.here.stream, self.here.ack, runs, before_ack=before_ack)
+        return self.sync(self.here.stream, self.here.ack, runs, before_ack=before_ack)
 
     def store(self, body: bytes) -> None:
         """Store a stream of Immich's, acknowledging it there; raises what the app stops at."""
         self._store(body, self.immich.ack, None, Counter(), before_ack=False)
 
-    def _sync(
-        self, stream: Callable[[], bytes], ack: Callable[[str], None], runs: int | None, *, before_ack: bool
+    def sync(
+        self,
+        stream: Callable[[], bytes],
+        ack: Callable[[str], None],
+        runs: int | None = None,
+        *,
+        before_ack: bool = False,
     ) -> Counter[str]:
+        """Sync with whoever streams and takes acks, likewise; once more behind a reset."""
         came: Counter[str] = Counter()
         for _ in range(2):
             started_over = self._store(stream(), ack, runs, came, before_ack=before_ack)
@@ -142,14 +157,15 @@ class BothPhone:
 
     def differences(self) -> list[str]:
         """Compare the copy with the database: a line for each row that is missing, differs, or may not be there."""
-        return differences(self.copy, Immich(self._database), self.user)
+        return differences(self.copy, Immich(self._database), self.user, self._types)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.copy.close()
-        self.here.close()
+        if self._here is not None:
+            self._here.close()
 
 
 def rows(counted: Iterable[tuple[str, int]]) -> int:

@@ -23,7 +23,7 @@ KEPT: Final = "30 days"
 _ME: Final = "$1::uuid"
 _PARTNERS: Final = f'(SELECT "sharedById" FROM partner WHERE "sharedWithId" = {_ME})'
 _ALBUMS: Final = f'(SELECT "albumId" FROM album_user WHERE "userId" = {_ME})'
-_MEMORIES: Final = f'(SELECT id FROM memory WHERE "ownerId" = {_ME})'
+_MEMORIES: Final = f"""(SELECT id FROM memory WHERE "ownerId" = {_ME} AND type = 'on_this_day')"""
 _ASSETS: Final = f'(SELECT id FROM asset WHERE "ownerId" = {_ME})'
 _NOWHERE: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -64,7 +64,7 @@ _PLAIN: Final[dict[str, _Rows]] = {
     "AssetOcrDeleteV1": _deleted("asset_ocr", f'r."assetId" IN {_ASSETS}'),
     "AssetOcrV1": _Rows("asset_ocr r", f'r."assetId" IN {_ASSETS}'),
     "MemoryDeleteV1": _deleted("memory", f'r."userId" = {_ME}'),
-    "MemoryV1": _Rows("memory r", f'r."ownerId" = {_ME}'),
+    "MemoryV1": _Rows("memory r", f"r.id IN {_MEMORIES}"),
     "MemoryToAssetDeleteV1": _deleted("memory_asset", f'r."memoryId" IN {_MEMORIES}'),
     "MemoryToAssetV1": _Rows("memory_asset r", f'r."memoriesId" IN {_MEMORIES}'),
     "PersonDeleteV1": _deleted("person", f'r."ownerId" = {_ME}'),

@@ -700,6 +700,32 @@ async def test_a_second_wish_is_not_taken_back_with_the_first(
     assert not (await at_immich(shared_database.session, token))["isPendingSyncReset"]
 
 
+async def test_a_wish_stands_until_the_device_could_go_back_without_it(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    """Immich would send a device that it takes to have something only what is behind that."""
+    asset = await at_immich(shared_database.asset, ann)
+    token = await at_immich(shared_database.sign_in, ann, isPendingSyncReset=True)
+    session = (await at_immich(shared_database.session, token))["id"]
+    (stored,) = await at_immich(shared_database.fetch, 'SELECT "updateId" FROM asset WHERE id = $1', asset)
+    row = {"sessionId": session, "type": "AssetV2", "ack": f"AssetV2|{stored['updateId']}"}
+    await at_immich(shared_database.insert, "session_sync_checkpoint", **row)
+    await at_immich(shared_database.settle)
+    service = await workers(shared_database.url, adoption=Adopting(lambda: 0))
+    assert await types_sent(service, token, "AssetsV2") == ["SyncResetV1"]
+    for _ in range(3):
+        await looked_at(service, token)
+        assert (await at_immich(shared_database.session, token))["isPendingSyncReset"], "it has nothing yet"
+    assert await types_sent(service, token, "AssetsV2") == ["AssetV2", "SyncCompleteV1"]
+    for _ in range(100):  # it is not heard of any more
+        await asyncio.sleep(OUT_S)
+        if not (await at_immich(shared_database.session, token))["isPendingSyncReset"]:
+            break
+    else:
+        pytest.fail("the wish was not taken back")
+    assert await types_sent(service, token, "AssetsV2") == ["SyncCompleteV1"]
+
+
 async def test_without_the_grant_a_wish_is_granted_once_until_it_is_taken_back_there(
     workers: Open, postgres: PostgresServer, shared_database: ImmichDatabase, ann: UUID
 ) -> None:
