@@ -109,6 +109,10 @@ class Backend(Protocol):
         """Tell whose token this is; raises SessionEnded if it admits nobody."""
         ...
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Note that a device is about to start over; raises nothing where that cannot be noted."""
+        ...
+
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last known; None if it never was."""
         ...
@@ -150,6 +154,11 @@ class Auth:
     def gave_out(self, token: str) -> bool:
         """Tell whether another service said of a token, when it was last asked, that it gave it out."""
         return self._backend is not None and self._backend.last_caller(token) is not None
+
+    async def starts_over(self, caller: Caller) -> None:
+        """Let who gave a token out know that its device is about to start over."""
+        if self._backend is not None:
+            await self._backend.starts_over(caller)
 
     async def still_admits(self, caller: Caller) -> bool:
         """Tell whether who gave a token out still says that it is good; what the ledger says is not looked at."""

@@ -79,12 +79,14 @@ class SyncStream:
         if unknown and self._services.unknown_types is not None:
             await self._services.unknown_types.note(unknown, self._ledger.clock())
         if body.reset:
+            await self._services.auth.starts_over(caller)
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
         begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, self._waits, asked_s)
         if begun is None:
+            await self._services.auth.starts_over(caller)
             resp.data = RESET_LINE
             return
         state, passed = begun.state, Passed()

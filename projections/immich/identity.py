@@ -140,6 +140,27 @@ class ImmichIdentity:
         await self._noted(row, None)
         return True
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Have Immich send a device everything that is about to start over here, should it go back there meanwhile.
+
+        Immich's checkpoints say of it what is no more true until it has got all of it again: then the wish is taken
+        back. Without the grant Immich does not know, and where this fails the device starts over all the same: it is
+        logged.
+        """
+        row = await self._sessions.find(caller.digest)
+        if row is None or self._may is None or not self._may[1]:
+            return
+        try:
+            mark = await self._tables.wish_reset(row.id)
+        except SourceUnavailable as error:
+            sid = caller.sid[:12]
+            log.warning("session %s… starts over, and Immich does not know: have it finish a sync here: %s", sid, error)
+            return
+        if mark is not None:
+            name = keys.pressed(self._ledger.partition_of(row.user))
+            await self._ledger.store.command("HSET", name, caller.sid, mark, key=name)
+            self._watch_wish(row.token)
+
     async def health(self) -> tuple[bool, str]:
         """Tell whether Immich's sessions can be read, and in words what may be done there; raises nothing.
 
@@ -280,13 +301,14 @@ class ImmichIdentity:
         if self._may is not None and self._may[1]:
             self._watch_wish(row.token, state)
 
-    def _watch_wish(self, token: bytes, state: State) -> None:
+    def _watch_wish(self, token: bytes, state: State | None = None) -> None:
         """Look at a wish until it can be taken back: the last that a device is heard of may be that it is done.
 
-        It is watched no longer than AT_IT_S behind the last change of the session; the device's next request begins
-        that anew.
+        It is watched no longer than AT_IT_S behind the last change of the session (None: now); the device's next
+        request begins that anew.
         """
-        if len(self._wishes) < WISHES and self._ledger.clock() - state.at_us <= AT_IT_S * 1_000_000:
+        is_at_it = state is None or self._ledger.clock() - state.at_us <= AT_IT_S * 1_000_000
+        if is_at_it and len(self._wishes) < WISHES:
             self._wishes.add(token)
             if self._watching is None or self._watching.done():
                 self._watching = asyncio.create_task(self._watch())

@@ -163,6 +163,9 @@ class Phone:
         session = await self.look()
         begun = await begin(session.act, self.source, session.state, TYPES, Waits(), 0.0)
         made = None
+        if begun is None and self.immich.checkpoints and not self.immich.pending_reset:
+            self.immich.press()
+            self.asked = self.immich.mark
         if begun is not None:
             made = chunks(self.source, begun.state, begun.rows, begun.snapshot_us, None, begun.types, begun.offered)
         try:
