@@ -17,7 +17,7 @@ from endpoints.accounts.origins import Origins
 from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.request import Request
 from ledger.admission import Caller
-from ledger.errors import SessionEnded
+from ledger.errors import LedgerError, SessionEnded
 from projections.accounts.api_keys import ApiKey, ApiKeys
 
 CACHED_TOKENS: Final = 8192
@@ -180,9 +180,15 @@ class Auth:
         if kind is Kind.TOKEN and self._backend is None:  # PERF: the way of every ack
             return self._claimed(value)
         if kind is Kind.TOKEN or kind is Kind.COOKIE:
+            try:
+                caller = await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
+            except LedgerError:
+                if self._backend is not None:
+                    req.told_as = sha256(value.encode()).hexdigest()[:SHORT_ID_CHARS]
+                raise
             if self._backend is not None:
-                req.told_as = sha256(value.encode()).hexdigest()[:SHORT_ID_CHARS]
-            return await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
+                req.told_as = caller.sid[:SHORT_ID_CHARS]
+            return caller
         if kind is not Kind.SHARE or self._backend is not None:
             await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)

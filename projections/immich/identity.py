@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -43,6 +44,8 @@ NOTED_AT_ONCE: Final = 32
 WISHES: Final = 1024
 """How many devices are watched until they have started over; a wish of one beyond is seen to at its next request."""
 AT_IT_S: Final = 900
+REMEMBERED: Final = 4096
+"""Of how many tokens it is remembered what follows from the token alone."""
 ANSWER_S: Final = 2.0
 ALL: Final = "all"
 """The permission of an API key that has every one."""
@@ -100,17 +103,17 @@ class ImmichIdentity:
 
     async def caller(self, token: str) -> Caller:
         """Tell whose token this is; raises SessionEnded if it is none of a living session."""
-        digest = sha256(token.encode()).digest()
-        row = await self._sessions.find(digest)
+        digest = _digest(token)
+        row = self._sessions.fresh(digest) or await self._sessions.find(digest)
         if row is None:
             raise SessionEnded
-        return Caller(row.user, digest.hex(), digest)
+        return _caller(row.user, digest)
 
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last looked at, however long ago; None if that is not known."""
-        digest = sha256(token.encode()).digest()
+        digest = _digest(token)
         row = self._sessions.last(digest)
-        return None if row is None else Caller(row.user, digest.hex(), digest)
+        return None if row is None else _caller(row.user, digest)
 
     async def lives(self, caller: Caller) -> bool:
         """Tell whether Immich still has the session."""
@@ -380,6 +383,16 @@ class ImmichIdentity:
             epoch = 1
         command = ResumeSession(IMMICH, await self._created(row, adopt=False), epoch)
         await self._ledger.resume(row.user, sid, command)
+
+
+@lru_cache(REMEMBERED)
+def _digest(token: str) -> bytes:
+    return sha256(token.encode()).digest()
+
+
+@lru_cache(REMEMBERED)
+def _caller(user: str, digest: bytes) -> Caller:
+    return Caller(user, digest.hex(), digest)
 
 
 def _tells_news(row: ImmichSession, before: ImmichSession | None) -> bool:

@@ -30,10 +30,10 @@ def follows(state: State, asked: str, mark: str) -> Follows:
     """
     if state.pending_reset or state.reset_sent:
         return "wait"
-    safe = can_go_back(state)
-    if asked != mark and (safe or _ms(mark) - _ms(asked) < TOUCHED_MS):
+    is_at_it = not state.heard and not can_go_back(state)
+    if asked != mark and not (is_at_it and _ms(mark) - _ms(asked) >= TOUCHED_MS):
         return "ask"
-    return "take_back" if safe else "wait"
+    return "take_back" if can_go_back(state) else "wait"
 
 
 def can_go_back(state: State) -> bool:

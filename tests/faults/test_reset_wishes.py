@@ -2,6 +2,8 @@
 
 The phone was with Immich to the end and comes here, or is sent back there, while its owner wishes, Immich touches the
 row of its session, and syncs break off: before the ack of the reset, behind it, and in the middle of what follows.
+
+Left out is what nothing tells: that Immich emptied a phone of which it had no checkpoint before either.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Life:
             case ["press"]:
                 state = None if phone.session is None else phone.session.state
                 self.at_it = state is not None and immich.pending_reset and not state.pending_reset and not (
-                    state.reset_sent or can_go_back(state)
+                    state.reset_sent or state.heard or can_go_back(state)
                 )  # fmt: skip
                 self.pressed_at = phone.wipes
                 immich.press()
@@ -67,6 +69,8 @@ class Life:
                 await self.sync(phone._of_ours, phone._ack_ours, *how)
             case ["there", *how]:
                 await self.sync(phone._of_immich, phone._ack_immich, *how)
+                if not immich.checkpoints and not phone._is_known_there():
+                    await self.sync(phone._of_immich, phone._ack_immich)  # what nothing would tell
         tables = phone.tables
         tables.tick(700)
         tables.assets["mine0"] = tables.assets["mine0"]._replace(update_id=tables.uuid7())
