@@ -17,6 +17,7 @@ from ledger.acks import parse_ack
 from ledger.commands import AdoptCheckpoints, CreateSession, RecordAcks
 from ledger.entity_types import RESET
 from ops.simulate.copy import Copy
+from ops.simulate.device import HELD_LINES
 from ops.simulate.parse import parse_runs
 from ops.simulate.tables import TYPES_V2, UNBOUND
 from projections.entities.postgres.mapping.mapping import load_mapping
@@ -145,15 +146,19 @@ class BothPhone:
         self, body: bytes, ack: Callable[[str], None], runs: int | None, came: Counter[str], *, before_ack: bool
     ) -> bool:
         """Store run after run as the app does; raises what the app stops at. Tells whether it started over."""
-        found = parse_runs(body, 1)
-        for number, run in enumerate(found if runs is None else found[:runs], 1):
-            if run.type == RESET:
-                self.copy.wipe()
-            self.copy.apply(run)
-            came[run.type] += len(run.acks)
-            if not (before_ack and number == runs):
-                ack(run.acks[-1])
-        return found[-1].type == RESET
+        lines, done, kind = body.splitlines(keepends=True), 0, ""
+        for first in range(0, len(lines), HELD_LINES):
+            for run in parse_runs(b"".join(lines[first : first + HELD_LINES]), first + 1):
+                if done == runs:
+                    return False
+                if run.type == RESET:
+                    self.copy.wipe()
+                self.copy.apply(run)
+                done, kind = done + 1, run.type
+                came[run.type] += len(run.acks)
+                if not (before_ack and done == runs):
+                    ack(run.acks[-1])
+        return kind == RESET
 
     def differences(self) -> list[str]:
         """Compare the copy with the database: a line for each row that is missing, differs, or may not be there."""
