@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,6 +15,8 @@ import asyncpg
 import pytest
 
 from endpoints.http.limits import LimitRules
+from endpoints.http.operations import SESSION
+from endpoints.routes import routes
 from endpoints.services import HttpSettings
 from ledger import keys
 from ledger.acks import Ack
@@ -358,6 +361,17 @@ async def test_without_the_database_nothing_is_said_of_any_token(
             assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
             assert answer.json["message"].startswith("Immich's database does not tell whether this token is good: ")
             assert sid_of(each)[:12] in answer.json["message"]
+        asked = 0
+        for route in routes(service.services):
+            for operation in route.operations:
+                if not set(operation.security) & set(SESSION) or route.path.endswith("/entities"):
+                    continue  # entities are not here, whoever asks
+                path = re.sub(r"\{\w+\}", sid_of(token), route.path)
+                body = {"types": [], "acks": [], "sid": sid_of(token)} if operation.method in ("POST", "PUT") else None
+                answer = await service.ask(operation.method, path, each, json=body)
+                assert (answer.status_code, "retry-after" in answer.headers) == (503, True), (path, answer.text)
+                asked += 1
+        assert asked > 15
     key = await service.ask("GET", ACK, headers={"x-api-key": "a-guess"})
     assert key.status_code == 503
     assert service.immich is not None
