@@ -45,10 +45,12 @@ def test_each_switch_sends_little_and_no_row_is_missing(database: ImmichDatabase
     dice = Random(1)
     ann = database.user("ann")
     database.execute(_FILL.format(owner=ann, count=ASSETS))
-    for number in range(PARTNERS):
-        partner = database.user(f"partner{number}")
+    partners = [database.user(f"partner{number}") for number in range(PARTNERS)]
+    for partner in partners:
         database.execute(_FILL.format(owner=partner, count=PARTNERS_ASSETS))
         database.partner(partner, ann)
+    for partner in partners:
+        database.asset(partner)  # they took photos since
     eve = database.user("eve")
     database.execute(_FILL.format(owner=eve, count=ALBUMS * IN_ALBUM))
     for number in range(ALBUMS):

@@ -100,7 +100,7 @@ class BothPhone:
     def __init__(self, database: ImmichDatabase, user: UUID, file: Path, types: Sequence[str] = TYPES_V2) -> None:
         """Sign in; `types` is what its app asks for here (Immich's model is asked for those of 3.2)."""
         self.user = user
-        self._types = types
+        self.types = types
         self._database = database
         self.token = database.sign_in(user)
         self.immich = ImmichServer(database, self.token)
@@ -111,7 +111,7 @@ class BothPhone:
     def here(self) -> Here:
         """This service, from the first sync here on."""
         if self._here is None:
-            self._here = Here(self._database, self.token, self._types)
+            self._here = Here(self._database, self.token, self.types)
         return self._here
 
     def at_immich(self, runs: int | None = None, *, before_ack: bool = False) -> Counter[str]:
@@ -162,7 +162,7 @@ class BothPhone:
 
     def differences(self) -> list[str]:
         """Compare the copy with the database: a line for each row that is missing, differs, or may not be there."""
-        return differences(self.copy, Immich(self._database), self.user, self._types)
+        return differences(self.copy, Immich(self._database), self.user, self.types)
 
     def __enter__(self) -> Self:
         return self

@@ -130,7 +130,9 @@ _ORDER: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("AssetEditsV1", ("AssetEditDeleteV1", "AssetEditV1")),
 )
 assert {name for name, _ in _ORDER} == set(TYPES_V2)
-_COLUMNS: Final = {  # names on the wire that are not the column's, by the phone's table; the first there is, is taken
+_COLUMNS: Final[
+    dict[str, dict[str, tuple[str, ...]]]
+] = {  # names on the wire that are not the column's, by the phone's table; the first there is, is taken
     "album": {"name": ("albumName",), "thumbnailAssetId": ("albumThumbnailAssetId",)},
     "person": {"id": ("personGroupId", "id"), "personId": ("personGroupId", "personId")},
     "face": {"personId": ("personGroupId", "personId")},

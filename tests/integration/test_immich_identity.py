@@ -367,8 +367,8 @@ async def test_without_the_database_nothing_is_said_of_any_token(
                 if not set(operation.security) & set(SESSION) or route.path.endswith("/entities"):
                     continue  # entities are not here, whoever asks
                 path = re.sub(r"\{\w+\}", sid_of(token), route.path)
-                body = {"types": [], "acks": [], "sid": sid_of(token)} if operation.method in ("POST", "PUT") else None
-                answer = await service.ask(operation.method, path, each, json=body)
+                sent = {"types": [], "acks": [], "sid": sid_of(token)} if operation.method in ("POST", "PUT") else None
+                answer = await service.ask(operation.method, path, each, json=sent)
                 assert (answer.status_code, "retry-after" in answer.headers) == (503, True), (path, answer.text)
                 asked += 1
         assert asked > 15
