@@ -79,8 +79,8 @@ class SyncStream:
         if unknown and self._services.unknown_types is not None:
             await self._services.unknown_types.note(unknown, self._ledger.clock())
         if body.reset:
-            await self._services.auth.starts_over(caller)
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
+            await self._services.auth.starts_over(caller)
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES

@@ -16,6 +16,8 @@ from typing import Final, Literal
 
 import pytest
 
+from ledger.commands import RequestReset
+from ledger.personal import plain
 from ledger.state import State
 from projections.immich.wishes import can_go_back
 from tests.support.beside import phone as beside
@@ -25,7 +27,7 @@ from tests.support.beside.tables import ME, Asset, Share
 
 HOUR_MS: Final = 3_700_000
 ACTIONS: Final = (
-    "press", "touch", "look", "here", "here, ack lost", "here, reset alone", "here, half", "there",
+    "press", "touch", "look", "asked here", "here", "here, ack lost", "here, reset alone", "here, half", "there",
     "there, reset alone",
 )  # fmt: skip
 
@@ -65,6 +67,8 @@ class Life:
                 immich.mark = phone.tables.uuid7()
             case ["look"]:
                 await phone.look()
+            case ["asked here"]:
+                await (await phone.look()).act(RequestReset(on=True, by=plain("operator")))
             case ["here", *how]:
                 await self.sync(phone._of_ours, phone._ack_ours, *how)
             case ["there", *how]:
