@@ -16,7 +16,7 @@ from endpoints.accounts.origins import Origins
 from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.request import Request
 from ledger.admission import Caller
-from ledger.errors import SessionEnded
+from ledger.errors import LedgerError, SessionEnded
 from projections.accounts.api_keys import PREFIX, ApiKey, ApiKeys
 
 CACHED_TOKENS: Final = 8192
@@ -113,6 +113,10 @@ class Backend(Protocol):
         """Tell whose token this is; raises SessionEnded if it admits nobody."""
         ...
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Note that a device is about to start over; raises nothing where that cannot be noted."""
+        ...
+
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last known; None if it never was."""
         ...
@@ -159,6 +163,11 @@ class Auth:
         """Tell whether another service said of a token, when it was last asked, that it gave it out."""
         return self._backend is not None and self._backend.last_caller(token) is not None
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Let who gave a token out know that its device is about to start over."""
+        if self._backend is not None:
+            await self._backend.starts_over(caller)
+
     async def still_admits(self, caller: Caller) -> bool:
         """Tell whether who gave a token out still says that it is good; what the ledger says is not looked at."""
         return self._backend is None or await self._backend.lives(caller)
@@ -179,9 +188,15 @@ class Auth:
         if kind is Kind.TOKEN and self._backend is None:  # PERF: the way of every ack
             return self._claimed(value)
         if kind is Kind.TOKEN or kind is Kind.COOKIE:
+            try:
+                caller = await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
+            except LedgerError:
+                if self._backend is not None:
+                    req.told_as = self._backend.session_named(value)[:SHORT_ID_CHARS]
+                raise
             if self._backend is not None:
-                req.told_as = self._backend.session_named(value)[:SHORT_ID_CHARS]
-            return await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
+                req.told_as = caller.sid[:SHORT_ID_CHARS]
+            return caller
         if kind is not Kind.SHARE or self._backend is not None:
             await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)

@@ -89,6 +89,7 @@ class SyncStream:
             await self._services.unknown_types.note(unknown, self._ledger.clock())
         if body.reset:
             state = await self._ledger.act(caller, ClearCheckpoints(None, "reset", reset=True))
+            await self._services.auth.starts_over(caller)
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
@@ -98,6 +99,7 @@ class SyncStream:
         try:
             begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, waits, asked_s)
             if begun is None:
+                await self._services.auth.starts_over(caller)
                 resp.data = RESET_LINE
                 return
             account.snapshot_us = begun.snapshot_us

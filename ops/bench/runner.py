@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ops.bench import acks, history, rebuild, rss, segments, sizes, stream, verify
-from ops.bench.postgres import streams
+from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
 from ops.bench.rig.scale import Scale
@@ -21,6 +21,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "rss": rss.run,
     "sizes": sizes.run,
     "postgres": streams.run,
+    "beside": beside.run,
 }
 
 

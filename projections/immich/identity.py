@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -36,11 +37,17 @@ from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 from projections.immich.looks import EVERY_S, KNOWN, Looks
 from projections.immich.tables import ImmichSession, ImmichTables, Stand
+from projections.immich.wishes import follows
 
 log = logging.getLogger(__name__)
 
 TOUCHED_AT_ONCE: Final = 500
 NOTED_AT_ONCE: Final = 32
+WISHES: Final = 1024
+"""How many devices are watched until they have started over; a wish of one beyond is seen to at its next request."""
+AT_IT_S: Final = 900
+REMEMBERED: Final = 4096
+"""Of how many tokens it is remembered what follows from the token alone."""
 ANSWER_S: Final = 2.0
 ALL: Final = "all"
 """The permission of an API key that has every one."""
@@ -93,22 +100,24 @@ class ImmichIdentity:
         self._good_for_s = good_for_s
         self._may: tuple[bool, bool] | None = None
         self._writes: set[asyncio.Task[None]] = set()
+        self._wishes: set[bytes] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self._asked: asyncio.Task[tuple[bool, str]] | None = None
 
     async def caller(self, token: str) -> Caller:
         """Tell whose token this is; raises SessionEnded if it is none of a living session."""
-        digest = sha256(token.encode()).digest()
-        row = await self._sessions.find(digest)
+        digest = _digest(token)
+        row = self._sessions.fresh(digest) or await self._sessions.find(digest)
         if row is None:
             raise SessionEnded
-        return Caller(row.user, digest.hex(), digest)
+        return _caller(row.user, digest)
 
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last looked at, however long ago; None if that is not known."""
-        digest = sha256(token.encode()).digest()
+        digest = _digest(token)
         row = self._sessions.last(digest)
-        return None if row is None else Caller(row.user, digest.hex(), digest)
+        return None if row is None else _caller(row.user, digest)
 
     def session_named(self, token: str) -> str:
         """Tell the id of a token's session: its SHA-256."""
@@ -141,6 +150,27 @@ class ImmichIdentity:
         await self._noted(row, None)
         return True
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Have Immich send a device everything that is about to start over here, should it go back there meanwhile.
+
+        Immich's checkpoints say of it what is no more true until it has got all of it again: then the wish is taken
+        back. Without the grant Immich does not know, and where this fails the device starts over all the same: it is
+        logged.
+        """
+        row = await self._sessions.find(caller.digest)
+        if row is None or self._may is None or not self._may[1]:
+            return
+        try:
+            mark = await self._tables.wish_reset(row.id)
+        except SourceUnavailable as error:
+            sid = caller.sid[:12]
+            log.warning("session %s… starts over, and Immich does not know: have it finish a sync here: %s", sid, error)
+            return
+        if mark is not None:
+            name = keys.pressed(self._ledger.partition_of(row.user))
+            await self._ledger.store.command("HSET", name, caller.sid, mark, key=name)
+            self._watch_wish(row.token)
+
     async def health(self) -> tuple[bool, str]:
         """Tell whether Immich's sessions can be read, and in words what may be done there; raises nothing.
 
@@ -172,9 +202,11 @@ class ImmichIdentity:
 
     async def close(self) -> None:
         """End what is asked and written, and the connections."""
+        tasks = [*self._writes, *(task for task in (self._asked, self._watching) if task is not None)]
+        if self._watching is not None:
+            self._watching.cancel()
         for looks in (self._sessions, self._api_keys):
             await looks.close()
-        tasks = [*self._writes, *([self._asked] if self._asked else [])]
         for task in tasks:
             task.cancel()
         await self._tables.close()
@@ -235,6 +267,7 @@ class ImmichIdentity:
 
     async def _note(self, row: ImmichSession, before: ImmichSession | None) -> None:
         sid, name = row.token.hex(), keys.pressed(self._ledger.partition_of(row.user))
+        self._wishes.discard(row.token)
         if row.pending_reset:
             await self._ask_for_reset(row, sid, name)
         elif before is None or before.pending_reset:
@@ -258,25 +291,51 @@ class ImmichIdentity:
         return await self._tables.stand(row, horizon_us)
 
     async def _ask_for_reset(self, row: ImmichSession, sid: str, name: bytes) -> None:
-        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there.
-
-        What is wished until the device's answer is answered by it. A mark that changed since was another wish.
-        """
+        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there."""
         store = self._ledger.store
         asked = await store.command("HGET", name, sid, key=name)
         if asked is not None:
             if self._may is None or not self._may[1]:
                 return
             state = await self._ledger.load(row.user, sid)
-            if state.pending_reset or state.reset_sent:
-                if asked.decode() != row.update_id:
+            next_step = follows(state, asked.decode(), row.update_id)
+            if next_step != "ask":
+                self._watch_wish(row.token, state)
+                if next_step == "take_back":
+                    self._in_background(self._take_back(row, sid, name), "told that it started over")
+                elif asked.decode() != row.update_id:
                     await store.command("HSET", name, sid, row.update_id, key=name)
                 return
-            if asked.decode() == row.update_id:
-                self._in_background(self._take_back(row, sid, name), "told that it started over")
-                return
-        await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
+        state = await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
         await store.command("HSET", name, sid, row.update_id, key=name)
+        if self._may is not None and self._may[1]:
+            self._watch_wish(row.token, state)
+
+    def _watch_wish(self, token: bytes, state: State | None = None) -> None:
+        """Look at a wish until it can be taken back: the last that a device is heard of may be that it is done.
+
+        It is watched no longer than AT_IT_S behind the last change of the session (None: now); the device's next
+        request begins that anew.
+        """
+        is_at_it = state is None or self._ledger.clock() - state.at_us <= AT_IT_S * 1_000_000
+        if is_at_it and len(self._wishes) < WISHES:
+            self._wishes.add(token)
+            if self._watching is None or self._watching.done():
+                self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while self._wishes:
+            await asyncio.sleep(self._good_for_s)
+            tokens = list(self._wishes)
+            for token, found in zip(
+                tokens, await asyncio.gather(*map(self._sessions.find, tokens), return_exceptions=True), strict=True
+            ):
+                if found is None:
+                    self._wishes.discard(token)
+                elif isinstance(found, SourceUnavailable):
+                    log.debug("the wish of session %s… is looked at later: %s", token.hex()[:12], found)
+                elif isinstance(found, BaseException):
+                    raise found
 
     async def _take_back(self, row: ImmichSession, sid: str, name: bytes) -> None:
         if await self._tables.clear_reset(row.id, row.update_id):
@@ -356,6 +415,16 @@ class ImmichIdentity:
             epoch = 1
         command = ResumeSession(IMMICH, await self._created(row, adopt=False), epoch)
         await self._ledger.resume(row.user, sid, command)
+
+
+@lru_cache(REMEMBERED)
+def _digest(token: str) -> bytes:
+    return sha256(token.encode()).digest()
+
+
+@lru_cache(REMEMBERED)
+def _caller(user: str, digest: bytes) -> Caller:
+    return Caller(user, digest.hex(), digest)
 
 
 def _tells_news(row: ImmichSession, before: ImmichSession | None) -> bool:

@@ -70,6 +70,14 @@ UPDATE session SET "isPendingSyncReset" = false
 WHERE id = $1::text::uuid AND "isPendingSyncReset" AND "updateId" = $2::text::uuid RETURNING id
 """
 
+# Where Immich has no checkpoint of the device, it sends it all as it is.
+_WISH: Final = """
+UPDATE session s SET "isPendingSyncReset" = true
+WHERE s.id = $1::text::uuid AND NOT s."isPendingSyncReset"
+  AND EXISTS (SELECT FROM session_sync_checkpoint c WHERE c."sessionId" = s.id)
+RETURNING s."updateId"::text AS mark
+"""
+
 
 class ImmichSession(NamedTuple):
     """A living session there, of a user who is not deleted.
@@ -196,6 +204,11 @@ class ImmichTables:
     async def clear_reset(self, session: str, update_id: str) -> bool:
         """Take the wish of a reset back if the row is still the one that was seen; tells whether it was."""
         return bool(await self._write(_CLEAR, session, update_id))
+
+    async def wish_reset(self, session: str) -> str | None:
+        """Wish for a reset, where Immich has checkpoints and none is wished for yet; returns the row's new mark."""
+        rows = await self._write(_WISH, session)
+        return str(rows[0]["mark"]) if rows else None
 
     async def _write(self, sql: str, *values: Any) -> list[Any]:
         """Write in a transaction of its own: connections are read-only by themselves."""

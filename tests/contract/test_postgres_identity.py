@@ -31,7 +31,7 @@ from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.support.phones.http import Service, serving
 from tests.support.sources.photo_database import MAPPING, PhotoDatabase
 from tests.support.sources.samples import sample
-from tests.support.stores.postgres_server import PostgresServer
+from tests.support.stores.postgres_server import PostgresServer, dumped
 from tests.support.stores.servers import wait_until
 
 SETTLE_S = 0.2
@@ -233,15 +233,6 @@ async def write(url: str, *changes: tuple[str, str], deletes: str = "") -> None:
         await photos.delete_photo(OWNER, deletes)
     await photos.settle()
     await photos.close()
-
-
-def dumped(server: PostgresServer, database: str) -> str:
-    """Dump a database, as an operator does."""
-    command = ["pg_dump", "-h", str(server.home), "-p", str(server.port), "-U", "postgres", database]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return "".join(
-        line for line in said.splitlines(keepends=True) if not line.startswith(("\\restrict", "\\unrestrict"))
-    )  # of psql's own
 
 
 def copied(server: PostgresServer) -> Path:

@@ -46,7 +46,14 @@ class ImmichDatabase:
         self.apart_s = 0.0
         """How long each write waits: those of one millisecond have no order, since ids of it are random."""
         self._loop = asyncio.new_event_loop()
-        self._connection: Any = self._loop.run_until_complete(asyncpg.connect(url))
+        self._connection: Any = None
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, or once more: a connection knows the types that its tables had."""
+        if self._connection is not None:
+            self._loop.run_until_complete(self._connection.close())
+        self._connection = self._loop.run_until_complete(asyncpg.connect(self.url))
         self._loop.run_until_complete(
             self._connection.set_type_codec(
                 "jsonb", schema="pg_catalog", encoder=lambda value: msgspec.json.encode(value).decode(),

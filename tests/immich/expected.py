@@ -42,6 +42,13 @@ class Immich:
             "asset_audit",
         )  # fmt: skip
         self.rows = {name: database.fetch(f'SELECT * FROM "{name}"') for name in names}
+        for name, own in (
+            ("person", "id"),
+            ("asset_face", "personId"),
+            ("user", "id"),
+        ):  # before 3.2 there are no groups
+            for row in self.rows[name]:
+                row.setdefault("clusterGroupId" if name == "user" else "personGroupId", row.get(own))
 
     def of(self, user: UUID, types: Collection[str] = TYPES_V2) -> Tables:
         """List what a device of this user holds that asks for these types: by table, then by key."""

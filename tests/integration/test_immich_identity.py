@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,13 +15,15 @@ import asyncpg
 import pytest
 
 from endpoints.http.limits import LimitRules
+from endpoints.http.operations import SESSION
+from endpoints.routes import routes
 from endpoints.services import HttpSettings
 from ledger import keys
 from ledger.acks import Ack
 from ledger.clocks.passed import note_time
-from ledger.commands import AdoptCheckpoints, EndSession
+from ledger.commands import AdoptCheckpoints, EndSession, RequestReset
 from ledger.events import Event, tag_of
-from ledger.personal import text_of
+from ledger.personal import plain, text_of
 from ledger.positions import Position
 from ledger.state import State
 from ledger.store.interface import open_store
@@ -378,6 +381,17 @@ async def test_without_the_database_nothing_is_said_of_any_token(
             assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
             assert answer.json["message"].startswith("Immich's database does not tell whether this token is good: ")
             assert sid_of(each)[:12] in answer.json["message"]
+        asked = 0
+        for route in routes(service.services):
+            for operation in route.operations:
+                if not set(operation.security) & set(SESSION) or route.path.endswith("/entities"):
+                    continue  # entities are not here, whoever asks
+                path = re.sub(r"\{\w+\}", sid_of(token), route.path)
+                sent = {"types": [], "acks": [], "sid": sid_of(token)} if operation.method in ("POST", "PUT") else None
+                answer = await service.ask(operation.method, path, each, json=sent)
+                assert (answer.status_code, "retry-after" in answer.headers) == (503, True), (path, answer.text)
+                asked += 1
+        assert asked > 15
     key = await service.ask("GET", ACK, headers={"x-api-key": "a-guess"})
     assert key.status_code == 503
     assert service.immich is not None
@@ -718,6 +732,86 @@ async def test_a_second_wish_is_not_taken_back_with_the_first(
     assert await types_sent(service, token) == ["SyncResetV1"]
     await looked_at(service, token)
     assert not (await at_immich(shared_database.session, token))["isPendingSyncReset"]
+
+
+async def synced_there(database: ImmichDatabase, user: UUID, token: str) -> None:
+    """Have an asset, which Immich has sent."""
+    asset = await at_immich(database.asset, user)
+    session = (await at_immich(database.session, token))["id"]
+    (stored,) = await at_immich(database.fetch, 'SELECT "updateId" FROM asset WHERE id = $1', asset)
+    row = {"sessionId": session, "type": "AssetV2", "ack": f"AssetV2|{stored['updateId']}"}
+    await at_immich(database.insert, "session_sync_checkpoint", **row)
+    await at_immich(database.settle)
+
+
+async def is_wished(database: ImmichDatabase, token: str) -> bool:
+    """Tell whether Immich would have a device start over."""
+    return bool((await at_immich(database.session, token))["isPendingSyncReset"])
+
+
+async def comes_to(wished: bool, database: ImmichDatabase, token: str) -> None:
+    """Wait until that is so, while nothing is heard of the device."""
+    for _ in range(100):
+        if await is_wished(database, token) is wished:
+            return
+        await asyncio.sleep(OUT_S)
+    pytest.fail(f"it did not come to {wished}")
+
+
+async def test_a_wish_stands_until_the_device_could_go_back_without_it(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    """Immich would send a device that it takes to have something only what is behind that."""
+    token = await at_immich(shared_database.sign_in, ann, isPendingSyncReset=True)
+    await synced_there(shared_database, ann, token)
+    service = await workers(shared_database.url, adoption=Adopting(lambda: 0))
+    assert await types_sent(service, token, "AssetsV2") == ["SyncResetV1"]
+    for _ in range(3):
+        await looked_at(service, token)
+        assert await is_wished(shared_database, token), "it has nothing yet"
+    assert await types_sent(service, token, "AssetsV2") == ["AssetV2", "SyncCompleteV1"]
+    await comes_to(False, shared_database, token)
+    assert await types_sent(service, token, "AssetsV2") == ["SyncCompleteV1"]
+
+
+@pytest.mark.parametrize("by", ["an operator", "the device"])
+async def test_immich_knows_of_a_device_that_starts_over_here_until_it_has_all_again(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID, by: str
+) -> None:
+    token = await at_immich(shared_database.sign_in, ann)
+    await synced_there(shared_database, ann, token)
+    service = await workers(shared_database.url, adoption=Adopting(lambda: 0))
+    await types_sent(service, token, "AssetsV2")
+    assert not await is_wished(shared_database, token)
+    if by == "an operator":
+        await service.ledger.execute(str(ann), sid_of(token), RequestReset(on=True, by=plain("operator")))
+        lines = await service.stream(token, "AssetsV2")
+        assert [line["type"] for line in lines] == ["SyncResetV1"]
+        assert await is_wished(shared_database, token), "before the device can have emptied itself"
+        assert (await service.ask("POST", ACK, token, json={"acks": [lines[0]["ack"]]})).status_code == 204
+    else:
+        lines = await service.stream(token, "AssetsV2", reset=True)
+        assert [line["type"] for line in lines] == ["AssetV2", "SyncCompleteV1"]
+    assert await is_wished(shared_database, token)
+    assert await types_sent(service, token, "AssetsV2") == ["AssetV2", "SyncCompleteV1"], "and not once more"
+    await comes_to(False, shared_database, token)
+    assert await types_sent(service, token, "AssetsV2") == ["SyncCompleteV1"]
+
+
+async def test_no_more_devices_are_watched_than_a_worker_can_look_at(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.immich.identity.WISHES", 2)
+    service = await workers(shared_database.url)
+    tokens = [await at_immich(shared_database.sign_in, ann, isPendingSyncReset=True) for _ in range(4)]
+    for token in tokens:
+        assert await status(service, token) == 200
+    assert service.immich is not None
+    assert len(service.immich._wishes) == 2
+    for token in tokens:
+        assert await types_sent(service, token) == ["SyncResetV1"], "each is seen to at its own requests"
+        await looked_at(service, token)
+        await comes_to(False, shared_database, token)
 
 
 async def test_without_the_grant_a_wish_is_granted_once_until_it_is_taken_back_there(

@@ -30,6 +30,7 @@ class Scale(msgspec.Struct, frozen=True):
     slow_readers: int = 200
     postgres_rows: int = 1_000_000
     postgres_polls: int = 200
+    phones: int = 1_000
 
 
 FULL: Final = Scale()
@@ -54,4 +55,5 @@ QUICK: Final = Scale(
     slow_readers=5,
     postgres_rows=20_000,
     postgres_polls=5,
+    phones=20,
 )

@@ -48,6 +48,13 @@ class Immich:
         self.tables = tables
         self.checkpoints: dict[str, tuple[str, int]] = {}
         self.pending_reset = False
+        self.mark = ""
+        """The row's `updateId`."""
+
+    def press(self) -> None:
+        """Wish that the phone start over."""
+        self.pending_reset = True
+        self.mark = self.tables.uuid7()
 
     def rows(self) -> list[CheckpointRow]:
         """List the session's rows of `session_sync_checkpoint`."""

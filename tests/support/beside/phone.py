@@ -18,6 +18,7 @@ from ledger.personal import plain
 from ledger.state import State
 from projections.entities.registry import entity_types_for
 from projections.immich.adoption import Adoption, CheckpointRow, Look, Shares, adopt, gone, moved_on
+from projections.immich.wishes import follows
 from tests.support.beside.immich import CLEARINGS, RESET, Immich, Line
 from tests.support.beside.source import Source
 from tests.support.beside.tables import ME, START_MS, Key, Tables
@@ -73,7 +74,9 @@ class Phone:
         self.again: Counter[str] = Counter()
         self.visible = True
         """Whether Immich has heard of it since it came there: only then can it be known here that it was there."""
-        self.reset_seen = False
+        self.asked = ""
+        """By which mark of a wish there it was asked here to start over."""
+        self.wipes = 0
         self.breaks = dice.choice((0.01, 0.05, 0.2))
         """How often it breaks off before a run, and how often behind one whose ack is lost."""
 
@@ -91,7 +94,7 @@ class Phone:
                 elif chance < 0.66:
                     self.immich.clear(self.dice.choice(CLEARINGS))
                 elif chance < 0.69 and self.visible:
-                    self.immich.pending_reset = True
+                    self.immich.press()
         if not self.immich.checkpoints and not self._is_known_there():
             # Emptied there, with nothing to show for it: neither a checkpoint nor one that is gone.
             await self._sync(self._of_immich, self._ack_immich, wild=False)
@@ -142,15 +145,27 @@ class Phone:
                 await self.session.act(adoption.command)
         elif (command := gone(self.session.state, look)) is not None:
             await self.session.act(command)
-        if self.immich.pending_reset and not self.reset_seen:
-            await self.session.act(RequestReset(on=True, by=plain("immich")))
-        self.reset_seen = self.immich.pending_reset
+        await self._take_up_a_wish(self.session)
         return self.session
+
+    async def _take_up_a_wish(self, session: Session) -> None:
+        if not self.immich.pending_reset:
+            self.asked = ""
+            return
+        next_step = follows(session.state, self.asked, self.immich.mark) if self.asked else "ask"
+        self.asked = self.immich.mark
+        if next_step == "ask":
+            await session.act(RequestReset(on=True, by=plain("immich")))
+        elif next_step == "take_back":
+            self.immich.pending_reset, self.asked = False, ""
 
     async def _of_ours(self) -> AsyncIterator[Line]:
         session = await self.look()
         begun = await begin(session.act, self.source, session.state, TYPES, Waits(), 0.0)
         made = None
+        if begun is None and self.immich.checkpoints and not self.immich.pending_reset:
+            self.immich.press()
+            self.asked = self.immich.mark
         if begun is not None:
             made = chunks(self.source, begun.state, begun.rows, begun.snapshot_us, None, begun.types, begun.offered)
         try:
@@ -167,8 +182,6 @@ class Phone:
     async def _ack_ours(self, text: str) -> None:
         assert self.session is not None
         await self.session.act(RecordAcks((parse_ack(text),)))
-        if text.startswith(RESET):
-            self.immich.pending_reset = self.reset_seen = False
 
     # A sync, with whomever
 
@@ -204,6 +217,7 @@ class Phone:
     def _apply(self, line: Line) -> None:
         if line.type == RESET:
             self.rows.clear()
+            self.wipes += 1
         elif line.version is not None:
             self.rows[line.table, line.key] = line.version
         elif line.table:

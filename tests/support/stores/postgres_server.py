@@ -280,3 +280,12 @@ class PostgresServer:
         self.kill()
         if self._keeper is not None:
             self._keeper.communicate(timeout=30)
+
+
+def dumped(server: PostgresServer, database: str) -> str:
+    """Dump a database, as an operator does."""
+    command = ["pg_dump", "-h", str(server.home), "-p", str(server.port), "-U", "postgres", database]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return "".join(
+        line for line in said.splitlines(keepends=True) if not line.startswith(("\\restrict", "\\unrestrict"))
+    )  # of psql's own

@@ -82,6 +82,9 @@ class JwtBackend:
         """Tell that who was admitted stays so: a token admits at its request, and the ledger tells who is out."""
         return True
 
+    async def starts_over(self, caller: Caller) -> None:
+        """Note nothing: a device of this kind never goes back to another sync."""
+
     async def permitted(self, api_key: str, permission: str) -> bool | None:
         """Tell that there are no API keys but ours."""
         return None
