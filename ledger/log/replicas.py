@@ -34,7 +34,7 @@ from ledger.events import (
 )
 from ledger.log.append import Section
 from ledger.state import State
-from ledger.store.cluster import ClusterStore
+from ledger.store.cluster import ClusterStore, KnownNodes
 from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
 from ledger.store.interface import Store, open_store
 from ledger.store.scripts import Script, pack
@@ -75,12 +75,15 @@ class Replicas:
         self._rounds: WeakKeyDictionary[Mux, _Rounds] = WeakKeyDictionary()
 
     @classmethod
-    async def open(cls, url: str, count: int, *, wait_s: float = 1.0, timeout_s: float = 5.0) -> Replicas:
+    async def open(
+        cls, url: str, count: int, *, wait_s: float = 1.0, timeout_s: float = 5.0, known: KnownNodes | None = None
+    ) -> Replicas:
         """Connect beside the ledger's own store. `count` replicas must confirm, within `wait_s`.
 
         Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
         """
-        store = await open_store(url, timeout_s=timeout_s + wait_s)  # a reply to WAIT comes that much later
+        # A reply to WAIT comes that much later.
+        store = await open_store(url, timeout_s=timeout_s + wait_s, known=known)
         assert isinstance(store, StandaloneStore | ClusterStore)
         return cls(store, count, wait_s)
 

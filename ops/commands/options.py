@@ -29,7 +29,12 @@ def store_options(command: Command) -> Command:
     data_dir = click.option(
         "--data-dir", type=click.Path(path_type=Path), help="Folder of the embedded server [default: ./var]."
     )
-    redis = click.option("--redis", "redis_url", help="Use this server instead: redis://, rediss:// or unix://.")
+    redis = click.option(
+        "--redis",
+        "redis_url",
+        help="Use this store instead: redis://, rediss://, unix://, redis+cluster://HOST,HOST or "
+        "redis+sentinel://HOST,HOST/NAME.",
+    )
     return data_dir(redis(command))
 
 

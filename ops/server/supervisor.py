@@ -19,18 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ledger.errors import LedgerError, NoLedger, Unavailable
 from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_ledger
+from ops.opening.store import until_there
 from ops.server.arbiter import BACKLOG, Start, encode_start
 from ops.server.logs import configure_logging
-from ops.settings.settings import Settings, without_password
+from ops.settings.settings import Settings
 from ops.settings.variables import unknown_variables
 
 log = logging.getLogger("syncledger.serve")
@@ -70,8 +68,7 @@ def serve(settings: Settings, *, factory: str = APPLICATION, on_ready: Callable[
                 server.watch()
             else:
                 redis_url = settings.redis_url
-                check_redis(redis_url, settings.redis_timeout_s)
-            ledger_id = asyncio.run(begin_ledger(redis_url, settings))
+            ledger_id = asyncio.run(until_there(partial(begin_ledger, redis_url, settings), signals.asked))
             start = Start(settings, redis_url, factory, os.getpid(), ledger_id)
             with Supervisor(start, listener, signals, on_ready) as supervisor:
                 return supervisor.run()
@@ -122,18 +119,6 @@ def address_of(listener: socket.socket) -> str:
     """Return the URL a client on this machine uses."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def check_redis(url: str, timeout_s: float) -> None:
-    """Reach a server that is not ours once; raises ServiceError, which shows no password."""
-    once = Retry(NoBackoff(), 0)
-    try:
-        with redis.Redis.from_url(
-            url.replace("+cluster", ""), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
-        ) as client:
-            client.ping()
-    except (redis.RedisError, ValueError, OSError) as error:
-        raise ServiceError(f"Cannot use {without_password(url)}: {error}") from error
 
 
 class StopSignals:

@@ -19,7 +19,15 @@ from projections.accounts.addresses import problem_of
 from projections.accounts.credentials import Cipher
 
 POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+REDIS_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
 LONGEST_TEXT: Final = 2048
 MOST: Final = 1_000_000
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE)

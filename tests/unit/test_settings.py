@@ -392,6 +392,9 @@ def test_a_version_is_announced_whose_types_are_known() -> None:
 def test_passwords_are_masked_in_urls() -> None:
     assert without_password("redis://db:1/0") == "redis://db:1/0"
     assert without_password("redis://:p@db:1/0") == "redis://:***@db:1/0"
+    assert without_password("redis+sentinel://:p@a,b:1/m?db=0&sentinel_password=q&password=r") == (
+        "redis+sentinel://:***@a,b:1/m?db=0&sentinel_password=***&password=***"
+    )
     assert without_password("redis://[:p") == "(unreadable)"
 
 
