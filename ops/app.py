@@ -19,9 +19,10 @@ import msgspec
 from endpoints.routes import App, build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
-from ledger.errors import InvalidInput, LedgerError, StoreUnavailable, Unavailable
+from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable, Unavailable
 from ledger.events import IMMICH
 from ledger.log.store_check import eviction_text, read_promise
+from ledger.store.interface import check_writes
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
@@ -212,6 +213,8 @@ async def _note_version(found: Opened, worker: str, version: str) -> None:
 async def _compare(found: Opened) -> None:
     """Compare what this worker remembers with the store, where another server answers, or was made the primary."""
     with suppress(StoreUnavailable):  # looked at again in a second
+        with suppress(StoreFull):
+            await check_writes(found.store)  # a server that became a replica is left though nobody writes
         compared = await found.ledger.losses.compare_if_another()
         if compared is not None:
             log.info("compared with another server: %s", msgspec.json.encode(compared).decode())

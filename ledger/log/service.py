@@ -36,6 +36,7 @@ from ledger.errors import (
     LedgerError,
     NoSuchSession,
     NotAllEnded,
+    NotReplicated,
     Rebuilding,
     Refused,
     SessionEnded,
@@ -362,6 +363,8 @@ class Ledger:
     async def _end_these(self, user: str, sids: Sequence[str], command: EndSession, damaged: list[str]) -> int:
         if sids:
             command = await self._sealed(user, command)
+        elif self._replicas is not None:  # they may have ended a moment ago, without a replica that knows
+            await self._replicas.confirm_partition(self.partition_of(user))
         for start in range(0, len(sids), _ENDED_TOGETHER):
             some = sids[start : start + _ENDED_TOGETHER]
             try:
@@ -382,6 +385,20 @@ class Ledger:
         """Tell whether a token that does not admit is one of a session that is there or has ended, and no guess."""
         ours = caller.number == 0 or caller.genuine
         return ours and await is_known(self.store, self.partition_of(caller.user), caller.sid)
+
+    async def confirm_ended(self, user: str, sid: str) -> None:
+        """See that replicas have the end of a session, if it has ended and replicas are waited for.
+
+        Who was answered that an end is not confirmed asks again, and may hear that it has ended only once it is. Raises
+        NotReplicated.
+        """
+        if self._replicas is None:
+            return
+        partition = self.partition_of(user)
+        ended = await read_ended(self.store, partition, sid)
+        if ended is not None and not self._recent.is_confirmed(sid, ended.hash):
+            await self._replicas.confirm(partition, left_of(sid, ended.user, ended.seq, ended.hash))
+            self._recent.confirm(sid, ended.hash)
 
     async def locate(self, sid: str) -> int:
         """Find the partition of a session, living or ended, by its id alone; raises NoSuchSession.
@@ -534,6 +551,8 @@ class Ledger:
             states = await self._load_families(user, sids, now_us)
             chosen = [states[sid] for sid in sids if sid in states]
             if not chosen:
+                for sid in sids:
+                    await self.confirm_ended(user, sid)
                 raise SessionEnded
             if lost := [known for state in states.values() if (known := self._known_beyond(state)) is not None]:
                 for known in lost:
@@ -582,7 +601,16 @@ class Ledger:
                 raise
             conflict = await self._outcome(partition, sections[0], now_us)
         if conflict is None and self._replicas is not None:
-            await self._replicas.appended(partition, sections)
+            try:
+                await self._replicas.appended(partition, sections)
+            except NotReplicated:
+                # It is there. A replica that takes over without it is told by who remembers it.
+                for section in sections:
+                    if section.after.ended is None:
+                        self._recent.keep(section.after)
+                    else:
+                        self._recent.keep_ended(section.after)
+                raise
         return conflict
 
     async def _outcome(self, partition: int, first: Section, now_us: int) -> Conflict | None:

@@ -165,7 +165,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             mender=Mending(store, archive),
             present=presence.check,
         ),
-        catalog=Catalog(store, profiles=identities.profile),
+        catalog=Catalog(store, profiles=identities.profile, replicas=replicas),
         api_keys=ApiKeys(store, clock),
         identities=identities,
         user_keys=user_keys,

@@ -270,11 +270,8 @@ def test_a_wrong_password_is_not_waited_for(data_dir: Path, tmp_path: Path) -> N
             try:
                 assert service.spawn().wait(20) == 1
                 assert "hunter" not in service.log.read_text()
-                assert (
-                    "NOAUTH" in service.log.read_text()
-                    or "WRONGPASS" in service.log.read_text()
-                    or ("username-password" in service.log.read_text())
-                )
+                told = service.log.read_text()
+                assert "Authentication required" in told or "username-password" in told
             finally:
                 service.kill()
 
