@@ -22,7 +22,7 @@ from ops.embedded.server import embedded_server
 from ops.opening.key_files import FileSource, read_or_make
 from ops.opening.known_ledgers import KnownLedgers
 from ops.opening.known_nodes import NotedNodes
-from ops.opening.store import connect
+from ops.opening.store import check_permissions, connect
 from ops.settings.parsers import fernet_keys
 from ops.settings.settings import Settings
 from projections.accounts.api_keys import ApiKeys
@@ -109,6 +109,7 @@ async def begin_on_purpose(store: Store, settings: Settings, *, anew: bool) -> s
 
 async def begin_ledger(url: str, settings: Settings) -> str:
     """Open the ledger that is to be served, or begin it, and return its id; raises what `open_ledger` does."""
+    await check_permissions(url, settings)
     store = await connect(url, settings)
     try:
         return (await open_ledger(store, settings, begin=True))[1]

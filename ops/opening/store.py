@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
-from ledger.errors import StoreUnavailable
+from ledger.errors import LayoutError, StoreUnavailable
+from ledger.store.addresses import read_url
 from ledger.store.error_replies import NotPermitted
 from ledger.store.interface import Store, open_store
+from ledger.store.permissions import lacking, lacking_text
+from ledger.store.shared_connection import Mux
+from ledger.store.standalone import StandaloneStore
 from ops.embedded.server import embedded_server
 from ops.opening.known_nodes import NotedNodes
 from ops.settings.settings import Settings
@@ -28,6 +32,27 @@ TOLD_EVERY_S: Final = 15.0
 async def connect(url: str, settings: Settings) -> Store:
     """Open a store by its URL, the embedded server's or that of the settings; raises LayoutError, StoreUnavailable."""
     return await open_store(url, timeout_s=settings.reply_timeout_s, known=NotedNodes.of(settings))
+
+
+async def check_permissions(url: str, settings: Settings) -> None:
+    """See that the store's user may do all that a ledger needs; raises LayoutError with what is lacking.
+
+    A password that is wrong raises NotPermitted.
+    """
+    target = read_url(url)
+    if target.options.get("username") is None:  # everything, unless somebody went out of their way
+        return
+    try:
+        store = await connect(url, settings)
+    except NotPermitted as error:  # one server can be asked without a word about itself
+        if target.wants_cluster or "NOPERM" not in str(error):
+            raise
+        store = StandaloneStore(Mux(target, settings.reply_timeout_s))
+    try:
+        if rules := await lacking(store, waits=settings.durability == "replica"):
+            raise LayoutError(lacking_text(rules, str(target.options["username"])))
+    finally:
+        await store.close()
 
 
 @asynccontextmanager
