@@ -142,6 +142,7 @@ class Replicas:
             except NotReplicated:
                 raise
             except StoreUnavailable as error:
+                self._store.look_again()  # nobody else uses these connections, who could have met it
                 raise self._not_confirmed(f": {error}") from error
             else:
                 if not here:

@@ -83,6 +83,10 @@ class ClusterStore:
             self._refresh_soon()
             raise
 
+    def look_again(self) -> None:
+        """Read again who owns which slot: a connection of `mux_of` met trouble."""
+        self._refresh_soon()
+
     def mux_of(self, key: bytes) -> Mux:
         """Give the connection to the primary that owns a key, as far as is known; raises StoreUnavailable."""
         mux = self._owners[key_slot(key)]

@@ -2,8 +2,8 @@
 
 Phones sign in further sessions, end them and acknowledge all the while. What was answered is counted: with
 LEDGER_DURABILITY=replica and as many replicas as may take over (one each), no session that was answered is lost and
-none that was ended lives again. Nobody is told 401 or 500, each 503 says when to come again, no request takes more than five
-seconds, and nothing of the service is started anew but the worker that was killed.
+none that was ended lives again. Nobody is told 401 or 500, each 503 says when to come again, no request takes more than
+five seconds, and nothing of the service is started anew but the worker that was killed.
 """
 
 from __future__ import annotations
