@@ -104,7 +104,7 @@ async def test_under_load_no_confirmed_session_is_lost_when_primaries_end_hang_a
             await asyncio.to_thread(wait_until, sentinels.ready, "all to be in step", 90)
             primary = sentinels.primary
             getattr(primary, end)()
-            await asyncio.to_thread(wait_until, lambda old=primary: sentinels.primary is not old, "a failover", 60)
+            await asyncio.to_thread(sentinels.wait_for_another_than, primary)
             if end == "kill":
                 await asyncio.to_thread(primary.start)
             else:

@@ -183,6 +183,9 @@ class ReplicatedCluster:
 
     def move_all(self) -> None:
         """Stop all nodes and start them under other addresses, of which none knows the others'."""
+        ids = {self.id_of(node): node for node in self.nodes}
+        facts = [each for each in self.facts(self.alive()) if each.primary in ids]
+        pairs = [(ids[each.id], ids[each.primary]) for each in facts]
         for node in self.nodes:
             node.stop()
         for node in self.nodes:
@@ -192,6 +195,8 @@ class ReplicatedCluster:
         for node in self.nodes[1:]:
             self.meet(node, self.nodes[0])
         self.name.lead_to(self.nodes[0].port)
+        for replica, primary in pairs:  # which Redis 7 goes on to look for at its old address
+            self.replicate(replica, primary)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.name.close()

@@ -61,7 +61,11 @@ class Sentinels:
         """Have another server made the primary, which the old one hears of."""
         before = self.primary
         self.ask("SENTINEL", "FAILOVER", NAME)
-        wait_until(lambda: self.primary is not before, "another primary", 30)
+        self.wait_for_another_than(before)
+
+    def wait_for_another_than(self, before: RedisServer) -> None:
+        """Wait until a Sentinel names another primary."""
+        wait_until(lambda: self.primary is not before, "another primary", 60)
 
     def ready(self) -> bool:
         """Tell whether all Sentinels know of each other and of the replicas, none of which is behind."""
