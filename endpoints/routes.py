@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import falcon.asgi
 
@@ -17,6 +18,7 @@ from endpoints.http.routing import Router
 from endpoints.openapi import pages
 from endpoints.services import Services
 from endpoints.sync import acks, probe, stream
+from ledger.errors import Unavailable
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
 _SUBJECTS = (
@@ -55,6 +57,20 @@ def build(services: Services) -> App:
     errors.install(app, refusals.judged)
     for route in routes(services):
         add(app, route)
+    return app
+
+
+def build_waiting(trouble: Callable[[], Unavailable]) -> App:
+    """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
+    errors.install(app)
+
+    async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
+        raise errors.NotReady(str(trouble())) if req.path == health.READY else trouble()
+
+    for route in health.alive_routes():
+        add(app, route)
+    app.add_sink(not_yet, "/")
     return app
 
 

@@ -99,6 +99,8 @@ class Readiness(msgspec.Struct, frozen=True):
     archive: str = ""
     clock: str = ""
     """Which clock is wrong, by how much; empty while this machine's and the store's agree."""
+    eviction: str = ""
+    """That the store may evict keys, and so lose sessions and events; empty as it must be."""
     protocol: ProtocolReadiness = ProtocolReadiness(str(DEFAULT), "by default")
     identity: IdentityReadiness | msgspec.UnsetType = msgspec.UNSET
 
@@ -116,8 +118,9 @@ class Services(msgspec.Struct, frozen=True):
     """All that resources use.
 
     `auth_user` reads the `AuthUserV1` payload of a user in a library, None where there is none; raises Unavailable.
-    `readiness` asks store and source how they are; raises StoreUnavailable, and LedgerGone as `present` does: where the
-    store has lost the ledger. `stall_s` is for how long a stream's reader may take nothing. Without a
+    `readiness` asks store and source how they are; raises StoreUnavailable and StoreFull where it takes no writes,
+    and LedgerGone as `present` does: where the store has lost the ledger. `stall_s` is for how long a stream's reader
+    may take nothing. Without a
     `provider` nobody signs in over HTTP: sessions are made by the command.
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.

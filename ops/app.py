@@ -7,7 +7,7 @@ import gc
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from importlib import metadata
@@ -16,14 +16,17 @@ from uuid import uuid4
 
 import msgspec
 
-from endpoints.routes import App, build
+from endpoints.routes import App, build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
-from ledger.errors import InvalidInput, LedgerError, StoreUnavailable
+from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable, Unavailable
 from ledger.events import IMMICH
+from ledger.log.store_check import eviction_text, read_promise
+from ledger.store.interface import check_writes
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
+from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
@@ -37,6 +40,8 @@ NOTED_S: Final = 60.0
 """How often a worker notes that it runs, and learns in which format the ledger is written."""
 COMPARED_S: Final = 1.0
 """How often a worker looks whether another server answers."""
+OPENED_WITHIN_S: Final = 1.0
+"""How long a worker that takes the place of another lets clients wait for it, before it tells them to come again."""
 
 
 class Application:
@@ -47,25 +52,79 @@ class Application:
         self._ledger_id = ledger_id
         self._settings = settings
         self._redis_url = redis_url
-        self._app: App | None = None
+        self._app: App = build_waiting(lambda: self._trouble)
+        self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
+        self.served_before = False
+        """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        assert self._app is not None, "the server must run the lifespan protocol"
         await self._app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
         async with AsyncExitStack() as closing:
+            opening = asyncio.create_task(self._open(closing))
+            # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
+            await asyncio.wait([opening], timeout=OPENED_WITHIN_S if self.served_before else None)
+            if opening.done() and (error := opening.exception()) is not None:
+                if not self._may_come(error):
+                    if not isinstance(error, LedgerError):
+                        raise error
+                    await send({"type": "lifespan.startup.failed", "message": _told(error)})
+                    return
+                self._note(error)
+                opening = asyncio.create_task(self._keep_opening(closing))
+            elif not opening.done():
+                first, opening = opening, asyncio.create_task(self._keep_opening(closing, opening))
+                closing.push_async_callback(_end, [first])
+            # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 100)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await _end([opening])
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _keep_opening(self, closing: AsyncExitStack, first: asyncio.Task[None] | None = None) -> None:
+        """Open again and again until that succeeds; until then everybody is told to come again."""
+        pause_s = FIRST_PAUSE_S
+        while True:
             try:
-                found, services = await open_services(self._redis_url, self._settings, closing, self._ledger_id)
-                self._app = build(services)
-            except LedgerError as error:
-                await send({"type": "lifespan.startup.failed", "message": _told(error)})
+                await (first or self._open(closing))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again
+                self._note(error)
+            else:
+                log.info("the store is there: serving")
                 return
+            first = None
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
+
+    def _may_come(self, error: BaseException) -> bool:
+        """Tell whether opening is to be tried again: if what is missing may come, or others serve already."""
+        return isinstance(error, Unavailable) or (self.served_before and isinstance(error, Exception))
+
+    def _note(self, error: BaseException) -> None:
+        """Keep what is in the way for those who ask, and log it, once as long as it is the same."""
+        told = _told(error) if isinstance(error, LedgerError) else "the worker cannot begin, its log tells why"
+        if told == str(self._trouble):
+            return
+        if isinstance(error, LedgerError):
+            log.error("not serving yet: %s", told)
+        else:
+            log.error("not serving yet", exc_info=error)
+        self._trouble = StoreUnavailable(told, maybe_done=False)
+
+    async def _open(self, closing: AsyncExitStack) -> None:
+        """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
+        async with AsyncExitStack() as stack:
+            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id)
+            app = build(services)
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             worker, version = uuid4().hex[:12], metadata.version("syncledger")
@@ -78,19 +137,11 @@ class Application:
             ]
             if self._settings.identity == IMMICH:
                 tables = await open_immich_tables(self._settings, connections=1)
-                closing.push_async_callback(tables.close)
+                stack.push_async_callback(tables.close)
                 work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
-            jobs = [asyncio.create_task(job) for job in work]
-            # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 100)
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
-        await send({"type": "lifespan.shutdown.complete"})
+            stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
+            closing.push_async_exit(stack.pop_all())
+        self._app = app
 
     async def _expire(self, found: Opened) -> None:
         """End what is over; of all workers the one that claims a turn does it."""
@@ -120,6 +171,13 @@ class Application:
             log.info("gone at Immich: %s", msgspec.json.encode(report).decode())
 
 
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def again_and_again(
     job: Callable[[], Awaitable[None]], name: str, every_s: float, counters: Counters, *, now: bool = False
 ) -> None:
@@ -143,8 +201,11 @@ async def again_and_again(
 async def _note_version(found: Opened, worker: str, version: str) -> None:
     """Note that this version runs, so that nothing newer is written than all who run can read.
 
-    And how late it is, so that what is not served counts for nobody's idleness.
+    And how late it is, so that what is not served counts for nobody's idleness. Told is, too, what the server was set
+    to since that it must not be.
     """
+    if evicts := eviction_text((await read_promise(found.store)).eviction):
+        log.critical("%s", evicts)
     await found.formats.note(worker, version, found.ledger.clock())
     await note_time(found.store, found.ledger.clock())
 
@@ -152,6 +213,8 @@ async def _note_version(found: Opened, worker: str, version: str) -> None:
 async def _compare(found: Opened) -> None:
     """Compare what this worker remembers with the store, where another server answers, or was made the primary."""
     with suppress(StoreUnavailable):  # looked at again in a second
+        with suppress(StoreFull):
+            await check_writes(found.store)  # a server that became a replica is left though nobody writes
         compared = await found.ledger.losses.compare_if_another()
         if compared is not None:
             log.info("compared with another server: %s", msgspec.json.encode(compared).decode())

@@ -20,6 +20,7 @@ from ledger.errors import LedgerError
 from ledger.log.stored_sessions import Strays
 from ledger.store.interface import Store, open_store
 from ops.archive.options import ArchivePlace
+from ops.opening.known_nodes import NotedNodes
 from projections.archive.catalog import Archive
 from projections.archive.format import parse_name
 from projections.bounded_tasks import each
@@ -43,6 +44,7 @@ class Job(msgspec.Struct):
     which: list[int]
     strays: Strays
     archive: ArchivePlace | None = None
+    known: NotedNodes | None = None
 
 
 class Said(msgspec.Struct):
@@ -134,7 +136,7 @@ async def _verify(job: Job) -> Report:
             told = events
             _say(Said(report.partitions, events))
 
-    store = await open_store(job.url, timeout_s=job.timeout_s)
+    store = await open_store(job.url, timeout_s=job.timeout_s, known=job.known)
     try:
         archive = None if job.archive is None else Archive(store, job.archive.open())
         return await verify(store, job.partitions, only=job.which, strays=job.strays, archive=archive, on_progress=tell)

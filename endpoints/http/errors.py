@@ -101,6 +101,10 @@ class Forbidden(NotAllowed):
     """The credential is good, but not for this."""
 
 
+class NotReady(Unavailable):
+    """The service is of no use now; told to who asks how it is, with why."""
+
+
 async def unchanged(req: Request, error: Exception) -> Exception:
     """Answer every error as what it is."""
     return error
@@ -160,7 +164,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The identity provider is not available; try again later")
         case SourceUnavailable():
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
-        case NotReplicated() | ArchiveNotGiven() | LedgerGone() | StreamsBusy():
+        case NotReplicated() | ArchiveNotGiven() | LedgerGone() | NotReady() | StreamsBusy():
             return 503, _said(error)
         case _ if isinstance(error, _MISCONFIGURED):
             return 503, ErrorDto("This service is not configured as its ledger needs; its log says what to mend")

@@ -35,7 +35,8 @@ class Refusals:
         """Count an error that a request ended with, once, and return the one to answer with.
 
         A bad credential that came too often becomes Limited, or StoreUnavailable where its limit is not known. One that
-        the ledger may know becomes LedgerGone while the store has lost it.
+        the ledger may know becomes LedgerGone while the store has lost it, and NotReplicated while too few replicas
+        have the end of its session.
         """
         if isinstance(error, SessionEnded | Unauthenticated | Rebuilding) and (shown := presented(req)).value:
             try:
@@ -68,6 +69,8 @@ class Refusals:
         if isinstance(error, TokenReused):
             await self._counters.note("token_reused")
         caller = self._claimed_by(shown.value)
+        if isinstance(error, SessionEnded) and caller is not None and not gone:
+            await self._ledger.confirm_ended(caller.user, caller.sid)
         if gone or caller is None or not await self._ledger.once_admitted(caller):
             await self._limits.bad_token(req, caller.user if caller else None)
         if gone:

@@ -92,6 +92,7 @@ class Families:
         load: Load,
         append: Append,
         losses: Callable[[], Losses],
+        confirm_ended: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._partitions = partitions
@@ -100,6 +101,7 @@ class Families:
         self._load = load
         self._append = append
         self._losses = losses
+        self._confirm_ended = confirm_ended
         self._ancestors: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     # Who belongs to whom
@@ -330,13 +332,15 @@ class Families:
     async def _end_first(self, user: str, sids: Sequence[str], command: Ending, *, leaves: bool = True) -> list[State]:
         """End sessions in one script, and nothing that belongs to them; returns them as they are then.
 
-        Raises SessionEnded where none of them lives.
+        Raises SessionEnded where none of them lives, and replicas know it where they are waited for.
         """
         partition = partition_of(user, self._partitions)
         for _ in range(ATTEMPTS):
             now_us = self._clock()
             states = await self._these(partition, user, sids)
             if not states:
+                for sid in sids:
+                    await self._confirm_ended(user, sid)
                 raise SessionEnded
             if beyond := [known for state in states if (known := self._is_beyond(state)) is not None]:
                 for known in beyond:

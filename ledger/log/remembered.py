@@ -24,6 +24,7 @@ class Recent:
     def __init__(self) -> None:
         self._states: OrderedDict[str, tuple[State, int]] = OrderedDict()
         self._ended: OrderedDict[str, State] = OrderedDict()
+        self._confirmed: OrderedDict[str, bytes] = OrderedDict()
 
     def find(self, sid: str, now_us: int) -> State | None:
         """Return the state kept of a session, unless its activity must be noted anew, which takes a load."""
@@ -50,6 +51,16 @@ class Recent:
         self._ended[state.sid] = replace(state, checkpoints={}, offered=(), started=(), heard=(), noted=())
         if len(self._ended) > RECENT:
             self._ended.popitem(last=False)
+
+    def confirm(self, sid: str, digest: bytes) -> None:
+        """Keep that replicas have the end of a session; `digest`: the hash of that event."""
+        self._confirmed[sid] = digest
+        if len(self._confirmed) > RECENT:
+            self._confirmed.popitem(last=False)
+
+    def is_confirmed(self, sid: str, digest: bytes) -> bool:
+        """Tell whether replicas are known to have the end of a session."""
+        return self._confirmed.get(sid) == digest
 
     def known(self, sid: str) -> State | None:
         """Return what is known of a session, living or ended."""

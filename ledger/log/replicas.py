@@ -34,7 +34,7 @@ from ledger.events import (
 )
 from ledger.log.append import Section
 from ledger.state import State
-from ledger.store.cluster import ClusterStore
+from ledger.store.cluster import ClusterStore, KnownNodes
 from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
 from ledger.store.interface import Store, open_store
 from ledger.store.scripts import Script, pack
@@ -62,6 +62,7 @@ PAUSE_S: Final = 0.02
 LATER: Final = 256
 """How many events of a session may have come behind the one that is waited for; beyond that it is not confirmed."""
 _BARRIER: Final = Script.load("ledger.log", "barrier.lua", allow_oom=True)
+_LIBRARY: Final = Script.load("ledger.log", "barrier_library.lua", allow_oom=True)
 
 
 class Replicas:
@@ -75,12 +76,15 @@ class Replicas:
         self._rounds: WeakKeyDictionary[Mux, _Rounds] = WeakKeyDictionary()
 
     @classmethod
-    async def open(cls, url: str, count: int, *, wait_s: float = 1.0, timeout_s: float = 5.0) -> Replicas:
+    async def open(
+        cls, url: str, count: int, *, wait_s: float = 1.0, timeout_s: float = 5.0, known: KnownNodes | None = None
+    ) -> Replicas:
         """Connect beside the ledger's own store. `count` replicas must confirm, within `wait_s`.
 
         Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
         """
-        store = await open_store(url, timeout_s=timeout_s + wait_s)  # a reply to WAIT comes that much later
+        # A reply to WAIT comes that much later.
+        store = await open_store(url, timeout_s=timeout_s + wait_s, known=known)
         assert isinstance(store, StandaloneStore | ClusterStore)
         return cls(store, count, wait_s)
 
@@ -110,19 +114,35 @@ class Replicas:
         shared = (keys.ended(partition), keys.barrier(partition), keys.stream(partition))
         names = (keys.session(partition, state.sid), *shared)
         packed = pack((b"EVALSHA", _BARRIER.sha, len(names), *names, state.sid, state.seq, state.hash, LATER))
+        await self._reach(names[2], packed, _BARRIER)
+
+    async def confirm_partition(self, partition: int) -> None:
+        """Wait until enough replicas have all that is in a partition now; raises NotReplicated."""
+        name = keys.barrier(partition)
+        await self._reach(name, pack((b"SET", name, b"1")))
+
+    async def confirm_library(self, library: str, stamp: int) -> None:
+        """Wait until enough replicas have a library's catalog up to a stamp; raises NotReplicated."""
+        name = keys.catalog_meta(library)
+        await self._reach(name, pack((b"EVALSHA", _LIBRARY.sha, 1, name, stamp)), _LIBRARY)
+
+    async def _reach(self, name: bytes, barrier: bytes, script: Script | None = None) -> None:
+        """Write a barrier where a key is, and wait until enough replicas have it; raises NotReplicated."""
         for _ in range(ATTEMPTS):
             try:
-                mux = self._store.mux_of(names[2])
+                mux = self._store.mux_of(name)
                 rounds = self._rounds.setdefault(mux, _Rounds(self._count, self._wait_s))
-                here, reached = await rounds.ask(mux, packed)
+                here, reached = await rounds.ask(mux, barrier)
             except NoScript:
-                await mux.load(_BARRIER)
+                assert script is not None
+                await mux.load(script)
             except (Moved, Ask, NotNow):
                 await asyncio.sleep(PAUSE_S)
-                await self._store.command("EXISTS", names[2], key=names[2])  # which corrects the map of slots
+                await self._store.command("EXISTS", name, key=name)  # which corrects the map of slots
             except NotReplicated:
                 raise
             except StoreUnavailable as error:
+                self._store.look_again()  # nobody else uses these connections, who could have met it
                 raise self._not_confirmed(f": {error}") from error
             else:
                 if not here:
@@ -180,6 +200,6 @@ def promise_text(wanted: int, connected: int) -> str:
     """Say in words what waiting for replicas adds to an answered write."""
     have = "replica has" if wanted == 1 else "replicas have"
     return (
-        f"sign-ins, sign-outs, new tokens, resets and cleared checkpoints are answered when {wanted} {have} them "
-        f"({connected} connected)"
+        f"sign-ins, sign-outs, new tokens, resets, cleared checkpoints and entities are answered when {wanted} {have} "
+        f"them ({connected} connected)"
     )

@@ -34,6 +34,7 @@ from ledger.errors import (
     LayoutError,
     LedgerError,
     NoSuchSession,
+    NotReplicated,
     ParentOver,
     Rebuilding,
     Refused,
@@ -128,7 +129,14 @@ class Ledger:
         self.clock = clock
         self._recent = Recent()
         self.families = Families(
-            store, partitions, lambda: self.clock(), self._recent, self.look, self._append, lambda: self.losses
+            store,
+            partitions,
+            lambda: self.clock(),
+            self._recent,
+            self.look,
+            self._append,
+            lambda: self.losses,
+            self.confirm_ended,
         )
         self.losses = Losses(
             store, partitions, lambda: self.clock(), self._recent, self.look, self._append, self.families.end, present
@@ -355,6 +363,9 @@ class Ledger:
             own = states[own].parent
         others = [other for other in states if other not in kept and other != sid]
         damaged = [other for other in found.damaged if other != sid]
+        if not others and not damaged:
+            await self._confirm_ends(user)
+            return 0
         return await self.families.end_these(user, others, await self._sealed(user, command), damaged)
 
     async def end_all(self, user: str, sids: Sequence[str], command: EndSession) -> int:
@@ -362,12 +373,34 @@ class Ledger:
 
         Raises NotAllEnded behind the last one, where some are damaged.
         """
-        return await self.families.end_these(user, sids, await self._sealed(user, command)) if sids else 0
+        if not sids:
+            await self._confirm_ends(user)
+            return 0
+        return await self.families.end_these(user, sids, await self._sealed(user, command))
 
     async def once_admitted(self, caller: Caller) -> bool:
         """Tell whether a token that does not admit is one of a session that is there or has ended, and no guess."""
         ours = caller.number == 0 or caller.genuine
         return ours and await is_known(self.store, self.partition_of(caller.user), caller.sid)
+
+    async def _confirm_ends(self, user: str) -> None:
+        """See that replicas have what ended a moment ago; raises NotReplicated."""
+        if self._replicas is not None:
+            await self._replicas.confirm_partition(self.partition_of(user))
+
+    async def confirm_ended(self, user: str, sid: str) -> None:
+        """See that replicas have the end of a session, if it has ended and replicas are waited for.
+
+        Who was answered that an end is not confirmed asks again, and may hear that it has ended only once it is. Raises
+        NotReplicated.
+        """
+        if self._replicas is None:
+            return
+        partition = self.partition_of(user)
+        ended = await read_ended(self.store, partition, sid)
+        if ended is not None and not self._recent.is_confirmed(sid, ended.hash):
+            await self._replicas.confirm(partition, left_of(sid, ended.user, ended.seq, ended.hash))
+            self._recent.confirm(sid, ended.hash)
 
     async def locate(self, sid: str) -> int:
         """Find the partition of a session, living or ended, by its id alone; raises NoSuchSession.
@@ -539,7 +572,16 @@ class Ledger:
                 raise
             conflict = await self._outcome(partition, sections[0], now_us)
         if conflict is None and self._replicas is not None:
-            await self._replicas.appended(partition, sections)
+            try:
+                await self._replicas.appended(partition, sections)
+            except NotReplicated:
+                # It is there. A replica that takes over without it is told by who remembers it.
+                for section in sections:
+                    if section.after.ended is None:
+                        self._recent.keep(section.after)
+                    else:
+                        self._recent.keep_ended(section.after)
+                raise
         return conflict
 
     async def _outcome(self, partition: int, first: Section, now_us: int) -> Conflict | None:

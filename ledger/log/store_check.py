@@ -9,6 +9,7 @@ from ledger import keys
 from ledger.errors import LayoutError, NoLedger, StoreReplyError
 from ledger.log.formats import FORMAT, OLDEST
 from ledger.log.whole import mark_new
+from ledger.store.error_replies import NotPermitted
 from ledger.store.interface import Store
 
 MAX_PARTITIONS: Final = 16_384
@@ -20,6 +21,8 @@ class StorePromise(NamedTuple):
 
     server: str
     fsync: str
+    eviction: str = ""
+    """The policy by which it may evict keys; '' if it evicts none."""
 
     @property
     def text(self) -> str:
@@ -90,29 +93,41 @@ def check_format(found: int) -> None:
 async def read_promise(store: Store) -> StorePromise:
     """Ask what the store promises of answered writes; the weakest of all primaries."""
     weakest = ("unknown", "off", "no", "everysec", "always")
-    server, promises = "", []
+    server, promises, eviction = "", [], ""
     for info in map(_facts, await store.each_primary("INFO")):
         server = (
             f"valkey {info['valkey_version']}" if "valkey_version" in info else f"redis {info.get('redis_version')}"
         )
+        eviction = eviction or _eviction(info)
         promises.append("off" if info.get("aof_enabled") == "0" else "unknown")
     try:
         for index, reply in enumerate(await store.each_primary("CONFIG", "GET", "appendfsync")):
             if promises[index] != "off" and len(reply) == 2:
                 promises[index] = reply[1].decode()
-    except StoreReplyError:
+    except (StoreReplyError, NotPermitted):
         pass  # a managed server without CONFIG: the policy stays unknown, and is stated as such
-    return StorePromise(server, min(promises, key=weakest.index))
+    return StorePromise(server, min(promises, key=weakest.index), eviction)
+
+
+def eviction_text(policy: str) -> str:
+    """Say what a policy by which keys may be evicted means, and what to do; '' for none."""
+    if not policy:
+        return ""
+    return (
+        f"The server may evict keys (maxmemory-policy {policy}), which would lose sessions and events: "
+        "set maxmemory-policy noeviction"
+    )
 
 
 async def _refuse_eviction(store: Store) -> None:
     for info in map(_facts, await store.each_primary("INFO", "memory")):
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise LayoutError(
-                f"The server may evict keys (maxmemory-policy {policy}), which would lose sessions and events: "
-                "set maxmemory-policy noeviction"
-            )
+        if policy := _eviction(info):
+            raise LayoutError(eviction_text(policy))
+
+
+def _eviction(info: dict[str, str]) -> str:
+    policy = info.get("maxmemory_policy", "noeviction")
+    return "" if policy == "noeviction" else policy
 
 
 def _facts(info: bytes) -> dict[str, str]:

@@ -1,50 +1,65 @@
 """A store that is a cluster: every command goes to the node that owns its key's slot.
 
 Each primary has one multiplexed connection. A node that no longer owns a slot says so (MOVED), which corrects that
-slot at once and has the whole map read again in the background.
+slot at once and has the whole map read again in the background (`cluster_map.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from redis.asyncio.cluster import ClusterNode, NodesManager
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import RedisError
 
 from ledger.errors import StoreUnavailable
-from ledger.store.connect import Target
+from ledger.store.cluster_map import ClusterMap, Node, discover
+from ledger.store.connect import Address, Target
 from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
 from ledger.store.scripts import Arg, Script, pack
 from ledger.store.shared_connection import Mux
-
-Address = tuple[str, int]
 
 ATTEMPTS = 8  # of one command, all but the last not carried out: redirected, script missing, cluster in between
 FIRST_PAUSE_S = 0.01
 MAX_PAUSE_S = 0.25
 REFRESH_PAUSE_S = 0.5
+REFRESH_EVERY_S = 60.0  # also where nothing is wrong, so that new replicas are known before they are needed
 _ASKING = pack((b"ASKING",))
+
+
+class KnownNodes(Protocol):
+    """Where the nodes of a cluster are noted, for processes that begin while the configured ones are down."""
+
+    def read(self) -> Sequence[Node]:
+        """Return the nodes noted last."""
+        ...
+
+    def note(self, nodes: Sequence[Node]) -> None:
+        """Note all nodes; raises nothing."""
+        ...
 
 
 class ClusterStore:
     """The `Store` over the primaries of a cluster; made by `open`."""
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, known: KnownNodes | None = None) -> None:
+        target.address  # noqa: B018 - refuses a unix socket
         self._target = target
         self._timeout_s = timeout_s
+        self._known = known
+        self._nodes: frozenset[Node] = frozenset() if known is None else frozenset(known.read())
         self._muxes: dict[Address, Mux] = {}
         self._owners: list[Mux | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_at_s = -math.inf
         self._closed = False
 
     @classmethod
-    async def open(cls, target: Target, timeout_s: float) -> ClusterStore:
+    async def open(cls, target: Target, timeout_s: float, known: KnownNodes | None = None) -> ClusterStore:
         """Read which node owns which slot; raises StoreUnavailable if no node tells."""
-        store = cls(target, timeout_s)
-        store._adopt(await _discover(target, [target.address], timeout_s))
+        store = cls(target, timeout_s, known)
+        store._adopt(await store._discover())
         return store
 
     async def command(self, *args: Arg, key: bytes) -> Any:
@@ -57,7 +72,20 @@ class ClusterStore:
     async def each_primary(self, *args: Arg) -> list[Any]:
         packed = pack(args)
         primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)
-        return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
+        if None in self._owners:  # whoever asks all would take what is missing for not there
+            self._refresh_soon()
+            raise StoreUnavailable("no node of the store owns some of its slots", maybe_done=False)
+        if asyncio.get_running_loop().time() > self._refreshed_at_s + REFRESH_EVERY_S:
+            self._refresh_soon()
+        try:
+            return await asyncio.gather(*(_send(mux, packed) for mux in primaries))
+        except StoreUnavailable:
+            self._refresh_soon()
+            raise
+
+    def look_again(self) -> None:
+        """Read again who owns which slot: a connection of `mux_of` met trouble."""
+        self._refresh_soon()
 
     def mux_of(self, key: bytes) -> Mux:
         """Give the connection to the primary that owns a key, as far as is known; raises StoreUnavailable."""
@@ -115,8 +143,18 @@ class ClusterStore:
             mux = self._muxes[host, port] = Mux(self._target.at(host, port), self._timeout_s)
         return mux
 
-    def _adopt(self, owners: list[Address | None]) -> None:
-        self._owners = [None if owner is None else self._mux(*owner) for owner in owners]
+    async def _discover(self) -> ClusterMap:
+        return await discover(self._target, self._target.addresses, self._nodes, self._timeout_s)
+
+    def _adopt(self, found: ClusterMap) -> None:
+        # PERF: a mux for each owner, not for each of 16,384 slots
+        muxes = {owner: self._mux(*owner) for owner in set(found.owners) if owner is not None}
+        self._owners = [None if owner is None else muxes[owner] for owner in found.owners]
+        self._refreshed_at_s = asyncio.get_running_loop().time()
+        if found.nodes != self._nodes:
+            self._nodes = found.nodes
+            if self._known is not None:
+                self._known.note(sorted(found.nodes))
 
     def _refresh_soon(self) -> None:
         """Read the map of slots again, unless that is being done."""
@@ -125,7 +163,7 @@ class ClusterStore:
 
     async def _refresh(self) -> None:
         try:
-            self._adopt(await _discover(self._target, list(self._muxes), self._timeout_s))
+            self._adopt(await self._discover())
         except StoreUnavailable:
             # The map stays as it is; whoever meets the trouble hears of it and has it read again.
             await asyncio.sleep(REFRESH_PAUSE_S)
@@ -148,24 +186,3 @@ def _send_asking(mux: Mux, packed: bytes) -> asyncio.Future[Any]:
     asking = mux.send(_ASKING)
     asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # the command's reply tells
     return mux.send(packed)
-
-
-async def _discover(target: Target, known: Sequence[Address], timeout_s: float) -> list[Address | None]:
-    """Ask the known nodes, until one answers, for the address of each slot's primary (None: nobody's)."""
-    # Bounded per node, so that one node that hangs does not use up the time of all.
-    options = target.connection_options(timeout_s / len(known)) | {"connection_class": target.connection_class}
-    del options["host"], options["port"]
-    nodes = NodesManager([ClusterNode(host, port, **options) for host, port in known], False, options)
-    try:
-        async with asyncio.timeout(timeout_s):
-            await nodes.initialize()
-    except (RedisError, OSError, TimeoutError, IndexError) as exc:  # IndexError: it found no primary at all
-        reason = str(exc) or "timed out"
-        raise StoreUnavailable(f"no node of the store tells who owns which slot: {reason}", maybe_done=False) from exc
-    finally:
-        await nodes.aclose()
-        await nodes.aclose("startup_nodes")
-    owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-    for slot, (primary, *_replicas) in nodes.slots_cache.items():
-        owners[slot] = (primary.host, int(primary.port))
-    return owners

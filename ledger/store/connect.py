@@ -5,57 +5,38 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from ledger.errors import LayoutError, StoreUnavailable
+from ledger.store.error_replies import NotPermitted
 
-_CLUSTER_SCHEMES = {"redis+cluster://": "redis://", "rediss+cluster://": "rediss://"}
-_NOT_FOR_CONNECTIONS = ("cluster", "max_connections", "timeout")
+Address = tuple[str, int]
 
 
 class Target:
-    """A server to connect to and how; parsed once from a URL.
+    """A server to connect to and how; `addresses.py` makes one of a URL.
 
-    `wants_cluster` is True when the URL says so (`redis+cluster://`, `?cluster=true`); otherwise the server is asked.
+    `addresses`: all that the URL names, any of which leads to the store. `wants_cluster` is True when the URL says so
+    (`redis+cluster://`, `?cluster=true`); otherwise the server is asked.
     """
 
     def __init__(
-        self, connection_class: type[AbstractConnection], options: dict[str, Any], wants_cluster: bool
+        self,
+        connection_class: type[AbstractConnection],
+        options: dict[str, Any],
+        wants_cluster: bool,
+        addresses: tuple[Address, ...] = (),
     ) -> None:
         self.connection_class = connection_class
         self.options = options
         self.wants_cluster = wants_cluster
-
-    @classmethod
-    def from_url(cls, url: str) -> Target:
-        """Parse a store's URL; raises LayoutError, whose message never repeats the URL (it may hold a password)."""
-        wants_cluster = False
-        for scheme, plain in _CLUSTER_SCHEMES.items():
-            if url.startswith(scheme):
-                url, wants_cluster = plain + url.removeprefix(scheme), True
-        try:
-            options: dict[str, Any] = dict(parse_url(url))
-        except ValueError as exc:
-            raise LayoutError(f"the store's URL is not usable: {exc}") from exc
-        wants_cluster = wants_cluster or str(options.get("cluster", "")).lower() in {"true", "1", "yes"}
-        for name in _NOT_FOR_CONNECTIONS:
-            options.pop(name, None)
-        connection_class = options.pop("connection_class", Connection)
-        options.update(protocol=2, decode_responses=False, health_check_interval=0)
-        if issubclass(connection_class, Connection):
-            options = {"host": "localhost", "port": 6379, "socket_keepalive": True} | options
-        target = cls(connection_class, options, wants_cluster)
-        try:
-            target.connection(1.0)
-        except (TypeError, ValueError, RedisError) as exc:
-            raise LayoutError(f"the store's URL has an unusable option: {exc}") from exc
-        return target
+        self.addresses = addresses
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> Address:
         """Host and port; a unix socket has none and raises LayoutError."""
         if "host" not in self.options:
             raise LayoutError("a cluster cannot be reached through a unix socket; give the URL of one of its nodes")
@@ -70,7 +51,8 @@ class Target:
 
     def at(self, host: str, port: int) -> Target:
         """Return the same way of connecting, to another node of the cluster."""
-        return Target(self.connection_class, self.options | {"host": host, "port": port}, self.wants_cluster)
+        options = self.options | {"host": host, "port": port}
+        return Target(self.connection_class, options, self.wants_cluster, ((host, port),))
 
     def connection_options(self, timeout_s: float) -> dict[str, Any]:
         """Return the arguments of a redis-py connection that fails within `timeout_s` and tries nothing twice."""
@@ -91,14 +73,39 @@ class Target:
         try:
             async with asyncio.timeout(timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                await self._check(connection)
             return _take_over(connection, protocol)
         except (RedisError, OSError, TimeoutError) as exc:
             await connection.disconnect(nowait=True)
-            reason = str(exc) or "timed out"
-            raise StoreUnavailable(f"the store at {self.name} cannot be reached: {reason}", maybe_done=False) from exc
+            raise self._trouble(exc) from exc
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+
+    async def _check(self, connection: AbstractConnection) -> None:
+        """Look at the server before it is used; raises ConnectionError, or a RedisError, if it is the wrong one."""
+
+    async def ask(self, *commands: tuple[str, ...], timeout_s: float) -> list[Any]:
+        """Send a few commands on a connection of their own; raises StoreUnavailable."""
+        connection = self.connection(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                replies = []
+                for command in commands:
+                    await connection.send_command(*command)
+                    replies.append(await connection.read_response())
+                return replies
+        except (RedisError, OSError, TimeoutError) as exc:
+            raise self._trouble(exc) from exc
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _trouble(self, error: Exception) -> StoreUnavailable:
+        """Say as one of our own errors why there is no connection."""
+        kind = NotPermitted if isinstance(error, AuthenticationError | NoPermissionError) else StoreUnavailable
+        reason = str(error) or "timed out"
+        return kind(f"the store at {self.name} cannot be reached: {reason}", maybe_done=False)
 
 
 def _take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.StreamWriter:

@@ -40,9 +40,21 @@ class NotNow(StoreUnavailable):
         super().__init__(f"the store is not ready: {text}", maybe_done=False)
 
 
-# LOADING: reading its data back after a start. READONLY and MASTERDOWN: a replica. MISCONF: writes are off because the
-# disk failed. BUSY: another script runs too long. NOREPLICAS: fewer replicas than min-replicas-to-write.
-_NOT_READY = frozenset({"LOADING", "READONLY", "MASTERDOWN", "MISCONF", "BUSY", "NOREPLICAS"})
+class NotServing(StoreUnavailable):
+    """The server refuses what it is to do: it became a replica, is loading, its disk failed.
+
+    What can be done about it is not known here, but behind the same address another server may answer by now.
+    """
+
+
+class NotPermitted(StoreUnavailable):
+    """The server does not let our user in, or do this; `permissions.py` tells what it must be able to do."""
+
+
+# What is wrong with a command or its key; everything else in capitals is about the server, or what it lets us do, like
+# LOADING, READONLY and MASTERDOWN (a replica), MISCONF (writes are off because the disk failed), NOREPLICAS (fewer than
+# min-replicas-to-write), UNBLOCKED (it became a replica meanwhile).
+_OF_THE_COMMAND = frozenset({"ERR", "WRONGTYPE", "EXECABORT", "CROSSSLOT", "BUSYGROUP", "BUSYKEY", "NOGROUP"})
 
 
 def error_from_reply(text: str) -> LedgerError:
@@ -59,7 +71,11 @@ def error_from_reply(text: str) -> LedgerError:
             return Ask(text)
         case "TRYAGAIN" | "CLUSTERDOWN":
             return NotNow(text)
-        case _ if code in _NOT_READY:
+        case "BUSY":  # another script runs too long: the same server may serve in a moment
             return StoreUnavailable(f"the store is not ready: {text}", maybe_done=False)
-        case _:
+        case "NOPERM" | "NOAUTH" | "WRONGPASS":
+            return NotPermitted(f"the store's user may not do what is needed: {text}", maybe_done=False)
+        case _ if code in _OF_THE_COMMAND or not (code.isalpha() and code.isupper()):
             return StoreReplyError(text)
+        case _:
+            return NotServing(f"the store is not ready: {text}", maybe_done=False)

@@ -10,15 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal, Protocol
 
-from ledger.store.cluster import ClusterStore
-from ledger.store.connect import Target
+from ledger.errors import StoreUnavailable
+from ledger.store.addresses import read_url
+from ledger.store.cluster import ClusterStore, KnownNodes
 from ledger.store.scripts import Arg, Script
 from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 
-__all__ = ["Arg", "Scan", "Script", "Store", "key_types", "open_store", "scan", "scan_keys"]
+__all__ = ["Arg", "Scan", "Script", "Store", "check_writes", "key_types", "open_store", "scan", "scan_keys"]
 
 Scan = Literal["HSCAN", "ZSCAN"]
+_MAY_WRITE: Final = "#!lua\nreturn 1"
 _SCANNED: Final = 500
 """How many keys or members a step of going through them looks at, about."""
 
@@ -45,15 +47,16 @@ class Store(Protocol):
         """Close all connections; commands without a reply fail with StoreUnavailable."""
 
 
-async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
-    """Connect to `redis://`, `rediss://`, `unix://` or `redis+cluster://`; a server in cluster mode is recognised.
+async def open_store(url: str, *, timeout_s: float = 5.0, known: KnownNodes | None = None) -> Store:
+    """Connect to the store of a URL (`addresses.py`); a server in cluster mode is recognised.
 
-    `timeout_s` bounds a connection attempt and the wait for a reply (up to half a second more). Lost connections are
-    made again in the background. Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
+    `timeout_s` bounds a connection attempt and the wait for a reply (up to a quarter second more). Lost connections are
+    made again in the background. `known`: where the nodes of a cluster are noted. Raises LayoutError for an unusable
+    URL, StoreUnavailable when nobody answers.
     """
-    target = Target.from_url(url)
+    target = read_url(url)
     if target.wants_cluster:
-        return await ClusterStore.open(target, timeout_s)
+        return await ClusterStore.open(target, timeout_s, known)
     store = StandaloneStore(Mux(target, timeout_s))
     try:
         (info,) = await store.each_primary("INFO", "cluster")
@@ -63,7 +66,20 @@ async def open_store(url: str, *, timeout_s: float = 5.0) -> Store:
     if b"cluster_enabled:1" not in info:
         return store
     await store.close()
-    return await ClusterStore.open(target, timeout_s)
+    return await ClusterStore.open(target, timeout_s, known)
+
+
+async def check_writes(store: Store) -> None:
+    """See that every primary takes writes; raises StoreUnavailable, StoreFull.
+
+    A script that may write but does not is refused just where one that writes is: on a replica, where the disk failed,
+    where replicas are missing, at the memory limit.
+    """
+    await store.each_primary("EVAL", _MAY_WRITE, 0)
+    if isinstance(store, ClusterStore):
+        for info in await store.each_primary("CLUSTER", "INFO"):
+            if b"cluster_state:ok" not in info:
+                raise StoreUnavailable("a node of the store says that its cluster is down", maybe_done=False)
 
 
 async def key_types(store: Store, names: Sequence[bytes]) -> list[str]:

@@ -4,7 +4,8 @@ Commands issued in one turn of the loop leave in one write, and replies come bac
 command costs its packing, one future and its place in two lists; there are no timers, locks or tasks per command.
 
 `Link` is one connection from its first command to its loss; it never comes back. `Mux` holds the current link and
-makes the next one. What was written on a link that is lost may have been carried out and is never sent again.
+makes the next one: behind a loss, and beside a link whose server refuses to serve, since the address may lead to
+another one by now. What was written on a link that is lost may have been carried out and is never sent again.
 """
 
 from __future__ import annotations
@@ -20,27 +21,35 @@ from hiredis import HiredisError, Reader
 
 from ledger.errors import StoreUnavailable
 from ledger.store.connect import Target
-from ledger.store.error_replies import error_from_reply
+from ledger.store.error_replies import NotNow, NotPermitted, NotServing, error_from_reply
 from ledger.store.scripts import Script
 
 MAX_PENDING = 100_000
 MAX_HELD_BYTES = 64 << 20
 WRITE_BUFFER_BYTES = 1 << 20
-WATCH_S = 0.5
+WATCH_S = 0.25
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
+HELD_SHARE = 0.3
+"""For how much of the timeout commands wait for a connection that is made again: some have waited for the lost one."""
+RENEWED_EVERY_S = 1.0
+"""How soon after each other connections are made anew because the server refuses to serve."""
 _NOTHING = object()
 
 
 class Link(asyncio.Protocol):
     """One connection: commands in `send`'s order, each answered by the reply at its place.
 
-    Commands may be sent before the connection stands; they are held and leave when it does. `on_lost` is called once.
+    Commands may be sent before the connection stands; they are held and leave when it does. `on_lost` is called once
+    with the link and why, `on_refused` whenever the server refused to serve.
     """
 
-    def __init__(self, name: str, timeout_s: float, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, timeout_s: float, on_lost: Callable[[Link, str], None], on_refused: Callable[[Link], None]
+    ) -> None:
         self._name = name
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._create_future = self._loop.create_future
         self._writer: asyncio.StreamWriter | None = None
@@ -51,6 +60,7 @@ class Link(asyncio.Protocol):
         self._writable = False
         self._held_bytes = 0
         self._lost = False
+        self._retired = False
         self._sent = 0  # commands ever written
         self._watch_s = min(WATCH_S, timeout_s / 4)
         self._patience = math.ceil(timeout_s / self._watch_s)
@@ -90,7 +100,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Give each reply in `data` to the oldest command without one."""
-        reader, pending = self._reader, self._pending
+        reader, pending, refused = self._reader, self._pending, False
         gets, next_pending = reader.gets, pending.popleft
         try:
             reader.feed(data)
@@ -100,10 +110,16 @@ class Link(asyncio.Protocol):
                     continue
                 if isinstance(reply, Exception):
                     waiter.set_exception(reply)
+                    refused = refused or isinstance(reply, NotServing | NotNow)
                 else:
                     waiter.set_result(reply)
         except (HiredisError, IndexError, ValueError) as exc:
             self.lose(f"the store's replies make no sense: {exc}")
+            return
+        if refused:
+            self._on_refused(self)
+        if self._retired:
+            self.retire()
 
     # The connection's life --------------------------------------------------------------------------------------------
 
@@ -120,7 +136,7 @@ class Link(asyncio.Protocol):
         self._writable = True
         self._flush()
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, kind: type[StoreUnavailable] = StoreUnavailable) -> None:
         """End the link: fail every command without a reply, those written as maybe done, the others as not done."""
         if self._lost:
             return
@@ -134,10 +150,23 @@ class Link(asyncio.Protocol):
         self.answered = self._sent > written
         for place, reply in enumerate(self._pending):
             if not reply.done():
-                reply.set_exception(StoreUnavailable(reason, maybe_done=place < written))
+                reply.set_exception(kind(reason, maybe_done=place < written))
         self._pending.clear()
         self._unwritten = []
-        self._on_lost(reason)
+        self._on_lost(self, reason)
+
+    def retire(self) -> None:
+        """End the link once every command has its reply; no further ones may be sent."""
+        self._retired = True
+        if not self._pending:
+            self.lose("another connection took its place")
+
+    def hold_no_longer(self, reason: str) -> None:
+        """Fail what is held for a connection that does not stand yet."""
+        held, self._pending, self._unwritten, self._held_bytes = self._pending, deque(), [], 0
+        for reply in held:
+            if not reply.done():
+                reply.set_exception(StoreUnavailable(reason, maybe_done=False))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(f"the connection to the store at {self._name} was lost" + (f": {exc}" if exc else ""))
@@ -153,6 +182,11 @@ class Link(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether no command waits for its reply."""
         return not self._pending
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is connected."""
+        return self._transport is not None and not self._lost
 
     def _hold(self, packed: bytes) -> None:
         if self._lost:
@@ -183,7 +217,8 @@ class Mux:
     """The way to one server: connects at once, and again after every loss, until closed.
 
     `send(packed)` queues one packed command and returns the future of its reply. While a connection is being made it
-    holds commands; after a failed attempt it refuses them until the next one begins.
+    holds commands, the first time for all of the timeout, later for a part of it; then, and after a failed attempt, it
+    refuses them until the connection stands or the next attempt begins.
     """
 
     send: Callable[[bytes], asyncio.Future[Any]]
@@ -191,23 +226,27 @@ class Mux:
     def __init__(self, target: Target, timeout_s: float) -> None:
         self.target = target
         self._timeout_s = timeout_s
+        self._hold_s = timeout_s
         self._loads: dict[bytes, asyncio.Future[Any]] = {}
         self._closed = False
         self._refusal = ""
         self._opened_at_s = math.inf
         self._backoff_s = 0.0
         self._writes = 0
+        self._retired: set[Link] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._renewed_at_s = -math.inf
         self._begin()
 
     @property
     def writes(self) -> int:
         """Socket writes so far, over all connections."""
-        return self._writes + self._link.writes
+        return self._writes + self._link.writes + sum(link.writes for link in self._retired)
 
     @property
     def idle(self) -> bool:
         """Whether no command waits for its reply."""
-        return self._link.idle
+        return self._link.idle and not self._retired
 
     async def load(self, script: Script) -> None:
         """Load a script; tasks that need the same one at the same time share one SCRIPT LOAD."""
@@ -222,40 +261,84 @@ class Mux:
         self._closed = True
         self._refusal = "the store is closed"
         self.send = self._refuse
-        self._dialing.cancel()
-        self._link.lose(self._refusal)
-        await asyncio.wait([self._dialing])
+        tasks = [self._dialing] if self._renewing is None else [self._dialing, self._renewing]
+        for task in tasks:
+            task.cancel()
+        for link in (self._link, *self._retired):
+            link.lose(self._refusal)
+        await asyncio.wait(tasks)
 
     def _begin(self) -> None:
         """Set up the next link and connect it in the background."""
         self._opened_at_s = math.inf
-        self._link = Link(self.target.name, self._timeout_s, self._on_lost)
+        self._link = self._new_link()
         # PERF: bound anew for each state, so that no command has to ask which state it is in.
         self.send = self._refuse if self._backoff_s else self._link.send
         self._dialing = asyncio.get_running_loop().create_task(self._dial(self._link))
 
+    def _new_link(self) -> Link:
+        return Link(self.target.name, self._timeout_s, self._on_lost, self._on_refused)
+
     async def _dial(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
         if self._backoff_s:
             await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
             self.send = link.send
         self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_S), MAX_BACKOFF_S)
+        held = loop.call_later(self._hold_s, self._hold_no_longer, link)
+        self._hold_s = self._timeout_s * HELD_SHARE
         try:
             writer = await self.target.connect(link, self._timeout_s)
         except Exception as exc:  # noqa: BLE001 - whatever it was, those who wait must hear of it
-            link.lose(str(exc))
+            link.lose(str(exc), NotPermitted if isinstance(exc, NotPermitted) else StoreUnavailable)
             return
-        self._opened_at_s = asyncio.get_running_loop().time()
+        finally:
+            held.cancel()
+        self._opened_at_s = loop.time()
         link.opened(writer)
+        if link.stands:
+            self.send = link.send
 
-    def _on_lost(self, reason: str) -> None:
-        self._writes += self._link.writes
-        if self._closed:
+    def _hold_no_longer(self, link: Link) -> None:
+        if link is self._link and not link.stands and not self._closed:
+            self._refusal = f"the store at {self.target.name} cannot be reached yet"
+            self.send = self._refuse
+            link.hold_no_longer(self._refusal)
+
+    def _on_lost(self, link: Link, reason: str) -> None:
+        self._writes += link.writes
+        self._retired.discard(link)
+        if self._closed or link is not self._link:
             return
         self._refusal = reason
         lived_s = asyncio.get_running_loop().time() - self._opened_at_s
-        if self._link.answered or lived_s > MAX_BACKOFF_S:
+        if link.answered or lived_s > MAX_BACKOFF_S:
             self._backoff_s = 0.0  # the next attempt comes at once, unless this connection was of no use
         self._begin()
+
+    def _on_refused(self, link: Link) -> None:
+        """Make another link beside one whose server refuses to serve, once a second at most."""
+        loop = asyncio.get_running_loop()
+        if self._closed or link is not self._link or loop.time() < self._renewed_at_s + RENEWED_EVERY_S:
+            return
+        if self._renewing is None or self._renewing.done():
+            self._renewed_at_s = loop.time()
+            self._renewing = loop.create_task(self._renew(link))
+
+    async def _renew(self, old: Link) -> None:
+        link = self._new_link()
+        try:
+            writer = await self.target.connect(link, self._timeout_s)
+        except StoreUnavailable:
+            return  # the old one is no worse
+        link.opened(writer)
+        if old is not self._link or not link.stands or self._closed:
+            link.lose("another connection is there already")
+            return
+        self._link, self.send = link, link.send
+        self._opened_at_s = asyncio.get_running_loop().time()
+        self._retired.add(old)
+        old.retire()
 
     def _refuse(self, packed: bytes) -> asyncio.Future[Any]:
         raise StoreUnavailable(self._refusal, maybe_done=False)

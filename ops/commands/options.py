@@ -53,7 +53,8 @@ def store_options(command: Command) -> Command:
         "--redis",
         "redis_url",
         metavar="URL",
-        help="A store of your own instead: redis://, rediss:// or unix:// [default: LEDGER_REDIS].",
+        help="A store of your own instead: redis://, rediss://, unix://, redis+cluster://HOST,HOST or "
+        "redis+sentinel://HOST,HOST/NAME [default: LEDGER_REDIS].",
     )
     return data_dir(redis(command))
 

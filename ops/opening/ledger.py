@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -16,11 +16,13 @@ from ledger.log.presence import Presence
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
 from ledger.log.service import Ledger
 from ledger.log.store_check import StorePromise, open_layout, read_id, read_promise
-from ledger.store.interface import Store, open_store
+from ledger.store.interface import Store
 from ops.embedded.files import check_begun
 from ops.embedded.server import embedded_server
 from ops.opening.key_files import FileSource, read_or_make
 from ops.opening.known_ledgers import KnownLedgers
+from ops.opening.known_nodes import NotedNodes
+from ops.opening.store import check_permissions, connect
 from ops.settings.parsers import fernet_keys
 from ops.settings.settings import Settings
 from projections.accounts.api_keys import ApiKeys
@@ -107,7 +109,8 @@ async def begin_on_purpose(store: Store, settings: Settings, *, anew: bool) -> s
 
 async def begin_ledger(url: str, settings: Settings) -> str:
     """Open the ledger that is to be served, or begin it, and return its id; raises what `open_ledger` does."""
-    store = await open_store(url, timeout_s=settings.redis_timeout_s)
+    await check_permissions(url, settings)
+    store = await connect(url, settings)
     try:
         return (await open_ledger(store, settings, begin=True))[1]
     finally:
@@ -120,7 +123,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
     `begin` one where there is none. `serving`: the id of the ledger that is being served; also where it is gone, for
     then its devices must be told to try again.
     """
-    store = await open_store(url, timeout_s=settings.redis_timeout_s)
+    store = await connect(url, settings)
     replicas: Replicas | None = None
     try:
         clock, presence = SteadyClock(store), Presence(store, serving)
@@ -138,7 +141,11 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             )
         if settings.durability == "replica":
             replicas = await Replicas.open(
-                url, settings.replicas, wait_s=settings.replica_timeout_s, timeout_s=settings.redis_timeout_s
+                url,
+                settings.replicas,
+                wait_s=settings.replica_timeout_s,
+                timeout_s=settings.reply_timeout_s,
+                known=NotedNodes.of(settings),
             )
         archive = None if settings.archive is None else Archive(store, settings.archive.open())
         user_keys = open_user_keys(store, settings)
@@ -160,7 +167,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             present=presence.check,
             most_sessions=settings.max_sessions,
         ),
-        catalog=Catalog(store, profiles=identities.profile),
+        catalog=Catalog(store, profiles=identities.profile, replicas=replicas),
         api_keys=ApiKeys(store, clock),
         identities=identities,
         user_keys=user_keys,
@@ -204,18 +211,6 @@ async def opened(settings: Settings, *, begin: bool = False) -> AsyncIterator[Op
             yield found
         finally:
             await found.close()
-
-
-@asynccontextmanager
-async def store_of(settings: Settings) -> AsyncIterator[Store]:
-    """Open the store that settings name, whatever it holds; raises EmbeddedServerError, StoreUnavailable."""
-    with ExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(embedded_server(settings.data_dir))
-        store = await open_store(url, timeout_s=settings.redis_timeout_s)
-        try:
-            yield store
-        finally:
-            await store.close()
 
 
 async def waiting_text(found: Opened, settings: Settings) -> str:

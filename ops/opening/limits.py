@@ -1,81 +1,103 @@
-"""The limits' own connections to the store: a few of redis-py's, because `limits` brings its scripts with it.
+"""The limits' own connection to the store, over which the scripts of `limits` run.
 
-URLs are read as the ledger reads them (`ledger/store/connect.py`). The keys begin with `ledger:limits:`, each has a
-time to live, and none of them holds state: on a server that loses them all counts begin anew.
+The library's storages bring clients of their own, which know neither how our URLs are read nor how a store is followed
+that moves. So its scripts and its arithmetic are used, and the way to the server is ours. The keys begin with
+`ledger:limits:`, each has a time to live, and none of them holds state: on a server that loses them all counts begin
+anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
 from typing import Final
 
-from limits.aio.storage import RedisClusterStorage, RedisStorage
+import msgspec
+from limits import parse
+from limits.aio.storage import MovingWindowSupport, Storage
+from limits.aio.storage.redis.bridge import RedisBridge
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import ConnectionPool, Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection
-from redis.exceptions import RedisClusterException, RedisError
 
-from endpoints.http.limits import AT_ONCE, LimitRules, Limits
-from ledger.errors import LayoutError, StoreUnavailable
+from endpoints.http.limits import LimitRules, Limits
+from ledger.errors import LedgerError
 from ledger.keys import LIMITS
-from ledger.store.connect import Target
+from ledger.store.cluster import KnownNodes
+from ledger.store.interface import Script, Store, open_store
 
-_TROUBLE: Final = (RedisError, RedisClusterException)
+_ACQUIRE: Final = Script("acquire_moving_window", RedisBridge.SCRIPT_ACQUIRE_MOVING_WINDOW.decode())
+_WINDOW: Final = Script("moving_window", RedisBridge.SCRIPT_MOVING_WINDOW.decode())
 
 
-async def open_limits(redis_url: str, rules: LimitRules, timeout_s: float) -> Limits:
-    """Prepare the limits that are counted at a store's URL; one question tells whether that is a cluster.
+async def open_limits(redis_url: str, rules: LimitRules, timeout_s: float, known: KnownNodes | None = None) -> Limits:
+    """Prepare the limits that are counted at a store's URL.
 
     Raises ValueError for a rule that cannot be read, LayoutError for an unusable URL, StoreUnavailable when nobody
     answers. What is opened is closed by the limits' `close`.
     """
-    target = Target.from_url(redis_url)
-    if target.wants_cluster:
-        return _on_cluster(target, rules, timeout_s)
-    pool = ConnectionPool(target.connection_class, max_connections=AT_ONCE, **target.connection_options(timeout_s))
+    for rule in msgspec.structs.astuple(rules):
+        parse(rule)
+    store = await open_store(redis_url, timeout_s=timeout_s, known=known)
     try:
-        info = await Redis(connection_pool=pool).info("cluster")
-    except (RedisError, OSError) as exc:
-        await pool.aclose()
-        raise StoreUnavailable(f"the store at {target.name} cannot be reached: {exc}", maybe_done=False) from exc
-    if info["cluster_enabled"]:
-        await pool.aclose()
-        return _on_cluster(target, rules, timeout_s)
-    # Where to connect to is the pool's matter; the URL is only there because the library asks for one.
-    storage = RedisStorage(
-        "async+redis://",
-        implementation="redispy",
-        key_prefix=LIMITS,
-        connection_pool=pool,  # type: ignore[arg-type] # the library passes on what it is given
-    )
-    return _limits(storage, rules, timeout_s, AT_ONCE, pool.aclose)
+        limiter = MovingWindowRateLimiter(_Windows(store))
+        return Limits(limiter, rules, timeout_s=timeout_s, trouble=(LedgerError,), close=store.close)
+    except BaseException:
+        await store.close()
+        raise
 
 
-def _on_cluster(target: Target, rules: LimitRules, timeout_s: float) -> Limits:
-    host, port = target.address
-    options = target.connection_options(timeout_s)
-    del options["host"], options["port"]
-    if issubclass(target.connection_class, SSLConnection):
-        options["ssl"] = True
-    try:
-        storage = RedisClusterStorage(
-            "async+redis+cluster://",
-            implementation="redispy",
-            key_prefix=LIMITS,
-            startup_nodes=[ClusterNode(host, port)],  # type: ignore[arg-type] # as above
-            **options,
-        )
-    except (TypeError, RedisClusterException) as exc:
-        raise LayoutError(f"the store's URL has an option that is unusable with a cluster: {exc}") from exc
-    client: RedisCluster = storage.bridge.storage  # type: ignore[attr-defined] # its own name for the client
-    # NOTE: one at a time. In redis-py 8.1 tasks that share a cluster client close each other's connections when one of
-    # them meets a lost one, or when the first of all come together; what follows are AttributeErrors.
-    return _limits(storage, rules, timeout_s, 1, client.aclose)
+class _Windows(Storage, MovingWindowSupport):
+    """The moving windows of `limits` on a store of ours; its other kinds of counts are not used."""
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Count `amount` more within the last `expiry` seconds; False if that would be more than `limit`."""
+        args = (_number(time.time()), limit, expiry, amount)
+        return bool(await self._store.script(_ACQUIRE, [_name(key)], args))
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """Tell when the oldest of the last `expiry` seconds was, and how many they are."""
+        now_s = time.time()
+        window = await self._store.script(_WINDOW, [_name(key)], (_number(now_s - expiry), limit))
+        return (float(window[0]), int(window[1])) if window else (now_s, 0)
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """What is wrapped in errors of the library's own, where that is asked for."""
+        return LedgerError
+
+    async def check(self) -> bool:
+        """Tell whether the storage is healthy: who counts learns it."""
+        return True
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Count without a window."""
+        raise NotImplementedError
+
+    async def get(self, key: str) -> int:
+        """Read a count without a window."""
+        raise NotImplementedError
+
+    async def get_expiry(self, key: str) -> float:
+        """Tell the end of a count without a window."""
+        raise NotImplementedError
+
+    async def reset(self) -> int | None:
+        """Forget all counts."""
+        raise NotImplementedError
+
+    async def clear(self, key: str) -> None:
+        """Forget a count."""
+        await self._store.command("DEL", _name(key), key=_name(key))
 
 
-def _limits(
-    storage: RedisStorage, rules: LimitRules, timeout_s: float, at_once: int, close: Callable[[], Awaitable[None]]
-) -> Limits:
-    limiter = MovingWindowRateLimiter(storage)
-    return Limits(limiter, rules, timeout_s=timeout_s, at_once=at_once, trouble=_TROUBLE, close=close)
+def _name(key: str) -> bytes:
+    return f"{LIMITS}:{key}".encode()
+
+
+def _number(seconds: float) -> str:
+    """Write as redis-py does, without loss: Lua reads it back."""
+    return repr(seconds)

@@ -14,12 +14,14 @@ from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
 from ledger.errors import CorruptLedger
 from ledger.events import IMMICH
-from ledger.log.store_check import read_promise
-from ledger.store.interface import open_store
+from ledger.log.store_check import eviction_text, read_promise
+from ledger.store.interface import check_writes
 from ops.opening.identity_provider import make_provider, open_immich, open_jwt
+from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
 from ops.opening.sources import SourceLook, open_source
+from ops.opening.store import connect
 from ops.settings.settings import Settings, without_password
 from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.tokens import TokenIssuer
@@ -55,12 +57,12 @@ async def open_services(
     except ArchiveUnavailable as error:  # sign-ins wait for it, nothing else does
         log.warning("the place of users' keys does not answer: %s", error)
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
-    pages = await open_store(redis_url, timeout_s=settings.redis_timeout_s)
+    pages = await connect(redis_url, settings)
     closing.push_async_callback(pages.close)
-    catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages))
+    catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages), replicas=found.replicas)
     source = await open_source(settings, found, closing, catalog=catalog)
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
-    limits = await open_limits(redis_url, rules, settings.redis_timeout_s)
+    limits = await open_limits(redis_url, rules, settings.reply_timeout_s, NotedNodes.of(settings))
     closing.push_async_callback(limits.close)
     provider = make_provider(settings)
     if provider is not None:
@@ -85,6 +87,7 @@ async def open_services(
     async def readiness() -> Readiness:
         await found.presence.check()
         promise = await read_promise(found.store)
+        await check_writes(found.store)
         waits = await waiting_text(found, settings)
         where = "embedded" if settings.redis_url is None else without_password(settings.redis_url)
         return Readiness(
@@ -94,6 +97,7 @@ async def open_services(
             source=await look.health(),
             archive=await archive.wrong(),
             clock=found.clock.trouble,
+            eviction=eviction_text(promise.eviction),
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),

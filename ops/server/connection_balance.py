@@ -22,12 +22,25 @@ AFTER_ERROR_S = 0.5
 
 
 class Load:
-    """How many connections each worker has, in memory that the arbiter and its workers share."""
+    """How many connections each worker has, in memory that the arbiter and its workers share.
+
+    And whether any of them has ever served.
+    """
 
     def __init__(self, slots: int) -> None:
-        self._counts = memoryview(mmap.mmap(-1, slots * 4)).cast("i")
+        shared = memoryview(mmap.mmap(-1, (slots + 1) * 4)).cast("i")
+        self._counts, self._served = shared[:slots], shared[slots:]
         for slot in range(slots):
             self.clear(slot)
+
+    @property
+    def served(self) -> bool:
+        """Whether a worker has ever accepted connections."""
+        return bool(self._served[0])
+
+    def serves(self) -> None:
+        """Note that a worker accepts connections."""
+        self._served[0] = 1
 
     def set(self, slot: int, connections: int) -> None:
         """Tell how many connections a worker has."""

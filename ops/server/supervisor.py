@@ -18,19 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ledger.errors import LedgerError, NoLedger
 from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_ledger
+from ops.opening.store import until_there
 from ops.server.arbiter import Start, encode_start
-from ops.server.listening import ServiceError, address_of, listen
+from ops.server.listening import address_of, listen
 from ops.server.logs import configure_logging
-from ops.settings.settings import Settings, without_password
+from ops.settings.settings import Settings
 from ops.settings.variables import told_unknown
 
 log = logging.getLogger("syncledger.serve")
@@ -69,8 +67,7 @@ def serve(
                 server.watch()
             else:
                 redis_url = settings.redis_url
-                check_redis(redis_url, settings.redis_timeout_s)
-            ledger_id = asyncio.run(begin_ledger(redis_url, settings))
+            ledger_id = asyncio.run(until_there(partial(begin_ledger, redis_url, settings), signals.asked))
             start = Start(settings, redis_url, factory, os.getpid(), ledger_id)
             with Supervisor(start, listeners, signals, on_ready) as supervisor:
                 return supervisor.run()
@@ -79,18 +76,6 @@ def serve(
                 return 0
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return 2 if isinstance(error, NoLedger) else 1
-
-
-def check_redis(url: str, timeout_s: float) -> None:
-    """Reach a server that is not ours once; raises ServiceError, which shows no password."""
-    once = Retry(NoBackoff(), 0)
-    try:
-        with redis.Redis.from_url(
-            url.replace("+cluster", ""), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
-        ) as client:
-            client.ping()
-    except (redis.RedisError, ValueError, OSError) as error:
-        raise ServiceError(f"Cannot use {without_password(url)}: {error}") from error
 
 
 class StopSignals:

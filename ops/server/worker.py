@@ -319,6 +319,7 @@ class LedgerServer(Server):
             self._acceptors.append(
                 Acceptor(listener, self._make_protocol, lambda: len(self.server_state.connections), self._load)
             )
+        self._load.serves()
         with contextlib.suppress(BrokenPipeError):
             os.write(self._ready_fd, f"{os.getpid()}\n".encode())
 
@@ -390,6 +391,8 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        if hasattr(self.wsgi, "served_before"):
+            self.wsgi.served_before = self.app.connections.served
         server = LedgerServer(self.config, self)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
         await server.serve(sockets=self.sockets)

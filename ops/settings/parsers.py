@@ -19,7 +19,15 @@ from projections.accounts.addresses import problem_of
 from projections.accounts.credentials import Cipher
 from projections.entities.postgres.connections.address import read_address
 
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+REDIS_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
 LONGEST_TEXT: Final = 2048
 MOST_HOSTS: Final = 16
 MOST: Final = 1_000_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -28,6 +28,8 @@ from ops.settings.identity import (
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
 from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
 from projections.entities.protocol_version import ProtocolVersion
+
+REPLY_SHARE: Final = 0.7
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tombstones_s: float = 30 * 86400.0
     expire_interval_s: float = 300.0
     redis_timeout_s: float = 5.0
+    """How long a request that waits for the store is held, at most."""
     log: LogLevel = "info"
     token_key: str | None = None
     """Key or keys that sign tokens; None: made on first start and kept in `data_dir`."""
@@ -93,6 +96,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     archive: ArchivePlace | None = None
     user_keys: ArchivePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""
+
+    @property
+    def reply_timeout_s(self) -> float:
+        """How long one reply of the store is waited for.
+
+        Of a connection that went silent a request still asks, on the next one, what became of its write.
+        """
+        return self.redis_timeout_s * REPLY_SHARE
 
     @property
     def user_keys_place(self) -> ArchivePlace:
@@ -123,9 +134,14 @@ def without_password(url: str) -> str:
     if not has_password and "password=" not in parts.query:
         return url
     host = parts.netloc.rpartition("@")[2]
-    query = "&".join("password=***" if item.startswith("password=") else item for item in parts.query.split("&"))
+    query = "&".join(map(_masked, parts.query.split("&")))
     user = f"{parts.username or ''}:***@" if has_password else ""
     return urlunsplit((parts.scheme, user + host, parts.path, query, parts.fragment))
+
+
+def _masked(item: str) -> str:
+    name, equals, _ = item.partition("=")
+    return f"{name}=***" if equals and name.endswith("password") else item
 
 
 def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
@@ -159,6 +175,14 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     problems += source_problems(source, identity, given)
     if (values.get("durability") == "replica") != ("replicas" in values):
         problems.append((("LEDGER_REPLICAS",), "goes with LEDGER_DURABILITY=replica, and is needed there"))
+    sentinel_password = values.pop("redis_sentinel_password", None)
+    if sentinel_password is not None:
+        from ledger.store.addresses import with_sentinel_password  # PERF: with it comes the store's client
+
+        try:
+            values["redis_url"] = with_sentinel_password(values.get("redis_url", ""), sentinel_password)
+        except ValueError as error:
+            problems.append((("LEDGER_REDIS_SENTINEL_PASSWORD",), str(error)))
     archive = user_keys = None
     try:
         archive, user_keys = place_from(environ), place_from(environ, "LEDGER_USER_KEYS")

@@ -39,6 +39,7 @@ VARIABLES: dict[str, Variable] = {
     "workers": Variable("LEDGER_WORKERS", read.integer(1, 256)),
     "data_dir": Variable("LEDGER_DATA_DIR", read.path),
     "redis_url": Variable("LEDGER_REDIS", read.redis_url, secret=True),
+    "redis_sentinel_password": Variable("LEDGER_REDIS_SENTINEL_PASSWORD", read.secret, secret=True),
     "partitions": Variable("LEDGER_PARTITIONS", read.integer(1, 4096)),
     "durability": Variable("LEDGER_DURABILITY", read.choice(Durability)),
     "replicas": Variable("LEDGER_REPLICAS", read.integer(1, 100)),

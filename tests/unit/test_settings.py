@@ -74,7 +74,7 @@ def test_every_setting_is_a_variable_of_its_own() -> None:
     parts = ("oidc", "gumnut", "immich", "jwt", "limits", "postgres")
     fields = set(Settings.__struct_fields__) - {*parts, "archive", "user_keys", "token_key_file"}
     fields |= {f"{part}.{field}" for part in parts for field in getattr(Settings(), part).__struct_fields__}
-    assert set(VARIABLES) == fields
+    assert set(VARIABLES) == fields | {"redis_sentinel_password"}  # which becomes a part of the store's URL
     assert len({variable.name for variable in VARIABLES.values()}) == len(VARIABLES)
     assert all(variable.name.startswith("LEDGER_") for variable in VARIABLES.values())
 
@@ -394,6 +394,9 @@ def test_a_version_is_announced_whose_types_are_known() -> None:
 def test_passwords_are_masked_in_urls() -> None:
     assert without_password("redis://db:1/0") == "redis://db:1/0"
     assert without_password("redis://:p@db:1/0") == "redis://:***@db:1/0"
+    assert without_password("redis+sentinel://:p@a,b:1/m?db=0&sentinel_password=q&password=r") == (
+        "redis+sentinel://:***@a,b:1/m?db=0&sentinel_password=***&password=***"
+    )
     assert without_password("redis://[:p") == "(unreadable)"
 
 

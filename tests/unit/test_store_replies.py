@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from ledger.errors import StoreFull, StoreReplyError, StoreUnavailable
-from ledger.store.error_replies import Ask, Moved, NoScript, NotNow, error_from_reply
+from ledger.store.error_replies import Ask, Moved, NoScript, NotNow, NotPermitted, NotServing, error_from_reply
 from ledger.store.scripts import Script
 
 
@@ -15,12 +15,16 @@ from ledger.store.scripts import Script
     ("text", "kind"),
     [
         ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
-        ("LOADING Redis is loading the dataset in memory", StoreUnavailable),
-        ("READONLY You can't write against a read only replica.", StoreUnavailable),
-        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", StoreUnavailable),
-        ("MISCONF Errors writing to the AOF file: No space left on device", StoreUnavailable),
+        ("LOADING Redis is loading the dataset in memory", NotServing),
+        ("READONLY You can't write against a read only replica.", NotServing),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", NotServing),
+        ("MISCONF Errors writing to the AOF file: No space left on device", NotServing),
         ("BUSY Valkey is busy running a script.", StoreUnavailable),
-        ("NOREPLICAS Not enough good replicas to write.", StoreUnavailable),
+        ("NOREPLICAS Not enough good replicas to write.", NotServing),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", NotServing),
+        ("NOAUTH Authentication required.", NotPermitted),
+        ("SOMENEW reason that no version had yet", NotServing),
+        ("NOPERM User app has no permissions to run the 'xadd' command", NotPermitted),
         ("CLUSTERDOWN Hash slot not served", NotNow),
         ("TRYAGAIN Multiple keys request during rehashing of slot", NotNow),
         ("NOSCRIPT No matching script.", NoScript),

@@ -19,7 +19,8 @@ from ops.backup.signing import open_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
 from ops.opening.known_ledgers import KnownLedgers
-from ops.opening.ledger import open_user_keys, store_of
+from ops.opening.ledger import open_user_keys
+from ops.opening.store import store_of
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records

@@ -15,7 +15,8 @@ from ops.embedded.append_only import Damage, find_damage
 from ops.embedded.append_only import mend as mend_files
 from ops.embedded.files import check_begun
 from ops.embedded.server import EmbeddedServer
-from ops.opening.ledger import begin_on_purpose, now_us, store_of
+from ops.opening.ledger import begin_on_purpose, now_us
+from ops.opening.store import store_of
 
 
 @click.group("store", cls=Listed)

@@ -13,6 +13,7 @@ from ledger.log.stored_sessions import Strays, find_strays
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
 from ops.embedded.files import prepare_files
+from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import Opened, opened
 from ops.settings.settings import Settings
 from ops.verify_processes import Job, Said, collect_rarely, processes_for, verify_in
@@ -92,7 +93,8 @@ async def _verify(
     found: Opened, settings: Settings, archive: Archive | None, which: list[int], strays: Strays
 ) -> Report:
     url = settings.redis_url or f"unix://{prepare_files(settings.data_dir).socket}"
-    job = Job(url, settings.redis_timeout_s, found.ledger.partitions, which, strays, settings.archive)
+    known = NotedNodes.of(settings)
+    job = Job(url, settings.reply_timeout_s, found.ledger.partitions, which, strays, settings.archive, known)
     collect_rarely()
     processes = await processes_for(found.store, which, archive)
     with progress("verifying partitions", len(which)) as advance:

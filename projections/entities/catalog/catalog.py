@@ -14,6 +14,7 @@ from typing import Final, Self
 from ledger import keys
 from ledger.commands import Origin, Resend
 from ledger.errors import Unavailable
+from ledger.log.replicas import Replicas
 from ledger.positions import Position
 from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
@@ -61,12 +62,14 @@ class Catalog:
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         profiles: Profiles = _nobody,
         origins: Origins | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         """`now_us` dates what is made up here, like delete markers of cascades; every `updated_at` is the server's.
 
         `profiles` tells who users are, of whom only their sessions tell. `origins` keep whether the catalog always was
-        the source.
+        the source. With `replicas` what is put is answered when they have it.
         """
+        self._replicas = replicas
         self._store = store
         self._now_us = now_us
         self._profiles = profiles
@@ -308,9 +311,14 @@ class Catalog:
     # Writing
 
     async def put(self, library: str, entities: Sequence[Entity]) -> Written:
-        """Write entities in their order; see `Writer.put`."""
+        """Write entities in their order; see `Writer.put`. Raises NotReplicated if replicas do not confirm it."""
         await self._note(library)
-        return await self._writer.put(library, entities)
+        written = await self._writer.put(library, entities)
+        if self._replicas is not None:  # also where all is unchanged: who was answered 503 writes it again
+            name = keys.catalog_meta(library)
+            stamp = await self._store.command("HGET", name, "last", key=name)
+            await self._replicas.confirm_library(library, int(stamp or 0))
+        return written
 
     async def _note(self, library: str) -> None:
         """Note that a library is written to; raises InvalidInput for a name that none can have."""

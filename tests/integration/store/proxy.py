@@ -31,6 +31,10 @@ class Proxy:
         """Accept new connections but forward nothing of them until `gate` is set."""
         self.gate.clear()
 
+    def lead_to(self, port: int) -> None:
+        """Lead new connections to another port; those that are open stay where they are."""
+        self._target_port = port
+
     def cut(self) -> None:
         """Break all open connections."""
         for writer in self._open:

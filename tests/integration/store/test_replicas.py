@@ -241,8 +241,8 @@ async def test_how_many_are_connected_is_told(servers: Replicated, store: Store)
     await asyncio.to_thread(wait_until, lambda: replica_count(servers.primary) == 1, "its end")
     assert await connected_replicas(store) == 1
     assert promise_text(2, 1) == (
-        "sign-ins, sign-outs, new tokens, resets and cleared checkpoints are answered when 2 replicas have them "
-        "(1 connected)"
+        "sign-ins, sign-outs, new tokens, resets, cleared checkpoints and entities are answered when 2 replicas have "
+        "them (1 connected)"
     )
 
 
