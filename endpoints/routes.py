@@ -8,7 +8,7 @@ import falcon.asgi
 
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
-from endpoints.audit import explain, history, state
+from endpoints.audit import explain, history, log, state
 from endpoints.http import errors, openapi
 from endpoints.http.operations import Route
 from endpoints.http.refusals import Refusals
@@ -32,6 +32,7 @@ _SUBJECTS = (
     history,
     state,
     explain,
+    log,
     entities,
 )
 

@@ -23,10 +23,13 @@ from ledger.errors import InvalidInput, LedgerError, StoreUnavailable
 from ledger.events import IMMICH
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_services
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
+from projections.transparency.job import JOB as NOTARIZE
+from projections.transparency.job import LogOf, notarize, told
 
 if TYPE_CHECKING:
     from projections.immich.tables import ImmichTables
@@ -62,6 +65,7 @@ class Application:
         async with AsyncExitStack() as closing:
             try:
                 found, services = await open_services(self._redis_url, self._settings, closing, self._ledger_id)
+                proof = await log_of(found, self._settings)
                 self._app = build(services)
             except LedgerError as error:
                 await send({"type": "lifespan.startup.failed", "message": _told(error)})
@@ -80,6 +84,9 @@ class Application:
                 tables = await open_immich_tables(self._settings, connections=1)
                 closing.push_async_callback(tables.close)
                 work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
+            if proof is not None:
+                every_s = self._settings.proof.interval_s
+                work.append(again_and_again(partial(self._notarize, found, proof), "notarize", every_s, counters))
             jobs = [asyncio.create_task(job) for job in work]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
@@ -107,6 +114,15 @@ class Application:
             log.info("expired: %s", msgspec.json.encode(report).decode())
         for what, count in Counter(one.what for one in report.passed_over).items():
             await Counters(found.store).note("passed_over", count, what=what)
+
+    async def _notarize(self, found: Opened, proof: LogOf) -> None:
+        """Log what happened since; of all workers the one that claims a turn does it."""
+        if not await claim(found.ledger, int(self._settings.proof.interval_s * SECOND_US), NOTARIZE):
+            return
+        await found.presence.check()
+        report = await notarize(proof, found.ledger.partitions, new_origin(), lambda: found.ledger.clock() // 1000)
+        if report is not None and (wrong := told(report)):
+            log.error("the log: %s", wrong)
 
     async def _end_gone(self, found: Opened, tables: ImmichTables) -> None:
         """End what is gone at Immich; of all workers the one that claims a turn does it."""

@@ -18,6 +18,7 @@ from ledger.store.interface import open_store
 from ops.opening.identity_provider import make_provider, open_immich
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
+from ops.opening.proof import open_place, proof_readiness
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
 from projections.accounts.tokens import TokenIssuer
@@ -26,6 +27,7 @@ from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
 from projections.immich import PLACE
+from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
 
 log = logging.getLogger("syncledger.app")
@@ -66,6 +68,8 @@ async def open_services(
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
 
+    log_place = open_place(settings)
+
     archive = ArchiveLook(found)
     if wrong := await archive.wrong():
         log.error("histories are not whole: %s", wrong)
@@ -85,6 +89,7 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
+            proof=await proof_readiness(found, settings),
             identity=msgspec.UNSET if immich is None else IdentityReadiness("immich", *await immich.health()),
         )
 
@@ -106,6 +111,7 @@ async def open_services(
         stall_s=settings.stall_s,
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
+        log=None if log_place is None else PublishedLog(log_place),
     )
 
 
@@ -141,5 +147,6 @@ def http_settings(settings: Settings) -> HttpSettings:
         auto_register=oidc.auto_register,
         secure_cookies=settings.secure_cookies == "always",
         token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
+        log_open=settings.proof.open,
         sessions_elsewhere=PLACE if settings.identity == IMMICH else "",
     )

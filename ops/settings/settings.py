@@ -24,6 +24,8 @@ from ops.settings.identity import (
     missing,
     shown,
 )
+from ops.settings.proof import ProofSettings
+from ops.settings.proof import place_of as proof_place
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
 from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
 from projections.entities.protocol_version import ProtocolVersion
@@ -85,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
+    proof: ProofSettings = ProofSettings()
     user_keys: ArchivePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""
 
@@ -92,6 +95,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def user_keys_place(self) -> ArchivePlace:
         """Where the keys of users' personal texts are, by default the folder `user-keys` in the data folder."""
         return self.user_keys or ArchivePlace(url=(self.data_dir.absolute() / "user-keys").as_uri())
+
+    @property
+    def proof_place(self) -> ArchivePlace | None:
+        """Where the transparency log is; None where there is none."""
+        return proof_place(self.proof.place, self.archive, self.data_dir, embedded=self.redis_url is None)
+
+    @property
+    def proof_tries(self) -> bool:
+        """Whether the log lies with the store, for want of another place: who holds that can change both."""
+        return self.proof.place is None and self.archive is None
 
     def __repr__(self) -> str:
         """Show everything but secrets."""
@@ -153,9 +166,10 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     problems += source_problems(source, identity, given)
     if (values.get("durability") == "replica") != ("replicas" in values):
         problems.append((("LEDGER_REPLICAS",), "goes with LEDGER_DURABILITY=replica, and is needed there"))
-    archive = user_keys = None
+    archive = user_keys = proof = None
     try:
         archive, user_keys = place_from(environ), place_from(environ, "LEDGER_USER_KEYS")
+        proof = place_from(environ, "LEDGER_PROOF")
     except InvalidInput as error:
         problems += error.problems  # type: ignore[arg-type] # each path has one part
     if problems:
@@ -163,6 +177,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
     postgres = PostgresSettings(**_part("postgres", values))
     immich = ImmichSettings(**_part("immich", values))
+    proof_settings = ProofSettings(place=proof, **_part("proof", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
         **values,
@@ -172,6 +187,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         limits=limits,
         postgres=postgres,
         archive=archive,
+        proof=proof_settings,
         user_keys=user_keys,
         token_key_file=Path(key_file) if key_file else None,
     )

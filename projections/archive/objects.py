@@ -65,18 +65,18 @@ class Objects:
             await obstore.put_async(self._store, name, content, mode="create")
         await self._settle(name)
 
-    async def replace(self, name: str, content: bytes, *, settle: bool = True) -> None:
-        """Write a few bytes as an object, in place of what is there: readers find one or the other.
+    async def replace(self, name: str, content: bytes) -> None:
+        """Write a few bytes as an object, in place of what is there: readers find one or the other."""
+        await self.write(name, content)
+        await self._settle(name)
 
-        Who writes many need not `settle` each, but all of them together.
-        """
+    async def write(self, name: str, content: bytes) -> None:
+        """Do as `replace` does, for one of many that are brought to disk together, by `settle`."""
         with _translated(name):
             await obstore.put_async(self._store, name, content, mode="overwrite")
-        if settle:
-            await self._settle(name)
 
     async def settle(self, names: Sequence[str]) -> None:
-        """Have objects on disk that were written without."""
+        """Have written objects on disk."""
         if self._root is not None and names:
             with _translated(names[0]):
                 await asyncio.to_thread(_sync_all, self._root, [self._root / name for name in names])

@@ -12,7 +12,7 @@ from projections.archive.catalog import Archive
 from projections.transparency.errors import LogRefused, Overtaken
 from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
-from projections.transparency.place import Identity, LogPlace
+from projections.transparency.place import NEWEST, Identity, LogPlace
 from projections.transparency.reading import Behind
 
 JOB: Final = "proof_claimed_at_ms"
@@ -23,7 +23,8 @@ _TRIES: Final = 8
 class LogOf(NamedTuple):
     """A ledger's log: where it is, whose, the origin it is to have ('' for any), and how its keys are found.
 
-    `keys` gives those that sign in the name of an origin, newest first, and makes one only if it `may_make`.
+    `keys` gives those that sign in the name of an origin, newest first, and makes one only where nothing is signed yet,
+    as its second argument tells.
     """
 
     store: Store
@@ -34,11 +35,10 @@ class LogOf(NamedTuple):
     archive: Archive | None = None
 
 
-async def origin_of(log_of: LogOf, new_origin: str) -> tuple[str, bool]:
-    """Tell the log's origin, and whether it begins with this; an empty place gets `new_origin`. Raises LogRefused."""
+async def origin_of(log_of: LogOf, new_origin: str) -> str:
+    """Tell the log's origin; a log that begins gets `new_origin`, if none is wanted. Raises LogRefused."""
     noted, place = await read_noted(log_of.store), log_of.place
     identity = await place.identity()
-    begins = identity is None
     if identity is None:
         if noted.origin:
             raise LogRefused(
@@ -61,7 +61,7 @@ async def origin_of(log_of: LogOf, new_origin: str) -> tuple[str, bool]:
             f"LEDGER_PROOF_ORIGIN is {log_of.wanted}, the log in {place.shown} is {identity.origin}, and a log keeps "
             "its origin: leave it out, or set it to that"
         )
-    return identity.origin, begins
+    return identity.origin
 
 
 async def notarize(
@@ -79,8 +79,8 @@ async def notarize(
     async with LogLease(log_of.store) as lease:
         if not lease.held:
             return None
-        origin, begins = await origin_of(log_of, new_origin)
-        keys = log_of.keys(origin, begins)
+        origin = await origin_of(log_of, new_origin)
+        keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
         await note(log_of.store, origin, log_of.place.shown, 0)
         total, lost = NotaryReport(), 0
         while True:
@@ -103,12 +103,20 @@ async def notarize(
         return total
 
 
-async def cursors_of(log_of: LogOf) -> dict[int, str] | None:
-    """Tell up to which stream id each partition is logged; None where this ledger has no log. Raises LogRefused."""
-    noted = await read_noted(log_of.store)
+async def logged_by(store: Store, log_of: LogOf | None) -> dict[int, str] | None:
+    """Tell up to which stream id each partition is logged; None where this ledger has no log.
+
+    Raises LogRefused where it has one that is not at hand.
+    """
+    noted = await read_noted(store)
     if not noted.origin:
         return None
-    origin, _ = await origin_of(log_of, noted.origin)
+    if log_of is None:
+        raise LogRefused(
+            f"this ledger has a transparency log, {noted.origin}, in {noted.place}, without which nothing may leave "
+            "the store: set LEDGER_PROOF as it is set where the service runs"
+        )
+    origin = await origin_of(log_of, noted.origin)
     notary = Notary(log_of.place, origin, log_of.keys(origin, False), Behind(log_of.store, log_of.archive))
     await notary.open()
     _check_size(log_of, notary.size, noted.size)

@@ -94,7 +94,7 @@ class LogPlace:
 
         async def write(item: tuple[str, bytes]) -> None:
             names.append(item[0])
-            await self.objects.replace(*item, settle=False)
+            await self.objects.write(*item)
 
         await each(contents, write, _AT_ONCE)
         await self.objects.settle(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 from click import echo
 
 from ledger.clocks.passed import note_time
@@ -14,8 +15,10 @@ from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.opening.ledger import opened
+from ops.opening.proof import log_of
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
+from projections.transparency.job import logged_by
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -66,7 +69,7 @@ def archive(
     place = settings.archive
     if place is None:
         raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
-    options = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
+    base = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
 
     async def work() -> ArchiveReport:
         async with opened(settings) as found:
@@ -74,6 +77,8 @@ def archive(
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
             if found.archive is not None and not dry_run:
                 await found.check_archive()
+            log = await log_of(found, settings)
+            options = msgspec.structs.replace(base, logged=await logged_by(found.store, log))
             partitions = range(found.ledger.partitions) if partition is None else [partition]
             clock_us = found.ledger.clock()
             if retention_s is not None:  # nothing is removed because a clock jumped
@@ -105,7 +110,10 @@ def archive(
 
 def _summary(report: ArchiveReport, dry_run: bool) -> str:
     if dry_run:
-        return f"{report.events:,} events of {report.partitions} partitions would go to {report.segments:,} segments"
+        held = f"; {report.held_up:,} are held up by the transparency log, which is behind" if report.held_up else ""
+        return (
+            f"{report.events:,} events of {report.partitions} partitions would go to {report.segments:,} segments{held}"
+        )
     parts = [
         f"{report.events:,} events sealed in {report.segments:,} segments of {report.bytes:,} bytes",
         f"{report.trimmed:,} events trimmed",
@@ -116,6 +124,7 @@ def _summary(report: ArchiveReport, dry_run: bool) -> str:
         (report.removed, "segments removed by retention"),
         (report.busy, "partitions left to another archiver"),
         (report.broken - report.aside, "sessions sealed that contradict themselves"),
+        (report.held_up, "partitions held up by the transparency log, which is behind (syncledger notarize)"),
         (report.aside, "foreign stream entries set aside"),
         (len(report.failures), "partitions failed"),
     ):
