@@ -52,7 +52,7 @@ class Tiles(_OfLog):
         log = await self._admit(req)
         found = await log.tile(f"tile/{tile}")
         if found is None:
-            raise falcon.HTTPNotFound(description=f"No tile {tile[:100]}: of a partial one ask for the full")
+            raise falcon.HTTPNotFound(description=f"No tile {tile[:100]} in this log")
         resp.content_type = "application/octet-stream"
         shared = "public" if self._services.settings.log_open else "private"
         resp.set_header("cache-control", f"{shared}, {_NEVER_CHANGES}")

@@ -138,6 +138,8 @@ class Notary:
             if self._state_at != self.size - 1 or self._passed >= _IDLE_ROWS:
                 await self._write_state()
             await self._sign(note)
+        if (published := await self._published()) < self._signed:
+            await self._publish(published)
         self.report.size = self.size
         self.report.refusals = list(self._refusals.values())
 
@@ -273,8 +275,7 @@ class Notary:
         await self._write_batch()
 
     async def _sign(self, note: Callable[[int], Awaitable[None]]) -> None:
-        """Publish a checkpoint over all batches, then remove what it makes superfluous."""
-        assert self._newest is not None
+        """Sign a checkpoint over all batches, which can be proved from now on."""
         size, root = self.size, self._tree.root()
         await self._place.replace_all(self._tree.edge())
         await note(size)
@@ -285,14 +286,17 @@ class Notary:
             there = await self._signed_at(size)
             if there is None or there.root != root:
                 raise LogContradicts(checkpoint_name(size), "another tree of this size was signed") from None
-        await self._place.objects.replace(NEWEST, str(self._newest.first).encode())
-        if await self._published() < size:
-            await self._place.objects.replace(CHECKPOINT, signed)
+        self._signed = size
+
+    async def _publish(self, published: int) -> None:
+        """Give auditors the newest checkpoint, in place of the one they have, then remove what it makes superfluous."""
+        assert self._newest is not None
         await batches.settle_before(self._place, self._newest)
-        await remove_partials(self._place, _filled(self._signed, size))
+        await remove_partials(self._place, _filled(published, self._signed))
         if self._states.is_alone:
             await self._states.remove_superseded()
-        self._signed = size
+        await self._place.objects.replace(NEWEST, str(self._newest.first).encode())
+        await self._place.objects.replace(CHECKPOINT, await self._place.read(checkpoint_name(self._signed)))
 
     async def _published(self) -> int:
         """Tell the size of the checkpoint that auditors are given; 0 where there is none that can be read."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ledger.transparency.tiles import WIDTH, parse_path
+from ledger.transparency.tiles import parse_path
 from projections.transparency.place import CHECKPOINT, LogPlace
+from projections.transparency.tree import find_tile
 
 
 class PublishedLog:
@@ -19,10 +20,4 @@ class PublishedLog:
     async def tile(self, path: str) -> bytes | None:
         """Read the tile or bundle of a path like `tile/0/000.p/7`; None where there is none, or it is no such path."""
         tile = parse_path(path)
-        return None if tile is None else await self._place.find(tile.path)
-
-
-def is_full(path: str) -> bool:
-    """Tell whether a path is that of a full tile or bundle, which is never removed."""
-    tile = parse_path(path)
-    return tile is not None and tile.width == WIDTH
+        return None if tile is None else await find_tile(self._place, tile)

@@ -17,6 +17,7 @@ import msgspec
 from ledger.errors import CorruptLedger
 from ledger.transparency.state_tree import (
     BUCKETS,
+    RECORD_BYTES,
     Bucket,
     Node,
     Record,
@@ -64,11 +65,11 @@ _NONE: Final = Piece(0, 0, 0, Node().hash, 0)
 
 
 class _Root(msgspec.Struct, frozen=True, array_like=True):
-    """The end of a pack: where all groups are, and how long each pack is that one of them needs."""
+    """The end of a pack: where all groups are that have sessions, and how long each pack is that one of them needs."""
 
     format: int
     size: int
-    groups: list[Piece]
+    groups: dict[int, Piece]
     packs: dict[int, int]
 
 
@@ -78,7 +79,7 @@ class StateTree:
     def __init__(self, place: LogPlace, root: _Root | None = None) -> None:
         """Begin with an empty tree; `open` reads one."""
         self._place = place
-        self._root = root or _Root(FORMAT, 0, [_NONE] * GROUPS, {})
+        self._root = root or _Root(FORMAT, 0, {}, {})
         self._groups: dict[int, list[Piece]] = {}
         self._buckets: dict[int, Bucket] = {}
         self._kept_bytes = 0
@@ -95,7 +96,7 @@ class StateTree:
             root = msgspec.msgpack.decode(tail[-_END.size - root_length : -_END.size], type=_Root)
         except (msgspec.DecodeError, ValueError) as error:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
-        if root.format != FORMAT or root.size != size or len(root.groups) != GROUPS:
+        if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")
         tree = cls(place, root)
         if tree.node != expected:
@@ -105,13 +106,13 @@ class StateTree:
     @property
     def node(self) -> Node:
         """The whole tree's root, and how many sessions it has."""
-        return join_all([piece.node for piece in self._root.groups])
+        return join_all(self._nodes())
 
     async def find(self, sids: Iterable[bytes]) -> dict[bytes, Record]:
         """Find the records of sessions; those that are not there are left out."""
         wanted: dict[int, list[bytes]] = {}
         for sid in sids:
-            if self._root.groups[sid[0]].sessions:
+            if sid[0] in self._root.groups:
                 wanted.setdefault(bucket_of(sid), []).append(sid)
         found: dict[bytes, Record] = {}
 
@@ -128,8 +129,7 @@ class StateTree:
         """Lead to a session's place."""
         number = bucket_of(sid)
         bucket, group = await self._bucket(number), await self._group(sid[0])
-        nodes = [piece.node for piece in self._root.groups]
-        beside = [node for node, _ in path_above(nodes, sid[0])]
+        beside = [node for node, _ in path_above(self._nodes(), sid[0])]
         beside += [node for node, _ in path_above([piece.node for piece in group], sid[1])]
         return path_to(sid, bucket, beside, None if len(bucket) else await self._alone_beside(number, beside))
 
@@ -145,11 +145,11 @@ class StateTree:
         by_group: dict[int, list[int]] = {}
         for number in sorted(by_bucket):
             by_group.setdefault(number // GROUP, []).append(number)
-        groups = list(self._root.groups)
+        groups = dict(self._root.groups)
         with tempfile.TemporaryFile(prefix="syncledger-state-", dir=spool) as file:
             pack = _Pack(file, size)
             for group in range(GROUPS) if anew else sorted(by_group):
-                if groups[group].sessions or group in by_group:
+                if group in groups or group in by_group:
                     groups[group] = await self._write_group(pack, group, by_group.get(group, []), by_bucket, anew=anew)
             length = pack.offset
             packs = {} if anew else dict(self._root.packs)
@@ -186,8 +186,11 @@ class StateTree:
         return len(self._root.packs) == 1
 
     def _live_bytes(self) -> int:
-        buckets = sum(piece.sessions for piece in self._root.groups) * 80
-        return buckets + sum(piece.length for piece in self._root.groups)
+        groups = self._root.groups.values()
+        return sum(piece.sessions * RECORD_BYTES + piece.length for piece in groups)
+
+    def _nodes(self) -> list[Node]:
+        return [self._root.groups.get(group, _NONE).node for group in range(GROUPS)]
 
     async def _write_group(
         self, pack: _Pack, group: int, changed: list[int], by_bucket: dict[int, dict[bytes, Record]], *, anew: bool
@@ -219,7 +222,7 @@ class StateTree:
         kept = self._groups.get(group)
         if kept is not None:
             return kept
-        piece, pieces = self._root.groups[group], [_NONE] * GROUP
+        piece, pieces = self._root.groups.get(group, _NONE), [_NONE] * GROUP
         if piece.sessions:
             content, name = await self._content(piece), state_name(piece.pack)
             if len(content) % _ENTRY.size:
@@ -268,9 +271,7 @@ class StateTree:
             width = len(beside) - 1 - depth
             start = ((number >> width) ^ 1) << width
             for other in range(start, start + (1 << width)):
-                if self._root.groups[other // GROUP].sessions and (
-                    (await self._group(other // GROUP))[other % GROUP].sessions
-                ):
+                if other // GROUP in self._root.groups and (await self._group(other // GROUP))[other % GROUP].sessions:
                     return (await self._bucket(other)).only()
         return None
 

@@ -67,29 +67,20 @@ class TreeReader:
         return leaf
 
     async def read(self, tile: Tile) -> bytes:
-        """Read a tile or bundle; instead of a partial one that is gone the beginning of the full one."""
+        """Read a tile or bundle."""
         kept = self._tiles.get(tile)
         if kept is not None:
             self._tiles.move_to_end(tile)
             return kept
-        content = await self._place.find(tile.path)
+        content = await find_tile(self._place, tile)
         if content is None:
-            content = await self._whole_instead(tile)
+            raise LogContradicts(tile.path, "it is missing")
         if tile.level != BUNDLE_LEVEL and len(content) != tile.width * HASH_BYTES:
             raise LogContradicts(tile.path, f"it has {len(content)} bytes")
         self._tiles[tile] = content
         if len(self._tiles) > KEPT_TILES:
             self._tiles.popitem(last=False)
         return content
-
-    async def _whole_instead(self, tile: Tile) -> bytes:
-        whole = tile._replace(width=WIDTH)
-        content = None if whole == tile else await self._place.find(whole.path)
-        if content is None:
-            raise LogContradicts(tile.path, "it is missing")
-        if tile.level == BUNDLE_LEVEL:
-            return pack_bundle(unpack_bundle(content)[: tile.width])
-        return content[: tile.width * HASH_BYTES]
 
     async def _range(self, start: int, end: int) -> bytes:
         return fold_right([await self._subtree(each) for each in full_subtrees(start, end)])
@@ -173,6 +164,19 @@ class TreeWriter:
                 self._levels.append(bytearray())
             self._levels[level + 1] += hash_in(edge, 0, WIDTH)
             edge.clear()
+
+
+async def find_tile(place: LogPlace, tile: Tile) -> bytes | None:
+    """Read a tile or bundle, the beginning of the full one instead of a partial one that is gone; None without both."""
+    content = await place.find(tile.path)
+    if content is not None or tile.width == WIDTH:
+        return content
+    content = await place.find(tile._replace(width=WIDTH).path)
+    if content is None:
+        return None
+    if tile.level == BUNDLE_LEVEL:
+        return pack_bundle(unpack_bundle(content)[: tile.width])
+    return content[: tile.width * HASH_BYTES]
 
 
 async def partials_of(place: LogPlace, path: str) -> list[str]:

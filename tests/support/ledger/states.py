@@ -8,7 +8,7 @@ from ledger.transparency.state_tree import BUCKET_BITS, Bucket, Node, Path, buck
 
 
 def node_of(buckets: Mapping[int, Bucket], bits: int = BUCKET_BITS, prefix: int = 0) -> Node:
-    """Hash the subtree over the buckets whose number begins with a prefix, without its last `bits`; of all by default."""
+    """Hash the subtree of the buckets whose number begins with `prefix`, but for its last `bits`; by default of all."""
     held = {number: bucket for number, bucket in buckets.items() if number >> bits == prefix}
     if not held or not bits:
         return held[prefix].node() if held else Node()
