@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ PARTITIONS = 8
 
 
 @pytest.fixture
-async def store(valkey_store: Store) -> AsyncIterator[Store]:
+async def store(valkey_store: Store) -> Store:
     """A store that holds a ledger."""
     await valkey_store.command("HSET", keys.meta(), "partitions", PARTITIONS, "id", LEDGER, key=keys.meta())
     return valkey_store

@@ -16,7 +16,7 @@ from ledger.transparency.tiles import BUNDLE_LEVEL, WIDTH, levels, tile_of, unpa
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects, open_objects
 from projections.transparency.job import LogOf, notarize
-from projections.transparency.notary import NotaryReport
+from projections.transparency.notary import NotaryReport, Progress
 from projections.transparency.place import LogPlace
 from projections.transparency.published import PublishedLog
 from tests.support.ledger.given import NOW
