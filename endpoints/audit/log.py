@@ -1,4 +1,7 @@
-"""The transparency log for auditors: GET /ledger/log/checkpoint and /ledger/log/tile/…, as C2SP tlog-tiles has them."""
+"""The transparency log for auditors: GET /ledger/log/checkpoint and /ledger/log/tile/…, as C2SP tlog-tiles has them.
+
+And what it proves of a session: GET /ledger/sessions/{id}/proof.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,19 @@ from typing import Final
 import falcon
 import falcon.asgi
 
-from endpoints.http.operations import KEY, Operation, Route, Text
+from endpoints.audit.history import readable_place
+from endpoints.http.operations import EITHER, KEY, Operation, Route, Text
+from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
+from ledger.admission import Caller
+from ledger.transparency.session_proof import SessionProof
 from projections.transparency.published import PublishedLog
 
 SCOPE: Final = "audit.read"
 CHECKPOINT_TYPE: Final = "text/plain; charset=utf-8"
+_NO_LOG: Final = "This ledger has no transparency log: LEDGER_PROOF is not set"
+_NOTHING_YET: Final = "Nothing is logged yet: the first checkpoint comes with the next run"
 _NEVER_CHANGES: Final = "max-age=31536000, immutable"
 
 
@@ -29,7 +38,7 @@ class _OfLog:
             await self._services.auth.key(req, SCOPE)
         log = self._services.log
         if log is None:
-            raise falcon.HTTPNotFound(description="This ledger has no transparency log: LEDGER_PROOF is not set")
+            raise falcon.HTTPNotFound(description=_NO_LOG)
         return log
 
 
@@ -39,7 +48,7 @@ class NewestCheckpoint(_OfLog):
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         found = await (await self._admit(req)).checkpoint()
         if found is None:
-            raise falcon.HTTPNotFound(description="Nothing is logged yet: the first checkpoint comes with the next run")
+            raise falcon.HTTPNotFound(description=_NOTHING_YET)
         resp.content_type = CHECKPOINT_TYPE
         resp.set_header("cache-control", "no-cache")
         resp.data = found
@@ -59,6 +68,29 @@ class Tiles(_OfLog):
         resp.data = found
 
 
+class Proof:
+    """What proves a session's history."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
+        services = self._services
+        partition: int | None
+        try:
+            partition, _ = await readable_place(services, req, session_id)
+        except falcon.HTTPNotFound:
+            if isinstance(await services.auth.scoped(req, SCOPE), Caller):
+                raise
+            partition = None  # that it never was, or is not kept, is proved to auditors too
+        if services.log is None:
+            raise falcon.HTTPNotFound(description=_NO_LOG)
+        proof = await services.log.prove(services.past, partition, session_id)
+        if proof is None:
+            raise falcon.HTTPNotFound(description=_NOTHING_YET)
+        send(resp, proof)
+
+
 def routes(services: Services) -> Iterator[Route]:
     """List the routes of the log."""
     note = Text(CHECKPOINT_TYPE, "A signed checkpoint (C2SP tlog-checkpoint)")
@@ -69,3 +101,7 @@ def routes(services: Services) -> Iterator[Route]:
     yield Route("/ledger/log/checkpoint", NewestCheckpoint(services), (operation,))
     of_tile = Operation("GET", "getLogTile", "Give a part of the log's tree", {200: tile}, KEY, refusals=(404,))
     yield Route("/ledger/log/tile/{tile:path}", Tiles(services), (of_tile,))
+    of_proof = Operation(
+        "GET", "getSessionProof", "Give what proves a session's history", {200: SessionProof}, EITHER, refusals=(404,)
+    )
+    yield Route("/ledger/sessions/{session_id}/proof", Proof(services), (of_proof,))

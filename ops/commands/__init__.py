@@ -55,7 +55,7 @@ COMMANDS: Final = {
         "storage.notarize:notarize",
         "Bring the transparency log (LEDGER_PROOF) up to what the store holds now, and sign a checkpoint of it.",
     ),
-    "proof": Named("access.proof:proof", "The transparency log: who signs it."),
+    "proof": Named("access.proof:proof", "The transparency log: who signs it, and what it proves."),
     "rebuild": Named(
         "storage.rebuild:rebuild",
         "Make the projections anew from the events: of all partitions that are not whole, or of what is named.",

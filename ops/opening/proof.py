@@ -22,6 +22,7 @@ from projections.transparency.noted import read_noted
 from projections.transparency.place import LogPlace
 
 KEY_FILE: Final = "proof-key"
+TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
 _SEED_BYTES: Final = 32
 _LATE_RUNS: Final = 3
 _LATE_S: Final = 60.0
@@ -108,7 +109,7 @@ async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
     if noted.wrong:
         parts.append(noted.wrong)
     if settings.proof_tries:
-        parts.append("it lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF")
+        parts.append(TRIES_NOTE)
     ok = not noted.wrong and not (noted.at_ms and is_late)
     return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size)
 

@@ -18,7 +18,7 @@ from ledger.store.interface import open_store
 from ops.opening.identity_provider import make_provider, open_immich
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
-from ops.opening.proof import open_place, proof_readiness
+from ops.opening.proof import TRIES_NOTE, open_place, proof_readiness
 from ops.opening.sources import SourceLook, open_source
 from ops.settings.settings import Settings, without_password
 from projections.accounts.tokens import TokenIssuer
@@ -111,7 +111,7 @@ async def open_services(
         stall_s=settings.stall_s,
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
-        log=None if log_place is None else PublishedLog(log_place),
+        log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
     )
 
 

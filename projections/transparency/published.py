@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from ledger.transparency.session_proof import SessionProof
 from ledger.transparency.tiles import parse_path
+from projections.history.event_pages import EventPages
 from projections.transparency.place import CHECKPOINT, LogPlace
+from projections.transparency.proving import prove
 from projections.transparency.tree import find_tile
 
 
 class PublishedLog:
     """The log as C2SP tlog-tiles has it read. All methods raise ArchiveUnavailable."""
 
-    def __init__(self, place: LogPlace) -> None:
+    def __init__(self, place: LogPlace, note: str = "") -> None:
+        """`note`: what is to be said of the place with every proof."""
         self._place = place
+        self._note = note
+
+    async def prove(self, past: EventPages, partition: int | None, sid: str) -> SessionProof | None:
+        """Make the proof of a session as `proving.prove` does."""
+        return await prove(self._place, past, partition, sid, note=self._note)
 
     async def checkpoint(self) -> bytes | None:
         """Read the newest checkpoint; None before the first."""

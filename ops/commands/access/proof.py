@@ -1,13 +1,15 @@
-"""`syncledger proof`: the transparency log's keys."""
+"""`syncledger proof`: the transparency log's keys, and checking what it proves."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+import msgspec
 from click import echo
 
-from ledger.transparency.notes import BadNote, SignerKey, parse_signer
+from ledger.transparency.notes import BadNote, SignerKey, parse_signer, parse_verifier
+from ledger.transparency.session_proof import NotProved, SessionProof, check, words
 from ops.commands.options import json_option, print_json, settings_from
 from ops.opening.key_files import alone, replace
 from ops.opening.proof import KEY_FILE, keys_in, make_key, read_keys
@@ -22,7 +24,7 @@ data_dir_option = click.option(
 
 @click.group()
 def proof() -> None:
-    """The transparency log: who signs it."""
+    """The transparency log: who signs it, and what it proves."""
 
 
 @proof.command("keys")
@@ -65,6 +67,37 @@ def rotate(keep: int, data_dir: Path | None) -> None:
         kept = [made, *keys[:keep]]
         replace(folder / KEY_FILE, "".join(f"{key.written()}\n" for key in kept))
     echo(str(made.public))
+
+
+@proof.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--key", "keys", multiple=True, required=True, help="A key that verifies the log (see proof keys).")
+@click.option("--witness", "witnesses", multiple=True, help="The key of a witness that must have signed, too.")
+@json_option
+def verify(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...], as_json: bool) -> None:
+    """Check the proof of a session's history, without any store, and say what it proves and what not.
+
+    Exits 1 if it proves nothing. ops/proof/check.py does the same without this program.
+    """
+    try:
+        known, watching = ([parse_verifier(key) for key in given] for given in (keys, witnesses))
+    except BadNote as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=SessionProof)
+        verdict = check(found, known, watching)
+    except (msgspec.DecodeError, NotProved) as error:
+        raise click.ClickException(f"NOT PROVED: {error}") from None
+    lines = words(found, verdict)
+    if as_json:
+        checkpoint = verdict.checkpoint
+        print_json(
+            {"session": found.session, "seq": verdict.seq, "events": verdict.events, "origin": checkpoint.origin,
+             "size": checkpoint.size, "root": checkpoint.root.hex(), "says": lines}
+        )  # fmt: skip
+        return
+    for line in lines:
+        echo(line)
 
 
 def _keys(settings: Settings) -> list[SignerKey]:

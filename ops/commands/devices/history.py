@@ -16,6 +16,7 @@ from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger
 from ledger.keys import check_name
 from ledger.log.reader import ANY_SEQ
+from ops.commands.devices.proof_file import write_proof
 from ops.commands.instants import instant
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.opening.ledger import Opened, opened
@@ -46,6 +47,12 @@ class _Page(Protocol):
 )
 @click.option("--user", help="All sessions of this user; with SESSION it saves asking every partition.")
 @click.option("--forward", is_flag=True, help="Oldest first.")
+@click.option(
+    "--proof",
+    "proof_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what proves it into this file instead.",
+)
 @store_options
 @json_option
 def history(
@@ -56,18 +63,25 @@ def history(
     entity_type: str | None,
     user: str | None,
     forward: bool,
+    proof_file: Path | None,
     data_dir: Path | None,
     redis_url: str | None,
     as_json: bool,
 ) -> None:
     """Show what happened to a session, living or ended, or to all of a user's, newest first.
 
-    --json prints an event a line.
+    --json prints an event a line. --proof writes a file that whoever has the log's key can check without this service
+    (syncledger proof verify), of all that is logged by now.
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user")
     if user is not None:
         check_name("USER", user)
+    if proof_file is not None:
+        if session is None or any((since_us, until_us, tag, entity_type, as_json)):
+            raise click.UsageError("--proof is of a SESSION, and of all of it: leave the other options out")
+        run(write_proof(settings_from(data_dir=data_dir, redis_url=redis_url), session, user, proof_file))
+        return
     wanted = Wanted(since_us or 0, ANY_SEQ if until_us is None else until_us, tag, entity_type)
 
     async def work() -> None:
