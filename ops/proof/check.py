@@ -214,10 +214,9 @@ def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[
         need(not events and not proof["newest"], "it has events of a session of which nothing was logged")
         return [f"proved: nothing was logged for session {proof['session']} by {said}"]
     if not events:
-        what = (
-            f"events up to seq {known['seq']:,} of session {proof['session']} were logged, and nothing more by {said}"
-        )
-        return [f"proved: {what}", "not proved: what the events were, for they are not kept any more"]
+        whose = f"of session {proof['session']} were logged, and nothing more by {said}"
+        upto = f"proved: events up to seq {known['seq']:,} {whose}"
+        return [upto, "not proved: what the events were, for they are not kept any more"]
     seq, digest, tag = follow(session, events, proof["previousHash"])
     need(
         (seq, digest.hex()) == (known["seq"], known["hash"]),

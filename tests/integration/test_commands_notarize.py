@@ -8,7 +8,7 @@ import pytest
 
 from endpoints.services import ProofReadiness
 from ledger import keys
-from ledger.transparency.notes import parse_note, parse_verifier, verified
+from ledger.transparency.notes import ED25519, SignerKey, parse_note, parse_verifier, verified
 from ops.opening.ledger import Opened
 from ops.opening.proof import KEY_FILE, proof_readiness
 from ops.settings.settings import read_settings
@@ -117,3 +117,36 @@ def test_an_archive_waits_for_the_log(commands: Commands, proof: str, tmp_path: 
     assert (report["events"], report["held_up"]) == (1, 1)
     commands("notarize", archive=archive, proof=proof)
     assert commands.json("archive", "--max-events", "0", archive=archive, proof=proof)["events"] == 1
+
+
+def test_a_proof_is_written_and_checked(commands: Commands, proof: str, tmp_path: Path) -> None:
+    async def look(found: Opened) -> str:
+        (state,) = await found.ledger.devices("ann")
+        return state.sid
+
+    sid, file = commands.inside(look), tmp_path / "proof.json"
+    done = commands.run("history", sid, "--proof", str(file))
+    assert (done.code, "set LEDGER_PROOF" in done.err) == (2, True)
+    done = commands.run("history", sid, "--proof", str(file), proof=proof)
+    assert (done.code, "nothing is logged yet" in done.err) == (1, True)
+    done = commands.run("history", "--user", "ann", "--proof", str(file), proof=proof)
+    assert (done.code, "of a SESSION" in done.err) == (2, True)
+    commands("notarize", proof=proof, proof_origin="x.example/log")
+    assert "1 events of 1 that are logged" in commands("history", sid, "--proof", str(file), proof=proof)
+    (key,) = commands.json("proof", "keys")
+    assert "these 1 events of session" in commands("proof", "verify", str(file), "--key", key)
+    found = commands.json("proof", "verify", str(file), "--key", key)
+    assert (found["session"], found["seq"], found["events"], found["size"]) == (sid, 1, 1, 2)
+    other = SignerKey("x.example/log", ED25519, bytes(32)).public
+    done = commands.run("proof", "verify", str(file), "--key", str(other))
+    assert (done.code, "NOT PROVED" in done.err) == (1, True)
+    assert commands.run("proof", "verify", str(file), "--key", "x").code == 2
+    text = file.read_text()
+    file.write_text(text.replace('"seq": 1', '"seq": 2', 1))
+    done = commands.run("proof", "verify", str(file), "--key", key)
+    assert (done.code, "NOT PROVED" in done.err) == (1, True)
+    file.write_text("nothing")
+    done = commands.run("proof", "verify", str(file), "--key", key)
+    assert (done.code, "NOT PROVED" in done.err) == (1, True)
+    commands("history", "0" * 64, "--proof", str(file), proof=proof)
+    assert f"nothing was logged for session {'0' * 64}" in commands("proof", "verify", str(file), "--key", key)

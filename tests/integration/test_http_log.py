@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from endpoints.services import HttpSettings
 from ledger.store.interface import Store, open_store
+from ledger.transparency.session_proof import SessionProof, check
 from projections.transparency.place import LogPlace
 from projections.transparency.published import PublishedLog
-from tests.support.ledger.logs import log_of, place_at, run
+from tests.support.ledger.logs import KEY, log_of, place_at, run
 from tests.support.phones.http import PARTITIONS, Service, serving
 
 
@@ -81,3 +83,26 @@ async def test_an_open_log_is_read_by_all(store: Store, place: LogPlace) -> None
     async with serving(store, HttpSettings(log_open=True)) as service:
         answer = await service.ask("GET", "/ledger/log/checkpoint")
         assert (answer.status_code, "LEDGER_PROOF" in answer.json["message"]) == (404, True)
+
+
+async def test_what_proves_a_session(service: Service, place: LogPlace) -> None:
+    ann, ben = await service.sign_in(), await service.sign_in("ben")
+    audit, _ = await service.api_keys.create(["audit.read"], name="", now_us=1)
+    headers = {"x-api-key": audit}
+    path = f"/ledger/sessions/{ann.sid}/proof"
+    assert (await service.ask("GET", path, ann.token)).status_code == 404, "nothing is logged yet"
+    await run(log_of(service.store, place, ledger=service.presence.ledger_id), PARTITIONS)
+    for answer in (await service.ask("GET", path, ann.token), await service.ask("GET", path, headers=headers)):
+        assert answer.status_code == 200
+        proof = msgspec.json.decode(answer.content, type=SessionProof)
+        assert check(proof, [KEY.public]).events == 1
+    assert (await service.ask("GET", path, ben.token)).status_code == 404, "another user's"
+    assert (await service.ask("GET", path)).status_code == 401
+    nobody = f"/ledger/sessions/{'0' * 64}/proof"
+    answer = await service.ask("GET", nobody, headers=headers)
+    assert check(msgspec.json.decode(answer.content, type=SessionProof), [KEY.public]).seq == 0
+    assert (await service.ask("GET", nobody, ben.token)).status_code == 404
+    await service.ask("POST", "/api/auth/logout", ann.token)
+    await run(log_of(service.store, place, ledger=service.presence.ledger_id), PARTITIONS)
+    answer = await service.ask("GET", path, headers=headers)
+    assert check(msgspec.json.decode(answer.content, type=SessionProof), [KEY.public]).events == 2, "also when it ended"
