@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 from uuid import uuid4
 
 from ledger import keys
-from ledger.errors import CorruptLedger
+from ledger.errors import CorruptLedger, StoreUnavailable
 from ledger.store.interface import Script, Store
 from projections.transparency.errors import LogRefused
 
@@ -65,7 +66,8 @@ class LogLease:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         if self.held:
-            await self._lease(0)
+            with suppress(StoreUnavailable):  # then it runs out by itself
+                await self._lease(0)
 
     async def renew(self) -> None:
         """Keep it."""
