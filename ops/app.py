@@ -28,6 +28,7 @@ from ops.opening.services import open_services
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
+from projections.transparency.errors import LogContradicts, LogRefused
 from projections.transparency.job import JOB as NOTARIZE
 from projections.transparency.job import LogOf, notarize, told
 
@@ -120,7 +121,12 @@ class Application:
         if not await claim(found.ledger, int(self._settings.proof.interval_s * SECOND_US), NOTARIZE):
             return
         await found.presence.check()
-        report = await notarize(proof, found.ledger.partitions, new_origin(), lambda: found.ledger.clock() // 1000)
+        try:
+            report = await notarize(proof, found.ledger.partitions, new_origin(), lambda: found.ledger.clock() // 1000)
+        except (LogRefused, LogContradicts, InvalidInput) as error:
+            log.error("nothing is logged: %s", _told(error))
+            await Counters(found.store).note("job_failed", job="notarize")
+            return
         if report is not None and (wrong := told(report)):
             log.error("the log: %s", wrong)
 

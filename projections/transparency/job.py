@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from ledger.store.interface import Store
 from ledger.transparency.notes import SignerKey
 from projections.archive.catalog import Archive
-from projections.transparency.errors import LogRefused, Overtaken
+from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
 from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import NEWEST, Identity, LogPlace
@@ -79,28 +79,46 @@ async def notarize(
     async with LogLease(log_of.store) as lease:
         if not lease.held:
             return None
-        origin = await origin_of(log_of, new_origin)
-        keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
-        await note(log_of.store, origin, log_of.place.shown, 0)
-        total, lost = NotaryReport(), 0
-        while True:
-            try:
-                report = await _run(log_of, origin, keys, range(partitions), on_progress)
-            except Overtaken:
-                lost += 1
-                if lost == _TRIES:
-                    raise
-                continue
-            lost = 0
-            report.events += total.events
-            report.batches += total.batches
-            report.foreign += total.foreign
-            total = report
-            if not report.more:
-                break
-            await lease.renew()
-        await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total))
-        return total
+        try:
+            return await _all_runs(log_of, partitions, new_origin, now_ms, lease, on_progress)
+        except (LogRefused, LogContradicts) as error:
+            noted = await read_noted(log_of.store)
+            if noted.origin:
+                await note(log_of.store, noted.origin, noted.place, 0, wrong=f"nothing is logged: {error}")
+            raise
+
+
+async def _all_runs(
+    log_of: LogOf,
+    partitions: int,
+    new_origin: str,
+    now_ms: Callable[[], int],
+    lease: LogLease,
+    on_progress: Progress,
+) -> NotaryReport:
+    """Run until nothing is left, also behind other jobs that were first."""
+    origin = await origin_of(log_of, new_origin)
+    keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
+    await note(log_of.store, origin, log_of.place.shown, 0)
+    total, lost = NotaryReport(), 0
+    while True:
+        try:
+            report = await _run(log_of, origin, keys, range(partitions), on_progress)
+        except Overtaken:
+            lost += 1
+            if lost == _TRIES:
+                raise
+            continue
+        lost = 0
+        report.events += total.events
+        report.batches += total.batches
+        report.foreign += total.foreign
+        total = report
+        if not report.more:
+            break
+        await lease.renew()
+    await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total))
+    return total
 
 
 async def logged_by(store: Store, log_of: LogOf | None) -> dict[int, str] | None:

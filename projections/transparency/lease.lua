@@ -1,7 +1,10 @@
 -- Take, keep or give back the right to write the log, which saves work and guards nothing: batches do.
 -- KEYS  the ledger's meta (hash)
 -- ARGV  token, for how long in ms (0 to give it back), a longer one in ms is of a clock that was ahead, and void
--- Gives 1 to who has it now.
+-- Gives 1 to who has it now; nobody has where there is no ledger, or one is being restored.
+if redis.call('HEXISTS', KEYS[1], 'partitions') == 0 or redis.call('HEXISTS', KEYS[1], 'restoring') == 1 then
+  return 0
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, leased_until = unpack(redis.call('HMGET', KEYS[1], 'proof_lease', 'proof_leased_until_ms'))

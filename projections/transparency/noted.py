@@ -13,6 +13,7 @@ from ledger.store.interface import Script, Store
 from projections.transparency.errors import LogRefused
 
 TTL_S: Final = 60.0
+_AS_IT_IS: Final = "-"
 _LONGEST_MS: Final = 3_600_000
 _NOTE: Final = Script.load("projections.transparency", "note.lua", allow_oom=True)  # trimming waits for it
 _LEASE: Final = Script.load("projections.transparency", "lease.lua", allow_oom=True)
@@ -40,9 +41,11 @@ async def read_noted(store: Store) -> Noted:
         raise CorruptLedger(f"what is noted of the log cannot be read: {error!r}") from error
 
 
-async def note(store: Store, origin: str, place: str, size: int, at_ms: int | None = None, wrong: str = "") -> None:
-    """Note how far a log is, and when a run has ended what it met; raises LogRefused where another one is noted."""
-    args = (origin, place, size, "" if at_ms is None else at_ms, wrong)
+async def note(
+    store: Store, origin: str, place: str, size: int, at_ms: int | None = None, wrong: str | None = None
+) -> None:
+    """Note how far a log is at least, when a run ended, what it met; raises LogRefused where another is noted."""
+    args = (origin, place, size, "" if at_ms is None else at_ms, _AS_IT_IS if wrong is None else wrong)
     found = (await store.script(_NOTE, [keys.meta()], args)).decode()
     if found != origin:
         raise LogRefused(f"this ledger's log is {found}, not {origin}: set LEDGER_PROOF to where that one is")

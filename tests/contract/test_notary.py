@@ -19,9 +19,9 @@ from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Node, root_by_path
 from projections.transparency import notary
 from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
-from projections.transparency.job import logged_by
+from projections.transparency.job import logged_by, notarize
 from projections.transparency.notary import Notary
-from projections.transparency.noted import LogLease, read_noted
+from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import CHECKPOINT, Identity, LogPlace, batch_name, checkpoint_name
 from projections.transparency.reading import Behind
 from projections.transparency.states import StateTree
@@ -255,6 +255,13 @@ async def noting(size: int) -> None:
     """Note nothing."""
 
 
+async def test_nothing_is_written_where_there_is_no_ledger(store: Store) -> None:
+    await store.command("DEL", keys.meta(), key=keys.meta())
+    assert await notarize(log_of(store, place_at()), PARTITIONS, ORIGIN, lambda: 1) is None
+    await note(store, ORIGIN, "", 1, 1, "")
+    assert not await store.command("EXISTS", keys.meta(), key=keys.meta())
+
+
 async def test_only_one_job_works_at_a_time(store: Store) -> None:
     place = place_at()
     async with LogLease(store) as lease:
@@ -453,6 +460,7 @@ async def test_what_was_altered_in_the_place_is_named_and_nothing_signed(
         return
     with pytest.raises((LogContradicts, LogRefused)):
         await run(log_of(store, place))
+    assert "nothing is logged: " in (await read_noted(store)).wrong, "which /readyz tells"
     published = parse_note((tmp_path / CHECKPOINT).read_text())
     assert verified(published, [KEY.public])
     assert published.text == before.checkpoint.text
