@@ -19,6 +19,7 @@ from ops.opening.proof import log_of
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
 from projections.transparency.job import logged_by
+from projections.transparency.noted import read_noted
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -77,7 +78,8 @@ def archive(
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
             if found.archive is not None and not dry_run:
                 await found.check_archive()
-            log = await log_of(found, settings)
+            has_log = (await read_noted(found.store)).origin
+            log = await log_of(found, settings) if has_log else None
             options = msgspec.structs.replace(base, logged=await logged_by(found.store, log))
             partitions = range(found.ledger.partitions) if partition is None else [partition]
             clock_us = found.ledger.clock()
