@@ -144,6 +144,8 @@ async def logged_by(store: Store, log_of: LogOf | None) -> dict[int, str] | None
 def told(report: NotaryReport) -> str:
     """Say what is wrong in a line; '' for nothing."""
     parts = [f"partition {number} is held up: {why}" for number, why in sorted(report.stopped.items())[:3]]
+    if report.foreign:
+        parts.append(f"{report.foreign:,} stream entries are none of an event, which syncledger verify names")
     if report.refused:
         named = ", ".join(refusal.sid.hex() for refusal in report.refusals[:3])
         parts.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ledger.errors import CorruptLedger, NoSuchSession
+from ledger.errors import CorruptLedger, NoSuchSession, Refused
 from ledger.events import HistoryLost, Recorded
 from ledger.transparency.checkpoints import LogProof, parse_checkpoint
 from ledger.transparency.entries import StateLeaf, parse_leaf
@@ -26,24 +26,31 @@ class NotLogged(CorruptLedger):
     """What is kept of a session does not lead to what is logged of it."""
 
 
+class TooLong(Refused):
+    """A history of more events than are proved at once over HTTP."""
+
+
 async def prove(
-    place: LogPlace, past: EventPages, partition: int | None, sid: str, *, note: str = ""
+    place: LogPlace, past: EventPages, partition: int | None, sid: str, *, note: str = "", most: int | None = None
 ) -> SessionProof | None:
     """Make the proof of a session as of the newest checkpoint; None before the first one.
 
-    `partition`: where its events are; None where none are kept. `note`: what is to be said of the place. Raises
-    NotLogged, LogContradicts, ArchiveUnavailable, and what reading events does.
+    `partition`: where its events are; None where none are kept. `note`: what is to be said of the place.
+    `most`: how many events may be in it, None for any number. Raises TooLong, NotLogged, LogContradicts,
+    ArchiveUnavailable, and what reading events does.
     """
     for attempt in range(_TRIES):
         try:
-            return await _prove(place, past, partition, sid, note)
+            return await _prove(place, past, partition, sid, note, most)
         except ObjectMissing:
             if attempt == _TRIES - 1:
                 raise
     return None
 
 
-async def _prove(place: LogPlace, past: EventPages, partition: int | None, sid: str, note: str) -> SessionProof | None:
+async def _prove(
+    place: LogPlace, past: EventPages, partition: int | None, sid: str, note: str, most: int | None
+) -> SessionProof | None:
     text = await place.find(CHECKPOINT)
     if text is None:
         return None
@@ -59,7 +66,7 @@ async def _prove(place: LogPlace, past: EventPages, partition: int | None, sid: 
     events: list[ProvedEvent] = []
     previous, newest = "", ""
     if known is not None and partition is not None:
-        events, previous = await _events(past, partition, sid, known)
+        events, previous = await _events(past, partition, sid, known, most)
         if events:
             newest = str(LogProof(known.entry, tuple(await tree.inclusion(known.entry)), signed))
     end = None if path.end is None else ProvedRecord(path.end.sid.hex(), *_shown(path.end))
@@ -76,7 +83,9 @@ def _shown(record: Record) -> tuple[int, str, int]:
     return record.seq, record.hash.hex(), record.entry
 
 
-async def _events(past: EventPages, partition: int, sid: str, known: Record) -> tuple[list[ProvedEvent], str]:
+async def _events(
+    past: EventPages, partition: int, sid: str, known: Record, most: int | None
+) -> tuple[list[ProvedEvent], str]:
     """Read a session's events up to the one that is logged last, and the hash before them if older ones are gone."""
     events: list[ProvedEvent] = []
     previous = ""
@@ -91,6 +100,11 @@ async def _events(past: EventPages, partition: int, sid: str, known: Record) -> 
                     continue
                 each = ProvedEvent(recorded.seq, recorded.at_us, recorded.schema, recorded.raw, recorded.hash.hex())
                 events.append(each)
+            if most is not None and len(events) > most:
+                raise TooLong(
+                    f"this history has more than {most:,} events, too many for a request: run syncledger "
+                    f"history {sid} --proof FILE"
+                )
     except NoSuchSession:
         return [], ""
     if events and (events[-1].seq, events[-1].hash) != (known.seq, known.hash.hex()):

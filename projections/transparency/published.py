@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ledger.transparency.session_proof import SessionProof
 from ledger.transparency.tiles import parse_path
 from projections.history.event_pages import EventPages
 from projections.transparency.place import CHECKPOINT, LogPlace
 from projections.transparency.proving import prove
 from projections.transparency.tree import find_tile
+
+MOST_EVENTS: Final = 50_000
+"""How many events are proved in one request: about 15 MB."""
 
 
 class PublishedLog:
@@ -20,7 +25,7 @@ class PublishedLog:
 
     async def prove(self, past: EventPages, partition: int | None, sid: str) -> SessionProof | None:
         """Make the proof of a session as `proving.prove` does."""
-        return await prove(self._place, past, partition, sid, note=self._note)
+        return await prove(self._place, past, partition, sid, note=self._note, most=MOST_EVENTS)
 
     async def checkpoint(self) -> bytes | None:
         """Read the newest checkpoint; None before the first."""

@@ -25,7 +25,7 @@ from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
 from projections.history.event_pages import EventPages
 from projections.transparency.place import LogPlace
-from projections.transparency.proving import NotLogged, prove
+from projections.transparency.proving import NotLogged, TooLong, prove
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, past
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import PARTITION, Log, sid_of
@@ -79,6 +79,8 @@ async def test_a_history_is_proved(store: Store) -> None:
         assert f"these {seq:,} events of session {sid}, in this order, were logged by log {ORIGIN}" in said[0]
         assert f"nothing more was logged for it by then: its newest event is seq {seq}" in said[1]
         assert "not proved: that every request was logged" in said
+    with pytest.raises(TooLong, match="more than 120 events"):
+        await prove(place, EventPages(store), PARTITION, PHONE, most=120)
     phone = await log.load(PHONE)
     assert phone is not None
     await log.append(phone, offered("AssetV1"))
