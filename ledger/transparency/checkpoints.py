@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ledger.transparency.notes import BadNote, Note, parse_note
@@ -77,8 +76,3 @@ def parse_hash(text: str) -> bytes:
     if len(found) != _HASH_BYTES or b64encode(found).decode() != text:
         raise BadNote(f"{text[:60]!r} is no hash of a log")
     return found
-
-
-def hash_lines(hashes: Sequence[bytes]) -> str:
-    """Write hashes as lines of Base64."""
-    return "".join(f"{b64encode(each).decode()}\n" for each in hashes)
