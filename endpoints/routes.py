@@ -9,7 +9,7 @@ import falcon.asgi
 
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
-from endpoints.audit import explain, finding, history, state, streams
+from endpoints.audit import explain, finding, history, log, state, streams
 from endpoints.http import errors
 from endpoints.http.operations import Route
 from endpoints.http.refusals import Refusals
@@ -39,6 +39,7 @@ _SUBJECTS = (
     explain,
     streams,
     finding,
+    log,
     entities,
 )
 

@@ -20,6 +20,7 @@ from projections.counters import Counters
 from projections.entities.protocol_version import DEFAULT, ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
+from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
 
 
@@ -38,6 +39,8 @@ class HttpSettings(msgspec.Struct, frozen=True):
     """Whether cookies are `Secure` also where the request does not show that it came over TLS."""
     token_ttl_us: int | None = None
     """How long a token is good for; None for tokens that last as long as their session."""
+    log_open: bool = False
+    """Whether auditors read the transparency log without a key."""
     sessions_elsewhere: str = ""
     """Where sessions begin and end, in words, if that is another service's; empty: here."""
 
@@ -85,6 +88,15 @@ class ProtocolReadiness(msgspec.Struct, frozen=True, rename="camel"):
     unknown_types: list[str] = []
 
 
+class ProofReadiness(msgspec.Struct, frozen=True):
+    """How the transparency log is: its origin and entries, and in words how far it is behind or what it met."""
+
+    ok: bool
+    text: str
+    origin: str = ""
+    entries: int = 0
+
+
 class Readiness(msgspec.Struct, frozen=True):
     """What an operator must know: where the store is, what an answered write is worth there, and how the source is.
 
@@ -102,6 +114,7 @@ class Readiness(msgspec.Struct, frozen=True):
     eviction: str = ""
     """That the store may evict keys, and so lose sessions and events; empty as it must be."""
     protocol: ProtocolReadiness = ProtocolReadiness(str(DEFAULT), "by default")
+    proof: ProofReadiness | msgspec.UnsetType = msgspec.UNSET
     identity: IdentityReadiness | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -146,3 +159,4 @@ class Services(msgspec.Struct, frozen=True):
     protocol_version: Callable[[], Awaitable[ProtocolVersion]] = _by_default
     unknown_types: UnknownTypes | None = None
     backend_logout: LogoutSender | None = None
+    log: PublishedLog | None = None

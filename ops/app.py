@@ -25,11 +25,15 @@ from ledger.log.store_check import eviction_text, read_promise
 from ledger.store.interface import check_writes
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_services
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
+from projections.transparency.errors import LogContradicts, LogRefused
+from projections.transparency.job import JOB as NOTARIZE
+from projections.transparency.job import LogOf, notarize, told
 
 if TYPE_CHECKING:
     from projections.immich.tables import ImmichTables
@@ -124,6 +128,7 @@ class Application:
         """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
         async with AsyncExitStack() as stack:
             found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id)
+            proof = await log_of(found, self._settings)
             app = build(services)
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
@@ -139,6 +144,9 @@ class Application:
                 tables = await open_immich_tables(self._settings, connections=1)
                 stack.push_async_callback(tables.close)
                 work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
+            if proof is not None:
+                every_s = self._settings.proof.interval_s
+                work.append(again_and_again(partial(self._notarize, found, proof), "notarize", every_s, counters))
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
             closing.push_async_exit(stack.pop_all())
         self._app = app
@@ -158,6 +166,20 @@ class Application:
             log.info("expired: %s", msgspec.json.encode(report).decode())
         for what, count in Counter(one.what for one in report.passed_over).items():
             await Counters(found.store).note("passed_over", count, what=what)
+
+    async def _notarize(self, found: Opened, proof: LogOf) -> None:
+        """Log what happened since; of all workers the one that claims a turn does it."""
+        if not await claim(found.ledger, int(self._settings.proof.interval_s * SECOND_US), NOTARIZE):
+            return
+        await found.presence.check()
+        try:
+            report = await notarize(proof, found.ledger.partitions, new_origin(), lambda: found.ledger.clock() // 1000)
+        except (LogRefused, LogContradicts, InvalidInput) as error:
+            log.error("nothing is logged: %s", _told(error))
+            await Counters(found.store).note("job_failed", job="notarize")
+            return
+        if report is not None and (wrong := told(report)):
+            log.error("the log: %s", wrong)
 
     async def _end_gone(self, found: Opened, tables: ImmichTables) -> None:
         """End what is gone at Immich; of all workers the one that claims a turn does it."""

@@ -19,6 +19,11 @@ REF: Final = "#/components/schemas/{name}"
 _PARAMETERS: Final = {
     "session_id": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the first token, in hex"},
     "library": {"type": "string", "minLength": 1, "maxLength": 128, "description": "The library's id"},
+    "tile": {
+        "type": "string",
+        "pattern": "^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}([.]p/[0-9]{1,3})?$",
+        "description": "Level or `entries`, index in groups of three digits, and of a partial one its width",
+    },
 }
 _SCHEMES: Final = {
     "bearer": {
@@ -75,7 +80,7 @@ def document(documented: Iterable[Route]) -> dict[str, Any]:
     schema_of = {str(kind): schema for kind, schema in zip(types, schemas, strict=False)}
     paths: dict[str, Any] = {}
     for route in listed:
-        path = paths.setdefault(route.path, {})
+        path = paths.setdefault(re.sub(r"(?<=\w):\w+(?=\})", "", route.path), {})
         for operation in route.operations:
             path[operation.method.lower()] = _operation(route, operation, schema_of, components)
     return {
@@ -145,7 +150,7 @@ def _order(tag: str) -> tuple[int, str]:
 
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"\{(\w+)\}", path):
+    for name in re.findall(r"\{(\w+)(?::\w+)?\}", path):
         yield {"name": name, "in": "path", "required": True, "schema": _PARAMETERS[name]}
 
 

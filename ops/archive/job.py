@@ -41,7 +41,7 @@ async def archive(
                 sealer = Sealer(store, found, partition, lease, options, now_us, report, on_progress)
                 await sealer.finish_earlier()
                 await sealer.seal()
-                await retain(found, partition, lease, options.retention_s, now_us, report)
+                await retain(found, partition, lease, options, now_us, report)
         except (PartitionBusy, Fenced):
             report.busy += 1
         except (CannotSeal, CorruptLedger, ObjectExists, StoreReplyError) as error:
@@ -66,10 +66,14 @@ async def preview(
         floor = (await read_record(store, partition)).floor
         count, beyond = 0, await excess(store, partition, options)
         async for rows in read_raw(store, partition, floor or "-"):
-            old = [row for row in rows if place(row[0].decode())[0] < hot_ms]
-            count += len(rows) if count + len(rows) <= beyond else max(len(old), beyond - count)
+            may = [row for row in rows if options.may_go(partition, row[0].decode())]
+            old = [row for row in may if place(row[0].decode())[0] < hot_ms]
+            count += min(len(may), len(rows) if count + len(rows) <= beyond else max(len(old), beyond - count))
             report.read += len(rows)
             on_progress(report)
+            if len(may) < len(rows):
+                report.held_up += 1
+                break
             if len(old) < len(rows) and count >= beyond:
                 break
         report.events += count

@@ -21,6 +21,7 @@ class ArchiveReport(msgspec.Struct):
     wrote and could not note. `swept`: segments left by archivers that had lost their lease. `busy`: partitions that
     somebody else was archiving. `broken`: sessions whose events were sealed as they are, though they contradict
     themselves; the first are `named`. `aside`: stream entries that were none of ours, and were set aside.
+    `held_up`: partitions of which more would go if the transparency log were not behind.
     """
 
     partitions: int = 0
@@ -36,6 +37,7 @@ class ArchiveReport(msgspec.Struct):
     broken: int = 0
     named: list[Finding] = []
     aside: int = 0
+    held_up: int = 0
     failures: list[Failure] = []
 
     def name(self, broken: Finding) -> None:

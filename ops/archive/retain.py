@@ -10,6 +10,7 @@ What is kept of an ended session (its head, for walks) goes with the segment tha
 
 from __future__ import annotations
 
+from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from projections.archive.catalog import Archive
 from projections.archive.format import place
@@ -20,11 +21,11 @@ _FORGOTTEN_AT_ONCE = 1000
 
 
 async def retain(
-    archive: Archive, partition: int, lease: Lease, retention_s: float | None, now_us: int, report: ArchiveReport
+    archive: Archive, partition: int, lease: Lease, options: ArchiveOptions, now_us: int, report: ArchiveReport
 ) -> None:
     """Cut a partition's history and remove what is below the cut, also what an earlier run left; raises Fenced."""
-    if retention_s is not None:
-        await _cut(archive, partition, lease, (now_us - int(retention_s * 1_000_000)) // 1000)
+    if options.retention_s is not None:
+        await _cut(archive, partition, lease, options, (now_us - int(options.retention_s * 1_000_000)) // 1000)
     record = lease.record
     if not record.cut:
         return
@@ -39,10 +40,10 @@ async def retain(
         report.removed += 1
 
 
-async def _cut(archive: Archive, partition: int, lease: Lease, before_ms: int) -> None:
-    """Note the cut behind the last segment whose follower is older than wanted too."""
+async def _cut(archive: Archive, partition: int, lease: Lease, options: ArchiveOptions, before_ms: int) -> None:
+    """Note the cut behind the last segment whose follower is older than wanted too, and that is logged."""
     record = lease.record
     names = await archive.segments(partition, record)
-    old = [name for name in names if place(name.last)[0] < before_ms]
+    old = [name for name in names if place(name.last)[0] < before_ms and options.may_go(partition, name.last)]
     if len(old) > 1:
         await lease.advance(record._replace(cut=old[-2].last, segments=len(names) - len(old) + 1))

@@ -58,6 +58,7 @@ class Sealer:
         self._on_progress = on_progress
         self._folds: dict[str, Fold] | None = None
         self._stopped: CannotSeal | None = None
+        self._held_up = False
         self._broken: dict[str, str] = {}
 
     async def finish_earlier(self) -> None:
@@ -79,6 +80,7 @@ class Sealer:
                 await self._adopt()
                 if self._lease.record.floor == floor:
                     raise
+        self._report.held_up += self._held_up
         if self._stopped is not None:
             raise self._stopped
 
@@ -131,6 +133,9 @@ class Sealer:
         async for rows in read_raw(self._store, self._partition, self._lease.record.floor or "-"):
             for row in rows:
                 if count >= beyond and place(row[0].decode())[0] >= hot_ms:
+                    return
+                if not self._options.may_go(self._partition, row[0].decode()):
+                    self._held_up = True
                     return
                 try:
                     entry = await self._read(row)
@@ -256,6 +261,9 @@ class Sealer:
             record = self._lease.record
             if record.floor and place(name.first) <= place(record.floor):
                 continue
+            if not self._options.may_go(self._partition, name.last):
+                self._held_up = True
+                return
             segment, folds = await Segment.open(self._archive.objects, str(name)), await self._base()
             self._folds = None
             differs = await self._compare(segment, folds, name.last)

@@ -23,6 +23,7 @@ from typing import IO, Final
 import msgspec
 
 from ops.backup.listing import HALF_KEPT_S
+from ops.settings.proof import FOLDER as LOG_FOLDER
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Info, Objects
 from projections.backup.format import FOLDER, MANIFEST
@@ -38,6 +39,7 @@ class MigrateReport(msgspec.Struct):
     `same`: already there. `different`: there with another content, and left alone. `damaged`: read back otherwise than
     written. `gone`: removed at the source meanwhile. `empty`: without content, which is nothing of a ledger's. `swept`:
     files of killed runs that were removed, in a dry run that would be; `unfinished`: those that were left alone.
+    `of_log`: objects of the transparency log, which stays where it is: a copy of it would soon be an older one.
     """
 
     looked: int = 0
@@ -50,6 +52,7 @@ class MigrateReport(msgspec.Struct):
     empty: int = 0
     swept: int = 0
     unfinished: int = 0
+    of_log: int = 0
     named: list[str] = []
 
     @property
@@ -76,6 +79,9 @@ async def migrate(
     report = MigrateReport()
 
     async def one(info: Info) -> None:
+        if info.name.startswith(f"{LOG_FOLDER}/"):
+            report.of_log += 1
+            return
         await _one(source, target, info, report, dry_run, spool)
         report.looked += 1
         on_progress(report)

@@ -55,6 +55,11 @@ COMMANDS: Final = {
     "key": Named("access.key:key", "API keys, for scripts: no session, only the scopes they were made with."),
     "man": Named("shell:man", "Write manual pages, one for each command."),
     "migrate": Named("storage.migrate:migrate", "Copy an archive with its backups to another storage."),
+    "notarize": Named(
+        "storage.notarize:notarize",
+        "Bring the transparency log (LEDGER_PROOF) up to what the store holds now, and sign a checkpoint of it.",
+    ),
+    "proof": Named("access.proof:proof", "The transparency log: who signs it, and what it proves."),
     "rebuild": Named(
         "storage.rebuild:rebuild",
         "Make the projections anew from the events: of all partitions that are not whole, or of what is named.",

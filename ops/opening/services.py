@@ -20,6 +20,7 @@ from ops.opening.identity_provider import make_provider, open_immich, open_jwt
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
+from ops.opening.proof import TRIES_NOTE, open_place, proof_readiness
 from ops.opening.sources import SourceLook, open_source
 from ops.opening.store import connect
 from ops.settings.settings import Settings, without_password
@@ -30,6 +31,7 @@ from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
 from projections.immich import PLACE
+from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ async def open_services(
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
 
+    log_place = open_place(settings)
+
     archive = ArchiveLook(found)
     if wrong := await archive.wrong():
         log.error("histories are not whole: %s", wrong)
@@ -101,6 +105,7 @@ async def open_services(
             protocol=await look.protocol_readiness(
                 () if unknown_types is None else await unknown_types.all(found.ledger.clock())
             ),
+            proof=await proof_readiness(found, settings),
             identity=await _identity(immich, jwt, provider, conflicts),
         )
 
@@ -124,6 +129,7 @@ async def open_services(
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
         backend_logout=jwt,
+        log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
     )
 
 
@@ -175,6 +181,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         auto_register=oidc.auto_register,
         secure_cookies=settings.secure_cookies == "always",
         token_ttl_us=None if settings.token_ttl_s is None else int(settings.token_ttl_s * SECOND_US),
+        log_open=settings.proof.open,
         sessions_elsewhere=PLACE if settings.identity == IMMICH else "",
         tokens_elsewhere=f"from {settings.jwt.issuer}" if settings.identity == "jwt" else "",
     )

@@ -25,6 +25,8 @@ from ops.settings.identity import (
     missing,
     shown,
 )
+from ops.settings.proof import ProofSettings
+from ops.settings.proof import place_of as proof_place
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
 from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
 from projections.entities.protocol_version import ProtocolVersion
@@ -94,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
+    proof: ProofSettings = ProofSettings()
     user_keys: ArchivePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""
 
@@ -109,6 +112,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def user_keys_place(self) -> ArchivePlace:
         """Where the keys of users' personal texts are, by default the folder `user-keys` in the data folder."""
         return self.user_keys or ArchivePlace(url=(self.data_dir.absolute() / "user-keys").as_uri())
+
+    @property
+    def proof_place(self) -> ArchivePlace | None:
+        """Where the transparency log is; None where there is none."""
+        return proof_place(self.proof.place, self.archive, self.data_dir, embedded=self.redis_url is None)
+
+    @property
+    def proof_tries(self) -> bool:
+        """Whether the log lies with the store, for want of another place: who holds that can change both."""
+        return self.proof.place is None and self.archive is None
 
     def __repr__(self) -> str:
         """Show everything but secrets."""
@@ -183,9 +196,10 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
             values["redis_url"] = with_sentinel_password(values.get("redis_url", ""), sentinel_password)
         except ValueError as error:
             problems.append((("LEDGER_REDIS_SENTINEL_PASSWORD",), str(error)))
-    archive = user_keys = None
+    archive = user_keys = proof = None
     try:
         archive, user_keys = place_from(environ), place_from(environ, "LEDGER_USER_KEYS")
+        proof = place_from(environ, "LEDGER_PROOF")
     except InvalidInput as error:
         problems += error.problems  # type: ignore[arg-type] # each path has one part
     if problems:
@@ -193,6 +207,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
     gumnut, limits = GumnutSettings(**_part("gumnut", values)), LimitSettings(**_part("limits", values))
     postgres = PostgresSettings(**_part("postgres", values))
     immich, jwt = ImmichSettings(**_part("immich", values)), JwtSettings(**_part("jwt", values))
+    proof_settings = ProofSettings(place=proof, **_part("proof", values))
     key_file = environ.get("LEDGER_TOKEN_KEY_FILE")
     return Settings(
         **values,
@@ -203,6 +218,7 @@ def read_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
         limits=limits,
         postgres=postgres,
         archive=archive,
+        proof=proof_settings,
         user_keys=user_keys,
         token_key_file=Path(key_file) if key_file else None,
     )

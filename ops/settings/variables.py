@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from endpoints.accounts.identity.oidc.config import ALGORITHMS, ALL_ALGORITHMS, TokenAuth
 from ops.archive.options import PLACE_VARIABLES
 from ops.settings import parsers as read
+from ops.settings import proof
 from ops.settings.identity import Identity
 from ops.settings.source import Source
 from projections.accounts.tokens import read_keyring
@@ -78,6 +79,10 @@ VARIABLES: dict[str, Variable] = {
     "oidc.auto_register": Variable("LEDGER_OIDC_AUTO_REGISTER", read.flag),
     "oidc.auto_launch": Variable("LEDGER_OIDC_AUTO_LAUNCH", read.flag),
     "oidc.button_text": Variable("LEDGER_OIDC_BUTTON_TEXT", read.line),
+    "proof.origin": Variable("LEDGER_PROOF_ORIGIN", proof.origin),
+    "proof.interval_s": Variable("LEDGER_PROOF_INTERVAL", read.duration(1, 86400)),
+    "proof.key": Variable("LEDGER_PROOF_KEY", proof.keys, secret=True),
+    "proof.open": Variable("LEDGER_PROOF_OPEN", read.flag),
     "postgres.url": Variable("LEDGER_POSTGRES", read.postgres_url, secret=True),
     "postgres.mapping": Variable("LEDGER_POSTGRES_MAPPING", read.line),
     "postgres.pool": Variable("LEDGER_POSTGRES_POOL", read.integer(1, 1000)),

@@ -9,7 +9,7 @@ import asyncio
 import mmap
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -27,6 +27,8 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 RETRIES: Final = 5
 """How often a request that failed for the storage's reasons is sent again, over about 5 s."""
 _LONGEST_REASON: Final = 300
+_SYNCED_EACH: Final = 64
+"""How many files are written to disk one by one."""
 _unfinished: Final = re.compile(r"[ -~]*[^/]#[0-9]+")  # a ledger's own names are plain
 
 
@@ -65,9 +67,19 @@ class Objects:
 
     async def replace(self, name: str, content: bytes) -> None:
         """Write a few bytes as an object, in place of what is there: readers find one or the other."""
+        await self.write(name, content)
+        await self._settle(name)
+
+    async def write(self, name: str, content: bytes) -> None:
+        """Do as `replace` does, for one of many that are brought to disk together, by `settle`."""
         with _translated(name):
             await obstore.put_async(self._store, name, content, mode="overwrite")
-        await self._settle(name)
+
+    async def settle(self, names: Sequence[str]) -> None:
+        """Have written objects on disk."""
+        if self._root is not None and names:
+            with _translated(names[0]):
+                await asyncio.to_thread(_sync_all, self._root, [self._root / name for name in names])
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         """Read so many bytes from `start` on; raises ObjectMissing, ArchiveUnavailable if there are fewer."""
@@ -216,11 +228,18 @@ def _reason(error: Exception) -> str:
 
 def _sync(root: Path, path: Path) -> None:
     """Write a file and the folders above it to disk, up to the root."""
-    for each in (path, *path.parents):
+    _sync_all(root, [path])
+
+
+def _sync_all(root: Path, paths: Sequence[Path]) -> None:
+    """Write files and the folders above them to disk, up to the root; more than a few with all else that waits."""
+    if len(paths) > _SYNCED_EACH:
+        os.sync()  # PERF: a file costs a turn of the journal, all of them cost hardly more
+        return
+    below = len(root.parts)
+    for each in dict.fromkeys(step for path in paths for step in (path, *path.parents) if len(step.parts) >= below):
         descriptor = os.open(each, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if each == root:
-            return

@@ -40,7 +40,7 @@ _REST: Final = Script.load("projections.backup", "rest.lua", allow_oom=True)  # 
 _REST_ROWS: Final = 500
 ROWS: Final = 100
 """Rows in a line: also of the longest ones, in Base64, a line is no longer than a reader takes (MAX_LINE_BYTES)."""
-_HELD_BY_JOBS: Final = (b"restoring",)
+_HELD_BY_JOBS: Final = (b"restoring", b"proof_lease", b"proof_leased_until_ms")
 
 Lines = AsyncIterator[Sequence[Line]]
 

@@ -246,3 +246,13 @@ async def test_a_ledgers_archive_and_backups_are_good_where_they_come_to(
     assert (await migrate(here, bucket)).is_complete
     await valkey_store.each_primary("FLUSHALL")
     assert (await restored(valkey_store, bucket)).is_complete
+
+
+async def test_the_transparency_log_stays_where_it_is(tmp_path: Path) -> None:
+    here, there = folder(tmp_path / "here"), folder(tmp_path / "there")
+    await put(here, "p000/1.zst", b"segment")
+    for name in ("proof/checkpoint", "proof/tile/0/000.p/2"):
+        await put(here, name, b"of the log")
+    report = await migrate(here, there)
+    assert (report.copied, report.of_log, report.is_complete) == (1, 2, True)
+    assert set(await content(there)) == {"p000/1.zst"}, "a copy of a log is soon an older one, which is refused"

@@ -17,7 +17,7 @@ __all__ = ["commands"]
 
 NOTHING = {
     "partitions": 8, "read": 0, "segments": 0, "events": 0, "bytes": 0, "adopted": 0, "trimmed": 0, "removed": 0,
-    "swept": 0, "busy": 0, "broken": 0, "named": [], "aside": 0, "failures": [],
+    "swept": 0, "busy": 0, "broken": 0, "named": [], "aside": 0, "held_up": 0, "failures": [],
 }  # fmt: skip
 
 

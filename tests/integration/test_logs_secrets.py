@@ -166,7 +166,8 @@ def operations(scene: Scene, client: httpx.Client) -> list[tuple[str, str]]:
     made = scene.secrets
     found = []
     for template, methods in client.get("/openapi.json").json()["paths"].items():
-        path = template.format_map({"session_id": UNKNOWN, "library": made.address(), "key_id": made.word()})
+        parts = {"session_id": UNKNOWN, "library": made.address(), "key_id": made.word(), "tile": made.word()}
+        path = template.format_map(parts)
         found += [(method.upper(), path) for method in methods]
     assert len(found) > 30
     return found

@@ -19,10 +19,15 @@ from ledger import keys
 from ledger.commands import CreateSession
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.log.reader import read_partition
+from ledger.transparency.entries import KINDS
+from ledger.transparency.notes import parse_signer
 from ops.opening.ledger import Opened
+from ops.opening.proof import log_of
 from projections.accounts.tokens import read_token
 from projections.expiry import expire
+from projections.transparency.job import notarize
 from tests.support.ledger.ledgers import sid_of
+from tests.support.ledger.logs import Audit, place_at
 from tests.support.processes.running import COMMAND, RunningService
 from tests.support.stores.servers import wait_until
 
@@ -119,7 +124,8 @@ def test_an_interrupted_command_leaves_nothing_half_done(tmp_path: Path, valkey_
 def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(
     tmp_path: Path, workers: int, count: int
 ) -> None:
-    service = RunningService(tmp_path, workers=workers, idle=f"{IDLE_S}s", expire_interval="1s")
+    quick = {"expire_interval": "1s", "proof_interval": "1s"}
+    service = RunningService(tmp_path, workers=workers, idle=f"{IDLE_S}s", **quick)
     idle: set[str] = set()
 
     def sign_in(wave: int) -> None:
@@ -177,6 +183,24 @@ def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(
         assert set(found.values()) == {1}
         assert service.faults() == []
         assert "will try again" not in service.log.read_text()
+
+        async def bring_up(found: Opened) -> bool:
+            """Log what the workers have not logged yet, unless one of them is at it."""
+            log = await log_of(found, service.settings)
+            assert log is not None
+            return await notarize(log, found.ledger.partitions, "", lambda: found.ledger.clock() // 1000) is not None
+
+        wait_until(lambda: service.inside(bring_up), "the workers to leave the log")
+    asyncio.run(is_logged(service, idle))
+
+
+async def is_logged(service: RunningService, idle: set[str]) -> None:
+    """Check that the log, which the workers wrote in turns, has the end of each idle session once."""
+    place = place_at((service.data_dir / "proof").as_uri())
+    audit = await Audit.of(place, parse_signer((service.data_dir / "proof-key").read_text()))
+    of_end = [leaf.sid.hex() for leaf in audit.events if leaf.kind == KINDS["session_ended"]]
+    assert len(of_end) == len(set(of_end))
+    assert set(of_end) == idle
 
 
 def ended_by(service: RunningService) -> Counter[str]:

@@ -18,6 +18,7 @@ from ledger.keys import check_name
 from ledger.log.reader import ANY_SEQ, PAGE
 from ops.commands.devices.finding import WHO
 from ops.commands.devices.following import BEFORE, Page, Pages, follow
+from ops.commands.devices.proof_file import write_proof
 from ops.commands.instants import FORMS, instant, instant_until
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import counted
@@ -50,6 +51,13 @@ class _Page(Page, Protocol):
 @click.option("--forward", is_flag=True, help="Oldest first.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="At most so many events [default: all].")
 @click.option(
+    "--proof",
+    "proof_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write what proves it into this file instead.",
+)
+@click.option(
     "--follow", "follows", is_flag=True, help=f"The newest {BEFORE} events, or --limit, then those that come."
 )
 @store_options
@@ -63,6 +71,7 @@ def history(
     user: str | None,
     forward: bool,
     limit: int | None,
+    proof_file: Path | None,
     follows: bool,
     data_dir: Path | None,
     redis_url: str | None,
@@ -70,7 +79,8 @@ def history(
 ) -> None:
     """Show what happened to a session, living or ended, or to all of a user's, newest first.
 
-    The start of a session's id will do. --json prints an event a line.
+    The start of a session's id will do. --json prints an event a line. --proof writes a file that whoever has the log's
+    key can check without this service (syncledger proof verify), of all that is logged by now.
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")
@@ -78,6 +88,11 @@ def history(
         raise click.UsageError("--follow goes on with what comes: leave --forward and --until out")
     if user is not None:
         check_name("--user", user)
+    if proof_file is not None:
+        if session is None or any((since_us, until_us, tag, entity_type, limit, follows, as_json)):
+            raise click.UsageError("--proof is of a SESSION, and of all of it: leave the other options out")
+        run(write_proof(settings_from(data_dir=data_dir, redis_url=redis_url), session, user, proof_file))
+        return
     wanted = Wanted(since_us or 0, ANY_SEQ if until_us is None else until_us, tag, entity_type)
 
     async def work() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 from click import echo
 
 from ledger.clocks.passed import note_time
@@ -15,8 +16,11 @@ from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
 from ops.opening.ledger import opened
+from ops.opening.proof import log_of
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
+from projections.transparency.job import logged_by
+from projections.transparency.noted import read_noted
 
 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -73,7 +77,7 @@ def archive(
     place = settings.archive
     if place is None:
         raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
-    options = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
+    base = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
 
     async def work() -> ArchiveReport:
         async with opened(settings) as found:
@@ -81,6 +85,9 @@ def archive(
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
             if found.archive is not None and not dry_run:
                 await found.check_archive()
+            has_log = (await read_noted(found.store)).origin
+            log = await log_of(found, settings) if has_log else None
+            options = msgspec.structs.replace(base, logged=await logged_by(found.store, log))
             partitions = range(found.ledger.partitions) if partition is None else [partition]
             clock_us = found.ledger.clock()
             if retention_s is not None:  # nothing is removed because a clock jumped
@@ -113,7 +120,9 @@ def archive(
 def _summary(report: ArchiveReport, dry_run: bool) -> str:
     if dry_run:
         events, segments = counted(report.events, "event"), counted(report.segments, "segment")
-        return f"{events} of {counted(report.partitions, 'partition')} would go to {segments}"
+        held = counted(report.held_up, "partition") + " held up by the transparency log, which is behind"
+        told = f"{events} of {counted(report.partitions, 'partition')} would go to {segments}"
+        return f"{told}; {held}" if report.held_up else told
     parts = [
         f"{counted(report.events, 'event')} sealed in {counted(report.segments, 'segment')} of {report.bytes:,} bytes",
         f"{counted(report.trimmed, 'event')} trimmed",
@@ -124,6 +133,12 @@ def _summary(report: ArchiveReport, dry_run: bool) -> str:
         (report.removed, "segment", "segments", "removed by retention"),
         (report.busy, "partition", "partitions", "left to another archiver"),
         (report.broken - report.aside, "session", "sessions", "with contradicting events sealed"),
+        (
+            report.held_up,
+            "partition",
+            "partitions",
+            "held up by the transparency log, which is behind (syncledger notarize)",
+        ),
         (report.aside, "foreign stream entry", "foreign stream entries", "set aside"),
         (len(report.failures), "partition", "partitions", "failed"),
     ):

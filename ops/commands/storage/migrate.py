@@ -77,6 +77,7 @@ def _tell(report: MigrateReport, dry_run: bool) -> None:
         (differing, "differ"),
         (report.gone, "were removed meanwhile"),
         (report.empty, "without content left out"),
+        (report.of_log, "of the transparency log left where it is: set LEDGER_PROOF to there"),
         (report.swept, f"half written by killed runs {'would be ' if dry_run else ''}removed"),
         (report.unfinished, "half written (name#1) left, younger than an hour or not of --from"),
     ):

@@ -46,6 +46,7 @@ from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.history.event_pages import EventPages
 from projections.immich.identity import ImmichIdentity
+from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
 from tests.support.stores.fake_store import FakeStore
 from tests.support.stores.servers import free_port, wait_until
@@ -82,6 +83,7 @@ class Service:
         beside_backend: bool = False,
         immich: Callable[[Ledger, EventPages], ImmichIdentity] | None = None,
         jwt: Callable[[Ledger], JwtBackend] | None = None,
+        log: PublishedLog | None = None,
     ) -> None:
         """Take what the app is to work with; the source is the catalog unless another one is given.
 
@@ -125,6 +127,7 @@ class Service:
             protocol_version=self.look.protocol_version,
             unknown_types=self.unknown_types,
             backend_logout=self.jwt,
+            log=log,
         )
         self.app = build(self.services)
         self.client: falcon.testing.ASGIConductor

@@ -1,0 +1,217 @@
+"""What proves a session's history to who has nothing but the log's key: as it is written, and how it is checked.
+
+A proof holds the session's events as they are stored, the log's entry of the newest one, the session's place in the
+state tree, and the checkpoint that both are proved against. It is JSON, for people to look into; what counts in it are
+the bytes that hashes and signatures cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from ledger.chain import GENESIS, link, previous_of
+from ledger.errors import CorruptLedger
+from ledger.events import Recorded, decode_event, tag_of
+from ledger.transparency.checkpoints import Checkpoint, LogProof, parse_checkpoint, parse_proof
+from ledger.transparency.entries import KINDS, StateLeaf, pack_event, pack_state
+from ledger.transparency.merkle import leaf_hash, root_by_inclusion
+from ledger.transparency.notes import BadNote, Verified, VerifierKey, verified
+from ledger.transparency.state_tree import SID_BYTES, Path, Record, root_by_path
+
+FORMAT: Final = "syncledger/session-proof@v1"
+NOT_PROVED: Final = (
+    "that every request was logged",
+    "anything since that entry",
+    "that the device did what the events say",
+    "at what time it was, but by the times of witnesses",
+)
+
+
+class ProvedEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """An event as it is stored: its hash is SHA-256 over the hash before, session, seq, time, schema and `raw`."""
+
+    seq: int
+    at_us: int
+    schema: int
+    raw: bytes
+    hash: str
+
+
+class ProvedRecord(msgspec.Struct, frozen=True):
+    """What the state tree holds where a path ends: a session, its last seq and hash, and the entry of that event."""
+
+    session: str
+    seq: int
+    hash: str
+    entry: int
+
+
+class StateProof(msgspec.Struct, frozen=True):
+    """The session's place in the state tree, and the entry that holds the tree's root.
+
+    `siblings` are from the root down; `end` is None where no session lies there. `proof` is a C2SP tlog-proof.
+    """
+
+    sessions: int
+    siblings: list[str]
+    end: ProvedRecord | None
+    proof: str
+
+
+class SessionProof(msgspec.Struct, frozen=True, rename="camel"):
+    """All that proves a session's history. `newest` is the tlog-proof of the newest event's entry, '' without one.
+
+    `previous_hash`: the hash before the first event, where older ones are not kept any more. `place`: what is said
+    of where the log lies.
+    """
+
+    format: str
+    session: str
+    events: list[ProvedEvent]
+    newest: str
+    state: StateProof
+    previous_hash: str = ""
+    place: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a proof proves: of which log, up to which entry, who signed, and how many of the session's events.
+
+    `seq`: of the newest logged event, 0 where nothing was ever logged of the session; `first`: that of the first event
+    that is given, 0 without one.
+    """
+
+    checkpoint: Checkpoint
+    signed: tuple[Verified, ...]
+    seq: int
+    first: int
+    events: int
+
+
+class NotProved(ValueError):
+    """A proof that does not hold; the message says which part of it, in plain words."""
+
+
+def check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey] = ()) -> Verdict:
+    """Check a proof with the log's keys, one of which must have signed, and those of witnesses, all of which must have.
+
+    Raises NotProved.
+    """
+    try:
+        return _check(proof, keys, witnesses)
+    except NotProved:
+        raise
+    except BadNote as error:
+        raise NotProved(f"the checkpoint: {error}") from error
+    except (ValueError, CorruptLedger) as error:
+        raise NotProved(str(error)) from error
+
+
+def words(proof: SessionProof, verdict: Verdict) -> list[str]:
+    """Say what is proved, and what is not."""
+    checkpoint = verdict.checkpoint
+    said = f"log {checkpoint.origin}, entry {checkpoint.size - 1:,}"
+    if not verdict.seq:
+        proved = [f"nothing was logged for session {proof.session} by {said}"]
+    elif not verdict.events:
+        proved = [
+            f"events up to seq {verdict.seq:,} of session {proof.session} were logged, and nothing more by {said}"
+        ]
+    else:
+        proved = [
+            f"these {verdict.events:,} events of session {proof.session}, in this order, were logged by {said}",
+            f"nothing more was logged for it by then: its newest event is seq {verdict.seq:,}",
+        ]
+    lines = [f"proved: {each}" for each in proved]
+    if verdict.seq and not verdict.events:
+        lines.append("not proved: what the events were, for they are not kept any more")
+    elif verdict.seq and proof.previous_hash:
+        lines.append(f"not proved: what the events before seq {verdict.first:,} were, for they are not kept any more")
+    lines += [f"not proved: {each}" for each in NOT_PROVED]
+    if proof.place:
+        lines.append(f"note: {proof.place}")
+    return lines
+
+
+def _check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey]) -> Verdict:
+    if proof.format != FORMAT:
+        raise NotProved(f"this is {proof.format[:60]!r}, what is read here is {FORMAT}")
+    sid = bytes.fromhex(proof.session)
+    if len(sid) != SID_BYTES:
+        raise NotProved("a session id has 64 hex digits")
+    state = parse_proof(proof.state.proof)
+    checkpoint, signed = _signed(state, keys, witnesses)
+    path = Path(tuple(map(bytes.fromhex, proof.state.siblings)), _record(proof.state.end))
+    leaf = pack_state(StateLeaf(state.at, proof.state.sessions, root_by_path(sid, path)))
+    if state.at != checkpoint.size - 1:
+        raise NotProved(f"the state is that of entry {state.at}, the newest is {checkpoint.size - 1}")
+    _included("the session's place in the state tree", state, leaf, checkpoint)
+    known = path.end if path.end is not None and path.end.sid == sid else None
+    if known is None:
+        if proof.events or proof.newest:
+            raise NotProved("it has events of a session of which nothing was logged")
+        return Verdict(checkpoint, signed, 0, 0, 0)
+    if proof.events:
+        newest = _follow(proof, sid)
+        if (newest.seq, newest.hash) != (known.seq, known.hash):
+            raise NotProved(f"its newest event is seq {newest.seq}, which is not seq {known.seq} as it was logged last")
+        entry = parse_proof(proof.newest)
+        if _signed(entry, keys, witnesses)[0] != checkpoint:
+            raise NotProved("its two parts are of different checkpoints")
+        if entry.at != known.entry:
+            raise NotProved(f"its newest event is proved at entry {entry.at}, it was logged at {known.entry}")
+        _included(
+            "its newest event", entry, pack_event(KINDS[tag_of(newest.event)], sid, known.seq, known.hash), checkpoint
+        )
+    return Verdict(checkpoint, signed, known.seq, proof.events[0].seq if proof.events else 0, len(proof.events))
+
+
+def _signed(
+    proof: LogProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey]
+) -> tuple[Checkpoint, tuple[Verified, ...]]:
+    checkpoint = parse_checkpoint(proof.note.text)
+    signed = verified(proof.note, [*(key for key in keys if key.name == checkpoint.origin), *witnesses])
+    if not any(each.key in keys for each in signed):
+        raise NotProved(f"the checkpoint of {checkpoint.origin} is not signed by the key that was given")
+    for witness in witnesses:
+        if not any(each.key == witness for each in signed):
+            raise NotProved(f"witness {witness.name} did not sign the checkpoint")
+    return checkpoint, signed
+
+
+def _included(what: str, proof: LogProof, leaf: bytes, checkpoint: Checkpoint) -> None:
+    if root_by_inclusion(proof.at, checkpoint.size, leaf_hash(leaf), proof.hashes) != checkpoint.root:
+        raise NotProved(f"{what} is not in the log at entry {proof.at}")
+
+
+def _record(end: ProvedRecord | None) -> Record | None:
+    return None if end is None else Record(bytes.fromhex(end.session), end.seq, bytes.fromhex(end.hash), end.entry)
+
+
+def _follow(proof: SessionProof, sid: bytes) -> Recorded:
+    """Follow the chain to its newest event."""
+    seq, digest = 0, GENESIS
+    if proof.previous_hash:
+        seq, digest = proof.events[0].seq - 1, bytes.fromhex(proof.previous_hash)
+    recorded: Recorded | None = None
+    for each in proof.events:
+        recorded = Recorded(
+            sid.hex(),
+            each.seq,
+            each.at_us,
+            each.schema,
+            decode_event(each.raw, each.schema),
+            each.raw,
+            bytes.fromhex(each.hash),
+        )
+        previous = previous_of(recorded, seq, digest)
+        if previous is None:
+            raise NotProved(f"event {each.seq} does not follow event {seq}: something between them is missing")
+        if link(previous, sid.hex(), each.seq, each.at_us, each.schema, each.raw) != recorded.hash:
+            raise NotProved(f"event {each.seq} was changed: its hash is that of another one")
+        seq, digest = recorded.seq, recorded.hash
+    assert recorded is not None
+    return recorded

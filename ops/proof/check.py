@@ -1,0 +1,266 @@
+"""Check the proof of a session's history, without the service that made it: python check.py FILE --key VKEY.
+
+For auditors: one file, Python's standard library and the `cryptography` package, nothing of the ledger's own code. What
+a proof is made of is told in FORMAT.md beside it. Exits 0 if all holds, 1 if anything does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+KINDS = (
+    "", "session_created", "stream_offered", "acks_recorded", "ack_refused", "checkpoints_cleared",
+    "sync_reset_requested", "checkpoints_adopted", "history_lost", "session_resumed", "reset_sent", "device_described",
+    "token_rotated", "token_first_used", "session_ended",
+)  # fmt: skip
+NOBODY = bytes(32)
+NOT_PROVED = (
+    "that every request was logged",
+    "anything since that entry",
+    "that the device did what the events say",
+    "at what time it was, but by the times of witnesses",
+)
+
+
+class NotProved(Exception):
+    """Something does not hold."""
+
+
+def need(holds: bool, otherwise: str) -> None:
+    """Stop unless something holds."""
+    if not holds:
+        raise NotProved(otherwise)
+
+
+# Keys and signed notes: c2sp.org/signed-note, c2sp.org/tlog-cosignature
+
+
+def parse_key(text: str) -> tuple[str, bytes, int, bytes]:
+    """Read `<name>+<id>+<type and key>`: gives name, id, type, key."""
+    name, key_id, encoded = text.strip().split("+", 2)
+    content = base64.b64decode(encoded, validate=True)
+    wanted = sha256(name.encode() + b"\n" + content).digest()[:4]
+    need(key_id == wanted.hex() and len(content) == 33 and content[0] in (1, 4), f"{text} is no Ed25519 key")
+    return name, wanted, content[0], content[1:]
+
+
+def signers(note: str, keys: list[str]) -> list[str]:
+    """Tell which of these keys signed a note."""
+    text, _, lines = note.rpartition("\n\n")
+    text += "\n"
+    found = []
+    for key in keys:
+        name, key_id, kind, public = parse_key(key)
+        for line in lines.splitlines():
+            dash, signer, encoded = line.split(" ")
+            signature = base64.b64decode(encoded, validate=True)
+            if dash != "\u2014" or signer != name or signature[:4] != key_id:
+                continue
+            message, made = text.encode(), signature[4:]
+            if kind == 4:
+                at_s, made = int.from_bytes(made[:8], "big"), made[8:]
+                message = f"cosignature/v1\ntime {at_s}\n{text}".encode()
+            try:
+                Ed25519PublicKey.from_public_bytes(public).verify(made, message)
+            except InvalidSignature:
+                raise NotProved(f"the signature of {name} does not fit the checkpoint") from None
+            found.append(key)
+    return found
+
+
+# The Merkle tree: RFC 6962, section 2.1; its proofs as c2sp.org/tlog-proof writes them
+
+
+def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """Make the root of a tree out of a leaf and its path (RFC 9162, section 2.1.3.2)."""
+    need(0 <= index < size, f"there is no entry {index} in a log of {size}")
+    node, last, root = index, size - 1, sha256(b"\0" + leaf).digest()
+    for sibling in path:
+        need(last > 0, "the path to the root is too long")
+        if node & 1 or node == last:
+            root = sha256(b"\1" + sibling + root).digest()
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            root = sha256(b"\1" + root + sibling).digest()
+        node, last = node >> 1, last >> 1
+    need(last == 0, "the path to the root is too short")
+    return root
+
+
+def check_proof(text: str, leaf: bytes, keys: list[str], witnesses: list[str]) -> tuple[int, str]:
+    """Check a tlog-proof of a leaf: gives the entry's index and the checkpoint's text."""
+    head, _, note = text.partition("\n\n")
+    magic, index_line, *lines = head.split("\n")
+    need(magic == "c2sp.org/tlog-proof@v1" and index_line.startswith("index "), "it has no tlog-proof")
+    checkpoint = note.rpartition("\n\n")[0] + "\n"
+    origin, size, root = checkpoint.split("\n")[:3]
+    need(bool(signers(note, [k for k in keys if parse_key(k)[0] == origin])), f"no key that was given signed {origin}")
+    for witness in witnesses:
+        need(bool(signers(note, [witness])), f"witness {parse_key(witness)[0]} did not sign the checkpoint")
+    index = int(index_line.removeprefix("index "))
+    found = root_of(leaf, index, int(size), [base64.b64decode(line, validate=True) for line in lines])
+    need(found == base64.b64decode(root, validate=True), f"entry {index} is not in the log as it is given here")
+    return index, checkpoint
+
+
+# The state tree: which sessions the log knows, by the bits of their ids
+
+
+def state_root(session: bytes, siblings: list[bytes], end: dict[str, Any] | None) -> bytes:
+    """Make the root of the state tree out of what lies at a session's place and what lies beside the way there."""
+
+    def bit(sid: bytes, at: int) -> int:
+        return sid[at // 8] >> (7 - at % 8) & 1
+
+    root = NOBODY
+    if end is not None:
+        other = bytes.fromhex(end["session"])
+        need(
+            len(other) == 32 and all(bit(other, at) == bit(session, at) for at in range(len(siblings))), "a wrong path"
+        )
+        record = other + end["seq"].to_bytes(8, "big") + bytes.fromhex(end["hash"]) + end["entry"].to_bytes(8, "big")
+        root = sha256(b"\0" + record).digest()
+    need(not siblings or root != NOBODY or siblings[-1] != NOBODY, "a path that forks at nothing")
+    for at in range(len(siblings) - 1, -1, -1):
+        pair = (siblings[at], root) if bit(session, at) else (root, siblings[at])
+        root = sha256(b"\1" + b"".join(pair)).digest()
+    return root
+
+
+# The session's own chain
+
+
+def unpack(data: bytes, at: int = 0) -> tuple[Any, int]:
+    """Read one msgpack value of the kinds that matter here: gives it, and where the next one begins."""
+    byte = data[at]
+    at += 1
+    if byte < 0x80:
+        return byte, at
+    if byte & 0xE0 == 0xA0:  # a short string
+        return data[at : at + (byte & 0x1F)].decode(), at + (byte & 0x1F)
+    if byte & 0xF0 == 0x90 or byte in (0xDC, 0xDD):  # an array
+        width = {0xDC: 2, 0xDD: 4}.get(byte, 0)
+        count = int.from_bytes(data[at : at + width], "big") if width else byte & 0x0F
+        at += width
+        values = []
+        for _ in range(count):
+            value, at = unpack(data, at)
+            values.append(value)
+        return values, at
+    if byte in (0xC0, 0xC2, 0xC3):
+        return {0xC0: None, 0xC2: False, 0xC3: True}[byte], at
+    if 0xCC <= byte <= 0xCF:  # numbers of 1, 2, 4, 8 bytes
+        width = 1 << (byte - 0xCC)
+        return int.from_bytes(data[at : at + width], "big"), at + width
+    if byte in (0xC4, 0xC5, 0xC6, 0xD9, 0xDA, 0xDB):  # bytes and strings with their length before them
+        width = 1 << ((byte - 0xC4) if byte < 0xD9 else (byte - 0xD9))
+        start = at + width
+        end = start + int.from_bytes(data[at:start], "big")
+        return (data[start:end] if byte < 0xD9 else data[start:end].decode()), end
+    raise NotProved("an event of this session cannot be read")
+
+
+def tag_of(raw: bytes) -> str:
+    """Tell what kind of event this is: the first value of its array."""
+    need(raw[:1] != b"" and raw[0] & 0xF0 == 0x90, "an event is no array")
+    tag, _ = unpack(raw, 1)
+    return str(tag)
+
+
+def follow(session: bytes, events: list[dict[str, Any]], previous: str) -> tuple[int, bytes, str]:
+    """Follow the hashes from event to event: gives seq, hash and kind of the newest one."""
+    seq, digest, tag = (events[0]["seq"] - 1, bytes.fromhex(previous), "") if previous else (0, b"", "")
+    for event in events:
+        raw = base64.b64decode(event["raw"], validate=True)
+        tag = tag_of(raw)
+        if tag == "history_lost":  # the store lost events, and this one says which
+            lost = unpack(raw)[0]
+            hole = [lost[1], lost[2], lost[5] if len(lost) > 5 else b""]
+            need(hole == [seq + 1, event["seq"] - 1, digest] and lost[2] > seq, f"event {event['seq']}: another hole")
+            digest = lost[4]
+        else:
+            need(event["seq"] == seq + 1, f"event {event['seq']} does not follow event {seq}: one of them is missing")
+        seq = event["seq"]
+        made = digest + session + b"%d %d %d " % (seq, event["atUs"], event["schema"]) + raw
+        digest = sha256(made).digest()
+        need(digest.hex() == event["hash"], f"event {seq} was changed: its hash is that of another one")
+    return seq, digest, tag
+
+
+def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[str]:
+    """Check a proof, and say what it proves."""
+    need(proof["format"] == "syncledger/session-proof@v1", f"{proof['format']} is not read here")
+    need(len(proof["session"]) == 64, "a session id has 64 hex digits")
+    session, state, events = bytes.fromhex(proof["session"]), proof["state"], proof["events"]
+    root = state_root(session, [bytes.fromhex(each) for each in state["siblings"]], state["end"])
+    entry = int(state["proof"].split("\n")[1].removeprefix("index "))
+    leaf = b"\1" + entry.to_bytes(8, "big") + state["sessions"].to_bytes(8, "big") + root
+    _, checkpoint = check_proof(state["proof"], leaf, keys, witnesses)
+    origin, size = checkpoint.split("\n")[:2]
+    need(entry == int(size) - 1, "the state is not that of the log's newest entry")
+    said = f"log {origin}, entry {entry:,}"
+    known = state["end"] if state["end"] and state["end"]["session"] == proof["session"] else None
+    if known is None:
+        need(not events and not proof["newest"], "it has events of a session of which nothing was logged")
+        return [f"proved: nothing was logged for session {proof['session']} by {said}"]
+    if not events:
+        whose = f"of session {proof['session']} were logged, and nothing more by {said}"
+        upto = f"proved: events up to seq {known['seq']:,} {whose}"
+        return [upto, "not proved: what the events were, for they are not kept any more"]
+    seq, digest, tag = follow(session, events, proof["previousHash"])
+    need(
+        (seq, digest.hex()) == (known["seq"], known["hash"]),
+        f"its newest event, seq {seq}, is not what was logged last",
+    )
+    need(tag in KINDS, f"an event of kind {tag}, which is not known here")
+    leaf = b"\0" + bytes([KINDS.index(tag)]) + session + seq.to_bytes(8, "big") + digest
+    index, other = check_proof(proof["newest"], leaf, keys, witnesses)
+    need(index == known["entry"] and other == checkpoint, "its parts are not of one log")
+    return [
+        f"proved: these {len(events):,} events of session {proof['session']}, in this order, were logged by {said}",
+        f"proved: nothing more was logged for it by then: its newest event is seq {seq:,}",
+        *([_older(events[0]["seq"])] if proof["previousHash"] else []),
+    ]
+
+
+def _older(seq: int) -> str:
+    return f"not proved: what the events before seq {seq:,} were, for they are not kept any more"
+
+
+def main() -> int:
+    """Check a file, and say what it proves."""
+    parser = argparse.ArgumentParser(description="Check the proof of a session's history.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument(
+        "--key", action="append", required=True, help="A key that verifies the log, from its publisher."
+    )
+    parser.add_argument("--witness", action="append", default=[], help="The key of a witness that must have signed.")
+    given = parser.parse_args()
+    try:
+        proof = json.loads(given.file.read_text(encoding="utf-8"))
+        lines = check(proof, given.key, given.witness)
+    except NotProved as error:
+        sys.stderr.write(f"NOT PROVED: {error}\n")
+        return 1
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        sys.stderr.write(f"NOT PROVED: this is no proof of a session's history: {error!r}\n")
+        return 1
+    lines += [f"not proved: {each}" for each in NOT_PROVED]
+    if proof.get("place"):
+        lines.append(f"note: {proof['place']}")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Bringing the log up to the store: which log it is, whose turn it is, and run after run until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from ledger.store.interface import Store
+from ledger.transparency.notes import SignerKey
+from projections.archive.catalog import Archive
+from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
+from projections.transparency.notary import Notary, NotaryReport, Progress
+from projections.transparency.noted import LogLease, note, read_noted
+from projections.transparency.place import NEWEST, Identity, LogPlace
+from projections.transparency.reading import Behind
+
+JOB: Final = "proof_claimed_at_ms"
+_TRIES: Final = 8
+"""How often in a row another job may be first."""
+
+
+class LogOf(NamedTuple):
+    """A ledger's log: where it is, whose, the origin it is to have ('' for any), and how its keys are found.
+
+    `keys` gives those that sign in the name of an origin, newest first, and makes one only where nothing is signed yet,
+    as its second argument tells.
+    """
+
+    store: Store
+    place: LogPlace
+    ledger_id: str
+    wanted: str
+    keys: Callable[[str, bool], Sequence[SignerKey]]
+    archive: Archive | None = None
+
+
+async def origin_of(log_of: LogOf, new_origin: str) -> str:
+    """Tell the log's origin; a log that begins gets `new_origin`, if none is wanted. Raises LogRefused."""
+    noted, place = await read_noted(log_of.store), log_of.place
+    identity = await place.identity()
+    if identity is None:
+        if noted.origin:
+            raise LogRefused(
+                f"there is no log in {place.shown}, but this ledger's, {noted.origin}, had {noted.size:,} entries in "
+                f"{noted.place}: set LEDGER_PROOF to where it is, or bring it back"
+            )
+        identity = await place.begin(Identity(origin=log_of.wanted or new_origin, ledger=log_of.ledger_id))
+    if identity.ledger != log_of.ledger_id:
+        raise LogRefused(
+            f"{place.shown} holds the log of ledger {identity.ledger}, this is {log_of.ledger_id}: set LEDGER_PROOF to "
+            "where its own log is, or to an empty place"
+        )
+    if noted.origin not in ("", identity.origin):
+        raise LogRefused(
+            f"{place.shown} holds log {identity.origin}, this ledger's is {noted.origin}, in {noted.place}: set "
+            "LEDGER_PROOF to where that is"
+        )
+    if log_of.wanted not in ("", identity.origin):
+        raise LogRefused(
+            f"LEDGER_PROOF_ORIGIN is {log_of.wanted}, the log in {place.shown} is {identity.origin}, and a log keeps "
+            "its origin: leave it out, or set it to that"
+        )
+    return identity.origin
+
+
+async def notarize(
+    log_of: LogOf,
+    partitions: int,
+    new_origin: str,
+    now_ms: Callable[[], int],
+    *,
+    on_progress: Progress = lambda _: None,
+) -> NotaryReport | None:
+    """Bring the log up to what the store holds now; None if another job is at it.
+
+    Raises LogRefused, LogContradicts, InvalidInput for keys, ArchiveUnavailable, StoreUnavailable.
+    """
+    async with LogLease(log_of.store) as lease:
+        if not lease.held:
+            return None
+        try:
+            return await _all_runs(log_of, partitions, new_origin, now_ms, lease, on_progress)
+        except (LogRefused, LogContradicts) as error:
+            noted = await read_noted(log_of.store)
+            if noted.origin:
+                await note(log_of.store, noted.origin, noted.place, 0, wrong=f"nothing is logged: {error}")
+            raise
+
+
+async def _all_runs(
+    log_of: LogOf,
+    partitions: int,
+    new_origin: str,
+    now_ms: Callable[[], int],
+    lease: LogLease,
+    on_progress: Progress,
+) -> NotaryReport:
+    """Run until nothing is left, also behind other jobs that were first."""
+    origin = await origin_of(log_of, new_origin)
+    keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
+    await note(log_of.store, origin, log_of.place.shown, 0)
+    total, lost = NotaryReport(), 0
+    while True:
+        try:
+            report = await _run(log_of, origin, keys, range(partitions), on_progress)
+        except Overtaken:
+            lost += 1
+            if lost == _TRIES:
+                raise
+            continue
+        lost = 0
+        report.events += total.events
+        report.batches += total.batches
+        report.foreign += total.foreign
+        total = report
+        if not report.more:
+            break
+        await lease.renew()
+    await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total))
+    return total
+
+
+async def logged_by(store: Store, log_of: LogOf | None) -> dict[int, str] | None:
+    """Tell up to which stream id each partition is logged; None where this ledger has no log.
+
+    Raises LogRefused where it has one that is not at hand.
+    """
+    noted = await read_noted(store)
+    if not noted.origin:
+        return None
+    if log_of is None:
+        raise LogRefused(
+            f"this ledger has a transparency log, {noted.origin}, in {noted.place}, without which nothing may leave "
+            "the store: set LEDGER_PROOF as it is set where the service runs"
+        )
+    origin = await origin_of(log_of, noted.origin)
+    notary = Notary(log_of.place, origin, log_of.keys(origin, False), Behind(log_of.store, log_of.archive))
+    await notary.open()
+    _check_size(log_of, notary.size, noted.size)
+    return notary.cursors
+
+
+def told(report: NotaryReport) -> str:
+    """Say what is wrong in a line; '' for nothing."""
+    parts = [f"partition {number} is held up: {why}" for number, why in sorted(report.stopped.items())[:3]]
+    if report.foreign:
+        parts.append(f"{report.foreign:,} stream entries are none of an event, which syncledger verify names")
+    if report.refused:
+        named = ", ".join(refusal.sid.hex() for refusal in report.refusals[:3])
+        parts.append(
+            f"{report.refused:,} events are not logged, for they do not follow what is, of sessions {named or '-'}"
+        )
+    return "; ".join(parts)
+
+
+async def _run(
+    log_of: LogOf, origin: str, keys: Sequence[SignerKey], partitions: Iterable[int], on_progress: Progress
+) -> NotaryReport:
+    notary = Notary(log_of.place, origin, keys, Behind(log_of.store, log_of.archive))
+    await notary.open()
+    _check_size(log_of, notary.size, (await read_noted(log_of.store)).size)
+    await notary.take(partitions, on_progress)
+    await notary.finish(partial(note, log_of.store, origin, log_of.place.shown))
+    return notary.report
+
+
+def _check_size(log_of: LogOf, size: int, noted: int) -> None:
+    if size < noted:
+        raise LogRefused(
+            f"the log in {log_of.place.shown} has {size:,} entries, {noted:,} were written: it is an older copy. Bring "
+            "back the newest one; a log never goes back, or who holds a checkpoint of it could not believe it again"
+        )
