@@ -15,7 +15,7 @@ from ops.settings.settings import read_settings
 from tests.support.stores.replicated import binary_of
 from tests.support.stores.servers import RedisServer
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "ops/docs/stores.md"
 
 
 @pytest.fixture(params=["valkey", "redis7"], scope="module")
@@ -53,8 +53,8 @@ async def test_what_is_lacking_is_named_at_once(
     assert not server.command("DBSIZE"), "nothing is left of what was tried"
 
 
-async def test_what_the_readme_lists_is_enough(server: RedisServer, tmp_path: Path) -> None:
-    listed = re.search(r"ACL SETUSER ledger on '>…' (.+?)\n```", README.read_text(), re.DOTALL)
+async def test_what_the_documentation_lists_is_enough(server: RedisServer, tmp_path: Path) -> None:
+    listed = re.search(r"ACL SETUSER ledger on '>…' (.+?)\n```", PAGE.read_text(), re.DOTALL)
     assert listed is not None
     assert await begin_as(server, tmp_path, *listed[1].replace("\\\n", " ").replace("'", "").split())
 
