@@ -84,7 +84,7 @@ class Watched(Sentinels):
     """A primary with a replica, known by three Sentinels."""
 
     def __init__(self, binary: str, folder: Path) -> None:
-        super().__init__(binary, folder, replicas=1)
+        super().__init__(binary, folder, replicas=1, durable=False)
 
     def flush(self) -> None:
         """Empty the primary, and with it the replica."""
