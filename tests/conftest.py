@@ -85,7 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _keep_one_kind(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what uses no shared store, and other kinds: what runs on the first one runs on what was asked for."""
-    kept, others = [], []
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         uses = isinstance(item, pytest.Function) and {*STORES, "valkey_url"} & set(item.fixturenames)
