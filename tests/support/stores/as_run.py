@@ -74,9 +74,9 @@ class Bounded(RedisServer):
         return f"redis://ledger:pw@127.0.0.1:{self.port}/0"
 
     def start(self) -> Self:
-        """Start the server and make the user."""
+        """Start the server and make the user, who may also set limits: tests do so, the service never does."""
         super().start()
-        self.command("ACL", "SETUSER", "ledger", "on", ">pw", *documented_rules())
+        self.command("ACL", "SETUSER", "ledger", "on", ">pw", *documented_rules(), "+config|set")
         return self
 
 
