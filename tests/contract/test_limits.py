@@ -151,7 +151,7 @@ async def test_a_flood_waits_for_few_connections(shared_valkey: RedisServer) -> 
         connected = []
         while not floods.done():
             connected.append((await client.info("clients"))["connected_clients"] - before)
-        assert 1 <= max(connected) <= AT_ONCE
+        assert max(connected) <= AT_ONCE
         await floods
 
 
