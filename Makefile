@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install installed run free-port test soak check fix bench upstream clean
+.PHONY: install installed run free-port test soak stores check fix bench upstream clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
@@ -49,6 +49,10 @@ test: install ## Run every test, the long ones briefly
 # Hypothesis marks its tests `hypothesis` by itself; they run with the examples of the profile `soak`.
 soak: install ## Run what is long at its full length, and tell each test as it ends
 	$(BIN)/pytest -v --durations=20 -m "soak or hypothesis" --hypothesis-profile=soak
+
+# SERVERS="PROGRAM …": redis-server or valkey-server programs to run on, beside the wheel's Valkey and the machine's Redis 7.
+stores: install ## Run the contract suite on each store as people run it, and print the table of ops/docs/stores.md
+	@$(BIN)/python -m tests.support.stores.runs $(SERVERS)
 
 check: .venv/installed ## Lint, types, layers; never writes
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@
 | `postgres_server` | a PostgreSQL of the test alone, to be killed, stopped and started again |
 
 Tests over every kind of store run on Valkey in `make test` and on the others in `make soak`; those marked `each_store`,
-where the kind can matter, run on all in both.
+where the kind can matter, run on all in both. With `--store KIND` all run on that kind alone (`make stores`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import pytest
 import redis.utils
 from hypothesis import HealthCheck, settings
 
+from tests.support.stores.as_run import KINDS, AsRun
 from tests.support.stores.postgres_server import PostgresServer, postgres_binaries
 from tests.support.stores.s3_server import S3Server
-from tests.support.stores.servers import RedisCluster, RedisServer, redis7_binary, valkey_binary
+from tests.support.stores.servers import GIVEN_SERVER, RedisCluster, RedisServer, redis7_binary, valkey_binary
 
 STORES: Final = ("store", "real_store", "store_url")
 """The fixtures that give each kind of store in turn."""
@@ -58,14 +59,41 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the one kind of store to run on, and the server program that is to be its."""
+    parser.addoption("--store", choices=sorted(KINDS), help="run what runs on every kind of store on this one alone")
+    parser.addoption("--server", metavar="PROGRAM", help="the redis-server or valkey-server, in place of the wheel's")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the given server program used, by the processes of this run too."""
+    if given := config.getoption("--server"):
+        os.environ[GIVEN_SERVER] = str(Path(given).absolute())
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the other kinds of stores to the soak where nothing depends on the kind, and the other event loop."""
+    if config.getoption("--store"):
+        _keep_one_kind(config, items)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             other_store = any(item.callspec.params.get(name) in OTHER_STORES for name in STORES)
             if (other_store and not item.get_closest_marker("each_store")) or item.callspec.id.startswith("asyncio"):
                 item.add_marker(pytest.mark.soak)
+
+
+def _keep_one_kind(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what uses no shared store, and other kinds: what runs on the first one runs on what was asked for."""
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        uses = isinstance(item, pytest.Function) and {*STORES, "valkey_url"} & set(item.fixturenames)
+        other = any(params.get(name) in OTHER_STORES for name in STORES)
+        (kept if uses and not other else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = kept
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,11 +137,21 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCl
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def shared_as_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsRun]:
+    """The store of the kind that `--store` names, which tests of this worker share."""
+    kind = request.config.getoption("--store")
+    with KINDS[kind](valkey_binary(), tmp_path_factory.mktemp(kind)) as store:
+        yield store
+
+
 @pytest.fixture
-def valkey_url(shared_valkey: RedisServer) -> str:
-    """The address of an empty Valkey 9."""
-    shared_valkey.flush()
-    return shared_valkey.url
+def valkey_url(request: pytest.FixtureRequest) -> str:
+    """The address of an empty Valkey 9, or of a store of the kind that `--store` names."""
+    wanted = "shared_as_run" if request.config.getoption("--store") else "shared_valkey"
+    store: AsRun = request.getfixturevalue(wanted)
+    store.flush()
+    return store.url
 
 
 @pytest.fixture

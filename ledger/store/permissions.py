@@ -55,5 +55,5 @@ def lacking_text(rules: list[str], user: str) -> str:
     quoted = " ".join(f"'{rule}'" if "*" in rule else rule for rule in rules)
     return (
         f"The store's user {user} may not do all that is needed. On the server: ACL SETUSER {user} {quoted}; "
-        "the README lists all that a user needs"
+        "ops/docs/stores.md lists all that a user needs"
     )

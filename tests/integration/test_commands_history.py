@@ -81,9 +81,9 @@ def test_history_from_either_end_and_of_a_user(commands: Commands, phones: list[
 
 
 def check_as_told(lines: str) -> subprocess.CompletedProcess[str]:
-    """Check a history as the README says to, with nothing of ours."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```python\n(import base64, hashlib, json, sys\n.*?)```", readme, re.DOTALL)
+    """Check a history as the documentation says to, with nothing of ours."""
+    page = Path(__file__).parents[2].joinpath("ops/docs/auditing.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(import base64, hashlib, json, sys\n.*?)```", page, re.DOTALL)
     alone = [sys.executable, "-I", "-S", "-c", recipe]
     return subprocess.run(alone, input=lines, capture_output=True, text=True, timeout=20, check=False)
 

@@ -58,7 +58,7 @@ async def test_the_whole_history_newest_first(service: Service, device: Issued) 
     }
     assert events[1]["data"]["moved"] == [f"AssetV2|{iso_from_us(START_US - 100 + ACKS)}|a{ACKS}"]
     previous = ""
-    for event in reversed(events):  # as the README says
+    for event in reversed(events):  # as ops/docs/auditing.md says
         place = f"{event['seq']} {event['atUs']} {event['schema']} "
         stored = bytes.fromhex(event["session"]) + place.encode() + base64.b64decode(event["raw"])
         assert event["previousHash"] == previous

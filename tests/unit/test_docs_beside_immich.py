@@ -30,4 +30,3 @@ def test_what_it_refers_to_is_there() -> None:
         assert (PAGE.parent / target).exists(), target
     for named in re.findall(r"`(tests/[\w/.]+)`", text):
         assert (ROOT / named).exists(), named
-    assert "(ops/docs/beside-immich.md)" in (ROOT / "README.md").read_text()

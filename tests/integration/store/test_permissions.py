@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from ledger.errors import LayoutError
 from ledger.store.error_replies import NotPermitted
 from ops.opening.ledger import begin_ledger
 from ops.settings.settings import read_settings
+from tests.support.stores.as_run import documented_rules
 from tests.support.stores.replicated import binary_of
 from tests.support.stores.servers import RedisServer
-
-README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture(params=["valkey", "redis7"], scope="module")
@@ -53,10 +51,8 @@ async def test_what_is_lacking_is_named_at_once(
     assert not server.command("DBSIZE"), "nothing is left of what was tried"
 
 
-async def test_what_the_readme_lists_is_enough(server: RedisServer, tmp_path: Path) -> None:
-    listed = re.search(r"ACL SETUSER ledger on '>…' (.+?)\n```", README.read_text(), re.DOTALL)
-    assert listed is not None
-    assert await begin_as(server, tmp_path, *listed[1].replace("\\\n", " ").replace("'", "").split())
+async def test_what_the_documentation_lists_is_enough(server: RedisServer, tmp_path: Path) -> None:
+    assert await begin_as(server, tmp_path, *documented_rules())
 
 
 async def test_a_wrong_password_is_no_lack_of_rules(server: RedisServer, tmp_path: Path) -> None:

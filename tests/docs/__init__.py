@@ -1,0 +1,1 @@
+"""What is documented is true: commands run, links lead somewhere, options and settings exist."""
