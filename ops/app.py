@@ -56,6 +56,8 @@ class Application:
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
         """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
+        self.takes_over = False
+        """Whether others serve until this worker is ready: one that cannot begin then does not, whatever the reason."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one ASGI connection."""
@@ -107,7 +109,9 @@ class Application:
 
     def _may_come(self, error: BaseException) -> bool:
         """Tell whether opening is to be tried again: if what is missing may come, or others serve already."""
-        return isinstance(error, Unavailable) or (self.served_before and isinstance(error, Exception))
+        if self.served_before:
+            return isinstance(error, Exception)
+        return isinstance(error, Unavailable) and not self.takes_over
 
     def _note(self, error: BaseException) -> None:
         """Keep what is in the way for those who ask, and log it, once as long as it is the same."""
@@ -228,9 +232,7 @@ async def _keep_time(found: Opened) -> None:
 
 def _told(error: LedgerError) -> str:
     """Tell what keeps the service from starting."""
-    if not isinstance(error, InvalidInput):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems)
+    return error.told if isinstance(error, InvalidInput) else str(error)
 
 
 def create_app(settings: Settings, redis_url: str | None = None, ledger_id: str = "") -> Application:
