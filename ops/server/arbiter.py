@@ -178,6 +178,7 @@ class LedgerArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
     """
 
     app: LedgerApplication
+    LISTENERS: list[Any]
     _draining = False
 
     def maybe_promote_master(self) -> None:

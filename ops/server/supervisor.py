@@ -102,7 +102,10 @@ def _listeners(settings: Settings, predecessor: Predecessor | None, stack: ExitS
     listeners = given_listeners()
     if any(listener.family not in (socket.AF_INET, socket.AF_INET6) for listener in listeners):
         raise ServiceError("systemd's socket unit names more than TCP ports: ListenStream=2283")
-    if not listeners:
+    if listeners:
+        addresses = " and ".join(address_of(listener) for listener in listeners)
+        log.info("listening at %s, as systemd's socket unit says and not LEDGER_HOST and LEDGER_PORT", addresses)
+    else:
         listeners = listen(settings.host, settings.port, predecessor.listeners if predecessor else ())
     for listener in listeners:
         stack.enter_context(listener)
@@ -160,20 +163,27 @@ class Supervisor:
         while not self._signals.asked():
             self._wait()
             self._look_at_the_old()
-            if self._current is None:
-                if not self._draining:
-                    log.info("all that was open has ended")
-                    return 0
-                self._signals.take_hang_up()  # that is for the successor now
-                continue
-            self._look_at_current(self._current)
-            if self._current.ended and not self._was_ready:
-                log.critical("the service could not start; see the lines above", extra={"status": self._current.status})
-                return 1
-            self._look_at_coming()
-            if self._successor is None and self._coming is None and self._was_ready and self._signals.take_hang_up():
-                self._renew()
+            if (status := self._look()) is not None:
+                return status
         return self._stop()
+
+    def _look(self) -> int | None:
+        """See to the generations that are there; gives what to exit with once there is nothing to see to."""
+        current = self._current
+        if current is None:
+            self._signals.take_hang_up()  # that is for the successor now
+            if self._draining:
+                return None
+            log.info("all that was open has ended")
+            return 0
+        self._look_at_current(current)
+        if current.ended and not self._was_ready:
+            log.critical("the service could not start; see the lines above", extra={"status": current.status})
+            return 1
+        self._look_at_coming()
+        if self._successor is None and self._coming is None and self._was_ready and self._signals.take_hang_up():
+            self._renew()
+        return None
 
     # The one that serves ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ NOTIFY_SOCKET: Final = "NOTIFY_SOCKET"
 
 def is_activated() -> bool:
     """Tell whether the sockets to listen on were given to this process."""
-    return systemd.listen_fds(unset_environment=False) > 0
+    return bool(systemd.listen_fds(unset_environment=False))
 
 
 def given_listeners() -> list[socket.socket]:

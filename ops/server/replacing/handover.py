@@ -202,7 +202,7 @@ class Predecessor:
             _send(self._connection, Serves(ready=True))
             answer = _receive(self._connection, Answer)
         except (OSError, msgspec.MsgspecError, EOFError) as error:
-            log.warning("the service that was to hand over is gone: %s", error or "it said nothing")
+            log.warning("the service that was to hand over is gone: %s", str(error) or "it ended")
         else:
             if answer.refused:
                 raise ServiceError(answer.refused)
@@ -270,9 +270,7 @@ def _short(path: Path) -> Iterator[str]:
 def _why_not(knock: Knock) -> str:
     """Tell why this process may not hand over to another one; '' if it may."""
     if os.getpid() == 1:
-        return (
-            "The running service is the first process of a container, which ends with it: replace the container"
-        )
+        return "The running service is the first process of a container, which ends with it: replace the container"
     if os.environ.get(NOTIFY_SOCKET, "") != knock.notify:
         return "The running service is systemd's: systemctl reload syncledger, or systemctl restart syncledger"
     return ""

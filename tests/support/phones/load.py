@@ -89,11 +89,11 @@ class Load:
         def sync() -> None:
             status, data = client.ask("POST", "/api/sync/stream", json.dumps({"types": TYPES}).encode())
             assert status == 200, (status, data[:200])
-            lines = [json.loads(line) for line in data.splitlines()]
+            lines: list[Json] = [json.loads(line) for line in data.splitlines()]
             assert lines[-1]["type"] == "SyncCompleteV1", lines[-1]
-            rows = [line for line in lines if line["type"] == "AssetV2"]
-            acks = [rows[-1]["ack"]] if rows else []
-            status, data = client.ask("POST", "/api/sync/ack", json.dumps({"acks": [*acks, lines[-1]["ack"]]}).encode())
+            rows: list[Json] = [line for line in lines if line["type"] == "AssetV2"]
+            acks = [line["ack"] for line in (*rows[-1:], lines[-1])]
+            status, data = client.ask("POST", "/api/sync/ack", json.dumps({"acks": acks}).encode())
             assert status == 204, (status, data[:200])
             self.synced[token] += [row["data"]["id"] for row in rows]
 
@@ -104,12 +104,13 @@ class Load:
 
         def write() -> None:
             number = len(self.written)
-            row = {"type": "AssetV2", "data": sample("AssetV2", id=f"a{number}", checksum=f"{number:027}=")}
+            row_id = f"a{number}"
+            row = {"type": "AssetV2", "data": sample("AssetV2", id=row_id, checksum=f"{number:027}=")}
             path = f"/ledger/libraries/{library}/entities"
             status, data = client.ask("POST", path, json.dumps(row).encode() + b"\n")
             assert status == 200, (status, data[:200])
             assert json.loads(data)["taken"] == 1, data
-            self.written.append(row["data"]["id"])
+            self.written.append(row_id)
 
         return write
 

@@ -108,8 +108,11 @@ class Service:
     @property
     def arbiters(self) -> list[psutil.Process]:
         """The gunicorn arbiters, the newest last."""
-        with_module = [child for child in self.parent.children() if "ops.server.arbiter" in child.cmdline()]
-        return sorted(with_module, key=psutil.Process.create_time)
+        found = []
+        for child in sorted(self.parent.children(), key=psutil.Process.create_time):
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                found += [child] if "ops.server.arbiter" in child.cmdline() else []
+        return found
 
     @property
     def arbiter(self) -> psutil.Process:
