@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
+from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
@@ -356,6 +357,7 @@ class Application(Protocol):
     settings: Settings
     ready_fd: int
     connections: Load
+    figures: SharedFigures
 
 
 class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
@@ -393,8 +395,10 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         self.config.app = self.wsgi
         if hasattr(self.wsgi, "served_before"):
             self.wsgi.served_before = self.app.connections.served
+            self.wsgi.slot = Slot(self.app.figures, self.slot)
         server = LedgerServer(self.config, self)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.app.figures.ends_in_order(self.slot)
