@@ -38,6 +38,11 @@ class StreamFigures(Part):
         super().__init__(OPEN, ENDED, SECONDS, FIRST, ROWS, BYTES, TURNS)
         self.seconds, self.first_lines = self.times(SECONDS.name), self.times(FIRST.name)
         self._open, self._rows, self._bytes = self.place(OPEN.name), self.place(ROWS.name), self.place(BYTES.name)
+        self._waiting = self.place(TURNS.name)
+
+    def waits(self, by: int) -> None:
+        """Count one more, or one less, that waits for its turn."""
+        self.values[self._waiting] += by
 
     def opened(self) -> None:
         """Count a stream that is being sent from now on."""

@@ -78,7 +78,7 @@ class SyncStream:
         self._ledger = services.ledger
         self._source = services.source
         self._waits = Waits()
-        self._turns = Turns()
+        self._turns = Turns(figures=services.figures.streams)
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")

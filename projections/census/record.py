@@ -18,9 +18,9 @@ SPANS_S: Final = {"1h": 3600, "1d": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400
 LONGER: Final = "longer"
 NEVER: Final = "never"
 BEHIND_S: Final = {"0": 0, "1m": 60, **SPANS_S}
-COMMANDS: Final = ("archive", "backup", "verify", "rebuild")
+COMMANDS: Final = ("archive", "backup")
 
-Command = Literal["archive", "backup", "verify", "rebuild"]
+Command = Literal["archive", "backup"]
 
 SESSIONS: Final = Family("sessions_living", "gauge", "Sessions that live.")
 SEEN: Final = Family(
