@@ -25,6 +25,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from ledger.errors import InvalidInput, LedgerError
+from ops.figures.shared import SharedFigures
 from ops.server.connection_balance import Load
 from ops.server.logs import configure_logging
 from ops.server.worker import KEEP_ALIVE_S, LedgerWorker
@@ -106,7 +107,8 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
         self.gate_fd = gate_fd
         self.takes_over = start.takes_over
         self._told_fd = told_fd
-        self.connections = Load(2 * settings.workers)  # twice: a worker that ends and its successor overlap
+        slots = 2 * settings.workers  # twice: a worker that ends and its successor overlap
+        self.connections, self.figures = Load(slots), SharedFigures(slots)
         self._listen_fds = listen_fds
         super().__init__()
 
@@ -153,11 +155,13 @@ def _give_slot(arbiter: Arbiter, worker: LedgerWorker) -> None:
     """Give a worker that is about to be forked a place to count its connections."""
     taken = {other.slot for other in arbiter.WORKERS.values()}
     worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    arbiter.app.figures.begin(worker.slot)
 
 
 def _clear_slot(_: Arbiter, worker: LedgerWorker) -> None:
-    """Forget the connections of a worker that has ended."""
+    """Forget the connections of a worker that has ended, and keep what it counted."""
     worker.app.connections.clear(worker.slot)
+    worker.app.figures.end(worker.slot)
 
 
 class ArbiterLog(Logger):  # type: ignore[misc] # gunicorn has no types

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
+from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
@@ -398,6 +399,7 @@ class Application(Protocol):
 
     settings: Settings
     connections: Load
+    figures: SharedFigures
     gate_fd: int
     """A pipe that ends when connections may be accepted."""
     takes_over: bool
@@ -443,9 +445,11 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         if hasattr(self.wsgi, "served_before"):
             self.wsgi.served_before = self.app.connections.served
             self.wsgi.takes_over = self.app.takes_over
+            self.wsgi.slot = Slot(self.app.figures, self.slot)
         server = LedgerServer(self.config, self)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, server.drain)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.app.figures.ends_in_order(self.slot)

@@ -14,6 +14,7 @@ from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
+from ops.figures.runs import noted
 from ops.opening.ledger import opened
 from ops.settings.durations import parse_duration
 from projections.checking.findings import lines
@@ -79,8 +80,6 @@ def archive(
         async with opened(settings) as found:
             if partition is not None and partition >= found.ledger.partitions:
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
-            if found.archive is not None and not dry_run:
-                await found.check_archive()
             partitions = range(found.ledger.partitions) if partition is None else [partition]
             clock_us = found.ledger.clock()
             if retention_s is not None:  # nothing is removed because a clock jumped
@@ -93,9 +92,14 @@ def archive(
 
                 if dry_run:
                     return await preview(found.store, partitions, options, clock_us, on_progress=on_progress)
-                return await archive_ledger(
-                    found.store, place.open(), partitions, options, clock_us, on_progress=on_progress
-                )
+                async with noted(found.store, "archive") as this:
+                    if found.archive is not None:
+                        await found.check_archive()
+                    report = await archive_ledger(
+                        found.store, place.open(), partitions, options, clock_us, on_progress=on_progress
+                    )
+                    this.ok = not report.failures and not report.broken
+                    return report
 
     report = run(work())
     if as_json:
