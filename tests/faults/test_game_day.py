@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +32,7 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Game]:
             service.sign_in()
             key = service.command("key", "create", "--scope=metrics.read").stdout.strip()
             with Prometheus(folder / "prometheus", service.port, key) as prometheus:
-                wait_until(lambda: not prometheus.firing("LedgerDown"), "the first scrape")
+                wait_until(lambda: prometheus.says("up == 1"), "the first scrape")
                 yield service, prometheus, store
 
 
@@ -65,20 +64,21 @@ def test_worker_killed(game: Game) -> None:
     wait_until(lambda: len(service.workers()) == 2, "another worker")
 
 
-def test_archive_failing(game: Game, tmp_path: Path) -> None:
+def test_archive_failing(game: Game) -> None:
     service, prometheus, _ = game
     assert service.command("archive").returncode == 0
     assert not prometheus.firing("LedgerArchiveFailing")
-    place, aside = service.folder.parent / "archive", tmp_path / "aside"
-    place.rename(aside)
-    place.write_text("")  # what was a folder is none
+    place = service.folder.parent / "archive"
+    taken = [place / f"p{partition:03}" for partition in range(service.settings.partitions)]
+    for file in taken:
+        file.write_text("")  # where a folder of segments is to be
     time.sleep(1.1)  # failures are told by the second
     assert service.command("archive", "--hot", "0s", check=False).returncode != 0
     prometheus.wait_for("LedgerArchiveFailing", firing=True)
-    place.unlink()
-    aside.rename(place)
+    for file in taken:
+        file.unlink()
     time.sleep(1.1)
-    assert service.command("archive").returncode == 0
+    assert service.command("archive", "--hot", "0s").returncode == 0
     prometheus.wait_for("LedgerArchiveFailing", firing=False)
 
 

@@ -46,12 +46,16 @@ class Prometheus:
 
     def firing(self, alert: str) -> bool:
         """Tell whether an alert's expression is true now."""
+        return self.says(self._expressions[alert])
+
+    def says(self, expression: str) -> bool:
+        """Tell whether an expression gives anything."""
         url = f"http://127.0.0.1:{self._port}/api/v1/query"
-        answer: Any = httpx.get(url, params={"query": self._expressions[alert]}, trust_env=False).json()
+        answer: Any = httpx.get(url, params={"query": expression}, trust_env=False).json()
         assert answer["status"] == "success", answer
         return bool(answer["data"]["result"])
 
-    def wait_for(self, alert: str, *, firing: bool, timeout_s: float = 120.0) -> None:
+    def wait_for(self, alert: str, *, firing: bool, timeout_s: float = 90.0) -> None:
         """Wait until an alert's expression is true, or until it is not any more."""
         wait_until(lambda: self.firing(alert) == firing, f"{alert}: {firing}", timeout_s)
 
