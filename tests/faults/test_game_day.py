@@ -64,24 +64,6 @@ def test_worker_killed(game: Game) -> None:
     wait_until(lambda: len(service.workers()) == 2, "another worker")
 
 
-def test_archive_failing(game: Game) -> None:
-    service, prometheus, _ = game
-    assert service.command("archive").returncode == 0
-    assert not prometheus.firing("LedgerArchiveFailing")
-    place = service.folder.parent / "archive"
-    taken = [place / f"p{partition:03}" for partition in range(service.settings.partitions)]
-    for file in taken:
-        file.write_text("")  # where a folder of segments is to be
-    time.sleep(1.1)  # failures are told by the second
-    assert service.command("archive", "--hot", "0s", check=False).returncode != 0
-    prometheus.wait_for("LedgerArchiveFailing", firing=True)
-    for file in taken:
-        file.unlink()
-    time.sleep(1.1)
-    assert service.command("archive", "--hot", "0s").returncode == 0
-    prometheus.wait_for("LedgerArchiveFailing", firing=False)
-
-
 def test_partition_not_whole(game: Game) -> None:
     service, prometheus, store = game
     assert not prometheus.firing("LedgerPartitionNotWhole")
