@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import falcon.asgi
@@ -10,6 +10,7 @@ import falcon.asgi
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
 from endpoints.audit import explain, finding, history, log, state, streams
+from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.operations import Route
 from endpoints.http.refusals import Refusals
@@ -51,19 +52,31 @@ def routes(services: Services) -> Iterator[Route]:
     yield from pages.routes(described)
 
 
+def operations_of(every: Iterable[Route]) -> Iterator[tuple[str, str]]:
+    """List the method and the path of all that routes answer, HEAD where they answer GET."""
+    for route in every:
+        for operation in route.operations:
+            yield operation.method, route.path
+            if operation.method == "GET":
+                yield "HEAD", route.path
+
+
 def build(services: Services) -> App:
     """Build the ASGI app."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()], router=Router())
+    every = list(routes(services))
+    figures = HttpFigures(list(operations_of(every)))
+    services.figures.take(figures)
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures)], router=Router())
     refusals = Refusals(services)
     errors.install(app, refusals.judged)
-    for route in routes(services):
+    for route in every:
         add(app, route)
     return app
 
 
 def build_waiting(trouble: Callable[[], Unavailable]) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation()])
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(()))])
     errors.install(app)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider, LogoutSender
+from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import Limits
 from ledger.errors import Refused
 from ledger.log.service import Ledger
@@ -137,6 +138,7 @@ class Services(msgspec.Struct, frozen=True):
     `provider` nobody signs in over HTTP: sessions are made by the command.
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
+    `figures` are what this worker counts, those of ledger and store too.
     `backend_logout` is there where a backend gives tokens out and says when its sessions are over.
     """
 
@@ -160,3 +162,4 @@ class Services(msgspec.Struct, frozen=True):
     unknown_types: UnknownTypes | None = None
     backend_logout: LogoutSender | None = None
     log: PublishedLog | None = None
+    figures: WorkerFigures = msgspec.field(default_factory=WorkerFigures)

@@ -59,6 +59,11 @@ class InvalidInput(Refused):
         super().__init__("Validation failed")
         self.problems = tuple((tuple(path), message) for path, message in problems)
 
+    @property
+    def told(self) -> str:
+        """All problems in a line."""
+        return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in self.problems)
+
 
 class InvalidAck(Refused):
     """An ack that names no known entity type or holds no readable position."""

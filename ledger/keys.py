@@ -54,6 +54,16 @@ def counters() -> bytes:
     return b"ledger:counters"
 
 
+def census() -> bytes:
+    """Hash: a figure of the whole ledger and its labels -> its number, as it was last counted."""
+    return b"ledger:census"
+
+
+def census_devices() -> bytes:
+    """Hash: partition -> how far its devices were when they were last looked at; `next`: whose turn it is."""
+    return b"ledger:census-devices"
+
+
 def unfit_parents() -> bytes:
     """Hash: `<table>|<id>` of a source's row that no device could read while one passed by what refers to it -> `1`."""
     return b"ledger:unfit-parents"

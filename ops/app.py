@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -23,10 +24,14 @@ from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable
 from ledger.events import IMMICH
 from ledger.log.store_check import eviction_text, read_promise
 from ledger.store.interface import check_writes
+from ops.figures import certificates
+from ops.figures.of_worker import LookedAt
+from ops.figures.shared import Slot
+from ops.figures.watching import CENSUS_S, LOOK_S, Watch
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.proof import log_of, new_origin
-from ops.opening.services import open_services
+from ops.opening.services import open_census, open_services
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
@@ -60,6 +65,10 @@ class Application:
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
         """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
+        self.takes_over = False
+        """Whether others serve until this worker is ready: one that cannot begin then does not, whatever the reason."""
+        self.slot: Slot | None = None
+        """Its place among the workers of the service, for their figures; None where it is alone."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one ASGI connection."""
@@ -111,7 +120,9 @@ class Application:
 
     def _may_come(self, error: BaseException) -> bool:
         """Tell whether opening is to be tried again: if what is missing may come, or others serve already."""
-        return isinstance(error, Unavailable) or (self.served_before and isinstance(error, Exception))
+        if self.served_before:
+            return isinstance(error, Exception)
+        return isinstance(error, Unavailable) and not self.takes_over
 
     def _note(self, error: BaseException) -> None:
         """Keep what is in the way for those who ask, and log it, once as long as it is the same."""
@@ -127,26 +138,34 @@ class Application:
     async def _open(self, closing: AsyncExitStack) -> None:
         """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
         async with AsyncExitStack() as stack:
-            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id)
+            looked = LookedAt()
+            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id, looked)
             proof = await log_of(found, self._settings)
             app = build(services)
+            watch, jobs = Watch(self._settings, looked, self.slot), partial(again_and_again, looked=looked)
+            watch.begin(services)
+            census = open_census(self._settings, found, services.source)
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             worker, version = uuid4().hex[:12], metadata.version("syncledger")
             expire_s, counters = self._settings.expire_interval_s, services.counters
             work = [
-                again_and_again(partial(self._expire, found), "expire", expire_s, counters),
-                again_and_again(partial(_note_version, found, worker, version), "version", NOTED_S, counters, now=True),
-                again_and_again(partial(_compare, found), "compare", COMPARED_S, counters, now=True),
-                again_and_again(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
+                watch.tick(),
+                jobs(partial(self._expire, found), "expire", expire_s, counters),
+                jobs(partial(_note_version, found, worker, version), "version", NOTED_S, counters, now=True),
+                jobs(partial(_compare, found), "compare", COMPARED_S, counters, now=True),
+                jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
+                jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
+                jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
+                jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
             ]
             if self._settings.identity == IMMICH:
                 tables = await open_immich_tables(self._settings, connections=1)
                 stack.push_async_callback(tables.close)
-                work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
+                work.append(jobs(partial(self._end_gone, found, tables), "gone", expire_s, counters))
             if proof is not None:
                 every_s = self._settings.proof.interval_s
-                work.append(again_and_again(partial(self._notarize, found, proof), "notarize", every_s, counters))
+                work.append(jobs(partial(self._notarize, found, proof), "notarize", every_s, counters))
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
             closing.push_async_exit(stack.pop_all())
         self._app = app
@@ -201,18 +220,28 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def again_and_again(
-    job: Callable[[], Awaitable[None]], name: str, every_s: float, counters: Counters, *, now: bool = False
+    job: Callable[[], Awaitable[None]],
+    name: str,
+    every_s: float,
+    counters: Counters,
+    *,
+    now: bool = False,
+    looked: LookedAt | None = None,
 ) -> None:
     """Do a background job about every so often, whatever becomes of it; `now`: for the first time at once.
+
+    `looked`: where it is noted that it succeeded.
 
     One that fails is logged with its traceback, counted, and tried again: it never ends but with the worker.
     """
     while True:
         if not now:
             await asyncio.sleep(every_s * random.uniform(0.5, 1))  # noqa: S311 - spreads workers, guards nothing
-        now = False
+        now, began_s = False, time.monotonic()
         try:
             await job()
+            if looked is not None:
+                looked.succeeded(name, time.monotonic() - began_s, time.time())
         except StoreUnavailable as error:
             log.error("the background job %r will be tried again: %s", name, error)
         except Exception:
@@ -250,9 +279,7 @@ async def _keep_time(found: Opened) -> None:
 
 def _told(error: LedgerError) -> str:
     """Tell what keeps the service from starting."""
-    if not isinstance(error, InvalidInput):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems)
+    return error.told if isinstance(error, InvalidInput) else str(error)
 
 
 def create_app(settings: Settings, redis_url: str | None = None, ledger_id: str = "") -> Application:

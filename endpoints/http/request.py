@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import secrets
 from itertools import count
+from time import perf_counter
 from typing import Any, Final
 
 import falcon
 import falcon.asgi
+
+from endpoints.figures.of_http import HttpFigures
 
 CORRELATION_HEADER: Final = "x-correlation-id"
 OWN_HEADER: Final = "x-ledger"
@@ -29,10 +32,12 @@ class Request(falcon.asgi.Request):
     read from these events, in `endpoints.http.bodies`.
     """
 
-    __slots__ = ("_correlation_id", "first_event", "receive", "told_as")
+    __slots__ = ("_correlation_id", "began_s", "first_event", "receive", "told_as")
 
     def __init__(self, scope: Any, receive: Any, first_event: Any = None, options: Any = None) -> None:
         super().__init__(scope, receive, first_event=first_event, options=options)
+        self.began_s = perf_counter()
+        """When its head was read."""
         self.receive = receive
         self.first_event: dict[str, Any] = first_event
         self._correlation_id = ""
@@ -54,11 +59,15 @@ class Request(falcon.asgi.Request):
 
 
 class Correlation:
-    """Falcon middleware that puts on every response, errors included, its correlation id and who made it."""
+    """Falcon middleware that puts on every response, errors included, its correlation id and who made it; counts it."""
+
+    def __init__(self, figures: HttpFigures) -> None:
+        self._figures = figures
 
     async def process_response(self, req: Request, resp: falcon.asgi.Response, resource: object, ok: bool) -> None:
         resp.set_header(CORRELATION_HEADER, req.correlation_id)
         resp.set_header(OWN_HEADER, OWN)
+        self._figures.answered(req.method, req.uri_template, resp.status, req.began_s)
 
 
 def _sane(value: bytes) -> str:

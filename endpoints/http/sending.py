@@ -23,6 +23,10 @@ TRANSPORT: Final = "ledger.transport"
 class Account(Protocol):
     """Keeps what a stream sent, and how it ended."""
 
+    def open(self) -> None:
+        """Take note that sending begins."""
+        ...
+
     def add(self, chunk: bytes) -> None:
         """Take note of a chunk that was handed to the connection."""
         ...
@@ -47,6 +51,7 @@ async def guarded(
     account = account or _Told(req)
     how, why = "broken", "the service stopped, or the server gave the response up"
     transport = req.scope.get("extensions", {}).get(TRANSPORT)
+    account.open()
     try:
         with Guard(req.receive, transport, lives, stall_s) as guard:
             try:
@@ -80,6 +85,9 @@ class _Told:
 
     def __init__(self, req: Request) -> None:
         self._req = req
+
+    def open(self) -> None:
+        """Count nothing."""
 
     def add(self, chunk: bytes) -> None:
         """Count nothing."""

@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from endpoints.figures.of_streams import RESET
 from endpoints.http import bodies
 from endpoints.http.compression import compressed
 from endpoints.http.operations import Operation, Route, Text
@@ -77,7 +78,7 @@ class SyncStream:
         self._ledger = services.ledger
         self._source = services.source
         self._waits = Waits()
-        self._turns = Turns()
+        self._turns = Turns(figures=services.figures.streams)
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")
@@ -93,21 +94,29 @@ class SyncStream:
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        account = StreamAccount(self._ledger, state, req.correlation_id, asked_s)
-        turn = await self._turns.take()
+        figures = self._services.figures.streams
+        account = StreamAccount(self._ledger, state, req.correlation_id, asked_s, figures)
+        try:
+            turn = await self._turns.take()
+        except Unavailable:
+            figures.ended("refused", time.monotonic() - asked_s)
+            raise
         waits = WaitsInTurn(self._waits, self._turns, turn)
         try:
             begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, waits, asked_s)
             if begun is None:
                 await self._services.auth.starts_over(caller)
                 resp.data = RESET_LINE
+                figures.ended(RESET, time.monotonic() - asked_s)
                 return
             account.snapshot_us = begun.snapshot_us
             state, passed = begun.state, Passed()
             made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
             counted = await with_first_made(self._counted(made, passed))
         except Unavailable as error:
-            if not isinstance(error, StoreUnavailable):
+            if isinstance(error, StoreUnavailable):  # where it would be kept
+                figures.ended("refused", time.monotonic() - asked_s)
+            else:
                 await account.close("refused", str(error))
             raise
         finally:

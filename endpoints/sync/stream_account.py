@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 from endpoints.accounts.auth import SHORT_ID_CHARS
+from endpoints.figures.of_streams import StreamFigures
 from ledger.entity_types import COMPLETE
 from ledger.errors import LedgerError
 from ledger.log.service import Ledger
@@ -23,8 +24,12 @@ _COMPLETE: Final = f'{{"type":"{COMPLETE}"'.encode()
 class StreamAccount:
     """The account of one stream of a session; `guarded` keeps it."""
 
-    def __init__(self, ledger: Ledger, state: State, correlation: str, asked_s: float) -> None:
-        """`asked_s`: when it was asked for, by the monotonic clock."""
+    def __init__(
+        self, ledger: Ledger, state: State, correlation: str, asked_s: float, figures: StreamFigures | None = None
+    ) -> None:
+        """`asked_s`: when it was asked for, by the monotonic clock. `figures`: where all streams are counted."""
+        self._figures = figures or StreamFigures()
+        self._is_open = False
         self.snapshot_us = 0
         self._ledger = ledger
         self._state = state
@@ -36,8 +41,15 @@ class StreamAccount:
         self._last = b""
         self._is_complete = False
 
+    def open(self) -> None:
+        """Count the stream as open, until `close`."""
+        self._is_open = True
+        self._figures.opened()
+
     def add(self, chunk: bytes) -> None:
         """Count whole lines that were handed to the connection."""
+        if not self._size:
+            self._figures.first_lines.note(time.monotonic() - self._asked_s)
         rows = chunk.count(b"\n")
         self._size += len(chunk)
         end = len(chunk)
@@ -46,6 +58,7 @@ class StreamAccount:
             self._is_complete = True
             rows, end = rows - 1, start
             start = chunk.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        self._figures.sent(rows, len(chunk))
         if not rows:
             return
         if not self._rows:
@@ -57,6 +70,10 @@ class StreamAccount:
         """Log how the stream ended and keep it with the session, where it is worth that; raises nothing."""
         if how == "gone" and self._is_complete:  # its client had no reason to stay
             how = "completed"
+        if self._is_open:
+            self._is_open = False
+            self._figures.closed()
+        self._figures.ended(how, time.monotonic() - self._asked_s)
         if not record.is_worth_noting(how, self._rows):  # PERF: most streams, as nothing was new
             return
         stream = self._told(how, why)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import Final
 
+from endpoints.figures.of_streams import StreamFigures
 from ledger.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,14 @@ class Turn:
 class Turns:
     """The line of one worker's streams, served in order of arrival."""
 
-    def __init__(self, at_once: int = AT_ONCE, in_line: int = IN_LINE, wait_s: float = WAIT_S) -> None:
+    def __init__(
+        self,
+        at_once: int = AT_ONCE,
+        in_line: int = IN_LINE,
+        wait_s: float = WAIT_S,
+        figures: StreamFigures | None = None,
+    ) -> None:
+        self._figures = figures or StreamFigures()
         self._free = asyncio.Semaphore(at_once)
         self._most = in_line
         self._wait_s = wait_s
@@ -71,6 +79,7 @@ class Turns:
         if self.waiting >= self._most:
             raise StreamsBusy(f"{self.waiting:,} streams wait to begin: try again in a few seconds")
         self.waiting += 1
+        self._figures.waits(1)
         try:
             async with asyncio.timeout(self._wait_s):
                 await self._free.acquire()
@@ -78,6 +87,7 @@ class Turns:
             raise StreamsBusy(f"This stream's turn did not come within {self._wait_s:g} s: try again") from None
         finally:
             self.waiting -= 1
+            self._figures.waits(-1)
 
     def give_back(self) -> None:
         """Let the next one begin."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -46,6 +47,7 @@ from ledger.errors import (
 )
 from ledger.events import Event
 from ledger.evolve import left_of
+from ledger.figures.of_log import LogFigures
 from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load, place, read_ended
 from ledger.log.families import Devices, Families
@@ -111,15 +113,17 @@ class Ledger:
         mender: Mender | None = None,
         present: Present | None = None,
         most_sessions: int = MOST_SESSIONS,
+        figures: LogFigures | None = None,
     ) -> None:
         """`clock` tells the time in µs since 1970 UTC; a replaced token stays good for `token_grace_us`.
 
         With `replicas` what must not be lost is answered when they have it. `user_keys` seal what events hold of
         people; without them it is written plain. Without a `mender` what is damaged stays so. `present`
         raises LedgerGone where the ledger is not behind the store's address any more. No session begins beyond
-        `most_sessions` living ones of a user; 0 for any number.
+        `most_sessions` living ones of a user; 0 for any number. `figures`: where it counts what it does.
         """
         self.most_sessions = most_sessions
+        self.figures = figures or LogFigures()
         self._user_keys = user_keys
         self._mender = mender
         self._token_grace_us = token_grace_us
@@ -504,12 +508,16 @@ class Ledger:
         ancestors: Sequence[str] = (),
     ) -> State | None:
         """Load a session, which is mended if it cannot be read; raises CorruptLedger where it could not be."""
+        began_s = perf_counter()
         try:
-            return await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
+            found = await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
         except CorruptLedger as damage:
             self._recent.forget(sid)
             if self._mender is None or not await self._mender.mend(partition, sid, str(damage)):
                 raise
+        else:
+            self.figures.loads.note(perf_counter() - began_s)
+            return found
         return await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
 
     async def _user_of(self, partition: int, sid: str) -> str | None:
@@ -548,6 +556,7 @@ class Ledger:
         When the connection is lost on the way, reads back what became of it instead of guessing. Raises ParentOver, and
         ends the session where one that it belongs to has ended, and TooManySessions.
         """
+        began_s = perf_counter()
         try:
             conflict = await append(
                 self.store,
@@ -571,7 +580,14 @@ class Ledger:
             if not error.maybe_done:
                 raise
             conflict = await self._outcome(partition, sections[0], now_us)
-        if conflict is None and self._replicas is not None:
+        figures = self.figures
+        figures.appends.note(perf_counter() - began_s)
+        if conflict is not None:
+            figures.conflict()
+            return conflict
+        for section in sections:
+            figures.appended(section.events)
+        if self._replicas is not None:
             try:
                 await self._replicas.appended(partition, sections)
             except NotReplicated:
@@ -582,7 +598,7 @@ class Ledger:
                     else:
                         self._recent.keep_ended(section.after)
                 raise
-        return conflict
+        return None
 
     async def _outcome(self, partition: int, first: Section, now_us: int) -> Conflict | None:
         """Tell what became of an append whose connection was lost, by its first section."""

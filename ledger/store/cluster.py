@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ledger.errors import StoreUnavailable
+from ledger.figures.of_store import StoreFigures
 from ledger.store.cluster_map import ClusterMap, Node, discover
 from ledger.store.connect import Address, Target
 from ledger.store.error_replies import Ask, Moved, NoScript, NotNow
@@ -43,7 +44,14 @@ class KnownNodes(Protocol):
 class ClusterStore:
     """The `Store` over the primaries of a cluster; made by `open`."""
 
-    def __init__(self, target: Target, timeout_s: float, known: KnownNodes | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        timeout_s: float,
+        known: KnownNodes | None = None,
+        figures: StoreFigures | None = None,
+    ) -> None:
+        self._figures = figures or StoreFigures()
         target.address  # noqa: B018 - refuses a unix socket
         self._target = target
         self._timeout_s = timeout_s
@@ -56,9 +64,15 @@ class ClusterStore:
         self._closed = False
 
     @classmethod
-    async def open(cls, target: Target, timeout_s: float, known: KnownNodes | None = None) -> ClusterStore:
+    async def open(
+        cls,
+        target: Target,
+        timeout_s: float,
+        known: KnownNodes | None = None,
+        figures: StoreFigures | None = None,
+    ) -> ClusterStore:
         """Read which node owns which slot; raises StoreUnavailable if no node tells."""
-        store = cls(target, timeout_s, known)
+        store = cls(target, timeout_s, known, figures)
         store._adopt(await store._discover())
         return store
 
@@ -140,7 +154,7 @@ class ClusterStore:
             raise StoreUnavailable("the store is closed", maybe_done=False)
         mux = self._muxes.get((host, port))
         if mux is None:
-            mux = self._muxes[host, port] = Mux(self._target.at(host, port), self._timeout_s)
+            mux = self._muxes[host, port] = Mux(self._target.at(host, port), self._timeout_s, self._figures)
         return mux
 
     async def _discover(self) -> ClusterMap:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from ledger.errors import StoreUnavailable
+from ledger.figures.of_store import StoreFigures
 from ledger.store.addresses import read_url
 from ledger.store.cluster import ClusterStore, KnownNodes
 from ledger.store.scripts import Arg, Script
@@ -47,17 +48,19 @@ class Store(Protocol):
         """Close all connections; commands without a reply fail with StoreUnavailable."""
 
 
-async def open_store(url: str, *, timeout_s: float = 5.0, known: KnownNodes | None = None) -> Store:
+async def open_store(
+    url: str, *, timeout_s: float = 5.0, known: KnownNodes | None = None, figures: StoreFigures | None = None
+) -> Store:
     """Connect to the store of a URL (`addresses.py`); a server in cluster mode is recognised.
 
     `timeout_s` bounds a connection attempt and the wait for a reply (up to a quarter second more). Lost connections are
-    made again in the background. `known`: where the nodes of a cluster are noted. Raises LayoutError for an unusable
-    URL, StoreUnavailable when nobody answers.
+    made again in the background. `known`: where the nodes of a cluster are noted. `figures`: where its links are
+    counted. Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
     """
     target = read_url(url)
     if target.wants_cluster:
-        return await ClusterStore.open(target, timeout_s, known)
-    store = StandaloneStore(Mux(target, timeout_s))
+        return await ClusterStore.open(target, timeout_s, known, figures)
+    store = StandaloneStore(Mux(target, timeout_s, figures))
     try:
         (info,) = await store.each_primary("INFO", "cluster")
     except BaseException:
@@ -66,7 +69,7 @@ async def open_store(url: str, *, timeout_s: float = 5.0, known: KnownNodes | No
     if b"cluster_enabled:1" not in info:
         return store
     await store.close()
-    return await ClusterStore.open(target, timeout_s, known)
+    return await ClusterStore.open(target, timeout_s, known, figures)
 
 
 async def check_writes(store: Store) -> None:

@@ -15,11 +15,13 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from hiredis import HiredisError, Reader
 
 from ledger.errors import StoreUnavailable
+from ledger.figures.of_store import StoreFigures
 from ledger.store.connect import Target
 from ledger.store.error_replies import NotNow, NotPermitted, NotServing, error_from_reply
 from ledger.store.scripts import Script
@@ -45,9 +47,17 @@ class Link(asyncio.Protocol):
     """
 
     def __init__(
-        self, name: str, timeout_s: float, on_lost: Callable[[Link, str], None], on_refused: Callable[[Link], None]
+        self,
+        name: str,
+        timeout_s: float,
+        on_lost: Callable[[Link, str], None],
+        on_refused: Callable[[Link], None],
+        figures: StoreFigures,
     ) -> None:
         self._name = name
+        self._figures = figures
+        self._timed = 0  # the number of the command whose reply is timed; 0: of none
+        self._timed_since_s = 0.0
         self._on_lost = on_lost
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
@@ -92,6 +102,9 @@ class Link(asyncio.Protocol):
             return
         self._unwritten = []
         self._held_bytes = 0
+        self._figures.wrote(len(unwritten))
+        if not self._timed:
+            self._timed, self._timed_since_s = self._sent + 1, perf_counter()
         self._sent += len(unwritten)
         self.writes += 1
         if self._watch is None:
@@ -101,7 +114,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give each reply in `data` to the oldest command without one."""
         reader, pending, refused = self._reader, self._pending, False
-        gets, next_pending = reader.gets, pending.popleft
+        gets, next_pending, waited = reader.gets, pending.popleft, len(pending)
         try:
             reader.feed(data)
             while (reply := gets()) is not _NOTHING:
@@ -116,6 +129,10 @@ class Link(asyncio.Protocol):
         except (HiredisError, IndexError, ValueError) as exc:
             self.lose(f"the store's replies make no sense: {exc}")
             return
+        self._figures.answered(waited - len(pending))
+        if self._timed and self._sent - (len(pending) - len(self._unwritten)) >= self._timed:
+            self._figures.round_trips.note(perf_counter() - self._timed_since_s)
+            self._timed = 0
         if refused:
             self._on_refused(self)
         if self._retired:
@@ -134,6 +151,7 @@ class Link(asyncio.Protocol):
         self._pending = deque(reply for reply, _ in alive)
         self._unwritten = [packed for _, packed in alive]
         self._writable = True
+        self._figures.connected()
         self._flush()
 
     def lose(self, reason: str, kind: type[StoreUnavailable] = StoreUnavailable) -> None:
@@ -146,7 +164,9 @@ class Link(asyncio.Protocol):
             self._watch.cancel()
         if self._transport is not None:
             self._transport.abort()
+            self._figures.lost()
         written = len(self._pending) - len(self._unwritten)
+        self._figures.answered(written)
         self.answered = self._sent > written
         for place, reply in enumerate(self._pending):
             if not reply.done():
@@ -223,8 +243,9 @@ class Mux:
 
     send: Callable[[bytes], asyncio.Future[Any]]
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, figures: StoreFigures | None = None) -> None:
         self.target = target
+        self._figures = figures or StoreFigures()
         self._timeout_s = timeout_s
         self._hold_s = timeout_s
         self._loads: dict[bytes, asyncio.Future[Any]] = {}
@@ -277,7 +298,7 @@ class Mux:
         self._dialing = asyncio.get_running_loop().create_task(self._dial(self._link))
 
     def _new_link(self) -> Link:
-        return Link(self.target.name, self._timeout_s, self._on_lost, self._on_refused)
+        return Link(self.target.name, self._timeout_s, self._on_lost, self._on_refused, self._figures)
 
     async def _dial(self, link: Link) -> None:
         loop = asyncio.get_running_loop()

@@ -114,8 +114,7 @@ async def _settings(read: Callable[[], Settings], checks: list[Checked]) -> Sett
     try:
         settings = read()
     except InvalidInput as error:
-        says = "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems)
-        checks.append(Checked("settings", "FAIL", says))
+        checks.append(Checked("settings", "FAIL", error.told))
         return None
     if settings.identity != "immich":
         says = f"LEDGER_IDENTITY is {settings.identity}, so no token of Immich's admits here"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -46,7 +47,8 @@ def demo(
 
     The library is in the embedded catalog, whatever LEDGER_SOURCE says.
     """
-    settings = settings_from(host=host, port=port, workers=workers, data_dir=data_dir, redis_url=redis_url)
+    given = {"host": host, "port": port, "workers": workers, "data_dir": data_dir, "redis_url": redis_url}
+    settings = settings_from(**given)
     settings = structs.replace(settings, source="catalog")
     check_free(settings)
     check_identity(settings)
@@ -57,7 +59,9 @@ def demo(
             return await _token(found, settings)
 
     token = run(prepare())
-    raise click.exceptions.Exit(serve(settings, on_ready=lambda urls: _tell(urls[0], token, settings)))
+    given["source"] = settings.source
+    on_ready = partial(_tell, token=token, settings=settings)
+    raise click.exceptions.Exit(serve(settings, on_ready=on_ready, overrides=given))
 
 
 async def _load_library(found: Opened, assets: int) -> None:
@@ -100,8 +104,9 @@ async def _token(found: Opened, settings: Settings) -> str:
     return issued.token
 
 
-def _tell(url: str, token: str, settings: Settings) -> None:
+def _tell(urls: Sequence[str], *, token: str, settings: Settings) -> None:
     """Print how to sync the demo library."""
+    url = urls[0]
     echo(
         f"""
 The sync ledger serves the demo library at {url}, its data is in {settings.data_dir}.

@@ -11,6 +11,8 @@ import msgspec
 from ledger import keys
 from ledger.clocks.steady import SteadyClock
 from ledger.errors import InvalidInput, LayoutError, LedgerGone, NoLedger
+from ledger.figures.of_log import LogFigures
+from ledger.figures.of_store import StoreFigures
 from ledger.log.formats import Formats
 from ledger.log.presence import Presence
 from ledger.log.replicas import Replicas, connected_replicas, promise_text
@@ -117,13 +119,21 @@ async def begin_ledger(url: str, settings: Settings) -> str:
         await store.close()
 
 
-async def open_all(url: str, settings: Settings, *, begin: bool = False, serving: str = "") -> Opened:
+async def open_all(
+    url: str,
+    settings: Settings,
+    *,
+    begin: bool = False,
+    serving: str = "",
+    figures: tuple[StoreFigures, LogFigures] | None = None,
+) -> Opened:
     """Open the ledger at a store's URL; raises NoLedger, LayoutError, StoreUnavailable.
 
     `begin` one where there is none. `serving`: the id of the ledger that is being served; also where it is gone, for
-    then its devices must be told to try again.
+    then its devices must be told to try again. `figures`: where links and ledger are counted.
     """
-    store = await connect(url, settings)
+    of_store, of_log = figures or (None, None)
+    store = await connect(url, settings, of_store)
     replicas: Replicas | None = None
     try:
         clock, presence = SteadyClock(store), Presence(store, serving)
@@ -166,6 +176,7 @@ async def open_all(url: str, settings: Settings, *, begin: bool = False, serving
             mender=Mending(store, archive),
             present=presence.check,
             most_sessions=settings.max_sessions,
+            figures=of_log,
         ),
         catalog=Catalog(store, profiles=identities.profile, replicas=replicas),
         api_keys=ApiKeys(store, clock),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from endpoints.accounts.auth import Auth
+from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
 from ledger.errors import CorruptLedger
 from ledger.events import IMMICH
 from ledger.log.store_check import eviction_text, read_promise
 from ledger.store.interface import check_writes
+from ops.figures.of_worker import LookedAt
 from ops.opening.identity_provider import make_provider, open_immich, open_jwt
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
@@ -27,9 +30,12 @@ from ops.settings.settings import Settings, without_password
 from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.tokens import TokenIssuer
 from projections.archive.errors import ArchiveNotGiven, ArchiveUnavailable
+from projections.census.held_back import held_back_rows
+from projections.census.taking import Census
 from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
+from projections.entities.source import EntitySource, SourceUnavailable
 from projections.immich import PLACE
 from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
@@ -44,22 +50,28 @@ LOOKED_AT_EVERY_S = 60.0
 
 
 async def open_services(
-    redis_url: str, settings: Settings, closing: AsyncExitStack, ledger_id: str = ""
+    redis_url: str,
+    settings: Settings,
+    closing: AsyncExitStack,
+    ledger_id: str = "",
+    looked: LookedAt | None = None,
 ) -> tuple[Opened, Services]:
     """Open the ledger (`ledger_id`, also where it is gone) and what the endpoints use beside it.
 
-    `closing` gets what must be closed.
+    `closing` gets what must be closed, `looked` what is noted of the source.
 
     Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
     """
-    found = await open_all(redis_url, settings, serving=ledger_id)
+    figures, looked = WorkerFigures(), looked or LookedAt()
+    figures.take(looked)
+    found = await open_all(redis_url, settings, serving=ledger_id, figures=(figures.store, figures.log))
     closing.push_async_callback(found.close)
     try:
         await found.user_keys.check_begun()
     except ArchiveUnavailable as error:  # sign-ins wait for it, nothing else does
         log.warning("the place of users' keys does not answer: %s", error)
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
-    pages = await connect(redis_url, settings)
+    pages = await connect(redis_url, settings, figures.store)
     closing.push_async_callback(pages.close)
     catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages), replicas=found.replicas)
     source = await open_source(settings, found, closing, catalog=catalog)
@@ -78,7 +90,7 @@ async def open_services(
     if jwt is not None:
         closing.push_async_callback(jwt.close)
     tokens = TokenIssuer(keyring_source(settings))
-    look = SourceLook(settings.source, source, settings.protocol_version)
+    look = SourceLook(settings.source, source, settings.protocol_version, looked)
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
 
@@ -130,6 +142,7 @@ async def open_services(
         unknown_types=unknown_types,
         backend_logout=jwt,
         log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
+        figures=figures,
     )
 
 
@@ -184,4 +197,17 @@ def http_settings(settings: Settings) -> HttpSettings:
         log_open=settings.proof.open,
         sessions_elsewhere=PLACE if settings.identity == IMMICH else "",
         tokens_elsewhere=f"from {settings.jwt.issuer}" if settings.identity == "jwt" else "",
+    )
+
+
+def open_census(settings: Settings, found: Opened, source: EntitySource) -> Census:
+    """Give the census what it asks; of a source that answers sessions alone no horizon is known."""
+
+    async def horizon(library: str) -> int:
+        if settings.source == "gumnut":
+            raise SourceUnavailable("Gumnut is asked by sessions alone")
+        return await source.horizon(library)
+
+    return Census(
+        found.store, found.ledger.partitions, found.ledger.clock, horizon, partial(held_back_rows, source, found.store)
     )

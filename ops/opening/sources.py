@@ -15,6 +15,7 @@ import msgspec
 from endpoints.services import ProtocolReadiness, SourceReadiness
 from ledger.errors import InvalidInput, LedgerError
 from ledger.events import IMMICH
+from ops.figures.of_worker import HOLDER, HORIZON, LookedAt
 from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import Opened, open_credentials
 from ops.settings.settings import Settings
@@ -114,8 +115,18 @@ async def check_source(settings: Settings) -> None:
 class SourceLook:
     """What is asked of a source beside streams: it must answer at once, or is taken to be down."""
 
-    def __init__(self, kind: Source, source: EntitySource, announced: ProtocolVersion | None = None) -> None:
-        """`announced` is the version of the protocol that the settings give; None: the backend's, or the default."""
+    def __init__(
+        self,
+        kind: Source,
+        source: EntitySource,
+        announced: ProtocolVersion | None = None,
+        looked: LookedAt | None = None,
+    ) -> None:
+        """`announced` is the version of the protocol that the settings give; None: the backend's, or the default.
+
+        `looked`: where it is noted how far the source is behind.
+        """
+        self._looked = looked or LookedAt()
         self._kind = kind
         self._source = source
         self._given = announced
@@ -131,6 +142,9 @@ class SourceLook:
                 found = await asyncio.shield(self._asked)
         except TimeoutError:
             return SourceReadiness(self._kind, ok=False, text=f"no answer within {ANSWER_S:g} s")
+        if found.ok:
+            self._looked.set(HORIZON.name, to=found.behind_s)
+            self._looked.set(HOLDER.name, to=found.holder_s)
         return SourceReadiness(self._kind, found.ok, found.text)
 
     @property

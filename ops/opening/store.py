@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
 from ledger.errors import LayoutError, StoreUnavailable
+from ledger.figures.of_store import StoreFigures
 from ledger.store.addresses import read_url
 from ledger.store.error_replies import NotPermitted
 from ledger.store.interface import Store, open_store
@@ -29,9 +30,12 @@ MAX_PAUSE_S: Final = 1.0
 TOLD_EVERY_S: Final = 15.0
 
 
-async def connect(url: str, settings: Settings) -> Store:
-    """Open a store by its URL, the embedded server's or that of the settings; raises LayoutError, StoreUnavailable."""
-    return await open_store(url, timeout_s=settings.reply_timeout_s, known=NotedNodes.of(settings))
+async def connect(url: str, settings: Settings, figures: StoreFigures | None = None) -> Store:
+    """Open a store by its URL, the embedded server's or that of the settings; raises LayoutError, StoreUnavailable.
+
+    `figures`: where its links are counted.
+    """
+    return await open_store(url, timeout_s=settings.reply_timeout_s, known=NotedNodes.of(settings), figures=figures)
 
 
 async def check_permissions(url: str, settings: Settings) -> None:

@@ -1,27 +1,31 @@
 """The gunicorn arbiter, run in a process of its own between the supervising parent and the workers.
 
-`python -m ops.server.arbiter LISTEN_FD,… READY_FD` reads a `Start` as JSON from stdin, so that secrets show up in no
-list of processes.
+`python -m ops.server.arbiter LISTEN_FD,… TOLD_FD GATE_FD` reads a `Start` as JSON from stdin, so that secrets show up
+in no list of processes. It tells the parent by `Told`s, one a line of TOLD_FD, and its workers accept connections once
+GATE_FD ends. The parent may be of an older version, so both messages only grow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from ledger.errors import LedgerError
+from ledger.errors import InvalidInput, LedgerError
+from ops.figures.shared import SharedFigures
 from ops.server.connection_balance import Load
 from ops.server.logs import configure_logging
 from ops.server.worker import KEEP_ALIVE_S, LedgerWorker
@@ -31,11 +35,16 @@ WORKER_TIMEOUT_S = 60
 BACKLOG = 2048
 
 
+_NOTHING: Final = msgspec.Raw()
+
+
 class Start(msgspec.Struct, frozen=True):
     """What the parent tells the arbiter."""
 
-    settings: Settings
+    settings: msgspec.Raw
+    """Those in use, as JSON, of whichever version they are."""
     redis_url: str
+    """The address of the embedded server, else as `settings` has it."""
     factory: str
     """`module:function`, called in each worker with the settings, the Redis URL and the ledger's id.
 
@@ -44,6 +53,33 @@ class Start(msgspec.Struct, frozen=True):
     parent_pid: int
     ledger_id: str = ""
     """The ledger that the parent found or began: a worker begins none, and serves this one also while it is gone."""
+    overrides: dict[str, Any] = {}
+    """What the command line said, by the settings' fields."""
+    anew: bool = False
+    """Whether settings are to be read anew, and checked before anything is served."""
+    takes_over: bool = False
+    """Whether others serve until this generation is ready: then one that cannot open its store is none."""
+
+
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an arbiter and its workers tell the parent."""
+
+    ready: int = 0
+    """The process id of a worker that accepts requests as soon as it may."""
+    settings: msgspec.Raw = _NOTHING
+    """The settings that were read anew, and are good; empty otherwise."""
+    refused: str = ""
+    """Why there will be no service with them."""
+
+
+def encode_settings(settings: Settings) -> msgspec.Raw:
+    """Return settings as JSON, secrets and all."""
+    return msgspec.Raw(msgspec.json.encode(settings, enc_hook=str))
+
+
+def decode_settings(data: msgspec.Raw) -> Settings:
+    """Read what `encode_settings` wrote."""
+    return msgspec.json.decode(data, type=Settings, dec_hook=lambda kind, value: kind(value))
 
 
 def encode_start(start: Start) -> bytes:
@@ -53,17 +89,26 @@ def encode_start(start: Start) -> bytes:
 
 def decode_start(data: bytes) -> Start:
     """Read what the parent wrote."""
-    return msgspec.json.decode(data, type=Start, dec_hook=lambda kind, value: kind(value))
+    return msgspec.json.decode(data, type=Start)
+
+
+def tell(told_fd: int, told: Told) -> None:
+    """Tell the parent, unless it is gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(told_fd, msgspec.json.encode(told) + b"\n")
 
 
 class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     """Gunicorn's view of the service: its configuration, and how a worker gets its application."""
 
-    def __init__(self, start: Start, listen_fds: Sequence[int], ready_fd: int) -> None:
+    def __init__(self, start: Start, settings: Settings, listen_fds: Sequence[int], told_fd: int, gate_fd: int) -> None:
         self.start = start
-        self.settings = start.settings
-        self.ready_fd = ready_fd
-        self.connections = Load(2 * start.settings.workers)  # twice: a worker that ends and its successor overlap
+        self.settings = settings
+        self.gate_fd = gate_fd
+        self.takes_over = start.takes_over
+        self._told_fd = told_fd
+        slots = 2 * settings.workers  # twice: a worker that ends and its successor overlap
+        self.connections, self.figures = Load(slots), SharedFigures(slots)
         self._listen_fds = listen_fds
         super().__init__()
 
@@ -90,13 +135,17 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
+    def tell_ready(self) -> None:
+        """Tell the parent that this worker is ready."""
+        tell(self._told_fd, Told(ready=os.getpid()))
+
     def load(self) -> Any:
         """Build the application, in the worker."""
         configure_logging(self.settings.log)
         module, _, function = self.start.factory.partition(":")
         try:
             create = getattr(importlib.import_module(module), function)
-            return create(self.settings, self.start.redis_url, self.start.ledger_id)
+            return create(self.settings, self.settings.redis_url or self.start.redis_url, self.start.ledger_id)
         except LedgerError as error:
             logging.getLogger("syncledger.serve").critical("%s", error)
             sys.exit(Arbiter.APP_LOAD_ERROR)
@@ -106,11 +155,13 @@ def _give_slot(arbiter: Arbiter, worker: LedgerWorker) -> None:
     """Give a worker that is about to be forked a place to count its connections."""
     taken = {other.slot for other in arbiter.WORKERS.values()}
     worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    arbiter.app.figures.begin(worker.slot)
 
 
 def _clear_slot(_: Arbiter, worker: LedgerWorker) -> None:
-    """Forget the connections of a worker that has ended."""
+    """Forget the connections of a worker that has ended, and keep what it counted."""
     worker.app.connections.clear(worker.slot)
+    worker.app.figures.end(worker.slot)
 
 
 class ArbiterLog(Logger):  # type: ignore[misc] # gunicorn has no types
@@ -125,9 +176,14 @@ class ArbiterLog(Logger):  # type: ignore[misc] # gunicorn has no types
 
 
 class LedgerArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
-    """An arbiter that ends when its parent is gone."""
+    """An arbiter that ends when its parent is gone, or, told to drain, when its workers have nobody left.
+
+    What gunicorn does at other signals is left out: the parent is who replaces workers.
+    """
 
     app: LedgerApplication
+    LISTENERS: list[Any]
+    _draining = False
 
     def maybe_promote_master(self) -> None:
         """Look at the parent; gunicorn calls this at least once a second."""
@@ -135,15 +191,48 @@ class LedgerArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
             self.log.error("the supervising process is gone, shutting down")
             raise StopIteration
 
+    def manage_workers(self) -> None:
+        """Keep as many workers as there are to be; who drains starts none."""
+        if not self._draining:
+            super().manage_workers()
+        elif not self.WORKERS:
+            raise StopIteration
+
+    def handle_usr2(self) -> None:
+        """Leave the listening sockets to those who come after, and end when the last connection has."""
+        self._draining = True
+        for listener in self.LISTENERS:
+            listener.close()
+        self.LISTENERS = []
+        self.kill_workers(signal.SIGUSR2)
+
+    def handle_hup(self) -> None:
+        """Leave it be: new workers would have the old code and settings."""
+        self.log.warning("the signal is for the parent, process %d, alone", self.app.start.parent_pid)
+
+    handle_ttin = handle_ttou = handle_winch = handle_hup
+
 
 def main() -> None:
     """Run the arbiter until it is told to stop."""
-    listen_fds, ready_fd = [int(fd) for fd in sys.argv[1].split(",")], int(sys.argv[2])
+    listen_fds = [int(fd) for fd in sys.argv[1].split(",")]
+    told_fd, gate_fd = int(sys.argv[2]), int(sys.argv[3])
     start = decode_start(sys.stdin.buffer.read())
-    configure_logging(start.settings.log)
+    settings = decode_settings(start.settings)
+    configure_logging(settings.log)
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
+    if start.anew:
+        from ops.server.replacing.renewal import checked_anew  # PERF: only who replaces others waits for this
+
+        try:
+            settings = checked_anew(start, settings)
+        except LedgerError as error:
+            tell(told_fd, Told(refused=error.told if isinstance(error, InvalidInput) else str(error)))
+            sys.exit(1)
+        configure_logging(settings.log)
+        tell(told_fd, Told(settings=encode_settings(settings)))
     try:
-        LedgerArbiter(LedgerApplication(start, listen_fds, ready_fd)).run()
+        LedgerArbiter(LedgerApplication(start, settings, listen_fds, told_fd, gate_fd)).run()
     finally:
         gc.freeze()  # PERF: Python collects garbage once more when it ends; with our modules that is half a second
 

@@ -78,8 +78,15 @@ class Acceptor:
         listener.setblocking(False)
         self._listen()
 
+    @property
+    def beginning(self) -> bool:
+        """Whether a connection that was accepted has not begun yet."""
+        return bool(self._beginning)
+
     def close(self) -> None:
-        """Accept no more; the socket stays open."""
+        """Accept no more; the socket stays open. May be called twice."""
+        if self._closed:
+            return
         self._closed = True
         self._loop.remove_reader(self._listener)
         if self._pause is not None:

@@ -24,23 +24,28 @@ class ServiceError(Unavailable):
     """The service cannot start; the message says what to do."""
 
 
-def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+def listen(hosts: Sequence[str], port: int, given: Sequence[socket.socket] = ()) -> list[socket.socket]:
     """Return a listening socket for each address of some hosts; `::` is every address, of both families.
 
     What a service killed a moment ago still holds is waited for. A host needs one address that this machine has. With
-    port 0 the system chooses one that is the same for all. Raises ServiceError.
+    port 0 the system chooses one that is the same for all. Of those that were `given`, which listen already, the ones
+    that are wanted are used, and all others closed. Raises ServiceError.
     """
     for _ in range(OTHER_PORTS):
         listeners: list[socket.socket] = []
         try:
             for host in hosts:
-                listeners += _of_host(host, port, listeners)
+                listeners += _of_host(host, port, listeners, given)
         except BaseException as error:
             for listener in listeners:
-                listener.close()
+                if listener not in given:
+                    listener.close()
             if not isinstance(error, _PortTaken):
                 raise
         else:
+            for unwanted in given:
+                if unwanted not in listeners:
+                    unwanted.close()
             return listeners
     raise ServiceError(f"Cannot listen on {', '.join(hosts)}: no port is free at all of them; choose one by --port")
 
@@ -61,7 +66,9 @@ class _PortTaken(Exception):
     """The port that the system chose for one address is not free at another one."""
 
 
-def _of_host(host: str, port: int, before: Sequence[socket.socket]) -> list[socket.socket]:
+def _of_host(
+    host: str, port: int, before: Sequence[socket.socket], given: Sequence[socket.socket]
+) -> list[socket.socket]:
     chosen = before[0].getsockname()[1] if before else port
     known = {one.getsockname()[:2] for one in before}
     made: list[socket.socket] = []
@@ -76,7 +83,8 @@ def _of_host(host: str, port: int, before: Sequence[socket.socket]) -> list[sock
             if (address[0], at) in known:
                 continue
             try:
-                made.append(_bound(family, (address[0], at, *address[2:]), wait=port != 0))
+                known_one = _of_address(given, address[0], at)
+                made.append(known_one or _bound(family, (address[0], at, *address[2:]), wait=port != 0))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and port == 0 and (made or before):
                     raise _PortTaken from error
@@ -86,13 +94,23 @@ def _of_host(host: str, port: int, before: Sequence[socket.socket]) -> list[sock
                 missing = error
     except BaseException:
         for one in made:
-            one.close()
+            if one not in given:
+                one.close()
         raise
     if missing is not None and not made:
         raise ServiceError(f"Cannot listen on {host}: {missing.strerror}") from missing
     if missing is not None:
         log.info("this machine has not all addresses of %s", host)
     return made
+
+
+def _of_address(given: Sequence[socket.socket], host: str, port: int) -> socket.socket | None:
+    """Find the socket of an address; port 0 is any."""
+    for one in given:
+        at = one.getsockname()
+        if at[0] == host and port in (0, at[1]):
+            return one
+    return None
 
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[str, int]]]:

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
+from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
@@ -114,6 +115,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._bad_head = ""
         """What is wrong with the head that ended the parsing."""
         self._looked_at = False
+        self._last: Any = None
+        """The request whose answer ends the connection, though its client would go on."""
         self._head_bytes = 0
         self._first_bytes = 0
         self._fed_bytes = 0
@@ -161,6 +164,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request whose head is whole."""
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive, self._last = True, None  # one more came behind it
         self._idle_bytes = 0
         carried = self._first_bytes + self._head_bytes if self.scope is self._unfinished else 0
         if carried + self._fed_bytes > HEADER_LIMIT_BYTES and self._head_size() > HEADER_LIMIT_BYTES:
@@ -201,6 +206,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._body_arrived()
+        if self.server_state.draining:
+            self.close_behind_answer()
 
     def on_response_complete(self) -> None:
         """Go on to the next request; of this one's body no more is wanted."""
@@ -208,6 +215,16 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._body_arrived()
             self._body_deadline = self.loop.call_later(DISCARD_S, self.transport.abort)
+
+    def close_behind_answer(self) -> None:
+        """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
+
+        An answer that has begun cannot say it any more, and behind one to a request that is not whole yet it may get
+        lost: then it is the one after that.
+        """
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is not None and cycle.keep_alive and not (cycle.response_started or self._in_body):
+            cycle.keep_alive, self._last = False, cycle
 
     def head_without_upgrade(self) -> bytes:
         """Write the head that was parsed last without its wish for another protocol."""
@@ -287,6 +304,8 @@ class WorkerState(ServerState):
 
     def __init__(self, load: Load, slot: int, proxy_hint: ProxyHint) -> None:
         super().__init__()
+        self.draining = False
+        """Whether others have come to serve, so that each connection ends with its next answer."""
         self.proxy_hint = proxy_hint
         self._load = load
         self._slot = slot
@@ -302,32 +321,55 @@ class LedgerServer(Server):
     def __init__(self, config: Config, worker: LedgerWorker) -> None:
         super().__init__(config)
         self._arbiter_pid = worker.ppid
-        self._ready_fd = worker.app.ready_fd
+        self._app = worker.app
         self._load = worker.app.connections
         hint = ProxyHint(partial(trusts, config))
         self._state = WorkerState(worker.app.connections, worker.slot, hint)
         self.server_state = self._state
+        self._listeners: list[socket] = []
         self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Start the application and accept connections, then tell the parent."""
+        """Start the application and tell the parent, then accept connections as soon as the gate is open."""
         await super().startup(sockets=[])
         if not self.started:
             return
+        self._listeners = sockets or []
+        asyncio.get_running_loop().add_reader(self._app.gate_fd, self._accept)  # open: readable, as its end is reached
+        self._app.tell_ready()
+
+    def _accept(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._app.gate_fd)
         self._state.count()
-        for listener in sockets or []:
+        for listener in self._listeners:
             self._acceptors.append(
                 Acceptor(listener, self._make_protocol, lambda: len(self.server_state.connections), self._load)
             )
         self._load.serves()
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._ready_fd, f"{os.getpid()}\n".encode())
+
+    def drain(self) -> None:
+        """Leave new connections to others, and end once there are none: each ends with its next answer, or idleness.
+
+        A client that was told nothing might send a request into a connection that is being closed, and could not know
+        what became of it.
+        """
+        self._accept_no_more()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+        self._state.draining = True
+        for connection in list(self._state.connections):
+            connection.close_behind_answer()  # type: ignore[union-attr] # all are of our own kind
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Accept no more, let what is open end within the grace, then end the application."""
+        self._accept_no_more()
+        await super().shutdown(sockets)
+
+    def _accept_no_more(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._app.gate_fd)
         for acceptor in self._acceptors:
             acceptor.close()
-        await super().shutdown(sockets)
 
     def _make_protocol(self) -> LedgerHttpProtocol:
         return LedgerHttpProtocol(self.config, self._state, self.lifespan.state)
@@ -335,6 +377,8 @@ class LedgerServer(Server):
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
         if os.getppid() != self._arbiter_pid:
+            self.should_exit = True
+        if self._state.draining and not self._state.connections and not any(each.beginning for each in self._acceptors):
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -354,8 +398,15 @@ class Application(Protocol):
     """What a worker is told by the arbiter's application (`arbiter.py`), which it was forked with."""
 
     settings: Settings
-    ready_fd: int
     connections: Load
+    figures: SharedFigures
+    gate_fd: int
+    """A pipe that ends when connections may be accepted."""
+    takes_over: bool
+    """Whether another generation serves until this one is ready."""
+
+    def tell_ready(self) -> None:
+        """Tell the parent that this worker is ready."""
 
 
 class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
@@ -393,8 +444,12 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         self.config.app = self.wsgi
         if hasattr(self.wsgi, "served_before"):
             self.wsgi.served_before = self.app.connections.served
+            self.wsgi.takes_over = self.app.takes_over
+            self.wsgi.slot = Slot(self.app.figures, self.slot)
         server = LedgerServer(self.config, self)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_now)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, server.drain)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.app.figures.ends_in_order(self.slot)

@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a reader of a stream may take nothing before its connection is broken."""
     grace_s: float = 10.0
     """How long open streams may go on after SIGTERM."""
+    drain_s: float = 600.0
+    """How long they may go on after others have come to serve."""
     idle_s: float = 90 * 86400.0
     max_sessions: int = 1000
     """How many living sessions a user may have."""

@@ -48,6 +48,7 @@ VARIABLES: dict[str, Variable] = {
     "source": Variable("LEDGER_SOURCE", read.choice(Source)),
     "stall_s": Variable("LEDGER_STALL", read.duration(1)),
     "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
+    "drain_s": Variable("LEDGER_DRAIN", read.duration(0)),
     "idle_s": Variable("LEDGER_IDLE", read.duration(0)),
     "max_sessions": Variable("LEDGER_MAX_SESSIONS", read.integer(1, 100_000)),
     "tombstones_s": Variable("LEDGER_TOMBSTONES", read.duration(0)),

@@ -78,13 +78,16 @@ class Ahead(NamedTuple):
 class SourceHealth(NamedTuple):
     """How a source is: its kind, whether it answers, and in words what an operator should know.
 
-    `holder`: who holds its horizon back at all, however shortly, and since when.
+    `holder`: who holds its horizon back at all, however shortly, and since when, `holder_s` for how long by its clock;
+    `behind_s`: how far the horizon is behind that.
     """
 
     kind: str
     ok: bool
     text: str
     holder: str = ""
+    holder_s: float = 0.0
+    behind_s: float = 0.0
 
 
 class EntitySource(Protocol):

@@ -11,6 +11,7 @@ import falcon.testing
 import pytest
 
 from endpoints.accounts.identity.port import ProviderUnavailable, SignInRefused
+from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.bodies import BodyTooSlow, ClientGone
 from endpoints.http.limits import Limited
@@ -114,7 +115,7 @@ def failing() -> Failing:
 @pytest.fixture
 def client(failing: Failing) -> falcon.testing.TestClient:
     app: falcon.asgi.App[Request, falcon.asgi.Response] = falcon.asgi.App(
-        request_type=Request, middleware=[Correlation()]
+        request_type=Request, middleware=[Correlation(HttpFigures(()))]
     )
     errors.install(app)
     app.add_route("/fails", failing)

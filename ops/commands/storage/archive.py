@@ -15,6 +15,7 @@ from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
+from ops.figures.runs import noted
 from ops.opening.ledger import opened
 from ops.opening.proof import log_of
 from ops.settings.durations import parse_duration
@@ -83,8 +84,6 @@ def archive(
         async with opened(settings) as found:
             if partition is not None and partition >= found.ledger.partitions:
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
-            if found.archive is not None and not dry_run:
-                await found.check_archive()
             has_log = (await read_noted(found.store)).origin
             log = await log_of(found, settings) if has_log else None
             options = msgspec.structs.replace(base, logged=await logged_by(found.store, log))
@@ -100,9 +99,14 @@ def archive(
 
                 if dry_run:
                     return await preview(found.store, partitions, options, clock_us, on_progress=on_progress)
-                return await archive_ledger(
-                    found.store, place.open(), partitions, options, clock_us, on_progress=on_progress
-                )
+                async with noted(found.store, "archive") as this:
+                    if found.archive is not None:
+                        await found.check_archive()
+                    report = await archive_ledger(
+                        found.store, place.open(), partitions, options, clock_us, on_progress=on_progress
+                    )
+                    this.ok = not report.failures and not report.broken
+                    return report
 
     report = run(work())
     if as_json:

@@ -13,6 +13,7 @@ from ops.backup.listing import list_backups
 from ops.backup.signing import seal_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
+from ops.figures.runs import noted
 from ops.opening.ledger import opened
 from projections.archive.objects import Objects
 
@@ -65,15 +66,17 @@ def backup(
                 signing_keys=sealed,
             )
             with progress("backing up partitions", found.ledger.partitions) as advance:
-                report = await back_up(
-                    found.store,
-                    found.archive,
-                    objects,
-                    found.ledger.partitions,
-                    options,
-                    found.ledger.clock(),
-                    on_progress=lambda report: advance(report.partitions, f"{counted(report.events, 'event')}"),
-                )
+                async with noted(found.store, "backup") as this:
+                    report = await back_up(
+                        found.store,
+                        found.archive,
+                        objects,
+                        found.ledger.partitions,
+                        options,
+                        found.ledger.clock(),
+                        on_progress=lambda report: advance(report.partitions, f"{counted(report.events, 'event')}"),
+                    )
+                    this.ok = not report.damage
             report.signing_keys = words
             return report
 

@@ -295,7 +295,16 @@ class PostgresSource:
             text += f"; devices see nothing of the last {horizon.behind_us / 1e6:,.0f} s{holder}"
         if self._origins is not None and (told := self._origins.told(time.time_ns() // 1000)):
             text += f"; {told}"
-        return SourceHealth("postgres", True, text, holder=horizon.oldest.text if horizon.oldest is not None else "")
+        behind_s = horizon.behind_us / 1e6
+        if horizon.oldest is None:
+            return SourceHealth("postgres", True, text, behind_s=behind_s)
+        open_s = max((horizon.us + horizon.behind_us - horizon.oldest.since_us) / 1e6, 0.0)
+        return SourceHealth("postgres", True, text, horizon.oldest.text, open_s, behind_s)
+
+    @property
+    def pool_use(self) -> tuple[int, int]:
+        """How many connections are in use, and how many there may be."""
+        return self._postgres.in_use, self._postgres.size
 
     async def _read_horizon(self) -> Horizon:
         self._shared = NOT_SHARED  # what could not be read is told to everybody

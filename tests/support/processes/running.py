@@ -92,10 +92,20 @@ class RunningService:
     def start(self) -> Self:
         """Start it and wait until every worker accepts requests."""
         assert self.process is None or self.process.poll() is not None, "the service already runs"
+        return self._serve()
+
+    def replace(self) -> subprocess.Popen[bytes]:
+        """Start another one that takes over, wait until it has, and return the process of the one before."""
+        before = self.process
+        assert before is not None, "nothing runs"
+        self._serve("--replace")
+        return before
+
+    def _serve(self, *options: str) -> Self:
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve"],
+                [*COMMAND, "serve", *options],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

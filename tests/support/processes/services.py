@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -23,7 +23,7 @@ _SERVE = """
 import os, sys
 from ops.server.supervisor import serve
 from ops.settings.settings import read_settings
-sys.exit(serve(read_settings(os.environ), factory=sys.argv[1]))
+sys.exit(serve(read_settings(os.environ), factory=sys.argv[1], replace="--replace" in sys.argv))
 """
 
 
@@ -68,23 +68,30 @@ class Service:
         """What it wrote to stderr."""
         return self.data_dir.with_name(f"{self.data_dir.name}.{id(self)}.log")
 
-    def spawn(self) -> subprocess.Popen[str]:
-        """Start the process and return it at once."""
+    def spawn(self, *options: str, before: str = "", **streams: Any) -> subprocess.Popen[str]:
+        """Start the process and return it at once; `before`: what a shell does in its place first."""
+        shell = ["bash", "-c", f'{before} exec "$@"', "bash"] if before else []
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, self._factory],
+                [*shell, sys.executable, "-c", _SERVE, self._factory, *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                **{"preexec_fn": end_with_parent, **streams},
             )
         return self.process
 
-    def start(self) -> Self:
+    def start(self, *options: str, **how: Any) -> Self:
         """Start the service and wait until all workers are ready."""
-        process = self.spawn()
+        self.spawn(*options, **how)
+        return self.wait_ready()
+
+    def wait_ready(self) -> Self:
+        """Wait until all workers of what was spawned are ready."""
+        process = self.process
+        assert process is not None
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "ready at http" in line, f"no address but {line!r}; its log:\n{self.log.read_text()[-3000:]}"
@@ -99,10 +106,23 @@ class Service:
         return psutil.Process(self.process.pid)
 
     @property
+    def arbiters(self) -> list[psutil.Process]:
+        """The gunicorn arbiters, the newest last."""
+        found = []
+        for child in sorted(self.parent.children(), key=psutil.Process.create_time):
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                found += [child] if "ops.server.arbiter" in child.cmdline() else []
+        return found
+
+    @property
     def arbiter(self) -> psutil.Process:
         """The gunicorn arbiter."""
-        (arbiter,) = [child for child in self.parent.children() if "ops.server.arbiter" in child.cmdline()]
+        (arbiter,) = self.arbiters
         return arbiter
+
+    def said(self, text: str) -> int:
+        """Count how often its log says something."""
+        return self.log.read_text().count(text)
 
     @property
     def workers(self) -> list[psutil.Process]:
@@ -143,8 +163,14 @@ class Service:
 
     def kill(self) -> None:
         """Kill all that is left of it."""
+        self.end(servers=True)
+
+    def end(self, *, servers: bool = False) -> None:
+        """Kill its own processes, and the embedded `servers` of its folder, which others may be using."""
         deadline = time.monotonic() + 10
-        while (left := [*self.processes(), *servers_of(self.data_dir)]) and time.monotonic() < deadline:
+        while left := [*self.processes(), *(servers_of(self.data_dir) if servers else [])]:
+            if time.monotonic() > deadline:
+                break
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()

@@ -1,0 +1,1 @@
+"""What one worker counts beside the ledger, all its figures together, and how they are printed."""
