@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from struct import Struct as Packed
+from struct import error as BadLength
 from typing import IO, Final, NamedTuple
 
 import msgspec
@@ -94,7 +95,7 @@ class StateTree:
             if magic != _MAGIC or root_length + _END.size > len(tail) or offset + root_length + _END.size != length:
                 raise LogContradicts(name, "it does not end as what changed of the state tree does")
             root = msgspec.msgpack.decode(tail[-_END.size - root_length : -_END.size], type=_Root)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, BadLength) as error:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
         if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")

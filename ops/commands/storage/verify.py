@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,13 +10,12 @@ import msgspec
 from click import echo
 
 from ledger.log.stored_sessions import Strays, find_strays
-from ledger.transparency.notes import BadNote, VerifierKey, parse_verifier
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.storage.verify_log import compare_log, left_alone, read_keys, tell_log
 from ops.commands.tables import counted
 from ops.embedded.files import prepare_files
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import Opened, opened
-from ops.opening.proof import log_of
 from ops.settings.settings import Settings
 from ops.verify_processes import Job, Said, collect_rarely, processes_for, verify_in
 from projections.archive.catalog import Archive
@@ -25,20 +23,11 @@ from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport
 from projections.checking.verify import Report
 from projections.checking.verify import verify as verify_ledger
-from projections.transparency.job import LogOf
-from projections.transparency.monitor.findings import LogReport
-from projections.transparency.monitor.monitor import monitor
-from projections.transparency.noted import read_noted
 
 _NEXT = "projections are written anew by syncledger verify --repair, which never changes events and segments"
 _LEFT = (
     "what no repair changes is in events, segments or heads of histories: events and segments come back only from a "
     "backup or a copy of the archive; for what stays lost see syncledger rebuild --accept-history and set-aside"
-)
-
-_CONTRADICTED = (
-    "what the log contradicts no repair touches: after a loss of the store syncledger fence has devices start over; "
-    "else somebody changed events: keep the store as it is, and the log, for whoever looks into it"
 )
 
 
@@ -87,7 +76,7 @@ def verify(
     async def work() -> Verified:
         async with opened(settings) as found:
             await found.check_archive()
-            log = await _compare_log(found, settings, given, kept)
+            log = await compare_log(found, settings, given, kept)
             archive = found.archive
             every = range(found.ledger.partitions)
             strays = await _strays(found)
@@ -95,7 +84,7 @@ def verify(
             verified.found.log = log
             which = verified.found.differing_partitions
             if repair and which:
-                made = Rebuild(found.store, uuid4().hex, sealed=archive, leave=_left_alone(log))
+                made = Rebuild(found.store, uuid4().hex, sealed=archive, leave=left_alone(log))
                 with progress("repairing partitions", len(which)) as advance:
                     for done, partition in enumerate(sorted(which)):
                         advance(done, f"{made.report.written:,} written")
@@ -112,55 +101,6 @@ def verify(
         _tell(verified)
     if verified.last.different or ((log := verified.found.log) is not None and log.different):
         raise click.exceptions.Exit(1)
-
-
-def read_keys(texts: Sequence[str]) -> list[VerifierKey]:
-    """Read verifier keys given with an option; raises UsageError."""
-    try:
-        return [parse_verifier(text) for text in texts]
-    except BadNote as error:
-        raise click.UsageError(str(error)) from None
-
-
-async def _compare_log(
-    found: Opened, settings: Settings, given: Sequence[VerifierKey], since: bytes | None
-) -> LogReport | None:
-    """Compare with the log, if there is one; says so where there is one that is not at hand."""
-    of, noted = await log_of(found, settings), await read_noted(found.store)
-    if of is None:
-        if noted.origin or since is not None:
-            which = f" {noted.origin} in {noted.place}" if noted.origin else ""
-            echo(f"not checked against log{which}: set LEDGER_PROOF as it is set where the service runs", err=True)
-            if since is not None:
-                raise click.UsageError("--since needs the log: set LEDGER_PROOF")
-        return None
-    keys = given or await _own_keys(of, noted.origin)
-    with progress("comparing with the log") as advance:
-        return await monitor(
-            of,
-            keys,
-            found.ledger.partitions,
-            since=since,
-            on_progress=lambda so_far: advance(0, f"{so_far.events:,} events, {so_far.entries:,} entries"),
-        )
-
-
-async def _own_keys(of: LogOf, origin: str) -> list[VerifierKey]:
-    """Give the ledger's own keys, of a log that has begun; none where it has not."""
-    if not origin:
-        identity = await of.place.identity()
-        origin = "" if identity is None else identity.origin
-    return [key.public for key in of.keys(origin, False)] if origin else []
-
-
-def _left_alone(log: LogReport | None) -> dict[str, int]:
-    """Tell which sessions no repair may touch; raises ClickException where that could not be found out."""
-    if log is not None and log.origin and not log.compared:
-        raise click.ClickException(
-            "nothing is repaired, for the log, which tells what must not be touched, could not be compared: mend "
-            "LEDGER_PROOF, or set it to off to repair without it"
-        )
-    return {} if log is None else log.contradicted
 
 
 async def _strays(found: Opened) -> Strays:
@@ -194,7 +134,7 @@ async def _verify(
 def _tell(verified: Verified) -> None:
     report = verified.found
     if report.log is not None:
-        _tell_log(report.log)
+        tell_log(report.log)
     _tell_differences(report)
     echo(
         f"{counted(report.events, 'event')} of {report.sessions:,} living and {report.ended:,} ended sessions in "
@@ -213,23 +153,6 @@ def _tell(verified: Verified) -> None:
         echo(_NEXT, err=True)
     if verified.last.different > verified.last.repairable:
         echo(_LEFT, err=True)
-
-
-def _tell_log(log: LogReport) -> None:
-    for finding in log.differences:
-        echo(finding.text)
-    if log.different > len(log.differences):
-        echo(f"… and {log.different - len(log.differences):,} more")
-    if not log.size:
-        return
-    echo(
-        f"log {log.origin}, {log.size:,} entries: {counted(log.sessions, 'session')} compared"
-        + (f", {counted(log.behind, 'event')} not logged yet" if log.behind else "")
-        + (f", {log.unkept:,} ended and removed by retention, which only the ledger says" if log.unkept else "")
-        + (f": {log.different:,} differ" if log.different else ": all agree")
-    )
-    if log.contradicted:
-        echo(_CONTRADICTED, err=True)
 
 
 def _tell_differences(report: Report) -> None:
