@@ -94,4 +94,8 @@ COMMANDS: Final = {
         "storage.verify:verify",
         "Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.",
     ),
+    "witness": Named(
+        "access.witness:witness",
+        "Watch logs of other ledgers: sign each checkpoint that grew from the last one signed, never a fork.",
+    ),
 }

@@ -20,6 +20,7 @@ from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
 from projections.transparency.place import LogPlace
+from projections.transparency.witnesses import Witnesses
 
 KEY_FILE: Final = "proof-key"
 TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
@@ -45,7 +46,8 @@ async def log_of(found: Opened, settings: Settings) -> LogOf | None:
     if place is None:
         return None
     ledger_id = await read_id(found.store)
-    return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive)
+    witnesses = Witnesses(settings.proof.witnesses)
+    return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive, witnesses)
 
 
 def open_place(settings: Settings) -> LogPlace | None:

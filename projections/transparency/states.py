@@ -6,11 +6,11 @@ writes what changed and no more. Once superseded pieces are more than half of al
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from struct import Struct as Packed
-from struct import error as BadLength
 from typing import IO, Final, NamedTuple
 
 import msgspec
@@ -95,7 +95,7 @@ class StateTree:
             if magic != _MAGIC or root_length + _END.size > len(tail) or offset + root_length + _END.size != length:
                 raise LogContradicts(name, "it does not end as what changed of the state tree does")
             root = msgspec.msgpack.decode(tail[-_END.size - root_length : -_END.size], type=_Root)
-        except (msgspec.DecodeError, ValueError, BadLength) as error:
+        except (msgspec.DecodeError, ValueError, struct.error) as error:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
         if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")
