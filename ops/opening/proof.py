@@ -16,6 +16,7 @@ from ledger.transparency.notes import ED25519, BadNote, SignerKey, parse_signer
 from ops.opening.key_files import read_or_make, read_text
 from ops.opening.ledger import SECOND_US, Opened
 from ops.settings.settings import Settings
+from ops.witness.client import post
 from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
@@ -46,7 +47,7 @@ async def log_of(found: Opened, settings: Settings) -> LogOf | None:
     if place is None:
         return None
     ledger_id = await read_id(found.store)
-    witnesses = Witnesses(settings.proof.witnesses)
+    witnesses = Witnesses(settings.proof.witnesses, post)
     return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive, witnesses)
 
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 
 from ledger.transparency.checkpoints import parse_checkpoint, parse_number
 from ledger.transparency.notes import BadNote, Note, Signature, VerifierKey, parse_signatures, verified
 from ledger.transparency.witnessing import SIZE_TYPE, Submission
 from projections.transparency.tree import TreeReader
 
-if TYPE_CHECKING:
-    import httpx
-
 MOST: Final = 16
 """How many witnesses a log may have."""
 WITHIN_S: Final = 5.0
 """How long a witness may take."""
-_MAX_REPLY_BYTES: Final = 64 * 1024
 _CONFLICT: Final = 409
 _OK: Final = 200
 
@@ -34,10 +30,23 @@ class Refused(Exception):
     """A witness did not sign; the message says why."""
 
 
+class Reply(NamedTuple):
+    """What a witness answered, of bounded length."""
+
+    status: int
+    content_type: str
+    text: str
+
+
+Post = Callable[[str, bytes], Awaitable[Reply]]
+"""Sends a body to an address; raises Refused where no answer comes, or none of bounded length."""
+
+
 class Witnesses:
     """The witnesses of a log. It remembers what each signed last, and asks where it does not know."""
 
-    def __init__(self, witnesses: Sequence[Witness], within_s: float = WITHIN_S) -> None:
+    def __init__(self, witnesses: Sequence[Witness], post: Post, within_s: float = WITHIN_S) -> None:
+        self._post = post
         self._witnesses = tuple(witnesses)
         self._within_s = within_s
         self._sizes: dict[VerifierKey, int] = {}
@@ -54,34 +63,28 @@ class Witnesses:
         lacking = self.lacking(note)
         if not lacking:
             return note, {}
-        import httpx  # PERF: takes 0.1 s, and only who has witnesses needs it
-
         wrong: dict[str, str] = {}
         made: list[Signature] = []
 
-        async def ask(client: httpx.AsyncClient, witness: Witness) -> None:
+        async def ask(witness: Witness) -> None:
             try:
                 async with asyncio.timeout(self._within_s):
-                    made.extend(await self._ask(client, witness, tree, note))
+                    made.extend(await self._ask(witness, tree, note))
             except TimeoutError:
                 wrong[witness.key.name] = f"no answer within {self._within_s:g} s"
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                wrong[witness.key.name] = f"{type(error).__name__} {error}".strip()
             except (Refused, BadNote) as error:
                 wrong[witness.key.name] = str(error)
 
-        async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
-            await asyncio.gather(*(ask(client, witness) for witness in lacking))
+        await asyncio.gather(*map(ask, lacking))
         return Note(note.text, (*note.signatures, *made)), wrong
 
-    async def _ask(
-        self, client: httpx.AsyncClient, witness: Witness, tree: TreeReader, note: Note
-    ) -> tuple[Signature, ...]:
+    async def _ask(self, witness: Witness, tree: TreeReader, note: Note) -> tuple[Signature, ...]:
         """Ask one, again if it signed another size last than was thought. Raises Refused, BadNote."""
         size = parse_checkpoint(note.text).size
         for is_last in (False, True):
             old = min(self._sizes.get(witness.key, 0), size)
-            status, kind, text = await _post(client, witness, Submission(old, tuple(await tree.consistency(old)), note))
+            submission = Submission(old, tuple(await tree.consistency(old)), note)
+            status, kind, text = await self._post(f"{witness.url}/add-checkpoint", str(submission).encode())
             if status == _OK:
                 self._sizes[witness.key] = size
                 return _of(witness.key, note, text)
@@ -94,19 +97,6 @@ class Witnesses:
                 raise Refused(f"it signed another log of {there:,} entries: the log was forked")
             self._sizes[witness.key] = there
         raise AssertionError("the second answer returns or raises")
-
-
-async def _post(client: httpx.AsyncClient, witness: Witness, submission: Submission) -> tuple[int, str, str]:
-    """Send a submission; gives status, content type and text, of bounded length. Raises httpx.HTTPError, Refused."""
-    content = str(submission).encode()
-    async with client.stream("POST", f"{witness.url}/add-checkpoint", content=content) as reply:
-        body = b""
-        async for chunk in reply.aiter_raw():
-            body += chunk
-            if len(body) > _MAX_REPLY_BYTES:
-                raise Refused(f"its answer is longer than {_MAX_REPLY_BYTES:,} bytes")
-    kind = reply.headers.get("content-type", "").partition(";")[0].strip()
-    return reply.status_code, kind, body.decode(errors="replace")
 
 
 def _of(key: VerifierKey, note: Note, text: str) -> tuple[Signature, ...]:

@@ -109,8 +109,8 @@ async def hashed_anew(store: Store, changed: dict[tuple[str, int], bytes]) -> No
         fields[b"hash"] = link(tips.get(sid, GENESIS), sid.hex(), seq, at, schema, fields[b"event"])
         tips[sid] = fields[b"hash"]
     await write_stream(store, rows)
-    for sid in (ANN, BEN):
-        await set_head(store, sid, [row for row in rows if row[1][b"sid"].hex() == sid][-1])
+    for whose in (ANN, BEN):
+        await set_head(store, whose, [row for row in rows if row[1][b"sid"].hex() == whose][-1])
 
 
 async def removed_whole(store: Store) -> None:

@@ -28,6 +28,7 @@ from ledger.transparency.notes import (
 )
 from ledger.transparency.session_proof import NotProved, check
 from ledger.transparency.witnessing import MAX_BYTES, SIZE_TYPE, Submission, parse_submission
+from ops.witness.client import post
 from ops.witness.server import build
 from ops.witness.state import KEY_FILE, STATE_FILE, WitnessRefused, WitnessState
 from projections.history.event_pages import EventPages
@@ -179,7 +180,7 @@ async def test_a_log_has_its_checkpoints_signed_and_waits_for_nobody(store: Stor
     away = Witness(VerifierKey("away.example", 4, bytes(32)), f"http://127.0.0.1:{closed.getsockname()[1]}")
     async with serving(state) as url:
         here = Witness(state.key.public, url)
-        of = log_of(store, place)._replace(witnesses=Witnesses([here, away], within_s=0.3))
+        of = log_of(store, place)._replace(witnesses=Witnesses([here, away], post, within_s=0.3))
         report = await run(of)
         assert list(report.unwitnessed) == ["away.example"]
         assert "witness away.example did not sign" in told(report)
@@ -190,7 +191,7 @@ async def test_a_log_has_its_checkpoints_signed_and_waits_for_nobody(store: Stor
         assert ann is not None
         await log.append(ann, offered("AssetV1"))
         await run(of)
-        await run(log_of(store, place)._replace(witnesses=Witnesses([here])))  # one that asks how far it signed
+        await run(log_of(store, place)._replace(witnesses=Witnesses([here], post)))  # one that asks how far it signed
         assert await witnessed(tmp_path, state)
         proof = await prove(place, EventPages(store), PARTITION, ann.sid)
         assert proof is not None
@@ -210,7 +211,7 @@ async def test_a_witness_that_comes_back_signs_though_nothing_is_new(store: Stor
     place, state = place_at((tmp_path / "log").as_uri()), WitnessState(tmp_path / "w", NAME)
     await run(log_of(store, place))
     async with serving(state) as url:
-        of = log_of(store, place)._replace(witnesses=Witnesses([Witness(state.key.public, url)]))
+        of = log_of(store, place)._replace(witnesses=Witnesses([Witness(state.key.public, url)], post))
         assert (await run(of)).unwitnessed == {}
         assert await witnessed(tmp_path, state)
         # A log that forked, or whose place was set back, finds nobody who signs.

@@ -78,8 +78,8 @@ def test_what_the_log_knows_further_goes_on_behind_it_and_a_lost_logout_is_out_a
     sid = commands.inside(sids)
 
     async def copy(found: Opened) -> dict[bytes, bytes]:
-        names = [name for page in [await found.store.command("KEYS", "{p*", key="{p0}")] for name in page]
-        return {name: await found.store.command("DUMP", name, key=name.decode()) for name in names}
+        names = [name for page in [await found.store.command("KEYS", "{p*", key=b"{p0}")] for name in page]
+        return {name: await found.store.command("DUMP", name, key=name) for name in names}
 
     before = commands.inside(copy)
     commands("session", "end", sid["bob"])
@@ -87,10 +87,10 @@ def test_what_the_log_knows_further_goes_on_behind_it_and_a_lost_logout_is_out_a
     commands("notarize", proof=proof)
 
     async def put_back(found: Opened) -> None:
-        for name in await found.store.command("KEYS", "{p*", key="{p0}"):
-            await found.store.command("DEL", name, key=name.decode())
+        for name in await found.store.command("KEYS", "{p*", key=b"{p0}"):
+            await found.store.command("DEL", name, key=name)
         for name, held in before.items():
-            await found.store.command("RESTORE", name, 0, held, key=name.decode())
+            await found.store.command("RESTORE", name, 0, held, key=name)
 
     commands.inside(put_back)
     done = commands.run("verify", proof=proof)
