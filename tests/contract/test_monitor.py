@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -28,6 +29,7 @@ from projections.transparency.monitor.findings import LogReport
 from projections.transparency.monitor.monitor import monitor
 from projections.transparency.place import CHECKPOINT, LogPlace, checkpoint_name
 from projections.transparency.proving import NotLogged, prove
+from projections.transparency.reading import Behind
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, opened, past
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import PARTITION, Log, sid_of
@@ -271,6 +273,27 @@ async def test_archived_and_pruned_histories_are_compared(store: Store, tmp_path
     found = {finding.session for finding in (await compared(store, place)).differences}
     assert PHONE in found
     assert OLD not in found
+
+
+async def test_what_is_archived_and_trimmed_meanwhile_is_not_taken_for_cut(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.transparency.reading.PAGE", 10)
+    place, objects = place_at(), opened(tmp_path / "archive")
+    await past(store)
+    await run(log_of(store, place))
+    read, trimmed = Behind.first_page, list[int]()
+
+    async def first_page(self: Behind, partition: int, cursor: str) -> Any:
+        page = await read(self, partition, cursor)
+        if partition == PARTITION and not trimmed:
+            trimmed.append(partition)
+            await archived(store, objects, replace(ALL, hot_events=5))
+        return page
+
+    monkeypatch.setattr(Behind, "first_page", first_page)
+    report = await compared(store, place, archive=Archive(store, objects))
+    assert (trimmed, report.differences) == ([PARTITION], [])
 
 
 def objects_of(tmp_path: Path, pattern: str) -> list[Path]:

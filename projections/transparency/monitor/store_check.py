@@ -25,7 +25,7 @@ NAMED: Final = 200
 """Of how many sessions the first entry is looked for that is not kept as it was logged; of others the last is named."""
 NAMED_EVENTS: Final = 10_000
 """Of how many of a session's entries."""
-_TRIES: Final = 3
+_TRIES: Final = 5
 _LOST: Final = KINDS["history_lost"]
 _ENDED: Final = KINDS["session_ended"]
 _REMOVED: Final = "none of its events is kept, though {seq:,} were logged: it was removed whole"
@@ -65,6 +65,8 @@ class StoreCheck:
         self._oldest: dict[tuple[bytes, int], int] = {}
         self._kept_from = -1
         self._found = 0
+        self._unlogged: dict[int, int] = {}
+        self._strangers: set[tuple[int, str]] = set()
 
     async def partition(self, number: int) -> None:
         """Compare a partition's events; raises CorruptLedger, ArchiveUnavailable, StoreUnavailable."""
@@ -73,6 +75,7 @@ class StoreCheck:
             known = await self._log.states.find({each.sid for each in kept})
             for each in kept:
                 self._compare(number, each, known.get(each.sid), bool(cursor) and place(each.id) <= place(cursor))
+        self._report.behind += self._unlogged.get(number, 0)
         record = await read_record(self._store, number)
         if record.cut and number not in self._oldest.values():
             self._kept_from = self._log.checkpoint.size
@@ -136,12 +139,13 @@ class StoreCheck:
         self._where[sid] = partition
         self._last[sid] = max(seq, self._last.get(sid, 0))
         if known is None or seq > known.seq:
-            if is_logged:
+            if is_logged and (partition, kept.id) not in self._strangers:
+                self._strangers.add((partition, kept.id))
                 what = f"event {seq:,} was never logged, though the log is past it: somebody put it there"
                 finding = LogFinding(what, sid.hex(), -1 if known is None else known.entry, "", partition, kept.id)
                 self._report.note(finding)
-            else:
-                self._report.behind += 1
+            elif not is_logged and isinstance(kept, Row):
+                self._unlogged[partition] = self._unlogged.get(partition, 0) + 1
             if known is not None and isinstance(kept, Row) and sid not in self._agree and _tells(kept, known):
                 self._agree.add(sid)
         elif seq == known.seq:
@@ -153,19 +157,23 @@ class StoreCheck:
     async def _pages(self, number: int) -> AsyncIterator[Sequence[Row | _Kept]]:
         """Read what is kept of a partition, first how its sessions are said to be at the archive's floor."""
         for attempt in range(_TRIES):
-            record = await read_record(self._store, number)
+            record, events = await read_record(self._store, number), 0
+            self._unlogged[number] = 0
             try:
                 if record.floor and self._archive is not None:
                     async for sealed in self._sealed(self._archive, number):
                         yield sealed
                 async for rows in self._rows(number):
+                    events += len(rows)
                     yield rows
-            except ObjectMissing:
-                # Retention removed it meanwhile; reading a page twice changes nothing but the count of what is behind.
+            except ObjectMissing:  # unless retention removed it meanwhile
                 if attempt == _TRIES - 1 or record == await read_record(self._store, number):
                     raise
             else:
-                return
+                # Somebody may have archived and trimmed meanwhile what was not read yet.
+                if attempt == _TRIES - 1 or record.floor == (await read_record(self._store, number)).floor:
+                    return
+            self._report.events -= events
 
     async def _sealed(self, archive: Archive, number: int) -> AsyncIterator[Sequence[Row | _Kept]]:
         async for states in archive.states(number):
