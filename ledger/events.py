@@ -141,7 +141,8 @@ class HistoryLost(_Event, frozen=True, array_like=True, tag="history_lost"):
 
     `hash` is that of event `to_seq`, to which this one is linked, and `after` that of the event before the hole, empty
     where nothing is left: so the chain covers both. A session of which nothing is left is created anew by the next
-    event. `cause`: how the hole is known of; remembered (by a process that saw those events).
+    event. `cause`: how the hole is known of; remembered (by a process that saw those events) or logged (outside the
+    store).
     """
 
     from_seq: int
@@ -197,7 +198,8 @@ class SessionEnded(_Event, frozen=True, array_like=True, tag="session_ended"):
     """The session is over.
 
     `reason`: logout, provider_logout, revoked, revoked_others, parent_ended, idle, expired, token_reused, erased,
-    gone (the service that admits its token has it no more) or put_aside (for another one of its user; it may resume).
+    gone (the service that admits its token has it no more), put_aside (for another one of its user; it may resume) or
+    logged (it had ended before, as the transparency log tells, and the store lost that).
     """
 
     reason: str

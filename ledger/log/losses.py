@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.commands import EndSession, GoOn
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 REMEMBERED: Final = "remembered"
 """The cause of a hole that a process knows of by what it remembers."""
+LOGGED: Final = "logged"
+"""The cause of a hole, or of an end, that the transparency log knows of."""
 ATTEMPTS: Final = 16
 _COMPARED_TOGETHER: Final = 100
 
@@ -94,7 +97,21 @@ class Losses:
         self.made_good = 0
         """Of how many sessions the store had lost something, as far as was seen here."""
 
-    async def make_good(self, known: State) -> State | None:
+    async def go_on_behind(self, partition: int, sid: str, seq: int, digest: bytes, *, ended: bool) -> bool:
+        """Go on behind event `seq` of hash `digest`, up to which a log outside the store knows a session, living here.
+
+        With `ended` it is ended again. Tells whether the store had lost something of it. Raises what `make_good` does.
+        """
+        state = await self._load(partition, sid)
+        if state is None or state.seq >= seq:
+            return False
+        # Each event that was lost began one epoch at most; what its device acks of those must not count.
+        epoch = state.epoch + seq - state.seq
+        known = replace(state, seq=seq, hash=digest, epoch=epoch, ended=LOGGED if ended else None)
+        await self.make_good(known, LOGGED)
+        return True
+
+    async def make_good(self, known: State, cause: str = REMEMBERED) -> State | None:
         """Go on behind what the store lost of a session, and return its state then; None if it does not live.
 
         Looks at the store first: where nothing is lost nothing is written. Raises Rebuilding where a session that is
@@ -109,7 +126,7 @@ class Losses:
                 return None
             if state is not None and await self._holds(partition, state, known):
                 return self._recent.keep(state)
-            if events := decide(state, GoOn(known, REMEMBERED), now_us):
+            if events := decide(state, GoOn(known, cause), now_us):
                 if self._present is not None:
                     await self._present()
                 section = place(state, sid, events, now_us)

@@ -114,6 +114,10 @@ class Bucket:
         """Give the record of a bucket that has one."""
         return self._record(0) if len(self) == 1 else None
 
+    def records(self) -> list[Record]:
+        """Give all records."""
+        return [self._record(at) for at in range(len(self))]
+
     def changed(self, records: Mapping[bytes, Record]) -> Bucket:
         """Give the bucket with these records in it, by session, in the place of those that were there."""
         packed = {self._sid(at): self._packed(at) for at in range(len(self))}

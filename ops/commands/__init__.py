@@ -48,7 +48,7 @@ COMMANDS: Final = {
         "devices.history:history",
         "Show what happened to a session, living or ended, or to all of a user's, newest first.",
     ),
-    "immich": Named("immich:immich", "The installation beside Immich."),
+    "immich": Named("immich:immich", "Look at an installation beside Immich."),
     "import": Named(
         "import_:import_entities", 'Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.'
     ),
@@ -93,5 +93,9 @@ COMMANDS: Final = {
     "verify": Named(
         "storage.verify:verify",
         "Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.",
+    ),
+    "witness": Named(
+        "access.witness:witness",
+        "Watch logs of other ledgers: sign each checkpoint that grew from the last one signed, never a fork.",
     ),
 }

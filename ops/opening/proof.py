@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from endpoints.services import ProofReadiness
 from ledger.errors import InvalidInput
 from ledger.log.store_check import read_id
 from ledger.positions import iso_from_us
@@ -16,10 +15,15 @@ from ledger.transparency.notes import ED25519, BadNote, SignerKey, parse_signer
 from ops.opening.key_files import read_or_make, read_text
 from ops.opening.ledger import SECOND_US, Opened
 from ops.settings.settings import Settings
+from ops.witness.client import post
 from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
 from projections.transparency.place import LogPlace
+from projections.transparency.witnesses import Witnesses
+
+if TYPE_CHECKING:
+    from endpoints.services import ProofReadiness
 
 KEY_FILE: Final = "proof-key"
 TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
@@ -45,7 +49,8 @@ async def log_of(found: Opened, settings: Settings) -> LogOf | None:
     if place is None:
         return None
     ledger_id = await read_id(found.store)
-    return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive)
+    witnesses = Witnesses(settings.proof.witnesses, post)
+    return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive, witnesses)
 
 
 def open_place(settings: Settings) -> LogPlace | None:
@@ -92,6 +97,8 @@ def read_keys(where: str, text: str, origin: str) -> list[SignerKey]:
 
 async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
     """Tell how the log is; raises StoreUnavailable."""
+    from endpoints.services import ProofReadiness  # PERF: with it comes the server, which no command needs
+
     noted = await read_noted(found.store)
     if settings.proof_place is None:
         text = "there is no transparency log: set LEDGER_PROOF to a place that who holds the store cannot change"

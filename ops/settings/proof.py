@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
-from ledger.transparency.notes import BadNote, check_name, parse_signer
+from ledger.transparency.notes import ED25519, BadNote, check_name, parse_signer, parse_verifier
 from ops.archive.options import ArchivePlace
 from ops.settings.identity import shown
+from projections.transparency.witnesses import MOST, Witness
 
 OFF = "off"
 FOLDER = "proof"
@@ -25,6 +27,8 @@ class ProofSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often what happened since is logged."""
     key: str | None = None
     """Secret keys that sign it, newest first, a line each; None: made at its beginning and kept in the data folder."""
+    witnesses: tuple[Witness, ...] = ()
+    """Who else signs each checkpoint."""
     open: bool = False
     """Whether it is read without a key; its leaves tell when which session was active."""
 
@@ -59,6 +63,24 @@ def keys(text: str) -> str:
     if not text.split():
         raise ValueError("a secret key is expected, as syncledger proof rotate makes them")
     return text
+
+
+def witnesses(text: str) -> tuple[Witness, ...]:
+    """Read witnesses: for each its key, a space and its address, with commas or lines between them."""
+    found = []
+    for item in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        key, _, url = item.partition(" ")
+        address = urlsplit(url.strip())
+        if address.scheme not in ("http", "https") or not address.hostname or address.query or address.username:
+            raise ValueError(f"VKEY URL is expected for each witness, with http:// or https://, not {item[:120]!r}")
+        _checked(parse_verifier, key)
+        witness = parse_verifier(key)
+        if witness.type == ED25519:
+            raise ValueError(f"the key of {witness.name} is one of a log, not of a witness, which signs with times")
+        found.append(Witness(witness, url.strip().rstrip("/")))
+    if len(found) > MOST:
+        raise ValueError(f"at most {MOST} witnesses are asked, not {len(found)}")
+    return tuple(found)
 
 
 def _checked(read: object, text: str) -> str:

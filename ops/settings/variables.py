@@ -83,6 +83,7 @@ VARIABLES: dict[str, Variable] = {
     "proof.origin": Variable("LEDGER_PROOF_ORIGIN", proof.origin),
     "proof.interval_s": Variable("LEDGER_PROOF_INTERVAL", read.duration(1, 86400)),
     "proof.key": Variable("LEDGER_PROOF_KEY", proof.keys, secret=True),
+    "proof.witnesses": Variable("LEDGER_WITNESSES", proof.witnesses),
     "proof.open": Variable("LEDGER_PROOF_OPEN", read.flag),
     "postgres.url": Variable("LEDGER_POSTGRES", read.postgres_url, secret=True),
     "postgres.mapping": Variable("LEDGER_POSTGRES_MAPPING", read.line),

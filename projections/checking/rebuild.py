@@ -6,7 +6,7 @@ that it ended. That is also what tells the next rebuild where an interrupted one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Final
 
@@ -28,6 +28,7 @@ from projections.checking.rebuild_sessions import Misfiled, SessionWriter
 
 _ATTEMPTS: Final = 3
 _STREAM_LOST: Final = "there are sessions, but no event at all: is this the right store? nothing was removed"
+_CONTRADICTED: Final = "left as it is: the transparency log contradicts its history"
 _NOBODYS: Final = "this event may be the last one of any session, so none was written"
 
 
@@ -70,7 +71,10 @@ class _Settled(Enum):
 
 
 class Rebuild:
-    """A rebuild of some partitions; `token` names it in what they say while it runs."""
+    """A rebuild of some partitions; `token` names it in what they say while it runs.
+
+    `leave`: sessions that are not to be written, by their partition, -1 where it is not known.
+    """
 
     def __init__(
         self,
@@ -78,9 +82,11 @@ class Rebuild:
         token: str,
         *,
         sealed: Sealed | None = None,
+        leave: Mapping[str, int] | None = None,
         on_progress: Callable[[RebuildReport], None] = lambda _: None,
     ) -> None:
         self.report = RebuildReport()
+        self._leave = leave or {}
         self._store = store
         self._token = token
         self._sealed = sealed
@@ -113,6 +119,11 @@ class Rebuild:
     async def repair(self, partition: int, strays: Strays) -> None:
         """Rebuild what differs in a partition; one that is not whole becomes so, another one stays so meanwhile."""
         if not await whole.is_whole(self._store, partition):
+            if left := [sid for sid, where in self._leave.items() if where in (partition, -1)]:
+                # Whole it would say that they ended.
+                self.report.name(Finding(partition, left[0], _CONTRADICTED))
+                self.report.not_whole.append(partition)
+                return
             await self.partition(partition, strays)
             return
         await self._settle(partition, strays)
@@ -189,6 +200,9 @@ class Rebuild:
     ) -> None:
         """Write what differs of sessions, and keep on record which of them are broken."""
         report = self.report
+        for sid in self._leave.keys() & set(sids):
+            report.name(Finding(partition, sid, _CONTRADICTED))
+        sids = set(sids) - self._leave.keys()
         if not fold.lost:
             settled = await SessionWriter(self._store, partition, fold, misfiled, accept).settle(sids)
             report.written += settled.written

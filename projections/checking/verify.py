@@ -34,6 +34,7 @@ from projections.bounded_tasks import each
 from projections.checking.compare import ENDED_NOWHERE, INDEX_ONLY, LIVES_NOWHERE, differences, stored_seq, unlike
 from projections.checking.findings import REPORTED, Finding
 from projections.checking.partition_fold import Folded, PartitionFold, Sealed, behind, is_sid, pages_of
+from projections.transparency.monitor.findings import LogReport
 
 NOT_WHOLE: Final = "is not whole: syncledger rebuild makes it so"
 
@@ -46,7 +47,8 @@ _COUNTS: Final = (
 class Report(msgspec.Struct):
     """What was checked, and what differs. `events` are those of the streams, `archived` those of segments.
 
-    Of what is `different`, so many are `repairable`, and so many were set `aside` by somebody's decision.
+    Of what is `different`, so many are `repairable`, and so many were set `aside` by somebody's decision. `log`: what
+    the comparison with the transparency log found; None where there was none.
     """
 
     partitions: int = 0
@@ -60,6 +62,7 @@ class Report(msgspec.Struct):
     different: int = 0
     differences: list[Finding] = []
     differing_partitions: set[int] = set()
+    log: LogReport | None = None
 
     def note(self, difference: Finding) -> None:
         """Count a difference, and name it if there is room."""

@@ -14,6 +14,7 @@ from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import NEWEST, Identity, LogPlace
 from projections.transparency.reading import Behind
+from projections.transparency.witnesses import Witnesses
 
 JOB: Final = "proof_claimed_at_ms"
 _TRIES: Final = 8
@@ -24,7 +25,7 @@ class LogOf(NamedTuple):
     """A ledger's log: where it is, whose, the origin it is to have ('' for any), and how its keys are found.
 
     `keys` gives those that sign in the name of an origin, newest first, and makes one only where nothing is signed yet,
-    as its second argument tells.
+    as its second argument tells. `witnesses` sign each checkpoint, too.
     """
 
     store: Store
@@ -33,6 +34,7 @@ class LogOf(NamedTuple):
     wanted: str
     keys: Callable[[str, bool], Sequence[SignerKey]]
     archive: Archive | None = None
+    witnesses: Witnesses | None = None
 
 
 async def origin_of(log_of: LogOf, new_origin: str) -> str:
@@ -151,13 +153,14 @@ def told(report: NotaryReport) -> str:
         parts.append(
             f"{report.refused:,} events are not logged, for they do not follow what is, of sessions {named or '-'}"
         )
+    parts += [f"witness {name} did not sign: {why}" for name, why in sorted(report.unwitnessed.items())]
     return "; ".join(parts)
 
 
 async def _run(
     log_of: LogOf, origin: str, keys: Sequence[SignerKey], partitions: Iterable[int], on_progress: Progress
 ) -> NotaryReport:
-    notary = Notary(log_of.place, origin, keys, Behind(log_of.store, log_of.archive))
+    notary = Notary(log_of.place, origin, keys, Behind(log_of.store, log_of.archive), log_of.witnesses)
     await notary.open()
     _check_size(log_of, notary.size, (await read_noted(log_of.store)).size)
     await notary.take(partitions, on_progress)

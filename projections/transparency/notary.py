@@ -15,7 +15,7 @@ import msgspec
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.entries import EventLeaf, StateLeaf, pack_event, pack_state, parse_leaf
-from ledger.transparency.notes import BadNote, SignerKey, parse_note, sign, verified
+from ledger.transparency.notes import BadNote, Note, SignerKey, parse_note, sign, verified
 from ledger.transparency.state_tree import Node, Record
 from ledger.transparency.tiles import BUNDLE_LEVEL, HEIGHT, WIDTH, Tile, levels, pack_bundle
 from projections.archive.errors import ArchiveNotGiven, ObjectExists, ObjectMissing
@@ -26,6 +26,7 @@ from projections.transparency.place import CHECKPOINT, NEWEST, LogPlace, batch_n
 from projections.transparency.reading import Behind, Foreign, Row, is_linked, kind_of, previous_of
 from projections.transparency.states import StateTree
 from projections.transparency.tree import TreeReader, TreeWriter, remove_partials
+from projections.transparency.witnesses import Witnesses
 
 BATCH_LEAVES: Final = 65_536
 """Behind how many leaves a batch ends, but for those of its last page: 5 MB."""
@@ -42,6 +43,7 @@ class NotaryReport(msgspec.Struct):
 
     `refused`: events that are not logged, ever, for they do not follow what is; of their sessions some are named.
     `foreign`: stream entries that are none of an event. `stopped`: partitions that are held up, and why.
+    `unwitnessed`: witnesses that did not sign the checkpoint, and why.
     """
 
     events: int = 0
@@ -51,6 +53,7 @@ class NotaryReport(msgspec.Struct):
     refusals: list[Refusal] = []
     foreign: int = 0
     stopped: dict[int, str] = {}
+    unwitnessed: dict[str, str] = {}
     more: bool = False
 
 
@@ -60,8 +63,17 @@ Progress = Callable[[NotaryReport], None]
 class Notary:
     """One run of the job. Raises Overtaken, LogContradicts, LogRefused, ArchiveUnavailable, StoreUnavailable."""
 
-    def __init__(self, place: LogPlace, origin: str, keys: Sequence[SignerKey], behind: Behind) -> None:
-        """Take where the log is, what it is called, the keys that sign it (newest first), and what is to be logged."""
+    def __init__(
+        self,
+        place: LogPlace,
+        origin: str,
+        keys: Sequence[SignerKey],
+        behind: Behind,
+        witnesses: Witnesses | None = None,
+    ) -> None:
+        """Take where the log is, what it is called, the keys that sign it (newest first), what is to be logged, and
+        who else signs."""
+        self._witnesses = witnesses
         self.report = NotaryReport()
         self.cursors: dict[int, str] = {}
         self._place = place
@@ -138,8 +150,12 @@ class Notary:
             if self._state_at != self.size - 1 or self._passed >= _IDLE_ROWS:
                 await self._write_state()
             await self._sign(note)
-        if (published := await self._published()) < self._signed:
-            await self._publish(published)
+        published = await self._published()
+        size = 0 if published is None else parse_checkpoint(published.text).size
+        if size < self._signed:
+            await self._publish(size)
+        elif published is not None and size == self._signed and self._witnesses and self._witnesses.lacking(published):
+            await self._replace_checkpoint(published)
         self.report.size = self.size
         self.report.refusals = list(self._refusals.values())
 
@@ -296,15 +312,28 @@ class Notary:
         if self._states.is_alone:
             await self._states.remove_superseded()
         await self._place.objects.replace(NEWEST, str(self._newest.first).encode())
-        await self._place.objects.replace(CHECKPOINT, await self._place.read(checkpoint_name(self._signed)))
+        signed = parse_note((await self._place.read(checkpoint_name(self._signed))).decode())
+        await self._replace_checkpoint(signed)
 
-    async def _published(self) -> int:
-        """Tell the size of the checkpoint that auditors are given; 0 where there is none that can be read."""
+    async def _replace_checkpoint(self, signed: Note) -> None:
+        """Have witnesses sign a checkpoint, then give auditors it; who does not answer may sign behind the next run."""
+        if self._witnesses is not None:
+            tree = TreeReader(self._place, self._signed)
+            signed, self.report.unwitnessed = await self._witnesses.cosign(tree, signed)
+        content = str(signed).encode()
+        if content != await self._place.find(CHECKPOINT):
+            await self._place.objects.replace(CHECKPOINT, content)
+
+    async def _published(self) -> Note | None:
+        """Read the checkpoint that auditors are given; None where there is none that can be read."""
         content = await self._place.find(CHECKPOINT)
         try:
-            return 0 if content is None else parse_checkpoint(parse_note(content.decode()).text).size
+            note = None if content is None else parse_note(content.decode())
+            if note is not None:
+                parse_checkpoint(note.text)
         except ValueError:
-            return 0
+            return None
+        return note
 
 
 def _filled(old: int, new: int) -> list[str]:

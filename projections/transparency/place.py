@@ -26,6 +26,7 @@ CHECKPOINT: Final = "checkpoint"
 NEWEST: Final = "newest"
 FORMAT: Final = 1
 BATCHES: Final = "batch/"
+CHECKPOINTS: Final = "checkpoints/"
 STATES: Final = "state/"
 MAX_OBJECT_BYTES: Final = 256 * 1024 * 1024
 """Nothing that is read whole is longer; what is, is none of ours."""
@@ -107,7 +108,7 @@ def batch_name(first: int) -> str:
 
 def checkpoint_name(size: int) -> str:
     """Name the checkpoint of this size."""
-    return f"checkpoints/{size:020d}"
+    return f"{CHECKPOINTS}{size:020d}"
 
 
 def state_name(size: int) -> str:

@@ -6,8 +6,9 @@ writes what changed and no more. Once superseded pieces are more than half of al
 
 from __future__ import annotations
 
+import struct
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from struct import Struct as Packed
 from typing import IO, Final, NamedTuple
@@ -94,7 +95,7 @@ class StateTree:
             if magic != _MAGIC or root_length + _END.size > len(tail) or offset + root_length + _END.size != length:
                 raise LogContradicts(name, "it does not end as what changed of the state tree does")
             root = msgspec.msgpack.decode(tail[-_END.size - root_length : -_END.size], type=_Root)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, struct.error) as error:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
         if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")
@@ -132,6 +133,15 @@ class StateTree:
         beside = [node for node, _ in path_above(self._nodes(), sid[0])]
         beside += [node for node, _ in path_above([piece.node for piece in group], sid[1])]
         return path_to(sid, bucket, beside, None if len(bucket) else await self._alone_beside(number, beside))
+
+    async def records(self) -> AsyncIterator[list[Record]]:
+        """Read the records of all sessions in the order of their ids, a group of buckets at a time."""
+        for group in sorted(self._root.groups):
+            found: list[Record] = []
+            for at, piece in enumerate(await self._group(group)):
+                if piece.sessions:
+                    found += (await self._bucket(group * GROUP + at)).records()
+            yield found
 
     async def grow(self, size: int, changes: Mapping[bytes, Record], spool: Path | None = None) -> StateTree:
         """Write the tree as it is with these records, for a log of `size`, and give it.

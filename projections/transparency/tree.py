@@ -45,15 +45,15 @@ class TreeReader:
 
     async def root(self) -> bytes:
         """Make the root out of the tiles at the tree's right edge."""
-        return await self._range(0, self.size)
+        return await self.range(0, self.size)
 
     async def inclusion(self, index: int) -> list[bytes]:
         """Prove that leaf `index` is in the tree; raises ValueError for one that is not."""
-        return [await self._range(*each) for each in inclusion_ranges(index, self.size)]
+        return [await self.range(*each) for each in inclusion_ranges(index, self.size)]
 
     async def consistency(self, old: int) -> list[bytes]:
         """Prove that the tree begins with the one of size `old`; raises ValueError for a larger one."""
-        return [await self._range(*each) for each in consistency_ranges(old, self.size)]
+        return [await self.range(*each) for each in consistency_ranges(old, self.size)]
 
     async def leaf(self, index: int, root: bytes) -> bytes:
         """Read a leaf, which is proved to be in the tree of this root."""
@@ -82,7 +82,8 @@ class TreeReader:
             self._tiles.popitem(last=False)
         return content
 
-    async def _range(self, start: int, end: int) -> bytes:
+    async def range(self, start: int, end: int) -> bytes:
+        """Make the hash of the leaves from `start` to `end`; from 0 on that is the root of a tree of size `end`."""
         return fold_right([await self._subtree(each) for each in full_subtrees(start, end)])
 
     async def _subtree(self, subtree: Subtree) -> bytes:

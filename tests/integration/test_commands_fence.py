@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,50 @@ def test_what_is_asked_wrongly_is_told(commands: Commands, options: tuple[str, .
     done = commands.run("fence", *options)
     assert done.code == 2
     assert said in done.err
+
+
+def test_what_the_log_knows_further_goes_on_behind_it_and_a_lost_logout_is_out_again(
+    commands: Commands, tmp_path: Path
+) -> None:
+    """The store is put back to a copy from before; the log lies elsewhere, and is not."""
+    proof = f"file://{tmp_path / 'proof'}"
+    for user in ("ann", "bob", "carl"):
+        commands("session", "create", "--user", user, "--library", "lib")
+
+    async def sids(found: Opened) -> dict[str, str]:
+        return {user: (await found.ledger.devices(user))[0].sid for user in ("ann", "bob", "carl")}
+
+    sid = commands.inside(sids)
+
+    async def copy(found: Opened) -> dict[bytes, bytes]:
+        names = [name for page in [await found.store.command("KEYS", "{p*", key=b"{p0}")] for name in page]
+        return {name: await found.store.command("DUMP", name, key=name) for name in names}
+
+    before = commands.inside(copy)
+    commands("session", "end", sid["bob"])
+    commands("fence", "--since", "2026-01-20T10:29:00Z")  # asks ann and carl
+    commands("notarize", proof=proof)
+
+    async def put_back(found: Opened) -> None:
+        for name in await found.store.command("KEYS", "{p*", key=b"{p0}"):
+            await found.store.command("DEL", name, key=name)
+        for name, held in before.items():
+            await found.store.command("RESTORE", name, 0, held, key=name)
+
+    commands.inside(put_back)
+    done = commands.run("verify", proof=proof)
+    assert (done.code, [sid[user] in done.out for user in sorted(sid)]) == (1, [True, True, True])
+    assert "set LEDGER_PROOF" in commands.run("fence", "--since", "2026-01-20T10:29:00Z", "--dry-run").err
+    would = commands.json("fence", "--since", "2026-01-20T10:29:00Z", "--dry-run", proof=proof)["logged"]
+    assert (would["sessions"], would["lost"], would["ended"]) == (3, 3, 1)
+    told = commands("fence", "--since", "2026-01-20T10:29:00Z", proof=proof)
+    assert "of 3 the store had lost what is logged; 2 go on behind that, 1 had ended and are ended again" in told
+    event = json.loads(commands("history", sid["ann"], "--json", "--forward").splitlines()[1])
+    assert (event["event"], event["data"]["cause"]) == ("history_lost", "logged")
+    assert not commands.json("session", "list", "--user", "bob"), "a lost logout is out again"
+    (ann,) = commands.json("session", "list", "--user", "ann")
+    assert ann["isPendingSyncReset"]
+    commands("verify", proof=proof)
+    commands("notarize", proof=proof)
+    commands("verify", proof=proof)
+    assert commands.json("fence", "--since", "2026-01-20T10:29:00Z", proof=proof)["logged"]["lost"] == 0

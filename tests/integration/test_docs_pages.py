@@ -26,7 +26,7 @@ async def test_an_operation_is_found_signed_in_for_and_tried(live: Live) -> None
         await docs.goto(live.url + "/")
         assert docs.url == live.url + "/docs"
         await docs.get_by_role("button", name="Authorize").first.click()
-        bearer = docs.locator(".auth-container").filter(has=docs.locator("#auth-bearer-value"))
+        bearer = docs.locator(".auth-container").filter(has_text="A device's token")
         await bearer.get_by_role("textbox").fill(issued.token)
         await bearer.get_by_role("button", name="Apply credentials").click()
         await docs.locator(".close-modal").click()

@@ -107,7 +107,8 @@ async def test_health_says_whether_the_store_answers(service: Service) -> None:
         {"kind": "catalog", "ok": True, "text": "in the ledger's own store"},
     )
     assert told.pop("protocol") == {"version": "3.2.2", "text": "by default", "unknownTypes": []}
-    assert told == {"store": "test", "durability": "none", "embedded": False, "archive": "", "clock": ""}
+    assert (told.pop("archive"), told.pop("clock"), told.pop("eviction")) == ("", "", "")
+    assert told == {"store": "test", "durability": "none", "embedded": False}
     await service.store.close()
     assert (await service.ask("GET", "/healthz")).status_code == 200
     assert (await service.ask("GET", "/readyz")).status_code == 503

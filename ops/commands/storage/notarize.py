@@ -59,6 +59,7 @@ def notarize(data_dir: Path | None, redis_url: str | None, as_json: bool) -> Non
                     {"session": each.sid.hex(), "partition": each.partition, "event": each.event, "what": each.what}
                     for each in report.refusals
                 ],
+                "unwitnessed": report.unwitnessed,
                 "stopped": {str(number): why for number, why in report.stopped.items()},
             }
         )

@@ -11,6 +11,7 @@ from click import echo
 
 from ledger.log.stored_sessions import Strays, find_strays
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.storage.verify_log import compare_log, left_alone, read_keys, tell_log
 from ops.commands.tables import counted
 from ops.embedded.files import prepare_files
 from ops.opening.known_nodes import NotedNodes
@@ -45,32 +46,52 @@ class Verified(msgspec.Struct):
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Write what the events say in place of what differs; never an event.")
+@click.option(
+    "--since",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint of the log that was kept elsewhere: the log must have grown from it.",
+)
+@click.option("--key", "keys", multiple=True, help="A key that verifies the log, in place of the ledger's own.")
 @store_options
 @json_option
-def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
+def verify(
+    repair: bool,
+    since: Path | None,
+    keys: tuple[str, ...],
+    data_dir: Path | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
     """Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.
 
-    The ledger may be in use meanwhile. Nothing is written without --repair; with it the exit code tells what is left. A
-    head that proves another history than the events are is never written over: it is all that tells of it.
+    Where the ledger has a transparency log (LEDGER_PROOF), events are checked against it, too: what was removed, cut,
+    rewritten or put there is named with its entry. The ledger may be in use meanwhile. Nothing is written without
+    --repair; with it the exit code tells what is left. A head that proves another history than the events are is never
+    written over, for it is all that tells of it, and neither is a session that the log contradicts.
     """
+    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    given = read_keys(keys)
+    kept = None if since is None else since.read_bytes()
 
     async def work() -> Verified:
-        settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found:
             await found.check_archive()
+            log = await compare_log(found, settings, given, kept)
             archive = found.archive
             every = range(found.ledger.partitions)
             strays = await _strays(found)
             verified = Verified(await _verify(found, settings, archive, list(every), strays))
+            verified.found.log = log
             which = verified.found.differing_partitions
             if repair and which:
-                made = Rebuild(found.store, uuid4().hex, sealed=archive)
+                made = Rebuild(found.store, uuid4().hex, sealed=archive, leave=left_alone(log))
                 with progress("repairing partitions", len(which)) as advance:
                     for done, partition in enumerate(sorted(which)):
                         advance(done, f"{made.report.written:,} written")
                         await made.repair(partition, strays)
                 verified.repaired = made.report
                 verified.left = await _verify(found, settings, archive, sorted(which), await _strays(found))
+                verified.left.log = log
             return verified
 
     verified = run(work())
@@ -78,7 +99,7 @@ def verify(repair: bool, data_dir: Path | None, redis_url: str | None, as_json: 
         print_json(verified if repair else verified.found)
     else:
         _tell(verified)
-    if verified.last.different:
+    if verified.last.different or ((log := verified.found.log) is not None and log.different):
         raise click.exceptions.Exit(1)
 
 
@@ -112,6 +133,8 @@ async def _verify(
 
 def _tell(verified: Verified) -> None:
     report = verified.found
+    if report.log is not None:
+        tell_log(report.log)
     _tell_differences(report)
     echo(
         f"{counted(report.events, 'event')} of {report.sessions:,} living and {report.ended:,} ended sessions in "

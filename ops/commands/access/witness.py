@@ -1,0 +1,67 @@
+"""`syncledger witness`."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import click
+import uvicorn
+from click import echo
+
+from ledger.transparency.notes import ED25519, BadNote, VerifierKey, parse_verifier
+from ops.witness.server import build
+from ops.witness.state import WitnessRefused, WitnessState
+
+_AT_ONCE = 64
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Folder of its key and state.")
+@click.option("--name", default="", help="What it is called, for ever; given where it begins.")
+@click.option("--log", "logs", multiple=True, help="The key of a log to watch (see proof keys); may be repeated.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; TLS is a proxy's.")
+@click.option("--port", type=click.IntRange(0, 65535), default=2285, show_default=True)
+@click.option("--print-key", is_flag=True, help="Print what verifies what it signs, and end.")
+def witness(data_dir: Path, name: str, logs: tuple[str, ...], host: str, port: int, print_key: bool) -> None:
+    """Watch logs of other ledgers: sign each checkpoint that grew from the last one signed, never a fork.
+
+    Run by somebody else than the log. The log's LEDGER_WITNESSES is what --print-key prints, a space, and its address.
+    Keep its folder on a disk that is not set back, for what it signed is all that it knows; exits 2 without that.
+    """
+    try:
+        state = WitnessState(data_dir, name)
+        if print_key:
+            echo(str(state.key.public))
+            return
+        watched = _by_origin(logs)
+    except BadNote as error:
+        raise click.UsageError(str(error)) from None
+    if not watched:
+        raise click.UsageError("give the key of at least one log to watch: --log VKEY")
+    with data_dir.joinpath("lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WitnessRefused(f"another witness runs on {data_dir}") from None
+        state = WitnessState(data_dir, name)  # as the one before left it
+        echo(f"witness {state.key.public} of {', '.join(sorted(watched))}", err=True)
+        uvicorn.run(
+            build(state, watched),
+            host=host,
+            port=port,
+            log_level="warning",
+            lifespan="off",
+            limit_concurrency=_AT_ONCE,
+            timeout_graceful_shutdown=5,
+        )
+
+
+def _by_origin(logs: tuple[str, ...]) -> dict[str, list[VerifierKey]]:
+    found: dict[str, list[VerifierKey]] = {}
+    for text in logs:
+        key = parse_verifier(text)
+        if key.type != ED25519:
+            raise BadNote(f"{key.name} is the key of a witness, not of a log")
+        found.setdefault(key.name, []).append(key)
+    return found
