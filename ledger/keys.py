@@ -114,7 +114,7 @@ def marks(partition: int, sid: str) -> bytes:
 
 
 def ended(partition: int) -> bytes:
-    """Hash: session id -> head, last seq, hash and user of an ended session."""
+    """Hash: session id -> head, last seq, hash and user of an ended session. Channel: the ids of those that end."""
     return b"{p%d}:ended" % partition
 
 
@@ -179,7 +179,10 @@ def catalog_libraries() -> bytes:
 
 
 def catalog_meta(library: str) -> bytes:
-    """Hash: last stamp given, tombstone floor; newest row and longest line of each entity type."""
+    """Hash: last stamp given, tombstone floor; newest row and longest line of each entity type.
+
+    Channel, of a library of any source: something was written.
+    """
     return b"{l%b}:meta" % library.encode()
 
 

@@ -24,11 +24,13 @@ from ledger.events import IMMICH
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
+from ops.opening.sockets import open_sockets
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
 
 if TYPE_CHECKING:
+    from endpoints.live.sockets import Sockets
     from projections.immich.tables import ImmichTables
 
 log = logging.getLogger("syncledger.app")
@@ -48,6 +50,7 @@ class Application:
         self._settings = settings
         self._redis_url = redis_url
         self._app: App | None = None
+        self._sockets: Sockets | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one ASGI connection."""
@@ -55,6 +58,9 @@ class Application:
             await self._lifespan(receive, send)
             return
         assert self._app is not None, "the server must run the lifespan protocol"
+        if self._sockets is not None and self._sockets.takes(scope):
+            await self._sockets(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
@@ -63,6 +69,9 @@ class Application:
             try:
                 found, services = await open_services(self._redis_url, self._settings, closing, self._ledger_id)
                 self._app = build(services)
+                if self._settings.has_sockets:
+                    self._sockets = open_sockets(found, services, self._settings)
+                    closing.push_async_callback(self._sockets.close)
             except LedgerError as error:
                 await send({"type": "lifespan.startup.failed", "message": _told(error)})
                 return

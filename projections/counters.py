@@ -66,6 +66,7 @@ COUNTERS: Final[dict[str, Known]] = {
     # Refused credentials of requests, sign-ins left out.
     "bad_tokens": Known("Credentials that admitted nobody: unknown, ended, expired or replaced."),
     "token_reused": Known("Sessions ended because a token came back long after it was replaced: a copy, most likely."),
+    "sockets_refused": Known("Web sockets that were not opened or let go, because there were too many."),
     "limited": Known(
         "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
     ),
