@@ -59,6 +59,11 @@ def unfit_parents() -> bytes:
     return b"ledger:unfit-parents"
 
 
+def watched() -> bytes:
+    """Value: up to which horizon of the source it was told who has something new, in µs."""
+    return b"ledger:watched"
+
+
 def origins() -> bytes:
     """Hash: what the source is and was: `newest` number; `record:`, `since:` (µs), `written:` a number; `pending`."""
     return b"ledger:origins"

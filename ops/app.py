@@ -24,7 +24,7 @@ from ledger.events import IMMICH
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.services import open_services
-from ops.opening.sockets import open_sockets
+from ops.opening.sockets import open_sockets, watcher
 from ops.settings.settings import Settings
 from projections.counters import Counters
 from projections.expiry import claim, expire
@@ -89,6 +89,10 @@ class Application:
                 tables = await open_immich_tables(self._settings, connections=1)
                 closing.push_async_callback(tables.close)
                 work.append(again_and_again(partial(self._end_gone, found, tables), "gone", expire_s, counters))
+            if self._sockets is not None:
+                watch = watcher(found, self._settings, services.source, self._sockets)
+                if watch is not None:
+                    work.append(again_and_again(watch.job, "watch", watch.every_s, counters))
             jobs = [asyncio.create_task(job) for job in work]
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()

@@ -113,12 +113,26 @@ class Sockets:
     @staticmethod
     def takes(scope: dict[str, Any]) -> bool:
         """Tell whether a connection is a web socket of the app's."""
-        return scope["type"] == "websocket" and scope["path"].rstrip("/") == PATH
+        return scope["type"] == "websocket" and str(scope["path"]).rstrip("/") == PATH
+
+    @property
+    def signals(self) -> Signals:
+        """Where is told what sockets hear."""
+        return self._signals
 
     @property
     def count(self) -> int:
         """How many there are."""
         return self._count
+
+    def libraries(self) -> dict[str, tuple[str, str]]:
+        """Give the libraries that are listened for here, each with the user and the id of a session that syncs it."""
+        seats = self._seats.values()
+        return {s.room.place.library: (s.room.user, s.session.sid) for s in seats if s.room and s.session}
+
+    def written(self, library: str) -> None:
+        """Take in that something was written to a library, of which the store tells nothing."""
+        self._told(Library(library), "")
 
     async def close(self) -> None:
         """Send nothing any more."""

@@ -51,6 +51,7 @@ OF_ALL = [
     keys.counters(),
     keys.unknown_types(),
     keys.unfit_parents(),
+    keys.watched(),
     keys.origins(),
     keys.catalog_libraries(),
     keys.identity_link("5e"),

@@ -186,6 +186,37 @@ class PostgresSource:
                 quiet.forget(library, served[name])
         return changed
 
+    async def written(self, libraries: Sequence[str], since: int, before: int) -> list[str]:
+        """Tell which libraries have rows, of any type, at or above an instant and below a horizon.
+
+        One question for all of them, and none where a look at the newest rows shows that there was nothing. What every
+        library is sent does not count.
+        """
+        kind = self._mapping.source.library
+        values = [(library, value) for library in libraries if (value := library_value(library, kind)) is not None]
+        if not values:
+            return []
+        if not self._newest.is_known(before):
+            async with self._postgres.connection() as connection:
+                await self._newest.look(connection)
+        after, unfit = Position(max(since - 1, 0), ""), self._unfit.tables
+        names = [
+            name
+            for name in sorted(self._mapping.entities)
+            if self._compiler.is_mended(name, unfit) or self._newest.may_have(name, after, before)
+        ]
+        if not names:
+            return []
+        ask = Ask([value for _, value in values], dict.fromkeys(names, after), before, unfit=unfit)
+        async with self._postgres.connection() as connection:
+            with self._asking(", ".join(names)):
+                statement = await self._compiler.written(connection, names, unfit)
+                if statement is None:
+                    return []
+                await connection.plan_for_values(True)
+                rows = await connection.fetch(statement.sql, *statement.values(ask))
+        return [values[row["at"] - 1][0] for row in rows]
+
     async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
         """Tell in how many seconds what was committed by an instant of the monotonic clock is below the horizon.
 
