@@ -16,21 +16,29 @@ Room = TypeVar("Room", bound=Hashable)
 
 
 class Pace(Generic[Room]):
-    """Wakes rooms, each at most once in `every_s`. What it remembers of a room is forgotten when it has rested."""
+    """Wakes rooms, each at most once in `every_s`. What it remembers of a room is forgotten when it has rested.
 
-    def __init__(self, send: Callable[[Room], Awaitable[None]], every_s: float = EVERY_S) -> None:
+    `send` gets a room, and who alone of it is woken, where that is not everybody.
+    """
+
+    def __init__(self, send: Callable[[Room, str | None], Awaitable[None]], every_s: float = EVERY_S) -> None:
         self._send = send
         self._every_s = every_s
         self._resting: dict[Room, bool] = {}  # whether it is to be woken again
-        self._due: deque[Room] = deque()
+        self._due: deque[tuple[Room, str | None]] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    def wake(self, room: Room) -> None:
-        """Wake a room now, or as soon as it has rested."""
+    @property
+    def rests(self) -> int:
+        """How many rooms were woken of late."""
+        return len(self._resting)
+
+    def wake(self, room: Room, member: str | None = None) -> None:
+        """Wake a room now, or one member of it; as soon as it has rested, all of it."""
         if room in self._resting:
             self._resting[room] = True
         else:
-            self._wake_now(room)
+            self._wake_now(room, member)
 
     def close(self) -> None:
         """Wake nobody any more."""
@@ -38,9 +46,9 @@ class Pace(Generic[Room]):
         if self._sending is not None:
             self._sending.cancel()
 
-    def _wake_now(self, room: Room) -> None:
+    def _wake_now(self, room: Room, member: str | None = None) -> None:
         self._resting[room] = False
-        self._due.append(room)
+        self._due.append((room, member))
         loop = asyncio.get_running_loop()
         loop.call_later(self._every_s, self._rested, room)
         if self._sending is None or self._sending.done():
@@ -53,7 +61,7 @@ class Pace(Generic[Room]):
     async def _send_all(self) -> None:
         sent = 0
         while self._due:
-            await self._send(self._due.popleft())
+            await self._send(*self._due.popleft())
             sent += 1
             if sent % IN_A_ROW == 0:
                 await asyncio.sleep(0)

@@ -22,7 +22,7 @@ from endpoints.http.refusals import Refusals
 from endpoints.http.request import Request
 from endpoints.live import MESSAGE_BYTES, PATH
 from endpoints.live.catching_up import CatchingUp
-from endpoints.live.pace import Pace
+from endpoints.live.pace import EVERY_S, Pace
 from endpoints.live.rooms import NAMESPACE, Rooms, SessionRoom, UserRoom
 from endpoints.server_info import ServerVersionResponseDto
 from endpoints.services import Services
@@ -35,20 +35,28 @@ log = logging.getLogger(__name__)
 WAKE: Final = "on_album_update"
 """The app answers it with a sync whatever it carries, so it carries nothing."""
 SESSION_DELETE: Final = "on_session_delete"
-PING_S: Final = 25
-PONG_S: Final = 20
-"""How long after a ping a socket may be silent; both as Immich has them."""
-JOIN_S: Final = 10.0
-"""How long a connection may take to join, and to leave when it is told to."""
 LEAVE_S: Final = 2.0
-MESSAGES: Final = 16
-"""How many messages a client may send between two pings: one that joins and answers pings sends two."""
-OF_A_USER: Final = 32
-"""Sockets that one user may have at a worker; beyond them the oldest is let go."""
+"""How long a client may take to leave when it is told to."""
 _HEADERS: Final = frozenset((b"connection", b"upgrade"))
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class SocketRules(msgspec.Struct, frozen=True):
+    """What sockets may do at one worker; times in seconds.
+
+    Between pings, and until one is answered, as long as Immich has it. Beyond `of_a_user` the oldest socket of a user
+    is let go. A client that joins and answers pings sends two `messages` from one ping to the next.
+    """
+
+    most: int = 5000
+    of_a_user: int = 32
+    messages: int = 16
+    join_s: float = 10.0
+    ping_s: float = 25.0
+    pong_s: float = 20.0
+    wake_every_s: float = EVERY_S
 
 
 class TooManySockets(Unavailable):
@@ -80,26 +88,24 @@ class Seat:
 class Sockets:
     """All sockets of a worker; an ASGI application for the connections that `takes` says are its own."""
 
-    def __init__(self, services: Services, signals: Signals, most: int, *, of_a_user: int = OF_A_USER) -> None:
-        """`most`: how many there may be."""
+    def __init__(self, services: Services, signals: Signals, rules: SocketRules) -> None:
         self._services = services
         self._signals = signals
         self._refusals = Refusals(services)
-        self._most = most
-        self._of_a_user = of_a_user
+        self._rules = rules
         self._count = 0
         self._seats: dict[str, Seat] = {}
         self._by_user: dict[str, dict[str, None]] = {}
         self._rooms = Rooms(signals)
-        self._pace = Pace(self._wake)
+        self._pace = Pace(self._wake, rules.wake_every_s)
         self._catching_up = CatchingUp(services, self._seats.get, self._behind, self._over)
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = socketio.AsyncServer(
             client_manager=self._rooms,
             async_mode="asgi",
             transports=["websocket"],
-            ping_interval=PING_S,
-            ping_timeout=PONG_S,
+            ping_interval=rules.ping_s,
+            ping_timeout=rules.pong_s,
             max_http_buffer_size=MESSAGE_BYTES,
             cors_allowed_origins=[],  # who sent a cookie is looked at where it is read
             always_connect=True,
@@ -119,6 +125,11 @@ class Sockets:
     def signals(self) -> Signals:
         """Where is told what sockets hear."""
         return self._signals
+
+    @property
+    def resting(self) -> int:
+        """How many users' devices were woken of late, and will not be for a moment."""
+        return self._pace.rests
 
     @property
     def count(self) -> int:
@@ -146,7 +157,7 @@ class Sockets:
         """Serve one connection to its end."""
         if (await receive())["type"] != "websocket.connect":
             return
-        if self._count >= self._most:
+        if self._count >= self._rules.most:
             await self._services.counters.note("sockets_refused")
             await _refuse(send, TooManySockets())
             return
@@ -168,13 +179,13 @@ class Sockets:
         except LedgerError as error:
             await _refuse(send, error)
             return
-        async with asyncio.timeout(JOIN_S) as limit:
+        async with asyncio.timeout(self._rules.join_s) as limit:
             seat = Seat(state, None if state is None else self._signals.endings_of(state.user), limit)
             lean = {name: scope[name] for name in ("type", "path", "query_string", "client")}
             lean["headers"] = [pair for pair in scope["headers"] if pair[0] in _HEADERS]  # no token stays in memory
             lean["ledger.seat"] = seat
             try:
-                await self._io.handle_request(lean, _Messages(receive, seat).next, send)
+                await self._io.handle_request(lean, _Messages(receive, seat, self._rules).next, send)
             finally:
                 if seat.io_sid:
                     self._forget(seat)
@@ -205,7 +216,7 @@ class Sockets:
         own[io_sid] = None
         await self._io.enter_room(io_sid, seat.room)
         await self._io.enter_room(io_sid, seat.session)
-        if len(own) > self._of_a_user:
+        if len(own) > self._rules.of_a_user:
             await self._services.counters.note("sockets_refused")
             await self._let_go(next(iter(own)))
         version = ServerVersionResponseDto(*await self._services.protocol_version())
@@ -246,9 +257,9 @@ class Sockets:
                 self._catching_up.add(io_sid)
 
     def _behind(self, seat: Seat) -> None:
-        """Wake the devices of somebody who has not all that was written."""
+        """Wake a device that has not all that was written; others of its user may have."""
         if seat.room is not None:
-            self._pace.wake(seat.room)
+            self._pace.wake(seat.room, seat.io_sid)
 
     def _over(self, sid: str, place: Endings) -> None:
         """Tell a session that it ended, and let its sockets go."""
@@ -258,8 +269,8 @@ class Sockets:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _wake(self, room: UserRoom) -> None:
-        await self._rooms.emit(WAKE, None, NAMESPACE, room=room)
+    async def _wake(self, room: UserRoom, member: str | None) -> None:
+        await self._rooms.emit(WAKE, None, NAMESPACE, room=member or room)
 
     async def _end(self, room: SessionRoom) -> None:
         await self._rooms.emit(SESSION_DELETE, room.sid, NAMESPACE, room=room)
@@ -274,8 +285,9 @@ class Sockets:
 class _Messages:
     """What an ASGI connection receives, as far as it is taken: a client that says too much is gone."""
 
-    def __init__(self, receive: Receive, seat: Seat) -> None:
+    def __init__(self, receive: Receive, seat: Seat, rules: SocketRules) -> None:
         self._receive = receive
+        self._rules = rules
         self._seat = seat
         self._since = asyncio.get_running_loop().time()
         self._begun = False
@@ -287,10 +299,10 @@ class _Messages:
             return {"type": "websocket.connect"}
         event = await self._receive()
         now = asyncio.get_running_loop().time()
-        if now - self._since > PING_S:
+        if now - self._since > self._rules.ping_s:
             self._since, self._seat.counted = now, 0
         self._seat.counted += 1
-        if self._seat.counted > MESSAGES:
+        if self._seat.counted > self._rules.messages:
             return {"type": "websocket.disconnect", "code": 1008}
         return event
 

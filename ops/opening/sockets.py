@@ -31,11 +31,14 @@ class Watch(NamedTuple):
 
 def open_sockets(found: Opened, services: Services, settings: Settings) -> Sockets:
     """Make what serves sockets, in the event loop that goes on."""
-    from endpoints.live.sockets import Sockets  # PERF: only a service waits for python-socketio, no command does
+    from endpoints.live.sockets import (
+        SocketRules,
+        Sockets,
+    )  # PERF: only a service waits for python-socketio, no command does
 
     assert isinstance(found.store, StandaloneStore | ClusterStore)
     signals = Signals(found.store, found.ledger.partitions, timeout_s=settings.redis_timeout_s)
-    return Sockets(services, signals, settings.sockets)
+    return Sockets(services, signals, SocketRules(most=settings.sockets))
 
 
 def watcher(found: Opened, settings: Settings, source: EntitySource, sockets: Sockets) -> Watch | None:
