@@ -17,7 +17,7 @@ import msgspec
 import socketio
 
 from endpoints.accounts.auth import Kind, presented
-from endpoints.http.errors import Forbidden, Unauthenticated, answer_to
+from endpoints.http.errors import ErrorDto, Forbidden, Unauthenticated, answer_to
 from endpoints.http.refusals import Refusals
 from endpoints.http.request import Request
 from endpoints.live import MESSAGE_BYTES, PATH
@@ -26,7 +26,7 @@ from endpoints.live.pace import EVERY_S, Pace
 from endpoints.live.rooms import NAMESPACE, Rooms, SessionRoom, UserRoom
 from endpoints.server_info import ServerVersionResponseDto
 from endpoints.services import Services
-from ledger.errors import LedgerError, SessionEnded, Unavailable
+from ledger.errors import LedgerError, SessionEnded
 from ledger.state import State
 from projections.live.signals import Endings, Library, Place, Signals
 
@@ -37,6 +37,7 @@ WAKE: Final = "on_album_update"
 SESSION_DELETE: Final = "on_session_delete"
 LEAVE_S: Final = 2.0
 """How long a client may take to leave when it is told to."""
+TOO_MANY: Final = "There are too many sockets open here; without one the app syncs when it is started"
 _HEADERS: Final = frozenset((b"connection", b"upgrade"))
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -57,15 +58,6 @@ class SocketRules(msgspec.Struct, frozen=True):
     ping_s: float = 25.0
     pong_s: float = 20.0
     wake_every_s: float = EVERY_S
-
-
-class TooManySockets(Unavailable):
-    """This worker has as many sockets as it may."""
-
-    retry_after_s = 60
-
-    def __init__(self) -> None:
-        super().__init__("There are too many sockets open here; the app syncs without one, when it is started")
 
 
 class Seat:
@@ -159,7 +151,7 @@ class Sockets:
             return
         if self._count >= self._rules.most:
             await self._services.counters.note("sockets_refused")
-            await _refuse(send, TooManySockets())
+            await _answer(send, 503, TOO_MANY, retry_after_s=60)
             return
         self._count += 1  # before anything is waited for
         try:
@@ -310,18 +302,15 @@ class _Messages:
 async def _refuse(send: Send, error: LedgerError) -> None:
     """Answer with an error, as any other path does."""
     status, body = answer_to(error, "GET", PATH)
-    after = getattr(error, "retry_after_s", None)
-    headers = [] if after is None else [(b"retry-after", str(after).encode())]
     if status >= 500:
         log.error("%d GET %s: %s", status, PATH, error)
-    await _send(send, status, msgspec.json.encode(body), headers)
+    await _answer(send, status, body.message, retry_after_s=getattr(error, "retry_after_s", None))
 
 
-async def _answer(send: Send, status: int, message: str) -> None:
-    await _send(send, status, msgspec.json.encode({"message": message}), [])
-
-
-async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+async def _answer(send: Send, status: int, message: str, *, retry_after_s: int | None = None) -> None:
+    body = msgspec.json.encode(ErrorDto(message))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if retry_after_s is not None:
+        headers.append((b"retry-after", str(retry_after_s).encode()))
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -55,6 +55,11 @@ class SocketClients:
         with self._news:
             return [each for each in self._heard if (each.name, each.event) == (name, event)]
 
+    def last(self, event: str) -> float:
+        """Tell when any socket heard an event last, by the monotonic clock; 0.0 for never."""
+        with self._news:
+            return max((each.at_s for each in self._heard if each.event == event), default=0.0)
+
     def wait(self, name: str, event: str, count: int = 1) -> list[Heard]:
         """Wait until a socket heard an event so often, and list it; raises AssertionError."""
         deadline = time.monotonic() + PATIENCE_S

@@ -106,6 +106,12 @@ class RawSocket:
         except ConnectionError:
             return found
 
+    async def pinged(self, count: int) -> None:
+        """Wait until so many pings came."""
+        while self.pings < count:
+            assert self.closed is None, self.closed
+            await self._take()
+
     async def quiet(self, seconds: float) -> bool:
         """Tell whether nothing comes for a time."""
         try:
@@ -141,5 +147,6 @@ class RawSocket:
                     self.say("3")
             elif isinstance(event, CloseConnection):
                 self.closed = event.code
+                self._send(event.response())
             elif isinstance(event, Ping):
                 self._send(event.response())
