@@ -213,8 +213,7 @@ class Sockets:
             await self._let_go(next(iter(own)))
         version = ServerVersionResponseDto(*await self._services.protocol_version())
         await self._io.emit("on_server_version", msgspec.to_builtins(version), to=io_sid)
-        if self._signals.hears(seat.room.place) and self._signals.hears(seat.session.place):
-            self._catching_up.add(io_sid)  # else as soon as they are heard
+        self._look_at(seat)
 
     async def _left(self, io_sid: str, reason: str) -> None:
         """Forget a socket; its connection is closed in a moment."""
@@ -246,7 +245,15 @@ class Sockets:
         """Look at all who might not have heard what was told at a place."""
         for room in self._rooms.at(place):
             for io_sid in self._rooms.members(room):
-                self._catching_up.add(io_sid)
+                if (seat := self._seats.get(io_sid)) is not None:
+                    self._look_at(seat)
+
+    def _look_at(self, seat: Seat) -> None:
+        """Look after a socket once all that concerns it is heard; until then it would be looked at again."""
+        if seat.room is None or seat.session is None:
+            return
+        if self._signals.hears(seat.room.place) and self._signals.hears(seat.session.place):
+            self._catching_up.add(seat.io_sid)
 
     def _behind(self, seat: Seat) -> None:
         """Wake a device that has not all that was written; others of its user may have."""

@@ -8,7 +8,18 @@ from typing import Final
 
 import msgspec
 
-BENCHMARKS: Final = ("acks", "stream", "verify", "rebuild", "segments", "history", "rss", "sizes", "postgres")
+BENCHMARKS: Final = (
+    "acks",
+    "stream",
+    "verify",
+    "rebuild",
+    "segments",
+    "history",
+    "rss",
+    "sizes",
+    "sockets",
+    "postgres",
+)
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, tag="comparison", tag_field="kind"):

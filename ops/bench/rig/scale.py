@@ -28,6 +28,9 @@ class Scale(msgspec.Struct, frozen=True):
     polls: int = 1_000
     slow_s: float = 25.0
     slow_readers: int = 200
+    sockets: int = 5_000
+    socket_writes: int = 1
+    socket_quiet_s: float = 50.0
     postgres_rows: int = 1_000_000
     postgres_polls: int = 200
 
@@ -52,6 +55,8 @@ QUICK: Final = Scale(
     polls=20,
     slow_s=1.5,
     slow_readers=5,
+    sockets=100,
+    socket_quiet_s=1.0,
     postgres_rows=20_000,
     postgres_polls=5,
 )
