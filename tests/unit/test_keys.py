@@ -98,6 +98,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:counters",
         b"ledger:unknown-types",
         b"ledger:unfit-parents",
+        b"ledger:watched",
         b"ledger:origins",
         b"ledger:libraries",
         b"ledger:identity:5e",
