@@ -53,6 +53,12 @@ class CatchingUp:
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
+    def forget(self, io_sid: str) -> None:
+        """Look at a socket no more."""
+        self._waiting.pop(io_sid, None)
+        if (timer := self._timers.pop(io_sid, None)) is not None:
+            timer.cancel()
+
     def close(self) -> None:
         """Look at nothing any more."""
         self._waiting.clear()
@@ -74,7 +80,8 @@ class CatchingUp:
                 log.error("whether a socket's session goes on cannot be told: %s", error)
             except LedgerError as error:
                 log.debug("a socket is looked at again in a moment: %s", error)
-                self._again(io_sid, AGAIN_S)
+                if self._seat_of(io_sid) is seat:
+                    self._again(io_sid, AGAIN_S)
 
     async def _look_at(self, io_sid: str, seat: Seat) -> None:
         assert seat.room is not None
@@ -86,7 +93,7 @@ class CatchingUp:
             await self._services.present()  # nobody is signed out by a store that lost its ledger
             self._over(sid, place)
             return
-        if state.over_at_us is not None:
+        if state.over_at_us is not None and self._seat_of(io_sid) is seat:
             self._again(io_sid, max((state.over_at_us - ledger.clock()) / 1e6, 0.0) + 0.01)
         if await is_behind(self._services.source, state):
             self._behind(seat)

@@ -224,6 +224,7 @@ class Sockets:
     def _forget(self, seat: Seat) -> None:
         if self._seats.pop(seat.io_sid, None) is None or seat.room is None:
             return
+        self._catching_up.forget(seat.io_sid)
         own = self._by_user[seat.room.user]
         del own[seat.io_sid]
         if not own:

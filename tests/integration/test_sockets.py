@@ -169,8 +169,12 @@ async def test_a_session_ends_at_its_time(valkey_url: str) -> None:
         device = await at.service.sign_in(expires_at_us=at.service.clock.now_us + 1_000_000)
         socket = await at.join(device.token)
         assert await socket.event() == WAKE
+        away = await at.join(device.token)
+        away.close()
+        await at.until(lambda: at.sockets.count == 1)
+        assert len(at.sockets._catching_up._timers) == 1, "nothing is kept of who left"
         at.service.clock.now_us += 2_000_000
-        assert await socket.event() == ["on_session_delete", device.sid]
+        assert await socket.event(NEWS) == ["on_session_delete", device.sid]
         await socket.until_closed()
 
 
