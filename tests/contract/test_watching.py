@@ -16,6 +16,7 @@ from ledger.log.store_check import open_layout
 from ledger.store.cluster import ClusterStore
 from ledger.store.interface import open_store
 from ledger.store.standalone import StandaloneStore
+from projections.entities.gumnut.source import GumnutSource
 from projections.entities.source import SourceUnavailable
 from projections.live.feeds import Feeds
 from projections.live.signals import Library, Place, Signals
@@ -156,7 +157,9 @@ async def test_a_feed_at_gumnut_tells_what_is_new_once(valkey_url: str, gumnut: 
         phone = await Phone.sign_in(at, gumnut, tmp_path / "phone.db")
         told: list[str] = []
         here = {A: ("ann", phone.device.sid)}
-        feeds = Feeds(phone.service.services.source, lambda: here, told.append, every_s=0.0)
+        source = phone.service.services.source
+        assert isinstance(source, GumnutSource)
+        feeds = Feeds(source, lambda: here, told.append, every_s=0.0)
         await feeds.turn()
         await feeds.turn()
         assert told == []
