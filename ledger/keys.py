@@ -69,6 +69,11 @@ def unfit_parents() -> bytes:
     return b"ledger:unfit-parents"
 
 
+def watched() -> bytes:
+    """Value: up to which horizon of the source it was told who has something new, in µs."""
+    return b"ledger:watched"
+
+
 def origins() -> bytes:
     """Hash: what the source is and was: `newest` number; `record:`, `since:` (µs), `written:` a number; `pending`."""
     return b"ledger:origins"
@@ -134,7 +139,7 @@ def sent(partition: int, sid: str) -> bytes:
 
 
 def ended(partition: int) -> bytes:
-    """Hash: session id -> head, last seq, hash and user of an ended session."""
+    """Hash: session id -> head, last seq, hash and user of an ended session. Channel: the ids of those that end."""
     return b"{p%d}:ended" % partition
 
 
@@ -209,7 +214,10 @@ def catalog_libraries() -> bytes:
 
 
 def catalog_meta(library: str) -> bytes:
-    """Hash: last stamp given, tombstone floor; newest row and longest line of each entity type."""
+    """Hash: last stamp given, tombstone floor; newest row and longest line of each entity type.
+
+    Channel, of a library of any source: something was written.
+    """
     return b"{l%b}:meta" % library.encode()
 
 

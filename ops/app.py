@@ -32,6 +32,7 @@ from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_census, open_services
+from ops.opening.sockets import open_sockets, watcher
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
@@ -41,6 +42,7 @@ from projections.transparency.job import JOB as NOTARIZE
 from projections.transparency.job import LogOf, notarize, told
 
 if TYPE_CHECKING:
+    from endpoints.live.sockets import Sockets
     from projections.immich.tables import ImmichTables
 
 log = logging.getLogger("syncledger.app")
@@ -62,6 +64,7 @@ class Application:
         self._settings = settings
         self._redis_url = redis_url
         self._app: App = build_waiting(lambda: self._trouble)
+        self._sockets: Sockets | None = None
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
         """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
@@ -74,6 +77,9 @@ class Application:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+            return
+        if self._sockets is not None and self._sockets.takes(scope):
+            await self._sockets(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -141,7 +147,10 @@ class Application:
             looked = LookedAt()
             found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id, looked)
             proof = await log_of(found, self._settings)
-            app = build(services)
+            app, sockets = build(services), None
+            if self._settings.has_sockets:
+                sockets = open_sockets(found, services, self._settings)
+                stack.push_async_callback(sockets.close)
             watch, jobs = Watch(self._settings, looked, self.slot), partial(again_and_again, looked=looked)
             watch.begin(services)
             census = open_census(self._settings, found, services.source)
@@ -166,9 +175,11 @@ class Application:
             if proof is not None:
                 every_s = self._settings.proof.interval_s
                 work.append(jobs(partial(self._notarize, found, proof), "notarize", every_s, counters))
+            if sockets is not None and (waker := watcher(found, self._settings, services.source, sockets)) is not None:
+                work.append(jobs(waker.job, "watch", waker.every_s, counters))
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
             closing.push_async_exit(stack.pop_all())
-        self._app = app
+        self._app, self._sockets = app, sockets
 
     async def _expire(self, found: Opened) -> None:
         """End what is over; of all workers the one that claims a turn does it."""

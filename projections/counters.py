@@ -69,6 +69,7 @@ COUNTERS: Final[dict[str, Known]] = {
     # Refused credentials of requests, sign-ins left out.
     "bad_tokens": Known("Credentials that admitted nobody: unknown, ended, expired or replaced."),
     "token_reused": Known("Sessions ended because a token came back long after it was replaced: a copy, most likely."),
+    "sockets_refused": Known("Web sockets that were not opened or let go, because there were too many."),
     "limited": Known(
         "Requests answered 429, by the limit they met.", "what", ("sign_in", "account", "bad_token", "refresh")
     ),
@@ -88,7 +89,7 @@ COUNTERS: Final[dict[str, Known]] = {
     "job_failed": Known(
         "Runs of background jobs that failed, to be tried again.",
         "job",
-        ("expire", "version", "compare", "clock", "gone", "look", "census", "certificates"),
+        ("expire", "version", "compare", "clock", "gone", "look", "census", "certificates", "watch"),
     ),
     "unknown_types": Known(
         "Types of the protocol that apps asked for and this version does not know, left out beside a backend."

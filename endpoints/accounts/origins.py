@@ -28,8 +28,11 @@ class Origins:
         Browsers say where a request comes from in `Sec-Fetch-Site` or, older ones, in `Origin`; apps and scripts say
         nothing. Neither header can be set by a page.
         """
-        if req.method in _READING:
-            return
+        if req.method not in _READING:
+            self.check_any(req)
+
+    def check_any(self, req: Request) -> None:
+        """Refuse what another origin's page sent, also where it only reads; raises Forbidden."""
         given = req.raw_headers
         site = given.get(b"sec-fetch-site")
         if site is not None and site.strip().lower() not in _OWN_SITES:

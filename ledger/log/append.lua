@@ -18,6 +18,7 @@
 --         one that the first session belongs to has ended or expired; {5} if the user has as many sessions as may live.
 -- In a partition that is being copied no session begins or is resumed, nor in one without anything: it has lost all
 -- that it held.
+-- That a session ended is said on the channel of the name of `ended`; where a server forbids that, who listens is told.
 -- Knows no event type: only that a session is at a version, lives, belongs to another, and is known to a provider.
 -- A version is seq and hash: where the store lost its tail another event may have taken the seq.
 -- The session's seq, at_us and hash are those of its last event here. Its marks lead walk.lua to where a page begins;
@@ -160,6 +161,7 @@ for i, at in ipairs(starts) do
     if ARGV[at + 6] ~= '' then
       call('ZREM', provider_sessions, ARGV[at + 6])
     end
+    redis.pcall('SPUBLISH', KEYS[4], ARGV[at])
   end
 end
 if ends and ARGV[7] ~= '' and call('HLEN', KEYS[3]) > 0 then

@@ -29,6 +29,7 @@ from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
+from ops.server.web_sockets import bound, is_for_socket
 from ops.settings.settings import Settings
 
 KEEP_ALIVE_S = 75
@@ -50,7 +51,9 @@ class TunnelError(Exception):
 
 
 class RequestParser(HttpRequestParser):
-    """A parser for a server of HTTP/1.1 alone: that a client would rather speak something else changes nothing.
+    """A parser for a server of HTTP/1.1: that a client would rather speak something else changes nothing.
+
+    Only where there are web sockets, on one path, a request for one is let through.
 
     An `Upgrade` may be ignored (RFC 9110, section 7.8), and Java's client offers one with every request. To httptools
     all behind such a head is the other protocol, so the request has no body, and its body is the next request. So the
@@ -67,6 +70,8 @@ class RequestParser(HttpRequestParser):
             try:
                 super().feed_data(data)
             except HttpParserUpgrade as upgrade:
+                if self._protocol.becomes_socket():
+                    raise
                 (head_end,) = upgrade.args
             else:
                 return
@@ -117,6 +122,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._looked_at = False
         self._last: Any = None
         """The request whose answer ends the connection, though its client would go on."""
+        self._is_socket = False
         self._head_bytes = 0
         self._first_bytes = 0
         self._fed_bytes = 0
@@ -137,6 +143,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         idle = self.timeout_keep_alive_task
         super().data_received(data)
         scope: Any = self.scope  # None before the first request
+        if self._is_socket:
+            self._head_arrived()
+            return
         if scope is not None:
             if "method" not in scope:  # only a whole head has told its method
                 self._head_goes_on(scope, len(data))
@@ -174,6 +183,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():  # it comes again
             if self.parser.get_method() == b"CONNECT":
                 raise TunnelError
+            if self._is_for_socket():
+                self.server_state.proxy_hint.look(self.headers, self.client)
+                super().on_headers_complete()
             return
         version = self.parser.get_http_version()
         try:
@@ -225,6 +237,20 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle  # None before the first request
         if cycle is not None and cycle.keep_alive and not (cycle.response_started or self._in_body):
             cycle.keep_alive, self._last = False, cycle
+
+    def becomes_socket(self) -> bool:
+        """Tell whether the connection is a web socket's from here on, which is so if its head asked for that."""
+        self._is_socket = self._is_for_socket()
+        return self._is_socket
+
+    def _is_for_socket(self) -> bool:
+        """Tell whether the head that was parsed last asks for a web socket where there are any, and nothing is open."""
+        return (
+            is_for_socket(self.url)
+            and self.parser.get_method() == b"GET"
+            and getattr(self.cycle, "response_complete", True)
+            and self._should_upgrade()
+        )
 
     def head_without_upgrade(self) -> bytes:
         """Write the head that was parsed last without its wish for another protocol."""
@@ -431,6 +457,7 @@ class LedgerWorker(UvicornWorker):  # type: ignore[misc] # gunicorn has no types
         super().__init__(*args, **kwargs)
         settings = self.app.settings
         trust(self.config, settings.trusted_proxies)
+        bound(self.config, on=settings.has_sockets)
         # Streams are broken a little before the grace is over, so that all has ended when it is.
         breaking_s = settings.grace_s - min(1.0, settings.grace_s / 2)
         self.config.timeout_graceful_shutdown = breaking_s  # type: ignore[assignment] # any number will do

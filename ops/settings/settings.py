@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from ledger.errors import InvalidInput
+from ledger.events import IMMICH
 from ops.archive.options import ArchivePlace, place_from
 from ops.settings.identity import (
     GumnutSettings,
@@ -62,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Source = "catalog"
     stall_s: float = 600.0
     """How long a reader of a stream may take nothing before its connection is broken."""
+    sockets: int = 5000
+    """How many web sockets a worker may have; 0: there are none."""
     grace_s: float = 10.0
     """How long open streams may go on after SIGTERM."""
     drain_s: float = 600.0
@@ -109,6 +112,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Of a connection that went silent a request still asks, on the next one, what became of its write.
         """
         return self.redis_timeout_s * REPLY_SHARE
+
+    @property
+    def has_sockets(self) -> bool:
+        """Whether the app finds a socket here: beside Immich it has Immich's own."""
+        return self.sockets > 0 and self.identity != IMMICH
 
     @property
     def user_keys_place(self) -> ArchivePlace:

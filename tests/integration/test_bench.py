@@ -47,7 +47,8 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     [
         (("history",), 0, 3, {"µs"}),
         pytest.param(
-            [name for name in BENCHMARKS if name not in ON_POSTGRES], 6, 12, {"MiB", "KiB", "bytes", "events", "µs"},
+            [name for name in BENCHMARKS if name not in ON_POSTGRES],
+            7, 16, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%"},
             marks=pytest.mark.soak,
         ),
     ],

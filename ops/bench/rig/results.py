@@ -8,7 +8,19 @@ from typing import Final
 
 import msgspec
 
-BENCHMARKS: Final = ("acks", "stream", "verify", "rebuild", "segments", "history", "rss", "sizes", "postgres", "beside")
+BENCHMARKS: Final = (
+    "acks",
+    "stream",
+    "verify",
+    "rebuild",
+    "segments",
+    "history",
+    "rss",
+    "sizes",
+    "sockets",
+    "postgres",
+    "beside",
+)
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, tag="comparison", tag_field="kind"):

@@ -83,8 +83,11 @@ class Feed:
             self._kept.popitem(last=False)
         return page
 
-    async def since(self, of: Filter, began: datetime, cursor: str) -> Events:
-        """Read a page of what transactions that began at an instant or later did: to look something up, not to sync."""
+    async def since(self, of: Filter | None, began: datetime, cursor: str) -> Events:
+        """Read a page of what transactions that began at an instant or later did: to look something up, not to sync.
+
+        `of` None: of all that there is.
+        """
         try:
             return _page_of(await self._get(of, cursor, created_at_gte=began), cursor)
         except Declined as no:

@@ -169,6 +169,39 @@ class PostgresSource:
                 quiet.forget(library, served[name])
         return changed
 
+    async def written(self, libraries: Sequence[str], since: int, before: int) -> list[str]:
+        """Tell which libraries have rows, of any type, at or above an instant and below a horizon.
+
+        One question for all of them, and none where a look at the newest rows shows that there was nothing. What every
+        library is sent does not count.
+        """
+        values = [
+            (library, value) for library in libraries if (value := self._reads.library_value(library)) is not None
+        ]
+        if not values:
+            return []
+        if not self._newest.is_known(before):
+            await self._postgres.ask(self._newest.look)
+        after, unfit = Position(max(since - 1, 0), ""), self._unfit.tables
+        names = [
+            name
+            for name in sorted(self._mapping.entities)
+            if self._compiler.is_mended(name, unfit) or self._newest.may_have(name, after, before)
+        ]
+        if not names:
+            return []
+        ask = Ask([value for _, value in values], dict.fromkeys(names, after), before, unfit=unfit)
+
+        async def read(connection: Any) -> Any:
+            statement = await self._compiler.written(connection, names, unfit)
+            if statement is None:
+                return []
+            await connection.plan_for_values(True)
+            return await connection.fetch(statement.sql, *self._reads.values(statement, ask))
+
+        rows = await self._reads.ask(", ".join(names), read)
+        return [values[row["at"] - 1][0] for row in rows]
+
     async def catches_up_in(self, library: str, types: Collection[str], before: int, asked_s: float) -> float:
         """Tell in how many seconds what was committed by an instant of the monotonic clock is below the horizon.
 

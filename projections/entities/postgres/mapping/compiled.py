@@ -54,6 +54,7 @@ class Compiler:
         self._known: dict[tuple[str, bool], Compiled] = {}
         self._parts: dict[tuple[str, bool, tuple[bool, ...]], Compiled] = {}
         self._changed: dict[tuple[tuple[str, ...], frozenset[str]], Statement] = {}
+        self._written: dict[tuple[tuple[str, ...], frozenset[str]], Statement | None] = {}
 
     @property
     def resends(self) -> tuple[Resend, ...]:
@@ -133,7 +134,7 @@ class Compiler:
         """Take nothing of what was made for granted any more: the database may have got another schema."""
         self.forgotten += 1
         self._describer = Describer(self._mapping)
-        for made in (self._known, self._parts, self._changed):
+        for made in (self._known, self._parts, self._changed, self._written):
             made.clear()
 
     async def changed(
@@ -150,6 +151,18 @@ class Compiler:
                 del self._changed[next(iter(self._changed))]
             known = self._changed[names] = statements.changed(several, self._mapping.source.library)
         return known
+
+    async def written(
+        self, connection: asyncpg.Connection, names: Sequence[str], unfit: Collection[str]
+    ) -> Statement | None:
+        """Return the statement that asks which libraries have rows of mapped entity types; None if that tells none."""
+        key = (tuple(names), frozenset(name for name in names if self.is_mended(name, unfit)))
+        if key not in self._written:
+            several = [(await self.entity_type(connection, name, unfit)).types for name in names]
+            if len(self._written) >= KNOWN_SETS:
+                del self._written[next(iter(self._written))]
+            self._written[key] = statements.written(several, self._mapping.source.library)
+        return self._written[key]
 
     async def parts(self, connection: asyncpg.Connection, name: str, branch: Branch) -> list[Part]:
         """Return the parts of one branch that is for the database."""

@@ -123,6 +123,28 @@ def changed(several: Sequence[tuple[str, Types]], library: str) -> Statement:
     return statement_of(f"SELECT ARRAY[{', '.join(found)}]::boolean[]", parameters, library)
 
 
+def written(several: Sequence[Types], library: str) -> Statement | None:
+    """Ask of which libraries, an array, any of several entity types has rows after a position and before an instant.
+
+    A row for each: where it stands `at` in the array, from 1. Rows that every library has are left out: what is news to
+    everybody wakes nobody. None where that is all there is.
+    """
+    parameters = Parameters()
+    every = parameters.use(("library",), f"{library}[]", lambda ask: ask.library)
+    one, trial = f"$1::{library}", parameters_of(library)
+    theirs = [
+        f"({_any(part, parameters, types.entity_type)}) IS NOT NULL".replace(one, "_sl_one.id")
+        for types in several
+        for part in types.parts
+        if one in _any(part, trial, types.entity_type)
+    ]
+    if not theirs:
+        return None
+    libraries = f"unnest({every}) WITH ORDINALITY _sl_one (id, at)"
+    sql = f"SELECT _sl_one.at FROM {libraries} WHERE {' OR '.join(theirs)}"
+    return statement_of(sql, parameters, library)
+
+
 def left(types: Types) -> Statement:
     """Ask of each part whether it has rows after a position and before an instant: one array of booleans."""
     parameters = parameters_of(types.library)
