@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from ledger import keys
 from ledger.commands import CreateSession, RequestReset
 from ledger.log.append import pairs
 from ledger.log.service import Ledger
@@ -102,7 +103,7 @@ async def everything(store: Store) -> dict[bytes, Any]:
             del found[name]
     for names in await store.each_primary("KEYS", "*"):
         for name in names:
-            if not name.startswith(b"{p"):
+            if not name.startswith(b"{p") and name != keys.census():
                 found[name] = await _read(store, name)
     return found
 
