@@ -169,8 +169,8 @@ def test_beside_a_backend_that_signs_tokens_itself(
     with ExitStack() as stack:
         service = RunningService(tmp_path / "ledger", **settings)
         ports[LEDGER] = service.port
+        running("tokens.py", ports, ANNS_PASSWORD=PASSWORD)  # first: keys that did not come are not asked for at once
         service = stack.enter_context(service)
-        running("tokens.py", ports, ANNS_PASSWORD=PASSWORD)
         running("photos.py", ports, LEDGER_API_KEY=service.entities_key)
         conf = with_ports(block("nginx").replace("#jwt ", ""), ports)
         proxy = stack.enter_context(plain_nginx(tmp_path / "nginx", conf, ports[PROXY]))
