@@ -45,7 +45,7 @@ class Scene(NamedTuple):
         """Add up the samples of a name that have these labels."""
         family = re.sub(r"_(total|bucket|count|sum)$", "", name)
         samples = self.scrape()[family].samples
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return float(sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items()))
 
     def soon(self, name: str, expected: float, **labels: str) -> None:
         """Wait until a figure is as expected: workers hand theirs over once a second."""
