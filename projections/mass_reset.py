@@ -38,7 +38,20 @@ class NotAsked(msgspec.Struct, frozen=True):
     what: str
 
 
-class MassReset(msgspec.Struct):
+class Failures(msgspec.Struct):
+    """How many sessions of a walk over many failed, and which, as far as there is room to name them."""
+
+    failed: int = 0
+    not_asked: list[NotAsked] = []
+
+    def fail(self, partition: int, session: str, what: str) -> None:
+        """Count what could not be asked, and name it if there is room."""
+        self.failed += 1
+        if len(self.not_asked) < REPORTED:
+            self.not_asked.append(NotAsked(partition, session, what))
+
+
+class MassReset(Failures):
     """How many sessions were looked at, and what became of them.
 
     `asked` now, or with a dry run would be; `before`: were asked before, and have not answered; `ended` meanwhile.
@@ -48,14 +61,6 @@ class MassReset(msgspec.Struct):
     asked: int = 0
     before: int = 0
     ended: int = 0
-    failed: int = 0
-    not_asked: list[NotAsked] = []
-
-    def fail(self, partition: int, session: str, what: str) -> None:
-        """Count what could not be asked, and name it if there is room."""
-        self.failed += 1
-        if len(self.not_asked) < REPORTED:
-            self.not_asked.append(NotAsked(partition, session, what))
 
 
 async def ask_to_reset(

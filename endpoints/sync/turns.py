@@ -30,10 +30,7 @@ class StreamsBusy(Unavailable):
 
 
 class Turn:
-    """A place among those that begin; given back by `end`, or when nobody holds it any more.
-
-    The body of a response that a client did not wait for is dropped without having been begun.
-    """
+    """A place among those that begin; `end` gives it back."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns: Turns | None = turns
@@ -48,9 +45,6 @@ class Turn:
         """Wait for a turn again behind `end`; raises StreamsBusy."""
         await turns.wait()
         self._turns = turns
-
-    def __del__(self) -> None:
-        self.end()
 
 
 class Turns:

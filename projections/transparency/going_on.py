@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from ledger import keys
 from ledger.errors import CorruptLedger, LedgerError, StoreReplyError, StoreUnavailable
 from ledger.log.service import Ledger
@@ -16,14 +14,14 @@ from ledger.transparency.entries import KINDS, EventLeaf, parse_leaf
 from ledger.transparency.notes import VerifierKey
 from ledger.transparency.state_tree import Record
 from projections.checking.partition_fold import is_sid, pages_of
-from projections.mass_reset import REPORTED, NotAsked
+from projections.mass_reset import Failures
 from projections.transparency.monitor.log_check import Published, open_published
 from projections.transparency.place import LogPlace
 
 _TOGETHER: Final = 200
 
 
-class GoneOn(msgspec.Struct):
+class GoneOn(Failures):
     """How many living sessions were compared with the log, and of how many the store had lost what is logged.
 
     `ended` of these had ended, and are ended again; the others go on behind what was lost and start over. With a dry
@@ -33,14 +31,6 @@ class GoneOn(msgspec.Struct):
     sessions: int = 0
     lost: int = 0
     ended: int = 0
-    failed: int = 0
-    not_asked: list[NotAsked] = []
-
-    def fail(self, partition: int, session: str, what: str) -> None:
-        """Count what failed, and name it if there is room."""
-        self.failed += 1
-        if len(self.not_asked) < REPORTED:
-            self.not_asked.append(NotAsked(partition, session, what))
 
 
 async def go_on(

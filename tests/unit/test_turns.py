@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import pytest
 
@@ -42,16 +41,6 @@ async def test_the_line_has_an_end_and_so_has_waiting() -> None:
     turn.end()
     (await turns.take()).end()
     assert StreamsBusy("").retry_after_s > 0
-
-
-async def test_a_turn_that_nobody_holds_any_more_is_given_back() -> None:
-    turns = Turns(at_once=1, wait_s=5)
-    turn = await turns.take()
-    following = asyncio.create_task(turns.take())
-    await asyncio.sleep(0)
-    del turn
-    gc.collect()
-    (await following).end()
 
 
 async def test_who_waits_for_the_source_leaves_the_turn_to_others() -> None:
