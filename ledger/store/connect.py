@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -14,6 +14,10 @@ from ledger.errors import LayoutError, StoreUnavailable
 from ledger.store.error_replies import NotPermitted
 
 Address = tuple[str, int]
+
+
+NOT_REACHED: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""What opening a connection raises; the last one uvloop, where the server closes it between two of our steps."""
 
 
 class Target:
@@ -75,7 +79,7 @@ class Target:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await self._check(connection)
             return _take_over(connection, protocol)
-        except (RedisError, OSError, TimeoutError) as exc:
+        except NOT_REACHED as exc:
             await connection.disconnect(nowait=True)
             raise self._trouble(exc) from exc
         except BaseException:
@@ -96,7 +100,7 @@ class Target:
                     await connection.send_command(*command)
                     replies.append(await connection.read_response())
                 return replies
-        except (RedisError, OSError, TimeoutError) as exc:
+        except NOT_REACHED as exc:
             raise self._trouble(exc) from exc
         finally:
             await connection.disconnect(nowait=True)

@@ -15,10 +15,9 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from ledger.errors import StoreUnavailable
-from ledger.store.connect import Address, Target
+from ledger.store.connect import NOT_REACHED, Address, Target
 
 ASKED_SHARE: Final = 0.4
 """For how much of the timeout of a connection the Sentinels are asked."""
@@ -73,7 +72,7 @@ class SentinelTarget(Target):
             for answer in asyncio.as_completed(asked):
                 try:
                     votes[await answer] += 1
-                except (RedisError, OSError, TimeoutError) as error:
+                except NOT_REACHED as error:
                     troubles.append(str(error) or "timed out")
                 if votes and max(votes.values()) * 2 > len(self.addresses):
                     break

@@ -191,19 +191,7 @@ def moved(cluster: ReplicatedCluster, service: RunningService) -> list[tuple[str
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["redis7", "valkey"])
-@pytest.mark.parametrize(
-    "events",
-    [
-        through_all,
-        pytest.param(
-            moved,
-            marks=pytest.mark.xfail(
-                strict=False,
-                reason="on Redis 7 phones did not go on within 90 s; whether cluster or service is not known",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("events", [through_all, moved])
 def test_what_a_cluster_goes_through_costs_nobody_anything(
     tmp_path: Path,
     kind: str,

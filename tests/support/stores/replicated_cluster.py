@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from pathlib import Path
@@ -195,8 +196,15 @@ class ReplicatedCluster:
         for node in self.nodes[1:]:
             self.meet(node, self.nodes[0])
         self.name.lead_to(self.nodes[0].port)
-        for replica, primary in pairs:  # which Redis 7 goes on to look for at its old address
-            self.replicate(replica, primary)
+        for replica, primary in pairs:
+            wait_until(functools.partial(self._knows, replica, primary.port), "the new addresses", 30)
+            if b"master_port:%d\r" % primary.port not in _info(replica):  # Redis 7 goes on to look at the old address
+                replica.stop()
+                replica.start()
+
+    def _knows(self, node: RedisServer, port: int) -> bool:
+        """Tell whether a node knows another one at a port."""
+        return any(each.port == port and "handshake" not in each.flags for each in self.facts(node))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.name.close()
