@@ -751,7 +751,7 @@ async def test_names_come_from_the_identity_record_and_are_stored_nowhere_else(s
     async def profile(user: str) -> Profile | None:
         return profiles.get(user)
 
-    catalog = Catalog(store, profiles=profile)
+    catalog = Catalog(store, lambda: 10**15, profiles=profile)  # renamed in the very moment in which it was made
     await provisioned(catalog)
     (auth_user,) = await data(catalog, "AuthUserV1")
     assert (auth_user["name"], auth_user["email"], auth_user["isAdmin"]) == ("Ann", "ann@example.test", True)

@@ -21,7 +21,7 @@ from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
 from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
 from projections.entities.catalog.library_summary import LibrarySummary
-from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, named, own_rows
+from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, made_anew, named, own_rows
 from projections.entities.catalog.paging import read_rows
 from projections.entities.catalog.parents import Parents, is_checked
 from projections.entities.catalog.writer import Writer, Written
@@ -110,9 +110,10 @@ class Catalog:
 
     async def renamed(self, library: str, user: str) -> None:
         """Let devices have a user's rows again that take their names from the identity record, which has changed."""
-        for entity in own_rows(user, self._now_us()):
-            for line in await self._stored_lines(library, entity.row, user):
+        for entity_type in OWN_TYPES:
+            for line in await self._stored_lines(library, row(entity_type), user):
                 if is_nameless(line):
+                    entity = made_anew(entity_type, line, self._now_us())
                     await self._writer.put_over(library, entity, position_of(line))
 
     async def horizon(self, library: str) -> int:

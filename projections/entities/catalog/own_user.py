@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from ledger.positions import iso_from_us
+from ledger.positions import iso_from_us, us_from_iso
 from projections.accounts.person import Profile, shown_email, shown_name
 from projections.entities.entity import Entity, entity_of
 from projections.entities.lines import as_type, payload_of
@@ -23,6 +23,8 @@ Profiles = Callable[[str], Awaitable[Profile | None]]
 
 OWN_TYPES: Final = ("AuthUserV1", "UserV1")
 """The entity types that have a row of each user who signs in."""
+_PRINTED_US: Final = 1000
+"""To which part of a second times are printed in these rows."""
 _NAMELESS: Final = b'"name":"","email":""'
 
 
@@ -34,7 +36,7 @@ def own_rows(user: str, now_us: int) -> tuple[Entity, Entity]:
         "email": "",
         "deleted_at": None,
         "has_profile_image": False,
-        "profile_changed_at": f"{iso_from_us(now_us)[:-4]}Z",
+        "profile_changed_at": _printed(now_us),
     }
     auth_user = AuthUserV1(
         **known,
@@ -46,6 +48,17 @@ def own_rows(user: str, now_us: int) -> tuple[Entity, Entity]:
         quota_usage_in_bytes=0,
     )
     return entity_of(row("AuthUserV1"), auth_user), entity_of(row("UserV1"), UserV1(**known))
+
+
+def made_anew(entity_type: str, line: bytes, now_us: int) -> Entity:
+    """Make a stored row of a user anew, with a later time than it had: one that is equal would not be sent again."""
+    data = payload_of(row(entity_type), line)
+    at_us = max(now_us, us_from_iso(data.profile_changed_at) + _PRINTED_US)
+    return entity_of(row(entity_type), replace(data, profile_changed_at=_printed(at_us)))
+
+
+def _printed(at_us: int) -> str:
+    return f"{iso_from_us(at_us)[:-4]}Z"
 
 
 def is_nameless(line: bytes) -> bool:

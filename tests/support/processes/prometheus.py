@@ -55,7 +55,7 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return bool(answer["data"]["result"])
 
-    def wait_for(self, alert: str, *, firing: bool, timeout_s: float = 90.0) -> None:
+    def wait_for(self, alert: str, *, firing: bool, timeout_s: float = 180.0) -> None:
         """Wait until an alert's expression is true, or until it is not any more."""
         wait_until(lambda: self.firing(alert) == firing, f"{alert}: {firing}", timeout_s)
 
