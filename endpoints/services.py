@@ -11,6 +11,7 @@ from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider, LogoutSender
 from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import Limits
+from endpoints.sync.stream_over import StreamOver, log_it
 from ledger.errors import Refused
 from ledger.log.service import Ledger
 from projections.accounts.claim_conflicts import ClaimConflicts
@@ -139,6 +140,7 @@ class Services(msgspec.Struct, frozen=True):
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
     `figures` are what this worker counts, those of ledger and store too.
+    `stream_over` is told of each sync stream that is over, and raises nothing.
     `backend_logout` is there where a backend gives tokens out and says when its sessions are over.
     """
 
@@ -163,3 +165,4 @@ class Services(msgspec.Struct, frozen=True):
     backend_logout: LogoutSender | None = None
     log: PublishedLog | None = None
     figures: WorkerFigures = msgspec.field(default_factory=WorkerFigures)
+    stream_over: Callable[[StreamOver], None] = log_it
