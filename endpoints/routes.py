@@ -22,6 +22,8 @@ from endpoints.sync import acks, probe, stream
 from ledger.errors import Unavailable
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
+Middleware = Any
+"""Something with `process_response`, as Falcon calls it."""
 _SUBJECTS = (
     well_known,
     health,
@@ -61,7 +63,7 @@ def operations_of(every: Iterable[Route]) -> Iterator[tuple[str, str]]:
                 yield "HEAD", route.path
 
 
-def build(services: Services, watching: Sequence[object] = ()) -> App:
+def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
     """Build the ASGI app; `watching` is middleware that sees each answer before it begins."""
     every = list(routes(services))
     figures = HttpFigures(list(operations_of(every)))
@@ -74,7 +76,7 @@ def build(services: Services, watching: Sequence[object] = ()) -> App:
     return app
 
 
-def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[object] = ()) -> App:
+def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
     errors.install(app)

@@ -19,6 +19,7 @@ from ops.server.logs import configure_logging
 from ops.server.supervisor import serve as serve_until_stopped
 from ops.server.systemd import is_activated
 from ops.settings.variables import VARIABLES, from_environment
+from ops.tracing.sending import check_installed
 
 
 def serve_options(command: Command) -> Command:
@@ -47,6 +48,7 @@ def serve(
         if not (replace or is_activated()):
             check_free(settings)
         check_identity(settings)
+        check_installed(settings)
         configure_logging(settings.log, settings.log_format)
         run(check_source(settings))
     if settings.log_format == "json":  # nobody reads it at a terminal, and its lines are all JSON
@@ -66,9 +68,9 @@ def _errors_in_form() -> Iterator[None]:
         if form.strip().lower() != "json":
             raise
         configure_logging("error", "json")
-        told = [str(error)]
+        told, code = [str(error)], getattr(error, "exit_code", 1)
         if isinstance(error, InvalidInput):
-            told = [f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems]
+            told, code = [f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems], 2
         for each in told:
             logging.getLogger("syncledger.serve").critical("%s", each)
-        raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from None
+        raise click.exceptions.Exit(code) from None

@@ -15,7 +15,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from ops.settings.variables import LogFormat, LogLevel
 

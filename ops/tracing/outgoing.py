@@ -24,7 +24,7 @@ def trace_outgoing(tracer: Tracer) -> Callable[[], None]:
             return await send(self, request)
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
-        attributes = {
+        attributes: dict[str, str | int] = {
             "http.request.method": request.method,
             "server.address": url.host,
             "server.port": port,

@@ -1,15 +1,17 @@
 """Sending spans to a collector: begun by a worker once it is a process of its own, ended with it in bounded time.
 
-What is sent where, how often and which of all, the environment's `OTEL_*` say, which the SDK reads. Spans wait in a queue
-of bounded length, and a thread sends them; when a collector is slow or down the queue runs over, and nothing else.
+What is sent where, how often and which of all, the environment's `OTEL_*` say, which the SDK reads. Spans wait in a
+queue of bounded length, and a thread sends them; when a collector is slow or down the queue runs over, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
+import time
 from importlib import metadata, util
 from typing import TYPE_CHECKING, Final, Self
 from uuid import uuid4
@@ -18,11 +20,15 @@ from ledger.errors import InvalidInput
 from ops.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
 _NEEDED: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 _LONGEST_CHARS: Final = 256
 """Of an attribute's text."""
+_SAID_EVERY_S: Final = 60.0
+_SAID: Final = 64
+"""How many different texts are remembered."""
 _SHARE: Final = 0.7
 """How much of the time between the breaking of streams and the killing of workers the last spans may take."""
 
@@ -57,7 +63,8 @@ class Sending:
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        from ops.tracing.spans import NAME
+        from ops.tracing.outgoing import trace_outgoing
+        from ops.tracing.spans import NAME, tracer
 
         provider = TracerProvider(
             resource=_resource(Resource, NAME),
@@ -66,8 +73,10 @@ class Sending:
         )
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         trace.set_tracer_provider(provider)
+        trace_outgoing(tracer())
         for handler in logging.getLogger().handlers:
             handler.addFilter(_TraceIds())
+            handler.addFilter(_Seldom())
         # Streams are broken so long before the grace is over (worker.py).
         return cls(provider, min(1.0, settings.grace_s / 2) * _SHARE)
 
@@ -80,9 +89,8 @@ class Sending:
 
 def _resource(kind: type[Resource], name: str) -> Resource:
     """Say whose spans they are; what the environment says of that goes before."""
-    found = kind.create(
-        {"service.version": metadata.version("syncledger"), "service.instance.id": uuid4().hex, "process.pid": os.getpid()}
-    )
+    version = metadata.version("syncledger")
+    found = kind.create({"service.version": version, "service.instance.id": uuid4().hex, "process.pid": os.getpid()})
     if str(found.attributes["service.name"]).startswith("unknown_service"):
         found = found.merge(kind({"service.name": name}))
     return found
@@ -97,4 +105,23 @@ class _TraceIds(logging.Filter):
         found = trace.get_current_span().get_span_context()
         if found.is_valid:
             record.trace_id, record.span_id = f"{found.trace_id:032x}", f"{found.span_id:016x}"
+        return True
+
+
+class _Seldom(logging.Filter):
+    """Lets through what the SDK says of its trouble once a minute: a collector may be down for a night."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("opentelemetry."):
+            return True
+        text, now_s = str(record.msg), time.monotonic()
+        if now_s < self._said.get(text, -math.inf) + _SAID_EVERY_S:
+            return False
+        if len(self._said) >= _SAID:
+            self._said.clear()
+        self._said[text] = now_s
         return True
