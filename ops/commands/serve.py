@@ -47,8 +47,8 @@ def serve(
         settings = settings_from(**given)
         if not (replace or is_activated()):
             check_free(settings)
-        check_identity(settings)
         check_installed(settings)
+        check_identity(settings)
         configure_logging(settings.log, settings.log_format)
         run(check_source(settings))
     if settings.log_format == "json":  # nobody reads it at a terminal, and its lines are all JSON

@@ -15,7 +15,7 @@ from ops.tracing.spans import failed
 
 _NAME: Final = r'(?:"[^"]{1,63}"|[A-Za-z_][\w$]{0,62})'
 _WORD: Final = re.compile(r"\s*([A-Za-z]{2,16})")
-_TABLE: Final = re.compile(rf"\b(?:FROM|INTO|UPDATE)\s+({_NAME}(?:\.{_NAME})?)", re.IGNORECASE)
+_TABLE: Final = re.compile(rf"\b(?:FROM|INTO|UPDATE)\s+({_NAME}(?:\.{_NAME})?)(?![\w$.\"]|\s*\()", re.IGNORECASE)
 _KEPT: Final = 1024
 
 
