@@ -153,8 +153,8 @@ def _is_number(value: object) -> bool:
 def _shown(text: str, most: int = MAX_CHARS) -> str:
     """Return what may be shown of a text; its end too, where a traceback tells what happened."""
     if len(text) > _MOST_READ:  # parted where a word ends, so that no half of a secret stays
-        half = _MOST_READ // 2
-        text = f"{text[:half].rpartition(' ')[0]} … {text[-half:].partition(' ')[2]}"
+        begin, end = text[: _MOST_READ // 2].rpartition(" ")[0], text[-_MOST_READ // 2 :].partition(" ")[2]
+        text = f"{begin} …{len(text) - len(begin) - len(end)} characters… {end}"
     text = masked(text)
     if len(text) <= most:
         return text

@@ -1,7 +1,7 @@
 """Sending spans to a collector: begun by a worker once it is a process of its own, ended with it in bounded time.
 
 What is sent where, how often and which of all, the environment's `OTEL_*` say, which the SDK reads. Spans wait in a
-queue of bounded length, and a thread sends them; when a collector is slow or down the queue runs over, and nothing else.
+queue of bounded length, and a thread sends them; when a collector is slow or down the queue runs over, nothing else.
 """
 
 from __future__ import annotations
