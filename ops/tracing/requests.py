@@ -42,7 +42,10 @@ class TracedApp:
             "url.scheme": scope["scheme"],
             "network.protocol.version": scope["http_version"],
         }
-        above = given(scope["headers"])
+        scope["headers"] = headers = [
+            (name, value) for name, value in scope["headers"]
+        ]  # as ASGI has it they may be iterated once
+        above = given(headers)
         span = self._tracer.start_span(
             "HTTP" if method == _OTHER else method, above, SpanKind.SERVER, attributes=attributes
         )

@@ -46,7 +46,7 @@ def issuer() -> Iterator[OidcServer]:
         yield server
 
 
-def traced(folder: Path, receiver: OtlpReceiver, **settings: str) -> RunningService:
+def traced(folder: Path, receiver: OtlpReceiver, **settings: Any) -> RunningService:
     """A service that sends its traces to a collector, and logs as JSON."""
     service = RunningService(folder, traces="true", log_format="json", log_requests="true", **settings)
     service.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **NEVER}
@@ -111,11 +111,12 @@ def test_one_trace_joins_client_http_script_sql_and_provider(
         "syncledger.correlation_id": "phone-17",
         "syncledger.session": (session := request.attributes["syncledger.session"]),
     }
-    for name, attributes in {
+    expected: dict[str, dict[str, Any]] = {
         "EVALSHA append": {"db.system.name": "redis", "db.stored_procedure.name": "append"},
         "SELECT photo": {"db.system.name": "postgresql", "db.operation.name": "SELECT"},
         "GET": {"http.request.method": "GET", "url.full": f"{issuer.url}/jwks", "http.response.status_code": 200},
-    }.items():
+    }
+    for name, attributes in expected.items():
         span = found[name]
         assert (span.parent, span.kind) == (request.span, OTHERS), name
         assert attributes.items() <= span.attributes.items()

@@ -131,13 +131,18 @@ async def test_what_is_no_route_has_the_method_alone_and_a_forged_token_no_sessi
 
 
 async def test_a_failure_of_ours_is_one_without_its_message(tracer: Tracer, spans: InMemorySpanExporter) -> None:
-    class Broken(FakeStore):
-        async def script(self, *_: Any) -> Any:
-            raise StoreUnavailable("hidden", maybe_done=False)
+    class Breaking(FakeStore):
+        broken = False
 
-    async with serving(FakeStore(), observing=Traces(tracer)) as service:
+        async def script(self, *given: Any) -> Any:
+            if self.broken:
+                raise StoreUnavailable("hidden", maybe_done=False)
+            return await super().script(*given)
+
+    store = Breaking()
+    async with serving(store, observing=Traces(tracer)) as service:
         token, _, _ = await service.sign_in()
-        service.ledger.store.script = Broken().script  # type: ignore[method-assign]
+        store.broken = True
         answer = await service.ask("GET", "/api/sync/ack", token)
     assert answer.status_code == 503
     span = finished(spans, "GET /api/sync/ack")
@@ -183,7 +188,7 @@ async def test_a_request_whose_client_left_ends_its_span(tracer: Tracer, spans: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(60)
 
-    scope = {"type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "headers": []}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "headers": []}
     task = asyncio.create_task(TracedApp(app, tracer)(scope, None, None))
     await asyncio.sleep(0)
     task.cancel()
@@ -197,7 +202,13 @@ async def test_methods_are_of_few_values(tracer: Tracer, spans: InMemorySpanExpo
         """Do nothing."""
 
     for method in ("PROPFIND", "M-SEARCH"):
-        scope = {"type": "http", "method": method, "scheme": "http", "http_version": "1.1", "headers": []}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "scheme": "http",
+            "http_version": "1.1",
+            "headers": [],
+        }
         await TracedApp(app, tracer)(scope, None, None)
     found = spans.get_finished_spans()
     assert [(span.name, of(span)["http.request.method"]) for span in found] == [("HTTP", "_OTHER")] * 2
