@@ -214,15 +214,15 @@ def test_a_record_is_one_object_with_numbers_as_such(as_json: io.StringIO) -> No
     assert rest == {**extra, "odd": "nan", "what": "/x", "none": "None"}
 
 
-def test_what_somebody_else_chose_begins_no_line_and_is_not_obeyed(either: io.StringIO) -> None:
+@pytest.mark.parametrize("form", [LineFormatter, JsonFormatter])
+def test_what_somebody_else_chose_begins_no_line_and_is_not_obeyed(form: type[LineFormatter]) -> None:
     try:
         raise ValueError(OBEYED)
     except ValueError:
-        logging.getLogger("test.lines").exception("m %s", OBEYED, extra={"field": OBEYED})
-    line = either.getvalue()
-    assert line.endswith("\n")
-    assert line[:-1].isprintable()
-    assert "\n" not in line[:-1]
+        error = sys.exc_info()
+    record = logging.makeLogRecord({"msg": "m %s", "args": (OBEYED,), "field": OBEYED, "exc_info": error})
+    line = form().format(record)
+    assert line.isprintable()
     if line.startswith("{"):
         told = json.loads(line)
         assert (told["field"], told["message"]) == (OBEYED, f"m {OBEYED}")
