@@ -166,7 +166,7 @@ class Application:
                 jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
                 jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
                 jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
-                jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
+                jobs(partial(watch.certificates, found), "certificates", certificates.SOON_S, counters, now=True),
             ]
             if self._settings.identity == IMMICH:
                 tables = await open_immich_tables(self._settings, connections=1)

@@ -38,6 +38,7 @@ class Watch:
         self._looked = looked
         self._slot = slot
         self._figures = WorkerFigures()
+        self._certificates = certificates.Look(settings, looked)
 
     def begin(self, services: Services) -> None:
         """Take the figures of a service that is opened; they are laid out as they stay."""
@@ -111,9 +112,9 @@ class Watch:
         if await claim(found.ledger, int(CENSUS_S * 1_000_000), CENSUS):
             await census.take()
 
-    async def certificates(self) -> None:
-        """Look at the certificates of what settings name."""
-        await certificates.look(self._settings, self._looked)
+    async def certificates(self, found: Opened) -> None:
+        """Look at the certificates of what settings name, and of what the store consists of."""
+        await self._certificates.look(found.store)
 
     def _pids(self) -> Mapping[str, int]:
         assert self._slot is not None
