@@ -236,7 +236,8 @@ class FeedHub:
                 continue
             wait_s = GIVEN_EVERY_S if follower.owes else beat_s + self._beat_s - now_s
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), min(wait_s, AGAIN_S))
+                async with asyncio.timeout(min(wait_s, AGAIN_S)):  # wait_for may lose that it was cancelled
+                    await news.wait()
 
     async def _catch_up(
         self, follower: _Follower, partitions: Iterable[int], heads: list[StreamId]
