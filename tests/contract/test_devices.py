@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
 
@@ -10,19 +9,12 @@ import msgspec
 import pytest
 
 from ledger import keys
-from ledger.commands import CreateSession, EndSession, OfferStream, Origin
+from ledger.commands import CreateSession, EndSession
 from ledger.entity_types import COMPLETE
-from ledger.errors import InvalidInput, StoreReplyError
-from ledger.log.formats import FORMAT, Formats
-from ledger.log.order import FILLED, INDEXED
 from ledger.log.service import Ledger
-from ledger.log.store_check import open_layout
 from ledger.log.whole import mark_new
-from ledger.personal import plain
 from ledger.store.interface import Store
-from projections.checking.rebuild import Rebuild
 from projections.checking.verify import verify
-from projections.devices.filling import fill
 from projections.devices.listing import MAX_LIMIT, Asked, Devices
 from projections.devices.told import DeviceTold
 from projections.entities.catalog.catalog import Catalog
@@ -105,9 +97,9 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(store: Store) -> AsyncIterator[Scene]:
+async def scene(store: Store) -> Scene:
     await mark_new(store, PARTITIONS)
-    yield Scene(store)
+    return Scene(store)
 
 
 async def test_who_needs_help_comes_first(scene: Scene) -> None:
@@ -125,8 +117,8 @@ async def test_who_needs_help_comes_first(scene: Scene) -> None:
     assert await scene.naive() == await scene.sids()
     assert await scene.sids(Asked(order="seen")) != await scene.sids()
     rows = {row.session: row for row in await scene.all()}
-    assert rows[sid_of("stuck")].stuck is not None
-    assert rows[sid_of("stuck")].stuck.why == "streams fail here"
+    assert (stuck := rows[sid_of("stuck")].stuck)
+    assert stuck.why == "streams fail here"
     assert rows[PHONE].stuck is None
     assert rows[PHONE].last_completed_at is not None
     clock.now_us += 1_000_000
@@ -182,7 +174,7 @@ async def test_pages_go_on_within_devices_of_one_place(scene: Scene) -> None:
         await scene.begin("ann", sid_of(f"same {number}"))
     for order in ("help", "seen"):
         for limit in (1, 7, 40):
-            found = await scene.sids(Asked(order=order), limit=limit)  # type: ignore[arg-type]
+            found = await scene.sids(Asked(order=order), limit=limit)
             assert found == sorted(found, reverse=order == "seen")
             assert len(found) == 40
     page = await scene.devices.page(Asked(), None, 10_000)
