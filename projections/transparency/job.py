@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from ledger.store.interface import Store
 from ledger.transparency.notes import SignerKey
 from projections.archive.catalog import Archive
-from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
+from projections.transparency.errors import CLOSE, LogContradicts, LogRefused, Overtaken
 from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import NEWEST, Identity, LogPlace
@@ -39,13 +39,18 @@ class LogOf(NamedTuple):
 
 async def origin_of(log_of: LogOf, new_origin: str) -> str:
     """Tell the log's origin; a log that begins gets `new_origin`, if none is wanted. Raises LogRefused."""
+    return (await identity_of(log_of, new_origin)).origin
+
+
+async def identity_of(log_of: LogOf, new_origin: str) -> Identity:
+    """Tell which log it is, as `origin_of` does, and which one it follows."""
     noted, place = await read_noted(log_of.store), log_of.place
     identity = await place.identity()
     if identity is None:
         if noted.origin:
             raise LogRefused(
                 f"there is no log in {place.shown}, but this ledger's, {noted.origin}, had {noted.size:,} entries in "
-                f"{noted.place}: set LEDGER_PROOF to where it is, or bring it back"
+                f"{noted.place}: set LEDGER_PROOF to where it is, or bring it back. If it is lost, {CLOSE}"
             )
         identity = await place.begin(Identity(origin=log_of.wanted or new_origin, ledger=log_of.ledger_id))
     if identity.ledger != log_of.ledger_id:
@@ -54,6 +59,11 @@ async def origin_of(log_of: LogOf, new_origin: str) -> str:
             "where its own log is, or to an empty place"
         )
     if noted.origin not in ("", identity.origin):
+        if identity.follows is not None and identity.follows.origin == noted.origin:
+            raise LogRefused(
+                f"closing log {noted.origin} was interrupted before {identity.origin} took its place: run syncledger "
+                "proof close again"
+            )
         raise LogRefused(
             f"{place.shown} holds log {identity.origin}, this ledger's is {noted.origin}, in {noted.place}: set "
             "LEDGER_PROOF to where that is"
@@ -63,7 +73,7 @@ async def origin_of(log_of: LogOf, new_origin: str) -> str:
             f"LEDGER_PROOF_ORIGIN is {log_of.wanted}, the log in {place.shown} is {identity.origin}, and a log keeps "
             "its origin: leave it out, or set it to that"
         )
-    return identity.origin
+    return identity
 
 
 async def notarize(
@@ -99,13 +109,14 @@ async def _all_runs(
     on_progress: Progress,
 ) -> NotaryReport:
     """Run until nothing is left, also behind other jobs that were first."""
-    origin = await origin_of(log_of, new_origin)
+    identity = await identity_of(log_of, new_origin)
+    origin = identity.origin
     keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
     await note(log_of.store, origin, log_of.place.shown, 0)
     total, lost = NotaryReport(), 0
     while True:
         try:
-            report = await _run(log_of, origin, keys, range(partitions), on_progress)
+            report = await _run(log_of, identity, keys, range(partitions), on_progress)
         except Overtaken:
             lost += 1
             if lost == _TRIES:
@@ -158,9 +169,11 @@ def told(report: NotaryReport) -> str:
 
 
 async def _run(
-    log_of: LogOf, origin: str, keys: Sequence[SignerKey], partitions: Iterable[int], on_progress: Progress
+    log_of: LogOf, identity: Identity, keys: Sequence[SignerKey], partitions: Iterable[int], on_progress: Progress
 ) -> NotaryReport:
-    notary = Notary(log_of.place, origin, keys, Behind(log_of.store, log_of.archive), log_of.witnesses)
+    origin, follows = identity.origin, None if identity.follows is None else identity.follows.leaf
+    behind = Behind(log_of.store, log_of.archive)
+    notary = Notary(log_of.place, origin, keys, behind, log_of.witnesses, follows)
     await notary.open()
     _check_size(log_of, notary.size, (await read_noted(log_of.store)).size)
     await notary.take(partitions, on_progress)
@@ -172,5 +185,6 @@ def _check_size(log_of: LogOf, size: int, noted: int) -> None:
     if size < noted:
         raise LogRefused(
             f"the log in {log_of.place.shown} has {size:,} entries, {noted:,} were written: it is an older copy. Bring "
-            "back the newest one; a log never goes back, or who holds a checkpoint of it could not believe it again"
+            "back the newest one; a log never goes back, or who holds a checkpoint of it could not believe it again. "
+            f"If that is lost, {CLOSE}"
         )

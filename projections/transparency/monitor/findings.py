@@ -40,10 +40,15 @@ class LogReport(msgspec.Struct):
 
     `unkept`: ended sessions of which retention, as it says, removed all, so only that they were logged can be told.
     `contradicted`: by session whose history is not the logged one its partition, -1 where that is not known.
+    `follows`: origin of the closed log before this one, '' for none, which had `follows_size` entries, and why it was
+    closed.
     `compared`: whether the store could be compared at all. `batches` and `checkpoints` count the objects looked at.
     """
 
     origin: str = ""
+    follows: str = ""
+    follows_size: int = 0
+    closed_why: str = ""
     size: int = 0
     entries: int = 0
     sessions: int = 0

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ledger.errors import CorruptLedger
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import EventLeaf, StateLeaf, parse_leaf
+from ledger.transparency.entries import ClosedLeaf, EventLeaf, StateLeaf, parse_leaf
 from ledger.transparency.merkle import leaf_hash
 from ledger.transparency.notes import BadNote, VerifierKey, parse_note, verified
 from ledger.transparency.state_tree import Node, Record
@@ -198,6 +198,12 @@ class LogCheck:
             if isinstance(leaf, StateLeaf):
                 if leaf.size != at:
                     self._report.note(LogFinding(f"it is the state root over {leaf.size} entries", entry=at))
+                continue
+            if isinstance(leaf, ClosedLeaf):
+                if at:
+                    self._report.note(
+                        LogFinding(f"it tells of closed log {leaf.origin}, as only the first may", entry=at)
+                    )
                 continue
             if self._log.wrong is None:
                 self._met += self._is_last(at, leaf, known.get(leaf.sid))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ledger.errors import CorruptLedger
-from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
+from ledger.transparency.entries import ClosedLeaf, parse_leaf
 from ledger.transparency.merkle import check_consistency
-from ledger.transparency.notes import VerifierKey
+from ledger.transparency.notes import VerifierKey, parse_note
 from projections.archive.errors import ArchiveNotGiven
 from projections.bounded_tasks import each
 from projections.transparency import batches
@@ -18,6 +19,7 @@ from projections.transparency.monitor.findings import LogFinding, LogReport
 from projections.transparency.monitor.log_check import LogCheck, Published, open_published, read_checkpoint
 from projections.transparency.monitor.store_check import StoreCheck
 from projections.transparency.noted import read_noted
+from projections.transparency.place import LOG, Identity
 
 _AT_ONCE: Final = 4
 _NOT_COMPARED: Final = ": the store was not compared with the log"
@@ -55,7 +57,8 @@ async def monitor(
             return report
         report.size = published.checkpoint.size
         await _check_size(of, noted.size, report)
-        if since is not None:
+        await _check_follows(published, identity, report)
+        if since is not None and not _is_of_closed(since, report):
             await check_since(published, since, keys, report)
         await _compare(of, published, keys, partitions, report, on_progress)
     except LogContradicts as error:
@@ -100,6 +103,32 @@ async def _check_size(of: LogOf, noted: int, report: LogReport) -> None:
     size = 0 if newest is None else newest.end
     if size < noted:
         report.note(LogFinding(f"it has {size:,} entries, {noted:,} were written: an older copy was put in its place"))
+
+
+async def _check_follows(published: Published, identity: Identity, report: LogReport) -> None:
+    """Read from the log which closed one it follows, and compare that with what its place says."""
+    leaf = parse_leaf(await published.tree.leaf(0, published.checkpoint.root))
+    found = leaf if isinstance(leaf, ClosedLeaf) else None
+    if found != (None if identity.follows is None else identity.follows.leaf):
+        report.note(LogFinding("which log it follows is said otherwise there than in the first entry", object=LOG))
+    if found is not None:
+        report.follows, report.follows_size, report.closed_why = found.origin, found.size, found.why
+
+
+def _is_of_closed(since: bytes, report: LogReport) -> bool:
+    """Tell whether a checkpoint is one of the closed log before this, of which no proof leads here; that is noted."""
+    try:
+        old = parse_checkpoint(parse_note(since.decode()).text)
+    except ValueError:
+        return False
+    if not report.follows or old.origin != report.follows:
+        return False
+    what = (
+        f"the checkpoint that was given is one of log {old.origin}, of {old.size:,} entries, which was closed at "
+        f"{report.follows_size:,}: {report.closed_why}. Whether it grew from that one only what is left of it tells"
+    )
+    report.note(LogFinding(what))
+    return True
 
 
 async def check_since(
