@@ -144,10 +144,11 @@ class Losses:
             return self._recent.keep(state)
         raise Contended("Too many writers at this session; try again")
 
-    async def compare_if_another(self) -> Compared | None:
+    async def compare_if_another(self, first: Callable[[], Awaitable[None]] | None = None) -> Compared | None:
         """Compare all that is remembered once another server answers than before, or one that was made the primary.
 
-        Returns None where the same ones answer. Raises StoreUnavailable; whoever asks again then compares again.
+        `first`: who else may know what was lost, and more of it. Returns None where the same servers answer. Raises
+        StoreUnavailable; whoever asks again then compares again.
         """
         infos = await self._store.each_primary("INFO", "server"), await self._store.each_primary("INFO", "replication")
         fields = (b"run_id:", b"master_replid:")
@@ -158,6 +159,8 @@ class Losses:
             self._servers = servers
         if servers == self._servers:
             return None
+        if first is not None:
+            await first()
         compared = await self.compare()
         if not compared.left:
             self._servers = servers

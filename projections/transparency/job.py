@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from ledger.log.service import Ledger
 from ledger.store.interface import Store
 from ledger.transparency.notes import SignerKey
 from projections.archive.catalog import Archive
 from projections.transparency.errors import CLOSE, LogContradicts, LogRefused, Overtaken
+from projections.transparency.going_on import GoneOn, go_on_with, make_good
+from projections.transparency.going_on import told as what_was_made_good
 from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import NEWEST, Identity, LogPlace
@@ -82,17 +85,19 @@ async def notarize(
     new_origin: str,
     now_ms: Callable[[], int],
     *,
+    ledger: Ledger | None = None,
     on_progress: Progress = lambda _: None,
 ) -> NotaryReport | None:
     """Bring the log up to what the store holds now; None if another job is at it.
 
+    With `ledger` what the store has lost of what is logged is made good first, so that what comes is no contradiction.
     Raises LogRefused, LogContradicts, InvalidInput for keys, ArchiveUnavailable, StoreUnavailable.
     """
     async with LogLease(log_of.store) as lease:
         if not lease.held:
             return None
         try:
-            return await _all_runs(log_of, partitions, new_origin, now_ms, lease, on_progress)
+            return await _all_runs(log_of, partitions, new_origin, now_ms, ledger, lease, on_progress)
         except (LogRefused, LogContradicts) as error:
             noted = await read_noted(log_of.store)
             if noted.origin:
@@ -105,6 +110,7 @@ async def _all_runs(
     partitions: int,
     new_origin: str,
     now_ms: Callable[[], int],
+    ledger: Ledger | None,
     lease: LogLease,
     on_progress: Progress,
 ) -> NotaryReport:
@@ -113,7 +119,9 @@ async def _all_runs(
     origin = identity.origin
     keys = log_of.keys(origin, await log_of.place.find(NEWEST) is None)
     await note(log_of.store, origin, log_of.place.shown, 0)
-    total, lost = NotaryReport(), 0
+    verifiers = [key.public for key in keys]
+    made_good = None if ledger is None else await make_good(ledger, log_of.place, origin, verifiers)
+    total, lost, mended = NotaryReport(), 0, False
     while True:
         try:
             report = await _run(log_of, identity, keys, range(partitions), on_progress)
@@ -127,9 +135,18 @@ async def _all_runs(
         report.batches += total.batches
         report.foreign += total.foreign
         total = report
-        if not report.more:
-            break
         await lease.renew()
+        if report.more:
+            continue
+        if ledger is None or mended or not report.refusals:
+            break
+        # Who begins anew what the store lost whole, or was first to speak behind a loss, goes on behind it, too.
+        refused = [(each.partition, each.sid.hex()) for each in report.refusals]
+        again, mended = await go_on_with(ledger, log_of.place, origin, verifiers, refused), True
+        if not again.lost:
+            break
+        made_good = _both(made_good, again)
+    total.made_good = made_good
     await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total))
     return total
 
@@ -157,15 +174,30 @@ async def logged_by(store: Store, log_of: LogOf | None) -> dict[int, str] | None
 def told(report: NotaryReport) -> str:
     """Say what is wrong in a line; '' for nothing."""
     parts = [f"partition {number} is held up: {why}" for number, why in sorted(report.stopped.items())[:3]]
+    if (made_good := report.made_good) is not None and made_good.failed:
+        parts.append(what_was_made_good(made_good))
     if report.foreign:
         parts.append(f"{report.foreign:,} stream entries are none of an event, which syncledger verify names")
-    if report.refused:
+    if report.refusals:
         named = ", ".join(refusal.sid.hex() for refusal in report.refusals[:3])
         parts.append(
             f"{report.refused:,} events are not logged, for they do not follow what is, of sessions {named or '-'}"
         )
     parts += [f"witness {name} did not sign: {why}" for name, why in sorted(report.unwitnessed.items())]
     return "; ".join(parts)
+
+
+def _both(one: GoneOn | None, other: GoneOn) -> GoneOn:
+    if one is None:
+        return other
+    return GoneOn(
+        failed=one.failed + other.failed,
+        not_asked=[*one.not_asked, *other.not_asked],
+        sessions=one.sessions + other.sessions,
+        lost=one.lost + other.lost,
+        ended=one.ended + other.ended,
+        size=other.size,
+    )
 
 
 async def _run(

@@ -31,6 +31,7 @@ from projections.archive.errors import ArchiveNotGiven, ObjectExists, ObjectMiss
 from projections.transparency import batches
 from projections.transparency.batches import NAMED, Batch, Refusal
 from projections.transparency.errors import LogContradicts, LogRefused, LogWentBack, Overtaken
+from projections.transparency.going_on import GoneOn
 from projections.transparency.place import CHECKPOINT, NEWEST, LogPlace, batch_name, checkpoint_name, state_name
 from projections.transparency.reading import Behind, Foreign, Row, is_linked, kind_of, previous_of
 from projections.transparency.states import StateTree
@@ -64,6 +65,8 @@ class NotaryReport(msgspec.Struct):
     stopped: dict[int, str] = {}
     unwitnessed: dict[str, str] = {}
     more: bool = False
+    made_good: GoneOn | None = None
+    """What the store had lost of what is logged, if anything."""
 
 
 Progress = Callable[[NotaryReport], None]

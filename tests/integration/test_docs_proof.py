@@ -51,7 +51,8 @@ def _run(commands: Commands, line: str, known: dict[str, str]) -> str:
     if name == "syncledger":
         out = commands(*args, proof=known["LEDGER_PROOF"])
     elif name == "export":
-        known |= [args[0].split("=", 1)]
+        variable, _, value = args[0].partition("=")
+        known[variable] = value
         out = ""
     elif name == "cp":
         shutil.copy(*args)

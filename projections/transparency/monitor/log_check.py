@@ -54,23 +54,26 @@ class Published(NamedTuple):
     wrong: LogContradicts | None = None
 
 
-async def open_published(place: LogPlace, origin: str, keys: Sequence[VerifierKey]) -> Published | None:
+async def open_published(
+    place: LogPlace, origin: str, keys: Sequence[VerifierKey], *, must_sign: bool = True
+) -> Published | None:
     """Read the published checkpoint and the state it proves; None before the first. Raises LogContradicts.
 
-    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken.
+    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken. The state tree is
+    kept in memory once it was read, 80 bytes a session. Without `must_sign` nobody's signature is asked for.
     """
     for attempt in range(_TRIES):
         last = attempt == _TRIES - 1
         content = await place.find(CHECKPOINT)
         if content is None:
             return None
-        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys)
+        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys, must_sign=must_sign)
         tree = TreeReader(place, checkpoint.size)
         try:
             leaf = parse_leaf(await tree.leaf(checkpoint.size - 1, checkpoint.root))
             if not isinstance(leaf, StateLeaf):
                 raise LogContradicts(CHECKPOINT, "its last entry is no state root")
-            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions))
+            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions), kept_bytes=None)
             cursors = await _cursors(place, checkpoint.size)
         except (ObjectMissing, CorruptLedger) as error:
             if not last and await place.find(CHECKPOINT) != content:
