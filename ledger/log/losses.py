@@ -111,6 +111,14 @@ class Losses:
         await self.make_good(known, LOGGED)
         return True
 
+    async def end_again(self, partition: int, sid: str) -> bool:
+        """End a session that a log outside the store knows to have ended; False if it does not live here."""
+        state = await self._load(partition, sid)
+        if state is None:
+            return False
+        await self._end(state.user, [sid], EndSession(LOGGED))
+        return True
+
     async def make_good(self, known: State, cause: str = REMEMBERED) -> State | None:
         """Go on behind what the store lost of a session, and return its state then; None if it does not live.
 

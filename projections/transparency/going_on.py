@@ -64,7 +64,7 @@ async def go_on(
         try:
             async for sids in _living(ledger.store, partition):
                 if log is not None:
-                    await _compare(ledger, log, partition, sids, report, dry_run)
+                    await _compare(ledger, log, partition, sids, report, dry_run=dry_run)
                 on_progress(report)
         except StoreReplyError as error:
             report.fail(partition, "", str(error))
@@ -83,7 +83,7 @@ async def go_on_with(
     log = await _open(place, origin, verifiers)
     for partition, sid in sessions:
         if log is not None:
-            await _compare(ledger, log, partition, [sid], report, dry_run=False)
+            await _compare(ledger, log, partition, [sid], report, refused=True)
     return report
 
 
@@ -117,7 +117,7 @@ async def lost_partitions(
 async def make_good(
     ledger: Ledger, place: LogPlace, origin: str, verifiers: Sequence[VerifierKey], *, within_s: float | None = None
 ) -> GoneOn | None:
-    """Look whether the store lost what is logged, and make that good; None where nothing seems to be lost.
+    """Look whether the store lost what is logged, and make that good; None where nothing is lost.
 
     `within_s`: how long looking may take. Raises what `go_on` does, and TimeoutError.
     """
@@ -129,7 +129,7 @@ async def make_good(
         return None
     report = await go_on(ledger, place, origin, verifiers, only=lost)
     await note(store, origin, place.shown, report.size)
-    return report
+    return report if report.lost or report.failed else None
 
 
 def told(report: GoneOn) -> str:
@@ -159,21 +159,33 @@ async def _living(store: Store, partition: int) -> AsyncIterator[list[str]]:
 
 
 async def _compare(
-    ledger: Ledger, log: Published, partition: int, sids: Sequence[str], report: GoneOn, dry_run: bool
+    ledger: Ledger,
+    log: Published,
+    partition: int,
+    sids: Sequence[str],
+    report: GoneOn,
+    *,
+    dry_run: bool = False,
+    refused: bool = False,
 ) -> None:
+    """Compare some sessions of a partition; `refused`: the log contradicts what the store has of them."""
     by_id = {bytes.fromhex(sid): sid for sid in sids if is_sid(sid)}
     known = await log.states.find(by_id)
     report.sessions += len(known)
     names = {sid: keys.session(partition, by_id[sid]) for sid in known}
-    seqs = await asyncio.gather(
-        *(ledger.store.command("HGET", name, "seq", key=name) for name in names.values()), return_exceptions=True
+    stored = await asyncio.gather(
+        *(ledger.store.command("HMGET", name, "seq", "hash", key=name) for name in names.values()),
+        return_exceptions=True,
     )
-    for sid, seq in zip(names, seqs, strict=True):
+    for sid, found in zip(names, stored, strict=True):
         try:
-            if isinstance(seq, BaseException):
-                raise seq
-            if seq is not None and seq.isdigit() and int(seq) < known[sid].seq:
-                await _make_good(ledger, log, partition, by_id[sid], known[sid], report, dry_run)
+            if isinstance(found, BaseException):
+                raise found
+            seq, digest = int(found[0]) if (found[0] or b"").isdigit() else -1, found[1]
+            record = known[sid]
+            is_lost = 0 <= seq < record.seq or (seq == record.seq and digest != record.hash)
+            if is_lost or (refused and seq > record.seq):
+                await _make_good(ledger, log, partition, by_id[sid], record, seq, report, dry_run)
         except StoreUnavailable:
             raise
         except LedgerError as error:
@@ -181,12 +193,30 @@ async def _compare(
 
 
 async def _make_good(
-    ledger: Ledger, log: Published, partition: int, sid: str, record: Record, report: GoneOn, dry_run: bool
+    ledger: Ledger,
+    log: Published,
+    partition: int,
+    sid: str,
+    record: Record,
+    stored_seq: int,
+    report: GoneOn,
+    dry_run: bool,
 ) -> None:
+    """Go on behind what is logged of a session, which the store has less of, or something else.
+
+    One that has gone on otherwise for longer than what is logged cannot be joined to that any more: it only ends again.
+    """
     leaf = parse_leaf(await log.tree.leaf(record.entry, log.checkpoint.root))
     if not isinstance(leaf, EventLeaf) or (leaf.sid, leaf.seq, leaf.hash) != (record.sid, record.seq, record.hash):
         raise CorruptLedger(f"entry {record.entry} of the log is not the one that its state tree knows")
     ended = leaf.kind == KINDS["session_ended"]
-    if dry_run or await ledger.losses.go_on_behind(partition, sid, record.seq, record.hash, ended=ended):
+    if stored_seq > record.seq:
+        if ended and (dry_run or await ledger.losses.end_again(partition, sid)):
+            report.lost += 1
+            report.ended += 1
+        return
+    # What the log refused of the same seq counts as lost, too, so that the hole ends behind both.
+    seq = max(record.seq, stored_seq + 1)
+    if dry_run or await ledger.losses.go_on_behind(partition, sid, seq, record.hash, ended=ended):
         report.lost += 1
         report.ended += ended

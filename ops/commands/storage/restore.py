@@ -32,7 +32,7 @@ from projections.checking.findings import lines
 from projections.transparency.errors import LogRefused
 from projections.transparency.going_on import GoneOn, go_on
 from projections.transparency.going_on import told as what_was_made_good
-from projections.transparency.noted import read_noted
+from projections.transparency.noted import note, read_noted
 
 
 @click.command()
@@ -108,7 +108,9 @@ async def _behind_log(settings: Settings, known_id: str, ledger: Ledger) -> Gone
     except LogRefused:
         verifiers = []
         echo(f"log {identity.origin} is believed as it is, for its key is not at hand", err=True)
-    return await go_on(ledger, place, identity.origin, verifiers, must_sign=bool(verifiers))
+    report = await go_on(ledger, place, identity.origin, verifiers, must_sign=bool(verifiers))
+    await note(ledger.store, identity.origin, place.shown, report.size)  # so that nobody looks again
+    return report
 
 
 async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:

@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from ledger.transparency.entries import ClosedLeaf
+
 REPORTED: Final = 1000
 """How many findings a report names; all are counted."""
 
@@ -61,6 +63,10 @@ class LogReport(msgspec.Struct):
     different: int = 0
     differences: list[LogFinding] = []
     contradicted: dict[str, int] = {}
+
+    def set_follows(self, closed: ClosedLeaf | None) -> None:
+        """Say which closed log this one follows."""
+        self.follows, self.follows_size, self.closed_why = ("", 0, "") if closed is None else closed[:3]
 
     def note(self, finding: LogFinding) -> None:
         """Count a finding, and name it if there is room."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.errors import CorruptLedger
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import ClosedLeaf, parse_leaf
+from ledger.transparency.entries import ClosedLeaf
 from ledger.transparency.merkle import check_consistency
 from ledger.transparency.notes import VerifierKey, parse_note
 from projections.archive.errors import ArchiveNotGiven
@@ -19,7 +19,6 @@ from projections.transparency.monitor.findings import LogFinding, LogReport
 from projections.transparency.monitor.log_check import LogCheck, Published, open_published, read_checkpoint
 from projections.transparency.monitor.store_check import StoreCheck
 from projections.transparency.noted import read_noted
-from projections.transparency.place import LOG, Identity
 
 _AT_ONCE: Final = 4
 _NOT_COMPARED: Final = ": the store was not compared with the log"
@@ -57,10 +56,11 @@ async def monitor(
             return report
         report.size = published.checkpoint.size
         await _check_size(of, noted.size, report)
-        await _check_follows(published, identity, report)
+        follows = None if identity.follows is None else identity.follows.leaf
+        report.set_follows(follows)
         if since is not None and not _is_of_closed(since, report):
             await check_since(published, since, keys, report)
-        await _compare(of, published, keys, partitions, report, on_progress)
+        await _compare(of, published, follows, keys, partitions, report, on_progress)
     except LogContradicts as error:
         report.wrong(str(error.details["object"]), f"{error.details['what']}{_NOT_COMPARED}")
     return report
@@ -69,6 +69,7 @@ async def monitor(
 async def _compare(
     of: LogOf,
     published: Published,
+    follows: ClosedLeaf | None,
     keys: Sequence[VerifierKey],
     partitions: int,
     report: LogReport,
@@ -76,7 +77,7 @@ async def _compare(
 ) -> None:
     if (wrong := published.wrong) is not None:  # what it is that was changed is found out all the same
         report.wrong(str(wrong.details["object"]), f"{wrong.details['what']}{_NOT_COMPARED}")
-        await LogCheck(of.place, published, report, keys, lambda *_: None).check(lambda: on_progress(report))
+        await LogCheck(of.place, published, report, keys, lambda *_: None, follows).check(lambda: on_progress(report))
         return
     store = StoreCheck(of.store, of.archive, published, report)
 
@@ -92,7 +93,7 @@ async def _compare(
 
     await each(range(partitions), one, _AT_ONCE)
     await store.absent()
-    await LogCheck(of.place, published, report, keys, store.leaf).check(lambda: on_progress(report))
+    await LogCheck(of.place, published, report, keys, store.leaf, follows).check(lambda: on_progress(report))
     await store.finish()
     report.compared = True
 
@@ -103,16 +104,6 @@ async def _check_size(of: LogOf, noted: int, report: LogReport) -> None:
     size = 0 if newest is None else newest.end
     if size < noted:
         report.note(LogFinding(f"it has {size:,} entries, {noted:,} were written: an older copy was put in its place"))
-
-
-async def _check_follows(published: Published, identity: Identity, report: LogReport) -> None:
-    """Read from the log which closed one it follows, and compare that with what its place says."""
-    leaf = parse_leaf(await published.tree.leaf(0, published.checkpoint.root))
-    found = leaf if isinstance(leaf, ClosedLeaf) else None
-    if found != (None if identity.follows is None else identity.follows.leaf):
-        report.note(LogFinding("which log it follows is said otherwise there than in the first entry", object=LOG))
-    if found is not None:
-        report.follows, report.follows_size, report.closed_why = found.origin, found.size, found.why
 
 
 def _is_of_closed(since: bytes, report: LogReport) -> bool:
