@@ -159,7 +159,7 @@ class Application:
                 stack.push_async_callback(sockets.close)
             watch, jobs = Watch(self._settings, looked, self.slot), partial(again_and_again, looked=looked)
             watch.begin(services)
-            census = open_census(self._settings, found, services.source)
+            census = open_census(self._settings, found, services.source, proof)
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             worker, version = uuid4().hex[:12], metadata.version("syncledger")

@@ -17,6 +17,7 @@ from ops.opening.key_files import alone, read_or_make, read_text
 from ops.opening.ledger import SECOND_US, Opened
 from ops.settings.settings import Settings
 from ops.witness.client import post
+from projections.census.record import Kept
 from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
@@ -120,8 +121,11 @@ async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
         parts.append(noted.wrong)
     if settings.proof_tries:
         parts.append(TRIES_NOTE)
+    unlogged, behind_s = await Kept(found.store).of_log()
+    if unlogged and is_late:
+        parts.append(f"{unlogged:,} events or more are not logged, the oldest for {behind_s:,.0f} s")
     ok = not noted.wrong and not (noted.at_ms and is_late)
-    return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size)
+    return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size, unlogged, behind_s)
 
 
 def keys_in(folder: Path, *, every: bool = False) -> str | None:

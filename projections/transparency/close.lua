@@ -5,7 +5,7 @@
 local origin = redis.call('HGET', KEYS[1], 'proof_origin')
 if origin == ARGV[1] or not origin then
   redis.call('HSET', KEYS[1], 'proof_origin', ARGV[2], 'proof_place', ARGV[3], 'proof_size', 0)
-  redis.call('HDEL', KEYS[1], 'proof_at_ms', 'proof_wrong')
+  redis.call('HDEL', KEYS[1], 'proof_at_ms', 'proof_wrong', 'proof_refused')
   return ARGV[2]
 end
 return origin

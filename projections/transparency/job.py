@@ -147,7 +147,7 @@ async def _all_runs(
             break
         made_good = _both(made_good, again)
     total.made_good = made_good
-    await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total))
+    await note(log_of.store, origin, log_of.place.shown, total.size, now_ms(), told(total), len(total.refusals))
     return total
 
 
