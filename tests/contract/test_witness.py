@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -111,7 +112,7 @@ async def test_it_signs_what_grew_and_refuses_all_else(tmp_path: Path) -> None:
             (submission(5, 12), 409),
             (submission(12, 12), 409),
             (submission(9, 7), 400),
-            (submission(9, 9, fork=3), 409),
+            (submission(9, 9, fork=3), 422),
             (submission(9, 12, fork=3), 422),
             (submission(9, 12, proved=5), 422),
             (submission(9, 12, key=SignerKey("x.example", ED25519, bytes(32))), 404),
@@ -128,6 +129,13 @@ async def test_it_signs_what_grew_and_refuses_all_else(tmp_path: Path) -> None:
             if status == 409:
                 assert found[1:] == (SIZE_TYPE, "9\n")
         assert (await ask(submission(9, 12)))[0] == 200, "it goes on all the same"
+        served = await client.get(f"/{sha256(ORIGIN.encode()).hexdigest()}/checkpoint")
+        assert served.status_code == 200
+        note = parse_note(served.text)
+        assert parse_checkpoint(note.text).size == 12
+        assert [each.key for each in verified(note, [KEY.public, state.key.public])] == [KEY.public, state.key.public]
+        assert len(note.signatures) == 2, "and of nobody who was only named"
+        assert (await client.get(f"/{sha256(b'another').hexdigest()}/checkpoint")).status_code == 404
     assert (await client_of(WitnessState(tmp_path), submission(9, 14)))[0] == 409, "it remembers when it begins again"
 
 
