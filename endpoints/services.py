@@ -92,13 +92,19 @@ class ProtocolReadiness(msgspec.Struct, frozen=True, rename="camel"):
     unknown_types: list[str] = []
 
 
-class ProofReadiness(msgspec.Struct, frozen=True):
-    """How the transparency log is: its origin and entries, and in words how far it is behind or what it met."""
+class ProofReadiness(msgspec.Struct, frozen=True, rename="camel"):
+    """How the transparency log is: its origin and entries, and in words how far it is behind or what it met.
+
+    `unlogged_events`: how many events were last found not to be in it yet, up to 10,000; `behind_s`: how old the oldest
+    of them was, in s.
+    """
 
     ok: bool
     text: str
     origin: str = ""
     entries: int = 0
+    unlogged_events: int = 0
+    behind_s: float = 0.0
 
 
 class Readiness(msgspec.Struct, frozen=True):

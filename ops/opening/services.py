@@ -38,7 +38,10 @@ from projections.entities.origins import Origins
 from projections.entities.source import EntitySource, SourceUnavailable
 from projections.feed.hub import FeedHub
 from projections.immich import PLACE
+from projections.transparency.job import LogOf
 from projections.transparency.published import PublishedLog
+from projections.transparency.telling import LogFigures
+from projections.transparency.telling import figures as figures_of_log
 from projections.unknown_types import UnknownTypes
 
 if TYPE_CHECKING:
@@ -206,8 +209,12 @@ def http_settings(settings: Settings) -> HttpSettings:
     )
 
 
-def open_census(settings: Settings, found: Opened, source: EntitySource) -> Census:
+def open_census(settings: Settings, found: Opened, source: EntitySource, proof: LogOf | None) -> Census:
     """Give the census what it asks; of a source that answers sessions alone no horizon is known."""
+
+    async def of_log(now_us: int) -> LogFigures:
+        assert proof is not None
+        return await figures_of_log(found.store, proof.place, proof.witnesses, found.ledger.partitions, now_us)
 
     async def horizon(library: str) -> int:
         if settings.source == "gumnut":
@@ -215,5 +222,10 @@ def open_census(settings: Settings, found: Opened, source: EntitySource) -> Cens
         return await source.horizon(library)
 
     return Census(
-        found.store, found.ledger.partitions, found.ledger.clock, horizon, partial(held_back_rows, source, found.store)
+        found.store,
+        found.ledger.partitions,
+        found.ledger.clock,
+        horizon,
+        partial(held_back_rows, source, found.store),
+        None if proof is None else of_log,
     )
