@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from endpoints.routes import App, build, build_waiting
+from endpoints.routes import build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
 from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable, Unavailable
@@ -30,6 +30,7 @@ from ops.figures.shared import Slot
 from ops.figures.watching import CENSUS_S, LOOK_S, RATES_S, Watch
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.observing import Observing
 from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_census, open_services
 from ops.opening.sockets import open_sockets, watcher
@@ -68,7 +69,9 @@ class Application:
         self._ledger_id = ledger_id
         self._settings = settings
         self._redis_url = redis_url
-        self._app: App = build_waiting(lambda: self._trouble)
+        self._observing = Observing(settings)
+        waiting = build_waiting(lambda: self._trouble, self._observing.middleware)
+        self._app = self._observing.around(waiting)
         self._sockets: Sockets | None = None
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
@@ -91,6 +94,10 @@ class Application:
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
         async with AsyncExitStack() as closing:
+            if self._settings.traces:
+                from ops.tracing.sending import Sending  # PERF: only who traces waits for this
+
+                closing.push_async_callback(Sending.begin(self._settings).end)
             opening = asyncio.create_task(self._open(closing))
             # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
             await asyncio.wait([opening], timeout=OPENED_WITHIN_S if self.served_before else None)
@@ -150,11 +157,13 @@ class Application:
         """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
         async with AsyncExitStack() as stack:
             looked = LookedAt()
-            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id, looked)
+            found, services = await open_services(
+                self._redis_url, self._settings, stack, self._ledger_id, looked, self._observing
+            )
             proof = await log_of(found, self._settings)
             if proof is not None:
                 await self._make_good(found, proof)
-            app, sockets = build(services), None
+            app, sockets = self._observing.around(build(services, self._observing.middleware)), None
             if self._settings.has_sockets:
                 sockets = open_sockets(found, services, self._settings)
                 stack.push_async_callback(sockets.close)

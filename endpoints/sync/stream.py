@@ -94,12 +94,14 @@ class SyncStream:
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        figures = self._services.figures.streams
-        account = StreamAccount(self._ledger, state, req.correlation_id, asked_s, figures)
+        route, told = req.uri_template or "", self._services.stream_over
+        account = StreamAccount(
+            self._ledger, state, req.correlation_id, asked_s, self._services.figures.streams, route=route, told=told
+        )
         try:
             turn = await self._turns.take()
-        except Unavailable:
-            figures.ended("refused", time.monotonic() - asked_s)
+        except Unavailable as error:
+            account.over("refused", str(error))
             raise
         waits = WaitsInTurn(self._waits, self._turns, turn)
         try:
@@ -107,7 +109,7 @@ class SyncStream:
             if begun is None:
                 await self._services.auth.starts_over(caller)
                 resp.data = RESET_LINE
-                figures.ended(RESET, time.monotonic() - asked_s)
+                account.over(RESET, size=len(RESET_LINE))
                 return
             account.snapshot_us = begun.snapshot_us
             state, passed = begun.state, Passed()
@@ -115,7 +117,7 @@ class SyncStream:
             counted = await with_first_made(self._counted(made, passed))
         except Unavailable as error:
             if isinstance(error, StoreUnavailable):  # where it would be kept
-                figures.ended("refused", time.monotonic() - asked_s)
+                account.over("refused", str(error))
             else:
                 await account.close("refused", str(error))
             raise

@@ -27,6 +27,7 @@ from projections.checking.findings import Finding
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
 from projections.devices.filling import fill_partition
+from projections.transparency.going_on import GoneOn
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from endpoints.accounts.auth import Auth
 from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
@@ -23,6 +22,7 @@ from ops.opening.identity_provider import make_provider, open_immich, open_jwt
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
+from ops.opening.observing import Observing
 from ops.opening.proof import TRIES_NOTE, open_place, proof_readiness
 from ops.opening.sources import SourceLook, open_source
 from ops.opening.store import connect
@@ -59,14 +59,15 @@ async def open_services(
     closing: AsyncExitStack,
     ledger_id: str = "",
     looked: LookedAt | None = None,
+    observing: Observing | None = None,
 ) -> tuple[Opened, Services]:
     """Open the ledger (`ledger_id`, also where it is gone) and what the endpoints use beside it.
 
-    `closing` gets what must be closed, `looked` what is noted of the source.
+    `closing` gets what must be closed, `looked` what is noted of the source; `observing` watches requests.
 
     Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
     """
-    figures, looked = WorkerFigures(), looked or LookedAt()
+    figures, looked, observing = WorkerFigures(), looked or LookedAt(), observing or Observing(settings)
     figures.take(looked)
     found = await open_all(redis_url, settings, serving=ledger_id, figures=(figures.store, figures.log))
     closing.push_async_callback(found.close)
@@ -132,7 +133,7 @@ async def open_services(
         ledger=found.ledger,
         past=found.past,
         feed=feed,
-        auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
+        auth=observing.auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
         tokens=tokens,
         identities=found.identities,
         claim_conflicts=conflicts,
@@ -152,6 +153,7 @@ async def open_services(
         users_elsewhere=None if immich is None else immich.user_of,
         log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
         figures=figures,
+        stream_over=observing.stream_over,
     )
 
 
