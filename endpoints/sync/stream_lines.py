@@ -22,6 +22,7 @@ from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.checksums import excludes
+from projections.entities.lines import joined
 from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource
 
@@ -136,12 +137,12 @@ async def _run(
             continue
         held = await source.first_waiting(state.library, row.name, page, snapshot_us, limits)
         if held is None:
-            text = end.join((*page.lines, b""))
-            page.lines.clear()  # while a chunk waits for its reader only its text is kept
+            text = joined(page.lines, end)
+            page.lines = ()  # while a chunk waits for its reader only its text is kept
             yield text
             continue
         if held.index:
-            yield end.join((*page.lines[: held.index], b""))
+            yield joined(page.lines[: held.index], end)
         limits[row.name] = held.position
         passed.cut.append(row.name)
         return
