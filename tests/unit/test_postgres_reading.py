@@ -13,6 +13,7 @@ from projections.entities.postgres.reading import (
     FETCH_BYTES,
     MOST_FETCH_BYTES,
     PAGE_BYTES,
+    STEADY,
     Batch,
     Fetched,
     Pace,
@@ -80,19 +81,19 @@ def test_statements_grow_for_a_reader_that_waits_and_shrink_for_one_that_is_wait
     room = Room(10 * MOST_FETCH_BYTES)
     pace = Pace(LIMIT, 100.0, room)
     sizes = [pace.size]
-    for keeps_up in (True, True, True, True, False, False, False):
+    for keeps_up in (*[True] * (STEADY + 3), False, False, False):
         assert pace.learn(batch([line(0, 60)] * 2000, read=pace.rows), keeps_up=keeps_up)
         sizes.append(pace.size)
         assert pace.rows * 100 <= pace.size
     first, most = FETCH_BYTES, MOST_FETCH_BYTES
-    assert sizes == [first, 2 * first, 4 * first, most, most, most // 2, most // 4, first]
+    assert sizes == [*[first] * STEADY, 2 * first, 4 * first, most, most, most // 2, most // 4, first]
     assert room.left == 10 * most
 
 
 def test_all_statements_of_a_process_grow_no_further_than_their_room() -> None:
     room = Room(MOST_FETCH_BYTES)
     paces = [Pace(LIMIT, 100.0, room) for _ in range(50)]
-    for _ in range(6):
+    for _ in range(STEADY + 5):
         for pace in paces:
             pace.learn(batch([line(0, 60)] * 2000), keeps_up=True)
             assert room.left >= 0

@@ -73,7 +73,7 @@ class PageRuns:
         asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or is_near(begin, before))
         try:
             while asked is not None:
-                keeps_up = not asked.done()
+                keeps_up = not asked.done()  # what was sent of the statement before is gone already
                 if (batch := await asked) is None:
                     break
                 asked = ask(batch.fetched.last) if pace.learn(batch, keeps_up=keeps_up) else None

@@ -26,8 +26,10 @@ FETCH_BYTES: Final = 3 * PAGE_BYTES
 """What a first statement should bring, and where a line that begins behind it is cut off; what any may bring."""
 MOST_FETCH_BYTES: Final = 16 * PAGE_BYTES
 """What one statement should bring at most, for a reader that keeps up: four times as much takes a server 5 % less."""
-GROWN_BYTES: Final = 16 * 1024 * 1024
+GROWN_BYTES: Final = 6 * 1024 * 1024
 """What the statements of all streams of a process may bring beyond FETCH_BYTES each, together."""
+STEADY: Final = 4
+"""So many statements in a row a reader waited for before they grow: the first ones fill its connection's buffers."""
 FIRST_ROWS: Final = 64
 """How many rows are asked for while their size is not known."""
 FEWEST_ROWS: Final = 16
@@ -169,10 +171,10 @@ class Room:
 
 
 class Pace:
-    """Decides how many bytes, rows and shares the next statement asks for; use as a context manager.
+    """Decides how many bytes, rows and shares the next statement asks for.
 
-    A reader that was waiting for its last statement gets twice as much with the next one, if there is `Room`; of one
-    that was waited for half as much is asked. So a slow reader costs what FETCH_BYTES cost.
+    A reader that was waiting for each of its last STEADY statements gets twice as much with the next one, if there is
+    `Room`; of one that was waited for half as much is asked. So a slow reader costs what FETCH_BYTES cost.
     """
 
     def __init__(self, limit: int, line_bytes: float, room: Room) -> None:
@@ -180,6 +182,7 @@ class Pace:
         self._limit = limit
         self._room = room
         self._grown = 0
+        self._in_a_row = 0
         self.line_bytes = line_bytes
         self.rows = self._wanted()
         self.shares = FIRST_SHARES
@@ -198,7 +201,11 @@ class Pace:
             self.shares = min(self.shares * 2, MOST_SHARES)
         elif batch.read >= self.rows and self.shares > FIRST_SHARES:
             self.shares //= 2
-        self._resize(min(self.size * 2, MOST_FETCH_BYTES) if keeps_up else max(self.size // 2, FETCH_BYTES))
+        self._in_a_row = self._in_a_row + 1 if keeps_up else 0
+        if self._in_a_row >= STEADY:
+            self._resize(min(self.size * 2, MOST_FETCH_BYTES))
+        elif not keeps_up:
+            self._resize(max(self.size // 2, FETCH_BYTES))
         self.rows = self._wanted()
         return more
 
