@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from endpoints.sync.stream_ahead import PAGE_ROWS, Ahead
+from endpoints.sync.turns import Going
 from ledger.acks import RESET_TEXT, completion, format_ack
 from ledger.decide import missed_deletes
 from ledger.entity_types import COMPLETE, RESET, mask_of
@@ -61,8 +62,11 @@ async def chunks(
     passed: Passed | None = None,
     types: int | None = None,
     offered: Mapping[str, int] = _NOTHING_OFFERED,
+    going: Going | None = None,
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
+
+    Behind the first one it is in the line of `going`, where there is one.
 
     `types` (a mask) are all that the stream is of, where those of `rows` are only the ones that may have anything. What
     it does not send is added to `passed`. `offered` tells up to when each entity type was offered before.
@@ -71,8 +75,13 @@ async def chunks(
     ahead = Ahead(source, state, rows, snapshot_us, offered)
     made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types, ahead)
     pending = asyncio.ensure_future(anext(made, b""))
+    going = going or Going()
     try:
+        first = True
         while chunk := await pending:
+            if not first:
+                await going.on()
+            first = False
             pending = asyncio.ensure_future(anext(made, b""))
             yield chunk
     finally:

@@ -20,6 +20,7 @@ BENCHMARKS: Final = (
     "sockets",
     "postgres",
     "beside",
+    "stampede",
 )
 
 
