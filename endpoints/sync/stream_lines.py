@@ -66,7 +66,7 @@ async def chunks(
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
 
-    Behind the first one it is in the line of `going`, where there is one.
+    Each but the first is made when `going` has a place.
 
     `types` (a mask) are all that the stream is of, where those of `rows` are only the ones that may have anything. What
     it does not send is added to `passed`. `offered` tells up to when each entity type was offered before.
@@ -74,15 +74,16 @@ async def chunks(
     types = mask_of(row.name for row in rows) if types is None else types
     ahead = Ahead(source, state, rows, snapshot_us, offered)
     made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types, ahead)
-    pending = asyncio.ensure_future(anext(made, b""))
     going = going or Going()
+
+    async def next_one() -> bytes:
+        async with going.one():
+            return await anext(made, b"")
+
+    pending = asyncio.ensure_future(anext(made, b""))
     try:
-        first = True
         while chunk := await pending:
-            if not first:
-                await going.on()
-            first = False
-            pending = asyncio.ensure_future(anext(made, b""))
+            pending = asyncio.ensure_future(next_one())
             yield chunk
     finally:
         pending.cancel()
