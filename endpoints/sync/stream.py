@@ -21,7 +21,7 @@ from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
-from endpoints.sync.turns import Turn, Turns
+from endpoints.sync.turns import Arrivals, Going, Turn, Turns
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
@@ -79,10 +79,13 @@ class SyncStream:
         self._source = services.source
         self._waits = Waits()
         self._turns = Turns(figures=services.figures.streams)
+        self._going = Going()
+        self._arrivals = Arrivals()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")
         body = await bodies.decode(req, _decode)
+        await self._arrivals.pass_on()
         known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
         rows = entity_types_for(known)
         state = await self._ledger.admit(caller)
@@ -113,7 +116,7 @@ class SyncStream:
                 return
             account.snapshot_us = begun.snapshot_us
             state, passed = begun.state, Passed()
-            made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered)
+            made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered, self._going)
             counted = await with_first_made(self._counted(made, passed))
         except Unavailable as error:
             if isinstance(error, StoreUnavailable):  # where it would be kept

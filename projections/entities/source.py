@@ -36,7 +36,7 @@ class Page(Struct):
     there; a source that knows that by itself needs no `first_waiting`.
     """
 
-    lines: list[bytes]
+    lines: Sequence[bytes]
     last: Position
     horizon_us: int
     held_back: int = 0

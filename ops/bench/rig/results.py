@@ -21,6 +21,7 @@ BENCHMARKS: Final = (
     "sockets",
     "postgres",
     "beside",
+    "stampede",
 )
 
 
