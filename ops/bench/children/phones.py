@@ -9,11 +9,13 @@ import asyncio
 import random
 import re
 import sys
+import time
 from typing import Final, cast
 
 import msgspec
 import uvloop
 
+from ops.bench.children.held_sockets import quantile
 from ops.bench.rig.wire import stamps
 
 POLL: Final = "poll"
@@ -54,17 +56,32 @@ class Phones(msgspec.Struct, frozen=True):
     acks: int = 0
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """What came back: for each kind how long each answer took (ms), sorted; `furthest` counts the acks of a device."""
+class Took(msgspec.Struct, frozen=True):
+    """How many answers of a kind came, and within how many ms half of them, 99 of 100, and all."""
 
-    took_ms: dict[str, list[float]]
+    count: int
+    p50_ms: float
+    p99_ms: float
+    most_ms: float
+
+    @classmethod
+    def of(cls, took_ms: list[float]) -> Took:
+        """Sum up; needs at least one."""
+        took_ms.sort()
+        return cls(len(took_ms), quantile(took_ms, 0.5), quantile(took_ms, 0.99), took_ms[-1])
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What came back, by kind; `furthest` counts the acks of the device that sent most."""
+
+    kinds: dict[str, Took]
     seconds: float
     furthest: int
 
     @property
     def count(self) -> int:
         """All answers."""
-        return sum(map(len, self.took_ms.values()))
+        return sum(took.count for took in self.kinds.values())
 
 
 class _Connection(asyncio.Protocol):
@@ -116,7 +133,7 @@ class _Run:
 
     async def drive(self, number: int, connection: _Connection, begin_s: float) -> None:
         """Send one device's requests until the time is over."""
-        job, clock = self.job, asyncio.get_running_loop().time
+        job, clock = self.job, time.perf_counter
         phone, chosen, acks = job.phones[number], random.Random(f"{job.seed} {number}"), 0  # noqa: S311
         every_s = len(job.phones) / job.rate if job.rate else 0.0
         due_s = begin_s + every_s * number / len(job.phones)
@@ -147,11 +164,11 @@ async def drive(job: Phones) -> Answered:
         _, connection = await loop.create_connection(_Connection, "127.0.0.1", job.port)
         connections.append(connection)
         await asyncio.sleep(0.002)  # connections that arrive in one burst would all go to the same worker
-    run, begin_s = _Run(job), loop.time()
+    run, begin_s = _Run(job), time.perf_counter()
     async with asyncio.timeout(job.seconds + _DONE_S):
         await asyncio.gather(*(run.drive(number, each, begin_s) for number, each in enumerate(connections)))
-    took_ms = {kind: sorted(took) for kind, took in run.took_ms.items() if took}
-    return Answered(took_ms, loop.time() - begin_s, run.furthest)
+    kinds = {kind: Took.of(took) for kind, took in run.took_ms.items() if took}
+    return Answered(kinds, time.perf_counter() - begin_s, run.furthest)
 
 
 def main() -> None:
