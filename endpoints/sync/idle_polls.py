@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from endpoints.sync.stream_lines import complete_line
 from ledger.admission import Caller
-from ledger.commands import OfferStream, Origin
+from ledger.commands import OfferStream, Origin, Resend
 from ledger.decide import decide, reset_due
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import SessionEnded
@@ -27,15 +27,15 @@ from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource, Outlook, Remembers
 
 MOST: Final = 4096
-"""Of how many sessions the last line is remembered, under 1 KB each."""
+"""Of how many sessions the last line is remembered: 1 KB each, and 5 KB of a state that the ledger has forgotten."""
 
 
 class Answer(NamedTuple):
-    """The line of a poll, and what it follows from: the session's version, what was asked for, and the library."""
+    """The line of a poll, and what it follows from: the session's state, what was asked for, and the library."""
 
-    version: bytes
+    state: State
     rows: Sequence[EntityTypeRow]
-    library: tuple[object, Origin]
+    library: tuple[object, Origin, tuple[Resend, ...]]
     line: bytes
 
 
@@ -89,25 +89,23 @@ class IdlePolls:
         source = self._source
         if source is None or (outlook := source.outlook(state.library, state.user)) is None:
             return None
-        sid, version, library = state.sid, state.hash, (outlook.library.marks, outlook.origin)
+        sid, library = state.sid, (outlook.library.marks, outlook.origin, source.resends)
         known = self._answers.get(sid)
-        if known is not None and known.version == version and known.rows is rows and known.library == library:
+        if known is not None and known.state is state and known.rows is rows and known.library == library:
             self._answers.move_to_end(sid)
             line: bytes | None = known.line
         else:
             line = idle_line(source, state, rows, outlook, self._ledger.clock())
-            self._keep(sid, line, version, rows, library)
+            self._keep(None if line is None else Answer(state, rows, library, line), sid)
         if line is None:
             return None
         return Foreseen(state, line, asyncio.ensure_future(source.is_still(state.library, outlook)))
 
-    def _keep(
-        self, sid: str, line: bytes | None, version: bytes, rows: Sequence[EntityTypeRow], library: tuple[object, Origin]
-    ) -> None:
-        if line is None:
+    def _keep(self, answer: Answer | None, sid: str) -> None:
+        if answer is None:
             self._answers.pop(sid, None)
             return
-        self._answers[sid] = Answer(version, rows, library, line)
+        self._answers[sid] = answer
         self._answers.move_to_end(sid)
         if len(self._answers) > self._most:
             self._answers.popitem(last=False)

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ops.bench.children.phones import Answered, Phone, Phones
-from ops.bench.rig import assets, servers, wire
+from ops.bench.rig import servers, wire
 from ops.bench.rig.processes import BenchFailed, Server, tool
 from ops.bench.rig.results import Comparison, Result
 from ops.bench.rig.rounds import Progress, alternate
@@ -21,7 +21,9 @@ LIBRARY: Final = "polled"
 AT_LEAST: Final = 0.25
 _ASSETS: Final = 100
 _SLACK_S: Final = 60.0
-APP_TYPES: Final = tuple(name for name in REQUEST_TYPES if not name.endswith("V1") or name[:-1] + "2" not in REQUEST_TYPES)
+APP_TYPES: Final = tuple(
+    name for name in REQUEST_TYPES if not name.endswith("V1") or name[:-1] + "2" not in REQUEST_TYPES
+)
 """What a phone asks for: each type in its newest version."""
 
 

@@ -74,9 +74,7 @@ async def open_services(
     pages = await connect(redis_url, settings, figures.store)
     closing.push_async_callback(pages.close)
     profiles = found.identities.profile
-    catalog = Catalog(
-        pages, profiles=profiles, origins=Origins(pages), replicas=found.replicas, looks=found.store
-    )
+    catalog = Catalog(pages, profiles=profiles, origins=Origins(pages), replicas=found.replicas, looks=found.store)
     source = await open_source(settings, found, closing, catalog=catalog)
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.reply_timeout_s, NotedNodes.of(settings))
