@@ -6,6 +6,7 @@ what a worker does for them all until the last line of the last one has left.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 
 import msgspec
@@ -60,13 +61,17 @@ def _rush(service: Server, one: Device, devices: list[Device]) -> Rushed:
 
 def _told(streams: int, rows: int, rushed: Rushed, cpu_s: float) -> list[Result]:
     first = rushed.first_s
-    late = sum(later < sooner for sooner, later in zip(first, first[1:], strict=False))
+    late = sum(later < sooner for sooner, later in pairwise(first))
     notes = (
-        f"{len(rushed.during_s):,} acks while {streams:,} first syncs of {rows:,} assets were sent; "
-        f"alone: median {median(rushed.alone_s) * 1e3:.1f} ms, slowest {max(rushed.alone_s) * 1e3:.1f} ms",
-        f"first bytes of a stream: median {median(first):.2f} s, slowest {max(first):.2f} s, "
-        f"{late} came before those of one that was asked for just before; all were whole after "
-        f"{max(rushed.whole_s):.1f} s, {cpu_s:.1f} s of a worker's CPU",
+        (
+            f"{len(rushed.during_s):,} acks while {streams:,} first syncs of {rows:,} assets were sent; "
+            f"alone: median {median(rushed.alone_s) * 1e3:.1f} ms, slowest {max(rushed.alone_s) * 1e3:.1f} ms"
+        ),
+        (
+            f"first bytes of a stream: median {median(first):.2f} s, slowest {max(first):.2f} s, "
+            f"{late} came before those of one that was asked for just before; all were whole after "
+            f"{max(rushed.whole_s):.1f} s, {cpu_s:.1f} s of a worker's CPU"
+        ),
     )
     slowest = Bound(
         name=f"stampede: slowest ack while {streams:,} streams are opened at once",

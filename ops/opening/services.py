@@ -78,7 +78,8 @@ async def open_services(
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await connect(redis_url, settings, figures.store)
     closing.push_async_callback(pages.close)
-    catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages), replicas=found.replicas)
+    profiles = found.identities.profile
+    catalog = Catalog(pages, profiles=profiles, origins=Origins(pages), replicas=found.replicas, looks=found.store)
     source = await open_source(settings, found, closing, catalog=catalog)
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.reply_timeout_s, NotedNodes.of(settings))

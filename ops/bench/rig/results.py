@@ -10,6 +10,7 @@ import msgspec
 
 BENCHMARKS: Final = (
     "acks",
+    "poll",
     "stream",
     "verify",
     "rebuild",
