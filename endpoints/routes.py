@@ -9,7 +9,7 @@ import falcon.asgi
 
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
-from endpoints.audit import explain, finding, history, log, state, streams
+from endpoints.audit import counts, devices, explain, feed, finding, history, log, state, streams
 from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.operations import Route
@@ -41,7 +41,10 @@ _SUBJECTS = (
     state,
     explain,
     streams,
+    feed,
     finding,
+    devices,
+    counts,
     log,
     entities,
 )

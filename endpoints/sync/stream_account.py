@@ -14,7 +14,9 @@ from ledger.entity_types import COMPLETE
 from ledger.errors import LedgerError
 from ledger.log.service import Ledger
 from ledger.state import State
+from projections.entities.lines import count_in
 from projections.sent import record
+from projections.sent.marking import note_end
 from projections.sent.record import How, SentStream
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class StreamAccount:
         """Count whole lines that were handed to the connection."""
         if not self._size:
             self._figures.first_lines.note(time.monotonic() - self._asked_s)
-        rows = chunk.count(b"\n")
+        rows = count_in(chunk)
         self._size += len(chunk)
         end = len(chunk)
         start = chunk.rfind(b"\n", 0, end - 1) + 1
@@ -93,7 +95,7 @@ class StreamAccount:
             return
         stream = self._told(how, why)  # type: ignore[arg-type]
         try:
-            await record.note(self._ledger, self._state.user, self._state.sid, stream)
+            await note_end(self._ledger, self._state.user, self._state.sid, stream)
         except LedgerError as error:
             log.warning("how the stream [%s] ended could not be kept: %s", self._correlation, error)
 

@@ -45,6 +45,7 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
+from projections.feed.hub import FeedHub
 from projections.history.event_pages import EventPages
 from projections.immich.identity import ImmichIdentity
 from projections.transparency.published import PublishedLog
@@ -86,21 +87,25 @@ class Service:
         jwt: Callable[[Ledger], JwtBackend] | None = None,
         log: PublishedLog | None = None,
         observing: Observing | None = None,
+        beside: Service | None = None,
+        ledger: type[Ledger] = Ledger,
+        catalog: type[Catalog] = Catalog,
     ) -> None:
         """Take what the app is to work with; the source is the catalog unless another one is given.
 
-        `immich` makes what admits Immich's tokens, of the ledger and its past; `jwt` what admits a backend's.
+        `immich` makes what admits Immich's tokens, of the ledger and its past; `jwt` what admits a backend's. `beside`
+        is another worker of the same service, with which it shares clock and signing key.
         `observing` watches requests; without it nothing does.
         """
         observing = observing or Observing(Settings())
-        self.clock = Clock()
+        self.clock: Clock = Clock() if beside is None else beside.clock
         self.store = store
-        self.ledger = Ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
+        self.ledger = ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
         self.api_keys = ApiKeys(store)
         self.identities = Identities(store, PARTITIONS)
-        self.catalog = Catalog(store, self.clock, self.identities.profile)
+        self.catalog = catalog(store, self.clock, self.identities.profile)
         keyring = read_keyring(make_key())
-        self.tokens = TokenIssuer(lambda: keyring)
+        self.tokens: TokenIssuer = TokenIssuer(lambda: keyring) if beside is None else beside.tokens
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
         kind: Source = "postgres" if isinstance(source, PostgresSource) else "catalog"
@@ -115,6 +120,7 @@ class Service:
         self.services = Services(
             ledger=self.ledger,
             past=EventPages(store),
+            feed=FeedHub(self.ledger, None, self.presence, turn_s=0.05),
             auth=observing.auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
             tokens=self.tokens,
             identities=self.identities,
