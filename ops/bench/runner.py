@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, devices, history, poll, rebuild, rss, segments, sizes, sockets, stampede, stream, verify
+from ops.bench import (
+    acks,
+    devices,
+    history,
+    observing,
+    poll,
+    rebuild,
+    rss,
+    segments,
+    sizes,
+    sockets,
+    stampede,
+    stream,
+    verify,
+)
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -25,6 +39,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "observing": observing.run,
     "stampede": stampede.run,
 }
 

@@ -23,6 +23,7 @@ BENCHMARKS: Final = (
     "postgres",
     "beside",
     "stampede",
+    "observing",
 )
 
 
