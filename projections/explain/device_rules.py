@@ -51,7 +51,10 @@ _CAUSES: Final = {
     FENCE: ", because the store may have lost what it did (syncledger fence)",
     IMMICH: ", because its owner wished that in Immich",
 }
-_CLEARED: Final = {IMMICH: "because Immich cleared its own, to send these rows again"}
+_CLEARED: Final = {
+    ASKED: "because its owner or an operator wanted these rows sent again",
+    IMMICH: "because Immich cleared its own, to send these rows again",
+}
 
 Rule = Callable[[Case], Finding | None]
 
