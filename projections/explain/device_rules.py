@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
-from ledger.events import IMMICH, SessionEnded, SessionResumed, SyncResetRequested
+from ledger.events import ASKED, IMMICH, SessionEnded, SessionResumed, SyncResetRequested
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
