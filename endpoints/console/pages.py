@@ -16,9 +16,10 @@ import falcon.asgi
 import jinja2
 
 from endpoints.console.visitors import NotSignedIn, Visitor
-from endpoints.console.words import clean, minute, number, short, span
+from endpoints.console.words import clean, minute, number, seconds, short, span, spans, told
 from endpoints.http.request import Request
-from ledger.positions import iso_from_us
+from ledger.positions import iso_from_us, us_from_iso
+from projections.history.words import TAGS
 
 PLACE: Final = "/console"
 SIGN_IN: Final = f"{PLACE}/sign-in"
@@ -133,7 +134,8 @@ def _templates() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters |= {
-        "clean": clean, "iso": iso_from_us, "minute": minute, "number": number, "short": short, "span": span,
+        "clean": clean, "iso": iso_from_us, "minute": minute, "number": number, "seconds": seconds, "short": short,
+        "span": span, "spans": spans, "us": us_from_iso,
     }  # fmt: skip
-    environment.globals["address_of"] = address_of
+    environment.globals |= {"address_of": address_of, "tags": TAGS, "told": told}
     return environment

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import secrets
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import falcon.asgi
 
@@ -138,7 +138,7 @@ class Visitors:
         """Have a browser keep a value that no script sees, for our origin alone."""
         secure = self._is_secure(req)
         attributes = f"Max-Age={age_s}; Path=/; HttpOnly; SameSite={same_site}" + ("; Secure" if secure else "")
-        resp.append_header("set-cookie", f"{_full(name, secure)}={value}; {attributes}")
+        resp.append_header("set-cookie", f"{_full(name, secure)}={quote(value, safe='')}; {attributes}")
 
     def forget(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
         """Have a browser forget a value."""
@@ -216,5 +216,3 @@ async def _fields(req: Request, token: str) -> dict[str, list[str]]:
 
 def _full(name: str, secure: bool) -> str:
     return f"__Host-{name}" if secure else name
-
-

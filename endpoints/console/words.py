@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from ledger.positions import iso_from_us
 SECOND_US: Final = 1_000_000
 SHORT_ID_CHARS: Final = 12
 MAX_SHOWN_CHARS: Final = 300
+_CLASS: Final = re.compile("([0-9]+)([mhd])")
 _SPANS: Final = ((86_400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -33,6 +35,22 @@ def span(us: float) -> str:
             count = seconds // size
             return f"{count:,} {name}{'s' if name == 'day' and count > 1 else ''}"
     return "0 s"
+
+
+def seconds(value: float | None) -> str:
+    """Print a short time in the unit that fits it; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
+
+
+def spans(text: str) -> str:
+    """Name a class of times as figures have it (`1h`, `30d`, `longer`)."""
+    found = _CLASS.fullmatch(text)
+    if found is None:
+        return {"0": "nothing"}.get(text, text)
+    unit = {"m": "minute", "h": "hour", "d": "day"}[found[2]]
+    return f"{found[1]} {unit}{'' if found[1] == '1' else 's'}"
 
 
 def minute(us: int) -> str:
@@ -69,7 +87,9 @@ def told(event: str, data: Mapping[str, Any]) -> str:
             taken = f"acknowledged {_listed(_types_of(moved))}" if moved else ""
             return "; ".join(filter(None, (taken, late))) or "acknowledged nothing new"
         case "ack_refused":
-            return f"an ack of {_listed(_types_of([str(data.get('ack', ''))]))} was refused: {clean(data.get('reason'))}"
+            return (
+                f"an ack of {_listed(_types_of([str(data.get('ack', ''))]))} was refused: {clean(data.get('reason'))}"
+            )
         case "checkpoints_cleared":
             types = data.get("types")
             what = "all checkpoints" if types is None else f"checkpoints of {_listed(types)}"
