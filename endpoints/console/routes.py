@@ -43,8 +43,8 @@ def routes(services: Services) -> Iterator[Route]:
         yield Route(f"{at}/{name}", Action(services, visitors, name), operations)
     yield Route(f"{PLACE}/ledger", Overview(services, visitors), (_page("Ledger", "See the whole ledger"),))
     for name, media_type in FILES.items():
-        words = Text(media_type.partition(";")[0], "A part of the pages")
-        operation = Operation("GET", f"getConsolePart_{name}", "Load a part of the pages", {200: words}, NOBODY)
+        text = Text(media_type.partition(";")[0], "A part of the pages")
+        operation = Operation("GET", f"getConsolePart_{name}", "Load a part of the pages", {200: text}, NOBODY)
         yield Route(f"{PLACE}/{name}", File(name), (operation,))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import Final
 
 import falcon
@@ -166,7 +167,6 @@ class SignOut:
 
     async def _end(self, holder: Holder) -> None:
         """End the session that the user began by signing in here."""
-        try:
-            await self._services.ledger.execute(holder.user, holder.sid, EndSession("logout", by=plain(holder.user)))
-        except SessionEnded:
-            pass
+        with suppress(SessionEnded):
+            command = EndSession("logout", by=plain(holder.user))
+            await self._services.ledger.execute(holder.user, holder.sid, command)

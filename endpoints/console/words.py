@@ -40,7 +40,7 @@ def span(us: float) -> str:
 def seconds(value: float | None) -> str:
     """Print a short time in the unit that fits it; a dash for none."""
     if value is None:
-        return "–"
+        return "-"
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
 
 
