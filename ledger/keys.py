@@ -158,6 +158,16 @@ def activity(partition: int) -> bytes:
     return b"{p%d}:activity" % partition
 
 
+def order(partition: int) -> bytes:
+    """Sorted set: living sessions by who needs help first (`ledger.log.order`)."""
+    return b"{p%d}:order" % partition
+
+
+def sids(partition: int) -> bytes:
+    """Sorted set without scores: the ids of all sessions, living and ended; `@filled` once all of them are there."""
+    return b"{p%d}:sids" % partition
+
+
 def due(partition: int) -> bytes:
     """Sorted set: living sessions that are over by themselves, by when, in ms; beside them when all are looked at."""
     return b"{p%d}:due" % partition

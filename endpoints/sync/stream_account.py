@@ -13,6 +13,7 @@ from ledger.errors import LedgerError
 from ledger.log.service import Ledger
 from ledger.state import State
 from projections.sent import record
+from projections.sent.marking import note_end
 from projections.sent.record import How, SentStream
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class StreamAccount:
         stream = self._told(how, why)  # type: ignore[arg-type]
         log.info("stream over: %s [%s] %s", how, self._correlation, self._in_words(stream))
         try:
-            await record.note(self._ledger, self._state.user, self._state.sid, stream)
+            await note_end(self._ledger, self._state.user, self._state.sid, stream)
         except LedgerError as error:
             log.warning("how the stream [%s] ended could not be kept: %s", self._correlation, error)
 

@@ -11,9 +11,11 @@ import msgspec
 
 from ledger import keys
 from ledger.chain import GENESIS, record
+from ledger.entity_types import COMPLETE
 from ledger.errors import CorruptLedger, ParentOver, Rebuilding, StoreReplyError, TooManySessions
 from ledger.events import Event, Recorded
 from ledger.evolve import fold
+from ledger.log.order import counts_ms
 from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
 from ledger.store.interface import Arg, Script, Store, key_types
@@ -35,6 +37,7 @@ _PARENT_ENDED: Final = 3  # this and the next: also what load.lua knows
 _PARENT_EXPIRED: Final = 4
 _TOO_MANY: Final = 5
 _AS_IT_WAS: Final = b"="
+_ONLY_ITS_PLACE: Final = b"= "
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
 _STREAM_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
 _DIGEST_BYTES: Final = 32
@@ -154,17 +157,20 @@ async def append(
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
     user = sections[0].after.user
     args += (len(sections), MARK_EVERY, most_sessions, user if leaves else "", len(ancestors), *ancestors)
-    script, indexed = _APPEND, bool(ancestors)
+    script, indexed, placed = _APPEND, bool(ancestors), False
     for section in sections:
         names += _chain_keys(partition, section.after.sid)
-        _pack(section, args)
+        times = _pack(section, args)
         if section.after.ended is not None:
             script, indexed = _END, True
-        elif section.before is None or section.resumed or _due(section) != _AS_IT_WAS:
-            indexed = True
+        elif times is not _AS_IT_WAS:
+            placed = True
+            indexed = indexed or section.before is None or section.resumed or not times.startswith(_ONLY_ITS_PLACE)
     if indexed:
         names += _index_keys(partition)
         names += [keys.session(partition, above) for above in ancestors]
+    elif placed:
+        names.append(keys.order(partition))
     reply = await store.script(script, names, args)
     if reply[0] == 1:
         return None
@@ -196,12 +202,20 @@ def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:
 
 @lru_cache(1024)
 def _around_keys(partition: int) -> tuple[bytes, ...]:
-    return keys.activity(partition), keys.whole(partition), keys.ended(partition), keys.broken(partition)
+    return (
+        keys.activity(partition),
+        keys.whole(partition),
+        keys.ended(partition),
+        keys.broken(partition),
+        keys.order(partition),
+    )
 
 
 @lru_cache(1024)
 def _index_keys(partition: int) -> tuple[bytes, ...]:
     return (
+        keys.order(partition),
+        keys.sids(partition),
         keys.provider_sessions(partition),
         keys.credentials(partition),
         keys.whole(partition),
@@ -251,8 +265,8 @@ def provider_member(state: State) -> bytes:
     return f"{state.provider_session.hex()}:{state.sid}".encode()
 
 
-def _pack(section: Section, args: list[Arg]) -> None:
-    """Add a section's arguments as append.lua reads them."""
+def _pack(section: Section, args: list[Arg]) -> bytes:
+    """Add a section's arguments as append.lua reads them; gives its times."""
     before, events, after = section
     becomes, kept, stored = b"live", b"", before
     if after.ended is not None:
@@ -262,7 +276,7 @@ def _pack(section: Section, args: list[Arg]) -> None:
     changed = _NO_CHANGES if becomes == b"ended" else changes(stored, after)
     to_set, remove, to_set_checkpoints, remove_checkpoints = changed
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (becomes, after.parent or b"", kept, provider_member(after), _due(section))
+    args += (becomes, after.parent or b"", kept, provider_member(after), times := _times(section))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     args.append(b"" if before is None else before.hash)
     for event in events:
@@ -273,21 +287,30 @@ def _pack(section: Section, args: list[Arg]) -> None:
     for pair in to_set_checkpoints.items():
         args += pair
     args += remove_checkpoints
+    return times
 
 
-def _due(section: Section) -> Arg:
-    """Tell when a session is over, in ms; nothing if never, or that it is as it was."""
+def _times(section: Section) -> bytes:
+    """Tell what of a session's times changes, as append.lua reads it: when it is over, and what its place goes by."""
     before, after = section.before, section.after
-    if before is None or before.ended is not None or before.new_tokens is not after.new_tokens:
-        return due_ms(after)
+    if before is None or before.ended is not None:
+        return b"%b %d" % (due_ms(after), counts_ms(after))
     # PERF: this is the way of every ack.
-    return _AS_IT_WAS if before.token_expires_at_us == after.token_expires_at_us else due_ms(after)
+    completed = after.checkpoints.get(COMPLETE)
+    same_place = before.checkpoints.get(COMPLETE) is completed
+    same_end = before.new_tokens is after.new_tokens and before.token_expires_at_us == after.token_expires_at_us
+    if same_place and same_end:
+        return _AS_IT_WAS
+    over = _AS_IT_WAS if same_end else due_ms(after)
+    if same_place:
+        return over + b" "
+    return b"%b %b%d" % (over, b"~" if completed is None else b"", counts_ms(after))
 
 
-def due_ms(state: State) -> Arg:
+def due_ms(state: State) -> bytes:
     """Tell when a session is over by itself, in ms, as the index of that has it; nothing if never."""
     over_at_us = state.over_at_us
-    return b"" if over_at_us is None else -(-over_at_us // 1000)
+    return b"" if over_at_us is None else b"%d" % -(-over_at_us // 1000)
 
 
 def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:

@@ -1,6 +1,6 @@
 -- Load a session: both its hashes at one instant, and note at most so often that it was seen.
--- KEYS  session hash, checkpoint hash, activity (sorted set), whole (string), ended (hash), broken (hash); then the
---         session hashes of those that it belongs to
+-- KEYS  session hash, checkpoint hash, activity (sorted set), whole (string), ended (hash), broken (hash),
+--         order (sorted set); then the session hashes of those that it belongs to
 -- ARGV  session id, now in ms, note it as seen if it was last seen before this (ms); the ids of those that it
 --         belongs to
 -- Gives {session fields, checkpoint fields}, and without such a session {{}, {}, what is known of it}:
@@ -16,12 +16,16 @@ if #session == 0 then
   end
   return {session, session, known}
 end
-local over = ancestor_over(7, 4, #KEYS - 6, tonumber(ARGV[2]), KEYS[5], KEYS[4])
+local over = ancestor_over(8, 4, #KEYS - 7, tonumber(ARGV[2]), KEYS[5], KEYS[4])
 if over then
   return {{}, {}, over == 'unknown' and 2 or over == 'ended' and 3 or 4}
 end
 local seen = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if tonumber(seen or 0) < tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[3], 'GT', ARGV[2], ARGV[1])
+  local place = tonumber(redis.call('ZSCORE', KEYS[7], ARGV[1]) or 0)
+  if place >= 2 ^ 44 and tonumber(ARGV[2]) > place - 2 ^ 44 then -- heard of since: place.lua
+    redis.call('ZADD', KEYS[7], string.format('%.0f', place - 2 ^ 43), ARGV[1])
+  end
 end
 return {session, redis.call('HGETALL', KEYS[2])}

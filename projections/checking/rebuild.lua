@@ -1,7 +1,7 @@
 -- Put what a session's events fold into in place of all that is stored of it, if that still is what was looked at.
 -- KEYS  session, checkpoints, ended (hash), activity (sorted set), devices of its user (hash), provider sessions
---         (sorted set), credentials (not touched), marks (list), archive (hash), due (sorted set); then devices of users
---         it was found with and is not of
+--         (sorted set), credentials (not touched), marks (list), archive (hash), due (sorted set), order, sids, sent (not
+--         touched); then devices of users it was found with and is not of
 -- ARGV  session id; the seq, head and hash stored of it and what ended keeps of it, each '' for nothing;
 --         'live', 'ended' or 'none' (no event is of it); parent ('' for none); what ended keeps of it from now on;
 --         when it was last seen in ms, if nothing says so; its member of the provider sessions ('' for none);
@@ -72,7 +72,7 @@ if ARGV[12] ~= '' then
 else
   call('ZREM', due, sid)
 end
-for i = 11, #KEYS do
+for i = 14, #KEYS do
   call('HDEL', KEYS[i], sid)
 end
 return 1

@@ -15,11 +15,20 @@ import msgspec
 from ledger import keys
 from ledger.errors import Contended, CorruptLedger, StoreReplyError
 from ledger.log.append import due_ms, keep, provider_member
+from ledger.log.order import place
 from ledger.log.state_fields import checkpoint_fields
 from ledger.log.stored_sessions import RawSession, raw_keys, read_raw_session
 from ledger.store.interface import Arg, Script, Store
 from projections.checking.aside import Decision, keep_head
-from projections.checking.compare import ahead, differences, stored_fields, stored_seq, unlike, wanted_marks
+from projections.checking.compare import (
+    ahead,
+    differences,
+    stored_fields,
+    stored_seq,
+    unlike,
+    wanted_marks,
+    wanted_place,
+)
 from projections.checking.partition_fold import Folded, PartitionFold, pages_of
 
 _WRITE: Final = Script.load("projections.checking", "rebuild.lua")
@@ -141,6 +150,8 @@ class SessionWriter:
         others = (keys.devices(self._partition, user) for user in misfiled.users)
         names = (*raw_keys(self._partition, sid, folded.user), *others)
         if not await self._store.script(_WRITE, names, _arguments(sid, stored, folded, misfiled)):
+            return False
+        if await place(self._store, self._partition, [wanted_place(sid, folded, stored)]):
             return False
         self._misfiled.pop(sid, None)
         settled.written += folded.seq > 0

@@ -35,6 +35,8 @@ OF_A_PARTITION = [
     keys.pressed(17),
     keys.due(17),
     keys.ending(17),
+    keys.order(17),
+    keys.sids(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -90,6 +92,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:pressed",
         b"{p17}:due",
         b"{p17}:ending",
+        b"{p17}:order",
+        b"{p17}:sids",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",
