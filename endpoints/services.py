@@ -20,6 +20,7 @@ from projections.accounts.tokens import TokenIssuer
 from projections.counters import Counters
 from projections.entities.protocol_version import DEFAULT, ProtocolVersion
 from projections.entities.source import EntitySource
+from projections.feed.hub import FeedHub
 from projections.history.event_pages import EventPages
 from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
@@ -144,6 +145,7 @@ class Services(msgspec.Struct, frozen=True):
 
     ledger: Ledger
     past: EventPages
+    feed: FeedHub
     auth: Auth
     tokens: TokenIssuer
     identities: Identities

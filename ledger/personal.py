@@ -106,6 +106,11 @@ def opened(told: T, key: UserKey | None) -> T:
     return told if key is None else _each(told, key.open)
 
 
+def hidden(told: T) -> T:
+    """Make the personal texts of a command, event or state unreadable, as if their keys were not here."""
+    return _each(told, lambda value: SEALED if value else value)
+
+
 def _each(told: T, change: Callable[[Personal], Personal]) -> T:
     names = _FIELDS.get(type(told), ())
     changed = {name: new for name in names if (new := change(old := getattr(told, name))) != old}

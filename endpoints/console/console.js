@@ -98,3 +98,63 @@ if (plot) {
     location.assign(`${plot.dataset.page}?from=${encodeURIComponent(iso(first))}&to=${encodeURIComponent(iso(last))}#plot`);
   });
 }
+
+// The tail: one line an event, newest first, never more than so many. What devices call themselves is only ever text.
+const tail = document.querySelector("[data-tail]");
+if (tail) {
+  const list = tail.querySelector("ol"), status = tail.querySelector("[data-status]"), held = [];
+  const most = Number(tail.dataset.shown), pause = tail.querySelector("[data-pause]");
+  let paused = false;
+  const tell = (kind, text) => {
+    if (status.textContent !== text) status.textContent = text;
+    status.className = `badge ${kind}`;
+  };
+  const cell = (name, text, address) => {
+    const made = document.createElement(address ? "a" : "span");
+    made.className = name;
+    made.textContent = text;
+    if (address) made.href = address;
+    return made;
+  };
+  const row = (told) => {
+    const item = document.createElement("li");
+    item.className = told.event === "session_ended" ? "new ended" : "new";
+    const device = cell("device", told.session ? `${told.session.slice(0, 12)}…` : "", told.session && `/console/devices/${told.session}`);
+    const says = document.createElement("bdi");
+    says.className = "says";
+    says.textContent = told.says;
+    item.append(cell("at", told.at.slice(0, 19).replace("T", " ")), cell("event", told.event.replaceAll("_", " ")), device, says);
+    if (told.user) {
+      const user = document.createElement("bdi");
+      user.className = "quiet";
+      user.textContent = ` of ${told.user}`;
+      device.after(user);
+    }
+    return item;
+  };
+  const draw = () => {
+    list.prepend(...held.splice(0).reverse().map(row));
+    while (list.childElementCount > most) list.lastElementChild.remove();
+    tail.querySelector("[data-empty]").hidden = list.childElementCount > 0;
+  };
+  let drawing = 0;
+  const source = new EventSource(tail.dataset.tail);
+  source.addEventListener("open", () => tell("good", "live"));
+  source.addEventListener("error", () => tell("bad", source.readyState === EventSource.CLOSED ? "not allowed any more: open the page again" : "connecting again"));
+  source.addEventListener("message", (event) => {
+    held.push(JSON.parse(event.data));
+    if (held.length > most) held.shift();
+    if (paused) tell("late", `paused, ${held.length} new`);
+    else drawing ||= requestAnimationFrame(() => { drawing = 0; draw(); });
+  });
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", paused);
+    pause.textContent = paused ? "Go on" : "Pause";
+    if (paused) return tell("late", "paused");
+    tell("good", "live");
+    draw();
+  });
+  tail.querySelector("[data-clear]").addEventListener("click", () => { held.length = 0; list.replaceChildren(); draw(); });
+  addEventListener("pagehide", () => source.close());
+}

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 from endpoints.console.words import SECOND_US, minute, number, span
+from ledger.entity_types import COMPLETE
 from ledger.positions import iso_from_us, us_from_iso
 from projections.devices.health import TypeHealth
 from projections.devices.plot import Bucket, Plot
@@ -134,7 +135,7 @@ def _links(place: str, since_us: int, until_us: int, first_us: int, last_us: int
 
 def bars(types: Sequence[TypeHealth]) -> list[TypeBar]:
     """Lay out how far a device has each type; those with something to tell first, in the order of streams."""
-    laid = [_type_bar(one) for one in types]
+    laid = [_type_bar(one) for one in types if one.type != COMPLETE]
     return [one for one in laid if _matters(one)] + [one for one in laid if not _matters(one)]
 
 

@@ -11,8 +11,9 @@ from endpoints.console.devices import DevicesList, Home, MyDevices
 from endpoints.console.ledger import Overview
 from endpoints.console.pages import FILES, PLACE, SIGN_IN, File
 from endpoints.console.signing_in import CALLBACK, Link, Provider, SignInPage, SignOut
+from endpoints.console.tail import Tail
 from endpoints.console.visitors import Visitors
-from endpoints.http.operations import NOBODY, Operation, Route, Text
+from endpoints.http.operations import EVENT_STREAM, NOBODY, Operation, Route, Text
 from endpoints.services import Services
 
 _PAGE: Final = Text("text/html", "A page")
@@ -42,6 +43,13 @@ def routes(services: Services) -> Iterator[Route]:
         operations = (_page(f"Ask{title}", f"{words.title}: ask"), _form(title, words.title))
         yield Route(f"{at}/{name}", Action(services, visitors, name), operations)
     yield Route(f"{PLACE}/ledger", Overview(services, visitors), (_page("Ledger", "See the whole ledger"),))
+    tail = Tail(services, visitors)
+    yield Route(f"{PLACE}/tail", tail, (_page("Tail", "See events as they happen"),))
+    events = Text(EVENT_STREAM, "Events in words, as server-sent events")
+    told = Operation(
+        "GET", "getConsoleTail", "Tell what happens, for the page", {200: events}, NOBODY, refusals=(401, 404)
+    )
+    yield Route(f"{PLACE}/tail/events", tail, (told,), suffix="events")
     for name, media_type in FILES.items():
         text = Text(media_type.partition(";")[0], "A part of the pages")
         operation = Operation("GET", f"getConsolePart_{name}", "Load a part of the pages", {200: text}, NOBODY)

@@ -11,6 +11,7 @@ KEY: Final = ("apiKey", "apiKeyParam", "apiKeyBearer")
 EITHER: Final = SESSION + KEY
 NOBODY: Final = ()
 NDJSON: Final = "application/x-ndjson"
+EVENT_STREAM: Final = "text/event-stream"
 
 
 class Text(msgspec.Struct, frozen=True):

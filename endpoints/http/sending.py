@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import falcon.asgi
 
 from endpoints.http.compression import compressed
-from endpoints.http.operations import NDJSON
+from endpoints.http.operations import EVENT_STREAM, NDJSON
 from endpoints.http.request import Request
 from endpoints.sync.stream_guard import Guard
 from ledger.errors import Unavailable
@@ -108,6 +108,20 @@ def send_lines(
     """Answer with lines of JSON as they are made (`guarded`), compressed if the client asks for it."""
     resp.content_type = NDJSON
     resp.stream = compressed(req, resp, guarded(req, made, lives, stall_s))
+
+
+def send_events(
+    req: Request,
+    resp: falcon.asgi.Response,
+    made: AsyncGenerator[bytes],
+    lives: Callable[[], Awaitable[bool]],
+    stall_s: float,
+) -> None:
+    """Answer with server-sent events as they are made (`guarded`), which nothing on the way may keep or hold back."""
+    resp.content_type = EVENT_STREAM
+    resp.set_header("cache-control", "no-store")
+    resp.set_header("x-accel-buffering", "no")
+    resp.stream = guarded(req, made, lives, stall_s)
 
 
 async def with_first_made(made: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

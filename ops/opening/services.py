@@ -36,6 +36,7 @@ from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
 from projections.entities.source import EntitySource, SourceUnavailable
+from projections.feed.hub import FeedHub
 from projections.immich import PLACE
 from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
@@ -94,6 +95,9 @@ async def open_services(
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
 
+    feed = FeedHub(found.ledger, found.archive, found.presence, store=pages, most=settings.feed_followers)
+    closing.push_async_callback(feed.close)
+
     log_place = open_place(settings)
 
     archive = ArchiveLook(found)
@@ -124,6 +128,7 @@ async def open_services(
     return found, Services(
         ledger=found.ledger,
         past=found.past,
+        feed=feed,
         auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
         tokens=tokens,
         identities=found.identities,

@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Source = "catalog"
     stall_s: float = 600.0
     """How long a reader of a stream may take nothing before its connection is broken."""
+    feed_followers: int = 100
+    """How many readers of the feed a worker may have at the same time."""
     sockets: int = 5000
     """How many web sockets a worker may have; 0: there are none."""
     grace_s: float = 10.0

@@ -47,6 +47,7 @@ VARIABLES: dict[str, Variable] = {
     "replica_timeout_s": Variable("LEDGER_REPLICA_TIMEOUT", read.duration(0.01, 60)),
     "source": Variable("LEDGER_SOURCE", read.choice(Source)),
     "stall_s": Variable("LEDGER_STALL", read.duration(1)),
+    "feed_followers": Variable("LEDGER_FEED_FOLLOWERS", read.integer(1, 10_000)),
     "sockets": Variable("LEDGER_SOCKETS", read.integer(0, 100_000)),
     "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
     "drain_s": Variable("LEDGER_DRAIN", read.duration(0)),

@@ -54,7 +54,10 @@ async def syncs(service: Service, user: str, sid: str, *, rows: int = 40, comple
     ledger, now_us = service.ledger, service.clock()
     await ledger.execute(user, sid, OfferStream(now_us, mask_of((*TYPES, COMPLETE))))
     service.clock.now_us += 20_000_000
-    acks = [Ack("AssetV2", Position(now_us - MINUTE_US, f"{rows:08d}")), Ack("AlbumV2", Position(now_us - HOUR_US, "a"))]
+    acks = [
+        Ack("AssetV2", Position(now_us - MINUTE_US, f"{rows:08d}")),
+        Ack("AlbumV2", Position(now_us - HOUR_US, "a")),
+    ]
     await ledger.execute(user, sid, RecordAcks(tuple(acks)))
     if completes:
         await ledger.execute(user, sid, RecordAcks((Ack(COMPLETE, Position(now_us, ""), 1),)))

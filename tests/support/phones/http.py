@@ -44,6 +44,7 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
+from projections.feed.hub import FeedHub
 from projections.history.event_pages import EventPages
 from projections.immich.identity import ImmichIdentity
 from projections.transparency.published import PublishedLog
@@ -111,6 +112,7 @@ class Service:
         self.services = Services(
             ledger=self.ledger,
             past=EventPages(store),
+            feed=FeedHub(self.ledger, None, self.presence, turn_s=0.05),
             auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
             tokens=self.tokens,
             identities=self.identities,
