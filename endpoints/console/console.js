@@ -102,7 +102,7 @@ if (plot) {
 // The tail: one line an event, newest first, never more than so many. What devices call themselves is only ever text.
 const tail = document.querySelector("[data-tail]");
 if (tail) {
-  const list = tail.querySelector("ol"), status = tail.querySelector("[data-status]"), held = [];
+  const list = tail.querySelector("ol"), status = tail.querySelector("[data-status]"), held = [], known = new Set();
   const most = Number(tail.dataset.shown), pause = tail.querySelector("[data-pause]");
   let paused = false;
   const tell = (kind, text) => {
@@ -142,7 +142,11 @@ if (tail) {
   source.addEventListener("open", () => tell("good", "live"));
   source.addEventListener("error", () => tell("bad", source.readyState === EventSource.CLOSED ? "not allowed any more: open the page again" : "connecting again"));
   source.addEventListener("message", (event) => {
-    held.push(JSON.parse(event.data));
+    const told = JSON.parse(event.data);
+    if (known.has(told.id)) return; // told again behind a connection that was lost
+    known.add(told.id);
+    if (known.size > 2 * most) known.delete(known.values().next().value);
+    held.push(told);
     if (held.length > most) held.shift();
     if (paused) tell("late", `paused, ${held.length} new`);
     else drawing ||= requestAnimationFrame(() => { drawing = 0; draw(); });

@@ -25,6 +25,7 @@ from ledger.events import tag_of
 from ledger.personal import has_sealed, opened
 from ledger.positions import iso_from_us
 from projections.feed.hub import Batch
+from projections.feed.position import fits_header
 from projections.feed.told import FeedFilter, Notice, Seen
 from projections.history.words import TAGS, data_of
 
@@ -94,24 +95,28 @@ class Tail:
         try:
             async for batch in batches:
                 lines = [b"data: " + _encode(await self._line(one)) + b"\n\n" for one in batch.told]
-                if batch.position is not None:
-                    last_id = b"id: " + hub.text(batch.position).encode() + b"\n"
-                    lines.append(last_id + (b"event: position\ndata: \n\n" if not lines else b""))
-                    if len(lines) > 1:
-                        lines[-2:] = [lines[-1] + lines[-2]]
+                position = None if batch.position is None else hub.text(batch.position)
+                if position is not None and fits_header(position, hub.partitions):
+                    lines.append(b"id: " + position.encode() + b"\n\n")  # it is no event, and kept all the same
                 yield b"".join(lines) or _COMMENT
         finally:
             await batches.aclose()
 
     async def _line(self, one: Seen | Notice) -> dict[str, Any]:
         if isinstance(one, Notice):
-            return {"at": iso_from_us(one.at_us), "event": "notice", "says": clean(f"{one.kind}: {one.what}")}
+            return {
+                "id": one.id,
+                "at": iso_from_us(one.at_us),
+                "event": "notice",
+                "says": clean(f"{one.kind}: {one.what}"),
+            }
         recorded, user = one.entry.recorded, one.user
         event = recorded.event
         if user is not None and has_sealed(event):
             event = opened(event, await self._services.ledger.key_of(user))
         tag = tag_of(event)
         return {
+            "id": one.id,
             "at": iso_from_us(recorded.at_us),
             "event": tag,
             "says": told(tag, data_of(event, recorded.at_us)),

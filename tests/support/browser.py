@@ -45,7 +45,7 @@ async def browsing() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def page(browser: Browser, *, strict: bool = True, **options: Any) -> AsyncIterator[Page]:
-    """Open a page in a profile of its own; nothing may be thrown or asked elsewhere, nor refused where it is `strict`."""
+    """Open a page in a profile of its own; nothing may be thrown or asked elsewhere, nor, where `strict`, refused."""
     context = await browser.new_context(**options)
     opened = await context.new_page()
     told: list[str] = []
