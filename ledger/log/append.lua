@@ -161,7 +161,7 @@ for i, at in ipairs(starts) do
         call('ZADD', provider_sessions, 0, ARGV[at + 6])
       end
     end
-    if counts and counts ~= '' then -- as place.lua has it
+    if counts and counts ~= '' then -- as placing.lua has it
       local placed = keep == '~' and tonumber(call('ZSCORE', order, ARGV[at]) or 2 ^ 43) or 2 ^ 43
       if placed >= 2 ^ 43 then
         local seen = tonumber(call('ZSCORE', KEYS[2], ARGV[at]) or 0)
@@ -177,6 +177,7 @@ for i, at in ipairs(starts) do
     call('HDEL', credentials, ARGV[at])
     call('ZREM', due, ARGV[at])
     call('ZREM', order, ARGV[at])
+    call('ZADD', sids, 0, ARGV[at]) -- it may have begun by the same append
     if ARGV[at + 6] ~= '' then
       call('ZREM', provider_sessions, ARGV[at + 6])
     end

@@ -24,7 +24,7 @@ local seen = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if tonumber(seen or 0) < tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[3], 'GT', ARGV[2], ARGV[1])
   local place = tonumber(redis.call('ZSCORE', KEYS[7], ARGV[1]) or 0)
-  if place >= 2 ^ 44 and tonumber(ARGV[2]) > place - 2 ^ 44 then -- heard of since: place.lua
+  if place >= 2 ^ 44 and tonumber(ARGV[2]) > place - 2 ^ 44 then -- heard of since: placing.lua
     redis.call('ZADD', KEYS[7], string.format('%.0f', place - 2 ^ 43), ARGV[1])
   end
 end

@@ -3,8 +3,8 @@
 A score of `keys.order` is a class and an instant in ms within it: SPAN_MS times the class, plus the instant.
 
 - class 0: it is marked as stuck, by how its last streams ended (`projections.sent`); since when
-- class 1: it was heard of since it last completed a stream (by `keys.activity`, to the hour); when it completed that, or
-  began if it holds no completion
+- class 1: it was heard of since it last completed a stream (by `keys.activity`, to the hour); when it completed that,
+  or began if it holds no completion
 - class 2: it was not; the same instant
 
 The append script keeps it where sessions begin, end, complete or lose a completion, the load script where one is noted
@@ -14,6 +14,7 @@ as seen. Beside them `place` writes what was looked at: marks, what is rebuilt, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from typing import Final, NamedTuple
 
 from ledger import keys
@@ -24,9 +25,13 @@ from ledger.store.interface import Arg, Script, Store
 SPAN_MS: Final = 2**43
 FILLED: Final = b"@filled"
 """The member of `keys.sids` that tells that all sessions of the partition are in the index."""
+INDEXED: Final = "indexed_at_us"
+"""Field of `ledger:meta`: since when all who write keep the index, and all that was before is in it."""
 FORMAT: Final = 2
 """The format of a ledger from which on all who write to it keep the index."""
-_PLACE: Final = Script.load("ledger.log", "place.lua", allow_oom=True)  # a few bytes a session
+PLACING: Final = resources.files("ledger.log").joinpath("placing.lua").read_text("utf-8")
+"""What scripts begin with that write the order."""
+_PLACE: Final = Script.load("ledger.log", "place.lua", allow_oom=True, behind=PLACING)  # a few bytes a session
 _KEPT: Final = b"="
 
 
@@ -44,6 +49,11 @@ class Placing(NamedTuple):
     stuck_ms: int | None = -1
     sent: bytes = b""
 
+    @property
+    def stuck(self) -> Arg:
+        """Since when it is stuck, as scripts read it."""
+        return b"" if self.stuck_ms is None else _KEPT if self.stuck_ms < 0 else self.stuck_ms
+
 
 def counts_ms(state: State) -> int:
     """Tell from when a session's place in the order counts, in ms: its last completion, else its beginning."""
@@ -60,7 +70,18 @@ async def place(store: Store, partition: int, placings: Sequence[Placing]) -> li
     args: list[Arg] = []
     for placing in placings:
         names += (keys.session(partition, placing.sid), keys.sent(partition, placing.sid))
-        stuck: Arg = b"" if placing.stuck_ms is None else _KEPT if placing.stuck_ms < 0 else placing.stuck_ms
-        args += (placing.sid, placing.seq or b"", placing.counts_ms, stuck, placing.sent)
+        args += (placing.sid, placing.seq or b"", placing.counts_ms, placing.stuck, placing.sent)
     moved = await store.script(_PLACE, names, args)
     return [sid.decode() for sid in moved]
+
+
+async def is_filled(store: Store, partition: int) -> bool:
+    """Tell whether all sessions of a partition are in the index."""
+    name = keys.sids(partition)
+    return await store.command("ZSCORE", name, FILLED, key=name) is not None
+
+
+async def mark_filled(store: Store, partition: int) -> None:
+    """Tell that all sessions of a partition are in the index."""
+    name = keys.sids(partition)
+    await store.command("ZADD", name, 0, FILLED, key=name)

@@ -4,7 +4,6 @@
 -- ARGV  per session: session id, its seq ('' if it does not live), from when its place counts in ms, since when it is
 --         stuck in ms ('' for not, '=' to leave that as it is), the newest record of what was sent to it
 -- Gives the sessions that are not as they were, and were left alone.
--- A place is a class and an instant of it: 0 stuck, 2^43 heard of since it last completed, 2^44 not heard of since.
 local call, order, sids, left = redis.call, KEYS[1], KEYS[2], {}
 call('ZCARD', order)
 call('ZCARD', sids)
@@ -23,14 +22,7 @@ for at = 1, #ARGV, 5 do
     end
   else
     call('ZADD', sids, 0, sid)
-    local placed = stuck == '=' and tonumber(call('ZSCORE', order, sid) or 2 ^ 43) or 2 ^ 43
-    if stuck ~= '' and stuck ~= '=' then
-      call('ZADD', order, stuck, sid)
-    elseif placed >= 2 ^ 43 then
-      local seen = tonumber(call('ZSCORE', KEYS[3], sid) or 0)
-      local class = seen > tonumber(ARGV[at + 2]) and 2 ^ 43 or 2 ^ 44
-      call('ZADD', order, string.format('%.0f', class + ARGV[at + 2]), sid)
-    end
+    put_in_place(order, KEYS[3], sid, ARGV[at + 2], stuck)
   end
 end
 return left
