@@ -36,6 +36,7 @@ from ops.opening.sockets import open_sockets, watcher
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
+from projections.devices import filling
 from projections.expiry import claim, expire
 from projections.transparency.errors import LogContradicts, LogRefused
 from projections.transparency.job import JOB as NOTARIZE
@@ -166,6 +167,7 @@ class Application:
                 jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
                 jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
                 jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
+                jobs(partial(_fill_index, found), "index", filling.EVERY_S, counters, now=True),
                 jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
             ]
             if self._settings.identity == IMMICH:
@@ -270,6 +272,17 @@ async def _note_version(found: Opened, worker: str, version: str) -> None:
         log.critical("%s", evicts)
     await found.formats.note(worker, version, found.ledger.clock())
     await note_time(found.store, found.ledger.clock())
+
+
+async def _fill_index(found: Opened) -> None:
+    """Fill the index of devices where it is not; of all workers the one that claims a turn does it."""
+    if not await claim(found.ledger, int(filling.EVERY_S * SECOND_US), filling.JOB):
+        return
+    report = await filling.fill(found.store, found.ledger.partitions, found.formats, found.ledger.clock())
+    if report.partitions or report.failed:
+        log.info("the index of devices is filled: %s", msgspec.json.encode(report).decode())
+    for _ in report.failed:
+        await Counters(found.store).note("passed_over", what="partition")
 
 
 async def _compare(found: Opened) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from ledger import keys
 from ledger.entity_types import COMPLETE
@@ -48,6 +48,12 @@ class Placing(NamedTuple):
     counts_ms: int = 0
     stuck_ms: int | None = -1
     sent: bytes = b""
+
+    @classmethod
+    def of(cls, state: State, stuck_us: int | None, sent: Sequence[bytes]) -> Self:
+        """Tell where a session belongs that is stuck since an instant, as was judged by these records of streams."""
+        since_ms = None if stuck_us is None else stuck_us // 1000
+        return cls(state.sid, state.seq, counts_ms(state), since_ms, sent[0] if sent else b"")
 
     @property
     def stuck(self) -> Arg:

@@ -26,6 +26,7 @@ from projections.bounded_tasks import each
 from projections.checking.findings import Finding
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
+from projections.devices.filling import fill_partition
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""
@@ -139,6 +140,7 @@ class _Restore:
         async for lines in self._origin.beside(partition):
             for line in lines:
                 await fill.put_beside(self._store, partition, line)
+        await fill_partition(self._store, partition)  # by when devices were last heard of
         await self._reset(partition)
         self._report.partitions += 1
         self._on_progress(self._report)

@@ -155,13 +155,7 @@ def wanted_place(sid: str, folded: Folded, stored: RawSession) -> Placing:
     if state is None:
         return Placing(sid, 0)
     stuck = judge(parsed(stored.sent), state)
-    return Placing(
-        sid,
-        state.seq,
-        counts_ms(state),
-        None if stuck is None else stuck.since_us // 1000,
-        stored.sent[0] if stored.sent else b"",
-    )
+    return Placing.of(state, None if stuck is None else stuck.since_us, stored.sent)
 
 
 def _of_place(state: State, stored: RawSession) -> Iterator[str]:

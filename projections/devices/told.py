@@ -6,7 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from projections.sent.judgement import Stuck
+from projections.finding.prefixes import Unread
+
+__all__ = ["WHY", "DeviceTold", "DevicesPage", "Order", "StuckTold", "Unread", "Why"]
 
 Order = Literal["help", "seen"]
 """`help`: who needs help first. `seen`: who was heard of last first."""
@@ -65,13 +67,6 @@ class DeviceTold(
     damaged: str | None = None
 
 
-class Unread(msgspec.Struct, frozen=True):
-    """A partition whose devices are missing in an answer, or some of them, and why."""
-
-    partition: int
-    why: str
-
-
 class DevicesPage(msgspec.Struct, frozen=True):
     """Some devices; ask again with `next` as `cursor` until that is null.
 
@@ -81,8 +76,3 @@ class DevicesPage(msgspec.Struct, frozen=True):
     devices: list[DeviceTold]
     next: str | None
     unread: list[Unread]
-
-
-def stuck_told(stuck: Stuck | None, since: str) -> StuckTold | None:
-    """Say in three words why a device is stuck."""
-    return None if stuck is None else StuckTold(since, WHY[stuck.kind])

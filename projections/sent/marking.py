@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger import keys
 from ledger.errors import CorruptLedger
-from ledger.log.order import SPAN_MS, Placing, counts_ms, place
+from ledger.log.order import SPAN_MS, Placing, place
 from ledger.log.service import Ledger
 from projections.sent import record
 from projections.sent.judgement import judge
@@ -45,9 +45,8 @@ async def mark(ledger: Ledger, partition: int, sid: str) -> None:
         if state is None:
             return
         stuck = judge(parsed(entries), state)
-        since_ms = None if stuck is None else stuck.since_us // 1000
-        if placed is not None and (float(placed) == since_ms if stuck else float(placed) >= SPAN_MS):
+        placing = Placing.of(state, None if stuck is None else stuck.since_us, entries)
+        if placed is not None and (float(placed) == placing.stuck_ms if stuck else float(placed) >= SPAN_MS):
             return
-        newest = entries[0] if entries else b""
-        if not await place(store, partition, [Placing(sid, state.seq, counts_ms(state), since_ms, newest)]):
+        if not await place(store, partition, [placing]):
             return
