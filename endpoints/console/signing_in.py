@@ -139,11 +139,8 @@ class Provider:
 
     def _address(self, req: Request) -> str:
         """Tell the address to come back to, which must be registered at the provider."""
-        domain = self._services.settings.external_domain
-        if domain:
-            origin = domain if "://" in domain else f"https://{domain}"
-            return origin.rstrip("/") + CALLBACK
-        return f"{req.scheme}://{req.netloc}{CALLBACK}"
+        origin = self._services.settings.external_domain or f"{req.scheme}://{req.netloc}"
+        return origin.rstrip("/") + CALLBACK
 
 
 class SignOut:

@@ -10,6 +10,7 @@ __all__ = ["commands"]
 
 
 def test_a_link_says_where_as_whom_and_with_which_rights(commands: Commands) -> None:
+    commands("key", "create", "--scope", "audit.read")
     link = commands("console", "link", "--url", "https://sync.example/", "--by", "ann").strip()
     reading = commands("console", "link", "--read-only", "--by", "bob").strip()
     assert link.startswith("https://sync.example/console/link#")
@@ -28,7 +29,8 @@ def test_a_link_says_where_as_whom_and_with_which_rights(commands: Commands) -> 
 
 
 def test_the_domain_of_the_settings_is_where_it_leads(commands: Commands) -> None:
-    done = commands.run("console", "link", external_domain="sync.example")
+    commands("key", "create", "--scope", "audit.read")
+    done = commands.run("console", "link", external_domain="https://sync.example")
     assert done.out.startswith("https://sync.example/console/link#")
 
 

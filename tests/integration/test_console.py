@@ -221,7 +221,7 @@ async def test_a_user_sees_and_ends_their_own_devices_only(
     own = await signed_in(service, user)
     other = await signed_in(service, "bob", 1)
     assert (await browser.open(f"/console/devices/{own}")).status_code == 200
-    hidden, missing = (await browser.open(f"/console/devices/{sid}") for sid in (other, "0" * 64))
+    hidden, missing = [await browser.open(f"/console/devices/{sid}") for sid in (other, "0" * 64)]
     assert (hidden.status_code, missing.status_code) == (404, 404)
     assert bare(hidden.text) == bare(missing.text), "what is another user's is as if it were not there"
     for path in ("", "/state", "/proof", "/reset", "/sign-out", "/take-back"):
@@ -425,7 +425,7 @@ async def test_no_button_is_pressed_from_elsewhere(service: Service, action: str
     browser, other = Browser(service), Browser(service)
     await browser.sign_in("audit.read", "sessions.manage")
     await other.sign_in("audit.read", "sessions.manage")
-    token, others = (form_token((await one.open("/console/tail")).text) for one in (browser, other))
+    token, others = [form_token((await one.open("/console/tail")).text) for one in (browser, other)]
     for fields in ({}, {"form": ""}, {"form": others}, {"form": token[:-1]}):
         assert (await browser.post(path, fields)).status_code == 403, fields
     for headers in FOREIGN:
