@@ -64,6 +64,6 @@ def address_of(settings: Settings) -> str:
     """Tell where a service with these settings is opened: its domain, or where it listens."""
     if settings.external_domain:
         return settings.external_domain
-    host = settings.host.split(",")[0].strip()
+    host = settings.host[0]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{settings.port}"
