@@ -64,8 +64,8 @@ async def test_cookies_are_for_our_pages_alone(service: Service, scheme: str) ->
     await browser.sign_in()
     name = ("__Host-" if scheme == "https" else "") + "ledger-console"
     cookie = browser.told[name]
-    told = (cookie.http_only, cookie.secure, cookie.same_site, cookie.path, cookie.domain)
-    assert told == (True, scheme == "https", "Strict", "/", None)
+    assert (cookie.http_only, cookie.secure, cookie.path) == (True, scheme == "https", "/")
+    assert (cookie.same_site, cookie.domain or "") == ("Strict", "")
     assert 0 < (cookie.max_age or 0) <= 8 * 3600
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -36,7 +37,7 @@ class Fleet(NamedTuple):
 async def load_library(service: Service, assets: int = 200) -> None:
     """Fill the library."""
 
-    async def chunks():  # type: ignore[no-untyped-def]
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"".join(DemoLibrary(user="ann", name="Ann", assets=assets).lines())
 
     await ingest(service.catalog, LIBRARY, chunks())
