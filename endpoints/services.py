@@ -18,9 +18,11 @@ from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.tokens import TokenIssuer
 from projections.counters import Counters
+from projections.devices.listing import Devices
 from projections.entities.protocol_version import DEFAULT, ProtocolVersion
 from projections.entities.source import EntitySource
 from projections.feed.hub import FeedHub
+from projections.finding.people import Elsewhere, user_of_email
 from projections.history.event_pages import EventPages
 from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
@@ -140,6 +142,7 @@ class Services(msgspec.Struct, frozen=True):
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
     `figures` are what this worker counts, those of ledger and store too.
+    `users_elsewhere` tells whose an e-mail address is where another service has users.
     `backend_logout` is there where a backend gives tokens out and says when its sessions are over.
     """
 
@@ -163,5 +166,15 @@ class Services(msgspec.Struct, frozen=True):
     protocol_version: Callable[[], Awaitable[ProtocolVersion]] = _by_default
     unknown_types: UnknownTypes | None = None
     backend_logout: LogoutSender | None = None
+    users_elsewhere: Elsewhere | None = None
     log: PublishedLog | None = None
     figures: WorkerFigures = msgspec.field(default_factory=WorkerFigures)
+
+    async def user_of_email(self, email: str) -> str | None:
+        """Tell whose e-mail address this is; None if it is nobody's. Raises InvalidInput, Unavailable."""
+        return await user_of_email(self.ledger.store, email, self.users_elsewhere)
+
+    @property
+    def devices(self) -> Devices:
+        """What lists devices."""
+        return Devices(self.ledger, self.past, self.source)

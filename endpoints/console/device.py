@@ -37,7 +37,7 @@ DONE: Final = {
 }
 
 
-class DeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
+class ConsoleDeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
     """Which time the plot shows, which instant the state, and where the list of events begins."""
 
     since: str | None = None
@@ -84,7 +84,7 @@ class Device(Seen):
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
-        query = bodies.query(req, DeviceQuery)
+        query = bodies.query(req, ConsoleDeviceQuery)
         now_us = self.ledger.clock()
         known, trouble = await self._health(place)
         history = await self._history(place, query)
@@ -118,7 +118,7 @@ class Device(Seen):
         """Tell how the device was at an instant: a part of the page, for its slider."""
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
-        at_us = _at_us(bodies.query(req, DeviceQuery).at, self.ledger.clock())
+        at_us = _at_us(bodies.query(req, ConsoleDeviceQuery).at, self.ledger.clock())
         then, not_then = await self._then(place, at_us)
         show(resp, "state.html", visitor, then=then, not_then=not_then, at_us=at_us, place=place)
 
@@ -149,7 +149,7 @@ class Device(Seen):
         stuck = judge(await newest(self.ledger, place.partition, place.sid), state)
         return "" if stuck is None else WHY[stuck.kind]
 
-    async def _history(self, place: Place, query: DeviceQuery) -> HistoryPage:
+    async def _history(self, place: Place, query: ConsoleDeviceQuery) -> HistoryPage:
         pages = session_history.pages(
             self.services.past,
             place.partition,
@@ -166,7 +166,7 @@ class Device(Seen):
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def _plot(self, place: Place, query: DeviceQuery) -> plots.Drawn | None:
+    async def _plot(self, place: Place, query: ConsoleDeviceQuery) -> plots.Drawn | None:
         since_us, until_us = _bound("from", query.since), _bound("to", query.until)
         if since_us is not None and until_us is not None and until_us < since_us:
             raise InvalidInput([(("to",), "lies before `from`")])

@@ -14,9 +14,8 @@ from endpoints.http.errors import Forbidden
 from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.errors import InvalidInput
-from projections.devices.listing import Asked, Devices
+from projections.devices.listing import Asked
 from projections.devices.told import DevicesPage, Order
-from projections.finding.people import user_of_email
 from projections.finding.prefixes import PREFIX
 
 SHOWN: Final = 50
@@ -24,7 +23,7 @@ MAX_QUESTION_CHARS: Final = 256
 _NOBODY: Final = DevicesPage([], None, [])
 
 
-class DevicesQuery(msgspec.Struct, frozen=True):
+class ConsoleDevicesQuery(msgspec.Struct, frozen=True):
     """Which devices: all, or those of whom or what somebody typed."""
 
     q: str = ""
@@ -49,12 +48,13 @@ class DevicesList:
 
     def __init__(self, services: Services, visitors: Visitors) -> None:
         self._ledger = services.ledger
+        self._services = services
         self._visitors = visitors
-        self._devices = Devices(services.ledger, services.past, services.source)
+        self._devices = services.devices
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.who_sees_all(req)
-        query = bodies.query(req, DevicesQuery)
+        query = bodies.query(req, ConsoleDevicesQuery)
         question = query.q.strip()[:MAX_QUESTION_CHARS]
         page, found_by, wrong = _NOBODY, "", ""
         try:
@@ -74,7 +74,7 @@ class DevicesList:
             now_us=self._ledger.clock(),
         )
 
-    async def _found(self, question: str, query: DevicesQuery) -> tuple[DevicesPage, str]:
+    async def _found(self, question: str, query: ConsoleDevicesQuery) -> tuple[DevicesPage, str]:
         """Find devices by what somebody typed, and tell what it was taken for: a session's id, an address, a user."""
         if not question:
             asked = Asked(order=query.order)
@@ -83,11 +83,11 @@ class DevicesList:
             page = await self._devices.page(Asked(session=question, ended=query.ended), query.cursor, SHOWN)
             if page.devices or query.cursor:
                 return page, "session"
-        if "@" in question and (user := await user_of_email(self._ledger.store, question)) is not None:
+        if "@" in question and (user := await self._services.user_of_email(question)) is not None:
             return await self._of_user(user, query), "e-mail"
         return await self._of_user(question, query), "user"
 
-    async def _of_user(self, user: str, query: DevicesQuery) -> DevicesPage:
+    async def _of_user(self, user: str, query: ConsoleDevicesQuery) -> DevicesPage:
         asked = Asked(order=query.order, user=user, ended=query.ended)
         return await self._devices.page(asked, query.cursor, SHOWN)
 
@@ -97,14 +97,15 @@ class MyDevices:
 
     def __init__(self, services: Services, visitors: Visitors) -> None:
         self._ledger = services.ledger
+        self._services = services
         self._visitors = visitors
-        self._devices = Devices(services.ledger, services.past, services.source)
+        self._devices = services.devices
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.of(req)
         if visitor.user is None:
             raise Forbidden("You are signed in as no user: there are no devices of your own")
-        query = bodies.query(req, DevicesQuery)
+        query = bodies.query(req, ConsoleDevicesQuery)
         asked = Asked(order="seen", user=visitor.user, ended=query.ended)
         page = await self._devices.page(asked, query.cursor, SHOWN)
         now_us = self._ledger.clock()

@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from endpoints.console.actions import WORDS, Action
-from endpoints.console.device import Device, DeviceQuery
-from endpoints.console.devices import DevicesList, DevicesQuery, Home, MyDevices
+from endpoints.console.device import Device, ConsoleDeviceQuery
+from endpoints.console.devices import DevicesList, ConsoleDevicesQuery, Home, MyDevices
 from endpoints.console.ledger import Overview
 from endpoints.console.pages import FILES, PLACE, SIGN_IN, File
 from endpoints.console.signing_in import CALLBACK, Link, Provider, SignInPage, SignOut
-from endpoints.console.tail import Tail, TailQuery
+from endpoints.console.tail import Tail, ConsoleTailQuery
 from endpoints.console.visitors import Visitors
 from endpoints.http.operations import EVENT_STREAM, NOBODY, Operation, Route, Text
 from endpoints.services import Services
@@ -35,16 +35,18 @@ def routes(services: Services) -> Iterator[Route]:
     yield Route(CALLBACK, provider, (_page("Callback", "Come back from the identity provider"),), suffix="callback")
     yield Route(f"{PLACE}/sign-out", SignOut(services, visitors), (_form("SignOut", "Sign out of the console"),))
     yield Route(
-        f"{PLACE}/devices", DevicesList(services, visitors), (_page("Devices", "See all devices", DevicesQuery),)
+        f"{PLACE}/devices", DevicesList(services, visitors), (_page("Devices", "See all devices", ConsoleDevicesQuery),)
     )
     yield Route(
         f"{PLACE}/my-devices",
         MyDevices(services, visitors),
-        (_page("MyDevices", "See one's own devices", DevicesQuery),),
+        (_page("MyDevices", "See one's own devices", ConsoleDevicesQuery),),
     )
     device, at = Device(services, visitors), f"{PLACE}/devices/{{session_id}}"
-    yield Route(at, device, (_page("Device", "See a device", DeviceQuery),))
-    yield Route(f"{at}/state", device, (_page("DeviceState", "See how a device was", DeviceQuery),), suffix="state")
+    yield Route(at, device, (_page("Device", "See a device", ConsoleDeviceQuery),))
+    yield Route(
+        f"{at}/state", device, (_page("DeviceState", "See how a device was", ConsoleDeviceQuery),), suffix="state"
+    )
     yield Route(f"{at}/proof", device, (_page("DeviceProof", "Keep what proves a device's history"),), suffix="proof")
     for name, words in WORDS.items():
         title = "".join(part.title() for part in name.split("-"))
@@ -52,7 +54,7 @@ def routes(services: Services) -> Iterator[Route]:
         yield Route(f"{at}/{name}", Action(services, visitors, name), operations)
     yield Route(f"{PLACE}/ledger", Overview(services, visitors), (_page("Ledger", "See the whole ledger"),))
     tail = Tail(services, visitors)
-    yield Route(f"{PLACE}/tail", tail, (_page("Tail", "See events as they happen", TailQuery),))
+    yield Route(f"{PLACE}/tail", tail, (_page("Tail", "See events as they happen", ConsoleTailQuery),))
     events = Text(EVENT_STREAM, "Events in words, as server-sent events")
     told = Operation(
         "GET",
@@ -60,7 +62,7 @@ def routes(services: Services) -> Iterator[Route]:
         "Tell what happens, for the page",
         {200: events},
         NOBODY,
-        query=TailQuery,
+        query=ConsoleTailQuery,
         refusals=(401, 404),
     )
     yield Route(f"{PLACE}/tail/events", tail, (told,), suffix="events")

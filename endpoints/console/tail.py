@@ -35,7 +35,7 @@ _COMMENT: Final = b": nothing new\n\n"
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class TailQuery(msgspec.Struct, frozen=True):
+class ConsoleTailQuery(msgspec.Struct, frozen=True):
     """Which events: of a user, of a session, of one type; empty for all."""
 
     user: str = ""
@@ -52,7 +52,7 @@ class Tail:
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.of(req)
-        query = bodies.query(req, TailQuery)
+        query = bodies.query(req, ConsoleTailQuery)
         wrong = ""
         try:
             await self._filter(visitor, query)
@@ -65,7 +65,7 @@ class Tail:
     async def on_get_events(self, req: Request, resp: falcon.asgi.Response) -> None:
         """Send events from now on, or from where a browser was that comes again."""
         visitor = await self._visitors.of(req)
-        wanted = await self._filter(visitor, bodies.query(req, TailQuery))
+        wanted = await self._filter(visitor, bodies.query(req, ConsoleTailQuery))
         if req.method == "HEAD":
             resp.content_type = EVENT_STREAM
             return
@@ -75,7 +75,7 @@ class Tail:
         send_events(req, resp, made, self._lives(req, visitor), self._services.stall_s)
         resp.set_headers(HEADERS)
 
-    async def _filter(self, visitor: Visitor, query: TailQuery) -> FeedFilter:
+    async def _filter(self, visitor: Visitor, query: ConsoleTailQuery) -> FeedFilter:
         """Read which events are wanted; who does not see all sees those of their own devices."""
         user = (query.user.strip() or None) if visitor.sees_all else visitor.user
         session = query.session.strip() or None

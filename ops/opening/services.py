@@ -146,6 +146,7 @@ async def open_services(
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
         backend_logout=jwt,
+        users_elsewhere=None if immich is None else immich.user_of,
         log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
         figures=figures,
     )

@@ -174,8 +174,9 @@ def _of_place(state: State, stored: RawSession) -> Iterator[str]:
             yield "is marked as stuck, though its last streams do not show that"
         return
     if judge(sent, state) is not None:
-        completed = state.checkpoints.get(COMPLETE)
-        if completed is None or completed.acked_at_us < sent[0].stream.at_us - _SKEW_US:
+        completed, never_cleared = state.checkpoints.get(COMPLETE), state.epoch_of(COMPLETE) == 1
+        late_us = sent[0].stream.at_us - _SKEW_US
+        if (completed.acked_at_us < late_us) if completed is not None else never_cleared:  # else it may have been since
             yield "is not marked as stuck, though its last streams show that"
     seen_ms, since_ms = float(stored.score or 0), counts_ms(state)
     if stored.place != (SPAN_MS if seen_ms > since_ms else 2 * SPAN_MS) + since_ms:

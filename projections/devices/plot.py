@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -63,7 +64,7 @@ async def plot(
     past: EventPages,
     partition: int,
     sid: str,
-    sent: list[Sent],
+    sent: Sequence[Sent],
     since_us: int | None,
     until_us: int | None,
     buckets: int = 100,

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ledger import keys
 from ledger.entity_types import COMPLETE
 from ledger.errors import LedgerError, NoSuchSession
+from ledger.log.order import SPAN_MS
 from ledger.log.service import Ledger
 from ledger.personal import has_sealed, opened, text_of
 from ledger.positions import iso_from_us
@@ -57,12 +58,14 @@ class Rows:
             return None, _damaged(place, str(error))
 
     async def _living(self, place: Place, state: State) -> DeviceTold:
-        name = keys.activity(place.partition)
-        seen, sent = await asyncio.gather(
-            self._ledger.store.command("ZSCORE", name, place.sid, key=name),
+        activity, order = keys.activity(place.partition), keys.order(place.partition)
+        seen, placed, sent = await asyncio.gather(
+            self._ledger.store.command("ZSCORE", activity, place.sid, key=activity),
+            self._ledger.store.command("ZSCORE", order, place.sid, key=order),
             newest(self._ledger, place.partition, place.sid),
         )
-        stuck, complete = judge(sent, state), state.checkpoints.get(COMPLETE)
+        is_marked = placed is not None and float(placed) < SPAN_MS
+        stuck, complete = judge(sent, state) if is_marked else None, state.checkpoints.get(COMPLETE)
         if has_sealed(state):
             with suppress(LedgerError):  # where keys are is away: all else of the device is told
                 state = opened(state, await self._ledger.key_of(state.user))

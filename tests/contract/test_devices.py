@@ -1,0 +1,181 @@
+"""Devices across all users: the index that orders them, what keeps it, and the pages that are merged of it."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger import keys
+from ledger.commands import CreateSession, EndSession
+from ledger.entity_types import COMPLETE
+from ledger.log.service import Ledger
+from ledger.log.whole import mark_new
+from ledger.store.interface import Store
+from projections.checking.verify import verify
+from projections.devices.listing import MAX_LIMIT, Asked, Devices
+from projections.devices.told import DeviceTold
+from projections.entities.catalog.catalog import Catalog
+from projections.history.event_pages import EventPages
+from projections.sent.judgement import judge
+from projections.sent.marking import note_end
+from projections.sent.record import SentStream, newest
+from tests.contract.test_rebuild import rebuild
+from tests.support.ledger.given import NOW, SNAPSHOT, acks, clear, completed, offer
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.ledger.lives import delete_projections, live
+
+PARTITIONS = 4
+HOUR_US = 3_600_000_000
+PHONE, TABLET, OLD = sid_of("phone"), sid_of("tablet"), sid_of("old")
+STREAM = SentStream(NOW, 1_500_000, "gone", 3, 900, "AssetV1|t|a", "AssetV1|t|c", NOW, "corr-1")
+
+
+class Scene:
+    """A ledger with a clock, and what lists its devices."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = Clock()
+        self.ledger = Ledger(store, PARTITIONS, self.clock)
+        self.catalog = Catalog(store)
+        self.devices = Devices(self.ledger, EventPages(store), self.catalog)
+        self.marks: dict[str, int] = {}
+        """Since when devices are stuck, by what was judged at the end of a stream, in ms."""
+
+    async def begin(self, user: str, sid: str, **more: Any) -> None:
+        await self.ledger.execute(user, sid, CreateSession(user, "photos", **more))
+
+    async def complete(self, user: str, sid: str, snapshot_us: int = SNAPSHOT) -> None:
+        state = await self.ledger.execute(user, sid, offer("AssetV1", snapshot_us=snapshot_us))
+        ack = completed("AssetV1", snapshot_us=snapshot_us, epoch=state.epoch_of(COMPLETE))
+        await self.ledger.execute(user, sid, acks(ack))
+        self.marks.pop(sid, None)
+
+    async def over(self, user: str, sid: str, **changes: Any) -> None:
+        """Have a stream end."""
+        assert await note_end(self.ledger, user, sid, msgspec.structs.replace(STREAM, at_us=self.clock(), **changes))
+        partition = self.ledger.partition_of(user)
+        state = await self.ledger.look(partition, sid)
+        assert state is not None
+        self.marks.pop(sid, None)
+        if stuck := judge(await newest(self.ledger, partition, sid), state):
+            self.marks[sid] = stuck.since_us // 1000
+
+    async def heard_of(self, user: str, sid: str) -> None:
+        await self.ledger.load(user, sid)
+
+    async def sids(self, asked: Asked = Asked(), limit: int = 50) -> list[str]:
+        return [one.session for one in await self.all(asked, limit)]
+
+    async def all(self, asked: Asked = Asked(), limit: int = 50) -> list[DeviceTold]:
+        found: list[DeviceTold] = []
+        cursor: str | None = None
+        while True:
+            page = await self.devices.page(asked, cursor, limit)
+            assert page.unread == []
+            found += page.devices
+            if (cursor := page.next) is None:
+                return found
+
+    async def naive(self) -> list[str]:
+        """Sort all living devices by what is read of each."""
+        ranked = []
+        for partition in range(PARTITIONS):
+            name = keys.activity(partition)
+            flat = await self.store.command("ZRANGE", name, 0, -1, "WITHSCORES", key=name)
+            for raw, seen in zip(flat[::2], flat[1::2], strict=True):
+                state = await self.ledger.look(partition, sid := raw.decode())
+                assert state is not None
+                held = state.checkpoints.get(COMPLETE)
+                since_ms = (held.acked_at_us if held else state.created_at_us) // 1000
+                place = (1 if float(seen) > since_ms else 2, since_ms)
+                ranked.append(((0, self.marks[sid]) if sid in self.marks else place, sid))
+        return [sid for _, sid in sorted(ranked)]
+
+
+@pytest.fixture
+async def scene(store: Store) -> Scene:
+    await mark_new(store, PARTITIONS)
+    return Scene(store)
+
+
+async def test_who_needs_help_comes_first(scene: Scene) -> None:
+    clock = scene.clock
+    for user, sid in (("ann", PHONE), ("ben", TABLET), ("cem", OLD), ("dan", sid_of("stuck")), ("eve", sid_of("away"))):
+        await scene.begin(user, sid)
+        clock.now_us += 1_000_000
+        await scene.complete(user, sid)
+    clock.now_us += 2 * HOUR_US
+    for user, sid in (("ben", TABLET), ("ann", PHONE), ("cem", OLD), ("dan", sid_of("stuck"))):
+        await scene.heard_of(user, sid)
+    await scene.complete("cem", OLD, SNAPSHOT + 5)
+    await scene.over("dan", sid_of("stuck"), how="refused", rows=0, why="the source is down")
+    assert await scene.sids() == [sid_of("stuck"), PHONE, TABLET, sid_of("away"), OLD]
+    assert await scene.naive() == await scene.sids()
+    assert await scene.sids(Asked(order="seen")) != await scene.sids()
+    rows = {row.session: row for row in await scene.all()}
+    assert (stuck := rows[sid_of("stuck")].stuck)
+    assert stuck.why == "streams fail here"
+    assert rows[PHONE].stuck is None
+    assert rows[PHONE].last_completed_at is not None
+    clock.now_us += 1_000_000
+    await scene.complete("dan", sid_of("stuck"), SNAPSHOT + 6)
+    assert (await scene.sids())[0] == PHONE, "who completed is not stuck any more"
+    assert (await verify(scene.store, PARTITIONS)).differences == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_order_is_that_of_a_plain_sort_whatever_devices_do(valkey_store: Store, seed: int) -> None:
+    scene, dice = Scene(valkey_store), Random(seed)
+    await live(scene.ledger, scene.clock, dice, steps=60)
+    for step in range(150):
+        scene.clock.now_us += dice.choice([0, 1_000_000, HOUR_US])
+        user, number = f"user-{dice.randrange(5)}", dice.randrange(4)
+        sid = sid_of(f"{user} {number}")
+        partition = scene.ledger.partition_of(user)
+        if await scene.ledger.look(partition, sid) is None:
+            if not await valkey_store.command("HEXISTS", keys.ended(partition), sid, key=keys.ended(partition)):
+                await scene.begin(user, sid)
+            continue
+        match dice.randrange(6):
+            case 0:
+                await scene.complete(user, sid, SNAPSHOT + step)
+            case 1:
+                await scene.ledger.execute(user, sid, clear())
+            case 2 if dice.random() < 0.3:
+                await scene.ledger.execute(user, sid, EndSession("logout"))
+            case 3:
+                how = dice.choice(["gone", "completed", "stalled", "refused", "broken"])
+                await scene.over(user, sid, how=how, rows=0 if how == "refused" else 5)
+            case _:
+                await scene.heard_of(user, sid)
+    expected = await scene.naive()
+    assert len(expected) > 10
+    for limit in (3, MAX_LIMIT):
+        assert await scene.sids(limit=limit) == expected
+    assert (await verify(valkey_store, PARTITIONS)).differences == []
+    by_seen = await scene.sids(Asked(order="seen"), limit=4)
+    assert sorted(by_seen) == sorted(expected)
+    seen = [row.last_seen_at for row in await scene.all(Asked(order="seen"))]
+    assert len(seen) == len(expected)
+
+    assert scene.marks
+    scene.marks.clear()
+    await delete_projections(valkey_store, PARTITIONS)
+    await rebuild(valkey_store)
+    assert await scene.sids() == await scene.naive()
+
+
+async def test_pages_go_on_within_devices_of_one_place(scene: Scene) -> None:
+    for number in range(40):  # all of one instant, and of one partition
+        await scene.begin("ann", sid_of(f"same {number}"))
+    for order in ("help", "seen"):
+        for limit in (1, 7, 40):
+            found = await scene.sids(Asked(order=order), limit=limit)
+            assert found == sorted(found, reverse=order == "seen")
+            assert len(found) == 40
+    page = await scene.devices.page(Asked(), None, 10_000)
+    assert len(page.devices) == 40
