@@ -171,6 +171,9 @@ class Device(Seen):
         if since_us is not None and until_us is not None and until_us < since_us:
             raise InvalidInput([(("to",), "lies before `from`")])
         sent = list(await newest(self.ledger, place.partition, place.sid))
+        if until_us is None and sent:  # a stream may have ended behind the last event
+            last = (await self.services.past.page(place.partition, place.sid, count=1)).entries
+            until_us = max(sent[0].stream.at_us, *(entry.recorded.at_us for entry in last), since_us or 0)
         try:
             counted: Plot = await plot(
                 self.services.past, place.partition, place.sid, sent, since_us, until_us, BUCKETS

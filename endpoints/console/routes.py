@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from endpoints.console.actions import WORDS, Action
-from endpoints.console.device import Device, ConsoleDeviceQuery
-from endpoints.console.devices import DevicesList, ConsoleDevicesQuery, Home, MyDevices
+from endpoints.console.device import ConsoleDeviceQuery, Device
+from endpoints.console.devices import ConsoleDevicesQuery, DevicesList, Home, MyDevices
 from endpoints.console.ledger import Overview
 from endpoints.console.pages import FILES, PLACE, SIGN_IN, File
 from endpoints.console.signing_in import CALLBACK, Link, Provider, SignInPage, SignOut
-from endpoints.console.tail import Tail, ConsoleTailQuery
+from endpoints.console.tail import ConsoleTailQuery, Tail
 from endpoints.console.visitors import Visitors
 from endpoints.http.operations import EVENT_STREAM, NOBODY, Operation, Route, Text
 from endpoints.services import Services

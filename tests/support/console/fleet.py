@@ -34,13 +34,15 @@ class Fleet(NamedTuple):
     ended: str
 
 
-async def load_library(service: Service, assets: int = 200) -> None:
-    """Fill the library."""
+async def load_library(service: Service, assets: int = 200) -> int:
+    """Fill the library and return when its first row was written, in µs; rows have the store's time."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"".join(DemoLibrary(user="ann", name="Ann", assets=assets).lines())
 
     await ingest(service.catalog, LIBRARY, chunks())
+    horizon_us = await service.catalog.horizon(LIBRARY)
+    return horizon_us - sum((await service.catalog.count(LIBRARY)).values())
 
 
 async def signed_in(service: Service, user: str, number: int = 0) -> str:
@@ -101,9 +103,20 @@ async def lives_for(service: Service, user: str, sid: str, times: int) -> None:
         service.clock.now_us += (1 + number % 4) * HOUR_US
 
 
+async def catches_up(service: Service, user: str, sid: str, loaded_us: int) -> None:
+    """Have a device get to the newest rows of the library, but for a type of which it has a part, and one it has not."""
+    service.clock.now_us = max(service.clock(), await service.catalog.horizon(LIBRARY) + MINUTE_US)
+    now_us = service.clock()
+    await service.ledger.execute(user, sid, OfferStream(now_us, mask_of((*TYPES, COMPLETE))))
+    done = [Ack(name, Position(now_us - 1, "")) for name in TYPES[:-2]]
+    done[TYPES.index("AssetExifV1")] = Ack("AssetExifV1", Position(loaded_us + 350, ""))
+    await service.ledger.execute(user, sid, RecordAcks(tuple(done)))
+
+
 async def assemble(service: Service, users: int = 12, times: int = 40) -> Fleet:
     """Fill the library, sign devices in, and have them come into all states."""
-    await load_library(service)
+    loaded_us = await load_library(service)
+    service.clock.now_us = loaded_us - (users + 3 * times) * HOUR_US
     well = await signed_in(service, "ann")
     await lives_for(service, "ann", well, times)
     asked, ended = await signed_in(service, "ann", 1), await signed_in(service, "ann", 2)
@@ -114,9 +127,9 @@ async def assemble(service: Service, users: int = 12, times: int = 40) -> Fleet:
         user = f"user-{number:02d}"
         sid = await signed_in(service, user, number)
         await syncs(service, user, sid, completes=number % 4 != 3)
-        service.clock.now_us += 3 * MINUTE_US
+        service.clock.now_us += HOUR_US
     stuck = await signed_in(service, "bob", 1)
     await syncs(service, "bob", stuck)
     await gets_stuck(service, "bob", stuck)
-    service.clock.now_us += 11 * MINUTE_US
+    await catches_up(service, "ann", well, loaded_us)
     return Fleet(stuck, well, asked, ended)

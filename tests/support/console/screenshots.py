@@ -13,7 +13,7 @@ from typing import Any, Final
 from playwright.async_api import Page
 
 from tests.support.browser import browsing, page
-from tests.support.console.fleet import Fleet, assemble
+from tests.support.console.fleet import Fleet, assemble, lives_for
 from tests.support.phones.http import Live
 from tests.support.stores.servers import RedisServer, valkey_binary
 
@@ -64,6 +64,10 @@ async def take(live: Live, fleet: Fleet, key: str, folder: Path, only: Sequence[
                     if only and name not in only:
                         continue
                     await opened.goto(live.url + address)
+                    if name == "tail":
+                        await opened.get_by_text("live", exact=True).wait_for()
+                        await asyncio.to_thread(live.run, lives_for(live.service, "ann", fleet.well, 6))
+                        await opened.locator(".tail li").nth(15).wait_for()
                     await opened.wait_for_timeout(300)
                     file = folder / f"{name}-{look}.png"
                     await opened.screenshot(path=file, full_page=True)
