@@ -104,7 +104,7 @@ async def lives_for(service: Service, user: str, sid: str, times: int) -> None:
 
 
 async def catches_up(service: Service, user: str, sid: str, loaded_us: int) -> None:
-    """Have a device get to the newest rows of the library, but for a type of which it has a part, and one it has not."""
+    """Have a device get to the newest rows of the library, but for a type that it has half of, and two it lacks."""
     service.clock.now_us = max(service.clock(), await service.catalog.horizon(LIBRARY) + MINUTE_US)
     now_us = service.clock()
     await service.ledger.execute(user, sid, OfferStream(now_us, mask_of((*TYPES, COMPLETE))))
