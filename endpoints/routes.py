@@ -9,7 +9,7 @@ import falcon.asgi
 
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
-from endpoints.audit import devices, explain, feed, finding, history, log, state, streams
+from endpoints.audit import counts, devices, explain, feed, finding, history, log, state, streams
 from endpoints.console import pages as console_pages
 from endpoints.console import routes as console
 from endpoints.figures.of_http import HttpFigures
@@ -44,6 +44,7 @@ _SUBJECTS = (
     feed,
     finding,
     devices,
+    counts,
     log,
     entities,
     console,

@@ -74,6 +74,11 @@ def census_devices() -> bytes:
     return b"ledger:census-devices"
 
 
+def rates() -> bytes:
+    """Hash: `<length in s>:<number of a slot>` -> when it began, in s, and what all workers counted in it."""
+    return b"ledger:rates"
+
+
 def unfit_parents() -> bytes:
     """Hash: `<table>|<id>` of a source's row that no device could read while one passed by what refers to it -> `1`."""
     return b"ledger:unfit-parents"

@@ -27,7 +27,7 @@ from ledger.store.interface import check_writes
 from ops.figures import certificates
 from ops.figures.of_worker import LookedAt
 from ops.figures.shared import Slot
-from ops.figures.watching import CENSUS_S, LOOK_S, Watch
+from ops.figures.watching import CENSUS_S, LOOK_S, RATES_S, Watch
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
 from ops.opening.proof import log_of, new_origin
@@ -167,6 +167,7 @@ class Application:
                 jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
                 jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
                 jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
+                jobs(partial(watch.rates, found), "rates", RATES_S, counters),
                 jobs(partial(_fill_index, found), "index", filling.EVERY_S, counters, now=True),
                 jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
             ]

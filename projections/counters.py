@@ -101,6 +101,7 @@ COUNTERS: Final[dict[str, Known]] = {
             "notarize",
             "watch",
             "index",
+            "rates",
         ),
     ),
     "unknown_types": Known(

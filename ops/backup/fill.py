@@ -87,7 +87,7 @@ async def _count_keys(store: Store) -> int:
     if await store.command("HEXISTS", meta, "partitions", key=meta):
         return count
     names = [name async for page in scan_keys(store, "*") for name in page]
-    ours = (meta, keys.counters(), keys.census(), keys.census_devices())
+    ours = (meta, keys.counters(), keys.census(), keys.census_devices(), keys.rates())
     return sum(name not in ours and not name.startswith(keys.LIMITS.encode()) for name in names)
 
 

@@ -20,6 +20,7 @@ JOBS: Final = (
     "notarize",
     "watch",
     "index",
+    "rates",
 )
 TROUBLES: Final = (
     "store_away",

@@ -33,6 +33,9 @@ PHONE, TABLET, OLD = sid_of("phone"), sid_of("tablet"), sid_of("old")
 STREAM = SentStream(NOW, 1_500_000, "gone", 3, 900, "AssetV1|t|a", "AssetV1|t|c", NOW, "corr-1")
 
 
+ALL = Asked()
+
+
 class Scene:
     """A ledger with a clock, and what lists its devices."""
 
@@ -67,10 +70,10 @@ class Scene:
     async def heard_of(self, user: str, sid: str) -> None:
         await self.ledger.load(user, sid)
 
-    async def sids(self, asked: Asked = Asked(), limit: int = 50) -> list[str]:
+    async def sids(self, asked: Asked = ALL, limit: int = 50) -> list[str]:
         return [one.session for one in await self.all(asked, limit)]
 
-    async def all(self, asked: Asked = Asked(), limit: int = 50) -> list[DeviceTold]:
+    async def all(self, asked: Asked = ALL, limit: int = 50) -> list[DeviceTold]:
         found: list[DeviceTold] = []
         cursor: str | None = None
         while True:
