@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import falcon.asgi
-import msgspec
 
-from endpoints.audit.counts import LedgerCounts, counts
+from endpoints.audit.counts import Counts, LedgerCounts
 from endpoints.console import plots
 from endpoints.console.pages import show
 from endpoints.console.visitors import Visitors
@@ -42,37 +41,21 @@ class Overview:
     """The page."""
 
     def __init__(self, services: Services, visitors: Visitors) -> None:
-        self._services = services
         self._visitors = visitors
+        self._counts = Counts(services)
+        self._clock = services.ledger.clock
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.who_sees_all(req)
-        found = await counts(self._services, None, None, SLOTS)
-        now_us = self._services.ledger.clock()
-        show(
-            resp,
-            "ledger.html",
-            visitor,
-            here="ledger",
-            counts=found,
-            courses=_courses(found),
-            log_text=await self._log_text(),
-            now_us=now_us,
-        )
-
-    async def _log_text(self) -> str:
-        """Tell how far the transparency log is."""
-        proof = (await self._services.readiness()).proof
-        if isinstance(proof, msgspec.UnsetType):
-            return "there is none: LEDGER_PROOF is not set"
-        return f"{proof.origin}, {proof.entries:,} entries: {proof.text}"
+        found = await self._counts.told(slots=SLOTS)
+        show(resp, "ledger.html", visitor, here="ledger", counts=found, courses=_courses(found), now_us=self._clock())
 
 
 def _courses(found: LedgerCounts) -> list[Course]:
     full = found.rates[:-1] or found.rates  # the last one has only begun
     courses = []
     for field, name, kind in _SHOWN:
-        values = [getattr(rate, field) / found.slot_s for rate in full]
+        values = [getattr(rate, field) / max(found.slot_s, 1) for rate in full]
         latest = values[-_LATEST:]
         points, area = plots.line(values)
         courses.append(Course(name, kind, sum(latest) / max(len(latest), 1), max(values, default=0.0), points, area))
