@@ -77,7 +77,7 @@ class Action(Seen):
             place=place,
             name=self._name,
             words=WORDS[self._name],
-            device=" ".join(filter(None, (text_of(state.device_type), text_of(state.device_os)))) or "A device",
+            device=" ".join(dict.fromkeys(filter(None, map(text_of, (state.device_type, state.device_os))))) or "A device",
             types=_types_of(state) if self._name == "reset" else (),
         )
 
