@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -27,35 +27,34 @@ class Behind:
     def __init__(self, source: EntitySource) -> None:
         self._source = source
 
-    async def of(self, states: Iterable[State]) -> Mapping[str, int]:
+    async def of(self, states: Sequence[State]) -> Mapping[str, int]:
         """Count rows by session; without those that could not be counted in time. At most so many are behind."""
         found: dict[str, int] = {}
-        horizons: dict[str, int | None] = {}
+        horizons: dict[str, int] = {}
+
+        async def ask(library: str) -> None:
+            with suppress(Unavailable):
+                horizons[library] = await self._source.horizon(library)
 
         async def count(state: State) -> None:
             with suppress(Unavailable):
-                if (rows := await self._count(state, horizons)) is not None:
-                    found[state.sid] = rows
+                found[state.sid] = await self._count(state, horizons[state.library])
 
         with suppress(TimeoutError):
             async with asyncio.timeout(COUNT_S):
-                await each(states, count, AT_ONCE)
+                await each(sorted({state.library for state in states}), ask, AT_ONCE)
+                await each([state for state in states if state.library in horizons], count, AT_ONCE)
         return found
 
-    async def _count(self, state: State, horizons: dict[str, int | None]) -> int | None:
-        library = state.library
-        if library not in horizons:
-            horizons[library] = None  # asked once, whatever comes of it
-            horizons[library] = await self._source.horizon(library)
-        before = horizons[library]
-        if before is None:
-            return None
+    async def _count(self, state: State, before: int) -> int:
         complete = state.checkpoints.get(COMPLETE)
         if complete is not None and complete.position.at_us >= before:
             return 0
         after = positions(state)
-        changed = await self._source.changed(library, after, before)
-        counted = await asyncio.gather(*(self._source.ahead(library, name, after[name], before) for name in changed))
+        changed = await self._source.changed(state.library, after, before)
+        counted = await asyncio.gather(
+            *(self._source.ahead(state.library, name, after[name], before) for name in changed)
+        )
         return sum(ahead.rows for ahead in counted)
 
 

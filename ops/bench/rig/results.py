@@ -15,6 +15,7 @@ BENCHMARKS: Final = (
     "rebuild",
     "segments",
     "history",
+    "devices",
     "rss",
     "sizes",
     "sockets",
