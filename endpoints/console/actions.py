@@ -77,7 +77,7 @@ class Action(Seen):
             place=place,
             name=self._name,
             words=WORDS[self._name],
-            device=" ".join(dict.fromkeys(filter(None, map(text_of, (state.device_type, state.device_os))))) or "A device",
+            device=_named(state),
             types=_types_of(state) if self._name == "reset" else (),
         )
 
@@ -123,3 +123,8 @@ class Action(Seen):
 def _types_of(state: State) -> list[str]:
     """List the types that a device holds something of, in the order of their codes."""
     return sorted((name for name in state.checkpoints if name not in (COMPLETE, RESET)), key=CODES.__getitem__)
+
+
+def _named(state: State) -> str:
+    """Tell what an opened session's device says it is."""
+    return " ".join(dict.fromkeys(filter(None, map(text_of, (state.device_type, state.device_os))))) or "A device"

@@ -191,5 +191,3 @@ async def test_counts_are_told_while_the_store_takes_no_writes(service: Service,
     told = await got(service, key, "/ledger/counts")
     assert told["store"] == {"ok": False, "text": "it is a replica", "durability": ""}
     assert told["source"] is None
-
-
