@@ -15,6 +15,7 @@ from ledger.entity_types import mask_of
 from projections.accounts.console_access import ConsoleAccess
 from tests.support.browser import browsing, chromium_binary, page, violations
 from tests.support.console.fleet import Fleet, assemble
+from tests.support.console.screenshots import LOOKS, addresses, sign_in
 from tests.support.phones.http import Live
 from tests.support.stores.servers import RedisServer
 
