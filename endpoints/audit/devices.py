@@ -66,6 +66,7 @@ _PLOT_EXAMPLE: Final[dict[str, Any]] = {
     "events": 7,
     "belowFloor": False,
     "cut": False,
+    "broken": None,
     "buckets": [
         {"index": 0, "at": _FIRST, "offers": 1, "acks": 4, "acked": 9, "others": 1, "streams": {"completed": 1}},
         {"index": 99, "at": "2025-01-21T10:16:21.123456Z", "offers": 1, "stale": 2, "streams": {"gone": 1}},

@@ -16,7 +16,7 @@ from projections.entities.source import EntitySource
 from projections.explain.answer import Explanation, explain
 from projections.explain.facts import Facts, gather
 from projections.history.event_pages import EventPages
-from projections.history.state_at import StateThen, describe, fold_at
+from projections.history.state_at import Moment, StateThen, describe, fold_at
 
 TOTALS_S: Final = 5.0
 """How long a source may take to count how much there is of all types."""
@@ -59,7 +59,7 @@ async def health(ledger: Ledger, past: EventPages, source: EntitySource, partiti
     """Look at a device, living or ended; raises NoSuchSession, and LayoutError where its events are not here."""
     now_us = ledger.clock()
     facts = await gather(ledger, past, source, partition, sid)
-    moment = await fold_at(past, partition, sid, now_us)
+    moment = await _moment(past, partition, facts, now_us)
     explanation = explain(facts, now_us)
     totals = await _totals(source, facts)
     state = describe(moment, now_us, await ledger.key_of(facts.state.user))
@@ -83,6 +83,13 @@ async def health(ledger: Ledger, past: EventPages, source: EntitySource, partiti
             )
         )
     return DeviceHealth(sid, explanation.at, state, types, explanation)
+
+
+async def _moment(past: EventPages, partition: int, facts: Facts, now_us: int) -> Moment:
+    """Tell the state with its last event; a long history is not folded for that where its device lives."""
+    state = facts.state
+    last = next((entry for entry in facts.entries if entry.recorded.seq == state.seq), None)
+    return await fold_at(past, partition, state.sid, now_us) if last is None else Moment(state, last)
 
 
 async def _totals(source: EntitySource, facts: Facts) -> Mapping[str, int]:

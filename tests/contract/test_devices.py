@@ -11,10 +11,15 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession
 from ledger.entity_types import COMPLETE
+from ledger.errors import InvalidInput, StoreReplyError
+from ledger.log.formats import FORMAT, Formats
+from ledger.log.order import INDEXED
 from ledger.log.service import Ledger
+from ledger.log.store_check import open_layout
 from ledger.log.whole import mark_new
 from ledger.store.interface import Store
 from projections.checking.verify import verify
+from projections.devices.filling import fill
 from projections.devices.listing import MAX_LIMIT, Asked, Devices
 from projections.devices.told import DeviceTold
 from projections.entities.catalog.catalog import Catalog
@@ -182,3 +187,120 @@ async def test_pages_go_on_within_devices_of_one_place(scene: Scene) -> None:
             assert len(found) == 40
     page = await scene.devices.page(Asked(), None, 10_000)
     assert len(page.devices) == 40
+
+
+# What an earlier version left
+
+
+async def as_an_earlier_version_left_it(store: Store) -> None:
+    """Take the index away, as where no version kept it, and have the ledger be in the format of before."""
+    await open_layout(store, PARTITIONS, NOW)
+    for partition in range(PARTITIONS):
+        for name in (keys.order(partition), keys.sids(partition)):
+            await store.command("DEL", name, key=name)
+    meta = keys.meta()
+    await store.command("HDEL", meta, INDEXED, key=meta)
+    await store.command("HSET", meta, "format", 1, key=meta)
+
+
+async def test_a_ledger_without_the_index_is_filled_once_no_older_version_runs(real_store: Store) -> None:
+    scene, dice = Scene(real_store), Random(5)
+    await live(scene.ledger, scene.clock, dice)
+    sid, user = (await scene.sids())[0], "user-1"
+    user = (await scene.all(Asked(session=sid)))[0].user
+    await scene.over(user, sid, how="refused", rows=0)
+    before, all_before = await scene.sids(), await sids_of_all(real_store)
+    await as_an_earlier_version_left_it(real_store)
+
+    page = await scene.devices.page(Asked())
+    assert {one.partition for one in page.unread} == set(range(PARTITIONS))
+    assert all("in the index yet" in one.why for one in page.unread)
+    assert [one.session for one in (await scene.devices.page(Asked(session=sid[:8]))).devices] == [sid]
+    assert (await verify(real_store, PARTITIONS)).differences == [], "what is not filled yet is no damage"
+
+    old, new = Formats(real_store, FORMAT - 1), Formats(real_store)
+    await old.note("old", "1.0", scene.clock())
+    await new.note("new", "2.0", scene.clock())
+    assert (await fill(real_store, PARTITIONS, new, scene.clock())).waits
+    assert await scene.devices.page(Asked()) == page
+    await new.finish(scene.clock(), whoever_runs=True)
+    report = await fill(real_store, PARTITIONS, new, scene.clock())
+    assert (report.waits, report.partitions, report.failed) == (False, PARTITIONS, {})
+    assert await scene.sids() == before
+    assert await sids_of_all(real_store) == all_before
+    assert (await verify(real_store, PARTITIONS)).differences == []
+    assert (await fill(real_store, PARTITIONS, new, scene.clock())).partitions == 0, "nothing is left to do"
+
+
+async def sids_of_all(store: Store) -> list[bytes]:
+    names = map(keys.sids, range(PARTITIONS))
+    return [sid for name in names for sid in await store.command("ZRANGE", name, 0, -1, key=name)]
+
+
+async def test_what_happens_while_it_is_filled_is_kept(valkey_store: Store) -> None:
+    scene, dice = Scene(valkey_store), Random(6)
+    await live(scene.ledger, scene.clock, dice)
+    await as_an_earlier_version_left_it(valkey_store)
+    acted = 0
+
+    class Meanwhile:
+        """A store in which others act between any two steps of the filling."""
+
+        async def script(self, script: Any, names: Any, args: Any) -> Any:
+            nonlocal acted
+            if script.name in ("look", "place"):
+                for number in range(6):
+                    acted += 1
+                    await self.act(f"user-{number}")
+            return await valkey_store.script(script, names, args)
+
+        async def act(self, user: str) -> None:
+            for state in await scene.ledger.devices(user):
+                if acted % 7 == 0:
+                    await scene.ledger.execute(user, state.sid, EndSession("logout"))
+                elif not state.pending_reset:
+                    await scene.complete(user, state.sid, SNAPSHOT + 10_000 + acted)
+                break
+            await scene.begin(user, sid_of(f"{user} new {acted}"))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(valkey_store, name)
+
+    formats = Formats(valkey_store)
+    await formats.finish(scene.clock(), whoever_runs=True)
+    await fill(Meanwhile(), PARTITIONS, formats, scene.clock())
+    assert acted >= 12 * PARTITIONS
+    assert await scene.sids() == await scene.naive()
+    assert (await verify(valkey_store, PARTITIONS)).differences == []
+
+
+async def test_a_partition_that_cannot_be_read_is_named_and_the_others_are_listed(valkey_store: Store) -> None:
+    scene = Scene(valkey_store)
+    await mark_new(valkey_store, PARTITIONS)
+    users = [f"user-{number}" for number in range(12)]
+    for user in users:
+        await scene.begin(user, sid_of(user))
+    lost = scene.ledger.partition_of(users[0])
+    name = keys.order(lost)
+    await valkey_store.command("SET", name, "x", key=name)
+    page = await scene.devices.page(Asked())
+    assert [one.partition for one in page.unread] == [lost]
+    assert {one.session for one in page.devices} == {
+        sid_of(user) for user in users if scene.ledger.partition_of(user) != lost
+    }
+    name = keys.whole((lost + 1) % PARTITIONS)
+    await valkey_store.command("DEL", name, key=name)
+    page = await scene.devices.page(Asked(order="seen"))
+    assert [one.partition for one in page.unread] == [(lost + 1) % PARTITIONS]
+    assert "not whole" in page.unread[0].why
+    for partition in range(PARTITIONS):
+        name = keys.order(partition)
+        await valkey_store.command("SET", name, "x", key=name)
+    with pytest.raises(StoreReplyError):
+        await scene.devices.page(Asked())
+
+
+async def test_a_search_for_no_start_of_an_id_is_refused(scene: Scene) -> None:
+    for prefix in ("", "abc", "XYZW", "a" * 65, "abcd*"):
+        with pytest.raises(InvalidInput):
+            await scene.devices.page(Asked(session=prefix))

@@ -293,6 +293,15 @@ DAMAGE = {
     "nobody among the devices": ["HSET", _devices("ann"), NOBODY, ""],
     "nobody among nobody's devices": ["HSET", _devices("eve"), NOBODY, ""],
     "a session without an event": ["HSET", _session(NOBODY), "user", "eve", "seq", "3", "head", "1-1"],
+    "the order of devices": ["DEL", keys.order],
+    "a session not in the order": ["ZREM", keys.order, PHONE],
+    "a session at another place": ["ZADD", keys.order, 2**43 + 5, PHONE],
+    "a session marked as stuck": ["ZADD", keys.order, 5, PHONE],
+    "an ended session in the order": ["ZADD", keys.order, 2**43, GONE],
+    "nobody in the order": ["ZADD", keys.order, 2**43, NOBODY],
+    "a session not among all ids": ["ZREM", keys.sids, PHONE],
+    "an ended session not among all ids": ["ZREM", keys.sids, GONE],
+    "nobody among all ids": ["ZADD", keys.sids, 0, NOBODY],
     "checkpoints without a session": ["HSET", lambda partition: keys.checkpoints(partition, NOBODY), "UserV1", "1||1"],
 }
 
@@ -328,6 +337,8 @@ MISTYPED = {
     "ended": (keys.ended, "hash", ""),
     "devices": (_devices("ann"), "hash", PHONE),
     "provider's sessions": (keys.provider_sessions, "zset", ""),
+    "order of devices": (keys.order, "zset", ""),
+    "ids of all sessions": (keys.sids, "zset", ""),
 }
 
 
