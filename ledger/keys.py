@@ -104,6 +104,11 @@ def unknown_types() -> bytes:
     return b"ledger:unknown-types"
 
 
+def feed_names() -> bytes:
+    """Hash: name of a reader of the feed -> when it was moved on in µs, a space, where it stands."""
+    return b"ledger:feed-names"
+
+
 def gone() -> bytes:
     """Hash: living session that is gone at the service that admits it -> since when that was seen, in ms.
 

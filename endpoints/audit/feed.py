@@ -7,10 +7,10 @@ session those of its user.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from importlib import metadata
 from time import monotonic
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import falcon
 import falcon.asgi
@@ -19,16 +19,19 @@ import msgspec
 from endpoints.accounts.sessions import check_session_id
 from endpoints.http import bodies
 from endpoints.http.errors import Forbidden, Unauthenticated
-from endpoints.http.operations import EITHER, EVENT_STREAM, NDJSON, Operation, Route, Text
+from endpoints.http.operations import EITHER, EVENT_STREAM, KEY, NDJSON, Operation, Route, Text
+from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.http.sending import always, send_events, send_lines, with_first_made
 from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.errors import NoSuchSession, NotAllowed
+from ledger.positions import iso_from_us
 from projections.accounts.api_keys import ApiKey
-from projections.feed.forms import FORMS, Form, FormName
+from projections.feed.forms import FORMS, FormName
 from projections.feed.hub import Batch, FeedHub
-from projections.feed.position import FeedPosition, fits_header
+from projections.feed.position import fits_header
+from projections.feed.printing import Printer
 from projections.feed.told import FeedFilter, Notice, Told
 
 SCOPE: Final = "audit.read"
@@ -37,6 +40,7 @@ RECHECK_S: Final = 5.0
 LAST_EVENT_ID: Final = "last-event-id"
 RETRY_MS: Final = 3000
 _COMMENT: Final = b": the feed lives\n\n"
+_NOTICE: Final = b"event: notice\n"
 
 
 class FeedQuery(msgspec.Struct, frozen=True, rename={"since": "from"}):
@@ -45,12 +49,19 @@ class FeedQuery(msgspec.Struct, frozen=True, rename={"since": "from"}):
     since: Annotated[
         str,
         msgspec.Meta(
-            description="A position that a feed gave, `start` or `now`; without one `now` where it goes on for ever, "
-            "else `start`"
+            description="A position that a feed gave, `start` or `now`; without it `now` where it goes on for ever, "
+            "else `start`, as for a name that is not kept yet"
         ),
     ] = ""
     follow: Annotated[bool, msgspec.Meta(description="Lines of JSON that go on for ever")] = False
     form: Annotated[FormName, msgspec.Meta(description="How an event reads")] = "own"
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            description="Begin where this name is kept, if it is: PUT /ledger/feed/names/{name} moves it on, and "
+            "nothing else does"
+        ),
+    ] = ""
     user: Annotated[str, msgspec.Meta(description="Only events of this user")] | None = None
     session: Annotated[str, msgspec.Meta(description="Only events of this session")] | None = None
     type: Annotated[str, msgspec.Meta(description="Only events of these types, with commas between them")] = ""
@@ -65,16 +76,21 @@ class FeedDto(msgspec.Struct, frozen=True):
     position: Annotated[str, msgspec.Meta(description="A position that a feed gave, `start` or `now`")]
 
 
+class KeptNameDto(msgspec.Struct, frozen=True, rename="camel"):
+    """Where a reader of the feed stands, and since when."""
+
+    name: str
+    position: str
+    kept_at: str
+
+
+class KeptNamesDto(msgspec.Struct, frozen=True):
+    """All names that are kept."""
+
+    names: list[KeptNameDto]
+
+
 _body: Final = msgspec.json.Decoder(FeedDto)
-
-
-class _Reading(NamedTuple):
-    """What one reader is sent."""
-
-    batches: AsyncGenerator[Batch]
-    form: Form
-    opens: bool
-    """Whether personal texts are shown."""
 
 
 class Feed:
@@ -103,11 +119,14 @@ class Feed:
         if req.method == "HEAD":
             resp.content_type = EVENT_STREAM if as_events else NDJSON
             return
-        since = given or query.since or ("now" if follows else "start")
-        position = await self._position(since, field if given else "from")
+        kept = await self._kept(who, query.name) if query.name and not given else None
+        since = given or kept or query.since or ("now" if follows and not query.name else "start")
+        position = await self._hub.place(since, field if given else "name" if kept else "from")
         form = FORMS[query.form](self._hub.ledger_id, self._version)
-        reading = _Reading(self._hub.follow(position, wanted, ends=not follows), form, query.with_devices)
-        made = await with_first_made(self._events(reading) if as_events else self._lines(reading))
+        ledger = self._services.ledger
+        printer = Printer(form, ledger.clock, ledger.key_of if query.with_devices else None)
+        batches = self._hub.follow(position, wanted, ends=not follows)
+        made = await with_first_made((self._events if as_events else self._lines)(batches, printer))
         lives = self._lives(req) if follows else always
         (send_events if as_events else send_lines)(req, resp, made, lives, self._services.stall_s)
 
@@ -125,10 +144,10 @@ class Feed:
         except NoSuchSession as error:
             raise falcon.HTTPNotFound(description=f"No session {query.session}") from error
 
-    async def _position(self, given: str, field: str) -> FeedPosition:
-        if given == "now":
-            return await self._hub.now()
-        return self._hub.start if given == "start" else self._hub.parse(given, field)
+    async def _kept(self, who: Caller | ApiKey, name: str) -> str | None:
+        if isinstance(who, Caller):
+            raise Forbidden("Only an API key with the scope audit.read may ask by a name")
+        return await self._hub.names.find(name)
 
     def _lives(self, req: Request) -> Callable[[], Awaitable[bool]]:
         """Make what tells whether whoever asks still may; asked anew every RECHECK_S."""
@@ -150,51 +169,57 @@ class Feed:
 
         return lives
 
-    async def _lines(self, reading: _Reading) -> AsyncGenerator[bytes]:
-        async for batch in _closing(reading.batches):
+    async def _lines(self, batches: AsyncGenerator[Batch], printer: Printer) -> AsyncGenerator[bytes]:
+        async for batch in _closing(batches):
             position = None if batch.position is None else self._hub.text(batch.position)
-            told = batch.told
-            if not told and position is not None:
-                told = (self._only_position(),)
-            lines = await self._printed(reading, told, position)
+            lines = await printer.lines(batch.told, position)
             yield b"".join(line + b"\n" for line in lines) or b"\n"
 
-    async def _events(self, reading: _Reading) -> AsyncGenerator[bytes]:
+    async def _events(self, batches: AsyncGenerator[Batch], printer: Printer) -> AsyncGenerator[bytes]:
         begins = b"retry: %d\n\n" % RETRY_MS
-        async for batch in _closing(reading.batches):
+        async for batch in _closing(batches):
             position = None if batch.position is None else self._hub.text(batch.position)
             if position is not None and not fits_header(position, self._hub.partitions):
                 position = None
-            last_id = b"" if position is None else b"id: %b\n" % position.encode()
-            if not batch.told:
-                yield begins + (last_id + b"\n" if last_id else _COMMENT)
-                begins = b""
-                continue
-            lines = await self._printed(reading, batch.told, None)
-            parts = [
-                (b"event: notice\n" if isinstance(told, Notice) else b"") + b"data: " + line + b"\n"
-                for told, line in zip(batch.told, lines, strict=True)
-            ]
-            yield begins + b"".join(part + b"\n" for part in parts[:-1]) + last_id + parts[-1] + b"\n"
+            yield begins + _events_of(batch.told, await printer.lines(batch.told), position)
             begins = b""
 
-    async def _printed(self, reading: _Reading, told: tuple[Told, ...], position: str | None) -> list[bytes]:
-        """Print what is told, the position in the last line."""
-        form, last = reading.form, len(told) - 1
-        lines = []
-        for number, one in enumerate(told):
-            where = position if number == last else None
-            if isinstance(one, Notice):
-                lines.append(form.notice(one, where))
-            elif reading.opens:
-                key = None if one.user is None else await self._services.ledger.key_of(one.user)
-                lines.append(form.event_opened(one, key, where))
-            else:
-                lines.append(form.event(one, where))
-        return lines
 
-    def _only_position(self) -> Notice:
-        return Notice("position", None, "", "no event carries the position", self._services.ledger.clock())
+def _events_of(told: Sequence[Told], lines: Sequence[bytes], position: str | None) -> bytes:
+    """Lay lines out as server-sent events, the last one with the position as its id; without any a comment."""
+    last_id = b"" if position is None else b"id: %b\n" % position.encode()
+    if not lines:
+        return last_id + b"\n" if last_id else _COMMENT
+    parts = [
+        (_NOTICE if isinstance(one, Notice) else b"") + b"data: %b\n\n" % line
+        for one, line in zip(told, lines, strict=True)
+    ]
+    return b"".join(parts[:-1]) + last_id + parts[-1]
+
+
+class Names:
+    """Where readers stand that cannot keep it themselves; they move on when they have done with what they got."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._hub = services.feed
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        await self._services.auth.key(req, SCOPE)
+        kept = await self._hub.names.all()
+        send(resp, KeptNamesDto([KeptNameDto(one.name, one.position, iso_from_us(one.at_us)) for one in kept]))
+
+    async def on_put_one(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        await self._services.auth.key(req, SCOPE)
+        position = await self._hub.place((await bodies.decode(req, _body)).position, "position")
+        await self._hub.names.keep(name, self._hub.text(position), self._services.ledger.clock())
+        resp.status = falcon.HTTP_204
+
+    async def on_delete_one(self, req: Request, resp: falcon.asgi.Response, name: str) -> None:
+        await self._services.auth.key(req, SCOPE)
+        if not await self._hub.names.forget(name):
+            raise falcon.HTTPNotFound(description=f"No name {name[:100]} is kept")
+        resp.status = falcon.HTTP_204
 
 
 async def _closing(batches: AsyncGenerator[Batch]) -> AsyncGenerator[Batch]:
@@ -225,3 +250,12 @@ def routes(services: Services) -> Iterator[Route]:
         body=FeedDto, query=FeedQuery, refusals=(404,), example={"position": "start"},
     )  # fmt: skip
     yield Route("/ledger/feed", Feed(services), (get, post))
+    names = Names(services)
+    listed = Operation("GET", "listFeedNames", "List where named readers of the feed stand", {200: KeptNamesDto}, KEY)
+    yield Route("/ledger/feed/names", names, (listed,))
+    moved = Operation(
+        "PUT", "keepFeedName", "Keep where a reader stands, once it has done with all up to there", {204: None}, KEY,
+        body=FeedDto, example={"position": "start"},
+    )  # fmt: skip
+    gone = Operation("DELETE", "forgetFeedName", "Forget a name", {204: None}, KEY, refusals=(404,))
+    yield Route("/ledger/feed/names/{name}", names, (moved, gone), "one")

@@ -19,6 +19,7 @@ REF: Final = "#/components/schemas/{name}"
 _PARAMETERS: Final = {
     "session_id": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the first token, in hex"},
     "library": {"type": "string", "minLength": 1, "maxLength": 128, "description": "The library's id"},
+    "name": {"type": "string", "minLength": 1, "maxLength": 128, "description": "A reader's name, chosen by it"},
     "tile": {
         "type": "string",
         "pattern": "^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}([.]p/[0-9]{1,3})?$",

@@ -43,6 +43,9 @@ COMMANDS: Final = {
         "devices.explain:explain",
         "Tell why a device does not sync: figures first and, last of all, the answer in plain words.",
     ),
+    "feed": Named(
+        "devices.feed:feed", "Print what happened to all sessions, an event a line, in the order of each session."
+    ),
     "fence": Named(
         "devices.fence:fence",
         "Ask all devices that may have spoken since an instant to start over: the store may have lost what they did.",

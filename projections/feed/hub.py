@@ -1,7 +1,7 @@
 """One reader a worker for all who follow the feed; the interface for whoever shows it.
 
     hub = FeedHub(ledger, archive, presence)
-    position = hub.parse(text) | hub.start | await hub.now()
+    position = await hub.place(text)                                # a position that was given, start or now
     wanted = await hub.filter_of(user=…, session=…, types=…)        # FeedFilter() for all
     async for batch in hub.follow(position, wanted):                # goes on for ever; ends=True: up to the present
         for told in batch.told: ...                                 # Seen (an event) or Notice, in order per session
@@ -9,8 +9,9 @@
 
 `follow` raises TooManyFollowers with its first batch, Unavailable where the store is away while it catches up. A batch
 has at most BATCH events; an empty one comes every `beat_s` at least, so whoever sends it knows that it lives. A
-position comes with the first batch, then at most once a second while more is told, and with the last one. What was told
-behind the position that somebody comes back with is told again, with the same ids: at least once.
+position comes with the first batch, then at most once a second while more is told, every `beat_s` while what comes is
+not wanted, and with the last one. What was told behind the position that somebody comes back with is told again, with
+the same ids: at least once.
 
 How it works. A follower catches up first, by reading each partition itself from its position to where the reader is, a
 page at a time, and AT_ONCE of all followers. From there on it takes what the reader (`live.py`) puts into the ring
@@ -26,6 +27,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import lru_cache
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -36,6 +38,7 @@ from ledger.log.service import Ledger
 from ledger.store.interface import Store
 from projections.archive.catalog import Archive
 from projections.feed.live import ASKED, BATCH, LiveReader, Teller
+from projections.feed.names import FeedNames
 from projections.feed.owners import Owners
 from projections.feed.partition import PartitionReader, Read
 from projections.feed.position import BEGINNING, FeedPosition, StreamId, mark_of, stream_id
@@ -95,6 +98,7 @@ class FeedHub:
 
         `store`: a connection of its own for what is read, so that nobody waits behind that.
         """
+        self.names = FeedNames(ledger.store)
         self.followers = 0
         self.pages_behind = 0
         """How many pages were read for single followers, since they were behind the reader."""
@@ -129,6 +133,12 @@ class FeedHub:
     async def now(self) -> FeedPosition:
         """Tell the position behind all events that are there now."""
         return FeedPosition(tuple(await self._newest()))
+
+    async def place(self, text: str, field: str = "from") -> FeedPosition:
+        """Read a position, `start` or `now`; raises InvalidInput naming `field`."""
+        if text == "now":
+            return await self.now()
+        return self.start if text == "start" else self.parse(text, field)
 
     def parse(self, text: str, field: str = "from") -> FeedPosition:
         """Read a position; raises InvalidInput naming `field`."""
@@ -184,7 +194,7 @@ class FeedHub:
         """Each batch waits for the next one, so that the last events carry the last position."""
         waiting = Batch((), None)
         async for told in self._catch_up(follower, range(self.partitions), await self._newest()):
-            if told or follower.is_due:
+            if told or follower.due_in_s(self._beat_s) <= 0:
                 if waiting.told or waiting.position is not None:
                     yield waiting
                 waiting = follower.batch(told)
@@ -200,7 +210,7 @@ class FeedHub:
                 if new := follower.new_trouble(live.trouble):
                     yield follower.batch(new)
                 async for told in self._catch_up(follower, behind, heads):
-                    if told or follower.is_due:
+                    if told or follower.due_in_s(self._beat_s) <= 0:
                         yield follower.batch(told)
                 async for batch in self._from_ring(live, follower, cursor):
                     yield batch
@@ -223,20 +233,21 @@ class FeedHub:
                     return
                 cursor += 1
                 told = follower.taken(block)
-                if told or follower.is_due:
+                if told or follower.due_in_s(self._beat_s) <= 0:
                     yield follower.batch(told)
                     beat_s = monotonic()
                 continue
             now_s = monotonic()
             if follower.stuck and now_s - tried_s > AGAIN_S:
                 return
-            if follower.is_due or now_s - beat_s >= self._beat_s:
+            wait_s = min(follower.due_in_s(self._beat_s), beat_s + self._beat_s - now_s)
+            if wait_s <= 0:
                 yield follower.batch(())
                 beat_s = now_s
                 continue
-            wait_s = GIVEN_EVERY_S if follower.owes else beat_s + self._beat_s - now_s
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), min(wait_s, AGAIN_S))
+                async with asyncio.timeout(min(wait_s, AGAIN_S)):  # wait_for may lose that it was cancelled
+                    await news.wait()
 
     async def _catch_up(
         self, follower: _Follower, partitions: Iterable[int], heads: list[StreamId]
@@ -314,26 +325,32 @@ class _Follower:
         self.stuck: dict[int, str] = {}
         """Partitions that could not be read for it, and why."""
         self.fell_off = False
-        self.owes = True
-        """Whether it moved on since it was given a position."""
-        self._given_s = -GIVEN_EVERY_S
+        self._moved = True
+        self._told = False
+        """Whether it moved on, or was told something, since it was given a position."""
+        self._given_s = -inf
         self._troubles: dict[int, str] = {}
 
-    @property
-    def is_due(self) -> bool:
-        """Tell whether it is to be given a position."""
-        return self.owes and monotonic() - self._given_s >= GIVEN_EVERY_S
+    def due_in_s(self, beat_s: float) -> float:
+        """Tell in how many seconds it is to be given a position, though nothing is told any more; inf for never."""
+        if not self._moved:
+            return inf
+        return self._given_s + (GIVEN_EVERY_S if self._told else beat_s) - monotonic()
 
     def batch(self, told: tuple[Told, ...]) -> Batch:
         """Make a batch, with a position if it is time for one."""
-        if not self.is_due:
+        now_s = monotonic()
+        if told and now_s - self._given_s < GIVEN_EVERY_S:
+            self._told = True
             return Batch(told, None)
-        self.owes, self._given_s = False, monotonic()
+        if not self._moved:
+            return Batch(told, None)
+        self._moved, self._told, self._given_s = False, False, now_s
         return Batch(told, FeedPosition(tuple(self.place)))
 
     def only_wanted(self, told: tuple[Told, ...]) -> tuple[Told, ...]:
         """Leave out what is not wanted."""
-        self.owes = True
+        self._moved = True
         return told if self.wanted == ALL else tuple(one for one in told if self.wanted.takes(one))
 
     def taken(self, block: Block) -> tuple[Told, ...]:
