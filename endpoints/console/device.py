@@ -29,6 +29,8 @@ from projections.sent.record import newest
 
 LISTED: Final = 50
 BUCKETS: Final = 120
+AT_FIRST: Final = 10_000
+"""How many of a device's events the plot counts until it is asked for more: a long history takes most of a second."""
 DONE: Final = {
     "reset": "The device is asked to start over: its next stream tells it so.",
     "types": "The device gets these rows again with its next stream.",
@@ -45,6 +47,7 @@ class ConsoleDeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "
     at: str | None = None
     before: Annotated[int, msgspec.Meta(ge=1, le=2**53)] | None = None
     event: Tag | None = None
+    whole: bool = False
     done: str = ""
 
 
@@ -90,7 +93,10 @@ class Device(Seen):
         history = await self._history(place, query)
         drawn = await self._plot(place, query)
         at_us = _at_us(query.at, now_us)
-        then, not_then = await self._then(place, at_us)
+        if known is not None and not query.at:
+            then, not_then = known.state, ""
+        else:
+            then, not_then = await self._then(place, at_us)
         show(
             resp,
             "device.html",
@@ -171,8 +177,12 @@ class Device(Seen):
         if since_us is not None and until_us is not None and until_us < since_us:
             raise InvalidInput([(("to",), "lies before `from`")])
         sent = list(await newest(self.ledger, place.partition, place.sid))
+        last = (await self.services.past.page(place.partition, place.sid, count=1)).entries
+        if since_us is None and last and last[0].recorded.seq > AT_FIRST and not query.whole:
+            top = last[0].recorded.seq - AT_FIRST
+            begins = (await self.services.past.page(place.partition, place.sid, top_seq=top, count=1)).entries
+            since_us = begins[0].recorded.at_us if begins else None
         if until_us is None and sent:  # a stream may have ended behind the last event
-            last = (await self.services.past.page(place.partition, place.sid, count=1)).entries
             until_us = max(sent[0].stream.at_us, *(entry.recorded.at_us for entry in last), since_us or 0)
         try:
             counted: Plot = await plot(

@@ -130,7 +130,7 @@ def _links(place: str, since_us: int, until_us: int, first_us: int, last_us: int
         (name, place + "?" + urlencode({"from": iso_from_us(max(start, 0)), "to": iso_from_us(end)}) + "#plot")
         for name, (start, end) in found
     ]
-    return [*links, ("All", f"{place}#plot")]
+    return [*links, ("All", f"{place}?whole=true#plot")]
 
 
 def bars(types: Sequence[TypeHealth]) -> list[TypeBar]:
