@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final, NamedTuple
 
 import falcon
@@ -9,6 +10,7 @@ import falcon.asgi
 import msgspec
 
 from endpoints.accounts.sessions import check_session_id
+from endpoints.audit.devices import PLOTS_AT_ONCE
 from endpoints.console import plots
 from endpoints.console.pages import PLACE, show
 from endpoints.console.visitors import Visitor, Visitors
@@ -19,7 +21,7 @@ from endpoints.services import Services
 from ledger.errors import CorruptLedger, InvalidInput, LayoutError, NoSuchSession
 from ledger.positions import MAX_US, us_from_iso
 from projections.devices.health import DeviceHealth, health
-from projections.devices.plot import Plot, plot
+from projections.devices.plot import plot
 from projections.devices.told import WHY
 from projections.history import session_history
 from projections.history.session_history import HistoryPage, Tag, Wanted
@@ -84,6 +86,10 @@ class Seen:
 class Device(Seen):
     """The page, and the parts of it that change alone."""
 
+    def __init__(self, services: Services, visitors: Visitors) -> None:
+        super().__init__(services, visitors)
+        self._turns = asyncio.Semaphore(PLOTS_AT_ONCE)
+
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
@@ -93,10 +99,7 @@ class Device(Seen):
         history = await self._history(place, query)
         drawn = await self._plot(place, query)
         at_us = _at_us(query.at, now_us)
-        if known is not None and not query.at:
-            then, not_then = known.state, ""
-        else:
-            then, not_then = await self._then(place, at_us)
+        then, not_then = await self._then(place, at_us, known if not query.at else None)
         show(
             resp,
             "device.html",
@@ -125,7 +128,7 @@ class Device(Seen):
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
         at_us = _at_us(bodies.query(req, ConsoleDeviceQuery).at, self.ledger.clock())
-        then, not_then = await self._then(place, at_us)
+        then, not_then = await self._then(place, at_us, None)
         show(resp, "state.html", visitor, then=then, not_then=not_then, at_us=at_us, place=place)
 
     async def on_get_proof(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
@@ -185,14 +188,16 @@ class Device(Seen):
         if until_us is None and sent:  # a stream may have ended behind the last event
             until_us = max(sent[0].stream.at_us, *(entry.recorded.at_us for entry in last), since_us or 0)
         try:
-            counted: Plot = await plot(
-                self.services.past, place.partition, place.sid, sent, since_us, until_us, BUCKETS
-            )
+            async with self._turns:
+                counted = await plot(self.services.past, place.partition, place.sid, sent, since_us, until_us, BUCKETS)
         except (NoSuchSession, CorruptLedger, LayoutError):
             return None
         return plots.drawn(counted, f"{PLACE}/devices/{place.sid}")
 
-    async def _then(self, place: Place, at_us: int) -> tuple[StateThen | None, str]:
+    async def _then(self, place: Place, at_us: int, now: DeviceHealth | None) -> tuple[StateThen | None, str]:
+        """Tell how a device was, and why that is not known; `now` is how it is, where that is what is asked for."""
+        if now is not None:
+            return now.state, ""
         try:
             moment = await fold_at(self.services.past, place.partition, place.sid, at_us)
         except (NoSuchSession, LayoutError, CorruptLedger) as error:  # not begun yet, or its beginning is not here

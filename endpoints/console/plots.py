@@ -61,10 +61,10 @@ class Drawn(NamedTuple):
     first_us: int
     last_us: int
     events: int
-    bucket_us: int
     whole: bool
     cut: bool
     below_floor: bool
+    broken: str
     links: list[tuple[str, str]]
 
 
@@ -79,7 +79,8 @@ class TypeBar(NamedTuple):
 def drawn(plot: Plot, place: str) -> Drawn:
     """Lay a plot out; `place` is the path of its page."""
     since_us, until_us = us_from_iso(plot.since), us_from_iso(plot.until)
-    first_us, last_us = us_from_iso(plot.first_at), us_from_iso(plot.last_at)
+    first_us = since_us if plot.first_at is None else us_from_iso(plot.first_at)
+    last_us = us_from_iso(plot.last_at)
     length_us = max(int(plot.bucket_s * SECOND_US), 1)
     span_us = max(until_us - since_us + 1, 1)
     lanes = []
@@ -90,10 +91,18 @@ def drawn(plot: Plot, place: str) -> Drawn:
         bars = [_bar(bucket, times, most, length_us / span_us * WIDTH, span(length_us)) for bucket, times in found]
         total = sum(times for _, times in found)
         lanes.append(Lane(name, kind, bars, total, _says(name, total, [bucket for bucket, _ in found])))
-    whole = since_us <= first_us and until_us >= last_us
-    links = _links(place, since_us, until_us, first_us, last_us)
     return Drawn(
-        lanes, since_us, until_us, first_us, last_us, plot.events, length_us, whole, plot.cut, plot.below_floor, links
+        lanes=lanes,
+        since_us=since_us,
+        until_us=until_us,
+        first_us=first_us,
+        last_us=last_us,
+        events=plot.events,
+        whole=since_us <= first_us and until_us >= last_us,
+        cut=plot.cut,
+        below_floor=plot.below_floor,
+        broken=plot.broken or "",
+        links=_links(place, since_us, until_us, first_us, last_us),
     )
 
 
