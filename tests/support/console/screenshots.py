@@ -77,7 +77,7 @@ async def take(live: Live, fleet: Fleet, key: str, folder: Path, only: Sequence[
 
 def main(arguments: Sequence[str]) -> None:
     """Take the pictures into the folder that is given, or a new one, and print where they are."""
-    folder = Path(arguments[0] if arguments else tempfile.mkdtemp(prefix="syncledger-screenshots-"))
+    folder = Path(next(iter(arguments), "") or tempfile.mkdtemp(prefix="syncledger-screenshots-"))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="syncledger-store-") as store:
         with RedisServer(valkey_binary(), Path(store)) as server, Live(server.url) as live:
