@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import falcon.asgi
@@ -24,6 +24,8 @@ from endpoints.sync import acks, probe, stream
 from ledger.errors import Unavailable
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
+Middleware = Any
+"""Something with `process_response`, as Falcon calls it."""
 _SUBJECTS = (
     well_known,
     health,
@@ -67,12 +69,12 @@ def operations_of(every: Iterable[Route]) -> Iterator[tuple[str, str]]:
                 yield "HEAD", route.path
 
 
-def build(services: Services) -> App:
-    """Build the ASGI app."""
+def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
+    """Build the ASGI app; `watching` is middleware that sees each answer before it begins."""
     every = list(routes(services))
     figures = HttpFigures(list(operations_of(every)))
     services.figures.take(figures)
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures)], router=Router())
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures), *watching], router=Router())
     refusals = Refusals(services)
     errors.install(app, refusals.judged, console_pages.shown)
     for route in every:
@@ -80,9 +82,9 @@ def build(services: Services) -> App:
     return app
 
 
-def build_waiting(trouble: Callable[[], Unavailable]) -> App:
+def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(()))])
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
     errors.install(app)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:

@@ -22,7 +22,7 @@ from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.operations import EITHER, EVENT_STREAM, KEY, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
 from endpoints.http.request import Request
-from endpoints.http.sending import always, send_events, send_lines, with_first_made
+from endpoints.http.sending import always, send_endless, send_lines, with_first_made
 from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.errors import NoSuchSession, NotAllowed
@@ -127,8 +127,11 @@ class Feed:
         printer = Printer(form, ledger.clock, ledger.key_of if query.with_devices else None)
         batches = self._hub.follow(position, wanted, ends=not follows)
         made = await with_first_made((self._events if as_events else self._lines)(batches, printer))
-        lives = self._lives(req) if follows else always
-        (send_events if as_events else send_lines)(req, resp, made, lives, self._services.stall_s)
+        resp.content_type = EVENT_STREAM if as_events else NDJSON
+        if follows:
+            send_endless(req, resp, made, self._lives(req), self._services.stall_s)
+        else:
+            send_lines(req, resp, made, always, self._services.stall_s)
 
     async def _filter(self, who: Caller | ApiKey, query: FeedQuery) -> FeedFilter:
         user = query.user

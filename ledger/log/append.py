@@ -30,6 +30,7 @@ MARK_EVERY: Final = 32
 """Every how many events of a session one is a mark, which a walk gets to at once; ledgers hold marks of this number."""
 
 _NO_CHANGES: Final = Changes({}, [], {}, [])
+_AS_KNOWN: Final = 1  # what load.lua answers
 _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
 _NOT_WHOLE: Final = 2  # what append.lua answers
@@ -93,8 +94,11 @@ async def load(
     seen: bool,
     begins: bool = False,
     ancestors: Sequence[str] = (),
+    known: State | None = None,
 ) -> State | None:
     """Load a session with its checkpoints at one instant; None if it does not live.
+
+    `known` is what is remembered of it: the same is returned where that is its version in the store, and nothing read.
 
     `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
     is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read, and
@@ -103,11 +107,13 @@ async def load(
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
     try:
         names = (*_load_keys(partition, sid), *(keys.session(partition, above) for above in ancestors))
-        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *ancestors))
+        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *_version(known), *ancestors))
     except StoreReplyError as error:
         if not await _is_mistyped(store, partition, sid):  # it is an index, which concerns more than this session
             raise
         raise CorruptLedger("a key of a session is of another type; run syncledger verify", sid=sid) from error
+    if reply == _AS_KNOWN:
+        return known
     if not reply[0] and reply[2] == _UNKNOWN and not begins:
         raise Rebuilding
     if not reply[0] and reply[2] in (_PARENT_ENDED, _PARENT_EXPIRED):
@@ -121,7 +127,7 @@ async def is_known(store: Store, partition: int, sid: str) -> bool:
     One that cannot be read lives: what is stored of it is not nothing.
     """
     try:
-        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1, *_version(None)))
     except StoreReplyError:
         if not await _is_mistyped(store, partition, sid):
             raise
@@ -194,6 +200,11 @@ async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
 @lru_cache(8192)
 def _shared_keys(partition: int, user: str) -> tuple[bytes, ...]:
     return keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)
+
+
+def _version(known: State | None) -> tuple[Arg, Arg, Arg]:
+    """Say at which version a session is known, as load.lua reads it."""
+    return (b"", b"", b"") if known is None else (known.seq, known.hash, len(known.checkpoints))
 
 
 def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:

@@ -190,9 +190,9 @@ async def test_a_follower_that_is_killed_misses_nothing_while_segments_are_seale
     for partition, ids in by_partition(told).items():
         assert list(dict.fromkeys(ids)) == everything_there[partition]  # each, and in order when first told
     assert {one.entry.id for one in told} == {each for ids in everything_there.values() for each in ids}
-    for one in told:
-        assert one.entry.recorded.seq <= first_told.get(one.entry.recorded.sid, 0) + 1
-        first_told[one.entry.recorded.sid] = max(one.entry.recorded.seq, first_told.get(one.entry.recorded.sid, 0))
+    for recorded in (event.entry.recorded for event in told):
+        assert recorded.seq <= first_told.get(recorded.sid, 0) + 1
+        first_told[recorded.sid] = max(recorded.seq, first_told.get(recorded.sid, 0))
     assert seen_in(await read_all(hub, rest[-1].position or hub.start)) == []
     assert hub.followers == 0
 
@@ -301,11 +301,11 @@ async def test_a_slow_follower_reads_again_from_where_it_stands_and_keeps_nothin
         for _ in range(20):
             for name in list(scene.sessions):
                 await scene.act(name, 4)
-            assert hub._live is not None
-            await fast.until(lambda fast: True, "it lives")
-            assert hub._live.ring.kept_bytes <= 60_000 + 2500 * 100
-        await fast.until(lambda fast: len(fast.told) >= 400, "the fast one has all")
-        assert hub._live.ring.get(hub._live.ring.end - 100 if hub._live.ring.end > 100 else 0) is None
+        await fast.until(lambda fast: len({one.id for one in fast.told}) == 400, "the fast one has all")
+        assert hub._live is not None
+        ring = hub._live.ring
+        assert ring.get(0) is None  # the slow one stands before what is kept
+        assert ring.kept_bytes <= 60_000 or ring.get(ring.end - 2) is None
         before = hub.pages_behind
         while len({one.id for one in told}) < 5 + 400:
             told += seen_in([await asyncio.wait_for(anext(slow), PATIENCE_S)])

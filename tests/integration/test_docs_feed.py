@@ -32,6 +32,7 @@ MOSQUITTO: Final = [
 
 def block(beginning: str) -> str:
     """Find the one block of the page that begins so."""
+    found: str
     [found] = [
         text for text in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE) if text.startswith(beginning)
     ]
@@ -89,7 +90,7 @@ def test_what_a_siem_refuses_is_sent_again_and_nothing_twice_that_it_took(live: 
     environment = {
         "PATH": os.environ["PATH"],
         "LEDGER_URL": live.url,
-        "LEDGER_KEY": key,
+        "LEDGER_API_KEY": key,
         "SIEM_URL": f"http://127.0.0.1:{siem.server_port}/in",
     }
 

@@ -26,7 +26,7 @@ OWN = OwnForm(LEDGER, "1.2.3")
 POSITION = "AbC-_9"
 SEEN = [seen(event, bytes.fromhex(hexed), schema) for schema, hexed, event in SCHEMA_SAMPLES]
 TEXTS = ("Ann's iPhone", "iOS", "3.2.0-personal")
-DEVICE = SessionCreated("ann", "photos", None, *(plain(text) for text in TEXTS))
+DEVICE = SessionCreated("ann", "photos", None, plain(TEXTS[0]), plain(TEXTS[1]), plain(TEXTS[2]))
 
 
 @cache
@@ -106,7 +106,8 @@ def told_by(form: Form, one: Seen | Notice) -> str:
 
 def test_ids_are_the_same_in_every_form_and_differ_by_event() -> None:
     forms = [form(LEDGER, "1") for form in FORMS.values()]
-    for one in [*SEEN[:3], *notices()]:
+    everything: list[Seen | Notice] = [*SEEN[:3], *notices()]
+    for one in everything:
         assert {told_by(form, one) for form in forms} == {one.id}
     recorded = SEEN[0].entry.recorded
     other = msgspec.structs.replace(recorded, hash=bytes(32))  # of the same seq, behind a loss

@@ -10,6 +10,7 @@ import msgspec
 
 BENCHMARKS: Final = (
     "acks",
+    "poll",
     "stream",
     "verify",
     "rebuild",
@@ -21,6 +22,7 @@ BENCHMARKS: Final = (
     "sockets",
     "postgres",
     "beside",
+    "stampede",
 )
 
 

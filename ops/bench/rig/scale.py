@@ -36,6 +36,8 @@ class Scale(msgspec.Struct, frozen=True):
     phones: int = 1_000
     listed_devices: int = 1_000_000
     plotted_events: int = 100_000
+    stampedes: tuple[int, ...] = (500, 2_000)
+    stampede_assets: int = 2_000
 
 
 FULL: Final = Scale()
@@ -65,4 +67,6 @@ QUICK: Final = Scale(
     phones=20,
     listed_devices=2_000,
     plotted_events=2_000,
+    stampedes=(10,),
+    stampede_assets=50,
 )
