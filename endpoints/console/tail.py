@@ -18,7 +18,7 @@ from endpoints.console.words import clean, told
 from endpoints.http import bodies
 from endpoints.http.operations import EVENT_STREAM
 from endpoints.http.request import Request
-from endpoints.http.sending import send_events, with_first_made
+from endpoints.http.sending import send_endless, with_first_made
 from endpoints.services import Services
 from ledger.errors import InvalidInput, NoSuchSession
 from ledger.events import tag_of
@@ -72,8 +72,9 @@ class Tail:
         hub, given = self._services.feed, req.get_header("last-event-id")
         position = hub.parse(given, "last-event-id") if given else await hub.now()
         made = await with_first_made(self._made(hub.follow(position, wanted)))
-        send_events(req, resp, made, self._lives(req, visitor), self._services.stall_s)
         resp.set_headers(HEADERS)
+        resp.content_type = EVENT_STREAM
+        send_endless(req, resp, made, self._lives(req, visitor), self._services.stall_s)
 
     async def _filter(self, visitor: Visitor, query: ConsoleTailQuery) -> FeedFilter:
         """Read which events are wanted; who does not see all sees those of their own devices."""
