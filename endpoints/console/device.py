@@ -41,7 +41,7 @@ DONE: Final = {
 }
 
 
-class ConsoleDeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
+class DeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
     """Which time the plot shows, which instant the state, and where the list of events begins."""
 
     since: str | None = None
@@ -93,7 +93,7 @@ class Device(Seen):
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
-        query = bodies.query(req, ConsoleDeviceQuery)
+        query = bodies.query(req, DeviceQuery)
         now_us = self.ledger.clock()
         known, trouble = await self._health(place)
         history = await self._history(place, query)
@@ -127,7 +127,7 @@ class Device(Seen):
         """Tell how the device was at an instant: a part of the page, for its slider."""
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
-        at_us = _at_us(bodies.query(req, ConsoleDeviceQuery).at, self.ledger.clock())
+        at_us = _at_us(bodies.query(req, DeviceQuery).at, self.ledger.clock())
         then, not_then = await self._then(place, at_us, None)
         show(resp, "state.html", visitor, then=then, not_then=not_then, at_us=at_us, place=place)
 
@@ -158,7 +158,7 @@ class Device(Seen):
         stuck = judge(await newest(self.ledger, place.partition, place.sid), state)
         return "" if stuck is None else WHY[stuck.kind]
 
-    async def _history(self, place: Place, query: ConsoleDeviceQuery) -> HistoryPage:
+    async def _history(self, place: Place, query: DeviceQuery) -> HistoryPage:
         pages = session_history.pages(
             self.services.past,
             place.partition,
@@ -175,7 +175,7 @@ class Device(Seen):
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
-    async def _plot(self, place: Place, query: ConsoleDeviceQuery) -> plots.Drawn | None:
+    async def _plot(self, place: Place, query: DeviceQuery) -> plots.Drawn | None:
         since_us, until_us = _bound("from", query.since), _bound("to", query.until)
         if since_us is not None and until_us is not None and until_us < since_us:
             raise InvalidInput([(("to",), "lies before `from`")])

@@ -23,7 +23,7 @@ MAX_QUESTION_CHARS: Final = 256
 _NOBODY: Final = DevicesPage([], None, [])
 
 
-class ConsoleDevicesQuery(msgspec.Struct, frozen=True):
+class DevicesQuery(msgspec.Struct, frozen=True):
     """Which devices: all, or those of whom or what somebody typed."""
 
     q: str = ""
@@ -54,7 +54,7 @@ class DevicesList:
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.who_sees_all(req)
-        query = bodies.query(req, ConsoleDevicesQuery)
+        query = bodies.query(req, DevicesQuery)
         question = query.q.strip()[:MAX_QUESTION_CHARS]
         page, found_by, wrong = _NOBODY, "", ""
         try:
@@ -74,7 +74,7 @@ class DevicesList:
             now_us=self._ledger.clock(),
         )
 
-    async def _found(self, question: str, query: ConsoleDevicesQuery) -> tuple[DevicesPage, str]:
+    async def _found(self, question: str, query: DevicesQuery) -> tuple[DevicesPage, str]:
         """Find devices by what somebody typed, and tell what it was taken for: a session's id, an address, a user."""
         if not question:
             asked = Asked(order=query.order)
@@ -87,7 +87,7 @@ class DevicesList:
             return await self._of_user(user, query), "e-mail"
         return await self._of_user(question, query), "user"
 
-    async def _of_user(self, user: str, query: ConsoleDevicesQuery) -> DevicesPage:
+    async def _of_user(self, user: str, query: DevicesQuery) -> DevicesPage:
         asked = Asked(order=query.order, user=user, ended=query.ended)
         return await self._devices.page(asked, query.cursor, SHOWN)
 
@@ -105,7 +105,7 @@ class MyDevices:
         visitor = await self._visitors.of(req)
         if visitor.user is None:
             raise Forbidden("You are signed in as no user: there are no devices of your own")
-        query = bodies.query(req, ConsoleDevicesQuery)
+        query = bodies.query(req, DevicesQuery)
         asked = Asked(order="seen", user=visitor.user, ended=query.ended)
         page = await self._devices.page(asked, query.cursor, SHOWN)
         now_us = self._ledger.clock()

@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from endpoints.console.actions import WORDS, Action
-from endpoints.console.device import ConsoleDeviceQuery, Device
-from endpoints.console.devices import ConsoleDevicesQuery, DevicesList, Home, MyDevices
+from endpoints.console.device import Device, DeviceQuery
+from endpoints.console.devices import DevicesList, DevicesQuery, Home, MyDevices
 from endpoints.console.ledger import Overview
 from endpoints.console.pages import FILES, PLACE, SIGN_IN, File
 from endpoints.console.signing_in import CALLBACK, Link, Provider, SignInPage, SignOut
-from endpoints.console.tail import ConsoleTailQuery, Tail
+from endpoints.console.tail import Tail, TailQuery
 from endpoints.console.visitors import Visitors
 from endpoints.http.operations import EVENT_STREAM, NOBODY, Operation, Route, Text
 from endpoints.services import Services
@@ -24,6 +24,11 @@ _FORM: Final = Text("application/x-www-form-urlencoded", "The form of the page, 
 
 def routes(services: Services) -> Iterator[Route]:
     """List the pages, and the files they load."""
+    for route in _routes(services):
+        yield msgspec.structs.replace(route, for_people=True)
+
+
+def _routes(services: Services) -> Iterator[Route]:
     visitors = Visitors(services)
     yield Route(PLACE, Home(visitors), (_page("Home", "Go to the first page of the console"),))
     sign_in = SignInPage(services, visitors)
@@ -35,18 +40,16 @@ def routes(services: Services) -> Iterator[Route]:
     yield Route(CALLBACK, provider, (_page("Callback", "Come back from the identity provider"),), suffix="callback")
     yield Route(f"{PLACE}/sign-out", SignOut(services, visitors), (_form("SignOut", "Sign out of the console"),))
     yield Route(
-        f"{PLACE}/devices", DevicesList(services, visitors), (_page("Devices", "See all devices", ConsoleDevicesQuery),)
+        f"{PLACE}/devices", DevicesList(services, visitors), (_page("Devices", "See all devices", DevicesQuery),)
     )
     yield Route(
         f"{PLACE}/my-devices",
         MyDevices(services, visitors),
-        (_page("MyDevices", "See one's own devices", ConsoleDevicesQuery),),
+        (_page("MyDevices", "See one's own devices", DevicesQuery),),
     )
     device, at = Device(services, visitors), f"{PLACE}/devices/{{session_id}}"
-    yield Route(at, device, (_page("Device", "See a device", ConsoleDeviceQuery),))
-    yield Route(
-        f"{at}/state", device, (_page("DeviceState", "See how a device was", ConsoleDeviceQuery),), suffix="state"
-    )
+    yield Route(at, device, (_page("Device", "See a device", DeviceQuery),))
+    yield Route(f"{at}/state", device, (_page("DeviceState", "See how a device was", DeviceQuery),), suffix="state")
     yield Route(f"{at}/proof", device, (_page("DeviceProof", "Keep what proves a device's history"),), suffix="proof")
     for name, words in WORDS.items():
         title = "".join(part.title() for part in name.split("-"))
@@ -54,7 +57,7 @@ def routes(services: Services) -> Iterator[Route]:
         yield Route(f"{at}/{name}", Action(services, visitors, name), operations)
     yield Route(f"{PLACE}/ledger", Overview(services, visitors), (_page("Ledger", "See the whole ledger"),))
     tail = Tail(services, visitors)
-    yield Route(f"{PLACE}/tail", tail, (_page("Tail", "See events as they happen", ConsoleTailQuery),))
+    yield Route(f"{PLACE}/tail", tail, (_page("Tail", "See events as they happen", TailQuery),))
     events = Text(EVENT_STREAM, "Events in words, as server-sent events")
     told = Operation(
         "GET",
@@ -62,7 +65,7 @@ def routes(services: Services) -> Iterator[Route]:
         "Tell what happens, for the page",
         {200: events},
         NOBODY,
-        query=ConsoleTailQuery,
+        query=TailQuery,
         refusals=(401, 404),
     )
     yield Route(f"{PLACE}/tail/events", tail, (told,), suffix="events")

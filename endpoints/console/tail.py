@@ -35,7 +35,7 @@ _COMMENT: Final = b": nothing new\n\n"
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class ConsoleTailQuery(msgspec.Struct, frozen=True):
+class TailQuery(msgspec.Struct, frozen=True):
     """Which events: of a user, of a session, of one type; empty for all."""
 
     user: str = ""
@@ -52,7 +52,7 @@ class Tail:
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.of(req)
-        query = bodies.query(req, ConsoleTailQuery)
+        query = bodies.query(req, TailQuery)
         wrong = ""
         try:
             await self._filter(visitor, query)
@@ -65,7 +65,7 @@ class Tail:
     async def on_get_events(self, req: Request, resp: falcon.asgi.Response) -> None:
         """Send events from now on, or from where a browser was that comes again."""
         visitor = await self._visitors.of(req)
-        wanted = await self._filter(visitor, bodies.query(req, ConsoleTailQuery))
+        wanted = await self._filter(visitor, bodies.query(req, TailQuery))
         if req.method == "HEAD":
             resp.content_type = EVENT_STREAM
             return
@@ -76,7 +76,7 @@ class Tail:
         resp.content_type = EVENT_STREAM
         send_endless(req, resp, made, self._lives(req, visitor), self._services.stall_s)
 
-    async def _filter(self, visitor: Visitor, query: ConsoleTailQuery) -> FeedFilter:
+    async def _filter(self, visitor: Visitor, query: TailQuery) -> FeedFilter:
         """Read which events are wanted; who does not see all sees those of their own devices."""
         user = (query.user.strip() or None) if visitor.sees_all else visitor.user
         session = query.session.strip() or None
