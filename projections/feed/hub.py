@@ -306,11 +306,22 @@ class FeedHub:
         return reading
 
     async def _newest(self) -> list[StreamId]:
-        found: list[StreamId] = []
+        """Tell where the present is; raises what went wrong where no partition can be read.
+
+        For one that cannot be read the instant stands: no event has that id, so once it can be read, it is read again
+        from a minute before.
+        """
+        found: list[StreamId | BaseException] = []
         for start in range(0, self.partitions, ASKED):
             some = range(start, min(start + ASKED, self.partitions))
-            found += await asyncio.gather(*(self._reader.newest(partition) for partition in some))
-        return found
+            asked = (self._reader.newest(partition) for partition in some)
+            found += await asyncio.gather(*asked, return_exceptions=True)
+        wrong = [one for one in found if isinstance(one, BaseException)]
+        for one in wrong:
+            if not isinstance(one, LedgerError) or len(wrong) == len(found):
+                raise one
+        unknown = StreamId(self._ledger.clock() // 1000, 0)
+        return [unknown if isinstance(one, BaseException) else one for one in found]
 
     def _print(self, position: FeedPosition) -> str:
         return position.text(mark_of(self.ledger_id))
