@@ -64,6 +64,11 @@ def census_devices() -> bytes:
     return b"ledger:census-devices"
 
 
+def rates() -> bytes:
+    """Hash: `<length in s>:<number of a slot>` -> when it began, in s, and what all workers counted in it."""
+    return b"ledger:rates"
+
+
 def unfit_parents() -> bytes:
     """Hash: `<table>|<id>` of a source's row that no device could read while one passed by what refers to it -> `1`."""
     return b"ledger:unfit-parents"
@@ -151,6 +156,16 @@ def ended(partition: int) -> bytes:
 def activity(partition: int) -> bytes:
     """Sorted set: living session ids by the last request seen, in ms, at most hourly."""
     return b"{p%d}:activity" % partition
+
+
+def order(partition: int) -> bytes:
+    """Sorted set: living sessions by who needs help first (`ledger.log.order`)."""
+    return b"{p%d}:order" % partition
+
+
+def sids(partition: int) -> bytes:
+    """Sorted set without scores: the ids of all sessions, living and ended; `@filled` once all of them are there."""
+    return b"{p%d}:sids" % partition
 
 
 def due(partition: int) -> bytes:

@@ -250,3 +250,21 @@ class Auth:
         if caller is None:
             raise SessionEnded
         return caller
+
+
+class NotingAuth(Auth):
+    """Notes with each request whose token it brought, for a line or a trace that names the session."""
+
+    async def session(self, req: Request, permission: str) -> Caller:
+        req.caller = await super().session(req, permission)
+        return req.caller
+
+    async def device(self, req: Request, permission: str) -> Caller:
+        req.caller = await super().device(req, permission)
+        return req.caller
+
+    async def scoped(self, req: Request, scope: str, library: str | None = None) -> Caller | ApiKey:
+        who = await super().scoped(req, scope, library)
+        if isinstance(who, Caller):
+            req.caller = who
+        return who

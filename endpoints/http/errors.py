@@ -227,11 +227,12 @@ def _headers(error: Exception) -> dict[str, str]:
 
 def _log(status: int, error: Exception, req: Request) -> None:
     """Log with the id the client was given; the path without its query, which may hold a token."""
-    path = req.path[:MAX_MESSAGE_CHARS]
     where = "%s %s %s [%s]"
+    said = (status, req.method, req.path[:MAX_MESSAGE_CHARS], req.correlation_id)
+    extra = {"correlation_id": req.correlation_id}
     if isinstance(error, Rebuilding | LedgerGone):  # an operator's matter, at every request of the sessions it is about
-        log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
+        log.debug(where + ": %s", *said, error, extra=extra)
     elif isinstance(error, (Unavailable, *_MISCONFIGURED)):
-        log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
+        log.error(where + ": %s", *said, error, extra=extra)
     else:
-        log.error(where, status, req.method, path, req.correlation_id, exc_info=error)
+        log.error(where, *said, exc_info=error, extra=extra)

@@ -66,11 +66,13 @@ async def guarded(
                 how, why = guard.over or "completed", ""
             except Unavailable as error:
                 why = str(error)
-                log.error("stream broken off [%s]: %s", req.correlation_id, error)
+                extra = {"correlation_id": req.correlation_id}
+                log.error("stream broken off [%s]: %s", req.correlation_id, error, extra=extra)
                 guard.break_off()
             except Exception as error:
                 why = type(error).__name__
-                log.exception("stream broken off [%s]", req.correlation_id)
+                extra = {"correlation_id": req.correlation_id}
+                log.exception("stream broken off [%s]", req.correlation_id, extra=extra)
                 guard.break_off()
             finally:
                 if guard.over is not None:  # the connection is closed: a response that is given up is that

@@ -160,14 +160,27 @@ class Ledger:
         """Tell the partition of a user."""
         return partition_of(user, self.partitions)
 
+    def remembered(self, caller: Caller) -> State | None:
+        """Tell what this process remembers of the session of which a token was presented, if that would admit it.
+
+        It may be out of date: `admit` returns the same object where it is not.
+        """
+        state = self._recent.last(caller.sid)
+        if state is None or state.user != caller.user:
+            return None
+        now_us = self.clock()
+        return state if state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD else None
+
     async def admit(self, caller: Caller) -> State:
         """Load the session of which a token was presented, which notes it as seen.
+
+        What is remembered of it is returned where the store has it at that version.
 
         The first use of a new token is appended. Raises SessionEnded if the token admits nobody, and TokenReused if it
         was replaced before its grace was over: then the session has been ended for it.
         """
         try:
-            return await self._admitted(await self.load(caller.user, caller.sid), caller)
+            return await self._admitted(await self.load(caller.user, caller.sid, self._recent.last(caller.sid)), caller)
         except SessionEnded:
             if self.begin is None or not await self.begin(caller):
                 raise
@@ -208,10 +221,13 @@ class Ledger:
                 return self._recent.keep(section.after, now_us)
         raise Contended("Too many writers at this session; try again")
 
-    async def load(self, user: str, sid: str) -> State:
-        """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
+    async def load(self, user: str, sid: str, known: State | None = None) -> State:
+        """Load a session and note it as seen; raises SessionEnded if it does not live at this moment.
+
+        `known` is returned where it is what the store has.
+        """
         now_us = self.clock()
-        state = await self._load_admissible(user, sid, now_us, seen=True)
+        state = await self._load_admissible(user, sid, now_us, seen=True, remembered=known)
         if state is None or state.user != user or not state.lives_at(now_us):
             self._recent.forget(sid)
             raise SessionEnded
@@ -490,7 +506,14 @@ class Ledger:
         return TokenReused()
 
     async def _load_admissible(
-        self, user: str, sid: str, now_us: int, *, seen: bool, begins: bool = False
+        self,
+        user: str,
+        sid: str,
+        now_us: int,
+        *,
+        seen: bool,
+        begins: bool = False,
+        remembered: State | None = None,
     ) -> State | None:
         """Load a session that whoever it belongs to lets live; compares it with what is remembered of it.
 
@@ -498,7 +521,9 @@ class Ledger:
         """
         partition, known = self.partition_of(user), self.families.known_ancestors(sid)
         try:
-            state = await self._load(partition, sid, now_us, seen=seen, begins=begins, ancestors=known)
+            state = await self._load(
+                partition, sid, now_us, seen=seen, begins=begins, ancestors=known, known=remembered
+            )
             if state is not None and not known and living_parent_of(state.parent):
                 above = await self.families.ancestors(partition, sid, state.parent)
                 state = await self._load(partition, sid, now_us, seen=False, ancestors=above)
@@ -518,11 +543,14 @@ class Ledger:
         seen: bool,
         begins: bool = False,
         ancestors: Sequence[str] = (),
+        known: State | None = None,
     ) -> State | None:
         """Load a session, which is mended if it cannot be read; raises CorruptLedger where it could not be."""
         began_s = perf_counter()
         try:
-            found = await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
+            found = await load(
+                self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors, known=known
+            )
         except CorruptLedger as damage:
             self._recent.forget(sid)
             if self._mender is None or not await self._mender.mend(partition, sid, str(damage)):

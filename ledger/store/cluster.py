@@ -97,6 +97,11 @@ class ClusterStore:
             self._refresh_soon()
             raise
 
+    @property
+    def addresses(self) -> list[Address]:
+        """List where all nodes are, replicas too, as far as is known."""
+        return sorted(node.address for node in self._nodes)
+
     def look_again(self) -> None:
         """Read again who owns which slot: a connection of `mux_of` met trouble."""
         self._refresh_soon()

@@ -21,6 +21,7 @@ from ops.opening.ledger import Opened, opened
 from ops.server.listening import check_free
 from ops.server.supervisor import serve
 from ops.settings.settings import Settings
+from ops.tracing.sending import check_installed
 from projections.accounts.tokens import read_token
 from projections.entities.catalog.ingest import ingest
 
@@ -51,6 +52,7 @@ def demo(
     settings = settings_from(**given)
     settings = structs.replace(settings, source="catalog")
     check_free(settings)
+    check_installed(settings)
     check_identity(settings)
 
     async def prepare() -> str:

@@ -18,6 +18,7 @@ from ledger.events import IMMICH
 from ops.figures.of_worker import HOLDER, HORIZON, LookedAt
 from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import Opened, open_credentials
+from ops.opening.observing import statement_watch
 from ops.settings.settings import Settings
 from ops.settings.source import PostgresSettings, Source
 from projections.entities.catalog.catalog import Catalog
@@ -54,7 +55,7 @@ async def open_source(
         from projections.entities.postgres.unfit_parents import Stored
 
         mapping = load_mapping(settings.postgres.mapping)
-        postgres = await open_postgres(settings.postgres)
+        postgres = await open_postgres(settings.postgres, traces=settings.traces)
         closing.push_async_callback(postgres.close)
         return PostgresSource(postgres, mapping, Stored(found.store), Origins(found.store))
     if settings.source == "gumnut":
@@ -67,13 +68,17 @@ async def open_source(
     return catalog or found.catalog
 
 
-async def open_postgres(settings: PostgresSettings) -> Postgres:
+async def open_postgres(settings: PostgresSettings, *, traces: bool = False) -> Postgres:
     """Open the database; one that is down tells that when it is first used."""
     from projections.entities.postgres.pool import Postgres
 
     assert settings.url is not None, "LEDGER_POSTGRES is checked where settings are read"
     return await Postgres.open(
-        settings.url, size=settings.pool, wait_s=settings.wait_s, statement_timeout_s=settings.timeout_s
+        settings.url,
+        size=settings.pool,
+        wait_s=settings.wait_s,
+        statement_timeout_s=settings.timeout_s,
+        watch=statement_watch() if traces else None,
     )
 
 

@@ -18,6 +18,7 @@ from projections.entities.protocol_version import announceable
 
 Durability = Literal["default", "fsync", "replica"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["logfmt", "json"]
 SecureCookies = Literal["auto", "always"]
 
 
@@ -57,6 +58,9 @@ VARIABLES: dict[str, Variable] = {
     "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", read.duration(1)),
     "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", read.duration(0.05)),
     "log": Variable("LEDGER_LOG", read.choice(LogLevel)),
+    "log_format": Variable("LEDGER_LOG_FORMAT", read.choice(LogFormat)),
+    "log_requests": Variable("LEDGER_LOG_REQUESTS", read.flag),
+    "traces": Variable("LEDGER_TRACES", read.flag),
     "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
     "token_ttl_s": Variable("LEDGER_TOKEN_TTL", read.duration(1)),
     "token_grace_s": Variable("LEDGER_TOKEN_GRACE", read.duration(0)),

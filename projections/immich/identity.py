@@ -105,6 +105,10 @@ class ImmichIdentity:
         self._told: set[str] = set()
         self._asked: asyncio.Task[tuple[bool, str]] | None = None
 
+    async def user_of(self, email: str) -> str | None:
+        """Tell whose e-mail address (in lower case) this is at Immich; None if it is nobody's."""
+        return await self._tables.user_of(email)
+
     async def caller(self, token: str) -> Caller:
         """Tell whose token this is; raises SessionEnded if it is none of a living session."""
         digest = _digest(token)

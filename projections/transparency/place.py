@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from ledger.transparency.entries import ClosedLeaf
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Objects
 from projections.bounded_tasks import each
@@ -25,6 +26,8 @@ LOG: Final = "log.json"
 CHECKPOINT: Final = "checkpoint"
 NEWEST: Final = "newest"
 FORMAT: Final = 1
+FORMAT_FOLLOWING: Final = 2
+"""Of a log that follows a closed one: who does not know its first leaf must not begin it without."""
 BATCHES: Final = "batch/"
 CHECKPOINTS: Final = "checkpoints/"
 STATES: Final = "state/"
@@ -33,12 +36,27 @@ MAX_OBJECT_BYTES: Final = 256 * 1024 * 1024
 _AT_ONCE: Final = 16
 
 
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """The log that was closed for another one to begin, as `ClosedLeaf` has it."""
+
+    origin: str
+    size: int
+    why: str
+    checkpoint: str = ""
+
+    @property
+    def leaf(self) -> ClosedLeaf:
+        """What the log behind it begins with."""
+        return ClosedLeaf(self.origin, self.size, self.why, self.checkpoint)
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose log lies in a place."""
+    """Whose log lies in a place, and which one it follows, if that was closed."""
 
     format: int = FORMAT
     origin: str
     ledger: str
+    follows: Closed | None = None
 
 
 class LogPlace:
@@ -58,8 +76,9 @@ class LogPlace:
             identity = msgspec.json.decode(found, type=Identity)
         except msgspec.DecodeError as error:
             raise LogContradicts(LOG, f"it cannot be read: {error}") from error
-        if identity.format != FORMAT:
-            raise LogContradicts(LOG, f"it has format {identity.format}, this version reads {FORMAT}: upgrade")
+        if identity.format not in (FORMAT, FORMAT_FOLLOWING):
+            what = f"it has format {identity.format}, this version reads up to {FORMAT_FOLLOWING}: upgrade"
+            raise LogContradicts(LOG, what)
         return identity
 
     async def begin(self, identity: Identity) -> Identity:

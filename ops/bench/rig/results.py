@@ -10,16 +10,19 @@ import msgspec
 
 BENCHMARKS: Final = (
     "acks",
+    "poll",
     "stream",
     "verify",
     "rebuild",
     "segments",
     "history",
+    "devices",
     "rss",
     "sizes",
     "sockets",
     "postgres",
     "beside",
+    "stampede",
 )
 
 

@@ -34,6 +34,10 @@ class Scale(msgspec.Struct, frozen=True):
     postgres_rows: int = 1_000_000
     postgres_polls: int = 200
     phones: int = 1_000
+    listed_devices: int = 1_000_000
+    plotted_events: int = 100_000
+    stampedes: tuple[int, ...] = (500, 2_000)
+    stampede_assets: int = 2_000
 
 
 FULL: Final = Scale()
@@ -61,4 +65,8 @@ QUICK: Final = Scale(
     postgres_rows=20_000,
     postgres_polls=5,
     phones=20,
+    listed_devices=2_000,
+    plotted_events=2_000,
+    stampedes=(10,),
+    stampede_assets=50,
 )

@@ -68,13 +68,13 @@ class Scene(msgspec.Struct, frozen=True):
 
         return uvloop.run(opened())
 
-    def sign_in(self, count: int, library: str) -> list[Device]:
-        """Sign devices in, each of a user of its own."""
+    def sign_in(self, count: int, users: str, library: str = "") -> list[Device]:
+        """Sign devices in, each of a user of its own; `users` begins their names, and is the library without one."""
 
         async def work(found: Opened) -> list[Device]:
-            users = [f"{library}-user-{number}" for number in range(count)]
-            issued: list[Issued] = [await sign_in(found, self.settings, user, library) for user in users]
-            return [Device(user, one.sid, one.token) for user, one in zip(users, issued, strict=True)]
+            names = [f"{users}-user-{number}" for number in range(count)]
+            issued: list[Issued] = [await sign_in(found, self.settings, user, library or users) for user in names]
+            return [Device(user, one.sid, one.token) for user, one in zip(names, issued, strict=True)]
 
         return self.with_ledger(work)
 

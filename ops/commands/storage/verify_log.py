@@ -82,6 +82,8 @@ def tell_log(log: LogReport) -> None:
         echo(f"… and {log.different - len(log.differences):,} more")
     if not log.size:
         return
+    if log.follows:
+        echo(f"log {log.origin} follows {log.follows}, of {log.follows_size:,} entries, closed: {log.closed_why}")
     echo(
         f"log {log.origin}, {log.size:,} entries: {counted(log.sessions, 'session')} compared"
         + (f", {counted(log.behind, 'event')} not logged yet" if log.behind else "")

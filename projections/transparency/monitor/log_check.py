@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ledger.errors import CorruptLedger
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import EventLeaf, StateLeaf, parse_leaf
+from ledger.transparency.entries import ClosedLeaf, EventLeaf, Leaf, StateLeaf, parse_leaf
 from ledger.transparency.merkle import leaf_hash
 from ledger.transparency.notes import BadNote, VerifierKey, parse_note, verified
 from ledger.transparency.state_tree import Node, Record
@@ -29,7 +29,15 @@ from projections.transparency import batches
 from projections.transparency.batches import Batch
 from projections.transparency.errors import LogContradicts
 from projections.transparency.monitor.findings import LogFinding, LogReport
-from projections.transparency.place import BATCHES, CHECKPOINT, CHECKPOINTS, LogPlace, batch_name, checkpoint_name
+from projections.transparency.place import (
+    BATCHES,
+    CHECKPOINT,
+    CHECKPOINTS,
+    LOG,
+    LogPlace,
+    batch_name,
+    checkpoint_name,
+)
 from projections.transparency.states import StateTree
 from projections.transparency.tree import TreeReader, find_tile
 
@@ -54,23 +62,26 @@ class Published(NamedTuple):
     wrong: LogContradicts | None = None
 
 
-async def open_published(place: LogPlace, origin: str, keys: Sequence[VerifierKey]) -> Published | None:
+async def open_published(
+    place: LogPlace, origin: str, keys: Sequence[VerifierKey], *, must_sign: bool = True
+) -> Published | None:
     """Read the published checkpoint and the state it proves; None before the first. Raises LogContradicts.
 
-    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken.
+    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken. The state tree is
+    kept in memory once it was read, 80 bytes a session. Without `must_sign` nobody's signature is asked for.
     """
     for attempt in range(_TRIES):
         last = attempt == _TRIES - 1
         content = await place.find(CHECKPOINT)
         if content is None:
             return None
-        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys)
+        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys, must_sign=must_sign)
         tree = TreeReader(place, checkpoint.size)
         try:
             leaf = parse_leaf(await tree.leaf(checkpoint.size - 1, checkpoint.root))
             if not isinstance(leaf, StateLeaf):
                 raise LogContradicts(CHECKPOINT, "its last entry is no state root")
-            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions))
+            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions), kept_bytes=None)
             cursors = await _cursors(place, checkpoint.size)
         except (ObjectMissing, CorruptLedger) as error:
             if not last and await place.find(CHECKPOINT) != content:
@@ -115,9 +126,16 @@ class LogCheck:
     """Checks all of a published log; what is wrong goes to `report`. Raises ArchiveUnavailable."""
 
     def __init__(
-        self, place: LogPlace, published: Published, report: LogReport, keys: Sequence[VerifierKey], on_leaf: OnLeaf
+        self,
+        place: LogPlace,
+        published: Published,
+        report: LogReport,
+        keys: Sequence[VerifierKey],
+        on_leaf: OnLeaf,
+        follows: ClosedLeaf | None = None,
     ) -> None:
-        """`on_leaf` is told each event's index and leaf, in no order."""
+        """`on_leaf` is told each event's index and leaf, in no order. `follows`: what the place says it follows."""
+        self._follows = follows
         self._place = place
         self._log = published
         self._size = published.checkpoint.size
@@ -194,14 +212,29 @@ class LogCheck:
         """Compare leaves with the state tree, which knows of each session the last one."""
         leaves = list(map(parse_leaf, packed))
         known = await self._log.states.find({leaf.sid for leaf in leaves if isinstance(leaf, EventLeaf)})
+        if not first:
+            self._check_first(leaves[0])
         for at, leaf in enumerate(leaves, first):
             if isinstance(leaf, StateLeaf):
                 if leaf.size != at:
                     self._report.note(LogFinding(f"it is the state root over {leaf.size} entries", entry=at))
                 continue
+            if isinstance(leaf, ClosedLeaf):
+                if at:
+                    self._report.note(
+                        LogFinding(f"it tells of closed log {leaf.origin}, as only the first may", entry=at)
+                    )
+                continue
             if self._log.wrong is None:
                 self._met += self._is_last(at, leaf, known.get(leaf.sid))
                 self._on_leaf(at, leaf)
+
+    def _check_first(self, leaf: Leaf) -> None:
+        """Hold what the place says of a closed log before this one to the first entry."""
+        found = leaf if isinstance(leaf, ClosedLeaf) else None
+        if found != self._follows:
+            self._report.wrong(LOG, "which log it follows is said otherwise there than in the first entry")
+            self._report.set_follows(found)
 
     def _is_last(self, at: int, leaf: EventLeaf, known: Record | None) -> bool:
         sid = leaf.sid.hex()

@@ -103,12 +103,17 @@ _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl if sys.platform == "
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until `condition` is true; raise TimeoutError naming `what` otherwise."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until `condition` is true; raise TimeoutError naming `what` otherwise.
+
+    The longer it takes, and the more a look costs, the less often it is looked: what is waited for needs the CPU.
+    """
+    began = asked = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + timeout_s:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.005)
+        time.sleep(max(0.005, min((now - began) / 20, 0.05), min(4 * (now - asked), 0.25)))
+        asked = time.monotonic()
 
 
 class RedisServer:
