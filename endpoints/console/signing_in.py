@@ -64,6 +64,7 @@ class SignInPage:
             next=place,
             wrong=wrong,
             form_token=self._visitors.first_token(req, resp),
+            elsewhere=self._services.settings.sessions_elsewhere,
             provider=self._services.settings.oauth_button_text if self._services.provider is not None else "",
         )
 

@@ -22,7 +22,7 @@ from endpoints.http import bodies
 from endpoints.http.errors import Forbidden
 from endpoints.http.request import Request
 from endpoints.services import Services
-from ledger.errors import InvalidInput, NotAllowed
+from ledger.errors import InvalidInput, NotAllowed, SessionEnded
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.console_access import SESSION_US, ConsoleAccess, Holder
 
@@ -49,7 +49,8 @@ class Visitor(NamedTuple):
     """Who is signed in.
 
     `name` is shown, and put on record with what they do. `user`: whose own devices they may see and sign out, None for
-    who is no user. `sees_all` and `manages` are rights over everybody's. `form_token` goes into each form.
+    who is no user. `sees_all` and `manages` are rights over everybody's. `form_token` goes into each form. `signs_out`:
+    that is done here; else at the backend, whose cookie it is.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Visitor(NamedTuple):
     sees_all: bool
     manages: bool
     form_token: str
+    signs_out: bool = True
 
     def may_act_on(self, owner: str) -> bool:
         """Tell whether they may act on a device of this user."""
@@ -81,6 +83,7 @@ class Visitors:
         secret = self._secret(req)
         holder = await self.access.find(secret, self._ledger.clock()) if secret else None
         visitor = None if holder is None else await self._visitor(holder, form_token(secret))
+        visitor = visitor or await self._of_backend(req)
         if visitor is None:
             raise NotSignedIn
         return visitor
@@ -175,6 +178,17 @@ class Visitors:
             return None
         return Visitor(f"key {key.name or key.id}", None, True, key.may(MANAGE), token)
 
+    async def _of_backend(self, req: Request) -> Visitor | None:
+        """Tell who is signed in at a backend whose cookie comes with the request; beside Immich that is enough."""
+        try:
+            found = await self._services.auth.visitor(req)
+        except SessionEnded:
+            return None
+        if found is None:
+            return None
+        token, caller, rules = found
+        return Visitor(caller.user, caller.user, rules, rules, form_token(token), signs_out=False)
+
     async def _user(self, holder: Holder, token: str) -> Visitor | None:
         ledger = self._ledger
         state = await ledger.look(ledger.partition_of(holder.user), holder.sid)
@@ -187,6 +201,11 @@ class Visitors:
     async def _end(self, secret: str) -> None:
         if secret:
             await self.access.close(secret)
+
+
+def knows_console(req: Request) -> bool:
+    """Tell whether a browser was at the console before; no proof of anything."""
+    return any(cookies.read(req, _full(_SESSION, secure)) for secure in (True, False))
 
 
 def form_token(secret: str) -> str:

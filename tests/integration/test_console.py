@@ -186,6 +186,13 @@ async def test_it_leads_nowhere_else(service: Service, place: str) -> None:
     assert answer.headers["location"] == "/console"
 
 
+async def test_the_bare_address_leads_to_what_was_open(service: Service) -> None:
+    browser = Browser(service)
+    assert (await browser.open("/")).headers["location"] == "/docs"
+    await browser.sign_in()
+    assert (await browser.open("/")).headers["location"] == "/console"
+
+
 # Users ----------------------------------------------------------------------------------------------------------------
 
 
