@@ -395,10 +395,10 @@ def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
         known = state.reset_sent or (command.reset and (state.pending_reset or state.started))
         if not held and not known:
             return _NOTHING
-        return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset),)
+        return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset, by=command.by),)
     if not held & command.types:
         return _NOTHING
-    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset),)
+    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset, by=command.by),)
 
 
 def _held(state: State) -> int:

@@ -49,6 +49,16 @@ def api_keys_used() -> bytes:
     return b"ledger:api-keys-used"
 
 
+def console_sessions() -> bytes:
+    """Hash: SHA-256 of the secret in a browser's cookie -> until when it is signed in at the console, and who it is."""
+    return b"ledger:console-sessions"
+
+
+def console_links() -> bytes:
+    """Hash: SHA-256 of the secret of a one-time link -> until when it signs in at the console, and as whom."""
+    return b"ledger:console-links"
+
+
 def counters() -> bytes:
     """Hash: name and labels of a counter -> how often it was counted, by all workers ever."""
     return b"ledger:counters"

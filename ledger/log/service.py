@@ -85,6 +85,10 @@ class UserKeys(Protocol):
         """Return a user's key; None if there is none, or it was erased."""
         ...
 
+    async def find_now(self, user: str) -> UserKey | None:
+        """Return a user's key as `find` does, also if another process erased it just now."""
+        ...
+
 
 class Mender(Protocol):
     """Makes what is stored of a session anew from its events."""
@@ -439,11 +443,19 @@ class Ledger:
         raise unknown or NoSuchSession(f"No session {sid}")
 
     async def key_of(self, user: str) -> UserKey | None:
-        """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased."""
-        if self._user_keys is None:
-            return None
+        """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased.
+
+        One that another process erased may be given for a minute; not so by `key_now`.
+        """
+        return None if self._user_keys is None else await self._key(self._user_keys.find(user))
+
+    async def key_now(self, user: str) -> UserKey | None:
+        """Read the key as it is now, at the price of a read of its place."""
+        return None if self._user_keys is None else await self._key(self._user_keys.find_now(user))
+
+    async def _key(self, finding: Awaitable[UserKey | None]) -> UserKey | None:
         try:
-            return await self._user_keys.find(user)
+            return await finding
         except (Unavailable, LayoutError):
             raise
         except LedgerError as error:  # what is sealed is not told; all else of the user still is

@@ -324,13 +324,16 @@ async def test_a_hundred_followers_cost_the_store_one_reader(scene: Scene) -> No
                     found[name[8:]] += int(stats.split("calls=")[1].split(",")[0])
         return found
 
-    async def asked_per_event(followers: int) -> float:
+    async def asked_for(followers: int) -> int:
         hub = FeedHub(scene.ledger, None, scene.presence, turn_s=3600.0)
         many = [Following(hub, await hub.now()) for _ in range(followers)]
         for one in many:
             await one.until(lambda one: one.batches, "it follows")
-        live = hub._live
+        live, reading = hub._live, hub._reading
         assert live is not None
+        assert reading is not None
+        reading.cancel()  # its turns are taken here, so that they can be counted
+        await asyncio.wait([reading])
         before = await commands()
         for number in range(4):
             await scene.act("device 0", 5)
@@ -342,9 +345,9 @@ async def test_a_hundred_followers_cost_the_store_one_reader(scene: Scene) -> No
             await one.kill()
         return sum(after[name] - before[name] for name in ("xrange", "xrevrange", "hgetall", "hget"))
 
-    alone = await asked_per_event(1)
+    alone = await asked_for(1)
     assert alone > 0
-    assert await asked_per_event(100) == alone
+    assert await asked_for(100) == alone
 
 
 async def test_without_followers_nothing_is_asked(scene: Scene) -> None:
@@ -392,6 +395,32 @@ async def test_a_partition_that_becomes_unreadable_is_named_once_and_read_on_lat
         ("readable", 4),
     ]
     assert one.told[1].partition == 4
+
+
+async def test_who_comes_while_a_partition_cannot_be_read_misses_nothing_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.feed.hub.AGAIN_S", 0.1)
+    await scene.act("device 1", 30)
+    expected = (await scene.all_ids())[1]
+    name, elsewhere = keys.stream(1), b"{p1}:elsewhere"
+    await scene.store.command("RENAME", name, elsewhere, key=name)
+    await scene.store.command("SET", name, "no stream", key=name)
+    hub = scene.hub()
+    async with following(hub, hub.start) as old, following(hub, await hub.now()) as new:
+        for one in (old, new):
+            await one.until(lambda one: notices_in(one.batches), "it is named")
+        await scene.act("device 0")
+        await new.until(lambda one: one.told, "the others go on")
+        await scene.store.command("DEL", name, key=name)
+        await scene.store.command("RENAME", elsewhere, name, key=name)
+        await scene.act("device 1", 3)
+        for one in (old, new):
+            last = (await scene.all_ids())[1][-1]
+            await one.until(lambda one, last=last: last in by_partition(one.told)[1], "it is read on")
+    assert list(dict.fromkeys(by_partition(old.told)[1]))[: len(expected)] == expected
+    assert set((await scene.all_ids())[1]) == set(by_partition(old.told)[1])
+    assert {*(await scene.all_ids())[1][-3:]} <= set(by_partition(new.told)[1])
 
 
 async def test_a_stream_entry_that_is_damaged_is_named_and_passed_over(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,14 +22,20 @@ class CommandForks(Forks):
     def __init__(self, environ: dict[str, str]) -> None:
         super().__init__("tests.support.processes.command_forks", environ)
 
-    def start(self, *args: str, fuse: Fuse | None = None, **environ: str) -> int:
-        """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that."""
-        return self.start_work([args, {f"LEDGER_{name.upper()}": value for name, value in environ.items()}], fuse)
+    def start(self, *args: str, fuse: Fuse | None = None, out: Path | None = None, **environ: str) -> int:
+        """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that.
+
+        `out`: a file to whose end it writes its output.
+        """
+        settings = {f"LEDGER_{name.upper()}": value for name, value in environ.items()}
+        return self.start_work([args, settings, None if out is None else str(out)], fuse)
 
 
 def _run(job: Any) -> int:
-    args, environ = job
+    args, environ, out = job
     os.environ.update(environ)
+    if out is not None:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 1)
     sys.argv = ["syncledger", *args]
     try:
         main()
