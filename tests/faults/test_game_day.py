@@ -145,7 +145,6 @@ def test_disk_full(game: Game) -> None:
     assert not game.prometheus.firing("LedgerDiskFull")
     game.store.command("CONFIG", "SET", "maxmemory", "1mb")
     game.prometheus.wait_for("LedgerDiskFull", firing=True)
-    assert game.service.command("archive", "--hot=0s", check=False).returncode == 1, "the page says so"
     assert "maxmemory:1048576" in game.runbook.run("LedgerDiskFull")
     game.prometheus.wait_for("LedgerDiskFull", firing=False)
     readyz(game)
@@ -165,7 +164,7 @@ def test_source_down(game: Game) -> None:
     game.postgres.stop()
     prometheus.wait_for("LedgerSourceDown", firing=True)
     assert "PostgreSQL" in readyz(game)
-    assert "does not answer" in runbook.run("LedgerSourceDown", exits=1)
+    assert "cannot be reached" in runbook.run("LedgerSourceDown", exits=1)
     game.postgres.start()
     runbook.run("LedgerSourceDown")
     prometheus.wait_for("LedgerSourceDown", firing=False)
