@@ -1,4 +1,4 @@
-"""Many open streams, idle connections and acks at once: afterwards the figures are what was sent, no more and no less."""
+"""Many open streams, idle connections and acks at once: the figures are what was sent, no more and no less."""
 
 from __future__ import annotations
 
@@ -139,8 +139,10 @@ def test_the_figures_are_what_was_sent(service: RunningService, scale: Scale) ->
                     requests += 1
         assert rows == count * ROWS
     finally:
-        for each in (*idle, *streams):
-            each.close()
+        for connection in idle:
+            connection.close()
+        for stream in streams:
+            stream.close()
 
     figures.soon("syncledger_streams_open", 0)
     for name, expected in {
