@@ -204,7 +204,7 @@ async def test_a_key_that_read_lately_reads_on_while_the_store_is_away(
             answer = await read(key)
             assert answer.status_code == 200
         assert "syncledger_store_connections_lost_total" in answer.text
-        assert "syncledger_sessions_living " not in answer.text, "nothing is known of the ledger"
+        assert "\nsyncledger_sessions_living " not in answer.text, "nothing is known of the ledger"
         monkeypatch.setattr("endpoints.metrics.REMEMBERED_S", 0.0)
         assert (await read(kept[0])).status_code == 503, "an hour later"
     await store.close()
