@@ -108,7 +108,9 @@ class StoreCheck:
         gone = {
             sid
             for sid, record in self._absent.items()
-            if sid not in self._last and sid in self._ended and record.entry < self._kept_from
+            if sid not in self._last
+            and (sid in self._ended or record.entry < self._log.minimum)  # what is pruned does not tell how it ended
+            and record.entry < self._kept_from
         }
         self._report.unkept = len(gone)
         kept = await self._kept_of({sid for sid in self._leaves if sid in self._last or sid in self._differ})
