@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, history, rebuild, rss, segments, sizes, sockets, stream, verify
+from ops.bench import acks, history, rebuild, rss, segments, sizes, sockets, stream, transparency, verify
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -17,6 +17,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
     "rss": rss.run,
     "sizes": sizes.run,

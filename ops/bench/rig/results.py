@@ -14,6 +14,7 @@ BENCHMARKS: Final = (
     "verify",
     "rebuild",
     "segments",
+    "log",
     "history",
     "rss",
     "sizes",
