@@ -202,6 +202,7 @@ async def test_a_folder_that_is_put_back_from_a_copy(house: House, server: Redis
     assert await holes(house.first) > 0
 
 
+@pytest.mark.soak
 @LOSSES
 async def test_a_replica_that_was_behind_takes_over(
     house: House, server: RedisServer, tmp_path: Path, seed: int, losses: int
@@ -235,6 +236,7 @@ def has_all_of(replica: RedisServer, primary: RedisServer) -> bool:
     return bool(info.get("master_link_status") == "up" and info["slave_repl_offset"] >= offset)
 
 
+@pytest.mark.soak
 @LOSSES
 async def test_a_store_that_is_killed_while_workers_live_on(
     house: House, server: RedisServer, seed: int, losses: int

@@ -79,6 +79,7 @@ def ask(witness: Watching, submission: Submission) -> httpx.Response:
     return httpx.post(f"{witness.url}/add-checkpoint", content=str(submission).encode(), trust_env=False)
 
 
+@pytest.mark.soak
 def test_a_witness_in_a_process_of_its_own_refuses_a_fork_also_when_it_comes_back(tmp_path: Path) -> None:
     key = log_key("one.example")
     first, fork = (sign(Checkpoint(key.name, 5, bytes([n]) * 32).text, [key]) for n in (1, 2))
