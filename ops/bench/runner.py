@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, devices, history, poll, rebuild, rss, segments, sizes, sockets, stampede, stream, verify
+from ops.bench import acks, devices, history, poll, rebuild, rss, segments, sizes, sockets, stampede, stream, transparency, verify
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -18,6 +18,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
     "devices": devices.run,
     "rss": rss.run,

@@ -15,6 +15,7 @@ BENCHMARKS: Final = (
     "verify",
     "rebuild",
     "segments",
+    "log",
     "history",
     "devices",
     "rss",
