@@ -48,7 +48,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
         (("history",), 0, 3, {"µs"}),
         pytest.param(
             [name for name in BENCHMARKS if name not in ON_POSTGRES],
-            8, 16, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%"},
+            8, 21, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%"},
             marks=pytest.mark.soak,
         ),
     ],
