@@ -1,4 +1,4 @@
-"""Streams are looked at, begin and go on some at a time, in order of arrival; the line has a bound, in number and time."""
+"""Streams are looked at, begin and go on some at a time, in order of arrival; the line is bounded, also in time."""
 
 from __future__ import annotations
 
