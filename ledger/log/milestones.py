@@ -2,8 +2,8 @@
 
 They are derived and never needed: whoever folds past one that is not there writes it. A process writes that of a
 session whose events it appends, behind the append and not in its way. The first state at or beyond seq m * EVERY that
-somebody came by is milestone m. What is used of them must name an event that is in the stream, by seq and hash; `verify`
-compares them all with the fold, and `rebuild` makes them anew.
+somebody came by is milestone m. What is used of them must name an event that is in the stream, by seq and hash.
+`verify` compares them all with the fold, and `rebuild` makes them anew.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ async def before(store: Store, partition: int, sid: str, seq: int) -> list[State
     wanted = [_field(sid, number) for number in range(newest, max(newest - LOOK_BACK, 0), -1)]
     if not wanted:
         return []
-    found = await store.command("HMGET", name, *wanted, key=name)
+    try:
+        found = await store.command("HMGET", name, *wanted, key=name)
+    except StoreReplyError as error:  # of another type: `verify` names it
+        log.info("milestones of partition %d cannot be read: %s", partition, error)
+        return []
     states = [state for raw in found if raw is not None and (state := _read(sid, raw)) is not None]
     return [state for state in states if state.seq <= seq]
 
@@ -116,10 +120,13 @@ async def read_all(store: Store, partition: int) -> dict[tuple[str, int], State 
 
 
 async def remove(store: Store, partition: int, sid: str | None = None, before_us: int | None = None) -> None:
-    """Remove the milestones of a partition: all, those of one session, or those up to an instant (µs)."""
+    """Remove the milestones of a partition: all, those of one session, or those up to an instant (µs).
+
+    A key of another type is removed too: what belongs there is made anew.
+    """
     name = keys.milestones(partition)
-    if sid is None and before_us is None:
-        await store.command("UNLINK", name, key=name)
+    if (sid is None and before_us is None) or await store.command("TYPE", name, key=name) not in (b"hash", b"none"):
+        await store.command("DEL", name, key=name)
         return
     gone: list[bytes] = []
     async for rows in scan(store, "HSCAN", name):

@@ -111,7 +111,7 @@ async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Mom
 
     Begins with the milestone or the state that the archive kept last before then, if there is one, else with the first
     event; milestones that it comes by are written. Raises NoSuchSession before the first event, CorruptLedger where the
-    chain is broken, LayoutError if its beginning was removed, ArchiveNotGiven if it lies in an archive that is not read.
+    chain is broken, LayoutError if its beginning was removed, ArchiveNotGiven if that is in an archive not read.
     """
     newest = await past.page(partition, sid, top_at_us=at_us, count=1)
     if not newest.entries:
