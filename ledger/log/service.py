@@ -53,6 +53,7 @@ from ledger.keys import partition_of
 from ledger.log.append import Conflict, Section, append, is_known, load, place, read_ended
 from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
+from ledger.log.milestones import Milestones
 from ledger.log.quick_acks import Quick, quick_ack
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
@@ -140,7 +141,8 @@ class Ledger:
         self._packs = store if isinstance(store, TakesPacked) else None
         self.partitions = partitions
         self.clock = clock
-        self._recent = Recent()
+        milestones = Milestones(store)
+        self._recent = Recent(lambda state: milestones.note(partition_of(state.user, partitions), state))
         self.families = Families(
             store,
             partitions,

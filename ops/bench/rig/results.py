@@ -82,6 +82,12 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, tag="bound", tag_field="k
 Result = Comparison | Bound
 
 
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value that so many of a hundred values do not exceed; there must be one."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * part / 100), len(ordered) - 1)]
+
+
 def chosen(only: str | None) -> tuple[str, ...]:
     """The benchmarks named by a comma-separated list, in the order they run; all of them for None.
 
