@@ -10,6 +10,7 @@ from ops.bench import (
     devices,
     history,
     mixed,
+    observing,
     poll,
     rebuild,
     rss,
@@ -42,6 +43,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "observing": observing.run,
     "stampede": stampede.run,
 }
 

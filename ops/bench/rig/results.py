@@ -25,6 +25,7 @@ BENCHMARKS: Final = (
     "postgres",
     "beside",
     "stampede",
+    "observing",
 )
 
 
