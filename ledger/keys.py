@@ -49,6 +49,16 @@ def api_keys_used() -> bytes:
     return b"ledger:api-keys-used"
 
 
+def console_sessions() -> bytes:
+    """Hash: SHA-256 of the secret in a browser's cookie -> until when it is signed in at the console, and who it is."""
+    return b"ledger:console-sessions"
+
+
+def console_links() -> bytes:
+    """Hash: SHA-256 of the secret of a one-time link -> until when it signs in at the console, and as whom."""
+    return b"ledger:console-links"
+
+
 def counters() -> bytes:
     """Hash: name and labels of a counter -> how often it was counted, by all workers ever."""
     return b"ledger:counters"
@@ -92,6 +102,11 @@ def claim_conflicts() -> bytes:
 def unknown_types() -> bytes:
     """Hash: a type of the protocol that apps asked for and nobody here knows -> when they last did, in µs."""
     return b"ledger:unknown-types"
+
+
+def feed_names() -> bytes:
+    """Hash: name of a reader of the feed -> when it was moved on in µs, a space, where it stands."""
+    return b"ledger:feed-names"
 
 
 def gone() -> bytes:

@@ -30,6 +30,7 @@ MARK_EVERY: Final = 32
 """Every how many events of a session one is a mark, which a walk gets to at once; ledgers hold marks of this number."""
 
 _NO_CHANGES: Final = Changes({}, [], {}, [])
+_AS_KNOWN: Final = 1  # what load.lua answers
 _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
 _NOT_WHOLE: Final = 2  # what append.lua answers
@@ -93,8 +94,11 @@ async def load(
     seen: bool,
     begins: bool = False,
     ancestors: Sequence[str] = (),
+    known: State | None = None,
 ) -> State | None:
     """Load a session with its checkpoints at one instant; None if it does not live.
+
+    `known` is what is remembered of it: the same is returned where that is its version in the store, and nothing read.
 
     `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
     is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read, and
@@ -103,11 +107,13 @@ async def load(
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
     try:
         names = (*_load_keys(partition, sid), *(keys.session(partition, above) for above in ancestors))
-        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *ancestors))
+        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *_version(known), *ancestors))
     except StoreReplyError as error:
         if not await _is_mistyped(store, partition, sid):  # it is an index, which concerns more than this session
             raise
         raise CorruptLedger("a key of a session is of another type; run syncledger verify", sid=sid) from error
+    if reply == _AS_KNOWN:
+        return known
     if not reply[0] and reply[2] == _UNKNOWN and not begins:
         raise Rebuilding
     if not reply[0] and reply[2] in (_PARENT_ENDED, _PARENT_EXPIRED):
@@ -121,7 +127,7 @@ async def is_known(store: Store, partition: int, sid: str) -> bool:
     One that cannot be read lives: what is stored of it is not nothing.
     """
     try:
-        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1, *_version(None)))
     except StoreReplyError:
         if not await _is_mistyped(store, partition, sid):
             raise
@@ -153,6 +159,43 @@ async def append(
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
     ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
+    script, names, args = call_of(
+        partition,
+        sections,
+        now_us,
+        living_parent,
+        seen_by_us,
+        ancestors=ancestors,
+        most_sessions=most_sessions,
+        leaves=leaves,
+    )
+    reply = await store.script(script, names, args)
+    if reply[0] == 1:
+        return None
+    if reply[0] == _NOT_WHOLE:
+        raise Rebuilding
+    if reply[0] in (_PARENT_ENDED, _PARENT_EXPIRED):
+        raise ParentOver(ended=reply[0] == _PARENT_ENDED)
+    if reply[0] == _TOO_MANY:
+        raise TooManySessions(most_sessions)
+    try:
+        return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+    except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
+        return Conflict(None, lost=True)
+
+
+def call_of(
+    partition: int,
+    sections: Sequence[Section],
+    now_us: int,
+    living_parent: str = "",
+    seen_by_us: int | None = None,
+    *,
+    ancestors: Sequence[str] = (),
+    most_sessions: int = 0,
+    leaves: bool = False,
+) -> tuple[Script, list[bytes], list[Arg]]:
+    """Make the call of the script that `append` does it with: the script, its keys and its arguments. Pure."""
     names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
     user = sections[0].after.user
@@ -171,19 +214,7 @@ async def append(
         names += [keys.session(partition, above) for above in ancestors]
     elif placed:
         names.append(keys.order(partition))
-    reply = await store.script(script, names, args)
-    if reply[0] == 1:
-        return None
-    if reply[0] == _NOT_WHOLE:
-        raise Rebuilding
-    if reply[0] in (_PARENT_ENDED, _PARENT_EXPIRED):
-        raise ParentOver(ended=reply[0] == _PARENT_ENDED)
-    if reply[0] == _TOO_MANY:
-        raise TooManySessions(most_sessions)
-    try:
-        return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
-    except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
-        return Conflict(None, lost=True)
+    return script, names, args
 
 
 async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
@@ -194,6 +225,11 @@ async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
 @lru_cache(8192)
 def _shared_keys(partition: int, user: str) -> tuple[bytes, ...]:
     return keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)
+
+
+def _version(known: State | None) -> tuple[Arg, Arg, Arg]:
+    """Say at which version a session is known, as load.lua reads it."""
+    return (b"", b"", b"") if known is None else (known.seq, known.hash, len(known.checkpoints))
 
 
 def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:

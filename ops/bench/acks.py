@@ -53,12 +53,12 @@ class Pusher:
         return loaded
 
 
-def offered(found: Scene, server: Server, count: int) -> list[Device]:
-    """Sign devices in and open a stream for each, so that the service admits their acks."""
-    found.load_assets(LIBRARY, _LIBRARY_ASSETS)
+def offered(found: Scene, server: Server, count: int, rows: int = _LIBRARY_ASSETS) -> list[Device]:
+    """Sign devices in and read a stream of each, of a library of some assets, so that the service admits their acks."""
+    found.load_assets(LIBRARY, rows)
     devices = found.sign_in(count, LIBRARY)
     for device in devices:
-        read = Read(port=server.port, request=device.stream_request, at_most_bytes=1 << 20)
+        read = Read(port=server.port, request=device.stream_request, at_most_bytes=(1 << 20) + rows * 1024)
         tool("ops.bench.children.reader", msgspec.json.encode(read), timeout_s=30)
     return devices
 

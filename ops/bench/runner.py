@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, devices, history, rebuild, rss, segments, sizes, sockets, stream, verify
+from ops.bench import (
+    acks,
+    devices,
+    history,
+    mixed,
+    poll,
+    rebuild,
+    rss,
+    segments,
+    sizes,
+    sockets,
+    stampede,
+    stream,
+    transparency,
+    verify,
+)
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -13,10 +28,13 @@ from ops.bench.rig.scale import Scale
 
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
+    "poll": poll.run,
+    "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
     "devices": devices.run,
     "rss": rss.run,
@@ -24,6 +42,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "stampede": stampede.run,
 }
 
 

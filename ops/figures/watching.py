@@ -41,6 +41,7 @@ class Watch:
         self._looked = looked
         self._slot = slot
         self._figures = WorkerFigures()
+        self._certificates = certificates.Look(settings, looked)
         self._rates = WorkerRates(self._figures)
 
     def begin(self, services: Services) -> None:
@@ -116,6 +117,10 @@ class Watch:
         if await claim(found.ledger, int(CENSUS_S * 1_000_000), CENSUS):
             await census.take()
 
+    async def certificates(self, found: Opened) -> None:
+        """Look at the certificates of what settings name, and of what the store consists of."""
+        await self._certificates.look(found.store)
+
     async def rates(self, found: Opened) -> None:
         """Add what this worker counted of late to what all of them did; raises StoreUnavailable."""
         counted = self._rates.taken()
@@ -127,10 +132,6 @@ class Watch:
             if not error.maybe_done:
                 self._rates.give_back(counted)
             raise
-
-    async def certificates(self) -> None:
-        """Look at the certificates of what settings name."""
-        await certificates.look(self._settings, self._looked)
 
     def _pids(self) -> Mapping[str, int]:
         assert self._slot is not None
