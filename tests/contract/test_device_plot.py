@@ -154,12 +154,12 @@ async def test_only_so_many_events_are_counted_the_newest(valkey_store: Store, m
     clock = Clock()
     await filled(valkey_store, clock, 1)
     ledger = Ledger(valkey_store, PARTITIONS, clock)
-    for number in range(1200):
+    for number in range(700):
         clock.now_us += 1000
         await ledger.execute("ann", SID, RequestReset(number % 2 == 0, plain("ann")))
-    monkeypatch.setattr(plots, "MOST_EVENTS", 600)
+    monkeypatch.setattr(plots, "MOST_EVENTS", 500)
     found = await plot(EventPages(valkey_store), 0, SID, [], None, None, 50)
     assert found.cut
-    assert 600 <= found.events < 1200
+    assert 500 <= found.events < 700
     assert us_from_iso(found.until) == clock()
     assert us_from_iso(found.since) > NOW
