@@ -85,12 +85,12 @@ def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
 def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
-    errors.install(app)
+    errors.install(app, shown=console_pages.shown)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
         raise errors.NotReady(str(trouble())) if req.path == health.READY else trouble()
 
-    for route in health.alive_routes():
+    for route in (*health.alive_routes(), *console.files()):
         add(app, route)
     app.add_sink(not_yet, "/")
     return app

@@ -41,6 +41,8 @@ FILES: Final = {
     "console.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+AGAIN_S: Final = 5
+"""After how many seconds a page that was not available is asked for again, by itself."""
 _TITLES: Final = {400: "That does not fit", 403: "Not allowed", 404: "There is no such page", 429: "Too often"}
 
 
@@ -79,7 +81,8 @@ def shown(req: Request, resp: falcon.asgi.Response, error: Exception, message: s
         resp.status = falcon.HTTP_401
     code = int(resp.status.split()[0]) if isinstance(resp.status, str) else int(resp.status)
     title = _TITLES.get(code, "Not available now" if code >= 500 else "Refused")
-    show(resp, "error.html", None, title=title, message=message, correlation=req.correlation_id)
+    again_s = AGAIN_S if code == 503 and req.method == "GET" else 0
+    show(resp, "error.html", None, title=title, message=message, correlation=req.correlation_id, again_s=again_s)
     return True
 
 

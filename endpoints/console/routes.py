@@ -28,6 +28,14 @@ def routes(services: Services) -> Iterator[Route]:
         yield msgspec.structs.replace(route, for_people=True)
 
 
+def files() -> Iterator[Route]:
+    """List what pages load."""
+    for name, media_type in FILES.items():
+        text = Text(media_type.partition(";")[0], "A part of the pages")
+        operation = Operation("GET", f"getConsolePart_{name}", "Load a part of the pages", {200: text}, NOBODY)
+        yield Route(f"{PLACE}/{name}", File(name), (operation,), for_people=True)
+
+
 def _routes(services: Services) -> Iterator[Route]:
     visitors = Visitors(services)
     yield Route(PLACE, Home(visitors), (_page("Home", "Go to the first page of the console"),))
@@ -69,10 +77,7 @@ def _routes(services: Services) -> Iterator[Route]:
         refusals=(401, 404),
     )
     yield Route(f"{PLACE}/tail/events", tail, (told,), suffix="events")
-    for name, media_type in FILES.items():
-        text = Text(media_type.partition(";")[0], "A part of the pages")
-        operation = Operation("GET", f"getConsolePart_{name}", "Load a part of the pages", {200: text}, NOBODY)
-        yield Route(f"{PLACE}/{name}", File(name), (operation,))
+    yield from files()
 
 
 def _page(name: str, summary: str, query: type[msgspec.Struct] | None = None) -> Operation:

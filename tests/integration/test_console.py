@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 
+import falcon.testing
 import msgspec
 import pytest
 
+from endpoints.routes import build_waiting
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.errors import StoreUnavailable
 from ledger.store.interface import open_store
 from projections.accounts.console_access import MOST_OF_ONE, Holder
 from projections.history.words import readable
@@ -504,3 +507,15 @@ async def test_files_are_served_with_their_kind(service: Service) -> None:
         answer = await browser.open(found[1])
         assert answer.headers["content-type"].startswith(kind)
         assert "immutable" in answer.headers["cache-control"]
+
+
+async def test_a_service_without_its_store_says_so_on_a_page() -> None:
+    app = build_waiting(lambda: StoreUnavailable("no server answers", maybe_done=False))
+    async with falcon.testing.ASGIConductor(app) as client:
+        page = await client.simulate_get("/console/devices")
+        assert (page.status_code, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
+        assert '<meta http-equiv="refresh" content="5">' in page.text
+        style = re.search(r'href="(/console/console.css)', page.text)
+        assert style is not None
+        assert (await client.simulate_get(style[1])).status_code == 200
+        assert (await client.simulate_get("/api/server/ping")).headers["content-type"] == "application/json"
