@@ -9,6 +9,7 @@ from ops.bench import (
     acks,
     devices,
     history,
+    mixed,
     observing,
     poll,
     rebuild,
@@ -18,6 +19,7 @@ from ops.bench import (
     sockets,
     stampede,
     stream,
+    transparency,
     verify,
 )
 from ops.bench.postgres import beside, streams
@@ -28,10 +30,12 @@ from ops.bench.rig.scale import Scale
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
     "poll": poll.run,
+    "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
     "devices": devices.run,
     "rss": rss.run,

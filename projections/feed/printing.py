@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from ledger.personal import UserKey, has_sealed
+from ledger.personal import UserKey, has_plain, has_sealed
 from projections.feed.forms import Form
 from projections.feed.told import Notice, Seen, Told
 
@@ -18,29 +19,41 @@ class Printer:
         self,
         form: Form,
         clock: Callable[[], int],
-        key_of: Callable[[str], Awaitable[UserKey | None]] | None = None,
+        key_now: Callable[[str], Awaitable[UserKey | None]] | None = None,
     ) -> None:
-        """`key_of` finds the key of a user's personal texts; without it these are not shown."""
+        """`key_now` finds the key of a user's personal texts as it is now; without it these are not shown."""
         self._form = form
         self._clock = clock
-        self._key_of = key_of
+        self._key_now = key_now
 
     async def lines(self, told: Sequence[Told], position: str | None = None) -> list[bytes]:
-        """Print what is told; the last line has the position, and is a notice of it where nothing is told."""
+        """Print what is told; the last line has the position, and is a notice of it where nothing is told.
+
+        What is personal is shown of users who have a key: also what is plain, from before it was sealed, since whoever
+        was erased has none.
+        """
         if not told and position is not None:
             told = (Notice("position", None, "", NO_EVENT, self._clock()),)
-        last = len(told) - 1
-        return [await self._line(one, position if number == last else None) for number, one in enumerate(told)]
+        found, last = await self._keys(told), len(told) - 1
+        return [self._line(one, found, position if number == last else None) for number, one in enumerate(told)]
 
-    async def _line(self, one: Told, position: str | None) -> bytes:
+    def _line(self, one: Told, found: dict[str, UserKey], position: str | None) -> bytes:
         if isinstance(one, Notice):
             return self._form.notice(one, position)
-        if self._key_of is None:
+        key = found.get(one.user or "")
+        if key is None or not _is_personal(one):
             return self._form.event(one, position)
-        return self._form.event_opened(one, await self._key(one), position)
+        return self._form.event_opened(one, key, position)
 
-    async def _key(self, one: Seen) -> UserKey | None:
-        assert self._key_of is not None
-        if one.user is None or not has_sealed(one.entry.recorded.event):
-            return None
-        return await self._key_of(one.user)
+    async def _keys(self, told: Sequence[Told]) -> dict[str, UserKey]:
+        """Read the keys of the users of whom something is told that is personal."""
+        if self._key_now is None:
+            return {}
+        users = {one.user for one in told if isinstance(one, Seen) and one.user is not None and _is_personal(one)}
+        found = await asyncio.gather(*(self._key_now(user) for user in users))
+        return {user: key for user, key in zip(users, found, strict=True) if key is not None}
+
+
+def _is_personal(seen: Seen) -> bool:
+    event = seen.entry.recorded.event
+    return has_sealed(event) or has_plain(event)

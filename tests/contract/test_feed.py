@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from ledger import keys
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, StoreUnavailable
 from ledger.events import SCHEMA, SessionCreated, SessionEnded, encode_event
 from ledger.log.presence import Presence
 from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout, read_id
 from ledger.state import State
-from ledger.store.interface import Store
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
@@ -30,6 +30,7 @@ from projections.feed.told import ALL, FeedFilter, Notice, Seen
 from tests.support.ledger.archives import everything, opened
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import Clock, Log, sid_of
+from tests.support.stores.servers import RedisServer
 
 PARTITIONS = 8
 TURN_S = 0.02
@@ -324,13 +325,16 @@ async def test_a_hundred_followers_cost_the_store_one_reader(scene: Scene) -> No
                     found[name[8:]] += int(stats.split("calls=")[1].split(",")[0])
         return found
 
-    async def asked_per_event(followers: int) -> float:
+    async def asked_for(followers: int) -> int:
         hub = FeedHub(scene.ledger, None, scene.presence, turn_s=3600.0)
         many = [Following(hub, await hub.now()) for _ in range(followers)]
         for one in many:
             await one.until(lambda one: one.batches, "it follows")
-        live = hub._live
+        live, reading = hub._live, hub._reading
         assert live is not None
+        assert reading is not None
+        reading.cancel()  # its turns are taken here, so that they can be counted
+        await asyncio.wait([reading])
         before = await commands()
         for number in range(4):
             await scene.act("device 0", 5)
@@ -342,9 +346,9 @@ async def test_a_hundred_followers_cost_the_store_one_reader(scene: Scene) -> No
             await one.kill()
         return sum(after[name] - before[name] for name in ("xrange", "xrevrange", "hgetall", "hget"))
 
-    alone = await asked_per_event(1)
+    alone = await asked_for(1)
     assert alone > 0
-    assert await asked_per_event(100) == alone
+    assert await asked_for(100) == alone
 
 
 async def test_without_followers_nothing_is_asked(scene: Scene) -> None:
@@ -392,6 +396,32 @@ async def test_a_partition_that_becomes_unreadable_is_named_once_and_read_on_lat
         ("readable", 4),
     ]
     assert one.told[1].partition == 4
+
+
+async def test_who_comes_while_a_partition_cannot_be_read_misses_nothing_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.feed.hub.AGAIN_S", 0.1)
+    await scene.act("device 1", 30)
+    expected = (await scene.all_ids())[1]
+    name, elsewhere = keys.stream(1), b"{p1}:elsewhere"
+    await scene.store.command("RENAME", name, elsewhere, key=name)
+    await scene.store.command("SET", name, "no stream", key=name)
+    hub = scene.hub()
+    async with following(hub, hub.start) as old, following(hub, await hub.now()) as new:
+        for one in (old, new):
+            await one.until(lambda one: notices_in(one.batches), "it is named")
+        await scene.act("device 0")
+        await new.until(lambda one: one.told, "the others go on")
+        await scene.store.command("DEL", name, key=name)
+        await scene.store.command("RENAME", elsewhere, name, key=name)
+        await scene.act("device 1", 3)
+        for one in (old, new):
+            last = (await scene.all_ids())[1][-1]
+            await one.until(lambda one, last=last: last in by_partition(one.told)[1], "it is read on")
+    assert list(dict.fromkeys(by_partition(old.told)[1]))[: len(expected)] == expected
+    assert set((await scene.all_ids())[1]) == set(by_partition(old.told)[1])
+    assert {*(await scene.all_ids())[1][-3:]} <= set(by_partition(new.told)[1])
 
 
 async def test_a_stream_entry_that_is_damaged_is_named_and_passed_over(scene: Scene) -> None:
@@ -442,14 +472,34 @@ async def test_what_a_store_lost_and_wrote_again_lower_is_told(scene: Scene) -> 
     assert notices_in(await read_all(scene.hub(), last)) == []
 
 
-async def test_what_retention_removed_is_told_as_that(scene: Scene) -> None:
-    from ops.archive.retain import retain
+async def test_followers_go_on_behind_a_store_that_was_killed(valkey_server: RedisServer, tmp_path: Path) -> None:
+    store = await open_store(valkey_server.url, timeout_s=0.5)
+    await open_layout(store, PARTITIONS, NOW)
+    scene = Scene(store, opened(tmp_path / "segments"), Presence(store, await read_id(store)))
+    await scene.begin("device 0", 0)
+    hub = scene.hub()
+    async with following(hub, hub.start) as one:
+        await one.until(lambda one: one.told, "what was there")
+        valkey_server.kill()
+        await asyncio.sleep(5 * TURN_S)  # some turns meet nobody
+        valkey_server.start()
+        for attempt in range(100):
+            try:
+                await scene.act("device 0", 3)
+                break
+            except StoreUnavailable:
+                assert attempt < 99
+                await asyncio.sleep(0.1)
+        await one.until(lambda one: len(one.told) >= 4, "what came behind it")
+    assert by_partition(one.told)[0] == (await scene.all_ids())[0]
+    await store.close()
 
+
+async def test_what_retention_removed_is_told_as_that(scene: Scene) -> None:
     hub = scene.hub()
     await scene.act("device 1", 40)
     await scene.seal(1)
     await scene.act("device 1", 3)
-    assert retain is not None
     cut = (await scene.archive.segments(1))[0].last
     name = keys.archive(1)
     await scene.store.command("HSET", name, "cut", cut, key=name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing, nullcontext
@@ -86,12 +88,26 @@ def feed(
                 if not await hub.names.forget(name):
                     raise click.UsageError(f"the name {name} is not kept: syncledger feed --names lists all")
             else:
-                key_of = found.ledger.key_of if with_devices else None
-                printer = Printer(FORMS[form](hub.ledger_id, metadata.version("syncledger")), found.clock, key_of)
+                key_now = found.ledger.key_now if with_devices else None
+                printer = Printer(FORMS[form](hub.ledger_id, metadata.version("syncledger")), found.clock, key_now)
+                if _was_cut_off():
+                    sys.stdout.buffer.write(b"\n")
                 reader = _Reader(hub, found.ledger, printer, name)
                 await reader.print_all(await _wanted(hub, found, user, session, types), since, follows=follows)
 
     run(work())
+
+
+def _was_cut_off() -> bool:
+    """Tell whether the output goes behind a line in a file that was killed before its end."""
+    try:
+        if not stat.S_ISREG(os.fstat(1).st_mode) or not os.fstat(1).st_size:
+            return False
+        with open(f"/proc/{os.getpid()}/fd/1", "rb") as written:
+            written.seek(-1, os.SEEK_END)
+            return written.read(1) != b"\n"
+    except OSError:  # a system that does not tell
+        return False
 
 
 async def _wanted(
