@@ -99,8 +99,8 @@ class Application:
 
                 try:
                     closing.push_async_callback(Sending.begin(self._settings).end)
-                except InvalidInput as error:
-                    await send({"type": "lifespan.startup.failed", "message": _told(error)})
+                except InvalidInput as wrong:
+                    await send({"type": "lifespan.startup.failed", "message": _told(wrong)})
                     return
             opening = asyncio.create_task(self._open(closing))
             # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
