@@ -26,7 +26,7 @@ _WANTED_PERCENT: Final = {REQUESTS: 75.0, TRACES: 250.0}
 _ROUNDS: Final = 4
 """For each round that is asked for: they are short, and the machine changes."""
 _TOLD: Final = {REQUESTS: "a line for each request", TRACES: "traces, of every request"}
-_TIMEOUT_S: Final = 600.0
+_TIMEOUT_S: Final = 1800.0
 
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:

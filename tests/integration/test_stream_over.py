@@ -89,7 +89,7 @@ async def test_a_stream_that_the_store_refuses_is_told_of_with_its_status(valkey
         async def away(*_: Any) -> Any:
             raise StoreUnavailable("the store is away", maybe_done=False)
 
-        service.catalog.horizon = away  # type: ignore[method-assign]
+        service.catalog.horizon = away  # type: ignore[assignment]
         answer = await service.ask("POST", "/api/sync/stream", token, json={"types": ["AssetsV2"]})
         service.catalog.horizon = horizon  # type: ignore[method-assign]
         assert answer.status_code == 503
