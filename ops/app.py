@@ -97,7 +97,11 @@ class Application:
             if self._settings.traces:
                 from ops.tracing.sending import Sending  # PERF: only who traces waits for this
 
-                closing.push_async_callback(Sending.begin(self._settings).end)
+                try:
+                    closing.push_async_callback(Sending.begin(self._settings).end)
+                except InvalidInput as wrong:
+                    await send({"type": "lifespan.startup.failed", "message": _told(wrong)})
+                    return
             opening = asyncio.create_task(self._open(closing))
             # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
             await asyncio.wait([opening], timeout=OPENED_WITHIN_S if self.served_before else None)
