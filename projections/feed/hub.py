@@ -113,6 +113,7 @@ class FeedHub:
         self._live: LiveReader | None = None
         self._reading: asyncio.Task[None] | None = None
         self._followed_by = 0
+        self._asked_s, self._newest_then = -inf, list[StreamId]()
         self._text = lru_cache(64)(self._print)
 
     @property
@@ -131,8 +132,15 @@ class FeedHub:
         return FeedPosition.start(self.partitions)
 
     async def now(self) -> FeedPosition:
-        """Tell the position behind all events that are there now, or were in the last turn of the reader."""
-        return FeedPosition(tuple(await self._newest() if self._live is None else self._live.heads))
+        """Tell the position behind all events that are there now, or were a second ago: many may ask at once."""
+        async with self._starting:
+            if self._live is not None:
+                return FeedPosition(tuple(self._live.heads))
+            if monotonic() - self._asked_s > self._turn_s:
+                asked_s = monotonic()
+                self._newest_then = await self._newest()
+                self._asked_s = asked_s
+            return FeedPosition(tuple(self._newest_then))
 
     async def place(self, text: str, field: str = "from") -> FeedPosition:
         """Read a position, `start` or `now`; raises InvalidInput naming `field`."""
