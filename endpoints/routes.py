@@ -10,6 +10,8 @@ import falcon.asgi
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
 from endpoints.audit import counts, devices, explain, feed, finding, history, log, state, streams
+from endpoints.console import pages as console_pages
+from endpoints.console import routes as console
 from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.operations import Route
@@ -47,6 +49,7 @@ _SUBJECTS = (
     counts,
     log,
     entities,
+    console,
 )
 
 
@@ -73,7 +76,7 @@ def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
     services.figures.take(figures)
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures), *watching], router=Router())
     refusals = Refusals(services)
-    errors.install(app, refusals.judged)
+    errors.install(app, refusals.judged, console_pages.shown)
     for route in every:
         add(app, route)
     return app
@@ -82,12 +85,12 @@ def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
 def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
     app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
-    errors.install(app)
+    errors.install(app, shown=console_pages.shown)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
         raise errors.NotReady(str(trouble())) if req.path == health.READY else trouble()
 
-    for route in health.alive_routes():
+    for route in (*health.alive_routes(), *console.files()):
         add(app, route)
     app.add_sink(not_yet, "/")
     return app

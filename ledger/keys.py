@@ -49,6 +49,16 @@ def api_keys_used() -> bytes:
     return b"ledger:api-keys-used"
 
 
+def console_sessions() -> bytes:
+    """Hash: SHA-256 of the secret in a browser's cookie -> until when it is signed in at the console, and who it is."""
+    return b"ledger:console-sessions"
+
+
+def console_links() -> bytes:
+    """Hash: SHA-256 of the secret of a one-time link -> until when it signs in at the console, and as whom."""
+    return b"ledger:console-links"
+
+
 def counters() -> bytes:
     """Hash: name and labels of a counter -> how often it was counted, by all workers ever."""
     return b"ledger:counters"
@@ -141,6 +151,11 @@ def checkpoints(partition: int, sid: str) -> bytes:
 def marks(partition: int, sid: str) -> bytes:
     """List: stream ids of every n-th event of a session above the archive's floor, oldest first."""
     return b"{p%d}:marks:%b" % (partition, sid.encode())
+
+
+def milestones(partition: int) -> bytes:
+    """Hash: `<session>:<m>` -> the session's state at about its event m * 2048 (`ledger/log/milestones.py`)."""
+    return b"{p%d}:milestones" % partition
 
 
 def sent(partition: int, sid: str) -> bytes:

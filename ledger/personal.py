@@ -17,8 +17,16 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset
-from ledger.events import DeviceDescribed, Event, Personal, SessionCreated, SessionEnded, SyncResetRequested
+from ledger.commands import ClearCheckpoints, Command, CreateSession, DescribeDevice, EndSession, RequestReset
+from ledger.events import (
+    CheckpointsCleared,
+    DeviceDescribed,
+    Event,
+    Personal,
+    SessionCreated,
+    SessionEnded,
+    SyncResetRequested,
+)
 from ledger.state import State
 
 KEY_BYTES: Final = 32
@@ -29,7 +37,9 @@ _DEVICE: Final = ("device_type", "device_os", "app_version")
 _BY: Final = ("by",)
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {
     **dict.fromkeys((CreateSession, DescribeDevice, SessionCreated, DeviceDescribed, State), _DEVICE),
-    **dict.fromkeys((EndSession, RequestReset, SessionEnded, SyncResetRequested), _BY),
+    **dict.fromkeys(
+        (ClearCheckpoints, EndSession, RequestReset, CheckpointsCleared, SessionEnded, SyncResetRequested), _BY
+    ),
 }
 """The fields of commands, events and states that are personal; what is not listed has none."""
 

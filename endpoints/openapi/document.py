@@ -73,8 +73,8 @@ _DESCRIPTION: Final = (
 
 
 def document(documented: Iterable[Route]) -> dict[str, Any]:
-    """Describe routes as OpenAPI 3.1."""
-    listed = list(documented)
+    """Describe routes as OpenAPI 3.1; those of pages for people are left out."""
+    listed = [route for route in documented if not route.for_people]
     types = [kind for route in listed for operation in route.operations for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components([*types, ErrorDto, ValidationErrorDto], ref_template=REF)
     components |= entity_schemas(REF)

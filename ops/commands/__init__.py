@@ -26,6 +26,9 @@ COMMANDS: Final = {
         "Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.",
     ),
     "completion": Named("shell:completion", "Print what makes a shell complete commands and options."),
+    "console": Named(
+        "access.console:console", "The console at /console: one-time links to sign in with, and signing everybody out."
+    ),
     "credentials": Named(
         "access.credentials:credentials", "What identity providers entrust to sessions, held encrypted."
     ),

@@ -126,7 +126,8 @@ def data_of(event: Event, at_us: int) -> dict[str, Any]:
             return {"ack": ack_text(event.ack), "reason": event.reason}
         case CheckpointsCleared():
             cleared = None if event.types is None else names_of(event.types)
-            return {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
+            told = {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
+            return told | ({"by": text_of(event.by)} if event.by else {})
         case DeviceDescribed():
             return {
                 "deviceType": text_of(event.device_type),

@@ -117,6 +117,12 @@ class ImmichIdentity:
             raise SessionEnded
         return _caller(row.user, digest)
 
+    async def visitor(self, token: str) -> tuple[Caller, bool]:
+        """Tell whose browser this is, and whether they administer Immich; raises SessionEnded."""
+        caller = await self.caller(token)
+        row = self._sessions.last(_digest(token))
+        return caller, row is not None and row.admin
+
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last looked at, however long ago; None if that is not known."""
         digest = _digest(token)

@@ -28,7 +28,7 @@ SELECT facts.*, found.* FROM (
          extract(epoch FROM s."expiresAt" - now())::float8 AS expires_s,
          s."updatedAt" < now() - interval '1 day' AS unused, s."deviceType" AS device_type,
          s."deviceOS" AS device_os, s."appVersion" AS app_version, s."isPendingSyncReset" AS pending_reset,
-         s."updateId"::text AS update_id, synced.*
+         s."updateId"::text AS update_id, u."isAdmin" AS admin, synced.*
   FROM session s JOIN "user" u ON u.id = s."userId" CROSS JOIN LATERAL (
     SELECT coalesce((extract(epoch FROM max(c."updatedAt")) * 1000000)::bigint, 0) AS synced_us,
            count(*) AS synced_types
@@ -106,6 +106,8 @@ class ImmichSession(NamedTuple):
     update_id: str
     synced_us: int
     synced_types: int
+    admin: bool = False
+    """Whether its user administers Immich."""
 
     @property
     def synced(self) -> tuple[int, int]:

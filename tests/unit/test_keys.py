@@ -67,6 +67,8 @@ OF_ALL = [
     keys.email("5e"),
     keys.held_back_libraries(),
     keys.gone(),
+    keys.console_sessions(),
+    keys.console_links(),
 ]
 
 
@@ -123,6 +125,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:email:5e",
         b"ledger:held-back",
         b"ledger:gone",
+        b"ledger:console-sessions",
+        b"ledger:console-links",
     ]
 
 

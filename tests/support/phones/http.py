@@ -239,9 +239,9 @@ class Live:
 
         return self.run(counted())
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], within_s: float = 30) -> T:
         """Run a coroutine where the service runs."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
 
     def __enter__(self) -> Live:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
