@@ -110,6 +110,7 @@ class Device(Seen):
             trouble=trouble,
             stuck=await self._stuck(place),
             bars=[] if known is None else plots.bars(known.types),
+            nothing_of=[] if known is None else plots.nothing_of(known.types),
             plot=drawn,
             history=history,
             query=query,
