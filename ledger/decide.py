@@ -91,7 +91,7 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
         raise SessionEnded
     match command:
         case RecordAcks():
-            return _record_acks(state, command.acks)
+            return record_acks(state, command.acks)
         case OfferStream():
             return _offer(state, command)
         case ClearCheckpoints():
@@ -303,7 +303,8 @@ def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
     return (*cleared, StreamOffered(command.snapshot_us, types, revision, origin.number, origin.written))
 
 
-def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
+def record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
+    """Decide acks on a living session; raises Refused."""
     if RESET_ACK in acks:
         return _reset_acked(state)
     moved: dict[str, StoredAck] = {}

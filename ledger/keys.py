@@ -153,6 +153,11 @@ def marks(partition: int, sid: str) -> bytes:
     return b"{p%d}:marks:%b" % (partition, sid.encode())
 
 
+def milestones(partition: int) -> bytes:
+    """Hash: `<session>:<m>` -> the session's state at about its event m * 2048 (`ledger/log/milestones.py`)."""
+    return b"{p%d}:milestones" % partition
+
+
 def sent(partition: int, sid: str) -> bytes:
     """List: what a session's last sync streams sent and how each ended, newest first (`projections.sent`)."""
     return b"{p%d}:sent:%b" % (partition, sid.encode())

@@ -87,7 +87,9 @@ class DevicesQuery(msgspec.Struct, frozen=True):
         ]
         | None
     ) = None
-    ended: Annotated[bool, msgspec.Meta(description="Also those that have ended, of those asked for")] = False
+    ended: Annotated[
+        bool, msgspec.Meta(description="Also those that have ended; with `user`, `email` or `session`")
+    ] = False
     mine: Annotated[bool, msgspec.Meta(description="Only those of the user who asks")] = False
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="Devices in a page")] = 50
     cursor: Annotated[str, msgspec.Meta(description="The `next` of the page before")] | None = None

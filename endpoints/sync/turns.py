@@ -19,7 +19,7 @@ from ledger.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 16
 """How many streams of a worker make their first page at the same time; also more than a source takes at once."""
 IN_LINE: Final = 2000
 """How many wait, at most."""

@@ -159,6 +159,43 @@ async def append(
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
     ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
+    script, names, args = call_of(
+        partition,
+        sections,
+        now_us,
+        living_parent,
+        seen_by_us,
+        ancestors=ancestors,
+        most_sessions=most_sessions,
+        leaves=leaves,
+    )
+    reply = await store.script(script, names, args)
+    if reply[0] == 1:
+        return None
+    if reply[0] == _NOT_WHOLE:
+        raise Rebuilding
+    if reply[0] in (_PARENT_ENDED, _PARENT_EXPIRED):
+        raise ParentOver(ended=reply[0] == _PARENT_ENDED)
+    if reply[0] == _TOO_MANY:
+        raise TooManySessions(most_sessions)
+    try:
+        return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
+    except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
+        return Conflict(None, lost=True)
+
+
+def call_of(
+    partition: int,
+    sections: Sequence[Section],
+    now_us: int,
+    living_parent: str = "",
+    seen_by_us: int | None = None,
+    *,
+    ancestors: Sequence[str] = (),
+    most_sessions: int = 0,
+    leaves: bool = False,
+) -> tuple[Script, list[bytes], list[Arg]]:
+    """Make the call of the script that `append` does it with: the script, its keys and its arguments. Pure."""
     names = [*_shared_keys(partition, sections[0].after.user)]
     args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
     user = sections[0].after.user
@@ -177,19 +214,7 @@ async def append(
         names += [keys.session(partition, above) for above in ancestors]
     elif placed:
         names.append(keys.order(partition))
-    reply = await store.script(script, names, args)
-    if reply[0] == 1:
-        return None
-    if reply[0] == _NOT_WHOLE:
-        raise Rebuilding
-    if reply[0] in (_PARENT_ENDED, _PARENT_EXPIRED):
-        raise ParentOver(ended=reply[0] == _PARENT_ENDED)
-    if reply[0] == _TOO_MANY:
-        raise TooManySessions(most_sessions)
-    try:
-        return Conflict(_state(sections[0].after.sid, reply[1], reply[2]))
-    except CorruptLedger:  # nothing was written; who loads it to decide again learns what is wrong
-        return Conflict(None, lost=True)
+    return script, names, args
 
 
 async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:

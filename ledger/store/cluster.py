@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -82,6 +82,9 @@ class ClusterStore:
     async def script(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
         packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         return await self._execute(packed, key_slot(keys[0]), script)
+
+    def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        return self._execute(call, key_slot(key), script)
 
     async def each_primary(self, *args: Arg) -> list[Any]:
         packed = pack(args)

@@ -7,8 +7,8 @@ loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ledger.errors import StoreUnavailable
 from ledger.figures.of_store import StoreFigures
@@ -18,7 +18,19 @@ from ledger.store.scripts import Arg, Script
 from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 
-__all__ = ["Arg", "Kinds", "Scan", "Script", "Store", "check_writes", "key_types", "open_store", "scan", "scan_keys"]
+__all__ = [
+    "Arg",
+    "Kinds",
+    "Scan",
+    "Script",
+    "Store",
+    "TakesPacked",
+    "check_writes",
+    "key_types",
+    "open_store",
+    "scan",
+    "scan_keys",
+]
 
 Scan = Literal["HSCAN", "ZSCAN"]
 _MAY_WRITE: Final = "#!lua\nreturn 1"
@@ -53,6 +65,18 @@ class Kinds(NamedTuple):
 
     standalone: type[StandaloneStore] = StandaloneStore
     cluster: type[ClusterStore] = ClusterStore
+
+
+@runtime_checkable
+class TakesPacked(Protocol):
+    """A store that is given calls as they go to the server, as a part of `Store` that not every one has."""
+
+    def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        """Run a script by a call that was packed beforehand, all of whose keys share the slot of `key`.
+
+        Raises what `script` raises, and NoScript where the server may not have it: nothing was done then, and `script`
+        loads it.
+        """
 
 
 async def open_store(

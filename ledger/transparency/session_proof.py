@@ -28,6 +28,7 @@ NOT_PROVED: Final = (
     "that the device did what the events say",
     "at what time it was, but by the times of witnesses",
 )
+PRUNED: Final = "which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
 class ProvedEvent(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,7 +70,8 @@ class ClosedProof(msgspec.Struct, frozen=True):
 
 
 class SessionProof(msgspec.Struct, frozen=True, rename="camel"):
-    """All that proves a session's history. `newest` is the tlog-proof of the newest event's entry, '' without one.
+    """All that proves a session's history. `newest` is the tlog-proof of the newest event's entry, '' without one or
+    where the log is pruned there: then its hash is proved by the state tree alone.
 
     `previous_hash`: the hash before the first event, where older ones are not kept any more. `place`: what is said
     of where the log lies. `follows`: which closed log this one follows; null for none.
@@ -137,7 +139,9 @@ def words(proof: SessionProof, verdict: Verdict) -> list[str]:
     lines = [f"proved: {each}" for each in proved]
     if verdict.seq and not verdict.events:
         lines.append("not proved: what the events were, for they are not kept any more")
-    elif verdict.seq and proof.previous_hash:
+    if verdict.events and not proof.newest:
+        lines.append(f"not proved: {PRUNED}")
+    if verdict.events and proof.previous_hash:
         lines.append(f"not proved: what the events before seq {verdict.first:,} were, for they are not kept any more")
     if (closed := verdict.follows) is not None:
         lines.append(
@@ -173,16 +177,28 @@ def _check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence
         newest = _follow(proof, sid)
         if (newest.seq, newest.hash) != (known.seq, known.hash):
             raise NotProved(f"its newest event is seq {newest.seq}, which is not seq {known.seq} as it was logged last")
-        entry = parse_proof(proof.newest)
-        if _signed(entry, keys, witnesses)[0] != checkpoint:
-            raise NotProved("its two parts are of different checkpoints")
-        if entry.at != known.entry:
-            raise NotProved(f"its newest event is proved at entry {entry.at}, it was logged at {known.entry}")
-        _included(
-            "its newest event", entry, pack_event(KINDS[tag_of(newest.event)], sid, known.seq, known.hash), checkpoint
-        )
+        if proof.newest:
+            _check_newest(proof, keys, witnesses, checkpoint, newest, known)
     first = proof.events[0].seq if proof.events else 0
     return Verdict(checkpoint, signed, known.seq, first, len(proof.events), follows)
+
+
+def _check_newest(
+    proof: SessionProof,
+    keys: Sequence[VerifierKey],
+    witnesses: Sequence[VerifierKey],
+    checkpoint: Checkpoint,
+    newest: Recorded,
+    known: Record,
+) -> None:
+    """Check that the newest event's entry is in the log where the state tree says."""
+    entry = parse_proof(proof.newest)
+    if _signed(entry, keys, witnesses)[0] != checkpoint:
+        raise NotProved("its two parts are of different checkpoints")
+    if entry.at != known.entry:
+        raise NotProved(f"its newest event is proved at entry {entry.at}, it was logged at {known.entry}")
+    leaf = pack_event(KINDS[tag_of(newest.event)], known.sid, known.seq, known.hash)
+    _included("its newest event", entry, leaf, checkpoint)
 
 
 def _closed(

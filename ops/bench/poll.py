@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -40,26 +41,40 @@ def sent(job: Phones) -> Answered:
 
 def up_to_date(server: Server, device: Device, types: Sequence[str] = APP_TYPES) -> None:
     """Have a device acknowledge all that a stream gives it, as the app does; raises BenchFailed for a refusal."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    headers = {"authorization": f"Bearer {device.token}", "content-type": "application/json"}
+    with closing(_Client(server, device)) as client:
+        lines = client.stream(types)
+        last = {ack.partition(b"|")[0]: ack for ack in map(wire.ack_of, lines)}
+        client.post(ACK_PATH, {"acks": [ack.decode() for ack in last.values()]})
+        if len(lines := client.stream(types)) != 1:
+            raise BenchFailed(f"a device that is up to date was sent {len(lines)} lines")
 
-    def post(path: str, body: bytes) -> bytes:
-        connection.request("POST", path, body, headers)
-        answer = connection.getresponse()
+
+def offered_all(server: Server, device: Device, types: Sequence[str] = APP_TYPES) -> None:
+    """Have a device get a stream of which it acknowledges nothing, so that it may."""
+    with closing(_Client(server, device)) as client:
+        client.stream(types)
+
+
+class _Client:
+    """A device's requests one after the other; raises BenchFailed for a refusal."""
+
+    def __init__(self, server: Server, device: Device) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        self._headers = {"authorization": f"Bearer {device.token}", "content-type": "application/json"}
+        self.close = self._connection.close
+
+    def stream(self, types: Sequence[str]) -> list[bytes]:
+        """Read a stream's lines."""
+        return self.post(STREAM_PATH, {"types": types}).splitlines()
+
+    def post(self, path: str, body: object) -> bytes:
+        """Send JSON."""
+        self._connection.request("POST", path, msgspec.json.encode(body), self._headers)
+        answer = self._connection.getresponse()
         text = answer.read()
         if answer.status not in (200, 204):
             raise BenchFailed(f"{path} was answered {answer.status}: {text[:300]!r}")
         return text
-
-    try:
-        lines = post(STREAM_PATH, msgspec.json.encode({"types": types})).splitlines()
-        acks = [wire.ack_of(line) for line in lines]
-        last = {ack.partition(b"|")[0]: ack for ack in acks}
-        post(ACK_PATH, msgspec.json.encode({"acks": [ack.decode() for ack in last.values()]}))
-        if len(lines := post(STREAM_PATH, msgspec.json.encode({"types": types})).splitlines()) != 1:
-            raise BenchFailed(f"a device that is up to date was sent {len(lines)} lines")
-    finally:
-        connection.close()
 
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:

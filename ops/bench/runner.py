@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, devices, history, poll, rebuild, rss, segments, sizes, sockets, stampede, stream, verify
+from ops.bench import (
+    acks,
+    devices,
+    history,
+    mixed,
+    observing,
+    poll,
+    rebuild,
+    rss,
+    segments,
+    sizes,
+    sockets,
+    stampede,
+    stream,
+    transparency,
+    verify,
+)
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -14,10 +30,12 @@ from ops.bench.rig.scale import Scale
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
     "poll": poll.run,
+    "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
     "devices": devices.run,
     "rss": rss.run,
@@ -25,6 +43,7 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "observing": observing.run,
     "stampede": stampede.run,
 }
 

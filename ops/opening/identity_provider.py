@@ -8,8 +8,8 @@ from endpoints.accounts.identity.oidc.config import OidcConfig
 from endpoints.accounts.identity.port import IdentityProvider
 from ledger.events import IMMICH
 from ops.opening.ledger import Opened, credential_cipher, keyring_source
-from ops.opening.observing import statement_watch
 from ops.settings.settings import Settings
+from ops.tracing.wrapping import statement_watch
 from projections.entities.source import EntitySource
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def open_immich_tables(settings: Settings, connections: int | None = None)
             size=connections or POOL,
             wait_s=postgres.wait_s,
             statement_timeout_s=timeout_s,
-            watch=statement_watch() if settings.traces else None,
+            watch=statement_watch(settings),
         )
     )
 

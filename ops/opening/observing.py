@@ -9,7 +9,6 @@ from endpoints.accounts.auth import Auth, NotingAuth
 from endpoints.http.request_log import RequestLog
 from endpoints.routes import Middleware
 from endpoints.sync.stream_over import StreamOver, log_it
-from ledger.store.interface import Kinds
 from ops.settings.settings import Settings
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -42,21 +41,3 @@ class Observing:
         from ops.tracing.spans import tracer
 
         return TracedApp(app, tracer())
-
-
-def statement_watch() -> Callable[[Any], Awaitable[None]]:
-    """Give what a pool of PostgreSQL connections calls with each that is made, so that statements are traced."""
-    from ops.tracing.spans import tracer
-    from ops.tracing.sql import statement_spans
-
-    return statement_spans(tracer())
-
-
-def store_kinds(settings: Settings) -> Kinds:
-    """Tell of which classes stores are made."""
-    if not settings.traces:
-        return Kinds()
-    from ops.tracing.spans import tracer
-    from ops.tracing.stores import traced_kinds
-
-    return traced_kinds(tracer())

@@ -19,8 +19,8 @@ from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 from ops.embedded.server import embedded_server
 from ops.opening.known_nodes import NotedNodes
-from ops.opening.observing import store_kinds
 from ops.settings.settings import Settings
+from ops.tracing.wrapping import store_kinds
 
 log = logging.getLogger("syncledger.store")
 

@@ -29,6 +29,7 @@ NOT_PROVED = (
     "that the device did what the events say",
     "at what time it was, but by the times of witnesses",
 )
+PRUNED = "not proved: which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
 class NotProved(Exception):
@@ -225,11 +226,13 @@ def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[
     )
     need(tag in KINDS, f"an event of kind {tag}, which is not known here")
     leaf = b"\0" + bytes([KINDS.index(tag)]) + session + seq.to_bytes(8, "big") + digest
-    index, other = check_proof(proof["newest"], leaf, keys, witnesses)
-    need(index == known["entry"] and other == checkpoint, "its parts are not of one log")
+    if proof["newest"]:
+        index, other = check_proof(proof["newest"], leaf, keys, witnesses)
+        need(index == known["entry"] and other == checkpoint, "its parts are not of one log")
     return [
         f"proved: these {len(events):,} events of session {proof['session']}, in this order, were logged by {said}",
         f"proved: nothing more was logged for it by then: its newest event is seq {seq:,}",
+        *([] if proof["newest"] else [PRUNED]),
         *([_older(events[0]["seq"])] if proof["previousHash"] else []),
         *notes,
     ]

@@ -108,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
+    retention_s: float | None = None
+    """How long archived events are kept, by whom `syncledger archive` runs; None: for ever."""
     proof: ProofSettings = ProofSettings()
     user_keys: ArchivePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""

@@ -90,6 +90,8 @@ VARIABLES: dict[str, Variable] = {
     "proof.interval_s": Variable("LEDGER_PROOF_INTERVAL", read.duration(1, 86400)),
     "proof.key": Variable("LEDGER_PROOF_KEY", proof.keys, secret=True),
     "proof.witnesses": Variable("LEDGER_WITNESSES", proof.witnesses),
+    "proof.retention_s": Variable("LEDGER_PROOF_RETENTION", read.duration(86400)),
+    "retention_s": Variable("LEDGER_RETENTION", read.duration(86400)),
     "proof.open": Variable("LEDGER_PROOF_OPEN", read.flag),
     "postgres.url": Variable("LEDGER_POSTGRES", read.postgres_url, secret=True),
     "postgres.mapping": Variable("LEDGER_POSTGRES_MAPPING", read.line),

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, Tracer
 from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.http.request import Request
 from endpoints.sync.stream_over import StreamOver, log_it
+from ops.server.logs import masked
 from ops.tracing.spans import W3C, failed
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -67,7 +68,7 @@ def given(headers: list[tuple[bytes, bytes]]) -> Context:
         return Context()
     carrier = {"traceparent": parents[0].decode("latin-1")}
     state = ",".join(value.decode("latin-1") for name, value in headers if name == b"tracestate")
-    if 0 < len(state) <= _STATE_CHARS:
+    if 0 < len(state) <= _STATE_CHARS and masked(state) == state:
         carrier["tracestate"] = state
     return W3C.extract(carrier, Context())
 
@@ -85,7 +86,7 @@ class Named:
             span.update_name(f"{req.method} {route}")
             span.set_attribute("http.route", route)
         span.set_attribute("http.response.status_code", status)
-        span.set_attribute("syncledger.correlation_id", req.correlation_id)
+        span.set_attribute("syncledger.correlation_id", masked(req.correlation_id))  # a client chose it
         caller = getattr(req, "caller", None)
         if caller is not None and status < 400:
             span.set_attribute("syncledger.session", caller.sid[:SHORT_ID_CHARS])

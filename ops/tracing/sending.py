@@ -35,9 +35,14 @@ _SHARE: Final = 0.7
 
 def check_installed(settings: Settings) -> None:
     """See that what sends traces is there, where they are wanted; raises InvalidInput."""
-    if settings.traces and not all(map(_is_there, _NEEDED)):
+    if settings.traces and not is_installed():
         told = "traces need packages that are not installed: pip install 'syncledger[traces]'"
         raise InvalidInput([(("LEDGER_TRACES",), told)])
+
+
+def is_installed() -> bool:
+    """Tell whether what sends traces is there."""
+    return all(map(_is_there, _NEEDED))
 
 
 def _is_there(name: str) -> bool:

@@ -48,6 +48,12 @@ class _Spans:
         with child(self.spans, *_of_script(script)):
             return await super().script(script, keys, args)  # type: ignore[misc]
 
+    async def packed(self, script: Script, key: bytes, call: bytes) -> Any:
+        if not _is_wanted():
+            return await super().packed(script, key, call)  # type: ignore[misc]
+        with child(self.spans, *_of_script(script)):
+            return await super().packed(script, key, call)  # type: ignore[misc]
+
     async def each_primary(self, *args: Arg) -> list[Any]:
         if not _is_wanted():
             return await super().each_primary(*args)  # type: ignore[misc, no-any-return]

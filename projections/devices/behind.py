@@ -12,12 +12,15 @@ from ledger.errors import Unavailable
 from ledger.positions import Position
 from ledger.state import State
 from projections.bounded_tasks import each
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.source import EntitySource
 
 COUNT_S: Final = 2.0
 """How long counting may take for all devices of a page; of those that were not counted it is not known."""
-AT_ONCE: Final = 4
-"""Devices that are counted at one time: most of a source's connections are for streams."""
+AT_ONCE: Final = 2
+"""Questions to a source at one time: most of its connections are for streams."""
+OF_STORE: Final = 8
+"""Devices that are counted at one time where rows lie in the store, whose link takes many questions in one write."""
 _NO_ROWS: Final = ~mask_of((COMPLETE, RESET))
 
 
@@ -26,6 +29,8 @@ class Behind:
 
     def __init__(self, source: EntitySource) -> None:
         self._source = source
+        self._is_store = isinstance(source, Catalog)
+        self._at_once = OF_STORE if self._is_store else AT_ONCE
 
     async def of(self, states: Sequence[State]) -> Mapping[str, int]:
         """Count rows by session; without those that could not be counted in time. At most so many are behind."""
@@ -42,8 +47,8 @@ class Behind:
 
         with suppress(TimeoutError):
             async with asyncio.timeout(COUNT_S):
-                await each(sorted({state.library for state in states}), ask, AT_ONCE)
-                await each([state for state in states if state.library in horizons], count, AT_ONCE)
+                await each(sorted({state.library for state in states}), ask, self._at_once)
+                await each([state for state in states if state.library in horizons], count, self._at_once)
         return found
 
     async def _count(self, state: State, before: int) -> int:
@@ -52,10 +57,13 @@ class Behind:
             return 0
         after = positions(state)
         changed = await self._source.changed(state.library, after, before)
-        counted = await asyncio.gather(
-            *(self._source.ahead(state.library, name, after[name], before) for name in changed)
-        )
-        return sum(ahead.rows for ahead in counted)
+        counted: list[int] = []
+
+        async def count(entity_type: str) -> None:
+            counted.append((await self._source.ahead(state.library, entity_type, after[entity_type], before)).rows)
+
+        await each(changed, count, OF_STORE if self._is_store else 1)
+        return sum(counted)
 
 
 def positions(state: State) -> dict[str, Position | None]:

@@ -17,8 +17,8 @@ How it works. A follower catches up first, by reading each partition itself from
 page at a time, and AT_ONCE of all followers. From there on it takes what the reader (`live.py`) puts into the ring
 (`ring.py`). While nobody follows nothing is read. Each turn asks each partition whether there is more, in one cheap
 command, and reads those that have more. Writers leave no note for it: 256 such questions cost the store about what
-fifty acks do (measured). In every 16th turn a partition is looked at wholly: what was archived or lost between two turns
-shows there though nothing came behind it.
+fifty acks do (measured). In every 16th turn a partition is looked at wholly: what was archived or lost between two
+turns shows there though nothing came behind it.
 """
 
 from __future__ import annotations

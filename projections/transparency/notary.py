@@ -41,7 +41,9 @@ from projections.transparency.witnesses import Witnesses
 BATCH_LEAVES: Final = 65_536
 """Behind how many leaves a batch ends, but for those of its last page: 5 MB."""
 RUN_EVENTS: Final = 500_000
-"""Behind how many events a run writes the state tree and a checkpoint; another one takes the rest."""
+"""Behind how many events a run writes the state tree and a checkpoint, at least; another one takes the rest."""
+RUN_SHARE: Final = 10
+"""Of how many sessions a run takes one event at least, since it may write the tree of all of them."""
 _WINDOW: Final = 16
 """Of how many partitions the first events are asked for at once."""
 _IDLE_ROWS: Final = 1000
@@ -104,6 +106,7 @@ class Notary:
         self._leaves: list[bytes] = []
         self._refusals: dict[bytes, Refusal] = {}
         self._passed = 0
+        self._most = RUN_EVENTS
 
     @property
     def size(self) -> int:
@@ -150,13 +153,13 @@ class Notary:
                     async for rows in self._behind.rows(number, record, first, self.cursors.get(number, "")):
                         await self._log(number, rows, record.cut)
                         on_progress(self.report)
-                        if number in self.report.stopped or self.report.events >= RUN_EVENTS:
+                        if number in self.report.stopped or self.report.events >= self._most:
                             break
                 except (ArchiveNotGiven, CorruptLedger) as error:
                     if isinstance(error, LogContradicts):
                         raise
                     self.report.stopped[number] = str(error)
-                if self.report.events >= RUN_EVENTS:
+                if self.report.events >= self._most:
                     self.report.more = True
                     return
 
@@ -238,6 +241,7 @@ class Notary:
             raise LogContradicts(state_name(leaf.size), "it is missing") from error
         self._state_at = leaf.size
         self._changed.clear()
+        self._most = max(RUN_EVENTS, leaf.sessions // RUN_SHARE)
 
     async def _replay(self, batch: Batch) -> None:
         """Add the leaves of a batch that no checkpoint covers yet."""

@@ -6,6 +6,7 @@ checkpoints/<size>           every checkpoint that was signed
 newest                       about where the batches end
 batch/<first index>          what fixes the order: written once, under the condition that it is not there
 tile/<L>/<N>, tile/entries/… as C2SP tlog-tiles has them; they follow from the batches
+minimum                      below which index nothing is kept any more, and how far that was removed
 state/<size>                 the records of the state tree that changed
 """
 
@@ -24,6 +25,7 @@ from projections.transparency.errors import LogContradicts
 
 LOG: Final = "log.json"
 CHECKPOINT: Final = "checkpoint"
+MINIMUM: Final = "minimum"
 NEWEST: Final = "newest"
 FORMAT: Final = 1
 FORMAT_FOLLOWING: Final = 2
@@ -59,6 +61,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     follows: Closed | None = None
 
 
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """Below which index the log is pruned (C2SP tlog-tiles), and up to where what is below is removed already."""
+
+    minimum: int = 0
+    swept: int = 0
+
+
 class LogPlace:
     """The objects of one log. All methods raise ArchiveUnavailable."""
 
@@ -90,6 +99,14 @@ class LogPlace:
             assert found is not None, "it is never removed"
             return found
         return identity
+
+    async def pruned(self) -> Pruned:
+        """Tell how far the log is pruned; raises LogContradicts."""
+        found = await self.find(MINIMUM)
+        try:
+            return Pruned() if found is None else msgspec.json.decode(found, type=Pruned)
+        except msgspec.DecodeError as error:
+            raise LogContradicts(MINIMUM, f"it cannot be read: {error}") from error
 
     async def find(self, name: str) -> bytes | None:
         """Read an object; None if there is none."""

@@ -74,7 +74,7 @@ async def _prove(
     previous, newest = "", ""
     if known is not None and partition is not None:
         events, previous = await _events(past, partition, sid, known, most)
-        if events:
+        if events and known.entry >= (await place.pruned()).minimum:
             newest = str(LogProof(known.entry, tuple(await tree.inclusion(known.entry)), signed))
     end = None if path.end is None else ProvedRecord(path.end.sid.hex(), *_shown(path.end))
     state = StateProof(
@@ -91,6 +91,7 @@ async def _follows(place: LogPlace, tree: TreeReader, signed: Note) -> ClosedPro
     identity, checkpoint = await place.identity(), parse_checkpoint(signed.text)
     if identity is None or identity.follows is None:
         return None
+    # Its bundle and tiles stay, however far the log is pruned.
     first = await tree.leaf(0, checkpoint.root)
     if not isinstance(parse_leaf(first), ClosedLeaf):
         raise LogContradicts(LOG, f"it says that the log follows {identity.follows.origin}, its first entry does not")

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from ledger import keys
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, StoreUnavailable
 from ledger.events import SCHEMA, SessionCreated, SessionEnded, encode_event
 from ledger.log.presence import Presence
 from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout, read_id
 from ledger.state import State
-from ledger.store.interface import Store
+from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
@@ -30,6 +30,7 @@ from projections.feed.told import ALL, FeedFilter, Notice, Seen
 from tests.support.ledger.archives import everything, opened
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import Clock, Log, sid_of
+from tests.support.stores.servers import RedisServer
 
 PARTITIONS = 8
 TURN_S = 0.02
@@ -471,14 +472,34 @@ async def test_what_a_store_lost_and_wrote_again_lower_is_told(scene: Scene) -> 
     assert notices_in(await read_all(scene.hub(), last)) == []
 
 
-async def test_what_retention_removed_is_told_as_that(scene: Scene) -> None:
-    from ops.archive.retain import retain
+async def test_followers_go_on_behind_a_store_that_was_killed(valkey_server: RedisServer, tmp_path: Path) -> None:
+    store = await open_store(valkey_server.url, timeout_s=0.5)
+    await open_layout(store, PARTITIONS, NOW)
+    scene = Scene(store, opened(tmp_path / "segments"), Presence(store, await read_id(store)))
+    await scene.begin("device 0", 0)
+    hub = scene.hub()
+    async with following(hub, hub.start) as one:
+        await one.until(lambda one: one.told, "what was there")
+        valkey_server.kill()
+        await asyncio.sleep(5 * TURN_S)  # some turns meet nobody
+        valkey_server.start()
+        for attempt in range(100):
+            try:
+                await scene.act("device 0", 3)
+                break
+            except StoreUnavailable:
+                assert attempt < 99
+                await asyncio.sleep(0.1)
+        await one.until(lambda one: len(one.told) >= 4, "what came behind it")
+    assert by_partition(one.told)[0] == (await scene.all_ids())[0]
+    await store.close()
 
+
+async def test_what_retention_removed_is_told_as_that(scene: Scene) -> None:
     hub = scene.hub()
     await scene.act("device 1", 40)
     await scene.seal(1)
     await scene.act("device 1", 3)
-    assert retain is not None
     cut = (await scene.archive.segments(1))[0].last
     name = keys.archive(1)
     await scene.store.command("HSET", name, "cut", cut, key=name)

@@ -194,6 +194,14 @@ async def test_a_large_log_is_written_in_batches_and_runs(store: Store, monkeypa
     assert await is_all_of(audit, store)
     assert sum(isinstance(leaf, StateLeaf) for leaf in audit.leaves) > 2
     assert len(shown) > 20
+    # Of many sessions a run takes more, for it writes the tree of all of them.
+    monkeypatch.setattr(notary, "RUN_EVENTS", 1)
+    monkeypatch.setattr(notary, "RUN_SHARE", 1)
+    await writer.act(30)
+    before = (await Audit.of(place)).checkpoint.size
+    await run(log_of(store, place))
+    after = (await Audit.of(place)).leaves[before:]
+    assert (len(after), sum(isinstance(leaf, StateLeaf) for leaf in after)) == (33, 3), "12 sessions, 14 events a run"
 
 
 SOAK = pytest.mark.soak

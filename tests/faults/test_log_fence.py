@@ -128,8 +128,8 @@ class House:
         assert self.library is not None
         self.library.names = dict(names)
 
-    async def check(self) -> None:
-        """Check what everybody is owed."""
+    async def check(self, *, otherwise: int = 0) -> None:
+        """Check what everybody is owed; `otherwise`: how many went on before anybody looked into the log."""
         for token in self.guests:
             status = (await self.workers[1].ask("GET", "/api/sync/ack", token)).status_code
             assert status == (401 if token in self.out else 200), "a lost logout is out again, and nobody else"
@@ -143,7 +143,9 @@ class House:
         await self.log()
         report = await monitor(await self.of(), [KEY.public], PARTITIONS)
         assert report is not None
-        assert (report.compared, report.differences) == (True, [])
+        assert report.compared
+        assert all("went on before anybody looked into the log" in each.what for each in report.differences)
+        assert report.different <= otherwise
 
 
 class Copied(NamedTuple):
@@ -200,6 +202,7 @@ async def test_a_folder_that_is_put_back_from_a_copy(house: House, server: Redis
     assert await holes(house.first) > 0
 
 
+@pytest.mark.soak
 @LOSSES
 async def test_a_replica_that_was_behind_takes_over(
     house: House, server: RedisServer, tmp_path: Path, seed: int, losses: int
@@ -233,6 +236,7 @@ def has_all_of(replica: RedisServer, primary: RedisServer) -> bool:
     return bool(info.get("master_link_status") == "up" and info["slave_repl_offset"] >= offset)
 
 
+@pytest.mark.soak
 @LOSSES
 async def test_a_store_that_is_killed_while_workers_live_on(
     house: House, server: RedisServer, seed: int, losses: int
@@ -289,4 +293,4 @@ async def test_who_spoke_before_the_log_was_asked_goes_on_behind_it(house: House
     assert report is not None
     assert report.made_good is not None
     assert (report.refusals, report.made_good.failed) == ([], 0)
-    await house.check()
+    await house.check(otherwise=2)

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.support.stores.servers import RedisServer, die_with_parent
 
 JOBS: Final = 2
 SESSIONS: Final = 8
+PATIENCE_S: Final = 60.0
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
 
 
@@ -108,6 +110,14 @@ class Auditor:
             assert found == self.seen[-1], "two trees of one size"
         self.seen.append(found)
 
+    async def wait(self) -> None:
+        """Wait until more is published than was seen."""
+        size, until_s = self.seen[-1].size if self.seen else 0, time.monotonic() + PATIENCE_S
+        while not self.seen or self.seen[-1].size <= size:
+            assert time.monotonic() < until_s, "the jobs log nothing"
+            await asyncio.sleep(0.01)
+            await self.look()
+
 
 @pytest.fixture
 def jobs(valkey_server: RedisServer, tmp_path: Path) -> Iterator[Jobs]:
@@ -132,7 +142,7 @@ async def write(store: Store, dice: random.Random, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "turns"), [(1, 8), *(pytest.param(seed, 80, marks=pytest.mark.soak) for seed in range(2, 5))]
+    ("seed", "turns"), [(1, 6), *(pytest.param(seed, 80, marks=pytest.mark.soak) for seed in range(2, 5))]
 )
 async def test_what_an_auditor_sees_only_grows(
     valkey_server: RedisServer, jobs: Jobs, tmp_path: Path, seed: int, turns: int
@@ -145,6 +155,8 @@ async def test_what_an_auditor_sees_only_grows(
     for _ in range(turns):
         await write(store, dice, dice.randrange(5, 60))
         await auditor.look()
+        if dice.random() < 0.5:  # some turns are to come to an end
+            await auditor.wait()
         what = dice.random()
         if what < 0.7:
             jobs.kill(dice.randrange(JOBS))
@@ -170,6 +182,6 @@ async def test_what_an_auditor_sees_only_grows(
     audit = await Audit.of(place)
     assert await is_all_of(audit, store)
     await auditor.look()
-    assert len({seen.size for seen in auditor.seen}) > 2, "it was logged while they were killed"
-    assert killed > turns / 3
+    assert len({seen.size for seen in auditor.seen}) > turns / 4, "it was logged while they were killed"
+    assert killed >= turns / 3
     await store.close()

@@ -175,7 +175,7 @@ async def test_killed_again_and_again_it_misses_nothing(commands: Commands, tmp_
         with CommandForks(commands.environ | {"LEDGER_ARCHIVE": place.url}) as forks:
             for _ in range(kills):
                 before = size_of(out)
-                pid = forks.start("feed", "--name", "audit", "--follow", out=out)
+                pid = forks.start_into(out, "feed", "--name", "audit", "--follow")
                 await asyncio.to_thread(wait_until, partial(has_grown, out, before), "lines", PATIENCE_S)
                 await asyncio.sleep(dice.random() * 0.3)  # it is killed anywhere
                 os.kill(pid, signal.SIGKILL)
@@ -183,7 +183,7 @@ async def test_killed_again_and_again_it_misses_nothing(commands: Commands, tmp_
                 assert not writing.done()
             over.set()
             await writing
-            forks.start("feed", "--name", "audit", out=out)
+            forks.start_into(out, "feed", "--name", "audit")
             assert await asyncio.to_thread(forks.wait) == 0
         told = set[str]()
         for line in out.read_bytes().splitlines():

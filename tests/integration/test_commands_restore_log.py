@@ -95,3 +95,33 @@ def test_a_log_that_is_not_at_hand_is_told(commands: Commands, sids: dict[str, s
     assert (report["made_good"]["lost"], report["made_good"]["ended"], report["refusals"]) == (2, 1, [])
     assert not commands.json("session", "list", "--user", "bob"), "a lost logout is out again"
     assert commands.json("session", "list", "--user", "ann")
+
+
+def test_who_was_erased_stays_so_and_what_was_proved_stays_proved(commands: Commands, tmp_path: Path) -> None:
+    commands.environ |= {"LEDGER_ARCHIVE": f"file://{tmp_path / 'archive'}"}
+    commands("session", "create", "--user", "ann", "--library", "lib", "--user-agent", "Immich_Android_2.1.0")
+
+    async def look(found: Opened) -> str:
+        return (await found.ledger.devices("ann"))[0].sid
+
+    sid, file, later = commands.inside(look), tmp_path / "before.json", tmp_path / "later.json"
+    commands("notarize")
+    commands("history", sid, "--proof", str(file))
+    commands("backup")
+    commands("user", "erase", "ann", "--yes")
+    commands("notarize")
+    emptied(commands.environ["LEDGER_REDIS"])
+    told = commands("restore", "latest", "--yes")
+    assert "1 had ended and are ended again" in told, "the log knows that before the list of the erased is read"
+    assert not commands.json("session", "list", "--user", "ann")
+    commands("notarize")
+    commands("verify")
+    (key,) = commands.json("proof", "keys")
+    commands("history", sid, "--proof", str(later))
+    for proof in (file, later):
+        assert f"events of session {sid}, in this order, were logged" in commands(
+            "proof", "verify", str(proof), "--key", key
+        )
+    before, after = (json.loads(each.read_text())["events"] for each in (file, later))
+    assert after[0] == before[0], "the same bytes, which nobody can read any more"
+    assert "Android" not in commands("history", sid, "--json")

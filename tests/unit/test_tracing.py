@@ -18,8 +18,8 @@ from opentelemetry.trace import Tracer
 
 from endpoints.sync.stream_over import StreamOver
 from ledger.errors import StoreUnavailable
-from ledger.store.interface import open_store
-from ledger.store.scripts import Script
+from ledger.store.interface import TakesPacked, open_store
+from ledger.store.scripts import Script, pack
 from ops.opening.observing import Observing
 from ops.settings.settings import Settings
 from ops.tracing.outgoing import trace_outgoing
@@ -282,13 +282,16 @@ async def test_scripts_and_commands_have_spans_within_a_request_alone(
     tracer: Tracer, spans: InMemorySpanExporter, valkey_url: str
 ) -> None:
     store = await open_store(valkey_url, kinds=traced_kinds(tracer))
-    script = Script("three", "return 3")
+    script, packed = Script("three", "return 3"), Script("four", "return 4")
+    assert isinstance(store, TakesPacked)
+    assert await store.script(packed, [b"hidden"], []) == 4
     await store.command("SET", b"hidden", "hidden", key=b"hidden")
     assert await store.script(script, [b"hidden"], []) == 3
     assert spans.get_finished_spans() == (), "jobs have none"
     with tracer.start_as_current_span("request"):
         assert await store.command(b"GET", b"hidden", key=b"hidden") == b"hidden"
         assert await store.script(script, [b"hidden"], ["hidden"]) == 3
+        assert await store.packed(packed, b"hidden", pack((b"EVALSHA", packed.sha, 1, b"hidden"))) == 4
         assert len(await store.each_primary("PING")) == 1
         with pytest.raises(Exception, match="WRONGTYPE"):
             await store.command("HGETALL", b"hidden", key=b"hidden")
@@ -298,6 +301,7 @@ async def test_scripts_and_commands_have_spans_within_a_request_alone(
         "GET": {"db.operation.name": "GET"},
         "PING": {"db.operation.name": "PING"},
         "EVALSHA three": {"db.operation.name": "EVALSHA", "db.stored_procedure.name": "three"},
+        "EVALSHA four": {"db.operation.name": "EVALSHA", "db.stored_procedure.name": "four"},
         "HGETALL": {"db.operation.name": "HGETALL", "error.type": "StoreReplyError"},
     }.items():
         span = finished(spans, name)

@@ -11,6 +11,7 @@ from click import echo
 from ledger.transparency.notes import BadNote, SignerKey, parse_signer, parse_verifier
 from ledger.transparency.session_proof import NotProved, SessionProof, check, words
 from ops.commands.access.proof_close import close
+from ops.commands.access.proof_prune import prune
 from ops.commands.options import json_option, print_json, settings_from
 from ops.opening.key_files import alone, replace
 from ops.opening.proof import KEY_FILE, keys_in, make_key, read_keys
@@ -102,6 +103,7 @@ def verify(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...], as_jso
 
 
 proof.add_command(close)
+proof.add_command(prune)
 
 
 def _keys(settings: Settings) -> list[SignerKey]:

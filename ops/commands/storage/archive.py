@@ -44,7 +44,7 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
     "retention_s",
     metavar="TIME",
     callback=_duration,
-    help="Remove older ones, like 400d [default: never].",
+    help="Remove older ones, like 400d [default: LEDGER_RETENTION, or never].",
 )
 @click.option(
     "--segment-events",
@@ -75,6 +75,8 @@ def archive(
     an event is set aside. Exits 1 then, and if a partition could not be archived.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if retention_s is None:
+        retention_s = settings.retention_s
     place = settings.archive
     if place is None:
         raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")

@@ -88,6 +88,7 @@ def tell_log(log: LogReport) -> None:
         f"log {log.origin}, {log.size:,} entries: {counted(log.sessions, 'session')} compared"
         + (f", {counted(log.behind, 'event')} not logged yet" if log.behind else "")
         + (f", {log.unkept:,} ended and removed by retention, which only the ledger says" if log.unkept else "")
+        + (f", nothing below entry {log.minimum:,}, where it is pruned" if log.minimum else "")
         + (f": {log.different:,} differ" if log.different else ": all agree")
     )
     if log.contradicted:

@@ -59,6 +59,8 @@ class LogReport(msgspec.Struct):
     unkept: int = 0
     batches: int = 0
     checkpoints: int = 0
+    minimum: int = 0
+    """Below which index the log is pruned: what is there is neither shown nor compared any more."""
     compared: bool = False
     different: int = 0
     differences: list[LogFinding] = []

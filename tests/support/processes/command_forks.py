@@ -22,13 +22,13 @@ class CommandForks(Forks):
     def __init__(self, environ: dict[str, str]) -> None:
         super().__init__("tests.support.processes.command_forks", environ)
 
-    def start(self, *args: str, fuse: Fuse | None = None, out: Path | None = None, **environ: str) -> int:
-        """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that.
+    def start(self, *args: str, fuse: Fuse | None = None, **environ: str) -> int:
+        """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that."""
+        return self.start_work([args, {f"LEDGER_{name.upper()}": value for name, value in environ.items()}, None], fuse)
 
-        `out`: a file to whose end it writes its output.
-        """
-        settings = {f"LEDGER_{name.upper()}": value for name, value in environ.items()}
-        return self.start_work([args, settings, None if out is None else str(out)], fuse)
+    def start_into(self, out: Path, *args: str) -> int:
+        """Start a command that writes its output to the end of a file; gives its process id."""
+        return self.start_work([args, {}, str(out)])
 
 
 def _run(job: Any) -> int:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -121,11 +121,18 @@ class RedisServer:
 
     `durable` turns the append-only file on with `appendfsync always`, so an answered write survives kill(). Else the
     server keeps nothing over a restart. `unix` listens on a unix socket only. `options` are further server options
-    such as `("--maxmemory", "2mb")`.
+    such as `("--maxmemory", "2mb")`, `environment` further variables of the process.
     """
 
     def __init__(
-        self, binary: str, folder: Path, *, unix: bool = False, durable: bool = False, options: Sequence[str] = ()
+        self,
+        binary: str,
+        folder: Path,
+        *,
+        unix: bool = False,
+        durable: bool = False,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.binary = binary
         self.folder = folder
@@ -133,6 +140,7 @@ class RedisServer:
         self.socket_path = folder / "server.sock" if unix else None
         self.process: subprocess.Popen[bytes] | None = None
         self._paused = False
+        self._environment = {**os.environ, **(environment or {})}
         persistence = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
         self._options = (*persistence, "--save", "", "--maxmemory-policy", "noeviction", *options)
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +174,7 @@ class RedisServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=die_with_parent if _prctl else None,
             )
