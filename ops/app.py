@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from endpoints.routes import App, build, build_waiting
+from endpoints.routes import build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
 from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable, Unavailable
@@ -27,15 +27,17 @@ from ledger.store.interface import check_writes
 from ops.figures import certificates
 from ops.figures.of_worker import LookedAt
 from ops.figures.shared import Slot
-from ops.figures.watching import CENSUS_S, LOOK_S, Watch
+from ops.figures.watching import CENSUS_S, LOOK_S, RATES_S, Watch
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.observing import Observing
 from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_census, open_services
 from ops.opening.sockets import open_sockets, watcher
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
+from projections.devices import filling
 from projections.expiry import claim, expire
 from projections.transparency.errors import LogContradicts, LogRefused
 from projections.transparency.going_on import make_good
@@ -67,7 +69,9 @@ class Application:
         self._ledger_id = ledger_id
         self._settings = settings
         self._redis_url = redis_url
-        self._app: App = build_waiting(lambda: self._trouble)
+        self._observing = Observing(settings)
+        waiting = build_waiting(lambda: self._trouble, self._observing.middleware)
+        self._app = self._observing.around(waiting)
         self._sockets: Sockets | None = None
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
@@ -90,6 +94,10 @@ class Application:
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
         async with AsyncExitStack() as closing:
+            if self._settings.traces:
+                from ops.tracing.sending import Sending  # PERF: only who traces waits for this
+
+                closing.push_async_callback(Sending.begin(self._settings).end)
             opening = asyncio.create_task(self._open(closing))
             # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
             await asyncio.wait([opening], timeout=OPENED_WITHIN_S if self.served_before else None)
@@ -149,11 +157,13 @@ class Application:
         """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
         async with AsyncExitStack() as stack:
             looked = LookedAt()
-            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id, looked)
+            found, services = await open_services(
+                self._redis_url, self._settings, stack, self._ledger_id, looked, self._observing
+            )
             proof = await log_of(found, self._settings)
             if proof is not None:
                 await self._make_good(found, proof)
-            app, sockets = build(services), None
+            app, sockets = self._observing.around(build(services, self._observing.middleware)), None
             if self._settings.has_sockets:
                 sockets = open_sockets(found, services, self._settings)
                 stack.push_async_callback(sockets.close)
@@ -172,7 +182,9 @@ class Application:
                 jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
                 jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
                 jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
-                jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
+                jobs(partial(watch.certificates, found), "certificates", certificates.SOON_S, counters, now=True),
+                jobs(partial(watch.rates, found), "rates", RATES_S, counters),
+                jobs(partial(_fill_index, found), "index", filling.EVERY_S, counters, now=True),
             ]
             if self._settings.identity == IMMICH:
                 tables = await open_immich_tables(self._settings, connections=1)
@@ -315,6 +327,17 @@ async def _note_version(found: Opened, worker: str, version: str) -> None:
         log.critical("%s", evicts)
     await found.formats.note(worker, version, found.ledger.clock())
     await note_time(found.store, found.ledger.clock())
+
+
+async def _fill_index(found: Opened) -> None:
+    """Fill the index of devices where it is not; of all workers the one that claims a turn does it."""
+    if not await claim(found.ledger, int(filling.EVERY_S * SECOND_US), filling.JOB):
+        return
+    report = await filling.fill(found.store, found.ledger.partitions, found.formats, found.ledger.clock())
+    if report.partitions or report.failed:
+        log.info("the index of devices is filled: %s", msgspec.json.encode(report).decode())
+    for _ in report.failed:
+        await Counters(found.store).note("passed_over", what="partition")
 
 
 async def _keep_time(found: Opened) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from endpoints.sync.stream_ahead import PAGE_ROWS, Ahead
+from endpoints.sync.turns import Going
 from ledger.acks import RESET_TEXT, completion, format_ack
 from ledger.decide import missed_deletes
 from ledger.entity_types import COMPLETE, RESET, mask_of
@@ -22,6 +23,7 @@ from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
 from ledger.state import State
 from projections.entities.checksums import excludes
+from projections.entities.lines import joined
 from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource
 
@@ -60,8 +62,11 @@ async def chunks(
     passed: Passed | None = None,
     types: int | None = None,
     offered: Mapping[str, int] = _NOTHING_OFFERED,
+    going: Going | None = None,
 ) -> AsyncGenerator[bytes]:
     """Yield a stream in chunks of tens of KB, the completion at the end, the next chunk fetched while one is sent.
+
+    Each but the first is made when `going` has a place.
 
     `types` (a mask) are all that the stream is of, where those of `rows` are only the ones that may have anything. What
     it does not send is added to `passed`. `offered` tells up to when each entity type was offered before.
@@ -69,10 +74,16 @@ async def chunks(
     types = mask_of(row.name for row in rows) if types is None else types
     ahead = Ahead(source, state, rows, snapshot_us, offered)
     made = _chunks(source, state, rows, snapshot_us, Passed() if passed is None else passed, types, ahead)
+    going = going or Going()
+
+    async def next_one() -> bytes:
+        async with going.one():
+            return await anext(made, b"")
+
     pending = asyncio.ensure_future(anext(made, b""))
     try:
         while chunk := await pending:
-            pending = asyncio.ensure_future(anext(made, b""))
+            pending = asyncio.ensure_future(next_one())
             yield chunk
     finally:
         pending.cancel()
@@ -136,12 +147,12 @@ async def _run(
             continue
         held = await source.first_waiting(state.library, row.name, page, snapshot_us, limits)
         if held is None:
-            text = end.join((*page.lines, b""))
-            page.lines.clear()  # while a chunk waits for its reader only its text is kept
+            text = joined(page.lines, end)
+            page.lines = ()  # while a chunk waits for its reader only its text is kept
             yield text
             continue
         if held.index:
-            yield end.join((*page.lines[: held.index], b""))
+            yield joined(page.lines[: held.index], end)
         limits[row.name] = held.position
         passed.cut.append(row.name)
         return

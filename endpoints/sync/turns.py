@@ -1,13 +1,17 @@
-"""Whose turn it is to begin a stream: so many of a worker make their first page at once, the others wait in a line.
+"""Whose turn it is to begin a stream, and whose to go on: so many of a worker at once, the others wait in a line.
 
 Thousands of phones may begin together, after a restart or a push. Were all of them begun at once, their work would lie
-before everything else that a worker has to do, and acks would wait for seconds.
+before everything else that a worker has to do, and acks would wait for seconds. Once they have begun, the store would
+be asked for a page of every one of them: acks, and streams that begin, would wait behind all of these.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from endpoints.figures.of_streams import StreamFigures
@@ -21,6 +25,11 @@ IN_LINE: Final = 2000
 """How many wait, at most."""
 WAIT_S: Final = 30.0
 """For how long, at most: half of what proxies give a request by default."""
+CHUNKS_AT_ONCE: Final = 8
+"""So many chunks of streams that have begun are made at the same time."""
+ARRIVALS: Final = 8
+"""So many requests for a stream are looked at in one turn of the event loop."""
+LONG_S: Final = 0.25
 
 
 class StreamsBusy(Unavailable):
@@ -86,3 +95,76 @@ class Turns:
     def give_back(self) -> None:
         """Let the next one begin."""
         self._free.release()
+
+
+class Going:
+    """The line of those that go on: a few of a worker make a chunk at once, in order of arrival.
+
+    Who is not done after LONG_S waits for its source rather than keep this process or the store busy: another one goes
+    on beside it. So a source that is slow for some holds up nobody else.
+    """
+
+    def __init__(self, at_once: int = CHUNKS_AT_ONCE, long_s: float = LONG_S) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._long_s = long_s
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncGenerator[None]:
+        """Hold a place while one chunk is made."""
+        await self._free.acquire()
+        place = _Place(self._free)
+        timer = asyncio.get_running_loop().call_later(self._long_s, place.give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            place.give_back()
+
+
+class _Place:
+    """What is given back once, by whoever is first."""
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free: asyncio.Semaphore | None = free
+
+    def give_back(self) -> None:
+        free, self._free = self._free, None
+        if free is not None:
+            free.release()
+
+
+class Arrivals:
+    """The line of requests for a stream that nobody looked at yet: a few in each turn of the event loop.
+
+    Where no more come than may, each goes on in the turn in which it came.
+    """
+
+    def __init__(self, a_turn: int = ARRIVALS) -> None:
+        self._most = a_turn
+        self._left = a_turn
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._turns = False
+
+    async def pass_on(self) -> None:
+        """Wait until this one may be looked at."""
+        loop = asyncio.get_running_loop()
+        if not self._turns:
+            self._turns = True
+            loop.call_soon(self._turn, loop)
+        if self._left and not self._line:
+            self._left -= 1
+            return
+        place = loop.create_future()
+        self._line.append(place)
+        await place
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the next ones pass; comes in each turn for as long as some do."""
+        self._turns, self._left = self._left < self._most or bool(self._line), self._most
+        while self._left and self._line:
+            place = self._line.popleft()
+            if not place.done():  # else whoever waited has left
+                place.set_result(None)
+                self._left -= 1
+        if self._turns:
+            loop.call_soon(self._turn, loop)

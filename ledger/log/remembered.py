@@ -7,11 +7,13 @@ the append proves it current.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from msgspec.structs import replace
 
 from ledger.log.append import SEEN_FOR_US
+from ledger.log.milestones import passes
 from ledger.state import State
 
 RECENT: Final = 4096
@@ -21,7 +23,9 @@ RECENT: Final = 4096
 class Recent:
     """The states of the sessions used last, each with when its activity was last noted from here (0: never)."""
 
-    def __init__(self) -> None:
+    def __init__(self, passed: Callable[[State], None] = lambda _: None) -> None:
+        """`passed` is told of a state that went by a milestone since the one that was kept before."""
+        self._passed = passed
         self._states: OrderedDict[str, tuple[State, int]] = OrderedDict()
         self._ended: OrderedDict[str, State] = OrderedDict()
         self._confirmed: OrderedDict[str, bytes] = OrderedDict()
@@ -34,9 +38,11 @@ class Recent:
     def keep(self, state: State, seen_us: int | None = None) -> State:
         """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""
         states, sid = self._states, state.sid
+        before = states.get(sid)
         if seen_us is None:
-            before = states.get(sid)
             seen_us = 0 if before is None else before[1]
+        if before is not None and passes(before[0].seq, state.seq):
+            self._passed(state)
         states[sid] = (state, seen_us)
         states.move_to_end(sid)
         if len(states) > RECENT:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ledger import keys
 from ledger.errors import CorruptLedger, UnknownEvent
+from ledger.log import milestones
 from ledger.log.append import MARK_EVERY
 from ledger.log.reader import Entry, is_foreign, parse_entry, read_raw
 from ledger.log.whole import mark_broken
@@ -214,6 +215,8 @@ class Sealer:
                 page = lines[start : start + _MARKS_AT_ONCE]
                 await self._lease.trim_marks([line.sid for line in page if _has_marks(line)])
         self._report.trimmed += await self._lease.trim()
+        floor_us = int(self._lease.record.floor.partition("-")[0] or 0) * 1000
+        await milestones.remove(self._store, self._partition, before_us=floor_us)
 
     async def _note(self, segment: Previous, last: str) -> None:
         """Note that all up to `last` is archived, of which the newest segment is `segment`."""

@@ -26,6 +26,7 @@ from projections.bounded_tasks import each
 from projections.checking.findings import Finding
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
+from projections.devices.filling import fill_partition
 from projections.transparency.going_on import GoneOn
 
 BY: Final = "restore"
@@ -152,6 +153,7 @@ class _Restore:
         async for lines in self._origin.beside(partition):
             for line in lines:
                 await fill.put_beside(self._store, partition, line)
+        await fill_partition(self._store, partition)  # by when devices were last heard of
         self._report.partitions += 1
         self._on_progress(self._report)
 

@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, history, rebuild, rss, segments, sizes, sockets, stream, transparency, verify
+from ops.bench import (
+    acks,
+    devices,
+    history,
+    mixed,
+    observing,
+    poll,
+    rebuild,
+    rss,
+    segments,
+    sizes,
+    sockets,
+    stampede,
+    stream,
+    transparency,
+    verify,
+)
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -13,17 +29,22 @@ from ops.bench.rig.scale import Scale
 
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
+    "poll": poll.run,
+    "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
     "log": transparency.run,
     "history": history.run,
+    "devices": devices.run,
     "rss": rss.run,
     "sizes": sizes.run,
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "observing": observing.run,
+    "stampede": stampede.run,
 }
 
 

@@ -15,6 +15,7 @@ from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.events import HistoryLost, SessionResumed
 from ledger.evolve import left_of
 from ledger.log.append import MARK_EVERY, Ended, pairs
+from ledger.log.milestones import MOST, passes
 from ledger.log.reader import (
     PAGE_BYTES,
     SID_BYTES,
@@ -100,7 +101,9 @@ class PartitionFold:
     """The fold of one partition, of all its sessions or `only` some.
 
     `faults` are the events at which folds stopped. `lost`: of one of them it cannot be told whose it is, so no
-    session's fold is sure to be complete. `asides` was set aside. `events` counts what was read.
+    session's fold is sure to be complete. `asides` was set aside. `events` counts what was read. `milestones` are what
+    is stored of states on the way, by session and seq, until they are passed: `unlike` those that are not what they
+    should be. `passed` are the states that should be stored.
     """
 
     def __init__(
@@ -118,6 +121,9 @@ class PartitionFold:
         self.asides: dict[str, Aside] = {}
         self.lost = False
         self.events = 0
+        self.milestones: dict[tuple[str, int], State | None] = {}
+        self.unlike: list[tuple[str, int]] = []
+        self.passed: dict[str, list[State]] = {}
         self._store = store
         self._partition = partition
         self._sealed = sealed
@@ -181,12 +187,24 @@ class PartitionFold:
         if wrong:
             self._break(sid, wrong, entry.id, entry.prev)
             return
+        self._pass(sid, before, fold.state)
         if entry.recorded.seq // MARK_EVERY > before // MARK_EVERY:
             folded.marks += [entry.id] * (entry.recorded.seq // MARK_EVERY - before // MARK_EVERY)
         if fold.state is not None and fold.state.ended is not None:
             # No more is asked of it: of a long history far more sessions have ended than live.
             folded.kept = Ended(fold.head, fold.state.seq, fold.state.hash, fold.state.user)
             folded.fold = Fold()
+
+    def _pass(self, sid: str, before: int, state: State | None) -> None:
+        """Compare a state with what is stored of it, and keep it where it is a milestone."""
+        if state is None or state.ended is not None:
+            return
+        if self.milestones and (sid, state.seq) in self.milestones and self.milestones.pop((sid, state.seq)) != state:
+            self.unlike.append((sid, state.seq))
+        if passes(before, state.seq):
+            several = self.passed.setdefault(sid, [])
+            several.append(state)
+            del several[:-MOST]
 
     async def catch_up(self, sid: str, version: int) -> str:
         """Fold what a session did since along its own chain, up to a stored version.
@@ -254,6 +272,7 @@ class PartitionFold:
         self.sessions.clear()
         self._unfolded.clear()
         self.faults.clear()
+        self.passed.clear()
         self.asides, self.lost, self._at = {}, False, None
 
     def _count(self, more: int) -> None:

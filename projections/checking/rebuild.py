@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from ledger import keys
 from ledger.errors import Contended, CorruptLedger, LayoutError, StoreReplyError
-from ledger.log import whole
+from ledger.log import milestones, whole
 from ledger.log.append import provider_member
+from ledger.log.order import mark_filled
 from ledger.log.reader import read_raw
 from ledger.log.stored_sessions import Strays, device_sids, indexed_sids, mistyped, provider_members
 from ledger.store.interface import Store
@@ -110,6 +111,8 @@ class Rebuild:
             if settled is _Settled.NOT or (settled is _Settled.UNTOUCHED and not was_whole):
                 self.report.not_whole.append(partition)
                 break
+            if settled is _Settled.ALL:
+                await mark_filled(self._store, partition)
             if await whole.finish(self._store, partition, says):
                 break
         else:
@@ -134,6 +137,7 @@ class Rebuild:
         fold = self._fold(partition, only=[sid])
         await fold.forward()
         await self._write(partition, fold, {sid}, {}, accept)
+        await self._write_milestones(partition, fold, sid)
         self._done()
 
     async def user(self, partition: int, user: str) -> None:
@@ -186,6 +190,7 @@ class Rebuild:
             self.report.name(Finding(partition, "", _STREAM_LOST))
             return _Settled.NOT
         await self._write(partition, fold, sids | fold.sessions.keys() | misfiled.keys() | marked, misfiled)
+        await self._write_milestones(partition, fold)
         if fold.lost:
             return _Settled.UNTOUCHED
         return _Settled.NOT if partition in self._mistyped else _Settled.ALL
@@ -217,6 +222,13 @@ class Rebuild:
         for fault in fold.faults:
             nobodys = fold.lost and not fault.session
             report.name(replace(fault, what=f"{fault.what}; {_NOBODYS}") if nobodys else fault)
+
+    async def _write_milestones(self, partition: int, fold: PartitionFold, sid: str | None = None) -> None:
+        """Make the milestones of a partition anew, or those of one session; broken ones get none."""
+        await milestones.remove(self._store, partition, sid)
+        for whose, states in fold.passed.items():
+            if not fold.of(whose).broken:
+                await milestones.write(self._store, partition, states)
 
     async def _mark_broken(self, partition: int, fold: PartitionFold, sids: Collection[str]) -> None:
         """Note which sessions are broken: where they are not found they must not be told that they ended."""

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from ledger.errors import CorruptLedger, StoreReplyError
+from ledger.log import milestones
 from ledger.log.append import parse_ended, provider_member
 from ledger.log.reader import last_id
 from ledger.log.stored_sessions import (
@@ -136,7 +137,9 @@ class _Partition:
     async def verify(self) -> None:
         newest = await last_id(self._store, self._partition)
         try:
+            self._fold.milestones = await milestones.read_all(self._store, self._partition)
             await self._fold.forward("+" if newest is None else newest)
+            self._note_milestones()
             if not self._fold.is_empty and not await is_whole(self._store, self._partition):
                 self._stale("", NOT_WHOLE)
             self._note_faults()
@@ -154,6 +157,15 @@ class _Partition:
                 self._note("", str(error))
         self._note_faults()
         self._report.segments += 0 if self._segments is None else self._segments.segments
+
+    def _note_milestones(self) -> None:
+        """Note those that are not what their events fold into, or cannot be read at all.
+
+        Others that were not passed are of events that are archived, or were written since.
+        """
+        unread = [(sid, at) for (sid, at), state in self._fold.milestones.items() if state is None]
+        for sid, at in (*self._fold.unlike, *unread):
+            self._stale(sid, f"its milestone {at} is not what its events say")
 
     async def _sids(self) -> set[str]:
         indexed = await indexed_sids(self._store, self._partition)

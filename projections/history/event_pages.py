@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from ledger.chain import GENESIS, previous_of
 from ledger.errors import CorruptLedger, NoSuchSession
+from ledger.log import milestones
 from ledger.log.append import is_known
 from ledger.log.reader import ANY_SEQ, PAGE, PAGE_BYTES, Entry, Walk, size_of, walk
 from ledger.store.interface import Store
@@ -171,7 +172,15 @@ class EventPages:
             yield run
 
     async def state_before(self, partition: int, sid: str, entry: Entry) -> Fold:
-        """Give the fold of a session from which few events lead to `entry`; an empty one to begin with its first."""
+        """Give the fold of a session from which few events lead to `entry`; an empty one to begin with its first.
+
+        It is a milestone's, or one that a segment keeps: whichever is later.
+        """
+        for state in await milestones.before(self.store, partition, sid, entry.recorded.seq):
+            found = await self._hot(partition, sid, state.seq, ANY_SEQ, 1, PAGE_BYTES)
+            at = found.entries[0] if found.entries else None
+            if at is not None and (at.recorded.seq, at.recorded.hash) == (state.seq, state.hash):
+                return Fold(state, at.id)  # in the stream, so behind all that segments keep
         if self._archive is None:
             return Fold()
         fold = await self._archive.state_before(partition, sid, entry)

@@ -11,6 +11,7 @@ from ledger.acks import Ack, format_ack
 from ledger.entity_types import CODES, types_in
 from ledger.errors import CorruptLedger, LayoutError, LedgerError, NoSuchSession
 from ledger.events import SessionEnded
+from ledger.log.milestones import MOST, passes, write
 from ledger.log.reader import Entry
 from ledger.personal import UserKey, opened, text_of
 from ledger.positions import iso_from_us
@@ -108,23 +109,28 @@ class StateThen(msgspec.Struct, frozen=True, rename="camel"):
 async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Moment:
     """Fold a session's events up to an instant, itself included, checking each link of the chain.
 
-    Begins with the state that the archive kept last before then, if there is one, else with the first event. Raises
-    NoSuchSession before the first event, CorruptLedger where the chain is broken,
-    LayoutError if its beginning was removed, ArchiveNotGiven if it lies in an archive that is not read.
+    Begins with the milestone or the state that the archive kept last before then, if there is one, else with the first
+    event; milestones that it comes by are written. Raises NoSuchSession before the first event, CorruptLedger where the
+    chain is broken, LayoutError if its beginning was removed, ArchiveNotGiven if that is in an archive not read.
     """
     newest = await past.page(partition, sid, top_at_us=at_us, count=1)
     if not newest.entries:
         raise await _not_yet(past, partition, sid, at_us)
     last, fold = newest.entries[0], await past.state_before(partition, sid, newest.entries[0])
     begun_seq = 0 if fold.state is None else fold.state.seq
+    passed: list[State] = []
     async for run in past.runs(partition, sid, until_us=at_us, beyond_seq=begun_seq, forward=True):
         if run.below_floor:
             raise _removed(past, sid)
         for entry in run.entries:
+            before = 0 if fold.state is None else fold.state.seq
             if wrong := fold.take(entry):
                 raise CorruptLedger(wrong, sid=sid, seq=entry.recorded.seq)
             last = entry
+            if passes(before, entry.recorded.seq) and fold.state is not None and fold.state.ended is None:
+                passed.append(fold.state)
     assert fold.state is not None
+    await write(past.store, partition, passed[-MOST:])
     return Moment(fold.state, last)
 
 

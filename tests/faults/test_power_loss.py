@@ -45,7 +45,7 @@ class Worker:
         self.service = service
 
     async def ask(self, method: str, path: str, token: str, json: Any = None) -> httpx.Response:
-        transport = httpx.ASGITransport(app=self.service.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=self.service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             try:
                 return await client.request(method, path, json=json, headers={"Authorization": f"Bearer {token}"})

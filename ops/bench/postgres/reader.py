@@ -19,6 +19,7 @@ from endpoints.sync.stream_lines import chunks
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from ledger.state import Checkpoint, State
+from projections.entities.lines import count_in
 from projections.entities.postgres.mapping.mapping import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
@@ -106,7 +107,7 @@ async def stream(source: PostgresSource, state: State, rows: Sequence[EntityType
     changed = await read.changed(state.library, positions(state, rows), horizon_us)
     lines, last = 0, b""
     async for chunk in chunks(read, state, [row for row in rows if row.name in changed], horizon_us):
-        lines += chunk.count(b"\n")
+        lines += count_in(chunk)
         last = chunk
     if b'{"type":"SyncCompleteV1"' not in last:
         raise ValueError(f"a stream of {lines:,} lines has no end")

@@ -6,7 +6,7 @@ entities as `import` writes them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,11 +68,16 @@ class Scene(msgspec.Struct, frozen=True):
 
         return uvloop.run(opened())
 
-    def sign_in(self, count: int, library: str) -> list[Device]:
-        """Sign devices in, each of a user of its own."""
+    def sign_in(self, count: int, users: str, library: str = "") -> list[Device]:
+        """Sign devices in, each of a user of its own; `users` begins their names, and is the library without one."""
+        return self._sign_in([f"{users}-user-{number}" for number in range(count)], library or users)
 
+    def sign_in_at(self, user: str, library: str, count: int) -> list[Device]:
+        """Sign devices of one user in."""
+        return self._sign_in([user] * count, library)
+
+    def _sign_in(self, users: Sequence[str], library: str) -> list[Device]:
         async def work(found: Opened) -> list[Device]:
-            users = [f"{library}-user-{number}" for number in range(count)]
             issued: list[Issued] = [await sign_in(found, self.settings, user, library) for user in users]
             return [Device(user, one.sid, one.token) for user, one in zip(users, issued, strict=True)]
 

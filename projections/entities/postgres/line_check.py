@@ -7,16 +7,16 @@ already (`json_sql.py`) is not looked at again; what is left is checked as the r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
 
 from ledger.errors import InvalidInput
 from ledger.positions import check_id
-from projections.entities.lines import END
+from projections.entities.lines import END, JoinedLines
 from projections.entities.postgres.reading import place_of
-from projections.entities.postgres.statements.json_sql import Printed
+from projections.entities.postgres.statements.json_sql import WELL_FORMED, Printed
 
 _FIELD: Final = re.compile(r"\.data\.(\w+)")
 _PLAIN_ID: Final = re.compile(rb'"ack":"\w+\|[^|]{27}\|[A-Za-z0-9_.:@/+=~ -]{1,200}\Z')
@@ -35,32 +35,32 @@ class LineCheck:
 
     def __init__(self, checks: Iterable[tuple[str, Printed]], *, text_ids: bool) -> None:
         """`checks` pairs payload keys with how they are printed; `text_ids`: ids may be any text."""
-        fields = {name: piece.check for name, piece in checks if piece.check is not None}
+        given = {name: piece.check for name, piece in checks if piece.check is not None}
+        fields = {name: check for name, check in given.items() if check is not WELL_FORMED}
         names = {f"f{at}": name for at, name in enumerate(fields)}
         data = msgspec.defstruct("Data", [(field, fields[name]) for field, name in names.items()], rename=names)
         line = msgspec.defstruct("Line", [("data", data)])
         self._text_ids = text_ids
-        self._nothing = not fields
-        self._page = msgspec.json.Decoder(list[line])  # type: ignore[valid-type]
+        self._nothing = not given
         self._line = msgspec.json.Decoder(line)
 
-    def unfit(self, lines: Sequence[bytes]) -> list[Unfit]:
-        """List the lines that do not fit."""
-        if not lines or (self._fit(lines) and self._ids_fit(lines)):
+    def unfit(self, text: bytes) -> list[Unfit]:
+        """List the lines that do not fit, of a text of lines that are closed by CLOSED."""
+        if not text or (self._fit(text) and self._ids_fit(text)):
             return []
-        return [found for index, line in enumerate(lines) if (found := self._look(index, line)) is not None]
+        return [found for index, line in enumerate(JoinedLines(text)) if (found := self._look(index, line)) is not None]
 
-    def _fit(self, lines: Sequence[bytes]) -> bool:
+    def _fit(self, text: bytes) -> bool:
         if self._nothing:
             return True
         try:
-            self._page.decode(b"[%b%b]" % ((END + b",").join(lines), END))
+            self._line.decode_lines(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
         return True
 
-    def _ids_fit(self, lines: Sequence[bytes]) -> bool:
-        return not self._text_ids or all(map(_PLAIN_ID.search, lines))
+    def _ids_fit(self, text: bytes) -> bool:
+        return not self._text_ids or all(map(_PLAIN_ID.search, JoinedLines(text)))
 
     def _look(self, index: int, line: bytes) -> Unfit | None:
         try:

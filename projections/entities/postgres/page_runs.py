@@ -12,19 +12,19 @@ from msgspec import Struct
 
 from ledger.positions import Position
 from projections.entities.forms import DELETE
-from projections.entities.lines import as_served, position_of
+from projections.entities.lines import CLOSED, JoinedLines, as_served, last_of, position_of
 from projections.entities.postgres.empty_spans import EmptySpans, is_near
 from projections.entities.postgres.line_check import LineCheck
 from projections.entities.postgres.mapped_reads import MappedReads
 from projections.entities.postgres.mapping.compiled import Compiled
 from projections.entities.postgres.reading import (
-    FETCH_BYTES,
     Batch,
     Fetched,
     Pace,
     PostgresPage,
+    Room,
+    Stands,
     place_of,
-    stands_of,
     unfit_field_of,
     unfit_parent_of,
 )
@@ -44,6 +44,7 @@ class PageRuns:
         self._compiler = reads.compiler
         self._unfit = unfit
         self._line_bytes: dict[str, float] = {}
+        self._room = Room()
         self._told: set[tuple[str, str]] = set()
 
     async def pages(
@@ -61,18 +62,21 @@ class PageRuns:
             return
         begin, known = quiet.begin(library, mapped, after)
         empty_from = begin
-        pace = Pace(limit, self._line_bytes.get(mapped, 0.0))
+        pace = Pace(limit, self._line_bytes.get(mapped, 0.0), self._room)
         run = _Run(mapped, self._compiler.forgotten)
         unfit = self._unfit.tables
 
         def ask(position: Position | None, *, near: bool = False) -> asyncio.Task[Batch | None]:
-            values = Ask(value, {mapped: position}, before, pace.rows, FETCH_BYTES, pace.shares, unfit)
+            values = Ask(value, {mapped: position}, before, pace.rows, pace.size, pace.shares, unfit)
             return asyncio.create_task(self._batch(run, values, near=near))
 
         asked: asyncio.Task[Batch | None] | None = ask(begin, near=known or is_near(begin, before))
         try:
-            while asked is not None and (batch := await asked) is not None:
-                asked = ask(batch.fetched.last) if pace.learn(batch) else None
+            while asked is not None:
+                keeps_up = not asked.done()  # what was sent of the statement before is gone already
+                if (batch := await asked) is None:
+                    break
+                asked = ask(batch.fetched.last) if pace.learn(batch, keeps_up=keeps_up) else None
                 self._line_bytes[mapped] = pace.line_bytes
                 cuts = deque(batch.fetched.cut(limit))
                 assert run.compiled is not None
@@ -81,9 +85,10 @@ class PageRuns:
                 while cuts:
                     page = await self._page(row(entity_type), mapped, fits, cuts.popleft(), before)
                     if page.lines:
-                        empty_from = position_of(page.lines[-1])
+                        empty_from = position_of(last_of(page.lines))
                     yield page
         finally:
+            pace.give_back()
             if asked is not None:
                 await _given_up(asked)
         quiet.note(library, mapped, empty_from, before)
@@ -116,12 +121,11 @@ class PageRuns:
         run.compiled = compiled
         if not found["rows"]:
             return None
-        parents = [
-            (table, stands_of(found[f"s{at}"], is_uuid=is_uuid))
+        parents = tuple(
+            (table, Stands(found[f"s{at}"], is_uuid=is_uuid))
             for at, (table, is_uuid) in enumerate(compiled.types.stands)
-        ]
-        lines = found["lines"]
-        return Batch(Fetched(lines.split(b"\n"), parents), found["rows"], len(lines), found["more"])
+        )
+        return Batch(Fetched(found["lines"], found["plain"], parents), found["rows"], found["kept"], found["more"])
 
     def first_waiting(self, page: Page, snapshot_us: int, limits: Mapping[str, Position]) -> Waiting | None:
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
@@ -129,11 +133,9 @@ class PageRuns:
         Asks nothing: where the parents stand was read with the rows, after what was sent of them.
         """
         assert isinstance(page, PostgresPage)
-        first = len(page.lines)
-        for table, stands in page.parents:
-            bound = min((snapshot_us, *self._cuts(table, limits)))
-            first = min(first, next((at for at, stand in enumerate(stands) if stand >= bound), first))
-        return Waiting(first, position_of(page.lines[first])) if first < len(page.lines) else None
+        found = [stands.first_at(min((snapshot_us, *self._cuts(table, limits)))) for table, stands in page.parents]
+        first = min((at for at in found if at is not None), default=None)
+        return None if first is None else Waiting(first, position_of(page.lines[first]))
 
     async def _page(
         self, served: EntityTypeRow, mapped: str, fits: LineCheck, fetched: Fetched, before: int
@@ -142,25 +144,33 @@ class PageRuns:
 
         Raises SourceUnavailable where a line is not what was asked for: what refers to that row might be sent.
         """
-        last, rows = fetched.last, len(fetched.entries)
+        last, held_back = fetched.last, 0
         not_read: dict[str, int] = {}
-        if not all(entry.startswith(b"{") for entry in fetched.entries):
-            await self._unfit.note({parent for entry in fetched.entries if (parent := unfit_parent_of(entry))})
-            not_read = self._tell_unfit(served, fetched)
+        if not fetched.plain:
+            entries = fetched.entries
+            await self._unfit.note({parent for entry in entries if (parent := unfit_parent_of(entry))})
+            not_read = self._tell_unfit(served, entries)
             fetched = fetched.sent()
-        if unfit := fits.unfit(fetched.entries):
+            held_back = len(entries) - (len(fetched.entries) if fetched.text else 0)
+        text = fetched.text.replace(b"\n", CLOSED) + CLOSED if fetched.text else b""
+        lines: Sequence[bytes] = JoinedLines(text)
+        if unfit := fits.unfit(text):
             self._compiler.forget()  # the database may have got another schema, or enum
             raise SourceUnavailable(f"A row of {served.name} cannot be read at {unfit[0].field}: {unfit[0].reason}")
-        lines = fetched.entries
         if served.name != mapped:
             stored = row(mapped)
-            lines = [converted for line in lines if (converted := as_served(line, served, stored)) is not None]
+            made = [as_served(line, served, stored) for line in lines]
+            kept = [at for at, line in enumerate(made) if line is not None]
+            if len(kept) < len(made):  # an older version leaves some out
+                held_back += len(made) - len(kept)
+                fetched.parents = tuple((name, stands.only(kept)) for name, stands in fetched.parents)
+            lines = [line for line in made if line is not None]
         # What is written meanwhile shows in the parents' places, whatever the horizon.
-        return PostgresPage(lines, last, before, rows - len(lines), unfit=not_read, parents=tuple(fetched.parents))
+        return PostgresPage(lines, last, before, held_back, unfit=not_read, parents=fetched.parents)
 
-    def _tell_unfit(self, served: EntityTypeRow, fetched: Fetched) -> dict[str, int]:
+    def _tell_unfit(self, served: EntityTypeRow, entries: Sequence[bytes]) -> dict[str, int]:
         """Count the rows of a page that no device can read by field; the first of each is logged."""
-        unfit = [(entry, field) for entry in fetched.entries if (field := unfit_field_of(entry))]
+        unfit = [(entry, field) for entry in entries if (field := unfit_field_of(entry))]
         for entry, field in unfit:
             if (served.name, field) not in self._told:
                 self._told.add((served.name, field))

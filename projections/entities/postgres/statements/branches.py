@@ -86,6 +86,12 @@ class Part(Struct, frozen=True):
         """Name the table of shares as the mapping's expressions do."""
         return list(_ALIAS.finditer(self.each_from))[-1][0]
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether each of its entries is a line that is sent as it is."""
+        keeps = self.keeps
+        return not (keeps.unfit or keeps.missing or keeps.needs_unfit[0] or keeps.set_null_for[0])
+
     def line(self, entity_type: str) -> str:
         """Print a whole line without its end; of a row that waits only `|<time>|<id>`.
 

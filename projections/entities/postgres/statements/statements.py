@@ -24,6 +24,7 @@ AHEAD_ROWS: Final = 10_001
 """As many rows as are counted ahead."""
 HELD_ROWS: Final = 1_001
 """As many rows with a missing parent as are counted."""
+_PLAIN: Final = f"coalesce(bool_and(ascii(line) = {ord('{')}) FILTER (WHERE kept), true)"
 
 
 class Statement(Struct, frozen=True):
@@ -88,8 +89,9 @@ def statement_of(sql: str, parameters: Parameters, library: str) -> Statement:
 def page(types: Types) -> Statement:
     """Ask for the lines after a position and before an instant.
 
-    One row: `rows` read, whether there may be `more` shares, `lines` as bytes with LF between them (null without rows),
-    and for each table of parents, as `s0`, `s1`, …, where they stand: a UUIDv7 (16 bytes) or a timestamptz (8) a line.
+    One row: `rows` read, how many of them are `kept`, whether those are `plain` lines to be sent as they are, whether
+    there may be `more` shares, `lines` as bytes with LF between them (null without rows), and for each table of
+    parents, as `s0`, `s1`, …, where they stand: a UUIDv7 (16 bytes) or a timestamptz (8) a line.
     """
     parameters = parameters_of(types.library)
     rows = parameters.use(("rows",), "bigint", lambda ask: ask.rows)
@@ -101,6 +103,8 @@ def page(types: Types) -> Statement:
     stands = [f"s{at}" for at in range(len(types.stands))]
     aggregates = [
         "count(*) AS rows",
+        "count(*) FILTER (WHERE kept) AS kept",
+        f"{'true' if all(part.is_plain for part in types.parts) else _PLAIN} AS plain",
         f"{_more(shares)} AS more",
         "convert_to(string_agg(line, chr(10)) FILTER (WHERE kept), 'UTF8') AS lines",
         *(f"string_agg({name}, '') FILTER (WHERE kept) AS {name}" for name in stands),
