@@ -55,7 +55,7 @@ NOTED_S: Final = 60.0
 """How often a worker notes that it runs, and learns in which format the ledger is written."""
 COMPARED_S: Final = 1.0
 """How often a worker looks whether another server answers."""
-_LOOK_WITHIN_S: Final = 20.0
+_LOOK_WITHIN_S: Final = 10.0
 """How long a worker looks, before it serves, whether the store lost what is logged."""
 OPENED_WITHIN_S: Final = 1.0
 """How long a worker that takes the place of another lets clients wait for it, before it tells them to come again."""
@@ -257,7 +257,8 @@ class Application:
         The job looks again with each run.
         """
         try:
-            identity = await proof.place.identity()
+            async with asyncio.timeout(_LOOK_WITHIN_S):
+                identity = await proof.place.identity()
             if identity is None or identity.ledger != proof.ledger_id:
                 return
             verifiers = [key.public for key in proof.keys(identity.origin, False)]
