@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, history, rebuild, rss, segments, sizes, sockets, stampede, stream, verify
+from ops.bench import acks, growth, history, rebuild, rss, segments, sizes, sizing, sockets, stampede, stream, verify
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -24,6 +24,8 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "postgres": streams.run,
     "beside": beside.run,
     "stampede": stampede.run,
+    "growth": growth.run,
+    "sizing": sizing.run,
 }
 
 

@@ -21,6 +21,8 @@ BENCHMARKS: Final = (
     "postgres",
     "beside",
     "stampede",
+    "growth",
+    "sizing",
 )
 
 
