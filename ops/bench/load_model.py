@@ -2,8 +2,8 @@
 
 Each user's events of a day are drawn from a power law with the exponent 2.09: that of the calls which each of 51
 million customers of a telephone company received in a day (Clauset, Shalizi and Newman, "Power-law distributions in
-empirical data", SIAM Review 51, 2009, table 6.1). Its mean is barely finite, so few users do much of everything: a heavier tail
-than is to be expected of phones that sync. What one user can do is cut off at MOST_A_DAY.
+empirical data", SIAM Review 51, 2009, table 6.1). Its mean is barely finite, so few users do much of everything: a
+heavier tail than is to be expected of phones that sync. What one user can do is cut off at MOST_A_DAY.
 
 The most active users are drawn one by one; of all others, of whom each partition has thousands, only the sum, as a
 normal distribution has it. Partitions get users by their hash, so at random.
