@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from ledger.acks import Ack
@@ -44,16 +45,15 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     acks = _Costs("an ack", "living devices of its user", AT_MOST)
     for devices in scale.growth_devices:
         with scene() as found:
-            acks.note(
-                devices, found.with_ledger(lambda opened, n=devices, f=found: _acks(opened, f, n, scale)), progress
-            )  # type: ignore[misc]
+            us = found.with_ledger(partial(_acks, found=found, devices=devices, scale=scale))
+            acks.note(devices, us, progress)
     states = _Costs("the state at an instant", "events of its session", None)
     pages = _Costs(f"a page of {_PAGE} events", "events of its session", AT_MOST)
     for events in scale.growth_events:
         with scene(partitions=1) as found:
             rebuild.fill(found, 1, events)
             rebuild.rebuild(found, events, 1)
-            state_us, page_us = found.with_ledger(lambda opened, n=events, f=found: _past(opened, f, n))  # type: ignore[misc]
+            state_us, page_us = found.with_ledger(partial(_past, found=found, events=events))
             states.note(events, state_us, progress)
             pages.note(events, page_us, progress)
     rows = _Costs("an imported row", "rows of its library", AT_MOST)
@@ -61,9 +61,9 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         at = 0
         for size in scale.growth_entities:
             last = size - scale.growth_measured
-            found.with_ledger(lambda opened, a=at, b=last: _import(opened, a, b))  # type: ignore[misc]
+            found.with_ledger(partial(_import, start=at, end=last))
             found.settle()
-            rows.note(size, found.with_ledger(lambda opened, a=last, b=size, f=found: _rows(opened, f, a, b)), progress)  # type: ignore[misc]
+            rows.note(size, found.with_ledger(partial(_rows, found=found, start=last, end=size)), progress)
             at = size
     state = Bound(
         name=f"growth: CPU of the state at an instant of a session of {scale.growth_events[-1]:,} events",
