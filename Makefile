@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install installed run free-port test soak stores check fix bench upstream clean
+.PHONY: install installed run free-port test soak stores screenshots check fix bench upstream clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
@@ -53,6 +53,10 @@ soak: install ## Run what is long at its full length, and tell each test as it e
 # SERVERS="PROGRAM …": redis-server or valkey-server programs to run on, beside the wheel's Valkey and the machine's Redis 7.
 stores: install ## Run the contract suite on each store as people run it, and print the table of ops/docs/stores.md
 	@$(BIN)/python -m tests.support.stores.runs $(SERVERS)
+
+# INTO=FOLDER takes them there, else into a new temporary folder, whose name is printed.
+screenshots: .venv/installed ## Take pictures of every page of the console, by day, by night and on a phone
+	@$(BIN)/python -m tests.support.console.screenshots $(call quoted,$(INTO))
 
 check: .venv/installed ## Lint, types, layers; never writes
 	$(BIN)/ruff check .

@@ -94,6 +94,9 @@ class Metrics:
             if now_s - self._admitted_s.get(digest, -REMEMBERED_S) >= REMEMBERED_S:
                 raise
             return
+        except Exception:  # it was taken away: not while the store is away either
+            self._admitted_s.pop(digest, None)
+            raise
         self._admitted_s.pop(digest, None)
         self._admitted_s[digest] = now_s
         while len(self._admitted_s) > REMEMBERED:

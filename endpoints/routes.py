@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import falcon.asgi
 
 from endpoints import entities, health, metrics, server_info, well_known
 from endpoints.accounts import auth_status, oauth, sessions, tokens, users
-from endpoints.audit import explain, finding, history, log, state, streams
+from endpoints.audit import counts, devices, explain, feed, finding, history, log, state, streams
+from endpoints.console import pages as console_pages
+from endpoints.console import routes as console
 from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.operations import Route
@@ -22,6 +24,8 @@ from endpoints.sync import acks, probe, stream
 from ledger.errors import Unavailable
 
 App = falcon.asgi.App[Request, falcon.asgi.Response]
+Middleware = Any
+"""Something with `process_response`, as Falcon calls it."""
 _SUBJECTS = (
     well_known,
     health,
@@ -39,9 +43,13 @@ _SUBJECTS = (
     state,
     explain,
     streams,
+    feed,
     finding,
+    devices,
+    counts,
     log,
     entities,
+    console,
 )
 
 
@@ -61,28 +69,28 @@ def operations_of(every: Iterable[Route]) -> Iterator[tuple[str, str]]:
                 yield "HEAD", route.path
 
 
-def build(services: Services) -> App:
-    """Build the ASGI app."""
+def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
+    """Build the ASGI app; `watching` is middleware that sees each answer before it begins."""
     every = list(routes(services))
     figures = HttpFigures(list(operations_of(every)))
     services.figures.take(figures)
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures)], router=Router())
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures), *watching], router=Router())
     refusals = Refusals(services)
-    errors.install(app, refusals.judged)
+    errors.install(app, refusals.judged, console_pages.shown)
     for route in every:
         add(app, route)
     return app
 
 
-def build_waiting(trouble: Callable[[], Unavailable]) -> App:
+def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(()))])
-    errors.install(app)
+    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
+    errors.install(app, shown=console_pages.shown)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:
         raise errors.NotReady(str(trouble())) if req.path == health.READY else trouble()
 
-    for route in health.alive_routes():
+    for route in (*health.alive_routes(), *console.files()):
         add(app, route)
     app.add_sink(not_yet, "/")
     return app

@@ -11,6 +11,7 @@ from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.port import IdentityProvider, LogoutSender
 from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import Limits
+from endpoints.sync.stream_over import StreamOver, log_it
 from ledger.errors import Refused
 from ledger.log.service import Ledger
 from projections.accounts.claim_conflicts import ClaimConflicts
@@ -18,8 +19,11 @@ from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.accounts.tokens import TokenIssuer
 from projections.counters import Counters
+from projections.devices.listing import Devices
 from projections.entities.protocol_version import DEFAULT, ProtocolVersion
 from projections.entities.source import EntitySource
+from projections.feed.hub import FeedHub
+from projections.finding.people import Elsewhere, user_of_email
 from projections.history.event_pages import EventPages
 from projections.transparency.published import PublishedLog
 from projections.unknown_types import UnknownTypes
@@ -89,13 +93,19 @@ class ProtocolReadiness(msgspec.Struct, frozen=True, rename="camel"):
     unknown_types: list[str] = []
 
 
-class ProofReadiness(msgspec.Struct, frozen=True):
-    """How the transparency log is: its origin and entries, and in words how far it is behind or what it met."""
+class ProofReadiness(msgspec.Struct, frozen=True, rename="camel"):
+    """How the transparency log is: its origin and entries, and in words how far it is behind or what it met.
+
+    `unlogged_events`: how many events were last found not to be in it yet, up to 10,000; `behind_s`: how old the oldest
+    of them was, in s.
+    """
 
     ok: bool
     text: str
     origin: str = ""
     entries: int = 0
+    unlogged_events: int = 0
+    behind_s: float = 0.0
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -139,11 +149,14 @@ class Services(msgspec.Struct, frozen=True):
     `protocol_version` tells the version to announce; it raises nothing. `unknown_types` is there beside a backend, of
     which apps learn the version: what they ask for and nobody here knows is left out and noted there, else refused.
     `figures` are what this worker counts, those of ledger and store too.
+    `users_elsewhere` tells whose an e-mail address is where another service has users.
+    `stream_over` is told of each sync stream that is over, and raises nothing.
     `backend_logout` is there where a backend gives tokens out and says when its sessions are over.
     """
 
     ledger: Ledger
     past: EventPages
+    feed: FeedHub
     auth: Auth
     tokens: TokenIssuer
     identities: Identities
@@ -161,5 +174,16 @@ class Services(msgspec.Struct, frozen=True):
     protocol_version: Callable[[], Awaitable[ProtocolVersion]] = _by_default
     unknown_types: UnknownTypes | None = None
     backend_logout: LogoutSender | None = None
+    users_elsewhere: Elsewhere | None = None
     log: PublishedLog | None = None
     figures: WorkerFigures = msgspec.field(default_factory=WorkerFigures)
+    stream_over: Callable[[StreamOver], None] = log_it
+
+    async def user_of_email(self, email: str) -> str | None:
+        """Tell whose e-mail address this is; None if it is nobody's. Raises InvalidInput, Unavailable."""
+        return await user_of_email(self.ledger.store, email, self.users_elsewhere)
+
+    @property
+    def devices(self) -> Devices:
+        """What lists devices."""
+        return Devices(self.ledger, self.past, self.source)

@@ -118,12 +118,13 @@ class ClearCheckpoints(_Command, frozen=True):
     """Forget the checkpoints of `types` (a mask; None for all).
 
     `reset`: the device starts over by itself and holds nothing; that answers a pending reset too. For the cause IMMICH
-    it is forgotten too that they were adopted, so that they are cleared once.
+    it is forgotten too that they were adopted, so that they are cleared once. `by`: who wants it, for the cause ASKED.
     """
 
     types: int | None
     cause: str
     reset: bool = False
+    by: Personal = b""
 
 
 class RequestReset(_Command, frozen=True):

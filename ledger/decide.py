@@ -91,7 +91,7 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
         raise SessionEnded
     match command:
         case RecordAcks():
-            return _record_acks(state, command.acks)
+            return record_acks(state, command.acks)
         case OfferStream():
             return _offer(state, command)
         case ClearCheckpoints():
@@ -303,7 +303,8 @@ def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
     return (*cleared, StreamOffered(command.snapshot_us, types, revision, origin.number, origin.written))
 
 
-def _record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
+def record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
+    """Decide acks on a living session; raises Refused."""
     if RESET_ACK in acks:
         return _reset_acked(state)
     moved: dict[str, StoredAck] = {}
@@ -395,10 +396,10 @@ def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
         known = state.reset_sent or (command.reset and (state.pending_reset or state.started))
         if not held and not known:
             return _NOTHING
-        return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset),)
+        return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset, by=command.by),)
     if not held & command.types:
         return _NOTHING
-    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset),)
+    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset, by=command.by),)
 
 
 def _held(state: State) -> int:

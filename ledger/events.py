@@ -27,6 +27,10 @@ IMMICH: Final = "immich"
 """Where checkpoints were adopted from, how sessions were authenticated, and the cause of what follows from there."""
 
 
+ASKED: Final = "asked"
+"""The cause of a clearing that an operator or owner wanted: the device gets the rows of these types again."""
+
+
 class StoredAck(NamedTuple):
     """An ack as events hold it: entity type code, position, epoch."""
 
@@ -96,13 +100,15 @@ class CheckpointsCleared(_Event, frozen=True, array_like=True, tag="checkpoints_
     """Checkpoints were cleared and a new epoch began for each. `types`: mask, or None for all.
 
     `reset`: a pending reset was answered by it. `wiped`: the device holds nothing any more, as a reset line told it
-    to or as it says itself; else it is not known to, and what it has heard of deletes stays.
+    to or as it says itself; else it is not known to, and what it has heard of deletes stays. `by`: who wanted it, for
+    the cause ASKED.
     """
 
     types: bytes | None
     cause: str
     reset: bool = False
     wiped: bool = False
+    by: Personal = b""
 
 
 class SyncResetRequested(_Event, frozen=True, array_like=True, tag="sync_reset_requested"):

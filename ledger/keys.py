@@ -49,6 +49,16 @@ def api_keys_used() -> bytes:
     return b"ledger:api-keys-used"
 
 
+def console_sessions() -> bytes:
+    """Hash: SHA-256 of the secret in a browser's cookie -> until when it is signed in at the console, and who it is."""
+    return b"ledger:console-sessions"
+
+
+def console_links() -> bytes:
+    """Hash: SHA-256 of the secret of a one-time link -> until when it signs in at the console, and as whom."""
+    return b"ledger:console-links"
+
+
 def counters() -> bytes:
     """Hash: name and labels of a counter -> how often it was counted, by all workers ever."""
     return b"ledger:counters"
@@ -62,6 +72,11 @@ def census() -> bytes:
 def census_devices() -> bytes:
     """Hash: partition -> how far its devices were when they were last looked at; `next`: whose turn it is."""
     return b"ledger:census-devices"
+
+
+def rates() -> bytes:
+    """Hash: `<length in s>:<number of a slot>` -> when it began, in s, and what all workers counted in it."""
+    return b"ledger:rates"
 
 
 def unfit_parents() -> bytes:
@@ -87,6 +102,11 @@ def claim_conflicts() -> bytes:
 def unknown_types() -> bytes:
     """Hash: a type of the protocol that apps asked for and nobody here knows -> when they last did, in µs."""
     return b"ledger:unknown-types"
+
+
+def feed_names() -> bytes:
+    """Hash: name of a reader of the feed -> when it was moved on in µs, a space, where it stands."""
+    return b"ledger:feed-names"
 
 
 def gone() -> bytes:
@@ -151,6 +171,16 @@ def ended(partition: int) -> bytes:
 def activity(partition: int) -> bytes:
     """Sorted set: living session ids by the last request seen, in ms, at most hourly."""
     return b"{p%d}:activity" % partition
+
+
+def order(partition: int) -> bytes:
+    """Sorted set: living sessions by who needs help first (`ledger.log.order`)."""
+    return b"{p%d}:order" % partition
+
+
+def sids(partition: int) -> bytes:
+    """Sorted set without scores: the ids of all sessions, living and ended; `@filled` once all of them are there."""
+    return b"{p%d}:sids" % partition
 
 
 def due(partition: int) -> bytes:

@@ -17,8 +17,16 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset
-from ledger.events import DeviceDescribed, Event, Personal, SessionCreated, SessionEnded, SyncResetRequested
+from ledger.commands import ClearCheckpoints, Command, CreateSession, DescribeDevice, EndSession, RequestReset
+from ledger.events import (
+    CheckpointsCleared,
+    DeviceDescribed,
+    Event,
+    Personal,
+    SessionCreated,
+    SessionEnded,
+    SyncResetRequested,
+)
 from ledger.state import State
 
 KEY_BYTES: Final = 32
@@ -29,7 +37,9 @@ _DEVICE: Final = ("device_type", "device_os", "app_version")
 _BY: Final = ("by",)
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {
     **dict.fromkeys((CreateSession, DescribeDevice, SessionCreated, DeviceDescribed, State), _DEVICE),
-    **dict.fromkeys((EndSession, RequestReset, SessionEnded, SyncResetRequested), _BY),
+    **dict.fromkeys(
+        (ClearCheckpoints, EndSession, RequestReset, CheckpointsCleared, SessionEnded, SyncResetRequested), _BY
+    ),
 }
 """The fields of commands, events and states that are personal; what is not listed has none."""
 
@@ -94,6 +104,11 @@ def sealed(told: T, key: UserKey) -> T:
 def opened(told: T, key: UserKey | None) -> T:
     """Make the personal texts of a command, event or state plain, as far as the key opens them."""
     return told if key is None else _each(told, key.open)
+
+
+def hidden(told: T) -> T:
+    """Make the personal texts of a command, event or state unreadable, as if their keys were not here."""
+    return _each(told, lambda value: SEALED if value else value)
 
 
 def _each(told: T, change: Callable[[Personal], Personal]) -> T:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from endpoints.routes import App, build, build_waiting
+from endpoints.routes import build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
 from ledger.errors import InvalidInput, LedgerError, StoreFull, StoreUnavailable, Unavailable
@@ -27,17 +27,21 @@ from ledger.store.interface import check_writes
 from ops.figures import certificates
 from ops.figures.of_worker import LookedAt
 from ops.figures.shared import Slot
-from ops.figures.watching import CENSUS_S, LOOK_S, Watch
+from ops.figures.watching import CENSUS_S, LOOK_S, RATES_S, Watch
 from ops.opening.identity_provider import elsewhere, open_immich_tables
 from ops.opening.ledger import SECOND_US, Opened, waiting_text
+from ops.opening.observing import Observing
 from ops.opening.proof import log_of, new_origin
 from ops.opening.services import open_census, open_services
 from ops.opening.sockets import open_sockets, watcher
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
 from projections.counters import Counters
+from projections.devices import filling
 from projections.expiry import claim, expire
 from projections.transparency.errors import LogContradicts, LogRefused
+from projections.transparency.going_on import make_good
+from projections.transparency.going_on import told as what_was_made_good
 from projections.transparency.job import JOB as NOTARIZE
 from projections.transparency.job import LogOf, notarize, told
 
@@ -51,6 +55,8 @@ NOTED_S: Final = 60.0
 """How often a worker notes that it runs, and learns in which format the ledger is written."""
 COMPARED_S: Final = 1.0
 """How often a worker looks whether another server answers."""
+_LOOK_WITHIN_S: Final = 20.0
+"""How long a worker looks, before it serves, whether the store lost what is logged."""
 OPENED_WITHIN_S: Final = 1.0
 """How long a worker that takes the place of another lets clients wait for it, before it tells them to come again."""
 
@@ -63,7 +69,9 @@ class Application:
         self._ledger_id = ledger_id
         self._settings = settings
         self._redis_url = redis_url
-        self._app: App = build_waiting(lambda: self._trouble)
+        self._observing = Observing(settings)
+        waiting = build_waiting(lambda: self._trouble, self._observing.middleware)
+        self._app = self._observing.around(waiting)
         self._sockets: Sockets | None = None
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
@@ -86,6 +94,10 @@ class Application:
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
         async with AsyncExitStack() as closing:
+            if self._settings.traces:
+                from ops.tracing.sending import Sending  # PERF: only who traces waits for this
+
+                closing.push_async_callback(Sending.begin(self._settings).end)
             opening = asyncio.create_task(self._open(closing))
             # The parent has seen the store, so at first it is only a moment; later others must not be kept waiting.
             await asyncio.wait([opening], timeout=OPENED_WITHIN_S if self.served_before else None)
@@ -145,15 +157,19 @@ class Application:
         """Open all that the application needs and begin its jobs; what is opened goes with `closing`."""
         async with AsyncExitStack() as stack:
             looked = LookedAt()
-            found, services = await open_services(self._redis_url, self._settings, stack, self._ledger_id, looked)
+            found, services = await open_services(
+                self._redis_url, self._settings, stack, self._ledger_id, looked, self._observing
+            )
             proof = await log_of(found, self._settings)
-            app, sockets = build(services), None
+            if proof is not None:
+                await self._make_good(found, proof)
+            app, sockets = self._observing.around(build(services, self._observing.middleware)), None
             if self._settings.has_sockets:
                 sockets = open_sockets(found, services, self._settings)
                 stack.push_async_callback(sockets.close)
             watch, jobs = Watch(self._settings, looked, self.slot), partial(again_and_again, looked=looked)
             watch.begin(services)
-            census = open_census(self._settings, found, services.source)
+            census = open_census(self._settings, found, services.source, proof)
             waits = await waiting_text(found, self._settings)
             log.info("store: %s, %s%s", found.promise.server, found.promise.text, waits)
             worker, version = uuid4().hex[:12], metadata.version("syncledger")
@@ -162,11 +178,13 @@ class Application:
                 watch.tick(),
                 jobs(partial(self._expire, found), "expire", expire_s, counters),
                 jobs(partial(_note_version, found, worker, version), "version", NOTED_S, counters, now=True),
-                jobs(partial(_compare, found), "compare", COMPARED_S, counters, now=True),
+                jobs(partial(self._compare, found, proof), "compare", COMPARED_S, counters, now=True),
                 jobs(partial(_keep_time, found), "clock", LOOK_EVERY_S, counters),
                 jobs(partial(watch.look, services, services.source), "look", LOOK_S, counters, now=True),
                 jobs(partial(watch.census, found, census), "census", CENSUS_S, counters, now=True),
-                jobs(watch.certificates, "certificates", certificates.EVERY_S, counters, now=True),
+                jobs(partial(watch.certificates, found), "certificates", certificates.SOON_S, counters, now=True),
+                jobs(partial(watch.rates, found), "rates", RATES_S, counters),
+                jobs(partial(_fill_index, found), "index", filling.EVERY_S, counters, now=True),
             ]
             if self._settings.identity == IMMICH:
                 tables = await open_immich_tables(self._settings, connections=1)
@@ -180,6 +198,16 @@ class Application:
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
             closing.push_async_exit(stack.pop_all())
         self._app, self._sockets = app, sockets
+
+    async def _compare(self, found: Opened, proof: LogOf | None) -> None:
+        """Compare what is remembered and logged with the store, where another server answers, or was made primary."""
+        with suppress(StoreUnavailable):  # looked at again in a second
+            with suppress(StoreFull):
+                await check_writes(found.store)  # a server that became a replica is left though nobody writes
+            logged = None if proof is None else partial(self._make_good, found, proof)
+            compared = await found.ledger.losses.compare_if_another(logged)
+            if compared is not None:
+                log.info("compared with another server: %s", msgspec.json.encode(compared).decode())
 
     async def _expire(self, found: Opened) -> None:
         """End what is over; of all workers the one that claims a turn does it."""
@@ -203,13 +231,41 @@ class Application:
             return
         await found.presence.check()
         try:
-            report = await notarize(proof, found.ledger.partitions, new_origin(), lambda: found.ledger.clock() // 1000)
+            report = await notarize(
+                proof,
+                found.ledger.partitions,
+                new_origin(),
+                lambda: found.ledger.clock() // 1000,
+                ledger=found.ledger,
+            )
         except (LogRefused, LogContradicts, InvalidInput) as error:
             log.error("nothing is logged: %s", _told(error))
             await Counters(found.store).note("job_failed", job="notarize")
             return
+        if report is not None and report.made_good is not None:
+            log.error("%s", what_was_made_good(report.made_good))
         if report is not None and (wrong := told(report)):
             log.error("the log: %s", wrong)
+
+    async def _make_good(self, found: Opened, proof: LogOf) -> None:
+        """Make good what the store lost of what is logged, before devices speak; where that fails it is told.
+
+        The job looks again with each run.
+        """
+        try:
+            identity = await proof.place.identity()
+            if identity is None or identity.ledger != proof.ledger_id:
+                return
+            verifiers = [key.public for key in proof.keys(identity.origin, False)]
+            report = await make_good(found.ledger, proof.place, identity.origin, verifiers, within_s=_LOOK_WITHIN_S)
+        except StoreUnavailable:
+            raise
+        except (LedgerError, TimeoutError) as error:
+            what = _told(error) if isinstance(error, LedgerError) else f"no answer within {_LOOK_WITHIN_S:g} s"
+            log.error("not compared with the transparency log: %s", what)
+            return
+        if report is not None:
+            log.error("%s", what_was_made_good(report))
 
     async def _end_gone(self, found: Opened, tables: ImmichTables) -> None:
         """End what is gone at Immich; of all workers the one that claims a turn does it."""
@@ -272,14 +328,15 @@ async def _note_version(found: Opened, worker: str, version: str) -> None:
     await note_time(found.store, found.ledger.clock())
 
 
-async def _compare(found: Opened) -> None:
-    """Compare what this worker remembers with the store, where another server answers, or was made the primary."""
-    with suppress(StoreUnavailable):  # looked at again in a second
-        with suppress(StoreFull):
-            await check_writes(found.store)  # a server that became a replica is left though nobody writes
-        compared = await found.ledger.losses.compare_if_another()
-        if compared is not None:
-            log.info("compared with another server: %s", msgspec.json.encode(compared).decode())
+async def _fill_index(found: Opened) -> None:
+    """Fill the index of devices where it is not; of all workers the one that claims a turn does it."""
+    if not await claim(found.ledger, int(filling.EVERY_S * SECOND_US), filling.JOB):
+        return
+    report = await filling.fill(found.store, found.ledger.partitions, found.formats, found.ledger.clock())
+    if report.partitions or report.failed:
+        log.info("the index of devices is filled: %s", msgspec.json.encode(report).decode())
+    for _ in report.failed:
+        await Counters(found.store).note("passed_over", what="partition")
 
 
 async def _keep_time(found: Opened) -> None:

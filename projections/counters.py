@@ -89,7 +89,20 @@ COUNTERS: Final[dict[str, Known]] = {
     "job_failed": Known(
         "Runs of background jobs that failed, to be tried again.",
         "job",
-        ("expire", "version", "compare", "clock", "gone", "look", "census", "certificates", "notarize", "watch"),
+        (
+            "expire",
+            "version",
+            "compare",
+            "clock",
+            "gone",
+            "look",
+            "census",
+            "certificates",
+            "notarize",
+            "watch",
+            "index",
+            "rates",
+        ),
     ),
     "unknown_types": Known(
         "Types of the protocol that apps asked for and this version does not know, left out beside a backend."

@@ -16,14 +16,18 @@ where the kind can matter, run on all in both. With `--store KIND` all run on th
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+import httpx._transports.default
 import pytest
 import redis.utils
 from hypothesis import HealthCheck, settings
@@ -51,6 +55,8 @@ settings.load_profile("syncledger")
 
 # redis-py reads its own version from disk for every connection; tests open thousands.
 redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
+# httpx reads the authorities that everybody trusts for every client; nothing here is signed by one of them.
+vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_context)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -69,6 +75,25 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have the given server program used, by the processes of this run too."""
     if given := config.getoption("--server"):
         os.environ[GIVEN_SERVER] = str(Path(given).absolute())
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """In a run of all tests, have each worker begin with other modules: what one has compiled the others read."""
+    gc.disable()  # all that is made here stays
+    of_worker = getattr(session.config, "workerinput", None)
+    if of_worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    paths = sorted(Path(__file__).parent.rglob("test_*.py"))
+    first = int(of_worker["workerid"].removeprefix("gw")) * len(paths) // of_worker["workercount"]
+    for path in (*paths[first:], *paths[:first]):
+        with suppress(Exception, pytest.skip.Exception):  # it is told when the module is collected
+            importlib.import_module(".".join(path.relative_to(session.config.rootpath).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what stays to the end, the tests themselves, from being looked through again and again for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -113,6 +113,13 @@ class Backend(Protocol):
         """Tell whose token this is; raises SessionEnded if it admits nobody."""
         ...
 
+    async def visitor(self, token: str) -> tuple[Caller, bool] | None:
+        """Tell whose browser a cookie's token is of, and whether they administer the backend.
+
+        None where its tokens open no console; raises SessionEnded.
+        """
+        ...
+
     async def starts_over(self, caller: Caller) -> None:
         """Note that a device is about to start over; raises nothing where that cannot be noted."""
         ...
@@ -171,6 +178,19 @@ class Auth:
     async def still_admits(self, caller: Caller) -> bool:
         """Tell whether who gave a token out still says that it is good; what the ledger says is not looked at."""
         return self._backend is None or await self._backend.lives(caller)
+
+    async def visitor(self, req: Request) -> tuple[str, Caller, bool] | None:
+        """Tell who opens the console with a cookie of the backend: its value, whose it is, and whether they administer.
+
+        None without one. Raises SessionEnded for one that admits nobody, Forbidden for what another origin's page sent.
+        """
+        header = req.raw_headers.get(b"cookie")
+        token = cookies.find(header, cookies.ACCESS_TOKEN) if header and self._backend is not None else ""
+        if not token or self._backend is None:
+            return None
+        self.origins.check(req)
+        found = await self._backend.visitor(token)
+        return None if found is None else (token, *found)
 
     async def session(self, req: Request, permission: str) -> Caller:
         """Admit a session's token only; an API key lacks `permission`."""
@@ -250,3 +270,21 @@ class Auth:
         if caller is None:
             raise SessionEnded
         return caller
+
+
+class NotingAuth(Auth):
+    """Notes with each request whose token it brought, for a line or a trace that names the session."""
+
+    async def session(self, req: Request, permission: str) -> Caller:
+        req.caller = await super().session(req, permission)
+        return req.caller
+
+    async def device(self, req: Request, permission: str) -> Caller:
+        req.caller = await super().device(req, permission)
+        return req.caller
+
+    async def scoped(self, req: Request, scope: str, library: str | None = None) -> Caller | ApiKey:
+        who = await super().scoped(req, scope, library)
+        if isinstance(who, Caller):
+            req.caller = who
+        return who

@@ -159,19 +159,26 @@ class SignIn:
             await services.source.renamed(library, user)
         return profile
 
-    async def open_session(self, identity: Identity, profile: Profile, device: Device) -> Issued:
-        """Make the session and keep the provider's credential for it, or leave nothing behind."""
+    async def open_session(
+        self, identity: Identity, profile: Profile, device: Device, lasts_us: int | None = None
+    ) -> Issued:
+        """Make the session and keep the provider's credential for it, or leave nothing behind.
+
+        It ends after `lasts_us`; without that it lasts until it is idle too long.
+        """
         services, ledger = self._services, self._services.ledger
         await services.present()
         # The app cannot refresh: its token lasts as long as its session.
         ttl_us = None if device.is_app else services.settings.token_ttl_us
-        issued = services.tokens.issue(profile.user, ledger.clock(), ttl_us)
+        now_us = ledger.clock()
+        issued = services.tokens.issue(profile.user, now_us, lasts_us or ttl_us)
         command = CreateSession(
             user=profile.user,
             library=profile.library,
             device_type=plain(device.type),
             device_os=plain(device.os),
             app_version=plain(device.app_version),
+            expires_at_us=None if lasts_us is None else now_us + lasts_us,
             authenticated_by=self.provider().name,
             token_expires_at_us=issued.expires_at_us,
             provider_session=_digest(identity),

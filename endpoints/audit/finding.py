@@ -16,7 +16,6 @@ from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.errors import InvalidInput
 from ledger.keys import check_name
-from projections.finding.people import user_of_email
 from projections.finding.prefixes import PREFIX, Place, by_prefix
 from projections.finding.summaries import SessionFound, all_of, summaries
 from projections.finding.users import users_page
@@ -70,7 +69,6 @@ class FindSessions:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._turn = asyncio.Semaphore(1)  # a search by the start of an id goes through all indexes
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         await self._services.auth.key(req, SCOPE)
@@ -91,11 +89,10 @@ class FindSessions:
         if query.id is not None:
             if not PREFIX.fullmatch(query.id):
                 raise InvalidInput([(("id",), "Expected 4 to 64 hexadecimal digits in lower case")])
-            async with self._turn:
-                return await by_prefix(ledger, query.id)
+            return await by_prefix(ledger, query.id)
         user = query.user
         if query.email is not None:
-            user = await user_of_email(ledger.store, query.email)
+            user = await self._services.user_of_email(query.email)
         return [] if user is None else await all_of(ledger, check_name("user", user), ended=query.ended)
 
 

@@ -58,6 +58,12 @@ class StreamFigures(Part):
         values[self._rows] += rows
         values[self._bytes] += size
 
+    def found_nothing(self, size: int, took_s: float) -> None:
+        """Count a stream that was nothing but its last line, all at once."""
+        self.first_lines.note(took_s)
+        self.sent(0, size)
+        self.ended("completed", took_s)
+
     def ended(self, how: str, took_s: float) -> None:
         """Count the end of a stream."""
         self.add(ENDED.name, how)

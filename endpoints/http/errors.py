@@ -55,6 +55,7 @@ from projections.entities.source import SourceUnavailable
 log = logging.getLogger(__name__)
 
 Judged = Callable[[Request, Exception], Awaitable[Exception]]
+Shown = Callable[[Request, falcon.asgi.Response, Exception, str], bool]
 
 MAX_MESSAGE_CHARS: Final = 300
 MAX_PROBLEMS: Final = 100
@@ -110,10 +111,18 @@ async def unchanged(req: Request, error: Exception) -> Exception:
     return error
 
 
-def install(app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged = unchanged) -> None:
+def as_json(req: Request, resp: falcon.asgi.Response, error: Exception, message: str) -> bool:
+    """Have every error answered as JSON."""
+    return False
+
+
+def install(
+    app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged = unchanged, shown: Shown = as_json
+) -> None:
     """Make an app answer every error in our shape, falcon's own ones too.
 
-    `judged` is told of each error before it is answered, and returns the one to answer with.
+    `judged` is told of each error before it is answered, and returns the one to answer with. `shown` may put a page for
+    people into the response, whose status and headers are set; where it does not, which it tells, the answer is JSON.
     """
 
     async def answer(
@@ -126,13 +135,13 @@ def install(app: falcon.asgi.App[Request, falcon.asgi.Response], judged: Judged 
         if ws is not None:  # nothing here speaks WebSocket; the app tries, and does without
             await ws.close(_WS_CODES + answer_to(error, req.method, req.path)[0])
             return
-        _answer(req, resp, await judged(req, error))
+        _answer(req, resp, await judged(req, error), shown)
 
     for kind in (falcon.HTTPError, LedgerError, ClientGone, Exception):
         app.add_error_handler(kind, answer)
 
 
-def _answer(req: Request, resp: falcon.asgi.Response, error: Exception) -> None:
+def _answer(req: Request, resp: falcon.asgi.Response, error: Exception, shown: Shown) -> None:
     status, body = answer_to(error, req.method, req.path)
     if req.told_as:
         body = _with_session(error, body, req.told_as)
@@ -140,10 +149,11 @@ def _answer(req: Request, resp: falcon.asgi.Response, error: Exception) -> None:
     if status >= 500:
         _log(status, error, req)
     resp.status = falcon.code_to_http_status(status)
-    resp.content_type = falcon.MEDIA_JSON
     resp.stream = None
     resp.text = None
-    resp.data = msgspec.json.encode(body)
+    if not shown(req, resp, error, body.message):
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(body)
 
 
 def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto | ValidationErrorDto]:
@@ -227,11 +237,12 @@ def _headers(error: Exception) -> dict[str, str]:
 
 def _log(status: int, error: Exception, req: Request) -> None:
     """Log with the id the client was given; the path without its query, which may hold a token."""
-    path = req.path[:MAX_MESSAGE_CHARS]
     where = "%s %s %s [%s]"
+    said = (status, req.method, req.path[:MAX_MESSAGE_CHARS], req.correlation_id)
+    extra = {"correlation_id": req.correlation_id}
     if isinstance(error, Rebuilding | LedgerGone):  # an operator's matter, at every request of the sessions it is about
-        log.debug(where + ": %s", status, req.method, path, req.correlation_id, error)
+        log.debug(where + ": %s", *said, error, extra=extra)
     elif isinstance(error, (Unavailable, *_MISCONFIGURED)):
-        log.error(where + ": %s", status, req.method, path, req.correlation_id, error)
+        log.error(where + ": %s", *said, error, extra=extra)
     else:
-        log.error(where, status, req.method, path, req.correlation_id, exc_info=error)
+        log.error(where, *said, exc_info=error, extra=extra)

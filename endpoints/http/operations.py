@@ -11,6 +11,7 @@ KEY: Final = ("apiKey", "apiKeyParam", "apiKeyBearer")
 EITHER: Final = SESSION + KEY
 NOBODY: Final = ()
 NDJSON: Final = "application/x-ndjson"
+EVENT_STREAM: Final = "text/event-stream"
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -41,9 +42,13 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A path template and the resource that answers there; `suffix` as in Falcon's `add_route`."""
+    """A path template and the resource that answers there; `suffix` as in Falcon's `add_route`.
+
+    `for_people`: a page, which is no part of the API that is described.
+    """
 
     path: str
     resource: object
     operations: tuple[Operation, ...]
     suffix: str | None = None
+    for_people: bool = False

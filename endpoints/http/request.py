@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 
 from endpoints.figures.of_http import HttpFigures
+from ledger.admission import Caller
 
 CORRELATION_HEADER: Final = "x-correlation-id"
 OWN_HEADER: Final = "x-ledger"
@@ -32,7 +33,10 @@ class Request(falcon.asgi.Request):
     read from these events, in `endpoints.http.bodies`.
     """
 
-    __slots__ = ("_correlation_id", "began_s", "first_event", "receive", "told_as")
+    __slots__ = ("_correlation_id", "began_s", "caller", "first_event", "receive", "told_as")
+
+    caller: Caller
+    """Whose token it brought; there only where somebody asks for that (`NotingAuth`), and the token was looked for."""
 
     def __init__(self, scope: Any, receive: Any, first_event: Any = None, options: Any = None) -> None:
         super().__init__(scope, receive, first_event=first_event, options=options)

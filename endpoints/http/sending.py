@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TRANSPORT: Final = "ledger.transport"
 """The ASGI extension by which the server gives the connection's transport."""
+LEAVING: Final = "ledger.leaving"
+"""The ASGI extension by which the server tells whether it is to end, or others have come to serve."""
 
 
 class Account(Protocol):
@@ -64,11 +66,13 @@ async def guarded(
                 how, why = guard.over or "completed", ""
             except Unavailable as error:
                 why = str(error)
-                log.error("stream broken off [%s]: %s", req.correlation_id, error)
+                extra = {"correlation_id": req.correlation_id}
+                log.error("stream broken off [%s]: %s", req.correlation_id, error, extra=extra)
                 guard.break_off()
             except Exception as error:
                 why = type(error).__name__
-                log.exception("stream broken off [%s]", req.correlation_id)
+                extra = {"correlation_id": req.correlation_id}
+                log.exception("stream broken off [%s]", req.correlation_id, extra=extra)
                 guard.break_off()
             finally:
                 if guard.over is not None:  # the connection is closed: a response that is given up is that
@@ -108,6 +112,28 @@ def send_lines(
     """Answer with lines of JSON as they are made (`guarded`), compressed if the client asks for it."""
     resp.content_type = NDJSON
     resp.stream = compressed(req, resp, guarded(req, made, lives, stall_s))
+
+
+def send_endless(
+    req: Request,
+    resp: falcon.asgi.Response,
+    made: AsyncGenerator[bytes],
+    lives: Callable[[], Awaitable[bool]],
+    stall_s: float,
+) -> None:
+    """Answer with what goes on for ever, as it is made (`guarded`), which nothing on the way may keep or hold back.
+
+    Not compressed: that would keep a window for each who follows. It is broken off soon when the worker is to end, so
+    whoever follows comes to another one and nobody waits for their end.
+    """
+    leaving: Callable[[], bool] | None = req.scope.get("extensions", {}).get(LEAVING)
+
+    async def goes_on() -> bool:
+        return not (leaving is not None and leaving()) and await lives()
+
+    resp.set_header("cache-control", "no-store")
+    resp.set_header("x-accel-buffering", "no")
+    resp.stream = guarded(req, made, goes_on, stall_s)
 
 
 async def with_first_made(made: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

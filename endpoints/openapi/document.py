@@ -19,6 +19,7 @@ REF: Final = "#/components/schemas/{name}"
 _PARAMETERS: Final = {
     "session_id": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the first token, in hex"},
     "library": {"type": "string", "minLength": 1, "maxLength": 128, "description": "The library's id"},
+    "name": {"type": "string", "minLength": 1, "maxLength": 128, "description": "A reader's name, chosen by it"},
     "tile": {
         "type": "string",
         "pattern": "^([0-9]{1,2}|entries)/(x[0-9]{3}/)*[0-9]{3}([.]p/[0-9]{1,3})?$",
@@ -72,8 +73,8 @@ _DESCRIPTION: Final = (
 
 
 def document(documented: Iterable[Route]) -> dict[str, Any]:
-    """Describe routes as OpenAPI 3.1."""
-    listed = list(documented)
+    """Describe routes as OpenAPI 3.1; those of pages for people are left out."""
+    listed = [route for route in documented if not route.for_people]
     types = [kind for route in listed for operation in route.operations for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components([*types, ErrorDto, ValidationErrorDto], ref_template=REF)
     components |= entity_schemas(REF)

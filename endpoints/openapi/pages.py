@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from endpoints.console.visitors import knows_console
 from endpoints.http.operations import NOBODY, Operation, Route, Text
 from endpoints.http.request import Request
 from endpoints.openapi.document import document
@@ -42,10 +43,10 @@ class Page:
 
 
 class Home:
-    """Leads who opens the address in a browser to what there is to read."""
+    """Leads who opens the address in a browser to what there is to read: who was at the console, back there."""
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
-        raise falcon.HTTPFound("/docs")
+        raise falcon.HTTPFound("/console" if knows_console(req) else "/docs")
 
 
 def routes(documented: Sequence[Route]) -> Iterator[Route]:
@@ -60,7 +61,9 @@ def routes(documented: Sequence[Route]) -> Iterator[Route]:
 
 
 def _pages() -> Iterator[Route]:
-    home = Operation("GET", "getHome", "Go to this description", {302: None}, NOBODY)
+    home = Operation(
+        "GET", "getHome", "Go to this description, or to the console where that was open", {302: None}, NOBODY
+    )
     yield Route("/", Home(), (home,))
     ours = resources.files("endpoints.openapi")
     read = Operation("GET", "getDocs", "Read and try this API", {200: Text("text/html", "A page")}, NOBODY)

@@ -19,7 +19,7 @@ from endpoints.http.request import Request
 from endpoints.services import Services
 from endpoints.sync.stream import known_types
 from ledger.acks import Ack, format_ack, parse_ack
-from ledger.commands import ClearCheckpoints, RecordAcks
+from ledger.commands import ClearCheckpoints
 from ledger.entity_types import CODES, ENTITY_TYPES, mask_of
 from projections.entities.registry import upserts_of
 
@@ -62,8 +62,7 @@ class SyncAcks:
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.device(req, "syncCheckpoint.update")
         body = await bodies.decode(req, _decode_set)
-        acks = tuple([parse_ack(text) for text in body.acks])
-        await self._ledger.act(caller, RecordAcks(acks))
+        await self._ledger.acknowledge(caller, tuple([parse_ack(text) for text in body.acks]))
         resp.status = falcon.HTTP_204
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:

@@ -19,9 +19,11 @@ from endpoints.http.operations import Operation, Route, Text
 from endpoints.http.request import Request
 from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
+from endpoints.sync.idle_polls import Foreseen, IdlePolls
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
 from endpoints.sync.turns import Arrivals, Going, Turn, Turns
+from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
@@ -78,6 +80,7 @@ class SyncStream:
         self._ledger = services.ledger
         self._source = services.source
         self._waits = Waits()
+        self._idle_polls = IdlePolls(services.ledger, services.source)
         self._turns = Turns(figures=services.figures.streams)
         self._going = Going()
         self._arrivals = Arrivals()
@@ -88,7 +91,16 @@ class SyncStream:
         await self._arrivals.pass_on()
         known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
         rows = entity_types_for(known)
-        state = await self._ledger.admit(caller)
+        is_poll = not body.reset and not unknown
+        foreseen = self._idle_polls.foresee(caller, rows) if is_poll else None
+        try:
+            state = await self._ledger.admit(caller)
+        except BaseException:
+            if foreseen is not None:
+                foreseen.drop()
+            raise
+        if is_poll and await self._is_idle(resp, caller, state, rows, foreseen):
+            return
         if unknown and self._services.unknown_types is not None:
             await self._services.unknown_types.note(unknown, self._ledger.clock())
         if body.reset:
@@ -97,12 +109,14 @@ class SyncStream:
         source = self._source.of_session(state.user, state.sid)
         asked_s = time.monotonic()
         resp.content_type = JSON_LINES
-        figures = self._services.figures.streams
-        account = StreamAccount(self._ledger, state, req.correlation_id, asked_s, figures)
+        route, told = req.uri_template or "", self._services.stream_over
+        account = StreamAccount(
+            self._ledger, state, req.correlation_id, asked_s, self._services.figures.streams, route=route, told=told
+        )
         try:
             turn = await self._turns.take()
-        except Unavailable:
-            figures.ended("refused", time.monotonic() - asked_s)
+        except Unavailable as error:
+            account.over("refused", str(error))
             raise
         waits = WaitsInTurn(self._waits, self._turns, turn)
         try:
@@ -110,7 +124,7 @@ class SyncStream:
             if begun is None:
                 await self._services.auth.starts_over(caller)
                 resp.data = RESET_LINE
-                figures.ended(RESET, time.monotonic() - asked_s)
+                account.over(RESET, size=len(RESET_LINE))
                 return
             account.snapshot_us = begun.snapshot_us
             state, passed = begun.state, Passed()
@@ -118,7 +132,7 @@ class SyncStream:
             counted = await with_first_made(self._counted(made, passed))
         except Unavailable as error:
             if isinstance(error, StoreUnavailable):  # where it would be kept
-                figures.ended("refused", time.monotonic() - asked_s)
+                account.over("refused", str(error))
             else:
                 await account.close("refused", str(error))
             raise
@@ -130,6 +144,29 @@ class SyncStream:
 
         sent = guarded(req, counted, lives, self._services.stall_s, account)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line
+
+    async def _is_idle(
+        self,
+        resp: falcon.asgi.Response,
+        caller: Caller,
+        state: State,
+        rows: Sequence[EntityTypeRow],
+        foreseen: Foreseen | None,
+    ) -> bool:
+        """Answer a poll that finds nothing, where what it follows from is remembered; tells whether that was so."""
+        asked_s, figures = time.monotonic(), self._services.figures.streams
+        if foreseen is None or not foreseen.is_of(state):
+            foreseen = self._idle_polls.foresee_of(state, rows)
+        try:
+            line = None if foreseen is None else await foreseen.line()
+        except StoreUnavailable:
+            figures.ended("refused", time.monotonic() - asked_s)
+            raise
+        if line is None or not await self._services.auth.still_admits(caller):
+            return False
+        resp.content_type, resp.data = JSON_LINES, line
+        figures.found_nothing(len(line), time.monotonic() - asked_s)
+        return True
 
     async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
         """Yield a stream's chunks; behind the last one count what it did not send."""

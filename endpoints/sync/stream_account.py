@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.figures.of_streams import StreamFigures
+from endpoints.sync.stream_over import StreamOver, log_it
 from ledger.entity_types import COMPLETE
 from ledger.errors import LedgerError
 from ledger.log.service import Ledger
 from ledger.state import State
 from projections.entities.lines import count_in
 from projections.sent import record
+from projections.sent.marking import note_end
 from projections.sent.record import How, SentStream
 
 log = logging.getLogger(__name__)
@@ -26,10 +29,23 @@ class StreamAccount:
     """The account of one stream of a session; `guarded` keeps it."""
 
     def __init__(
-        self, ledger: Ledger, state: State, correlation: str, asked_s: float, figures: StreamFigures | None = None
+        self,
+        ledger: Ledger,
+        state: State,
+        correlation: str,
+        asked_s: float,
+        figures: StreamFigures | None = None,
+        *,
+        route: str = "",
+        told: Callable[[StreamOver], None] = log_it,
     ) -> None:
-        """`asked_s`: when it was asked for, by the monotonic clock. `figures`: where all streams are counted."""
+        """`asked_s`: when it was asked for, by the monotonic clock. `figures`: where all streams are counted.
+
+        `route`: the template of its path. `told` hears that it is over.
+        """
         self._figures = figures or StreamFigures()
+        self._route = route
+        self._told_over = told
         self._is_open = False
         self.snapshot_us = 0
         self._ledger = ledger
@@ -68,21 +84,43 @@ class StreamAccount:
         self._last = _ack_of(chunk[start:end])
 
     async def close(self, how: str, why: str = "") -> None:
-        """Log how the stream ended and keep it with the session, where it is worth that; raises nothing."""
+        """Tell how the stream ended, and keep it with the session where it is worth that; raises nothing."""
         if how == "gone" and self._is_complete:  # its client had no reason to stay
             how = "completed"
         if self._is_open:
             self._is_open = False
             self._figures.closed()
-        self._figures.ended(how, time.monotonic() - self._asked_s)
+        self.over(how, why)
         if not record.is_worth_noting(how, self._rows):  # PERF: most streams, as nothing was new
             return
         stream = self._told(how, why)  # type: ignore[arg-type]
-        log.info("stream over: %s [%s] %s", how, self._correlation, self._in_words(stream))
         try:
-            await record.note(self._ledger, self._state.user, self._state.sid, stream)
+            await note_end(self._ledger, self._state.user, self._state.sid, stream)
         except LedgerError as error:
             log.warning("how the stream [%s] ended could not be kept: %s", self._correlation, error)
+
+    def over(self, how: str, why: str = "", *, size: int = 0) -> None:
+        """Count and tell that the stream is over, also one of which nothing is kept; raises nothing.
+
+        `size`: what was sent of one that had no row.
+        """
+        took_s = time.monotonic() - self._asked_s
+        self._figures.ended(how, took_s)
+        self._told_over(
+            StreamOver(
+                session=self._state.sid[:SHORT_ID_CHARS],
+                user=self._state.user,
+                route=self._route,
+                status=503 if how == "refused" else 200,
+                how=how,
+                took_s=took_s,
+                rows=self._rows,
+                size=self._size or size,
+                correlation=self._correlation,
+                last=self._last.decode(),
+                why=why,
+            )
+        )
 
     def _told(self, how: How, why: str) -> SentStream:
         return SentStream(
@@ -96,15 +134,6 @@ class StreamAccount:
             snapshot_us=self.snapshot_us,
             correlation=self._correlation,
             why=why,
-        )
-
-    def _in_words(self, stream: SentStream) -> str:
-        sid, user = self._state.sid[:SHORT_ID_CHARS], self._state.user
-        last = f", up to {stream.last}" if stream.last and stream.how != "completed" else ""
-        why = f": {stream.why}" if stream.why else ""
-        return (
-            f"session {sid} of {user}, rows {stream.rows}, bytes {stream.size}, "
-            f"seconds {stream.took_us / 1e6:.3f}{last}{why}"
         )
 
 

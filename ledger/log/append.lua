@@ -1,18 +1,19 @@
 -- Append events to one partition and apply what they fold into, for one or more sessions of a user: all or nothing.
 -- KEYS  stream, activity (sorted set), devices of the user (hash), ended (hash); then per session: session, checkpoints,
---         marks (list); then, if a session begins or ends, or when it is over changes: provider sessions (sorted set),
---         credentials (hash), whole, due (sorted set), ending (hash); at the end, the session hashes of those that the
---         first session belongs to
+--         marks (list); then, if its place in it changes: order (sorted set); then, if a session begins or ends, or
+--         when it is over changes: sids (sorted set), provider sessions (sorted set), credentials (hash), whole,
+--         due (sorted set), ending (hash); at the end, the session hashes of those that the first session belongs to
 -- ARGV  now in ms, parent that must be living ('' for none), when the sessions may last have been seen in ms
 --         ('' for any time), number of sessions, every how many events one is a mark, how many living sessions a user
 --         may have (0: any number), the user if what belongs to the sessions that end is still to end ('' else), how
 --         many ids follow of those that the first session belongs to, these ids; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live', 'ended' or
 --         'resumed' (it had ended, and lives again), parent ('' for none), what is kept of it while it has ended, its
---         member of the provider sessions ('' for none), when it is over in ms ('' for never, '=' for when it was);
---         five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
+--         member of the provider sessions ('' for none), its times; five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
+-- The times of a session that lives are '=', as they were, or `<when it is over> <from when its place counts>` in ms: the
+-- former '' for never or '=', the latter '' for as it was, behind `~` where what is marked as stuck stays so.
 -- Gives {1}, or with nothing written: on a conflict {0, the first session's fields, its checkpoint fields};
 --         {2} if it takes sessions that may not be rebuilt yet: the children of an ending one, a parent; {3} or {4} if
 --         one that the first session belongs to has ended or expired; {5} if the user has as many sessions as may live.
@@ -29,12 +30,16 @@ local KEYS, ARGV, call = KEYS, ARGV, redis.call
 -- All checks come before the first write, and fail on every key of another type (the stream's is the first write).
 local conflict, ends, begins, starts, heads, at = false, false, 0, {}, {}, 9 + ARGV[8]
 local sections, every = tonumber(ARGV[4]), tonumber(ARGV[5])
-local provider_sessions = KEYS[5 + 3 * sections]
+local order, sids, provider_sessions = KEYS[5 + 3 * sections], KEYS[6 + 3 * sections], KEYS[7 + 3 * sections]
 local above = tonumber(ARGV[8])
-local credentials, whole = KEYS[6 + 3 * sections], KEYS[7 + 3 * sections]
-local due, ending = KEYS[8 + 3 * sections], KEYS[9 + 3 * sections]
+local credentials, whole = KEYS[8 + 3 * sections], KEYS[9 + 3 * sections]
+local due, ending = KEYS[10 + 3 * sections], KEYS[11 + 3 * sections]
 local says, nothing_left = false, false
+if order then
+  call('ZCARD', order)
+end
 if provider_sessions then
+  call('ZCARD', sids)
   call('ZCARD', provider_sessions)
   call('HLEN', credentials)
   call('ZCARD', due)
@@ -139,16 +144,29 @@ for i, at in ipairs(starts) do
     if ARGV[at + 3] == 'resumed' then
       call('HDEL', KEYS[4], ARGV[at])
     end
-    if ARGV[at + 7] == '' then
+    local over, keep, counts
+    if ARGV[at + 7] ~= '=' then
+      over, keep, counts = string.match(ARGV[at + 7], '^(%S*) (~?)(%d*)$')
+    end
+    if over == '' then
       call('ZREM', due, ARGV[at])
-    elseif ARGV[at + 7] ~= '=' then
-      call('ZADD', due, ARGV[at + 7], ARGV[at])
+    elseif over and over ~= '=' then
+      call('ZADD', due, over, ARGV[at])
     end
     if ARGV[at + 2] == '0' or ARGV[at + 3] == 'resumed' then
       call('HSET', KEYS[3], ARGV[at], ARGV[at + 4])
       call('ZADD', KEYS[2], 'GT', ARGV[1], ARGV[at])
+      call('ZADD', sids, 0, ARGV[at])
       if ARGV[at + 6] ~= '' then
         call('ZADD', provider_sessions, 0, ARGV[at + 6])
+      end
+    end
+    if counts and counts ~= '' then -- as placing.lua has it
+      local placed = keep == '~' and tonumber(call('ZSCORE', order, ARGV[at]) or 2 ^ 43) or 2 ^ 43
+      if placed >= 2 ^ 43 then
+        local seen = tonumber(call('ZSCORE', KEYS[2], ARGV[at]) or 0)
+        local class = seen > tonumber(counts) and 2 ^ 43 or 2 ^ 44
+        call('ZADD', order, string.format('%.0f', class + counts), ARGV[at])
       end
     end
   else
@@ -158,6 +176,8 @@ for i, at in ipairs(starts) do
     call('HSET', KEYS[4], ARGV[at], head .. ' ' .. ARGV[at + 5])
     call('HDEL', credentials, ARGV[at])
     call('ZREM', due, ARGV[at])
+    call('ZREM', order, ARGV[at])
+    call('ZADD', sids, 0, ARGV[at]) -- it may have begun by the same append
     if ARGV[at + 6] ~= '' then
       call('ZREM', provider_sessions, ARGV[at + 6])
     end

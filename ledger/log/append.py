@@ -11,9 +11,11 @@ import msgspec
 
 from ledger import keys
 from ledger.chain import GENESIS, record
+from ledger.entity_types import COMPLETE
 from ledger.errors import CorruptLedger, ParentOver, Rebuilding, StoreReplyError, TooManySessions
 from ledger.events import Event, Recorded
 from ledger.evolve import fold
+from ledger.log.order import counts_ms
 from ledger.log.state_fields import Changes, Fields, changes, read_state
 from ledger.state import State
 from ledger.store.interface import Arg, Script, Store, key_types
@@ -28,6 +30,7 @@ MARK_EVERY: Final = 32
 """Every how many events of a session one is a mark, which a walk gets to at once; ledgers hold marks of this number."""
 
 _NO_CHANGES: Final = Changes({}, [], {}, [])
+_AS_KNOWN: Final = 1  # what load.lua answers
 _ENDED: Final = 1  # what load.lua knows of a session that does not live
 _UNKNOWN: Final = 2
 _NOT_WHOLE: Final = 2  # what append.lua answers
@@ -35,6 +38,7 @@ _PARENT_ENDED: Final = 3  # this and the next: also what load.lua knows
 _PARENT_EXPIRED: Final = 4
 _TOO_MANY: Final = 5
 _AS_IT_WAS: Final = b"="
+_ONLY_ITS_PLACE: Final = b"= "
 _kept: Final = msgspec.msgpack.Decoder(tuple[int, bytes, str])
 _STREAM_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
 _DIGEST_BYTES: Final = 32
@@ -90,8 +94,11 @@ async def load(
     seen: bool,
     begins: bool = False,
     ancestors: Sequence[str] = (),
+    known: State | None = None,
 ) -> State | None:
     """Load a session with its checkpoints at one instant; None if it does not live.
+
+    `known` is what is remembered of it: the same is returned where that is its version in the store, and nothing read.
 
     `seen`: the session itself asks, and its activity is noted, at most hourly. Raises Rebuilding if it may be one that
     is not rebuilt yet, unless it `begins` only now, and CorruptLedger if what is stored of it cannot be read, and
@@ -100,11 +107,13 @@ async def load(
     note_before_ms = (now_us - SEEN_FOR_US) // 1000 if seen else -1
     try:
         names = (*_load_keys(partition, sid), *(keys.session(partition, above) for above in ancestors))
-        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *ancestors))
+        reply = await store.script(_LOAD, names, (sid, now_us // 1000, note_before_ms, *_version(known), *ancestors))
     except StoreReplyError as error:
         if not await _is_mistyped(store, partition, sid):  # it is an index, which concerns more than this session
             raise
         raise CorruptLedger("a key of a session is of another type; run syncledger verify", sid=sid) from error
+    if reply == _AS_KNOWN:
+        return known
     if not reply[0] and reply[2] == _UNKNOWN and not begins:
         raise Rebuilding
     if not reply[0] and reply[2] in (_PARENT_ENDED, _PARENT_EXPIRED):
@@ -118,7 +127,7 @@ async def is_known(store: Store, partition: int, sid: str) -> bool:
     One that cannot be read lives: what is stored of it is not nothing.
     """
     try:
-        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1))
+        session, _, *known = await store.script(_LOAD, _load_keys(partition, sid), (sid, 0, -1, *_version(None)))
     except StoreReplyError:
         if not await _is_mistyped(store, partition, sid):
             raise
@@ -150,21 +159,16 @@ async def append(
     StoreUnavailable with `maybe_done` when the outcome is unknown, StoreFull at the memory limit (never when a session
     ends), Rebuilding if it takes sessions that may not be rebuilt yet.
     """
-    names = [*_shared_keys(partition, sections[0].after.user)]
-    args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
-    user = sections[0].after.user
-    args += (len(sections), MARK_EVERY, most_sessions, user if leaves else "", len(ancestors), *ancestors)
-    script, indexed = _APPEND, bool(ancestors)
-    for section in sections:
-        names += _chain_keys(partition, section.after.sid)
-        _pack(section, args)
-        if section.after.ended is not None:
-            script, indexed = _END, True
-        elif section.before is None or section.resumed or _due(section) != _AS_IT_WAS:
-            indexed = True
-    if indexed:
-        names += _index_keys(partition)
-        names += [keys.session(partition, above) for above in ancestors]
+    script, names, args = call_of(
+        partition,
+        sections,
+        now_us,
+        living_parent,
+        seen_by_us,
+        ancestors=ancestors,
+        most_sessions=most_sessions,
+        leaves=leaves,
+    )
     reply = await store.script(script, names, args)
     if reply[0] == 1:
         return None
@@ -180,6 +184,39 @@ async def append(
         return Conflict(None, lost=True)
 
 
+def call_of(
+    partition: int,
+    sections: Sequence[Section],
+    now_us: int,
+    living_parent: str = "",
+    seen_by_us: int | None = None,
+    *,
+    ancestors: Sequence[str] = (),
+    most_sessions: int = 0,
+    leaves: bool = False,
+) -> tuple[Script, list[bytes], list[Arg]]:
+    """Make the call of the script that `append` does it with: the script, its keys and its arguments. Pure."""
+    names = [*_shared_keys(partition, sections[0].after.user)]
+    args: list[Arg] = [now_us // 1000, living_parent, "" if seen_by_us is None else seen_by_us // 1000]
+    user = sections[0].after.user
+    args += (len(sections), MARK_EVERY, most_sessions, user if leaves else "", len(ancestors), *ancestors)
+    script, indexed, placed = _APPEND, bool(ancestors), False
+    for section in sections:
+        names += _chain_keys(partition, section.after.sid)
+        times = _pack(section, args)
+        if section.after.ended is not None:
+            script, indexed = _END, True
+        elif times is not _AS_IT_WAS:
+            placed = True
+            indexed = indexed or section.before is None or section.resumed or not times.startswith(_ONLY_ITS_PLACE)
+    if indexed:
+        names += _index_keys(partition)
+        names += [keys.session(partition, above) for above in ancestors]
+    elif placed:
+        names.append(keys.order(partition))
+    return script, names, args
+
+
 async def _is_mistyped(store: Store, partition: int, sid: str) -> bool:
     """Tell whether one of a session's own hashes is none."""
     return not {"none", "hash"}.issuperset(await key_types(store, _session_keys(partition, sid)))
@@ -190,18 +227,31 @@ def _shared_keys(partition: int, user: str) -> tuple[bytes, ...]:
     return keys.stream(partition), keys.activity(partition), keys.devices(partition, user), keys.ended(partition)
 
 
+def _version(known: State | None) -> tuple[Arg, Arg, Arg]:
+    """Say at which version a session is known, as load.lua reads it."""
+    return (b"", b"", b"") if known is None else (known.seq, known.hash, len(known.checkpoints))
+
+
 def _load_keys(partition: int, sid: str) -> tuple[bytes, ...]:
     return *_session_keys(partition, sid), *_around_keys(partition)
 
 
 @lru_cache(1024)
 def _around_keys(partition: int) -> tuple[bytes, ...]:
-    return keys.activity(partition), keys.whole(partition), keys.ended(partition), keys.broken(partition)
+    return (
+        keys.activity(partition),
+        keys.whole(partition),
+        keys.ended(partition),
+        keys.broken(partition),
+        keys.order(partition),
+    )
 
 
 @lru_cache(1024)
 def _index_keys(partition: int) -> tuple[bytes, ...]:
     return (
+        keys.order(partition),
+        keys.sids(partition),
         keys.provider_sessions(partition),
         keys.credentials(partition),
         keys.whole(partition),
@@ -251,8 +301,8 @@ def provider_member(state: State) -> bytes:
     return f"{state.provider_session.hex()}:{state.sid}".encode()
 
 
-def _pack(section: Section, args: list[Arg]) -> None:
-    """Add a section's arguments as append.lua reads them."""
+def _pack(section: Section, args: list[Arg]) -> bytes:
+    """Add a section's arguments as append.lua reads them; gives its times."""
     before, events, after = section
     becomes, kept, stored = b"live", b"", before
     if after.ended is not None:
@@ -262,7 +312,7 @@ def _pack(section: Section, args: list[Arg]) -> None:
     changed = _NO_CHANGES if becomes == b"ended" else changes(stored, after)
     to_set, remove, to_set_checkpoints, remove_checkpoints = changed
     args += (after.sid, bytes.fromhex(after.sid), b"0" if before is None else before.seq)
-    args += (becomes, after.parent or b"", kept, provider_member(after), _due(section))
+    args += (becomes, after.parent or b"", kept, provider_member(after), times := _times(section))
     args += (len(events) * 5, len(to_set) * 2, len(remove), len(to_set_checkpoints) * 2, len(remove_checkpoints))
     args.append(b"" if before is None else before.hash)
     for event in events:
@@ -273,21 +323,30 @@ def _pack(section: Section, args: list[Arg]) -> None:
     for pair in to_set_checkpoints.items():
         args += pair
     args += remove_checkpoints
+    return times
 
 
-def _due(section: Section) -> Arg:
-    """Tell when a session is over, in ms; nothing if never, or that it is as it was."""
+def _times(section: Section) -> bytes:
+    """Tell what of a session's times changes, as append.lua reads it: when it is over, and what its place goes by."""
     before, after = section.before, section.after
-    if before is None or before.ended is not None or before.new_tokens is not after.new_tokens:
-        return due_ms(after)
+    if before is None or before.ended is not None:
+        return b"%b %d" % (due_ms(after), counts_ms(after))
     # PERF: this is the way of every ack.
-    return _AS_IT_WAS if before.token_expires_at_us == after.token_expires_at_us else due_ms(after)
+    completed = after.checkpoints.get(COMPLETE)
+    same_place = before.checkpoints.get(COMPLETE) is completed
+    same_end = before.new_tokens is after.new_tokens and before.token_expires_at_us == after.token_expires_at_us
+    if same_place and same_end:
+        return _AS_IT_WAS
+    over = _AS_IT_WAS if same_end else due_ms(after)
+    if same_place:
+        return over + b" "
+    return b"%b %b%d" % (over, b"~" if completed is None else b"", counts_ms(after))
 
 
-def due_ms(state: State) -> Arg:
+def due_ms(state: State) -> bytes:
     """Tell when a session is over by itself, in ms, as the index of that has it; nothing if never."""
     over_at_us = state.over_at_us
-    return b"" if over_at_us is None else -(-over_at_us // 1000)
+    return b"" if over_at_us is None else b"%d" % -(-over_at_us // 1000)
 
 
 def _state(sid: str, session: list[Any], checkpoints: list[Any]) -> State | None:

@@ -13,8 +13,11 @@ from typing import Final, NamedTuple
 from ledger import keys
 from ledger.store.interface import Script, Store
 
-FORMAT: Final = 1
-"""The newest layout this version knows; raised when keys or stored fields change so that an older one misreads them."""
+FORMAT: Final = 2
+"""The newest layout this version knows; raised when keys or stored fields change so that an older one misreads them.
+
+2: all who write keep the index of devices (`ledger.log.order`).
+"""
 OLDEST: Final = 1
 """The oldest layout this version reads and writes; what is older must be upgraded by a version in between."""
 LEASE_US: Final = 300_000_000

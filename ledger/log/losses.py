@@ -111,6 +111,14 @@ class Losses:
         await self.make_good(known, LOGGED)
         return True
 
+    async def end_again(self, partition: int, sid: str) -> bool:
+        """End a session that a log outside the store knows to have ended; False if it does not live here."""
+        state = await self._load(partition, sid)
+        if state is None:
+            return False
+        await self._end(state.user, [sid], EndSession(LOGGED))
+        return True
+
     async def make_good(self, known: State, cause: str = REMEMBERED) -> State | None:
         """Go on behind what the store lost of a session, and return its state then; None if it does not live.
 
@@ -144,10 +152,11 @@ class Losses:
             return self._recent.keep(state)
         raise Contended("Too many writers at this session; try again")
 
-    async def compare_if_another(self) -> Compared | None:
+    async def compare_if_another(self, first: Callable[[], Awaitable[None]] | None = None) -> Compared | None:
         """Compare all that is remembered once another server answers than before, or one that was made the primary.
 
-        Returns None where the same ones answer. Raises StoreUnavailable; whoever asks again then compares again.
+        `first`: who else may know what was lost, and more of it. Returns None where the same servers answer. Raises
+        StoreUnavailable; whoever asks again then compares again.
         """
         infos = await self._store.each_primary("INFO", "server"), await self._store.each_primary("INFO", "replication")
         fields = (b"run_id:", b"master_replid:")
@@ -158,6 +167,8 @@ class Losses:
             self._servers = servers
         if servers == self._servers:
             return None
+        if first is not None:
+            await first()
         compared = await self.compare()
         if not compared.left:
             self._servers = servers

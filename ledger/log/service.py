@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from ledger import keys
+from ledger.acks import Ack
 from ledger.admission import Caller, Standing, standing
 from ledger.commands import (
     ClearCheckpoints,
@@ -53,13 +54,15 @@ from ledger.log.append import Conflict, Section, append, is_known, load, place, 
 from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
+from ledger.log.quick_acks import Quick, quick_ack
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey, has_plain, has_sealed, opened, sealed
 from ledger.state import State, living_parent_of
-from ledger.store.interface import Store
+from ledger.store.error_replies import NoScript
+from ledger.store.interface import Store, TakesPacked
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
+_WRITTEN: Final = [1]
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
@@ -84,6 +88,10 @@ class UserKeys(Protocol):
 
     async def find(self, user: str) -> UserKey | None:
         """Return a user's key; None if there is none, or it was erased."""
+        ...
+
+    async def find_now(self, user: str) -> UserKey | None:
+        """Return a user's key as `find` does, also if another process erased it just now."""
         ...
 
 
@@ -130,6 +138,7 @@ class Ledger:
         self._token_grace_us = token_grace_us
         self._replicas = replicas
         self.store = store
+        self._packs = store if isinstance(store, TakesPacked) else None
         self.partitions = partitions
         self.clock = clock
         milestones = Milestones(store)
@@ -158,14 +167,27 @@ class Ledger:
         """Tell the partition of a user."""
         return partition_of(user, self.partitions)
 
+    def remembered(self, caller: Caller) -> State | None:
+        """Tell what this process remembers of the session of which a token was presented, if that would admit it.
+
+        It may be out of date: `admit` returns the same object where it is not.
+        """
+        state = self._recent.last(caller.sid)
+        if state is None or state.user != caller.user:
+            return None
+        now_us = self.clock()
+        return state if state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD else None
+
     async def admit(self, caller: Caller) -> State:
         """Load the session of which a token was presented, which notes it as seen.
+
+        What is remembered of it is returned where the store has it at that version.
 
         The first use of a new token is appended. Raises SessionEnded if the token admits nobody, and TokenReused if it
         was replaced before its grace was over: then the session has been ended for it.
         """
         try:
-            return await self._admitted(await self.load(caller.user, caller.sid), caller)
+            return await self._admitted(await self.load(caller.user, caller.sid, self._recent.last(caller.sid)), caller)
         except SessionEnded:
             if self.begin is None or not await self.begin(caller):
                 raise
@@ -176,6 +198,48 @@ class Ledger:
         if self.begin is not None:
             return self._act(caller, command, self.begin)
         return self.execute(caller.user, caller.sid, command, caller)
+
+    async def acknowledge(self, caller: Caller, acks: tuple[Ack, ...]) -> None:
+        """Take acks in the name of a presented token, as `act` does with RecordAcks, whose quick way this is.
+
+        Raises what `act` raises.
+        """
+        if len(acks) != 1 or self._packs is None:
+            await self.act(caller, RecordAcks(acks))
+            return
+        now_us = self.clock()
+        state = self._recent.find(caller.sid, now_us)
+        quick = None
+        if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
+            partition = partition_of(state.user, self.partitions)
+            quick = quick_ack(state, acks[0], partition, now_us, self.most_sessions)
+        if quick is None or not await self._appended(partition, quick, now_us):
+            await self.act(caller, RecordAcks(acks))
+
+    async def _appended(self, partition: int, quick: Quick, now_us: int) -> bool:
+        """Append what an ack does; tells whether it was this that did it, or there is another writer to decide behind.
+
+        Raises what `_append` raises.
+        """
+        assert self._packs is not None
+        section, began_s = quick.section, perf_counter()
+        try:
+            reply = await self._packs.packed(quick.script, keys.stream(partition), quick.call)
+        except NoScript:
+            return False
+        except StoreUnavailable as error:
+            if not error.maybe_done:
+                raise
+            if await self._outcome(partition, section, now_us) is not None:
+                return False
+        else:
+            if reply != _WRITTEN:
+                return False
+        figures = self.figures
+        figures.appends.note(perf_counter() - began_s)
+        figures.appended(section.events)
+        self._recent.keep(section.after)
+        return True
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:
@@ -206,10 +270,13 @@ class Ledger:
                 return self._recent.keep(section.after, now_us)
         raise Contended("Too many writers at this session; try again")
 
-    async def load(self, user: str, sid: str) -> State:
-        """Load a session and note it as seen; raises SessionEnded if it does not live at this moment."""
+    async def load(self, user: str, sid: str, known: State | None = None) -> State:
+        """Load a session and note it as seen; raises SessionEnded if it does not live at this moment.
+
+        `known` is returned where it is what the store has.
+        """
         now_us = self.clock()
-        state = await self._load_admissible(user, sid, now_us, seen=True)
+        state = await self._load_admissible(user, sid, now_us, seen=True, remembered=known)
         if state is None or state.user != user or not state.lives_at(now_us):
             self._recent.forget(sid)
             raise SessionEnded
@@ -425,11 +492,19 @@ class Ledger:
         raise unknown or NoSuchSession(f"No session {sid}")
 
     async def key_of(self, user: str) -> UserKey | None:
-        """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased."""
-        if self._user_keys is None:
-            return None
+        """Read the key of a user's personal texts, to open them with; None if there is none, or it was erased.
+
+        One that another process erased may be given for a minute; not so by `key_now`.
+        """
+        return None if self._user_keys is None else await self._key(self._user_keys.find(user))
+
+    async def key_now(self, user: str) -> UserKey | None:
+        """Read the key as it is now, at the price of a read of its place."""
+        return None if self._user_keys is None else await self._key(self._user_keys.find_now(user))
+
+    async def _key(self, finding: Awaitable[UserKey | None]) -> UserKey | None:
         try:
-            return await self._user_keys.find(user)
+            return await finding
         except (Unavailable, LayoutError):
             raise
         except LedgerError as error:  # what is sealed is not told; all else of the user still is
@@ -480,7 +555,14 @@ class Ledger:
         return TokenReused()
 
     async def _load_admissible(
-        self, user: str, sid: str, now_us: int, *, seen: bool, begins: bool = False
+        self,
+        user: str,
+        sid: str,
+        now_us: int,
+        *,
+        seen: bool,
+        begins: bool = False,
+        remembered: State | None = None,
     ) -> State | None:
         """Load a session that whoever it belongs to lets live; compares it with what is remembered of it.
 
@@ -488,7 +570,9 @@ class Ledger:
         """
         partition, known = self.partition_of(user), self.families.known_ancestors(sid)
         try:
-            state = await self._load(partition, sid, now_us, seen=seen, begins=begins, ancestors=known)
+            state = await self._load(
+                partition, sid, now_us, seen=seen, begins=begins, ancestors=known, known=remembered
+            )
             if state is not None and not known and living_parent_of(state.parent):
                 above = await self.families.ancestors(partition, sid, state.parent)
                 state = await self._load(partition, sid, now_us, seen=False, ancestors=above)
@@ -508,11 +592,14 @@ class Ledger:
         seen: bool,
         begins: bool = False,
         ancestors: Sequence[str] = (),
+        known: State | None = None,
     ) -> State | None:
         """Load a session, which is mended if it cannot be read; raises CorruptLedger where it could not be."""
         began_s = perf_counter()
         try:
-            found = await load(self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors)
+            found = await load(
+                self.store, partition, sid, now_us, seen=seen, begins=begins, ancestors=ancestors, known=known
+            )
         except CorruptLedger as damage:
             self._recent.forget(sid)
             if self._mender is None or not await self._mender.mend(partition, sid, str(damage)):

@@ -62,7 +62,7 @@ def session_fields(state: State) -> Fields:
 
 def checkpoint_fields(state: State) -> Fields:
     """Lay a state out as the fields of its checkpoint hash."""
-    return {name.encode(): _checkpoint(checkpoint) for name, checkpoint in state.checkpoints.items()}
+    return {name.encode(): checkpoint_field(checkpoint) for name, checkpoint in state.checkpoints.items()}
 
 
 def changes(before: State | None, after: State) -> Changes:
@@ -87,7 +87,7 @@ def changes(before: State | None, after: State) -> Changes:
     if after.checkpoints is not before.checkpoints:
         for entity_type, checkpoint in after.checkpoints.items():
             if before.checkpoints.get(entity_type) is not checkpoint:
-                set_checkpoints[entity_type.encode()] = _checkpoint(checkpoint)
+                set_checkpoints[entity_type.encode()] = checkpoint_field(checkpoint)
         if not before.checkpoints.keys() <= after.checkpoints.keys():
             remove_checkpoints = [name.encode() for name in before.checkpoints if name not in after.checkpoints]
     return Changes(to_set, remove, set_checkpoints, remove_checkpoints)
@@ -199,7 +199,8 @@ _later: Final = attrgetter(*_LATER)
 _LATER_FIELDS: Final = tuple((name.encode(), to_bytes) for name, to_bytes in _LATER.items())
 
 
-def _checkpoint(checkpoint: Checkpoint) -> bytes:
+def checkpoint_field(checkpoint: Checkpoint) -> bytes:
+    """Print a checkpoint as the value of its field."""
     position = checkpoint.position
     return f"{position.at_us}|{position.id}|{checkpoint.acked_at_us}".encode()
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 from ledger import keys
 from ledger.errors import LayoutError, NoLedger, StoreReplyError
 from ledger.log.formats import FORMAT, OLDEST
+from ledger.log.order import INDEXED
 from ledger.log.whole import mark_new
 from ledger.store.error_replies import NotPermitted
 from ledger.store.interface import Store
@@ -58,6 +59,7 @@ async def open_layout(store: Store, partitions: int, now_us: int, *, begin: bool
         # The count goes last and only once, so a ledger has a count or is not there; the others just repeat themselves.
         await store.command("HSETNX", name, "created_at_us", now_us, key=name)
         await store.command("HSETNX", name, "format", FORMAT, key=name)
+        await store.command("HSETNX", name, INDEXED, now_us, key=name)
         await store.command("HSETNX", name, "partitions", partitions, key=name)
         found_format, found = await store.command("HMGET", name, "format", "partitions", key=name)
     check_format(int(found_format))

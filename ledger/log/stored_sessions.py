@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from ledger import keys
 from ledger.errors import StoreReplyError
 from ledger.log.append import pairs
+from ledger.log.order import FILLED
 from ledger.log.state_fields import Fields
 from ledger.store.interface import Script, Store, key_types, scan, scan_keys
 
@@ -25,6 +26,9 @@ _TYPES: Final = (
     "list",
     "hash",
     "zset",
+    "zset",
+    "zset",
+    "list",
 )  # of the keys of raw_keys
 _OURS: Final = re.compile(rb"\{p(\d+)\}:(session|checkpoints|devices|marks):(.*)", re.DOTALL)
 
@@ -34,6 +38,8 @@ class RawSession(NamedTuple):
 
     `score` is when it was last seen, in ms; `device` the session it belongs to ('' for none) among its user's devices.
     Each is None where it is not there. `floor`: the stream id up to which events are archived, '' without any.
+    `place` is its score in the order of devices, `known` whether it is among the ids of all sessions, which `filled`
+    tells to be all there; `sent` its records of streams, newest first.
     """
 
     session: Fields
@@ -45,11 +51,15 @@ class RawSession(NamedTuple):
     credential: bool
     marks: tuple[str, ...] = ()
     floor: str = ""
+    place: float | None = None
+    known: bool = False
+    filled: bool = False
+    sent: tuple[bytes, ...] = ()
 
     @property
     def is_nowhere(self) -> bool:
         """Tell whether nothing is stored of it."""
-        return self._replace(floor="") == _NOWHERE
+        return self._replace(floor="", filled=False, sent=()) == _NOWHERE
 
 
 _NOWHERE: Final = RawSession({}, {}, None, None, None, False, False)
@@ -62,12 +72,13 @@ async def read_raw_session(store: Store, partition: int, sid: str, user: str | N
     """
     names = raw_keys(partition, sid, user)
     try:
-        reply = await store.script(_RAW, names, (sid, member))
+        reply = await store.script(_RAW, names, (sid, member, FILLED))
     except StoreReplyError as error:
         if wrong := await mistyped(store, partition, sid, user):
             raise StoreReplyError("; ".join(wrong)) from error
         raise
-    session, checkpoints, ended, score, device, provider, held, marks, floor, _ = reply
+    session, checkpoints, ended, score, device, provider, held, marks, floor, _ = reply[:10]
+    place, known, filled, sent = reply[10:]
     return RawSession(
         pairs(session),
         pairs(checkpoints),
@@ -78,6 +89,10 @@ async def read_raw_session(store: Store, partition: int, sid: str, user: str | N
         bool(held),
         tuple(map(text_of, marks)),
         text_of(floor or b""),
+        None if place is None else float(place),
+        known is not None,
+        filled is not None,
+        tuple(sent),
     )
 
 
@@ -94,14 +109,19 @@ def raw_keys(partition: int, sid: str, user: str | None) -> tuple[bytes, ...]:
         keys.marks(partition, sid),
         keys.archive(partition),
         keys.due(partition),
+        keys.order(partition),
+        keys.sids(partition),
+        keys.sent(partition, sid),
     )
 
 
 async def indexed_sids(store: Store, partition: int) -> set[str]:
     """List the sessions in a partition's indexes: living, ended, with a credential."""
     found: set[str] = set()
-    async for rows in scan(store, "ZSCAN", keys.activity(partition)):
-        found.update(text_of(sid) for sid, _ in rows)
+    for name in (keys.activity(partition), keys.order(partition), keys.sids(partition)):
+        async for rows in scan(store, "ZSCAN", name):
+            found.update(text_of(sid) for sid, _ in rows)
+    found.discard(FILLED.decode())
     for name in (keys.ended(partition), keys.credentials(partition)):
         async for rows in scan(store, "HSCAN", name):
             found.update(text_of(sid) for sid, _ in rows)

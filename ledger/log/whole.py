@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ledger import keys
 from ledger.errors import Rebuilding
+from ledger.log.order import FILLED
 from ledger.store.interface import Arg, Script, Store
 
 WHOLE: Final = b"1"
@@ -20,7 +21,7 @@ COPYING: Final = b"copying "
 
 _BEGIN: Final = Script.load("ledger.log", "whole_begin.lua", allow_oom=True)  # a few bytes that heal the ledger
 _FINISH: Final = Script.load("ledger.log", "whole_finish.lua", allow_oom=True)
-_MARK: Final = Script("whole_mark", "return redis.call('SET', KEYS[1], '1', 'NX')", allow_oom=True)
+_MARK: Final = Script.load("ledger.log", "whole_mark.lua", allow_oom=True)
 _READ: Final = Script.load("ledger.log", "whole_read.lua", allow_oom=True)
 
 
@@ -45,9 +46,10 @@ async def read_if_whole(store: Store, partition: int, command: str, key: bytes, 
 
 
 async def mark_new(store: Store, partitions: int) -> None:
-    """Say of all partitions that nothing was said of that they are whole."""
-    names = map(keys.whole, range(partitions))
-    await asyncio.gather(*(store.script(_MARK, (name,), ()) for name in names))
+    """Say of all partitions that nothing was said of that they are whole, and of empty ones that their index is."""
+    kinds = (keys.whole, keys.sids, keys.stream, keys.activity, keys.ended)
+    names = (tuple(kind(number) for kind in kinds) for number in range(partitions))
+    await asyncio.gather(*(store.script(_MARK, each, (FILLED,)) for each in names))
 
 
 async def begin(store: Store, partition: int, token: str, copied: bytes = b"") -> tuple[bytes, bool]:

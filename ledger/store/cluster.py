@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -83,6 +83,9 @@ class ClusterStore:
         packed = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         return await self._execute(packed, key_slot(keys[0]), script)
 
+    def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        return self._execute(call, key_slot(key), script)
+
     async def each_primary(self, *args: Arg) -> list[Any]:
         packed = pack(args)
         primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)
@@ -96,6 +99,11 @@ class ClusterStore:
         except StoreUnavailable:
             self._refresh_soon()
             raise
+
+    @property
+    def addresses(self) -> list[Address]:
+        """List where all nodes are, replicas too, as far as is known."""
+        return sorted(node.address for node in self._nodes)
 
     def look_again(self) -> None:
         """Read again who owns which slot: a connection of `mux_of` met trouble."""

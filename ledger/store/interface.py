@@ -7,8 +7,8 @@ loop it was opened in. Blocking commands, MULTI and SUBSCRIBE must not be sent: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Literal, Protocol
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ledger.errors import StoreUnavailable
 from ledger.figures.of_store import StoreFigures
@@ -18,7 +18,19 @@ from ledger.store.scripts import Arg, Script
 from ledger.store.shared_connection import Mux
 from ledger.store.standalone import StandaloneStore
 
-__all__ = ["Arg", "Scan", "Script", "Store", "check_writes", "key_types", "open_store", "scan", "scan_keys"]
+__all__ = [
+    "Arg",
+    "Kinds",
+    "Scan",
+    "Script",
+    "Store",
+    "TakesPacked",
+    "check_writes",
+    "key_types",
+    "open_store",
+    "scan",
+    "scan_keys",
+]
 
 Scan = Literal["HSCAN", "ZSCAN"]
 _MAY_WRITE: Final = "#!lua\nreturn 1"
@@ -48,19 +60,44 @@ class Store(Protocol):
         """Close all connections; commands without a reply fail with StoreUnavailable."""
 
 
+class Kinds(NamedTuple):
+    """Of which classes stores are made: some watch what they are asked."""
+
+    standalone: type[StandaloneStore] = StandaloneStore
+    cluster: type[ClusterStore] = ClusterStore
+
+
+@runtime_checkable
+class TakesPacked(Protocol):
+    """A store that is given calls as they go to the server, as a part of `Store` that not every one has."""
+
+    def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        """Run a script by a call that was packed beforehand, all of whose keys share the slot of `key`.
+
+        Raises what `script` raises, and NoScript where the server may not have it: nothing was done then, and `script`
+        loads it.
+        """
+
+
 async def open_store(
-    url: str, *, timeout_s: float = 5.0, known: KnownNodes | None = None, figures: StoreFigures | None = None
+    url: str,
+    *,
+    timeout_s: float = 5.0,
+    known: KnownNodes | None = None,
+    figures: StoreFigures | None = None,
+    kinds: Kinds = Kinds(),  # noqa: B008 - nothing changes it
 ) -> Store:
     """Connect to the store of a URL (`addresses.py`); a server in cluster mode is recognised.
 
     `timeout_s` bounds a connection attempt and the wait for a reply (up to a quarter second more). Lost connections are
     made again in the background. `known`: where the nodes of a cluster are noted. `figures`: where its links are
-    counted. Raises LayoutError for an unusable URL, StoreUnavailable when nobody answers.
+    counted. `kinds`: of which class it is. Raises LayoutError for an unusable URL, StoreUnavailable when nobody
+    answers.
     """
     target = read_url(url)
     if target.wants_cluster:
-        return await ClusterStore.open(target, timeout_s, known, figures)
-    store = StandaloneStore(Mux(target, timeout_s, figures))
+        return await kinds.cluster.open(target, timeout_s, known, figures)
+    store = kinds.standalone(Mux(target, timeout_s, figures))
     try:
         (info,) = await store.each_primary("INFO", "cluster")
     except BaseException:
@@ -69,7 +106,7 @@ async def open_store(
     if b"cluster_enabled:1" not in info:
         return store
     await store.close()
-    return await ClusterStore.open(target, timeout_s, known, figures)
+    return await kinds.cluster.open(target, timeout_s, known, figures)
 
 
 async def check_writes(store: Store) -> None:

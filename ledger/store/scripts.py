@@ -40,10 +40,11 @@ class Script(Struct, frozen=True):
         force_setattr(self, "packed_load", pack((b"SCRIPT", b"LOAD", source)))
 
     @classmethod
-    def load(cls, package: str, *filenames: str, allow_oom: bool = False) -> Self:
+    def load(cls, package: str, *filenames: str, allow_oom: bool = False, behind: str = "") -> Self:
         """Read a script that lies beside the modules of `package`, of one file or of several parts in this order.
 
-        The last part gives the name.
+        The last part gives the name. `behind`: what it begins with, of another package.
         """
-        texts = [resources.files(package).joinpath(name).read_text("utf-8") for name in filenames]
+        texts = [behind] if behind else []
+        texts += [resources.files(package).joinpath(name).read_text("utf-8") for name in filenames]
         return cls(filenames[-1].removesuffix(".lua"), "\n".join(texts), allow_oom)

@@ -55,7 +55,7 @@ class SentinelTarget(Target):
         """Connect to the server that most Sentinels name and that says it is the primary; raises StoreUnavailable."""
         trouble = StoreUnavailable(f"the Sentinels name no primary for {self._service!r}", maybe_done=False)
         asked_s = timeout_s * ASKED_SHARE
-        for host, port in await self._primaries(asked_s):
+        for host, port in await self.primaries(asked_s):
             try:
                 target = _Primary(self.connection_class, self.options | {"host": host, "port": port}, False)
                 return await target.connect(protocol, timeout_s - asked_s)
@@ -63,7 +63,7 @@ class SentinelTarget(Target):
                 trouble = error
         raise trouble
 
-    async def _primaries(self, timeout_s: float) -> list[Address]:
+    async def primaries(self, timeout_s: float) -> list[Address]:
         """List the servers that Sentinels name, most votes first; raises StoreUnavailable where none answers."""
         votes: Counter[Address] = Counter()
         troubles: list[str] = []

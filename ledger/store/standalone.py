@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from ledger.store.error_replies import NoScript
@@ -29,6 +29,9 @@ class StandaloneStore:
             except NoScript:
                 await self.mux.load(script)
         return await self.mux.send(packed)
+
+    def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        return self.mux.send(call)
 
     async def each_primary(self, *args: Arg) -> list[Any]:
         return [await self.mux.send(pack(args))]

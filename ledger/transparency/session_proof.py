@@ -16,7 +16,7 @@ from ledger.chain import GENESIS, link, previous_of
 from ledger.errors import CorruptLedger
 from ledger.events import Recorded, decode_event, tag_of
 from ledger.transparency.checkpoints import Checkpoint, LogProof, parse_checkpoint, parse_proof
-from ledger.transparency.entries import KINDS, StateLeaf, pack_event, pack_state
+from ledger.transparency.entries import KINDS, ClosedLeaf, StateLeaf, pack_event, pack_state, parse_leaf
 from ledger.transparency.merkle import leaf_hash, root_by_inclusion
 from ledger.transparency.notes import BadNote, Verified, VerifierKey, verified
 from ledger.transparency.state_tree import SID_BYTES, Path, Record, root_by_path
@@ -28,6 +28,7 @@ NOT_PROVED: Final = (
     "that the device did what the events say",
     "at what time it was, but by the times of witnesses",
 )
+PRUNED: Final = "which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
 class ProvedEvent(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,11 +62,19 @@ class StateProof(msgspec.Struct, frozen=True):
     proof: str
 
 
+class ClosedProof(msgspec.Struct, frozen=True):
+    """The log's first entry, where it tells of a log that was closed before this one, and its C2SP tlog-proof."""
+
+    entry: bytes
+    proof: str
+
+
 class SessionProof(msgspec.Struct, frozen=True, rename="camel"):
-    """All that proves a session's history. `newest` is the tlog-proof of the newest event's entry, '' without one.
+    """All that proves a session's history. `newest` is the tlog-proof of the newest event's entry, '' without one or
+    where the log is pruned there: then its hash is proved by the state tree alone.
 
     `previous_hash`: the hash before the first event, where older ones are not kept any more. `place`: what is said
-    of where the log lies.
+    of where the log lies. `follows`: which closed log this one follows; null for none.
     """
 
     format: str
@@ -75,13 +84,14 @@ class SessionProof(msgspec.Struct, frozen=True, rename="camel"):
     state: StateProof
     previous_hash: str = ""
     place: str = ""
+    follows: ClosedProof | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """What a proof proves: of which log, up to which entry, who signed, and how many of the session's events.
 
     `seq`: of the newest logged event, 0 where nothing was ever logged of the session; `first`: that of the first event
-    that is given, 0 without one.
+    that is given, 0 without one. `follows`: which closed log this one follows.
     """
 
     checkpoint: Checkpoint
@@ -89,6 +99,7 @@ class Verdict(msgspec.Struct, frozen=True):
     seq: int
     first: int
     events: int
+    follows: ClosedLeaf | None = None
 
 
 class NotProved(ValueError):
@@ -128,8 +139,15 @@ def words(proof: SessionProof, verdict: Verdict) -> list[str]:
     lines = [f"proved: {each}" for each in proved]
     if verdict.seq and not verdict.events:
         lines.append("not proved: what the events were, for they are not kept any more")
-    elif verdict.seq and proof.previous_hash:
+    if verdict.events and not proof.newest:
+        lines.append(f"not proved: {PRUNED}")
+    if verdict.events and proof.previous_hash:
         lines.append(f"not proved: what the events before seq {verdict.first:,} were, for they are not kept any more")
+    if (closed := verdict.follows) is not None:
+        lines.append(
+            f"note: this log follows {_plain(closed.origin)}, of {closed.size:,} entries, which was closed: "
+            f"{_plain(closed.why)}. What only that one had is not proved here"
+        )
     lines += [f"not proved: {each}" for each in NOT_PROVED]
     if proof.place:
         lines.append(f"note: {proof.place}")
@@ -149,24 +167,56 @@ def _check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence
     if state.at != checkpoint.size - 1:
         raise NotProved(f"the state is that of entry {state.at}, the newest is {checkpoint.size - 1}")
     _included("the session's place in the state tree", state, leaf, checkpoint)
+    follows = _closed(proof, keys, witnesses, checkpoint)
     known = path.end if path.end is not None and path.end.sid == sid else None
     if known is None:
         if proof.events or proof.newest:
             raise NotProved("it has events of a session of which nothing was logged")
-        return Verdict(checkpoint, signed, 0, 0, 0)
+        return Verdict(checkpoint, signed, 0, 0, 0, follows)
     if proof.events:
         newest = _follow(proof, sid)
         if (newest.seq, newest.hash) != (known.seq, known.hash):
             raise NotProved(f"its newest event is seq {newest.seq}, which is not seq {known.seq} as it was logged last")
-        entry = parse_proof(proof.newest)
-        if _signed(entry, keys, witnesses)[0] != checkpoint:
-            raise NotProved("its two parts are of different checkpoints")
-        if entry.at != known.entry:
-            raise NotProved(f"its newest event is proved at entry {entry.at}, it was logged at {known.entry}")
-        _included(
-            "its newest event", entry, pack_event(KINDS[tag_of(newest.event)], sid, known.seq, known.hash), checkpoint
-        )
-    return Verdict(checkpoint, signed, known.seq, proof.events[0].seq if proof.events else 0, len(proof.events))
+        if proof.newest:
+            _check_newest(proof, keys, witnesses, checkpoint, newest, known)
+    first = proof.events[0].seq if proof.events else 0
+    return Verdict(checkpoint, signed, known.seq, first, len(proof.events), follows)
+
+
+def _check_newest(
+    proof: SessionProof,
+    keys: Sequence[VerifierKey],
+    witnesses: Sequence[VerifierKey],
+    checkpoint: Checkpoint,
+    newest: Recorded,
+    known: Record,
+) -> None:
+    """Check that the newest event's entry is in the log where the state tree says."""
+    entry = parse_proof(proof.newest)
+    if _signed(entry, keys, witnesses)[0] != checkpoint:
+        raise NotProved("its two parts are of different checkpoints")
+    if entry.at != known.entry:
+        raise NotProved(f"its newest event is proved at entry {entry.at}, it was logged at {known.entry}")
+    leaf = pack_event(KINDS[tag_of(newest.event)], known.sid, known.seq, known.hash)
+    _included("its newest event", entry, leaf, checkpoint)
+
+
+def _closed(
+    proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey], checkpoint: Checkpoint
+) -> ClosedLeaf | None:
+    """Check what is said of a closed log before this one: it is this log's first entry."""
+    if proof.follows is None:
+        return None
+    entry, leaf = parse_proof(proof.follows.proof), parse_leaf(proof.follows.entry)
+    if entry.at != 0 or not isinstance(leaf, ClosedLeaf) or _signed(entry, keys, witnesses)[0] != checkpoint:
+        raise NotProved("what it says of a log before this one is not this log's first entry")
+    _included("what it says of a log before this one", entry, proof.follows.entry, checkpoint)
+    return leaf
+
+
+def _plain(text: str) -> str:
+    """Give what somebody wrote without what a terminal would carry out."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _signed(

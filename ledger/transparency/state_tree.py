@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from itertools import pairwise
 from struct import Struct as Packed
 from typing import Final, NamedTuple
 
@@ -125,11 +124,34 @@ class Bucket:
         return Bucket(b"".join([packed[sid] for sid in sorted(packed)]))
 
     def node(self) -> Node:
-        """Hash the bucket's subtree; raises CorruptLedger where its records are not in order."""
-        sids = [self._sid(at) for at in range(len(self))]
-        if any(one >= other for one, other in pairwise(sids)):
-            raise CorruptLedger("the records of a bucket are not in the order of their sessions")
-        return self._node(0, len(self), BUCKET_BITS)
+        """Hash the bucket's subtree; raises CorruptLedger where its records are not in order.
+
+        PERF: goes once over the records, left to right, as `path` goes down and `_node` recurses: of a subtree it holds
+        the hash, where it forks first (256 for a single session, that never does) and a session in it.
+        """
+        packed = self.packed
+        if not packed:
+            return Node()
+        nodes: list[tuple[bytes, int, int]] = []
+        forks: list[int] = []
+        before = -1
+        for start in range(0, len(packed), RECORD_BYTES):
+            record = packed[start : start + RECORD_BYTES]
+            sid = int.from_bytes(record[:SID_BYTES], "big")
+            if sid <= before:
+                raise CorruptLedger("the records of a bucket are not in the order of their sessions")
+            if before >= 0:
+                fork = _SID_BITS - (before ^ sid).bit_length()
+                while forks and forks[-1] > fork:
+                    right = nodes.pop()
+                    nodes[-1] = _forked(nodes[-1], right, forks.pop())
+                forks.append(fork)
+            nodes.append((sha256(b"\x00" + record).digest(), _SID_BITS, sid))
+            before = sid
+        while forks:
+            right = nodes.pop()
+            nodes[-1] = _forked(nodes[-1], right, forks.pop())
+        return Node(_lifted(nodes[0], BUCKET_BITS), len(self))
 
     def path(self, sid: bytes) -> Path:
         """Lead from the bucket's subtree to a session's place."""
@@ -162,6 +184,23 @@ class Bucket:
 
     def _record(self, at: int) -> Record:
         return parse_record(self._packed(at))
+
+
+def _forked(left: tuple[bytes, int, int], right: tuple[bytes, int, int], fork: int) -> tuple[bytes, int, int]:
+    """Join two subtrees that fork at a bit."""
+    joined = sha256(b"\x01" + _lifted(left, fork + 1) + _lifted(right, fork + 1)).digest()
+    return joined, fork, left[2]
+
+
+def _lifted(node: tuple[bytes, int, int], bit: int) -> bytes:
+    """Tell a subtree's hash from a bit on, with the empty halves that it has beside it until it forks."""
+    digest, fork, sid = node
+    if fork == _SID_BITS:
+        return digest
+    for at in range(fork - 1, bit - 1, -1):
+        is_right = sid >> (_SID_BITS - 1 - at) & 1
+        digest = halves_hash(NOBODY, digest) if is_right else halves_hash(digest, NOBODY)
+    return digest
 
 
 def join_all(nodes: Sequence[Node]) -> Node:

@@ -76,7 +76,7 @@ def judge(submission: Submission, keys: Sequence[VerifierKey], known: Checkpoint
     if submission.old != size:
         raise Refusal(409, f"the last checkpoint signed here has size {size}", size)
     if checkpoint.size == size and checkpoint.root != root:
-        raise Refusal(409, f"another tree of size {size} was signed here: the log was forked", size, is_fork=True)
+        raise Refusal(422, f"another tree of size {size} was signed here: the log was forked", is_fork=True)
     try:
         check_consistency(size, root, checkpoint.size, checkpoint.root, submission.proof)
     except ValueError as error:

@@ -15,6 +15,7 @@ from ledger import keys
 from ledger.errors import InvalidInput
 from ledger.log import whole
 from ledger.log.formats import FORMAT
+from ledger.log.order import INDEXED
 from ledger.log.reader import last_id
 from ledger.store.interface import Arg, Script, Store, scan_keys
 from projections.archive.format import place
@@ -62,6 +63,7 @@ async def claim(store: Store, origin: Origin, now_us: int) -> bool:
     if restoring is None and (count := await _count_keys(store)):
         raise CannotRestore(f"The server is not empty, it has {count:,} keys: give another --redis or --data-dir")
     begins: list[Arg] = ["partitions", origin.partitions, "created_at_us", now_us, "whole_marked_at_us", now_us]
+    begins += [INDEXED, now_us]
     if not await store.script(_CLAIM, (name,), (origin.mark, *begins)):
         raise CannotRestore("Somebody else began a ledger on this server just now")
     mark = mark_of(origin)
@@ -85,7 +87,7 @@ async def _count_keys(store: Store) -> int:
     if await store.command("HEXISTS", meta, "partitions", key=meta):
         return count
     names = [name async for page in scan_keys(store, "*") for name in page]
-    ours = (meta, keys.counters(), keys.census(), keys.census_devices())
+    ours = (meta, keys.counters(), keys.census(), keys.census_devices(), keys.rates())
     return sum(name not in ours and not name.startswith(keys.LIMITS.encode()) for name in names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import uuid4
 
@@ -26,6 +26,8 @@ from projections.bounded_tasks import each
 from projections.checking.findings import Finding
 from projections.checking.rebuild import Rebuild
 from projections.checking.verify import Report, verify
+from projections.devices.filling import fill_partition
+from projections.transparency.going_on import GoneOn
 
 BY: Final = "restore"
 """Who asked the restored sessions to reset, as their history says."""
@@ -37,7 +39,7 @@ class RestoreReport(msgspec.Struct):
     `doing`: the step it is at. `resets`: sessions asked to start over just now; others were before. `expired`: those
     that were over before they came back, which nobody needs to ask. `rows_refused`: rows of libraries that do not fit
     this version. `erased`: users who had been erased since, and were
-    erased again.
+    erased again. `logged`: what of this the transparency log knew further, None where it was not compared.
     """
 
     doing: str = ""
@@ -51,6 +53,7 @@ class RestoreReport(msgspec.Struct):
     rows_refused: int = 0
     broken: list[Finding] = []
     not_whole: list[int] = []
+    logged: GoneOn | None = None
     signing_keys: str = ""
     signing_keys_missing: bool = False
     """Whether the backup has signing keys that could not be opened: `signing_keys` tells why."""
@@ -59,7 +62,7 @@ class RestoreReport(msgspec.Struct):
     @property
     def is_complete(self) -> bool:
         """Tell whether all was restored and nothing differs."""
-        left_out = self.rows_refused or self.signing_keys_missing
+        left_out = self.rows_refused or self.signing_keys_missing or (self.logged is not None and self.logged.failed)
         return not (self.broken or self.not_whole or left_out or self.verified.different)
 
 
@@ -75,15 +78,18 @@ async def restore(
     open_signing_keys: Callable[[bytes], tuple[bool, str]] = lambda _: (True, ""),
     user_keys: UserKeys | None = None,
     ledger_id: str = "",
+    behind_log: Callable[[Ledger], Awaitable[GoneOn | None]] | None = None,
     at_once: int = 2,
 ) -> RestoreReport:
     """Restore into an empty store, or go on where an earlier run was interrupted.
 
     Whoever was erased since, as `user_keys` tell, is erased before anybody can open the ledger. What is restored must
-    have been checked before. Raises CannotRestore with nothing written, BadBackup, StoreFull, StoreUnavailable: then it
-    may be run again. The ledger keeps its id; where none is in what is restored it gets `ledger_id`, or a new one.
+    have been checked before. `behind_log` has sessions that the transparency log knows further go on behind that,
+    before anything else is put on record of them: a log never goes back. Raises CannotRestore with nothing written,
+    BadBackup, StoreFull, StoreUnavailable: then it may be run again. The ledger keeps its id; where none is in what is
+    restored it gets `ledger_id`, or a new one.
     """
-    restoring = _Restore(store, origin, clock, on_progress, open_signing_keys, user_keys, ledger_id)
+    restoring = _Restore(store, origin, clock, on_progress, open_signing_keys, user_keys, ledger_id, behind_log)
     return await restoring.run(at_once)
 
 
@@ -97,7 +103,9 @@ class _Restore:
         open_signing_keys: Callable[[bytes], tuple[bool, str]],
         user_keys: UserKeys | None,
         ledger_id: str,
+        behind_log: Callable[[Ledger], Awaitable[GoneOn | None]] | None,
     ) -> None:
+        self._behind_log = behind_log
         self._ledger_id = ledger_id or uuid4().hex
         self._user_keys = user_keys
         self._store = store
@@ -116,6 +124,12 @@ class _Restore:
         await each(enumerate(marks), self._partition, at_once)
         report.doing = "restoring what belongs to no partition"
         await self._others()
+        if self._behind_log is not None:
+            report.doing = "comparing with the transparency log"
+            report.logged = await self._behind_log(self._ledger)
+        report.doing = "asking devices to start over"
+        for partition in range(partitions):
+            await self._reset(partition)
         if self._user_keys is not None:
             report.doing = "erasing again who was erased"
             identities = Identities(self._store, partitions)
@@ -139,7 +153,7 @@ class _Restore:
         async for lines in self._origin.beside(partition):
             for line in lines:
                 await fill.put_beside(self._store, partition, line)
-        await self._reset(partition)
+        await fill_partition(self._store, partition)  # by when devices were last heard of
         self._report.partitions += 1
         self._on_progress(self._report)
 

@@ -27,12 +27,13 @@ class Pusher:
     """Devices that acknowledge one position after the other, never the same twice over all runs."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
+        self.devices = devices
         parts = [
             wire.ack_parts(ACK_PATH, device.token, assets.TYPE, assets.asset(number)["id"])
             for number, device in enumerate(devices)
         ]
         self._heads, self._tails = (tuple(part) for part in zip(*parts, strict=True))
-        self._first_us = assets.START_US
+        self.next_us = assets.START_US
         self.answered = 0
 
     def push(self, server: Server, seconds: float, limit: int, *, floor: bool = False) -> Loaded:
@@ -41,14 +42,14 @@ class Pusher:
             port=server.port,
             heads=self._heads,
             tails=self._tails,
-            first_us=self._first_us,
+            first_us=self.next_us,
             limit=limit,
             seconds=seconds,
         )
         done = tool("ops.bench.children.loadgen", msgspec.json.encode(load), timeout_s=seconds + _SLACK_S)
         loaded = msgspec.json.decode(done, type=Loaded)
         if not floor:
-            self._first_us += loaded.furthest * wire.STEP_US
+            self.next_us += loaded.furthest * wire.STEP_US
             self.answered += loaded.answered
         return loaded
 

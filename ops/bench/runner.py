@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ops.bench import acks, growth, history, rebuild, rss, segments, sizes, sizing, sockets, stampede, stream, verify
+from ops.bench import (
+    acks,
+    devices,
+    growth,
+    history,
+    mixed,
+    observing,
+    poll,
+    rebuild,
+    rss,
+    segments,
+    sizes,
+    sizing,
+    sockets,
+    stampede,
+    stream,
+    transparency,
+    verify,
+)
 from ops.bench.postgres import beside, streams
 from ops.bench.rig.results import Result
 from ops.bench.rig.rounds import Progress
@@ -13,16 +31,21 @@ from ops.bench.rig.scale import Scale
 
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
+    "poll": poll.run,
+    "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,
     "rebuild": rebuild.run,
     "segments": segments.run,
+    "log": transparency.run,
     "history": history.run,
+    "devices": devices.run,
     "rss": rss.run,
     "sizes": sizes.run,
     "sockets": sockets.run,
     "postgres": streams.run,
     "beside": beside.run,
+    "observing": observing.run,
     "stampede": stampede.run,
     "growth": growth.run,
     "sizing": sizing.run,

@@ -1,8 +1,8 @@
 """`sizing`: the model of `ops/docs/sizing.md`, held against measurement.
 
 First, that an ack takes the same CPU time of workers and store however many workers there are, and however many
-primaries with users of their own. Then, how far the busiest of many primaries is from the mean, and from what one thread
-of a store can do, by a simulation of a hundred million devices (`load_model`).
+primaries with users of their own. Then, how far the busiest of many primaries is from the mean, and from what one
+thread of a store can do, by a simulation of a hundred million devices (`load_model`).
 """
 
 from __future__ import annotations

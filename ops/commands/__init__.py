@@ -26,6 +26,9 @@ COMMANDS: Final = {
         "Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.",
     ),
     "completion": Named("shell:completion", "Print what makes a shell complete commands and options."),
+    "console": Named(
+        "access.console:console", "The console at /console: one-time links to sign in with, and signing everybody out."
+    ),
     "credentials": Named(
         "access.credentials:credentials", "What identity providers entrust to sessions, held encrypted."
     ),
@@ -39,6 +42,9 @@ COMMANDS: Final = {
     "explain": Named(
         "devices.explain:explain",
         "Tell why a device does not sync: figures first and, last of all, the answer in plain words.",
+    ),
+    "feed": Named(
+        "devices.feed:feed", "Print what happened to all sessions, an event a line, in the order of each session."
     ),
     "fence": Named(
         "devices.fence:fence",

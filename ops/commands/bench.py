@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -17,8 +18,14 @@ from ops.bench.rig.results import BENCHMARKS, as_json, chosen
 @click.option("--only", help=f"Which, comma-separated: {', '.join(BENCHMARKS)} [default: all].")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Rounds of floor and ours.")
 @click.option("--quick", is_flag=True, help="Tiny counts: shows that everything runs, and measures nothing.")
-@click.option("--json", "as_document", is_flag=True, help="Print JSON.")
-def bench(only: str | None, rounds: int, quick: bool, as_document: bool) -> None:
+@click.option("--json", "as_document", is_flag=True, help="Print JSON: also the machine and the commit.")
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What --json printed before: tell what differs from it by more than the noise.",
+)
+def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare: Path | None) -> None:
     """Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.
 
     Figures that miss what is wanted are marked; exits 1 only when something answered wrongly.
@@ -30,10 +37,16 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool) -> None
     try:
         from ops.bench import runner
         from ops.bench.rig import scale, table
+        from ops.bench.rig.about import about
+        from ops.bench.rig.compare import changes, read
         from ops.bench.rig.processes import BenchFailed
     except ImportError as error:
         raise click.ClickException(f"bench needs psutil ({error}): pip install 'syncledger[bench]'") from None
     signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        before = None if compare is None else read(compare.read_bytes())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--compare") from None
     progress = Console(stderr=True, highlight=False)
     try:
         results = runner.run(
@@ -41,10 +54,15 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool) -> None
         )
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
+    found = None if before is None else changes(before.results, results)
     if as_document:
-        echo(as_json(results))
-    else:
-        table.show(results, Console(file=sys.stdout), verdicts=not quick)
+        more = {} if found is None else {"changes": found}
+        echo(as_json(results, about=about(), **more))
+        return
+    console = Console(file=sys.stdout)
+    table.show(results, console, verdicts=not quick)
+    if before is not None and found is not None:
+        table.show_changes(found, before.about, about(), console)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

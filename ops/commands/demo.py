@@ -12,6 +12,7 @@ from click import echo
 from msgspec import structs
 
 from ledger.errors import SessionEnded
+from ops.commands.access.console import make_link
 from ops.commands.devices.session import sign_in
 from ops.commands.options import progress, run, settings_from
 from ops.commands.serve import serve_options
@@ -21,6 +22,7 @@ from ops.opening.ledger import Opened, opened
 from ops.server.listening import check_free
 from ops.server.supervisor import serve
 from ops.settings.settings import Settings
+from ops.tracing.sending import check_installed
 from projections.accounts.tokens import read_token
 from projections.entities.catalog.ingest import ingest
 
@@ -51,16 +53,17 @@ def demo(
     settings = settings_from(**given)
     settings = structs.replace(settings, source="catalog")
     check_free(settings)
+    check_installed(settings)
     check_identity(settings)
 
-    async def prepare() -> str:
+    async def prepare() -> tuple[str, str]:
         async with opened(settings, begin=True) as found:
             await _load_library(found, assets)
-            return await _token(found, settings)
+            return await _token(found, settings), await make_link(found, "", USER)
 
-    token = run(prepare())
+    token, link = run(prepare())
     given["source"] = settings.source
-    on_ready = partial(_tell, token=token, settings=settings)
+    on_ready = partial(_tell, token=token, link=link, settings=settings)
     raise click.exceptions.Exit(serve(settings, on_ready=on_ready, overrides=given))
 
 
@@ -104,12 +107,16 @@ async def _token(found: Opened, settings: Settings) -> str:
     return issued.token
 
 
-def _tell(urls: Sequence[str], *, token: str, settings: Settings) -> None:
-    """Print how to sync the demo library."""
+def _tell(urls: Sequence[str], *, token: str, link: str, settings: Settings) -> None:
+    """Print how to sync the demo library, and the link to the console."""
     url = urls[0]
     echo(
         f"""
 The sync ledger serves the demo library at {url}, its data is in {settings.data_dir}.
+
+Open the console; this link signs in once, within five minutes (another one: syncledger console link):
+
+  {url}{link}
 
 A demo device is signed in. Its token, for a second terminal:
 

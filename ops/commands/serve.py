@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from ledger.errors import InvalidInput, LedgerError
 from ops.commands.options import Command, run, settings_from, store_options
 from ops.opening.identity_provider import check_identity
 from ops.opening.sources import check_source
@@ -13,6 +18,8 @@ from ops.server.listening import check_free
 from ops.server.logs import configure_logging
 from ops.server.supervisor import serve as serve_until_stopped
 from ops.server.systemd import is_activated
+from ops.settings.variables import VARIABLES, from_environment
+from ops.tracing.sending import check_installed
 
 
 def serve_options(command: Command) -> Command:
@@ -36,10 +43,34 @@ def serve(
     one does not start, the old one serves on. The end of the terminal ends a service that was started at it.
     """
     given = {"host": host, "port": port, "workers": workers, "data_dir": data_dir, "redis_url": redis_url}
-    settings = settings_from(**given)
-    if not (replace or is_activated()):
-        check_free(settings)
-    check_identity(settings)
-    configure_logging(settings.log)
-    run(check_source(settings))
+    with _errors_in_form():
+        settings = settings_from(**given)
+        if not (replace or is_activated()):
+            check_free(settings)
+        check_installed(settings)
+        check_identity(settings)
+        configure_logging(settings.log, settings.log_format)
+        run(check_source(settings))
+    if settings.log_format == "json":  # nobody reads it at a terminal, and its lines are all JSON
+        raise click.exceptions.Exit(
+            serve_until_stopped(settings, on_ready=lambda _: None, overrides=given, replace=replace)
+        )
     raise click.exceptions.Exit(serve_until_stopped(settings, overrides=given, replace=replace))
+
+
+@contextmanager
+def _errors_in_form() -> Iterator[None]:
+    """Have what keeps the service from starting told as its log is, where that is JSON."""
+    try:
+        yield
+    except (LedgerError, click.ClickException, OSError) as error:
+        form = from_environment(VARIABLES["log_format"], os.environ) or ""
+        if form.strip().lower() != "json":
+            raise
+        configure_logging("error", "json")
+        told, code = [str(error)], getattr(error, "exit_code", 1)
+        if isinstance(error, InvalidInput):
+            told, code = [f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems], 2
+        for each in told:
+            logging.getLogger("syncledger.serve").critical("%s", each)
+        raise click.exceptions.Exit(code) from None

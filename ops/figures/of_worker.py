@@ -8,7 +8,20 @@ from typing import Final
 from ledger.figures.families import LATENCY_S, LONG_S, Family, Part
 from ops.figures import certificates
 
-JOBS: Final = ("expire", "version", "compare", "clock", "gone", "look", "census", "certificates", "notarize", "watch")
+JOBS: Final = (
+    "expire",
+    "version",
+    "compare",
+    "clock",
+    "gone",
+    "look",
+    "census",
+    "certificates",
+    "notarize",
+    "watch",
+    "index",
+    "rates",
+)
 TROUBLES: Final = (
     "store_away",
     "store_refuses_writes",

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
+from endpoints.figures.rates import WorkerRates
 from endpoints.figures.worker import WorkerFigures
 from endpoints.services import Services
-from ledger.errors import LedgerError, LedgerGone, StoreFull
+from ledger.errors import LedgerError, LedgerGone, StoreFull, StoreUnavailable
 from ledger.store.error_replies import NotServing
 from ops.figures import certificates
 from ops.figures.of_worker import DISK_FREE, DISK_SIZE, POOL, LookedAt
@@ -18,6 +19,7 @@ from ops.figures.processes import Build, Processes, alone
 from ops.figures.shared import MOST, Slot
 from ops.opening.ledger import Opened
 from ops.settings.settings import Settings
+from projections.census import rates
 from projections.census.taking import JOB as CENSUS
 from projections.census.taking import Census
 from projections.expiry import claim
@@ -27,6 +29,7 @@ TICKS = 10
 """Every how many ticks the numbers are handed over."""
 LOOK_S = 10.0
 CENSUS_S = 60.0
+RATES_S = 5.0
 
 
 class Watch:
@@ -38,10 +41,13 @@ class Watch:
         self._looked = looked
         self._slot = slot
         self._figures = WorkerFigures()
+        self._certificates = certificates.Look(settings, looked)
+        self._rates = WorkerRates(self._figures)
 
     def begin(self, services: Services) -> None:
         """Take the figures of a service that is opened; they are laid out as they stay."""
         self._figures = figures = services.figures
+        self._rates = WorkerRates(figures)
         slot = self._slot
         figures.collectors += [Processes(alone if slot is None else self._pids), Build()]
         if slot is None:
@@ -111,9 +117,21 @@ class Watch:
         if await claim(found.ledger, int(CENSUS_S * 1_000_000), CENSUS):
             await census.take()
 
-    async def certificates(self) -> None:
-        """Look at the certificates of what settings name."""
-        await certificates.look(self._settings, self._looked)
+    async def certificates(self, found: Opened) -> None:
+        """Look at the certificates of what settings name, and of what the store consists of."""
+        await self._certificates.look(found.store)
+
+    async def rates(self, found: Opened) -> None:
+        """Add what this worker counted of late to what all of them did; raises StoreUnavailable."""
+        counted = self._rates.taken()
+        if not any(counted):
+            return
+        try:
+            await rates.add(found.store, counted, found.ledger.clock())
+        except StoreUnavailable as error:
+            if not error.maybe_done:
+                self._rates.give_back(counted)
+            raise
 
     def _pids(self) -> Mapping[str, int]:
         assert self._slot is not None

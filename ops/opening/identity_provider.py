@@ -9,6 +9,7 @@ from endpoints.accounts.identity.port import IdentityProvider
 from ledger.events import IMMICH
 from ops.opening.ledger import Opened, credential_cipher, keyring_source
 from ops.settings.settings import Settings
+from ops.tracing.wrapping import statement_watch
 from projections.entities.source import EntitySource
 
 if TYPE_CHECKING:
@@ -87,7 +88,11 @@ async def open_immich_tables(settings: Settings, connections: int | None = None)
     timeout_s = min(postgres.timeout_s, STATEMENT_S)
     return ImmichTables(
         await Postgres.open(
-            postgres.url, size=connections or POOL, wait_s=postgres.wait_s, statement_timeout_s=timeout_s
+            postgres.url,
+            size=connections or POOL,
+            wait_s=postgres.wait_s,
+            statement_timeout_s=timeout_s,
+            watch=statement_watch(settings),
         )
     )
 

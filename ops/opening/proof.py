@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -12,10 +13,11 @@ from ledger.errors import InvalidInput
 from ledger.log.store_check import read_id
 from ledger.positions import iso_from_us
 from ledger.transparency.notes import ED25519, BadNote, SignerKey, parse_signer
-from ops.opening.key_files import read_or_make, read_text
+from ops.opening.key_files import alone, read_or_make, read_text
 from ops.opening.ledger import SECOND_US, Opened
 from ops.settings.settings import Settings
 from ops.witness.client import post
+from projections.census.record import Kept
 from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 KEY_FILE: Final = "proof-key"
 TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
 _SEED_BYTES: Final = 32
+_OF_CLOSED: Final = ".closed-"
+"""Stands before the start of the SHA-256 of a closed log's origin, in the name of the file that keeps its keys."""
 _LATE_RUNS: Final = 3
 _LATE_S: Final = 60.0
 """The log is behind once so many runs, and as much time for one, have passed without one."""
@@ -117,11 +121,46 @@ async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
         parts.append(noted.wrong)
     if settings.proof_tries:
         parts.append(TRIES_NOTE)
+    unlogged, behind_s = await Kept(found.store).of_log()
+    if unlogged and is_late:
+        parts.append(f"{unlogged:,} events or more are not logged, the oldest for {behind_s:,.0f} s")
     ok = not noted.wrong and not (noted.at_ms and is_late)
-    return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size)
+    return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size, unlogged, behind_s)
 
 
-def keys_in(folder: Path) -> str | None:
-    """Read the file of a log's keys as it is; None without one. Raises ValueError for one that holds none."""
-    file = folder / KEY_FILE
-    return read_text(file) if file.exists() else None
+def keys_in(folder: Path, *, every: bool = False) -> str | None:
+    """Read the file of a log's keys as it is, with `every` those of closed logs, too; None without one.
+
+    Raises ValueError for one that holds none.
+    """
+    files = [folder / KEY_FILE, *(sorted(folder.glob(f"{KEY_FILE}{_OF_CLOSED}*")) if every else ())]
+    texts = [read_text(file) for file in files if file.exists()]
+    return "\n".join(texts) or None
+
+
+def read_any_keys(text: str) -> list[SignerKey]:
+    """Read secret keys of logs, whichever they are; raises InvalidInput."""
+    try:
+        return [parse_signer(line) for line in text.split()]
+    except BadNote as error:
+        raise InvalidInput([((KEY_FILE,), str(error))]) from None
+
+
+def take_key(settings: Settings, origin: str) -> None:
+    """Have the log of an origin signed with a new key of the data folder; that of a closed log is kept beside it.
+
+    Raises LogRefused where the keys are set, and are those of the closed log; InvalidInput for what is none.
+    """
+    if settings.proof.key is not None:
+        if any(key.name != origin for key in read_any_keys(settings.proof.key)):
+            raise LogRefused(
+                f"LEDGER_PROOF_KEY is the key of the closed log, the one behind it is {origin}: leave it out, and a "
+                "key is made in the data folder, or set both it and LEDGER_PROOF_ORIGIN to new ones"
+            )
+        return
+    with alone(settings.data_dir):
+        file = settings.data_dir / KEY_FILE
+        if file.exists() and all(key.name != origin for key in read_any_keys(read_text(file))):
+            name = sha256(read_any_keys(read_text(file))[0].name.encode()).hexdigest()[:16]
+            file.rename(file.with_name(f"{KEY_FILE}{_OF_CLOSED}{name}"))
+        read_or_make(file, lambda: make_key(origin).written() + "\n")

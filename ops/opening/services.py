@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from endpoints.accounts.auth import Auth
 from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import LimitRules
 from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
@@ -23,6 +22,7 @@ from ops.opening.identity_provider import make_provider, open_immich, open_jwt
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import SECOND_US, Opened, keyring_source, open_all, open_credentials, waiting_text
 from ops.opening.limits import open_limits
+from ops.opening.observing import Observing
 from ops.opening.proof import TRIES_NOTE, open_place, proof_readiness
 from ops.opening.sources import SourceLook, open_source
 from ops.opening.store import connect
@@ -36,8 +36,12 @@ from projections.counters import Counters
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.origins import Origins
 from projections.entities.source import EntitySource, SourceUnavailable
+from projections.feed.hub import FeedHub
 from projections.immich import PLACE
+from projections.transparency.job import LogOf
 from projections.transparency.published import PublishedLog
+from projections.transparency.telling import LogFigures
+from projections.transparency.telling import figures as figures_of_log
 from projections.unknown_types import UnknownTypes
 
 if TYPE_CHECKING:
@@ -55,14 +59,15 @@ async def open_services(
     closing: AsyncExitStack,
     ledger_id: str = "",
     looked: LookedAt | None = None,
+    observing: Observing | None = None,
 ) -> tuple[Opened, Services]:
     """Open the ledger (`ledger_id`, also where it is gone) and what the endpoints use beside it.
 
-    `closing` gets what must be closed, `looked` what is noted of the source.
+    `closing` gets what must be closed, `looked` what is noted of the source; `observing` watches requests.
 
     Raises LayoutError, StoreUnavailable and InvalidInput. An identity provider that is down is none of them.
     """
-    figures, looked = WorkerFigures(), looked or LookedAt()
+    figures, looked, observing = WorkerFigures(), looked or LookedAt(), observing or Observing(settings)
     figures.take(looked)
     found = await open_all(redis_url, settings, serving=ledger_id, figures=(figures.store, figures.log))
     closing.push_async_callback(found.close)
@@ -73,7 +78,8 @@ async def open_services(
     # The catalog's pages of 64 KB travel on a connection of their own, so that no ack waits behind them.
     pages = await connect(redis_url, settings, figures.store)
     closing.push_async_callback(pages.close)
-    catalog = Catalog(pages, profiles=found.identities.profile, origins=Origins(pages), replicas=found.replicas)
+    profiles = found.identities.profile
+    catalog = Catalog(pages, profiles=profiles, origins=Origins(pages), replicas=found.replicas, looks=found.store)
     source = await open_source(settings, found, closing, catalog=catalog)
     rules = LimitRules(**msgspec.structs.asdict(settings.limits))
     limits = await open_limits(redis_url, rules, settings.reply_timeout_s, NotedNodes.of(settings))
@@ -93,6 +99,9 @@ async def open_services(
     look = SourceLook(settings.source, source, settings.protocol_version, looked)
     unknown_types = UnknownTypes(found.store) if look.is_beside_backend else None
     closing.push_async_callback(look.close)
+
+    feed = FeedHub(found.ledger, found.archive, found.presence, store=pages, most=settings.feed_followers)
+    closing.push_async_callback(feed.close)
 
     log_place = open_place(settings)
 
@@ -124,7 +133,8 @@ async def open_services(
     return found, Services(
         ledger=found.ledger,
         past=found.past,
-        auth=Auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
+        feed=feed,
+        auth=observing.auth(tokens.read, found.api_keys, settings.external_domain, immich or jwt),
         tokens=tokens,
         identities=found.identities,
         claim_conflicts=conflicts,
@@ -141,8 +151,10 @@ async def open_services(
         protocol_version=look.protocol_version,
         unknown_types=unknown_types,
         backend_logout=jwt,
+        users_elsewhere=None if immich is None else immich.user_of,
         log=None if log_place is None else PublishedLog(log_place, TRIES_NOTE if settings.proof_tries else ""),
         figures=figures,
+        stream_over=observing.stream_over,
     )
 
 
@@ -200,8 +212,12 @@ def http_settings(settings: Settings) -> HttpSettings:
     )
 
 
-def open_census(settings: Settings, found: Opened, source: EntitySource) -> Census:
+def open_census(settings: Settings, found: Opened, source: EntitySource, proof: LogOf | None) -> Census:
     """Give the census what it asks; of a source that answers sessions alone no horizon is known."""
+
+    async def of_log(now_us: int) -> LogFigures:
+        assert proof is not None
+        return await figures_of_log(found.store, proof.place, proof.witnesses, found.ledger.partitions, now_us)
 
     async def horizon(library: str) -> int:
         if settings.source == "gumnut":
@@ -209,5 +225,10 @@ def open_census(settings: Settings, found: Opened, source: EntitySource) -> Cens
         return await source.horizon(library)
 
     return Census(
-        found.store, found.ledger.partitions, found.ledger.clock, horizon, partial(held_back_rows, source, found.store)
+        found.store,
+        found.ledger.partitions,
+        found.ledger.clock,
+        horizon,
+        partial(held_back_rows, source, found.store),
+        None if proof is None else of_log,
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from ops.opening.identity_provider import gumnut_config
 from ops.opening.ledger import Opened, open_credentials
 from ops.settings.settings import Settings
 from ops.settings.source import PostgresSettings, Source
+from ops.tracing.wrapping import statement_watch
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.lines import data_of
 from projections.entities.origins import Origins
@@ -54,7 +55,7 @@ async def open_source(
         from projections.entities.postgres.unfit_parents import Stored
 
         mapping = load_mapping(settings.postgres.mapping)
-        postgres = await open_postgres(settings.postgres)
+        postgres = await open_postgres(settings.postgres, statement_watch(settings))
         closing.push_async_callback(postgres.close)
         return PostgresSource(postgres, mapping, Stored(found.store), Origins(found.store))
     if settings.source == "gumnut":
@@ -67,13 +68,17 @@ async def open_source(
     return catalog or found.catalog
 
 
-async def open_postgres(settings: PostgresSettings) -> Postgres:
-    """Open the database; one that is down tells that when it is first used."""
+async def open_postgres(settings: PostgresSettings, watch: Callable[[Any], Awaitable[None]] | None = None) -> Postgres:
+    """Open the database; one that is down tells that when it is first used. `watch` is called with each connection."""
     from projections.entities.postgres.pool import Postgres
 
     assert settings.url is not None, "LEDGER_POSTGRES is checked where settings are read"
     return await Postgres.open(
-        settings.url, size=settings.pool, wait_s=settings.wait_s, statement_timeout_s=settings.timeout_s
+        settings.url,
+        size=settings.pool,
+        wait_s=settings.wait_s,
+        statement_timeout_s=settings.timeout_s,
+        watch=watch,
     )
 
 

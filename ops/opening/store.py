@@ -20,6 +20,7 @@ from ledger.store.standalone import StandaloneStore
 from ops.embedded.server import embedded_server
 from ops.opening.known_nodes import NotedNodes
 from ops.settings.settings import Settings
+from ops.tracing.wrapping import store_kinds
 
 log = logging.getLogger("syncledger.store")
 
@@ -35,7 +36,13 @@ async def connect(url: str, settings: Settings, figures: StoreFigures | None = N
 
     `figures`: where its links are counted.
     """
-    return await open_store(url, timeout_s=settings.reply_timeout_s, known=NotedNodes.of(settings), figures=figures)
+    return await open_store(
+        url,
+        timeout_s=settings.reply_timeout_s,
+        known=NotedNodes.of(settings),
+        figures=figures,
+        kinds=store_kinds(settings),
+    )
 
 
 async def check_permissions(url: str, settings: Settings) -> None:

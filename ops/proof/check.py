@@ -29,6 +29,7 @@ NOT_PROVED = (
     "that the device did what the events say",
     "at what time it was, but by the times of witnesses",
 )
+PRUNED = "not proved: which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
 class NotProved(Exception):
@@ -209,14 +210,15 @@ def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[
     origin, size = checkpoint.split("\n")[:2]
     need(entry == int(size) - 1, "the state is not that of the log's newest entry")
     said = f"log {origin}, entry {entry:,}"
+    notes = follows(proof, checkpoint, keys, witnesses)
     known = state["end"] if state["end"] and state["end"]["session"] == proof["session"] else None
     if known is None:
         need(not events and not proof["newest"], "it has events of a session of which nothing was logged")
-        return [f"proved: nothing was logged for session {proof['session']} by {said}"]
+        return [f"proved: nothing was logged for session {proof['session']} by {said}", *notes]
     if not events:
         whose = f"of session {proof['session']} were logged, and nothing more by {said}"
         upto = f"proved: events up to seq {known['seq']:,} {whose}"
-        return [upto, "not proved: what the events were, for they are not kept any more"]
+        return [upto, "not proved: what the events were, for they are not kept any more", *notes]
     seq, digest, tag = follow(session, events, proof["previousHash"])
     need(
         (seq, digest.hex()) == (known["seq"], known["hash"]),
@@ -224,13 +226,36 @@ def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[
     )
     need(tag in KINDS, f"an event of kind {tag}, which is not known here")
     leaf = b"\0" + bytes([KINDS.index(tag)]) + session + seq.to_bytes(8, "big") + digest
-    index, other = check_proof(proof["newest"], leaf, keys, witnesses)
-    need(index == known["entry"] and other == checkpoint, "its parts are not of one log")
+    if proof["newest"]:
+        index, other = check_proof(proof["newest"], leaf, keys, witnesses)
+        need(index == known["entry"] and other == checkpoint, "its parts are not of one log")
     return [
         f"proved: these {len(events):,} events of session {proof['session']}, in this order, were logged by {said}",
         f"proved: nothing more was logged for it by then: its newest event is seq {seq:,}",
+        *([] if proof["newest"] else [PRUNED]),
         *([_older(events[0]["seq"])] if proof["previousHash"] else []),
+        *notes,
     ]
+
+
+def follows(proof: dict[str, Any], checkpoint: str, keys: list[str], witnesses: list[str]) -> list[str]:
+    """Check what is said of a closed log that this one follows, in this log's first entry."""
+    given = proof.get("follows")
+    if not given:
+        return []
+    entry = base64.b64decode(given["entry"], validate=True)
+    index, other = check_proof(given["proof"], entry, keys, witnesses)
+    need(index == 0 and other == checkpoint and entry[:1] == b"\2", "what it says of another log is no first entry")
+    at, texts = 9, []
+    for _ in range(2):
+        start = at + 2
+        at = start + int.from_bytes(entry[at:start], "big")
+        need(at <= len(entry), "what it says of another log is cut")
+        texts.append("".join(char if char.isprintable() else "?" for char in entry[start:at].decode()))
+    origin, why = texts
+    size = int.from_bytes(entry[1:9], "big")
+    closed = f"note: this log follows {origin}, of {size:,} entries, which was closed: {why}."
+    return [f"{closed} What only that one had is not proved here"]
 
 
 def _older(seq: int) -> str:

@@ -27,7 +27,7 @@ from gunicorn.glogging import Logger
 from ledger.errors import InvalidInput, LedgerError
 from ops.figures.shared import SharedFigures
 from ops.server.connection_balance import Load
-from ops.server.logs import configure_logging
+from ops.server.logs import configure_logging, log_crashes
 from ops.server.worker import KEEP_ALIVE_S, LedgerWorker
 from ops.settings.settings import Settings
 
@@ -141,7 +141,7 @@ class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has n
 
     def load(self) -> Any:
         """Build the application, in the worker."""
-        configure_logging(self.settings.log)
+        configure_logging(self.settings.log, self.settings.log_format)
         module, _, function = self.start.factory.partition(":")
         try:
             create = getattr(importlib.import_module(module), function)
@@ -219,7 +219,8 @@ def main() -> None:
     told_fd, gate_fd = int(sys.argv[2]), int(sys.argv[3])
     start = decode_start(sys.stdin.buffer.read())
     settings = decode_settings(start.settings)
-    configure_logging(settings.log)
+    configure_logging(settings.log, settings.log_format)
+    log_crashes()
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
     if start.anew:
         from ops.server.replacing.renewal import checked_anew  # PERF: only who replaces others waits for this
@@ -229,7 +230,7 @@ def main() -> None:
         except LedgerError as error:
             tell(told_fd, Told(refused=error.told if isinstance(error, InvalidInput) else str(error)))
             sys.exit(1)
-        configure_logging(settings.log)
+        configure_logging(settings.log, settings.log_format)
         tell(told_fd, Told(settings=encode_settings(settings)))
     try:
         LedgerArbiter(LedgerApplication(start, settings, listen_fds, told_fd, gate_fd)).run()

@@ -28,7 +28,7 @@ from ops.opening.ledger import begin_ledger
 from ops.opening.store import until_there
 from ops.server.arbiter import Start, encode_settings
 from ops.server.listening import ServiceError, address_of, listen
-from ops.server.logs import configure_logging
+from ops.server.logs import configure_logging, log_crashes
 from ops.server.replacing.generation import KILL_AFTER_S, Generation
 from ops.server.replacing.handover import Door, Predecessor, Successor
 from ops.server.signals import Signals
@@ -65,7 +65,8 @@ def serve(
     what the command line said, by the settings' fields: SIGHUP has the settings read anew. `replace` takes over from
     the service that runs on the data folder, where one does.
     """
-    configure_logging(settings.log)
+    configure_logging(settings.log, settings.log_format)
+    log_crashes()
     for told in told_unknown(os.environ):
         log.warning("%s", told)
     with ExitStack() as stack:
@@ -93,7 +94,10 @@ def serve(
         except LedgerError as error:
             if signals.asked():
                 return 0
-            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            if settings.log_format == "json":
+                log.critical("%s", error)
+            else:
+                print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return 2 if isinstance(error, NoLedger) else 1
 
 

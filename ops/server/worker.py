@@ -40,6 +40,7 @@ BODY_START_S = 5.0
 DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
 TRANSPORT = "ledger.transport"
+LEAVING = "ledger.leaving"
 
 
 class HeadTooLargeError(Exception):
@@ -133,7 +134,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         """Begin: a client that says nothing is not kept for ever."""
         super().connection_made(transport)
         self.server_state.count()
-        self._extensions = {TRANSPORT: transport}
+        self._extensions = {TRANSPORT: transport, LEAVING: self.server_state.is_leaving}
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
@@ -332,9 +333,15 @@ class WorkerState(ServerState):
         super().__init__()
         self.draining = False
         """Whether others have come to serve, so that each connection ends with its next answer."""
+        self.leaving = False
+        """Whether that is so, or the worker is to end."""
         self.proxy_hint = proxy_hint
         self._load = load
         self._slot = slot
+
+    def is_leaving(self) -> bool:
+        """Tell whether what goes on for ever is to go on elsewhere."""
+        return self.leaving
 
     def count(self) -> None:
         """Publish the number of connections; called whenever it changes."""
@@ -383,13 +390,14 @@ class LedgerServer(Server):
         for listener in self._listeners:
             listener.close()
         self._listeners = []
-        self._state.draining = True
+        self._state.draining = self._state.leaving = True
         for connection in list(self._state.connections):
             connection.close_behind_answer()  # type: ignore[union-attr] # all are of our own kind
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Accept no more, let what is open end within the grace, then end the application."""
         self._accept_no_more()
+        self._state.leaving = True
         await super().shutdown(sockets)
 
     def _accept_no_more(self) -> None:

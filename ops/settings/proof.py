@@ -29,6 +29,8 @@ class ProofSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Secret keys that sign it, newest first, a line each; None: made at its beginning and kept in the data folder."""
     witnesses: tuple[Witness, ...] = ()
     """Who else signs each checkpoint."""
+    retention_s: float | None = None
+    """How long entries are kept, by whom `syncledger proof prune` runs; None: for ever."""
     open: bool = False
     """Whether it is read without a key; its leaves tell when which session was active."""
 

@@ -29,7 +29,7 @@ from ops.settings.identity import (
 from ops.settings.proof import ProofSettings
 from ops.settings.proof import place_of as proof_place
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
-from ops.settings.variables import VARIABLES, Durability, LogLevel, SecureCookies, from_environment
+from ops.settings.variables import VARIABLES, Durability, LogFormat, LogLevel, SecureCookies, from_environment
 from projections.entities.protocol_version import ProtocolVersion
 
 REPLY_SHARE: Final = 0.7
@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: Source = "catalog"
     stall_s: float = 600.0
     """How long a reader of a stream may take nothing before its connection is broken."""
+    feed_followers: int = 100
+    """How many readers of the feed a worker may have at the same time."""
     sockets: int = 5000
     """How many web sockets a worker may have; 0: there are none."""
     grace_s: float = 10.0
@@ -77,6 +79,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_timeout_s: float = 5.0
     """How long a request that waits for the store is held, at most."""
     log: LogLevel = "info"
+    log_format: LogFormat = "logfmt"
+    log_requests: bool = False
+    """Whether there is a line for each request."""
+    traces: bool = False
+    """Whether requests are traced; where to, the environment's OTEL_* say."""
     token_key: str | None = None
     """Key or keys that sign tokens; None: made on first start and kept in `data_dir`."""
     token_key_file: Path | None = None
@@ -101,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
     archive: ArchivePlace | None = None
+    retention_s: float | None = None
+    """How long archived events are kept, by whom `syncledger archive` runs; None: for ever."""
     proof: ProofSettings = ProofSettings()
     user_keys: ArchivePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""

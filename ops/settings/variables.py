@@ -18,6 +18,7 @@ from projections.entities.protocol_version import announceable
 
 Durability = Literal["default", "fsync", "replica"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["logfmt", "json"]
 SecureCookies = Literal["auto", "always"]
 
 
@@ -47,6 +48,7 @@ VARIABLES: dict[str, Variable] = {
     "replica_timeout_s": Variable("LEDGER_REPLICA_TIMEOUT", read.duration(0.01, 60)),
     "source": Variable("LEDGER_SOURCE", read.choice(Source)),
     "stall_s": Variable("LEDGER_STALL", read.duration(1)),
+    "feed_followers": Variable("LEDGER_FEED_FOLLOWERS", read.integer(1, 10_000)),
     "sockets": Variable("LEDGER_SOCKETS", read.integer(0, 100_000)),
     "grace_s": Variable("LEDGER_GRACE", read.duration(0)),
     "drain_s": Variable("LEDGER_DRAIN", read.duration(0)),
@@ -56,6 +58,9 @@ VARIABLES: dict[str, Variable] = {
     "expire_interval_s": Variable("LEDGER_EXPIRE_INTERVAL", read.duration(1)),
     "redis_timeout_s": Variable("LEDGER_REDIS_TIMEOUT", read.duration(0.05)),
     "log": Variable("LEDGER_LOG", read.choice(LogLevel)),
+    "log_format": Variable("LEDGER_LOG_FORMAT", read.choice(LogFormat)),
+    "log_requests": Variable("LEDGER_LOG_REQUESTS", read.flag),
+    "traces": Variable("LEDGER_TRACES", read.flag),
     "token_key": Variable("LEDGER_TOKEN_KEY", _token_key, secret=True),
     "token_ttl_s": Variable("LEDGER_TOKEN_TTL", read.duration(1)),
     "token_grace_s": Variable("LEDGER_TOKEN_GRACE", read.duration(0)),
@@ -85,6 +90,8 @@ VARIABLES: dict[str, Variable] = {
     "proof.interval_s": Variable("LEDGER_PROOF_INTERVAL", read.duration(1, 86400)),
     "proof.key": Variable("LEDGER_PROOF_KEY", proof.keys, secret=True),
     "proof.witnesses": Variable("LEDGER_WITNESSES", proof.witnesses),
+    "proof.retention_s": Variable("LEDGER_PROOF_RETENTION", read.duration(86400)),
+    "retention_s": Variable("LEDGER_RETENTION", read.duration(86400)),
     "proof.open": Variable("LEDGER_PROOF_OPEN", read.flag),
     "postgres.url": Variable("LEDGER_POSTGRES", read.postgres_url, secret=True),
     "postgres.mapping": Variable("LEDGER_POSTGRES_MAPPING", read.line),

@@ -1,11 +1,15 @@
-"""The server of a witness: `POST /add-checkpoint` (C2SP tlog-witness), bounded in bytes, time and rate."""
+"""The server of a witness (C2SP tlog-witness), bounded in bytes, time and rate.
+
+`POST /add-checkpoint` has a log's checkpoint signed, `GET /<SHA-256 of its origin>/checkpoint` gives the newest one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Final
 
 import falcon
@@ -14,7 +18,7 @@ from limits import parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from ledger.transparency.notes import BadNote, VerifierKey
+from ledger.transparency.notes import BadNote, Note, VerifierKey
 from ledger.transparency.witnessing import MAX_BYTES, SIZE_TYPE, Refusal, judge, origin_of, parse_submission
 from ops.witness.state import WitnessState
 
@@ -80,8 +84,27 @@ class AddCheckpoint:
                     log.error("log %s: %s", origin, refusal)
                     await asyncio.to_thread(self._state.keep_fork, origin, str(submission.note))
                 raise
-            await asyncio.to_thread(self._state.keep, origin, str(submission.note))
-        return f"{self._state.key.cosign(submission.note.text, int(self._now_s())).line}\n"
+            made = self._state.key.cosign(submission.note.text, int(self._now_s()))
+            of_log = {(key.name, key.key_id) for key in self._logs[origin]}
+            signed = [each for each in submission.note.signatures if (each.name, each.key_id) in of_log]
+            await asyncio.to_thread(self._state.keep, origin, str(Note(submission.note.text, (*signed, made))))
+        return f"{made.line}\n"
+
+
+class SignedCheckpoint:
+    """The newest checkpoint that was signed of a log."""
+
+    def __init__(self, state: WitnessState, logs: Iterable[str]) -> None:
+        """`logs`: the origins of those that are watched."""
+        self._state = state
+        self._origins = {sha256(origin.encode()).hexdigest(): origin for origin in logs}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, origin_hash: str) -> None:
+        """Give it as it was signed by the log and here."""
+        signed = self._state.read(self._origins.get(origin_hash, ""))
+        if not signed:
+            raise falcon.HTTPNotFound(description="no checkpoint of a log of this name was signed here")
+        resp.content_type, resp.text = "text/plain; charset=utf-8", signed
 
 
 def build(
@@ -94,4 +117,5 @@ def build(
     """Build the application of a witness that watches these logs."""
     app: falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response] = falcon.asgi.App()
     app.add_route("/add-checkpoint", AddCheckpoint(state, logs, now_s=now_s, rate=rate))
+    app.add_route("/{origin_hash}/checkpoint", SignedCheckpoint(state, logs))
     return app

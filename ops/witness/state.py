@@ -65,8 +65,12 @@ class WitnessState:
 
     def newest(self, origin: str) -> Checkpoint | None:
         """Tell the newest checkpoint that was signed of a log; None where none was."""
-        text = self._held.signed.get(origin)
-        return None if text is None else parse_checkpoint(parse_note(text).text)
+        text = self.read(origin)
+        return parse_checkpoint(parse_note(text).text) if text else None
+
+    def read(self, origin: str) -> str:
+        """Give the newest checkpoint that was signed of a log, as a note; '' where none was."""
+        return self._held.signed.get(origin, "")
 
     def keep(self, origin: str, note: str) -> None:
         """Have it on disk that a checkpoint is signed."""

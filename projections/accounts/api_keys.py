@@ -22,7 +22,7 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger, InvalidInput, LedgerError, Refused
 
-SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read", "proxy.check")
+SCOPES: Final = ("audit.read", "entities.read", "entities.write", "metrics.read", "proxy.check", "sessions.manage")
 OF_A_LIBRARY: Final = frozenset(("entities.read", "entities.write"))
 """The scopes that a key may have in one library alone."""
 PREFIX: Final = "slk_"
@@ -105,6 +105,12 @@ class ApiKeys:
             return None
         self._note_use(key.id)
         return key
+
+    async def by_hash(self, digest: str) -> ApiKey | None:
+        """Tell what is kept of the key of this SHA-256 now; None where there is none any more."""
+        raw = await self._run("HGET", keys.api_keys(), digest[:_ID_CHARS])
+        key = None if raw is None else _read(raw)
+        return key if key is not None and hmac.compare_digest(key.hash, digest) else None
 
     async def all(self) -> list[ApiKey]:
         """List all keys that can be read, oldest first; empty without any."""

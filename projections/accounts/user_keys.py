@@ -126,6 +126,11 @@ class UserKeys:
         wrapped = await self._read(_object_of(user))
         return None if wrapped is None else self._keep(user, self._unwrapped(wrapped, user))
 
+    async def find_now(self, user: str) -> UserKey | None:
+        """Return a user's key as `find` does, but not a remembered one: another process may have erased it just now."""
+        self._known.pop(user, None)
+        return await self.find(user)
+
     async def erase(self, user: str, now_us: int) -> bool:
         """Destroy a user's key, and note that; False if there was none. Done again it completes what broke off."""
         if not self._is_ours:

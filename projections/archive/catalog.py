@@ -14,7 +14,7 @@ from ledger.log.reader import PAGE_BYTES, Entry
 from ledger.store.interface import Store
 from projections.archive.errors import ArchiveNotGiven, BadSegment, ObjectMissing
 from projections.archive.fold import Fold, read_fold
-from projections.archive.format import EndedLine, Name, folder, parse_name, place
+from projections.archive.format import EndedLine, Name, after, folder, parse_name, place
 from projections.archive.objects import Objects
 from projections.archive.record import Record, read_record
 from projections.archive.segment import Frames, Segment
@@ -101,6 +101,16 @@ class Archive:
         for name in await self.segments(partition):
             async for lines in (await self.open(name)).ended():
                 yield lines
+
+    async def events(self, partition: int, record: Record, stream_id: str) -> AsyncIterator[list[Entry]]:
+        """Read a partition's archived events behind a stream id, in order, a frame of a segment at a time.
+
+        Raises what `segments` does, BadSegment, ObjectMissing.
+        """
+        names = await self.segments(partition, record)
+        for name in names[_behind(names, after(stream_id)) :]:
+            async for entries in (await self.open(name)).behind(stream_id):
+                yield entries
 
     async def walk(
         self,

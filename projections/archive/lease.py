@@ -67,7 +67,7 @@ class Lease:
         fields: list[Arg] = ["floor", record.floor, "segment", record.segment, "digest", record.digest]
         fields += ["segments", record.segments, "cut", record.cut]
         sent = (keys.sent(self._partition, sid) for sid in forget)
-        names = (keys.archive(self._partition), keys.ended(self._partition), *sent)
+        names = (keys.archive(self._partition), keys.ended(self._partition), keys.sids(self._partition), *sent)
         args: list[Arg] = [self.token, self.record.floor, len(fields), *fields, *forget]
         if not await self._store.script(_ADVANCE, names, args):
             raise self._fenced()

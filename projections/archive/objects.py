@@ -172,7 +172,7 @@ def open_objects(
     """
     try:
         return _open(url, endpoint, path_style, region, make)
-    except (BaseError, ValueError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise InvalidInput([(("LEDGER_ARCHIVE",), _reason(error))]) from error
 
 

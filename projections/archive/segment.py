@@ -32,6 +32,7 @@ from projections.archive.format import (
     StateLine,
     footer_size,
     parse_name,
+    place,
     unpack_footer,
 )
 from projections.archive.objects import Objects
@@ -116,6 +117,15 @@ class Segment:
         """
         for frame in self.footer.events:
             yield map(self._entry, await self._lines(frame, _event))
+
+    async def behind(self, stream_id: str) -> AsyncIterator[list[Entry]]:
+        """Read the events behind a stream id in order, a frame at a time."""
+        frames, beyond = self.footer.events, place(stream_id)
+        began = bisect_right(frames, beyond, key=lambda frame: place(frame.first))
+        for frame in frames[max(0, began - 1) :]:
+            lines = await self._lines(frame, _event)
+            if entries := [self._entry(line) for line in lines if place(line.id) > beyond]:
+                yield entries
 
     async def find(self, sid: str) -> IndexLine | None:
         """Find where a session's events are; None if there are none."""

@@ -65,6 +65,23 @@ HELD_BACK: Final = Family(
     ("reason",),
     [("missing_parent",), ("unfit",)],
 )
+LOG_ENTRIES: Final = Family("proof_entries", "gauge", "Entries of the transparency log; 0 without one.")
+LOG_UNLOGGED: Final = Family(
+    "proof_unlogged_events", "gauge", "Events that are not in the transparency log yet, counted up to 10,000."
+)
+LOG_BEHIND: Final = Family(
+    "proof_behind_seconds",
+    "gauge",
+    "How old the oldest event is that is not in the transparency log yet; 0 where all are, or there is none.",
+)
+LOG_REFUSED: Final = Family(
+    "proof_refused_sessions",
+    "gauge",
+    "Sessions with events that contradict what is logged of them, so that they are not logged; counted up to 100.",
+)
+LOG_UNWITNESSED: Final = Family(
+    "proof_unwitnessed", "gauge", "Witnesses that have not signed the newest checkpoint of the transparency log."
+)
 TAKEN: Final = Family("census_timestamp_seconds", "gauge", "When these figures of the whole ledger were last counted.")
 SUCCESS: Final = Family(
     "command_last_success_timestamp_seconds",
@@ -84,7 +101,10 @@ SECONDS: Final = Family(
     "command_seconds", "gauge", "How long a command took the last time.", ("command",), [(c,) for c in COMMANDS]
 )
 
-COUNTED: Final = (SESSIONS, SEEN, COMPLETED, BEHIND, PARTITIONS, BROKEN, STORED, OLDEST, HELD_BACK, TAKEN)
+OF_LOG: Final = (LOG_ENTRIES, LOG_UNLOGGED, LOG_BEHIND, LOG_REFUSED, LOG_UNWITNESSED)
+ASKED: Final = (HELD_BACK, *OF_LOG)
+"""Those that others are asked for: where they do not answer, what was known stays."""
+COUNTED: Final = (SESSIONS, SEEN, COMPLETED, BEHIND, PARTITIONS, BROKEN, STORED, OLDEST, HELD_BACK, *OF_LOG, TAKEN)
 FAMILIES: Final = (*COUNTED, SUCCESS, FAILURE, SECONDS)
 
 Found = Mapping[tuple[str, tuple[str, ...]], float]
@@ -116,6 +136,19 @@ class Kept:
         return [
             (family, [kept.get(_field(family.name, labels), 0.0) for labels in family.values]) for family in FAMILIES
         ]
+
+    async def of_log(self) -> tuple[int, float]:
+        """Tell how many events were last found not to be logged yet, and how old the oldest was, in s.
+
+        Raises StoreUnavailable.
+        """
+        fields = [_field(family.name, ()) for family in (LOG_UNLOGGED, LOG_BEHIND)]
+        found = await self._store.command("HMGET", keys.census(), *fields, key=keys.census())
+        try:
+            unlogged, behind_s = (float(number or 0) for number in found)
+        except ValueError:
+            return 0, 0.0  # `read` names it
+        return int(unlogged), behind_s
 
     async def ran(self, command: Command, began_s: float, *, ok: bool) -> None:
         """Note that a command ran, from `began_s` of the monotonic clock until now; raises nothing."""

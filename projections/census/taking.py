@@ -23,6 +23,7 @@ from ledger.store.interface import Script, Store, scan
 from projections.bounded_tasks import each
 from projections.census import record
 from projections.census.record import BEHIND_S, LONGER, NEVER, SPANS_S
+from projections.transparency.telling import LogFigures
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ SECOND_US: Final = 1_000_000
 _DEVICES: Final = Script.load("projections.census", "devices.lua")
 
 Horizon = Callable[[str], Awaitable[int]]
+OfLog = Callable[[int], Awaitable[LogFigures]]
+"""Tells how the log is, as of a time in µs."""
 HeldBack = Callable[[], Awaitable[Mapping[str, int]]]
 
 
@@ -62,9 +65,19 @@ class Census:
     """Takes the census of a ledger; one for a worker."""
 
     def __init__(
-        self, store: Store, partitions: int, clock: Callable[[], int], horizon: Horizon, held_back: HeldBack
+        self,
+        store: Store,
+        partitions: int,
+        clock: Callable[[], int],
+        horizon: Horizon,
+        held_back: HeldBack,
+        of_log: OfLog | None = None,
     ) -> None:
-        """`horizon` tells that of a library, `held_back` the rows held back by reason; they raise Unavailable."""
+        """`horizon` tells that of a library, `held_back` the rows held back by reason; they raise Unavailable.
+
+        `of_log` tells how the transparency log is, where there is one.
+        """
+        self._of_log = of_log
         self._store = store
         self._partitions = partitions
         self._clock = clock
@@ -79,7 +92,7 @@ class Census:
         found: dict[tuple[str, tuple[str, ...]], float] = {
             (family.name, labels): 0.0
             for family in record.COUNTED
-            if family is not record.HELD_BACK
+            if family not in record.ASKED
             for labels in family.values
         }
         found |= {key: float(number) for key, number in indexes.found.items()}
@@ -89,6 +102,7 @@ class Census:
                 found[record.HELD_BACK.name, (reason,)] = rows
         except LedgerError as error:
             log.warning("how many rows are held back is not known: %s", error)
+        found |= await self._log(now_us)
         for devices in (await self._devices(now_us, indexes.living)).values():
             for by, number in devices.behind.items():
                 found[record.BEHIND.name, (by,)] += number
@@ -96,6 +110,17 @@ class Census:
                 found[record.COMPLETED.name, (within,)] += number
         found[record.TAKEN.name, ()] = now_us / SECOND_US
         await record.Kept(self._store).write(found)
+
+    async def _log(self, now_us: int) -> dict[tuple[str, tuple[str, ...]], float]:
+        """Ask how the log is; where it cannot be asked what is known stays, and it is named."""
+        if self._of_log is None:
+            return {(family.name, ()): 0.0 for family in record.OF_LOG}
+        try:
+            told = await self._of_log(now_us)
+        except LedgerError as error:
+            log.warning("how far the transparency log is behind is not known: %s", error)
+            return {}
+        return {(family.name, ()): float(number) for family, number in zip(record.OF_LOG, told, strict=True)}
 
     async def _look(self, partition: int, now_us: int, indexes: Indexes) -> None:
         """Ask a partition's indexes; one that cannot be asked is counted and named."""

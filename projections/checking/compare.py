@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from ledger.entity_types import COMPLETE
 from ledger.errors import CorruptLedger
 from ledger.log.append import parse_ended
+from ledger.log.order import SPAN_MS, Placing, counts_ms
 from ledger.log.state_fields import Fields, checkpoint_fields, session_fields
 from ledger.log.stored_sessions import RawSession
 from ledger.state import State
 from projections.checking.partition_fold import Folded, behind
+from projections.sent.judgement import judge, judged_then
+from projections.sent.record import parsed
 
 _HASH_BYTES = 32
 LIVES_NOWHERE = "no session, though its events do not end"
 ENDED_NOWHERE = "ended, but not kept as ended"
 INDEX_ONLY = "is in an index only"
+UNKNOWN = "is not among the ids of all sessions"
+_SKEW_US = 60_000_000
+"""How far the clocks of two workers may be apart: a completion and a stream's end are noted by one each."""
 
 
 def stored_fields(folded: Folded, state: State) -> Fields:
@@ -76,7 +83,9 @@ def differences(folded: Folded, stored: RawSession) -> Iterator[str]:
     if folded.kept is not None:
         return chain(_of_ended(folded, stored), _of_marks(folded, stored))
     if folded.state is not None:
-        return chain(_of_living(folded, folded.state, stored), _of_marks(folded, stored))
+        return chain(
+            _of_living(folded, folded.state, stored), _of_marks(folded, stored), _of_place(folded.state, stored)
+        )
     return iter(() if stored.is_nowhere else (INDEX_ONLY,))
 
 
@@ -120,10 +129,13 @@ def _of_ended(folded: Folded, stored: RawSession) -> Iterator[str]:
         ("activity", stored.score is not None),
         ("credential", stored.credential),
         ("devices", stored.device is not None),
+        ("a place in the order of devices", stored.place is not None),
     )
     for name, is_left in left:
         if is_left:
             yield f"ended, but still has {name}"
+    if stored.filled and not stored.known:
+        yield UNKNOWN
 
 
 def wanted_marks(folded: Folded, stored: RawSession) -> list[str]:
@@ -135,6 +147,40 @@ def _of_marks(folded: Folded, stored: RawSession) -> Iterator[str]:
     """Compare the marks; those of archived events may still be there."""
     if wanted_marks(folded, stored) != [mark for mark in stored.marks if _is_hot(mark, stored)]:
         yield "its marks are not where its events are"
+
+
+def wanted_place(sid: str, folded: Folded, stored: RawSession) -> Placing:
+    """Tell where a session belongs in the index of devices."""
+    state = folded.state
+    if state is None:
+        return Placing(sid, 0)
+    stuck = judge(parsed(stored.sent), state)
+    return Placing.of(state, None if stuck is None else stuck.since_us, stored.sent)
+
+
+def _of_place(state: State, stored: RawSession) -> Iterator[str]:
+    """Compare the place in the order of devices, where all sessions of the partition have one."""
+    if not stored.filled:
+        return
+    if not stored.known:
+        yield UNKNOWN
+    if stored.place is None:
+        yield "is not in the order of devices"
+        return
+    sent = parsed(stored.sent)
+    if stored.place < SPAN_MS:
+        # It was stuck when its last stream ended; that it acknowledged what it was sent again does not unmark it.
+        if judged_then(sent, state) is None:
+            yield "is marked as stuck, though its last streams do not show that"
+        return
+    if judge(sent, state) is not None:
+        completed, never_cleared = state.checkpoints.get(COMPLETE), state.epoch_of(COMPLETE) == 1
+        late_us = sent[0].stream.at_us - _SKEW_US
+        if (completed.acked_at_us < late_us) if completed is not None else never_cleared:  # else it may have been since
+            yield "is not marked as stuck, though its last streams show that"
+    seen_ms, since_ms = float(stored.score or 0), counts_ms(state)
+    if stored.place != (SPAN_MS if seen_ms > since_ms else 2 * SPAN_MS) + since_ms:
+        yield "is at another place in the order of devices than its last completion has"
 
 
 def _is_hot(mark: str, stored: RawSession) -> bool:

@@ -17,6 +17,7 @@ from ledger import keys
 from ledger.errors import Contended, CorruptLedger, LayoutError, StoreReplyError
 from ledger.log import milestones, whole
 from ledger.log.append import provider_member
+from ledger.log.order import mark_filled
 from ledger.log.reader import read_raw
 from ledger.log.stored_sessions import Strays, device_sids, indexed_sids, mistyped, provider_members
 from ledger.store.interface import Store
@@ -110,6 +111,8 @@ class Rebuild:
             if settled is _Settled.NOT or (settled is _Settled.UNTOUCHED and not was_whole):
                 self.report.not_whole.append(partition)
                 break
+            if settled is _Settled.ALL:
+                await mark_filled(self._store, partition)
             if await whole.finish(self._store, partition, says):
                 break
         else:

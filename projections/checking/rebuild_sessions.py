@@ -15,14 +15,23 @@ import msgspec
 from ledger import keys
 from ledger.errors import Contended, CorruptLedger, StoreReplyError
 from ledger.log.append import due_ms, keep, provider_member
+from ledger.log.order import PLACING
 from ledger.log.state_fields import checkpoint_fields
 from ledger.log.stored_sessions import RawSession, raw_keys, read_raw_session
 from ledger.store.interface import Arg, Script, Store
 from projections.checking.aside import Decision, keep_head
-from projections.checking.compare import ahead, differences, stored_fields, stored_seq, unlike, wanted_marks
+from projections.checking.compare import (
+    ahead,
+    differences,
+    stored_fields,
+    stored_seq,
+    unlike,
+    wanted_marks,
+    wanted_place,
+)
 from projections.checking.partition_fold import Folded, PartitionFold, pages_of
 
-_WRITE: Final = Script.load("projections.checking", "rebuild.lua")
+_WRITE: Final = Script.load("projections.checking", "rebuild.lua", behind=PLACING)
 ATTEMPTS: Final = 64
 """How often a session is looked at again that others write at the same moment."""
 
@@ -110,7 +119,7 @@ class SessionWriter:
                     stored = await self._read(sid, folded)
             if folded.broken:
                 return None
-            differing = any(True for _ in differences(folded, stored._replace(credential=False)))
+            differing = any(True for _ in differences(folded, stored._replace(credential=False, filled=True)))
         except CorruptLedger:
             if folded.broken:
                 return None
@@ -152,6 +161,7 @@ def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled)
     """Lay a session out as rebuild.lua reads it."""
     session, state, marks = stored.session, folded.state, wanted_marks(folded, stored)
     args: list[Arg] = [sid, *(session.get(field, b"") for field in (b"seq", b"head", b"hash")), stored.ended or b""]
+    placing = wanted_place(sid, folded, stored)
     if state is not None:
         fields, checkpoints = stored_fields(folded, state), checkpoint_fields(state)
         args += (
@@ -162,14 +172,17 @@ def _arguments(sid: str, stored: RawSession, folded: Folded, misfiled: Misfiled)
             provider_member(state),
             stored.floor,
             due_ms(state),
+            placing.counts_ms,
+            placing.stuck,
         )
         args += (2 * len(fields), 2 * len(checkpoints), len(misfiled.members), len(marks))
         for pair in (*fields.items(), *checkpoints.items()):
             args += pair
     elif folded.kept is not None:
-        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, "", 0, 0, len(misfiled.members), len(marks))
+        args += ("ended", "", keep(folded.kept), 0, "", stored.floor, "", 0, "")
+        args += (0, 0, len(misfiled.members), len(marks))
     else:
-        args += ("none", "", "", 0, "", stored.floor, "", 0, 0, len(misfiled.members), len(marks))
+        args += ("none", "", "", 0, "", stored.floor, "", 0, "", 0, 0, len(misfiled.members), len(marks))
     args += misfiled.members
     args += marks
     return args

@@ -131,6 +131,10 @@ class Origins:
             await self.of(Found(kind))
         return self._origin(self.current, 0)
 
+    def remembered(self) -> Origin | None:
+        """Tell the origin that `of_kind` tells, without asking; None before it was found."""
+        return self._origin(self.current, 0) if self.current else None
+
     async def accept(self, found: Found, *, same: bool) -> tuple[int, bool]:
         """Take what was found now, by an operator's word; returns its number and whether anything changed.
 

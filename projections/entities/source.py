@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
@@ -88,6 +88,51 @@ class SourceHealth(NamedTuple):
     holder: str = ""
     holder_s: float = 0.0
     behind_s: float = 0.0
+
+
+class Library(Protocol):
+    """What a source knew of a library at one instant."""
+
+    @property
+    def marks(self) -> object:
+        """What compares equal as long as the library is as it was."""
+        ...
+
+    @property
+    def horizon_us(self) -> int:
+        """The latest instant below which nothing new could appear."""
+        ...
+
+    @property
+    def floor_us(self) -> int:
+        """The `updated_at` of the newest delete marker that was purged; 0 if none was."""
+        ...
+
+    def has_after(self, stored: str, after: Position | None) -> bool:
+        """Tell whether rows of a stored type may lie after a position and below the horizon."""
+        ...
+
+
+class Outlook(NamedTuple):
+    """A library as it was, and the origin of its source then: all that a poll which finds nothing depends on."""
+
+    library: Library
+    origin: Origin
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A steady source that remembers libraries, and can tell in one short question whether one is as it was."""
+
+    resends: tuple[Resend, ...]
+
+    def outlook(self, library: str, user: str) -> Outlook | None:
+        """Tell what is remembered of a library; None where a stream of this user needs more than that."""
+        ...
+
+    async def is_still(self, library: str, outlook: Outlook) -> bool:
+        """Tell whether a library is as it was; raises what a source raises."""
+        ...
 
 
 class EntitySource(Protocol):

@@ -7,7 +7,7 @@ from typing import Final
 
 from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
-from ledger.events import IMMICH, SessionEnded, SessionResumed, SyncResetRequested
+from ledger.events import ASKED, IMMICH, SessionEnded, SessionResumed, SyncResetRequested
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text
@@ -51,7 +51,10 @@ _CAUSES: Final = {
     FENCE: ", because the store may have lost what it did (syncledger fence)",
     IMMICH: ", because its owner wished that in Immich",
 }
-_CLEARED: Final = {IMMICH: "because Immich cleared its own, to send these rows again"}
+_CLEARED: Final = {
+    ASKED: "because its owner or an operator wanted these rows sent again",
+    IMMICH: "because Immich cleared its own, to send these rows again",
+}
 
 Rule = Callable[[Case], Finding | None]
 

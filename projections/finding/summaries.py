@@ -79,14 +79,17 @@ async def _summary(ledger: Ledger, past: EventPages, place: Place) -> SessionFou
         if state is not None:
             seen_ms = (await ledger.seen_ms(state.user, [state.sid]))[0]
             return _living(await ledger.opened(state), max(state.at_us, seen_ms * 1000))
-        kept = await read_ended(ledger.store, place.partition, place.sid)
-        if kept is None:
-            return None
-        return await _ended(ledger, past, place, kept.user)
+        return await told_ended(ledger, past, place)
     except NoSuchSession:
         return None
     except CorruptLedger as error:
         return SessionFound(place.sid, "", None, place.lives, None, None, None, None, None, damaged=str(error))
+
+
+async def told_ended(ledger: Ledger, past: EventPages, place: Place) -> SessionFound | None:
+    """Tell of an ended session; None if it is not there. Raises CorruptLedger."""
+    kept = await read_ended(ledger.store, place.partition, place.sid)
+    return None if kept is None else await _ended(ledger, past, place, kept.user)
 
 
 def _living(state: State, seen_us: int) -> SessionFound:

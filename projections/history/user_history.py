@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Self
 
 from ledger import keys
 from ledger.errors import CorruptLedger, NoSuchSession
-from ledger.log.append import parse_ended
+from ledger.log.append import Ended, parse_ended
 from ledger.log.reader import PAGE, PAGE_BYTES, Entry
 from ledger.log.whole import read_if_whole
 from ledger.personal import UserKey
@@ -82,14 +82,17 @@ async def sessions_of(store: Store, partition: int, user: str) -> set[str]:
     """List all sessions a user ever had, living and ended; raises Rebuilding while not all are known."""
     # The living ones first: one that ends meanwhile is in both, none is in neither.
     living = await read_if_whole(store, partition, "HKEYS", keys.devices(partition, user))
-    found = {sid.decode() for sid in living}
+    return {sid.decode() for sid in living} | {sid async for sid, _ in ended_of(store, partition, user)}
+
+
+async def ended_of(store: Store, partition: int, user: str) -> AsyncIterator[tuple[str, Ended]]:
+    """Go through a user's ended sessions, in no order, some perhaps twice; raises CorruptLedger."""
     name, cursor = keys.ended(partition), b""
     while cursor != b"0":
         cursor, rows = await store.script(_ENDED_OF, (name,), (cursor or b"0", SCANNED, user))
-        found |= {
-            sid.decode() for sid, kept in zip(rows[::2], rows[1::2], strict=True) if parse_ended(kept).user == user
-        }
-    return found
+        for sid, kept in zip(rows[::2], rows[1::2], strict=True):
+            if (ended := parse_ended(kept)).user == user:
+                yield sid.decode(), ended
 
 
 async def user_pages(

@@ -86,7 +86,7 @@ def readable(entry: Entry, key: UserKey | None = None, previous: bytes | None = 
         at=iso_from_us(recorded.at_us),
         at_us=recorded.at_us,
         event=tag_of(event),
-        data=_data(event, recorded.at_us),
+        data=data_of(event, recorded.at_us),
         schema=recorded.schema,
         raw=recorded.raw,
         previous_hash=None if previous is None else previous.hex(),
@@ -95,7 +95,8 @@ def readable(entry: Entry, key: UserKey | None = None, previous: bytes | None = 
     )
 
 
-def _data(event: Event, at_us: int) -> dict[str, Any]:
+def data_of(event: Event, at_us: int) -> dict[str, Any]:
+    """Put what an event of that time says into words; a personal text that is sealed is null."""
     match event:
         case SessionCreated():
             return {
@@ -125,7 +126,8 @@ def _data(event: Event, at_us: int) -> dict[str, Any]:
             return {"ack": ack_text(event.ack), "reason": event.reason}
         case CheckpointsCleared():
             cleared = None if event.types is None else names_of(event.types)
-            return {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
+            told = {"types": cleared, "cause": event.cause, "reset": event.reset, "wiped": event.wiped}
+            return told | ({"by": text_of(event.by)} if event.by else {})
         case DeviceDescribed():
             return {
                 "deviceType": text_of(event.device_type),

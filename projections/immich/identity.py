@@ -105,6 +105,10 @@ class ImmichIdentity:
         self._told: set[str] = set()
         self._asked: asyncio.Task[tuple[bool, str]] | None = None
 
+    async def user_of(self, email: str) -> str | None:
+        """Tell whose e-mail address (in lower case) this is at Immich; None if it is nobody's."""
+        return await self._tables.user_of(email)
+
     async def caller(self, token: str) -> Caller:
         """Tell whose token this is; raises SessionEnded if it is none of a living session."""
         digest = _digest(token)
@@ -112,6 +116,12 @@ class ImmichIdentity:
         if row is None:
             raise SessionEnded
         return _caller(row.user, digest)
+
+    async def visitor(self, token: str) -> tuple[Caller, bool]:
+        """Tell whose browser this is, and whether they administer Immich; raises SessionEnded."""
+        caller = await self.caller(token)
+        row = self._sessions.last(_digest(token))
+        return caller, row is not None and row.admin
 
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was when that was last looked at, however long ago; None if that is not known."""

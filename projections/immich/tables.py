@@ -28,7 +28,7 @@ SELECT facts.*, found.* FROM (
          extract(epoch FROM s."expiresAt" - now())::float8 AS expires_s,
          s."updatedAt" < now() - interval '1 day' AS unused, s."deviceType" AS device_type,
          s."deviceOS" AS device_os, s."appVersion" AS app_version, s."isPendingSyncReset" AS pending_reset,
-         s."updateId"::text AS update_id, synced.*
+         s."updateId"::text AS update_id, u."isAdmin" AS admin, synced.*
   FROM session s JOIN "user" u ON u.id = s."userId" CROSS JOIN LATERAL (
     SELECT coalesce((extract(epoch FROM max(c."updatedAt")) * 1000000)::bigint, 0) AS synced_us,
            count(*) AS synced_types
@@ -41,6 +41,10 @@ SELECT facts.*, found.* FROM (
 _API_KEYS: Final = """
 SELECT k.key, k.permissions::text[] AS permissions FROM api_key k JOIN "user" u ON u.id = k."userId"
 WHERE k.key = ANY($1::bytea[]) AND u."deletedAt" IS NULL
+"""
+# Immich keeps addresses in lower case, and one only once.
+_USER_OF: Final = """
+SELECT u.id::text FROM "user" u WHERE lower(u.email) = $1 ORDER BY u."deletedAt" IS NOT NULL LIMIT 1
 """
 _THERE: Final = "SELECT token FROM session WHERE token = ANY($1::bytea[])"
 # One row comes also without a checkpoint. Of one statement all is of one instant.
@@ -102,6 +106,8 @@ class ImmichSession(NamedTuple):
     update_id: str
     synced_us: int
     synced_types: int
+    admin: bool = False
+    """Whether its user administers Immich."""
 
     @property
     def synced(self) -> tuple[int, int]:
@@ -172,6 +178,11 @@ class ImmichTables:
         """Find what API keys may do, by their SHA-256."""
         rows = await self._postgres.ask(lambda connection: connection.fetch(_API_KEYS, keys))
         return {row["key"]: tuple(row["permissions"]) for row in rows}
+
+    async def user_of(self, email: str) -> str | None:
+        """Tell whose e-mail address (in lower case) this is; None if it is nobody's."""
+        found = await self._postgres.ask(lambda connection: connection.fetchval(_USER_OF, email))
+        return None if found is None else str(found)
 
     async def there(self, tokens: Sequence[bytes]) -> set[bytes]:
         """Tell which tokens have a row, whether they are good for anything or not."""

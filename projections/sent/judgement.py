@@ -37,12 +37,22 @@ class Stuck(NamedTuple):
 
 def judge(newest_first: Sequence[Sent], state: State) -> Stuck | None:
     """Tell what a session's last streams show to be wrong, as of its newest state; None where nothing does."""
+    complete = state.checkpoints.get(COMPLETE)
+    if complete is not None and newest_first and complete.acked_at_us > newest_first[0].stream.at_us:
+        return None  # it came to an end since, in a stream that had nothing more for it
+    return _judge(newest_first, state, lambda line: _is_acknowledged(line, state))
+
+
+def judged_then(newest_first: Sequence[Sent], state: State) -> Stuck | None:
+    """Tell what they showed when the newest of them ended, at most: whatever was acknowledged since."""
+    return _judge(newest_first, state, lambda _: False)
+
+
+def _judge(every: Sequence[Sent], state: State, is_acknowledged: Callable[[str], bool]) -> Stuck | None:
+    newest_first = [sent for sent in every if sent.stream.at_us >= state.created_at_us]  # it may have been resumed
     if not newest_first or state.ended is not None:
         return None
     newest = newest_first[0]
-    complete = state.checkpoints.get(COMPLETE)
-    if complete is not None and complete.acked_at_us > newest.stream.at_us:
-        return None  # it came to an end since, in a stream that had nothing more for it
     if newest.stream.how in ("refused", "broken"):
         failed = _run(newest_first, lambda sent: sent.stream.how in ("refused", "broken"))
         return _stuck("fails", failed, newest.stream.why)
@@ -51,7 +61,7 @@ def judge(newest_first: Sequence[Sent], state: State) -> Stuck | None:
         return None
     first = with_rows[0].stream.first
     same = _run(with_rows, lambda sent: sent.stream.first == first)
-    if len(same) >= REPEATED and not _is_acknowledged(first, state):
+    if len(same) >= REPEATED and not is_acknowledged(first):
         return _stuck("repeats", same)
     if newest.stream.how == "stalled":
         return _stuck("stalls", _run(newest_first, lambda sent: sent.stream.how == "stalled"))

@@ -7,7 +7,7 @@ leave them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ import msgspec
 
 from ledger import keys
 from ledger.log.service import Ledger
-from ledger.store.interface import Script
+from ledger.store.interface import Script, Store
 
 KEPT: Final = 20
 MAX_LINE_CHARS: Final = 256
@@ -82,12 +82,23 @@ async def note(ledger: Ledger, user: str, sid: str, stream: SentStream) -> bool:
 
 async def newest(ledger: Ledger, partition: int, sid: str) -> Sequence[Sent]:
     """Read a session's last streams, newest first; what a later version wrote otherwise is left out."""
+    return parsed(await stored(ledger.store, partition, sid))
+
+
+async def stored(store: Store, partition: int, sid: str) -> Sequence[bytes]:
+    """Read the records of a session's last streams as they are stored, newest first."""
     name = keys.sent(partition, sid)
+    entries: Sequence[bytes] = await store.command("LRANGE", name, 0, KEPT - 1, key=name)
+    return entries
+
+
+def parsed(entries: Iterable[bytes]) -> list[Sent]:
+    """Read stored records; what a later version wrote otherwise is left out."""
     found = []
-    for entry in await ledger.store.command("LRANGE", name, 0, KEPT - 1, key=name):
-        times, since_us, _, record = entry.split(b" ", 3)
+    for entry in entries:
         try:
+            times, since_us, _, record = entry.split(b" ", 3)
             found.append(Sent(_decode(record), int(times), int(since_us)))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):
             continue
     return found

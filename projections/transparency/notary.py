@@ -14,14 +14,24 @@ import msgspec
 
 from ledger.errors import CorruptLedger, UnknownEvent
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import EventLeaf, StateLeaf, pack_event, pack_state, parse_leaf
+from ledger.transparency.entries import (
+    ClosedLeaf,
+    EventLeaf,
+    StateLeaf,
+    pack_closed,
+    pack_event,
+    pack_state,
+    parse_leaf,
+)
+from ledger.transparency.merkle import EMPTY
 from ledger.transparency.notes import BadNote, Note, SignerKey, parse_note, sign, verified
 from ledger.transparency.state_tree import Node, Record
 from ledger.transparency.tiles import BUNDLE_LEVEL, HEIGHT, WIDTH, Tile, levels, pack_bundle
 from projections.archive.errors import ArchiveNotGiven, ObjectExists, ObjectMissing
 from projections.transparency import batches
 from projections.transparency.batches import NAMED, Batch, Refusal
-from projections.transparency.errors import LogContradicts, LogRefused
+from projections.transparency.errors import LogContradicts, LogRefused, LogWentBack, Overtaken
+from projections.transparency.going_on import GoneOn
 from projections.transparency.place import CHECKPOINT, NEWEST, LogPlace, batch_name, checkpoint_name, state_name
 from projections.transparency.reading import Behind, Foreign, Row, is_linked, kind_of, previous_of
 from projections.transparency.states import StateTree
@@ -31,7 +41,9 @@ from projections.transparency.witnesses import Witnesses
 BATCH_LEAVES: Final = 65_536
 """Behind how many leaves a batch ends, but for those of its last page: 5 MB."""
 RUN_EVENTS: Final = 500_000
-"""Behind how many events a run writes the state tree and a checkpoint; another one takes the rest."""
+"""Behind how many events a run writes the state tree and a checkpoint, at least; another one takes the rest."""
+RUN_SHARE: Final = 10
+"""Of how many sessions a run takes one event at least, since it may write the tree of all of them."""
 _WINDOW: Final = 16
 """Of how many partitions the first events are asked for at once."""
 _IDLE_ROWS: Final = 1000
@@ -55,6 +67,8 @@ class NotaryReport(msgspec.Struct):
     stopped: dict[int, str] = {}
     unwitnessed: dict[str, str] = {}
     more: bool = False
+    made_good: GoneOn | None = None
+    """What the store had lost of what is logged, if anything."""
 
 
 Progress = Callable[[NotaryReport], None]
@@ -70,10 +84,12 @@ class Notary:
         keys: Sequence[SignerKey],
         behind: Behind,
         witnesses: Witnesses | None = None,
+        follows: ClosedLeaf | None = None,
     ) -> None:
-        """Take where the log is, what it is called, the keys that sign it (newest first), what is to be logged, and
-        who else signs."""
+        """Take where the log is, what it is called, the keys that sign it (newest first), what is to be logged, who
+        else signs, and what it follows if another one was closed."""
         self._witnesses = witnesses
+        self._follows = follows
         self.report = NotaryReport()
         self.cursors: dict[int, str] = {}
         self._place = place
@@ -90,6 +106,7 @@ class Notary:
         self._leaves: list[bytes] = []
         self._refusals: dict[bytes, Refusal] = {}
         self._passed = 0
+        self._most = RUN_EVENTS
 
     @property
     def size(self) -> int:
@@ -102,6 +119,9 @@ class Notary:
         if newest is None:
             if await self._place.find(CHECKPOINT) is not None:
                 raise LogContradicts(CHECKPOINT, "there is no batch that leads to it")
+            if self._follows is not None:
+                self._leaves.append(pack_closed(self._follows))
+            await self._ask_witnesses()
             return
         ahead: list[Batch] = []
         at: Batch | None = newest
@@ -120,6 +140,7 @@ class Notary:
         self.cursors = dict(newest.cursors)
         self.report.refused = newest.refused
         self._refusals = {refusal.sid: refusal for refusal in newest.refusals}
+        await self._ask_witnesses()
 
     async def take(self, partitions: Iterable[int], on_progress: Progress = lambda _: None) -> None:
         """Log what happened in partitions since, one after the other, as much as a run takes."""
@@ -132,13 +153,13 @@ class Notary:
                     async for rows in self._behind.rows(number, record, first, self.cursors.get(number, "")):
                         await self._log(number, rows, record.cut)
                         on_progress(self.report)
-                        if number in self.report.stopped or self.report.events >= RUN_EVENTS:
+                        if number in self.report.stopped or self.report.events >= self._most:
                             break
                 except (ArchiveNotGiven, CorruptLedger) as error:
                     if isinstance(error, LogContradicts):
                         raise
                     self.report.stopped[number] = str(error)
-                if self.report.events >= RUN_EVENTS:
+                if self.report.events >= self._most:
                     self.report.more = True
                     return
 
@@ -158,6 +179,28 @@ class Notary:
             await self._replace_checkpoint(published)
         self.report.size = self.size
         self.report.refusals = list(self._refusals.values())
+
+    async def _ask_witnesses(self) -> None:
+        """Have witnesses that were not asked yet say how far they signed, before anything else is signed.
+
+        Raises LogWentBack where one signed more than there is here, or something else; Overtaken.
+        """
+        if self._witnesses is None:
+            return
+        signed = sign(Checkpoint(self._origin, 0, EMPTY).text, self._keys)
+        if self._signed:
+            signed = parse_note((await self._place.read(checkpoint_name(self._signed))).decode())
+        try:
+            await self._witnesses.check(TreeReader(self._place, self._signed), signed)
+        except LogWentBack:
+            await self._check_newest()
+            raise
+
+    async def _check_newest(self) -> None:
+        """Raise Overtaken where another job went on: what was signed behind it is no contradiction."""
+        newest = await batches.newest(self._place)
+        if newest is not None and newest.end > self.size:
+            raise Overtaken(f"leaf {self.size} was written by another job")
 
     async def _signed_at(self, size: int) -> Checkpoint | None:
         """Read the checkpoint of a size; None where none was signed. Raises LogRefused for one that is not ours."""
@@ -198,6 +241,7 @@ class Notary:
             raise LogContradicts(state_name(leaf.size), "it is missing") from error
         self._state_at = leaf.size
         self._changed.clear()
+        self._most = max(RUN_EVENTS, leaf.sessions // RUN_SHARE)
 
     async def _replay(self, batch: Batch) -> None:
         """Add the leaves of a batch that no checkpoint covers yet."""
@@ -206,7 +250,7 @@ class Notary:
             if isinstance(leaf, EventLeaf):
                 record = Record(leaf.sid, leaf.seq, leaf.hash, self.size)
                 self._tips[leaf.sid] = self._changed[leaf.sid] = record
-            else:
+            elif isinstance(leaf, StateLeaf):
                 await self._open_states(leaf)
             self._tree.append(each)
         if self._tree.root() != batch.root:
@@ -319,7 +363,11 @@ class Notary:
         """Have witnesses sign a checkpoint, then give auditors it; who does not answer may sign behind the next run."""
         if self._witnesses is not None:
             tree = TreeReader(self._place, self._signed)
-            signed, self.report.unwitnessed = await self._witnesses.cosign(tree, signed)
+            try:
+                signed, self.report.unwitnessed = await self._witnesses.cosign(tree, signed)
+            except LogWentBack:
+                await self._check_newest()
+                raise
         content = str(signed).encode()
         if content != await self._place.find(CHECKPOINT):
             await self._place.objects.replace(CHECKPOINT, content)

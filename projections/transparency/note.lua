@@ -1,6 +1,7 @@
 -- Note of a log how far it is, so that a place that has less is not taken for it, and what its job met.
 -- KEYS  the ledger's meta (hash)
--- ARGV  origin, where it is, size, when a run ended in ms ('' if none did), what is wrong in words ('-' to leave it)
+-- ARGV  origin, where it is, size, when a run ended in ms ('' if none did), what is wrong in words ('-' to leave it),
+--       of how many sessions it refuses events
 -- Gives the origin that is noted: another one is left as it is. Where there is no ledger nothing is written.
 local origin, size, partitions = unpack(redis.call('HMGET', KEYS[1], 'proof_origin', 'proof_size', 'partitions'))
 if origin and origin ~= ARGV[1] then
@@ -17,6 +18,6 @@ if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'proof_at_ms', ARGV[4])
 end
 if ARGV[5] ~= '-' then
-  redis.call('HSET', KEYS[1], 'proof_wrong', ARGV[5])
+  redis.call('HSET', KEYS[1], 'proof_wrong', ARGV[5], 'proof_refused', ARGV[6])
 end
 return ARGV[1]

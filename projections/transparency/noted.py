@@ -20,32 +20,45 @@ _LEASE: Final = Script.load("projections.transparency", "lease.lua", allow_oom=T
 
 
 class Noted(NamedTuple):
-    """What is noted of a log: nothing where there is none. `at_ms`: when a run ended last; `wrong`: what it met."""
+    """What is noted of a log: nothing where there is none. `at_ms`: when a run ended last; `wrong`: what it met.
+
+    `refused`: of how many sessions it refused events, up to 100.
+    """
 
     origin: str = ""
     place: str = ""
     size: int = 0
     at_ms: int = 0
     wrong: str = ""
+    refused: int = 0
 
 
 async def read_noted(store: Store) -> Noted:
     """Read what is noted; raises CorruptLedger."""
     name = keys.meta()
-    fields = ("proof_origin", "proof_place", "proof_size", "proof_at_ms", "proof_wrong")
-    origin, place, size, at_ms, wrong = await store.command("HMGET", name, *fields, key=name)
+    fields = ("proof_origin", "proof_place", "proof_size", "proof_at_ms", "proof_wrong", "proof_refused")
+    origin, place, size, at_ms, wrong, refused = await store.command("HMGET", name, *fields, key=name)
     try:
         texts = [(value or b"").decode() for value in (origin, place, wrong)]
-        return Noted(texts[0], texts[1], int(size or 0), int(at_ms or 0), texts[2])
+        return Noted(texts[0], texts[1], int(size or 0), int(at_ms or 0), texts[2], int(refused or 0))
     except ValueError as error:
         raise CorruptLedger(f"what is noted of the log cannot be read: {error!r}") from error
 
 
 async def note(
-    store: Store, origin: str, place: str, size: int, at_ms: int | None = None, wrong: str | None = None
+    store: Store,
+    origin: str,
+    place: str,
+    size: int,
+    at_ms: int | None = None,
+    wrong: str | None = None,
+    refused: int = 0,
 ) -> None:
-    """Note how far a log is at least, when a run ended, what it met; raises LogRefused where another is noted."""
-    args = (origin, place, size, "" if at_ms is None else at_ms, _AS_IT_IS if wrong is None else wrong)
+    """Note how far a log is at least, when a run ended, what it met; raises LogRefused where another is noted.
+
+    `refused`: of how many sessions it refused events, which is noted with what it met.
+    """
+    args = (origin, place, size, "" if at_ms is None else at_ms, _AS_IT_IS if wrong is None else wrong, refused)
     found = (await store.script(_NOTE, [keys.meta()], args)).decode()
     if found != origin:
         raise LogRefused(f"this ledger's log is {found}, not {origin}: set LEDGER_PROOF to where that one is")

@@ -6,6 +6,7 @@ checkpoints/<size>           every checkpoint that was signed
 newest                       about where the batches end
 batch/<first index>          what fixes the order: written once, under the condition that it is not there
 tile/<L>/<N>, tile/entries/… as C2SP tlog-tiles has them; they follow from the batches
+minimum                      below which index nothing is kept any more, and how far that was removed
 state/<size>                 the records of the state tree that changed
 """
 
@@ -16,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from ledger.transparency.entries import ClosedLeaf
 from projections.archive.errors import ObjectExists, ObjectMissing
 from projections.archive.objects import Objects
 from projections.bounded_tasks import each
@@ -23,8 +25,11 @@ from projections.transparency.errors import LogContradicts
 
 LOG: Final = "log.json"
 CHECKPOINT: Final = "checkpoint"
+MINIMUM: Final = "minimum"
 NEWEST: Final = "newest"
 FORMAT: Final = 1
+FORMAT_FOLLOWING: Final = 2
+"""Of a log that follows a closed one: who does not know its first leaf must not begin it without."""
 BATCHES: Final = "batch/"
 CHECKPOINTS: Final = "checkpoints/"
 STATES: Final = "state/"
@@ -33,12 +38,34 @@ MAX_OBJECT_BYTES: Final = 256 * 1024 * 1024
 _AT_ONCE: Final = 16
 
 
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """The log that was closed for another one to begin, as `ClosedLeaf` has it."""
+
+    origin: str
+    size: int
+    why: str
+    checkpoint: str = ""
+
+    @property
+    def leaf(self) -> ClosedLeaf:
+        """What the log behind it begins with."""
+        return ClosedLeaf(self.origin, self.size, self.why, self.checkpoint)
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose log lies in a place."""
+    """Whose log lies in a place, and which one it follows, if that was closed."""
 
     format: int = FORMAT
     origin: str
     ledger: str
+    follows: Closed | None = None
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """Below which index the log is pruned (C2SP tlog-tiles), and up to where what is below is removed already."""
+
+    minimum: int = 0
+    swept: int = 0
 
 
 class LogPlace:
@@ -58,8 +85,9 @@ class LogPlace:
             identity = msgspec.json.decode(found, type=Identity)
         except msgspec.DecodeError as error:
             raise LogContradicts(LOG, f"it cannot be read: {error}") from error
-        if identity.format != FORMAT:
-            raise LogContradicts(LOG, f"it has format {identity.format}, this version reads {FORMAT}: upgrade")
+        if identity.format not in (FORMAT, FORMAT_FOLLOWING):
+            what = f"it has format {identity.format}, this version reads up to {FORMAT_FOLLOWING}: upgrade"
+            raise LogContradicts(LOG, what)
         return identity
 
     async def begin(self, identity: Identity) -> Identity:
@@ -71,6 +99,14 @@ class LogPlace:
             assert found is not None, "it is never removed"
             return found
         return identity
+
+    async def pruned(self) -> Pruned:
+        """Tell how far the log is pruned; raises LogContradicts."""
+        found = await self.find(MINIMUM)
+        try:
+            return Pruned() if found is None else msgspec.json.decode(found, type=Pruned)
+        except msgspec.DecodeError as error:
+            raise LogContradicts(MINIMUM, f"it cannot be read: {error}") from error
 
     async def find(self, name: str) -> bytes | None:
         """Read an object; None if there is none."""

@@ -7,14 +7,21 @@ from typing import Final
 from ledger.errors import CorruptLedger, NoSuchSession, Refused
 from ledger.events import HistoryLost, Recorded
 from ledger.transparency.checkpoints import LogProof, parse_checkpoint
-from ledger.transparency.entries import StateLeaf, parse_leaf
-from ledger.transparency.notes import parse_note
-from ledger.transparency.session_proof import FORMAT, ProvedEvent, ProvedRecord, SessionProof, StateProof
+from ledger.transparency.entries import ClosedLeaf, StateLeaf, parse_leaf
+from ledger.transparency.notes import Note, parse_note
+from ledger.transparency.session_proof import (
+    FORMAT,
+    ClosedProof,
+    ProvedEvent,
+    ProvedRecord,
+    SessionProof,
+    StateProof,
+)
 from ledger.transparency.state_tree import Node, Record
 from projections.archive.errors import ObjectMissing
 from projections.history.event_pages import EventPages
 from projections.transparency.errors import LogContradicts
-from projections.transparency.place import CHECKPOINT, LogPlace
+from projections.transparency.place import CHECKPOINT, LOG, LogPlace
 from projections.transparency.states import StateTree
 from projections.transparency.tree import TreeReader
 
@@ -67,7 +74,7 @@ async def _prove(
     previous, newest = "", ""
     if known is not None and partition is not None:
         events, previous = await _events(past, partition, sid, known, most)
-        if events:
+        if events and known.entry >= (await place.pruned()).minimum:
             newest = str(LogProof(known.entry, tuple(await tree.inclusion(known.entry)), signed))
     end = None if path.end is None else ProvedRecord(path.end.sid.hex(), *_shown(path.end))
     state = StateProof(
@@ -76,7 +83,19 @@ async def _prove(
         end,
         str(LogProof(at, tuple(await tree.inclusion(at)), signed)),
     )
-    return SessionProof(FORMAT, sid, events, newest, state, previous, note)
+    return SessionProof(FORMAT, sid, events, newest, state, previous, note, await _follows(place, tree, signed))
+
+
+async def _follows(place: LogPlace, tree: TreeReader, signed: Note) -> ClosedProof | None:
+    """Prove which closed log this one follows; None for one that follows none."""
+    identity, checkpoint = await place.identity(), parse_checkpoint(signed.text)
+    if identity is None or identity.follows is None:
+        return None
+    # Its bundle and tiles stay, however far the log is pruned.
+    first = await tree.leaf(0, checkpoint.root)
+    if not isinstance(parse_leaf(first), ClosedLeaf):
+        raise LogContradicts(LOG, f"it says that the log follows {identity.follows.origin}, its first entry does not")
+    return ClosedProof(first, str(LogProof(0, tuple(await tree.inclusion(0)), signed)))
 
 
 def _shown(record: Record) -> tuple[int, str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from struct import Struct as Packed
@@ -41,7 +42,8 @@ GROUPS: Final = BUCKETS // GROUP
 SLACK_BYTES: Final = 4 * 1024 * 1024
 """How much superseded may lie in packs, however little they hold."""
 _AT_ONCE: Final = 32
-_KEPT_BYTES: Final = 64 * 1024 * 1024
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""How many bytes of buckets a tree keeps in memory, those used last, unless it is asked to keep all."""
 _MAGIC: Final = b"SYNCSTAT"
 _END: Final = Packed(">QI8s")
 _ENTRY: Final = Packed(">BQQI32sI")
@@ -77,16 +79,22 @@ class _Root(msgspec.Struct, frozen=True, array_like=True):
 class StateTree:
     """The state tree of a log as of one size. All methods raise LogContradicts, ArchiveUnavailable."""
 
-    def __init__(self, place: LogPlace, root: _Root | None = None) -> None:
-        """Begin with an empty tree; `open` reads one."""
+    def __init__(self, place: LogPlace, root: _Root | None = None, kept_bytes: int | None = KEPT_BYTES) -> None:
+        """Begin with an empty tree; `open` reads one. `kept_bytes`: of buckets in memory at most; None for all.
+
+        All are 80 bytes a session: who looks for most of them, in no order, must not read each bucket again and again.
+        """
+        self._most_bytes = kept_bytes
         self._place = place
         self._root = root or _Root(FORMAT, 0, {}, {})
         self._groups: dict[int, list[Piece]] = {}
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets: OrderedDict[int, Bucket] = OrderedDict()
         self._kept_bytes = 0
 
     @classmethod
-    async def open(cls, place: LogPlace, size: int, expected: Node) -> StateTree:
+    async def open(
+        cls, place: LogPlace, size: int, expected: Node, *, kept_bytes: int | None = KEPT_BYTES
+    ) -> StateTree:
         """Open the tree of a log of `size`; raises ObjectMissing."""
         name = state_name(size)
         tail, length = await place.objects.tail(name, 64 * 1024)
@@ -99,7 +107,7 @@ class StateTree:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
         if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")
-        tree = cls(place, root)
+        tree = cls(place, root, kept_bytes)
         if tree.node != expected:
             raise LogContradicts(name, "its root is not the one that is in the log")
         return tree
@@ -117,13 +125,24 @@ class StateTree:
                 wanted.setdefault(bucket_of(sid), []).append(sid)
         found: dict[bytes, Record] = {}
 
-        async def look(number: int) -> None:
-            bucket = await self._bucket(number)
+        def look(bucket: Bucket, number: int) -> None:
             for sid in wanted[number]:
                 if (record := bucket.find(sid)) is not None:
                     found[sid] = record
 
-        await each(sorted(wanted), look, _AT_ONCE)
+        async def read(number: int) -> None:
+            look(await self._bucket(number), number)
+
+        # PERF: who looks for all sessions finds almost all buckets in memory, where nothing is to be waited for.
+        unread = []
+        for number in sorted(wanted):
+            if (kept := self._buckets.get(number)) is None:
+                unread.append(number)
+            else:
+                self._buckets.move_to_end(number)
+                look(kept, number)
+        if unread:
+            await each(unread, read, _AT_ONCE)
         return found
 
     async def path(self, sid: bytes) -> TreePath:
@@ -166,11 +185,11 @@ class StateTree:
             root = _Root(FORMAT, size, groups, packs | {size: length})
             ending = msgspec.msgpack.encode(root)
             file.write(ending + _END.pack(length, len(ending), _MAGIC))
-            made = StateTree(self._place, root)
+            made = StateTree(self._place, root, self._most_bytes)
             try:
                 await self._place.objects.create(state_name(size), file)
             except ObjectExists:  # a job that was killed wrote it
-                return await StateTree.open(self._place, size, made.node)
+                return await StateTree.open(self._place, size, made.node, kept_bytes=self._most_bytes)
         return made
 
     async def remove_superseded(self) -> int:
@@ -247,6 +266,7 @@ class StateTree:
     async def _bucket(self, number: int) -> Bucket:
         kept = self._buckets.get(number)
         if kept is not None:
+            self._buckets.move_to_end(number)
             return kept
         piece = (await self._group(number // GROUP))[number % GROUP]
         bucket = Bucket()
@@ -261,11 +281,11 @@ class StateTree:
                 raise LogContradicts(name, f"the bucket at {piece.offset}: {error}") from error
             if node != piece.node:
                 raise LogContradicts(name, f"the bucket at {piece.offset} is not the one that was written")
-        if self._kept_bytes > _KEPT_BYTES:
-            self._buckets.clear()
-            self._kept_bytes = 0
-        self._buckets[number] = bucket
-        self._kept_bytes += len(bucket.packed)
+        if number not in self._buckets:  # else another task was first
+            self._buckets[number] = bucket
+            self._kept_bytes += len(bucket.packed)
+        while self._most_bytes is not None and self._kept_bytes > self._most_bytes and len(self._buckets) > 1:
+            self._kept_bytes -= len(self._buckets.popitem(last=False)[1].packed)
         return bucket
 
     async def _content(self, piece: Piece) -> bytes:

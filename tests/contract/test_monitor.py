@@ -238,6 +238,27 @@ async def test_a_hole_is_named_unless_an_event_tells_of_it(store: Store, place: 
         assert (found[0].entry, "no history_lost" in found[0].what) == (await entry_of(place, ANN, EVENTS), True)
 
 
+async def test_a_history_that_was_rewritten_in_front_of_a_hole_is_named(store: Store, place: LogPlace) -> None:
+    """Who has the store rewrites events, and has one that tells of a hole join them to what is logged."""
+    mine = await rows_of(store, ANN)
+    last = mine[-1][1]
+    await hashed_anew(store, {(ANN, 2): mine[2][1][b"event"]})
+    rewritten_rows = await rows_of(store, ANN)
+    others = await rows_of(store, BEN)
+    await write_stream(store, sorted([*rewritten_rows[:4], *others]))
+    after = rewritten_rows[3][1][b"hash"]
+    lost = HistoryLost(5, EVENTS, "remembered", last[b"hash"], after)
+    (told, *_) = record((lost,), ANN, 4, NOW, after)
+    fields = ("sid", bytes.fromhex(ANN), "seq", told.seq, "at", told.at_us, "schema", told.schema)
+    rest = ("event", told.raw, "hash", told.hash, "prev", rewritten_rows[3][0])
+    name = keys.stream(PARTITION)
+    await store.command("XADD", name, "*", *fields, *rest, key=name)
+    assert (await run(log_of(store, place))).refusals == [], "the log takes it for a loss"
+    (finding,) = [each for each in (await compared(store, place)).differences if each.session == ANN]
+    assert finding.entry == await entry_of(place, ANN, 2)
+    assert "event 2 is kept otherwise than it was logged there, in front of a hole that is told" in finding.text
+
+
 async def test_repair_leaves_what_the_log_contradicts(store: Store, place: LogPlace) -> None:
     await rewritten(store)
     name = keys.session(PARTITION, ANN)

@@ -13,7 +13,7 @@ from ledger.events import HistoryLost, Recorded, SessionEnded
 from ledger.log.reader import read_partition
 from ledger.state import State
 from ledger.store.interface import Store
-from ledger.transparency.entries import KINDS, StateLeaf
+from ledger.transparency.entries import KINDS, EventLeaf, StateLeaf
 from ledger.transparency.merkle import check_consistency
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Node, root_by_path
@@ -161,7 +161,7 @@ async def test_the_state_tree_shows_each_session_and_no_other(store: Store) -> N
         assert path.end is not None
         assert (path.end.sid, path.end.seq, path.end.hash) == (sid, state.seq, state.hash)
         entry = audit.leaves[path.end.entry]
-        assert not isinstance(entry, StateLeaf)
+        assert isinstance(entry, EventLeaf)
         assert entry.hash == state.hash
     for stranger in (bytes(32), b"\xff" * 32, bytes.fromhex(sid_of("nobody"))):
         path = await tree.path(stranger)
@@ -194,6 +194,14 @@ async def test_a_large_log_is_written_in_batches_and_runs(store: Store, monkeypa
     assert await is_all_of(audit, store)
     assert sum(isinstance(leaf, StateLeaf) for leaf in audit.leaves) > 2
     assert len(shown) > 20
+    # Of many sessions a run takes more, for it writes the tree of all of them.
+    monkeypatch.setattr(notary, "RUN_EVENTS", 1)
+    monkeypatch.setattr(notary, "RUN_SHARE", 1)
+    await writer.act(30)
+    before = (await Audit.of(place)).checkpoint.size
+    await run(log_of(store, place))
+    after = (await Audit.of(place)).leaves[before:]
+    assert (len(after), sum(isinstance(leaf, StateLeaf) for leaf in after)) == (33, 3), "12 sessions, 14 events a run"
 
 
 SOAK = pytest.mark.soak

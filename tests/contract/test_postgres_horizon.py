@@ -392,7 +392,10 @@ async def test_a_clock_by_which_all_deletes_seem_to_be_purged_is_refused(ahead_s
 
 
 @both
-async def test_nothing_ever_appears_below_it(postgres_url: str, stamps: Literal["transaction", "clock"]) -> None:
+@pytest.mark.parametrize("readings", [20, pytest.param(60, marks=pytest.mark.soak)])
+async def test_nothing_ever_appears_below_it(
+    postgres_url: str, stamps: Literal["transaction", "clock"], readings: int
+) -> None:
     """Writers commit out of order; whatever is below a horizon when it was read is all that ever is."""
     stamp = "now()" if stamps == "transaction" else "clock_timestamp()"
     async with contextlib.AsyncExitStack() as stack:
@@ -414,7 +417,7 @@ async def test_nothing_ever_appears_below_it(postgres_url: str, stamps: Literal[
         reader = HorizonReader(stamps)
         promised: list[tuple[int, int]] = []
         below = "SELECT count(*) FROM t WHERE at < $1"
-        for _ in range(60):
+        for _ in range(readings):
             horizon = (await reader.read(reading)).us
             promised.append((horizon, await reading.fetchval(below, EPOCH + timedelta(microseconds=horizon))))
             await asyncio.sleep(0.05)

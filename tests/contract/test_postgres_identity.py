@@ -147,7 +147,7 @@ class Phone:
 
     async def ask(self) -> httpx.Response:
         """Ask for a stream."""
-        transport = httpx.ASGITransport(self.service.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"Authorization": f"Bearer {self.token}"}
             return await client.post("/api/sync/stream", json={"types": REQUESTS}, headers=headers)

@@ -50,7 +50,7 @@ class Scene:
     async def stream(self, *, reset: bool = False) -> tuple[int, list[dict[str, Any]], str]:
         """Ask for a stream; returns status, lines, and Retry-After."""
         body = {"types": ["AssetsV2", "AlbumsV2", "AlbumToAssetsV1"], "reset": reset}
-        transport = httpx.ASGITransport(self.service.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"Authorization": f"Bearer {self._token}"}
             answer = await client.post("/api/sync/stream", json=body, headers=headers)

@@ -26,7 +26,7 @@ from projections.checking.rebuild import Rebuild, RebuildReport, find_session, n
 from projections.checking.verify import NOT_WHOLE, verify
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, acks, offer
 from tests.support.ledger.ledgers import Clock, sid_of
-from tests.support.ledger.lives import delete_projections, dump, last_seen_by_events, live
+from tests.support.ledger.lives import delete_projections, dump, last_seen_by_events, live, with_order_as_seen
 
 PARTITIONS = 4
 PHONE, TABLET, GONE, NOBODY = map(sid_of, ("phone", "tablet", "gone", "nobody"))
@@ -77,7 +77,7 @@ async def test_all_that_was_deleted_comes_back_as_it_was(store: Store, seed: int
     for name, held in before.items():
         if name.endswith(b":activity"):
             held.update((sid, seen[sid]) for sid in held)
-    assert after == before
+    assert after == with_order_as_seen(before)
     await assert_clean(store)
 
     again = await rebuild(store, everything=True)
@@ -134,8 +134,9 @@ async def test_of_several_rebuilds_at_once_none_harms_another(store: Store) -> N
     reports = await asyncio.gather(*(rebuild(store, everything=True) for _ in range(4)))
     assert all(report.is_complete for report in reports)
     after = await dump(store)
-    assert {name: held for name, held in after.items() if not name.endswith(b"activity")} == {
-        name: held for name, held in before.items() if not name.endswith(b"activity")
+    by_seen = (b"activity", b"order")
+    assert {name: held for name, held in after.items() if not name.endswith(by_seen)} == {
+        name: held for name, held in before.items() if not name.endswith(by_seen)
     }
     await assert_clean(store)
 
@@ -292,6 +293,15 @@ DAMAGE = {
     "nobody among the devices": ["HSET", _devices("ann"), NOBODY, ""],
     "nobody among nobody's devices": ["HSET", _devices("eve"), NOBODY, ""],
     "a session without an event": ["HSET", _session(NOBODY), "user", "eve", "seq", "3", "head", "1-1"],
+    "the order of devices": ["DEL", keys.order],
+    "a session not in the order": ["ZREM", keys.order, PHONE],
+    "a session at another place": ["ZADD", keys.order, 2**43 + 5, PHONE],
+    "a session marked as stuck": ["ZADD", keys.order, 5, PHONE],
+    "an ended session in the order": ["ZADD", keys.order, 2**43, GONE],
+    "nobody in the order": ["ZADD", keys.order, 2**43, NOBODY],
+    "a session not among all ids": ["ZREM", keys.sids, PHONE],
+    "an ended session not among all ids": ["ZREM", keys.sids, GONE],
+    "nobody among all ids": ["ZADD", keys.sids, 0, NOBODY],
     "checkpoints without a session": ["HSET", lambda partition: keys.checkpoints(partition, NOBODY), "UserV1", "1||1"],
 }
 
@@ -327,6 +337,8 @@ MISTYPED = {
     "ended": (keys.ended, "hash", ""),
     "devices": (_devices("ann"), "hash", PHONE),
     "provider's sessions": (keys.provider_sessions, "zset", ""),
+    "order of devices": (keys.order, "zset", ""),
+    "ids of all sessions": (keys.sids, "zset", ""),
 }
 
 
@@ -550,7 +562,7 @@ async def test_what_is_archived_is_rebuilt_from_segments_and_the_hot_tail(
     for name, held in before.items():
         if name.endswith(b":activity"):
             held.update((sid, seen[sid]) for sid in held)
-    assert await dump(real_store) == before
+    assert await dump(real_store) == with_order_as_seen(before)
     assert (await verify(real_store, PARTITIONS, sealed=sealed)).differences == []
 
 
@@ -584,6 +596,7 @@ async def test_what_is_archived_while_it_is_read_is_not_missed(valkey_store: Sto
     for name, held in before.items():
         if name.endswith(b":activity"):
             held.update((sid, seen[sid]) for sid in held)
+    for name, held in with_order_as_seen(before).items():
         if not name.endswith(b":stream"):
             assert after[name] == held
 

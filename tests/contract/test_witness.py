@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -32,6 +33,7 @@ from ops.witness.client import post
 from ops.witness.server import build
 from ops.witness.state import KEY_FILE, STATE_FILE, WitnessRefused, WitnessState
 from projections.history.event_pages import EventPages
+from projections.transparency.errors import LogRefused
 from projections.transparency.job import told
 from projections.transparency.noted import read_noted
 from projections.transparency.place import CHECKPOINT
@@ -110,7 +112,7 @@ async def test_it_signs_what_grew_and_refuses_all_else(tmp_path: Path) -> None:
             (submission(5, 12), 409),
             (submission(12, 12), 409),
             (submission(9, 7), 400),
-            (submission(9, 9, fork=3), 409),
+            (submission(9, 9, fork=3), 422),
             (submission(9, 12, fork=3), 422),
             (submission(9, 12, proved=5), 422),
             (submission(9, 12, key=SignerKey("x.example", ED25519, bytes(32))), 404),
@@ -127,6 +129,13 @@ async def test_it_signs_what_grew_and_refuses_all_else(tmp_path: Path) -> None:
             if status == 409:
                 assert found[1:] == (SIZE_TYPE, "9\n")
         assert (await ask(submission(9, 12)))[0] == 200, "it goes on all the same"
+        served = await client.get(f"/{sha256(ORIGIN.encode()).hexdigest()}/checkpoint")
+        assert served.status_code == 200
+        note = parse_note(served.text)
+        assert parse_checkpoint(note.text).size == 12
+        assert [each.key for each in verified(note, [KEY.public, state.key.public])] == [KEY.public, state.key.public]
+        assert len(note.signatures) == 2, "and of nobody who was only named"
+        assert (await client.get(f"/{sha256(b'another').hexdigest()}/checkpoint")).status_code == 404
     assert (await client_of(WitnessState(tmp_path), submission(9, 14)))[0] == 409, "it remembers when it begins again"
 
 
@@ -220,7 +229,27 @@ async def test_a_witness_that_comes_back_signs_though_nothing_is_new(store: Stor
                 path.unlink()
         await store.command("HDEL", keys.meta(), "proof_origin", "proof_size", key=keys.meta())
         await Log(store).create("mallory")
-        report = await run(of)
-        assert "did not sign" in told(report)
-        assert any(word in told(report) for word in ("forked", "grow", "422")), told(report)
-        assert not await witnessed(tmp_path, state)
+        with pytest.raises(LogRefused, match=r"signed 2 entries of it, here it has 0: it went back"):
+            await run(of)
+        assert not (tmp_path / "log" / CHECKPOINT).exists(), "nothing was signed"
+
+
+@pytest.mark.parametrize("more", [0, 3])
+async def test_a_log_that_was_forked_behind_its_witness_is_refused(store: Store, tmp_path: Path, more: int) -> None:
+    place, state = place_at((tmp_path / "log").as_uri()), WitnessState(tmp_path / "w", NAME)
+    async with serving(state) as url:
+        witness = [Witness(state.key.public, url)]
+        await run(log_of(store, place_at())._replace(witnesses=Witnesses(witness, post)))
+        await Log(store, 5).create("mallory")
+        await store.command("DEL", keys.stream(PARTITION), key=keys.stream(PARTITION))
+        await store.command("HDEL", keys.meta(), "proof_origin", "proof_size", key=keys.meta())
+        for n in range(more):
+            await Log(store, 5).create(f"m{n}")
+        await run(log_of(store, place))
+        forked = log_of(store, place)._replace(witnesses=Witnesses(witness, post))
+        await Log(store, 5).create("another")
+        before = (tmp_path / "log" / CHECKPOINT).read_text()
+        with pytest.raises(LogRefused, match=r"signed another log of 2 entries: the log was forked"):
+            await run(forked)
+        assert (tmp_path / "log" / CHECKPOINT).read_text() == before, "nothing more was signed"
+        assert "the log was forked" in (await read_noted(store)).wrong

@@ -74,6 +74,14 @@ class Page:
             for found in _FENCED.finditer(self.text)
         ]
 
+    def section(self, title: str) -> list[Block]:
+        """Pick the blocks below a heading, up to the next one of its rank or of a higher one."""
+        lines = self.text.splitlines()
+        (begin,) = [number for number, line in enumerate(lines, 1) if re.fullmatch(f"#+ {re.escape(title)}", line)]
+        rank = len(lines[begin - 1].split(" ")[0])
+        ends = [n for n, line in enumerate(lines, 1) if n > begin and re.match(f"#{{1,{rank}}} ", line)]
+        return [block for block in self.blocks if begin < block.line < min(ends, default=len(lines) + 1)]
+
     @property
     def prose(self) -> str:
         """The text without its blocks."""

@@ -12,6 +12,7 @@ from ops.command_group import syncledger
 from ops.settings.settings import read_settings
 from ops.settings.variables import unknown_variables
 from tests.docs.reading import PROSE, ROOT, RUN, SETTINGS, Page, pages
+from tests.support.processes.runbook import FAULTS
 
 OTHERS: Final = ("ARCHITECTURE.md", "CHANGELOG.md")
 """Pages whose links are followed too."""
@@ -100,6 +101,12 @@ def test_blocks_of_settings_can_be_read(page: Page) -> None:
         read_settings(settings)
 
 
+def test_every_alert_that_is_a_fault_to_mend_has_commands_that_are_run() -> None:
+    runbooks = next(page for page in pages() if page.name == "ops/docs/runbooks.md")
+    for alert in FAULTS:
+        assert [block.marked("run by") for block in runbooks.section(alert)], alert
+
+
 def test_blocks_and_marks_are_read() -> None:
     page = Page(ROOT / "README.md")
     page.text = (
@@ -111,3 +118,6 @@ def test_blocks_and_marks_are_read() -> None:
     assert (two.marked("not run"), two.is_run, two.text) == ("why", False, "two\n")
     assert (three.mark, three.language, three.is_run) == ("", RUN, True)
     assert page.anchors == {"a-b-c-d"}
+    page.text += "## One\n\n```sh\nfour\n```\n\n### Below\n\n```sh\nfive\n```\n\n## Two\n\n```sh\nsix\n```\n"
+    assert [block.text for block in page.section("One")] == ["four\n", "five\n"]
+    assert [block.text for block in page.section("Two")] == ["six\n"]

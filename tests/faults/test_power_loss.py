@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,18 @@ class Worker:
         self.service = service
 
     async def ask(self, method: str, path: str, token: str, json: Any = None) -> httpx.Response:
-        transport = httpx.ASGITransport(app=self.service.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(app=self.service.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             try:
                 return await client.request(method, path, json=json, headers={"Authorization": f"Bearer {token}"})
             except (httpx.HTTPError, StreamBroken) as error:
                 raise SyncFailed(str(error)) from error
 
-    async def compare(self) -> None:
-        """Do what a worker does by itself each second, until the store answers."""
+    async def compare(self, first: Callable[[], Awaitable[Any]] | None = None) -> None:
+        """Do what a worker does by itself each second, until the store answers; `first` looks into a log."""
         while True:
             with suppress(LedgerError):
-                await self.service.ledger.losses.compare_if_another()
+                await self.service.ledger.losses.compare_if_another(first)
                 return
             await asyncio.sleep(0.02)
 

@@ -43,7 +43,7 @@ class Scale(NamedTuple):
     kills: int
 
 
-SHORT = Scale(users=10, devices=20, acks_per_s=150, background=(100, 20_000), kills=3)
+SHORT = Scale(users=10, devices=20, acks_per_s=60, background=(100, 20_000), kills=3)
 LONG = Scale(users=20, devices=40, acks_per_s=500, background=(300, 60_000), kills=4)
 
 

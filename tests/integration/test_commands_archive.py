@@ -11,6 +11,7 @@ from ledger import keys
 from ledger.commands import RequestReset
 from ledger.personal import plain
 from ops.opening.ledger import Opened
+from projections.census.record import FAILURE, SUCCESS, Kept
 from tests.support.processes.commands import Commands, commands
 
 __all__ = ["commands"]
@@ -50,6 +51,32 @@ def test_without_a_place_it_says_what_to_set(commands: Commands) -> None:
         assert (done.code, "LEDGER_ARCHIVE" in done.err, "secret" in done.err) == (2, True, False)
     done = commands.run("archive", "--hot", "soon", archive="file:///x")
     assert (done.code, "not a duration" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["archive", "backup"])
+def test_a_run_whose_place_cannot_be_opened_is_noted_as_failed(
+    commands: Commands, tmp_path: Path, command: str
+) -> None:
+    commands("store", "begin")
+    archive = f"file://{tmp_path / 'archive'}"
+
+    async def noted(found: Opened) -> tuple[float, float]:
+        kept = await Kept(found.store).read()
+        read = {family.name: dict(zip(family.values, numbers, strict=True)) for family, numbers in kept}
+        return read[SUCCESS.name][command,], read[FAILURE.name][command,]
+
+    assert commands.inside(noted) == (0, 0)
+    commands(command, archive=archive)
+    succeeded, failed = commands.inside(noted)
+    assert succeeded > failed == 0
+    (tmp_path / "archive").rename(tmp_path / "away")
+    (tmp_path / "archive").write_text("a file in the way")
+    done = commands.run(command, archive=archive)
+    assert (done.code, "LEDGER_ARCHIVE" in done.err) == (2, True)
+    told, failed = commands.inside(noted)
+    assert told == succeeded < failed
+    assert commands.run("archive", "--dry-run", archive=archive).code == 2
+    assert commands.inside(noted) == (told, failed), "a look is no run"
 
 
 def test_a_dry_run_tells_what_a_run_then_does(commands: Commands, archive: str, partition: int, tmp_path: Path) -> None:

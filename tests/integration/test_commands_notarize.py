@@ -150,3 +150,39 @@ def test_a_proof_is_written_and_checked(commands: Commands, proof: str, tmp_path
     assert (done.code, "NOT PROVED" in done.err) == (1, True)
     commands("history", "0" * 64, "--proof", str(file), proof=proof)
     assert f"nothing was logged for session {'0' * 64}" in commands("proof", "verify", str(file), "--key", key)
+
+
+def test_a_log_that_is_lost_is_closed_by_who_confirms_it(commands: Commands, proof: str, tmp_path: Path) -> None:
+    commands("notarize", proof=proof, proof_origin="x.example/log")
+    (old,) = commands.json("proof", "keys")
+    newest = tmp_path / "kept.txt"
+    newest.write_text((tmp_path / "proof" / "checkpoint").read_text())
+    behind = f"file://{tmp_path / 'behind'}"
+    done = commands.run("notarize", proof=behind)
+    assert (done.code, "syncledger proof close" in done.err) == (2, True)
+    close = ("proof", "close", "--why", "its disk was lost")
+    for options, settings, said in (
+        (("--yes",), {"proof": behind}, "--no-checkpoint"),
+        (("--checkpoint", str(newest)), {"proof": behind}, "add --yes"),
+        (("--checkpoint", str(newest), "--yes"), {}, "set LEDGER_PROOF to an empty place"),
+        (("--checkpoint", str(newest), "--yes"), {"proof": proof}, "stays as it is"),
+        (("--checkpoint", str(newest), "--yes"), {"proof": behind, "proof_origin": "x.example/log"}, "of its own"),
+        (("--checkpoint", str(newest), "--yes", "--key", "x"), {"proof": behind}, "key"),
+    ):
+        done = commands.run(*close, *options, **settings)
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert commands.json("proof", "keys") == [old], "nothing was done"
+    named = {"proof": behind, "proof_origin": "y.example/log"}
+    told = commands(*close, "--checkpoint", str(newest), "--yes", **named)
+    assert told == "log x.example/log is closed at 2 entries; log y.example/log follows it, of 3 entries by now\n"
+    (key,) = commands.json("proof", "keys")
+    assert key.startswith("y.example/log+")
+    assert len(list(commands.data_dir.glob(f"{KEY_FILE}.closed-*"))) == 1, "who signed the closed one stays known"
+    assert commands("notarize", proof=behind).startswith("0 events logged")
+    told = commands("verify", proof=behind)
+    assert "log y.example/log follows x.example/log, of 2 entries, closed: its disk was lost" in told
+    assert commands.run("notarize", proof=proof).code == 2, "nobody goes on with the closed one"
+    commands(*close, "--checkpoint", str(newest), "--yes", **named)  # done again it is as it was
+    file = str(tmp_path / "proof.json")
+    commands("history", "0" * 64, "--proof", file, proof=behind)
+    assert "which was closed: its disk was lost" in commands("proof", "verify", file, "--key", key)

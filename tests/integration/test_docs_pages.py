@@ -41,13 +41,12 @@ async def test_an_operation_is_found_signed_in_for_and_tried(live: Live) -> None
         await expect(answer).to_contain_text("SyncCompleteV1")
 
 
-async def test_people_can_read_it_by_day_and_by_night(live: Live) -> None:
-    async with browsing() as browser:
-        for scheme in ("light", "dark"):
-            async with page(browser, color_scheme=scheme) as docs:
-                await docs.goto(live.url + "/docs")
-                await docs.locator(".opblock").first.wait_for()
-                dark = await docs.evaluate("document.documentElement.classList.contains('dark-mode')")
-                assert dark == (scheme == "dark")
-                # Swagger UI's own: a lock inside of each operation's headline.
-                assert [each for each in await violations(docs) if not each.startswith("nested-interactive")] == []
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.soak), "dark"])
+async def test_people_can_read_it_by_day_and_by_night(live: Live, scheme: str) -> None:
+    async with browsing() as browser, page(browser, color_scheme=scheme) as docs:
+        await docs.goto(live.url + "/docs")
+        await docs.locator(".opblock").first.wait_for()
+        dark = await docs.evaluate("document.documentElement.classList.contains('dark-mode')")
+        assert dark == (scheme == "dark")
+        # Swagger UI's own: a lock inside of each operation's headline.
+        assert [each for each in await violations(docs) if not each.startswith("nested-interactive")] == []

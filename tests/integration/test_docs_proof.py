@@ -28,25 +28,32 @@ def test_the_page_s_audit_works(commands: Commands, tmp_path: Path, monkeypatch:
         return (await found.ledger.devices("ann"))[0].sid
 
     place = tmp_path / "log"
-    known = {"PROOF": str(place), "SESSION": commands.inside(look)}
+    known = {"PROOF": str(place), "LEDGER_PROOF": place.as_uri(), "EMPTY": (tmp_path / "next").as_uri()}
+    known["SESSION"] = commands.inside(look)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ops").symlink_to(ROOT / "ops")
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
-    said = ["".join(_run(commands, line, known, place) for line in block.splitlines()) for block in blocks]
+    assert len(blocks) == 5
+    said = ["".join(_run(commands, line, known) for line in block.splitlines()) for block in blocks]
     assert said[1].count("these 1 events of session") == 2, "both checkers agree"
     assert "all agree" in said[2]
     assert (tmp_path / "witness.txt").read_text().startswith("audit.example/w1+")
+    assert "is closed at 2 entries" in said[4]
+    assert (tmp_path / "key-2.txt").read_text() != (tmp_path / "key.txt").read_text()
 
 
-def _run(commands: Commands, line: str, known: dict[str, str], place: Path) -> str:
+def _run(commands: Commands, line: str, known: dict[str, str]) -> str:
     """Run a line as a shell does, `syncledger` in this process; gives what it prints."""
     line = re.sub(r"\$\(cat (\S+)\)", lambda match: Path(match[1]).read_text().strip(), line)
     line = re.sub(r"\$(\w+)", lambda match: known[match[1]], line)
     words, _, file = line.partition(" #")[0].partition(">")
     name, *args = shlex.split(words)
     if name == "syncledger":
-        out = commands(*args, proof=place.as_uri())
+        out = commands(*args, proof=known["LEDGER_PROOF"])
+    elif name == "export":
+        variable, _, value = args[0].partition("=")
+        known[variable] = value
+        out = ""
     elif name == "cp":
         shutil.copy(*args)
         out = ""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from endpoints.http.limits import LimitRules
-from endpoints.metrics import CONTENT_TYPE
+from endpoints.metrics import CONTENT_TYPE, REMEMBERED
 from endpoints.routes import build
 from ledger.commands import EndSession
 from ledger.personal import plain
@@ -179,6 +179,35 @@ async def test_metrics_are_given_to_a_key_with_their_scope_only(service: Service
     answer = await service.ask("GET", "/metrics", headers={"x-api-key": good})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_a_key_that_read_lately_reads_on_while_the_store_is_away(
+    valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many as may, and none that was refused meanwhile."""
+    store = await open_store(valkey_server.url, timeout_s=1.0)
+    async with serving(store) as service:
+        made = [await service.api_keys.create(["metrics.read"], name="", now_us=1) for _ in range(REMEMBERED + 3)]
+        unused, _ = made.pop()
+
+        async def read(key: str) -> falcon.testing.Result:
+            return await service.ask("GET", "/metrics", headers={"x-api-key": key})
+
+        for key, _ in made:
+            assert (await read(key)).status_code == 200
+        first, second, *kept = [key for key, _ in made]
+        assert await service.api_keys.revoke(made[-1][1].id)
+        assert (await read(made[-1][0])).status_code == 401
+        valkey_server.kill()
+        assert [(await read(key)).status_code for key in (unused, first, second, kept[-1])] == [503] * 4
+        for key in kept[:-1]:
+            answer = await read(key)
+            assert answer.status_code == 200
+        assert "syncledger_store_connections_lost_total" in answer.text
+        assert "\nsyncledger_sessions_living " not in answer.text, "nothing is known of the ledger"
+        monkeypatch.setattr("endpoints.metrics.REMEMBERED_S", 0.0)
+        assert (await read(kept[0])).status_code == 503, "an hour later"
+    await store.close()
 
 
 async def test_metrics_tell_every_counter_with_help_and_what_was_counted(service: Service) -> None:

@@ -38,6 +38,7 @@ from projections.immich.gone import GONE_US, GoneReport, end_gone
 from projections.immich.identity import Adoption, ImmichIdentity
 from projections.immich.tables import ImmichTables, Stand
 from tests.immich.database import ImmichDatabase
+from tests.support.console.browser import Browser
 from tests.support.phones.http import START_US, Service, serving
 from tests.support.stores.postgres_server import PostgresServer
 
@@ -894,3 +895,30 @@ async def test_where_the_ledger_is_lost_no_phone_of_immichs_is_out(
         answer = await service.ask("GET", path, token)
         assert (answer.status_code, "restore" in answer.json["message"]) == (503, True), path
     assert await status(service, "guessed") == 401
+
+
+async def test_immichs_cookie_opens_the_console(service: Service, shared_database: ImmichDatabase, ann: UUID) -> None:
+    phone = await at_immich(shared_database.sign_in, ann)
+    assert (await service.ask("GET", ACK, phone)).status_code == 200
+    user = Browser(service)
+    token = user.cookies["immich_access_token"] = await at_immich(shared_database.sign_in, ann)
+    assert (await user.open("/console")).headers["location"] == "/console/my-devices"
+    mine = (await user.open("/console/my-devices")).text
+    assert sid_of(phone) in mine
+    assert "Sign out" not in mine, "that is done at Immich"
+    assert (await user.open("/console/devices")).status_code == 403
+    assert sid_of(token) not in mine, "who only looks gets no session"
+    reset = f"/console/devices/{sid_of(phone)}/reset"
+    assert (await user.post(reset, {}, origin="https://evil.example")).status_code == 403
+    assert (await user.post(reset, {})).status_code == 403, "a form without its token"
+    assert (await user.send(reset, {"what": "all"})).status_code == 303
+    assert (await tags(service, ann, phone))[-1] == "sync_reset_requested"
+    assert (await user.send(f"/console/devices/{sid_of(phone)}/sign-out", page=reset)).status_code == 400
+
+    boss = await at_immich(shared_database.user, f"boss-{uuid4().hex[:8]}", isAdmin=True)
+    admin = Browser(service)
+    there = admin.cookies["immich_access_token"] = await at_immich(shared_database.sign_in, boss)
+    assert (await admin.open(f"/console/devices/{sid_of(phone)}")).status_code == 200
+    await at_immich(shared_database.sign_out, there)
+    await asyncio.sleep(OUT_S)
+    assert (await admin.open("/console/devices")).status_code == 303

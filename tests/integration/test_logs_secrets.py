@@ -1,8 +1,9 @@
-"""Nothing secret or personal reaches the log, also on LEDGER_LOG=debug: a real service's whole log is read."""
+"""Nothing secret or personal reaches log, traces or store, also on LEDGER_LOG=debug: of a real service all is read."""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -15,11 +16,14 @@ import pytest
 from projections.accounts.credentials import Cipher
 from projections.accounts.tokens import make_key
 from tests.support.phones.raw_stream import RawStream
+from tests.support.processes.otlp_receiver import OtlpReceiver
 from tests.support.processes.running import RunningService
 from tests.support.sources.samples import sample
 from tests.support.stores.servers import RedisServer, free_port, valkey_binary
 
 UNKNOWN = "A" * 40
+_WORD = re.compile("[Zz]q[0-9a-f]{16}")
+PARENT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
 class Secrets:
@@ -43,15 +47,18 @@ class Secrets:
         return secret
 
     def in_text(self, text: str) -> list[str]:
-        """List those that a text holds."""
-        return [secret for secret in self.made if secret in text]
+        """List those that a text holds; words and addresses made here are looked for all at once."""
+        looked_for = self.made if _WORD.search(text) else [secret for secret in self.made if not _WORD.search(secret)]
+        return [secret for secret in looked_for if secret in text]
 
 
 class Scene:
     """A service with secrets in its settings, on a store that can be taken away."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, receiver: OtlpReceiver, form: str) -> None:
         self.secrets = Secrets()
+        self.credentials = Secrets()
+        """Those of them that admit somebody; others may be ids of entities to whoever reads the events."""
         password = self.secrets.word()
         self.token_key = make_key()
         self.secrets.keep(json.loads(self.token_key)["d"])
@@ -62,6 +69,9 @@ class Scene:
             redis_url=f"redis://:{password}@127.0.0.1:{self.server.port}",
             redis_timeout="300ms",
             log="debug",
+            log_format=form,
+            log_requests="true",
+            traces="true",
             sign_in_limit="100000/minute",
             bad_token_limit="100000/minute",
             token_key=self.token_key,
@@ -70,10 +80,17 @@ class Scene:
             oidc_client_id="ledger",
             oidc_client_secret=self.secrets.word(),
         )
+        self.service.environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={self.secrets.word()}",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
         self.service.command("store", "begin")
         self.service.start()
         self.token = self.secrets.keep(self.service.sign_in())
         self.key = self.secrets.keep(self.service.entities_key)
+        for credential in (self.token, self.key, password, json.loads(self.token_key)["d"]):
+            self.credentials.keep(credential)
 
     def close(self) -> None:
         self.service.kill_all()
@@ -81,8 +98,15 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
+def receiver() -> Iterator[OtlpReceiver]:
+    """A collector of traces."""
+    with OtlpReceiver().running() as server:
+        yield server
+
+
+@pytest.fixture(params=["json", pytest.param("logfmt", marks=pytest.mark.soak)])
+def scene(tmp_path: Path, receiver: OtlpReceiver, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    made = Scene(tmp_path, receiver, request.param)
     yield made
     made.close()
 
@@ -106,7 +130,7 @@ def credentials(scene: Scene) -> list[str]:
     made = scene.secrets
     good = scene.token
     head, payload, signature = good.split(".")
-    return [
+    found = [
         good,
         scene.key,
         made.word(),
@@ -118,6 +142,9 @@ def credentials(scene: Scene) -> list[str]:
         made.word() + "\xff\xe9",
         made.word() * 300,
     ]
+    for credential in found:
+        scene.credentials.keep(credential)
+    return found
 
 
 def bodies(scene: Scene) -> Iterator[dict[str, Any]]:
@@ -152,7 +179,8 @@ def bodies(scene: Scene) -> Iterator[dict[str, Any]]:
 
 def ask(scene: Scene, client: httpx.Client, method: str, path: str, arguments: dict[str, Any]) -> int:
     """Send a request; a connection that the service ends is an answer too. Streams are not read to their end."""
-    headers = {"X-Correlation-ID": scene.secrets.address(), **arguments.get("headers", {})}
+    headers = {"X-Correlation-ID": scene.secrets.address(), "baggage": f"a={scene.secrets.word()}", **PARENT}
+    headers |= arguments.get("headers", {})
     given = {**arguments, "headers": {name: value.encode("latin-1") for name, value in headers.items()}}
     try:
         with client.stream(method, path, **given) as answer:
@@ -231,7 +259,7 @@ def ask_everything_briefly(scene: Scene) -> set[int]:
     return seen
 
 
-def test_no_secret_and_no_address_is_in_the_log(scene: Scene) -> None:
+def test_no_secret_and_no_address_is_told_anywhere(scene: Scene, receiver: OtlpReceiver) -> None:
     service, made = scene.service, scene.secrets
     rows = (sample("UserV1", id=f"u{n}", email=made.address(), name="n" * 20_000) for n in range(200))
     service.put("lib", ({"type": "UserV1", "id": row["id"], "data": row} for row in rows))
@@ -259,15 +287,46 @@ def test_no_secret_and_no_address_is_in_the_log(scene: Scene) -> None:
 
     log = service.log.read_text(errors="replace")
     lines = log.splitlines()
-    # What was looked into is there: all that went wrong was logged, on the level of debugging.
-    assert any("level=debug" in line for line in lines)
+    # What was looked into is there: all that went wrong was logged, on the level of debugging, and was traced.
+    assert any("level=debug" in line or '"level": "debug"' in line for line in lines)
     assert any("503 POST /api/sync/ack" in line for line in lines)
     assert any("503 POST /ledger/libraries/" in line for line in lines), "the path is masked, not left out"
     assert any("stream broken off" in line for line in lines)
+    assert any("stream over: broken" in line for line in lines)
     assert any("sign-in refused" in line for line in lines)
+    assert sum("endpoints.http.request_log" in line for line in lines) > 500
+    if scene.service.settings.log_format == "json":
+        assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert {"EVALSHA append", "sync stream", "POST /api/oauth/callback", "GET"} <= {
+        span.name for span in receiver.spans
+    }
+    assert {"503", "broken", "StoreUnavailable"} <= {span.attributes.get("error.type") for span in receiver.spans}
     assert len(made.made) > 1000
-    told = [line for line in lines if made.in_text(line)]
-    assert told == [], told[:3]
-    assert "@mail.example" not in log
-    assert "eyJ" not in log
+    assert (told := made.in_text(log)) == [], [line for line in lines if told[0] in line][:3]
+    sent = b"".join(receiver.bodies).decode("latin-1")
+    assert made.in_text(sent) == []
+    for everything in (log, sent):
+        assert "@mail.example" not in everything
+        assert "eyJ" not in everything
+    assert len(scene.credentials.made) > 10
+    assert scene.credentials.in_text("".join(f"{key!r} {value!r}\n" for key, value in stored(scene))) == []
     assert service.faults() == []
+
+
+def stored(scene: Scene) -> Iterator[tuple[bytes, Any]]:
+    """Read all that is in the store, events and everything else."""
+    store = scene.service.store()
+    for key in store.scan_iter(count=1000):
+        match store.type(key):
+            case b"stream":
+                yield key, store.xrange(key)
+            case b"hash":
+                yield key, store.hgetall(key)
+            case b"list":
+                yield key, store.lrange(key, 0, -1)
+            case b"zset":
+                yield key, store.zrange(key, 0, -1)
+            case b"set":
+                yield key, store.smembers(key)
+            case _:
+                yield key, store.get(key)

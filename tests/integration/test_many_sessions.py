@@ -120,7 +120,7 @@ def test_an_interrupted_command_leaves_nothing_half_done(tmp_path: Path, valkey_
     assert service.verify()["ended"] == count
 
 
-@pytest.mark.parametrize(("workers", "count"), [(2, 100), pytest.param(4, 500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("workers", "count"), [(2, 50), pytest.param(4, 500, marks=pytest.mark.soak)])
 def test_the_background_job_on_many_workers_ends_each_idle_session_exactly_once(
     tmp_path: Path, workers: int, count: int
 ) -> None:

@@ -54,6 +54,8 @@ def test_what_is_answered_is_what_is_described(case: schemathesis.Case[Any], ser
     base_url, unchecked = f"http://127.0.0.1:{server.port}", list(UNCHECKED)
     if case.path.endswith("/sync/stream"):  # taken for one JSON text, which lines of several are not
         unchecked.append(schemathesis.checks.response_schema_conformance)
+    if case.path.endswith("/feed") and isinstance(case.query, dict):  # which goes on for ever then
+        case.query.pop("follow", None)
     answer = case.call_and_validate(base_url=base_url, headers=headers, excluded_checks=unchecked)
     if answer.status_code == 200 and case.path.endswith("/sync/stream"):
         assert {"type", "data", "ack"} <= json.loads(answer.content.splitlines()[-1]).keys()

@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,3 +127,28 @@ def test_a_killed_worker_is_told_and_what_it_counted_stays(scene: Scene) -> None
     scene.soon("syncledger_workers_ended_total", 1, how="lost")
     scene.soon("syncledger_workers", 2)
     assert scene.value("syncledger_http_requests_total", route=ACK) == served
+
+
+def test_a_replacement_begins_at_nothing_once_and_from_then_on_counts_all(scene: Scene) -> None:
+    """Also for a scraper that keeps its connection, which the service before answers once more."""
+    key, headers = {"x-api-key": scene.key}, {"authorization": f"Bearer {scene.tokens[0]}"}
+    asked = "syncledger_http_requests_total"
+    with httpx.Client(base_url=scene.service.url) as scraper, httpx.Client(base_url=scene.service.url) as phone:
+
+        def total() -> float:
+            text = scraper.get("/metrics", headers=key).text
+            lines = [line for line in text.splitlines() if line.startswith(asked) and ACK in line]
+            return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+        seen = [total()]
+        assert seen[0] >= 2 * len(USERS)
+        scene.service.signal(signal.SIGHUP)
+        wait_until(lambda: scene.service.said("msg=replaced"), "the replacement", 60)
+        for _ in range(20):
+            assert phone.get(ACK, headers=headers).status_code == 200
+            seen.append(total())
+        sent_to_new = 19.0  # the first one was answered on a connection that was there before
+        wait_until(lambda: seen.append(total()) or seen[-1] >= sent_to_new, "all to be counted")
+    falls = [number for number, (before, after) in enumerate(pairwise(seen)) if after < before]
+    assert len(falls) == 1, seen
+    assert seen[-1] in (sent_to_new, sent_to_new + 1), seen

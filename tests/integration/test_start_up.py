@@ -17,8 +17,10 @@ SERVER = {"gunicorn", "uvicorn", "httptools", "falcon", "limits", "prometheus_cl
 CLIENTS = {"httpx", "asyncpg", "authlib", "gumnut", "ua_parser"}
 SHOWN = {"rich", "pygments", "psutil"}
 STORE = {"redis", "hiredis", "asyncio", "uvloop", "msgspec", "joserfc", "cryptography", "obstore", "zstandard"}
+# As where the extra `traces` is not installed: redis-py imports the SDK wherever it finds it.
 LOADED = """
 import sys
+sys.modules["opentelemetry.sdk"] = None
 from ops.cli import main
 sys.argv[0] = "syncledger"
 try:

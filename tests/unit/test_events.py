@@ -171,6 +171,10 @@ SAMPLES_2: list[tuple[str, Event]] = [
         AckRefused(ACK, "no stream offered this type", True),
     ),
     (
+        ("96b3636865636b706f696e74735f636c6561726564c40108a561736b6564c2c2c40a006b6579206175646974"),
+        CheckpointsCleared(b"\x08", "asked", by=plain("key audit")),
+    ),
+    (
         "9baf73657373696f6e5f63726561746564a3616e6ea670686f746f73c0c400c400c400c0a0c0c400",
         SessionCreated("ann", "photos"),
     ),
@@ -312,6 +316,7 @@ FIELDS: Final[dict[int, dict[str, list[str]]]] = {
         "ack_refused": ["ack: StoredAck", "reason: str", "first: bool = False"],
         "checkpoints_cleared": [
             "types: bytes | None", "cause: str", "reset: bool = False", "wiped: bool = False",
+            "by: Personal = b''",
         ],
         "reset_sent": ["cause: str"],
         "sync_reset_requested": ["on: bool", "by: Personal", "cause: str = ''", "epoch: int = 0"],
@@ -335,7 +340,7 @@ EARLIER: Final[dict[int, dict[str, list[int]]]] = {
         "acks_recorded": [2],
         "ack_refused": [2],
         "stream_offered": [2, 3],
-        "checkpoints_cleared": [3],
+        "checkpoints_cleared": [3, 4],
         "checkpoints_adopted": [3],
         "sync_reset_requested": [2],
     },

@@ -35,6 +35,8 @@ OF_A_PARTITION = [
     keys.pressed(17),
     keys.due(17),
     keys.ending(17),
+    keys.order(17),
+    keys.sids(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -54,6 +56,7 @@ OF_ALL = [
     keys.counters(),
     keys.census(),
     keys.census_devices(),
+    keys.rates(),
     keys.claim_conflicts(),
     keys.unknown_types(),
     keys.unfit_parents(),
@@ -64,6 +67,8 @@ OF_ALL = [
     keys.email("5e"),
     keys.held_back_libraries(),
     keys.gone(),
+    keys.console_sessions(),
+    keys.console_links(),
 ]
 
 
@@ -88,6 +93,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:pressed",
         b"{p17}:due",
         b"{p17}:ending",
+        b"{p17}:order",
+        b"{p17}:sids",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",
@@ -107,6 +114,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:counters",
         b"ledger:census",
         b"ledger:census-devices",
+        b"ledger:rates",
         b"ledger:claim-conflicts",
         b"ledger:unknown-types",
         b"ledger:unfit-parents",
@@ -117,6 +125,8 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:email:5e",
         b"ledger:held-back",
         b"ledger:gone",
+        b"ledger:console-sessions",
+        b"ledger:console-links",
     ]
 
 

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import cast, get_args
 
 import pytest
 
-from ops.server.logs import OURS, SERVERS, LineFormatter, configure_logging, masked
+from ops.server.logs import (
+    MAX_CHARS,
+    MAX_TRACEBACK_CHARS,
+    OURS,
+    SERVERS,
+    JsonFormatter,
+    LineFormatter,
+    configure_logging,
+    masked,
+)
 from ops.settings.variables import LogLevel
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
 
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """What a logger of its own writes."""
+@contextmanager
+def written(formatter: logging.Formatter) -> Iterator[io.StringIO]:
+    """Give what a logger of its own writes."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(formatter)
     logger = logging.getLogger("test.lines")
     logger.addHandler(handler)
     logger.propagate = False
-    yield stream
-    logger.removeHandler(handler)
+    try:
+        yield stream
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What is written as pairs."""
+    with written(LineFormatter()) as stream:
+        yield stream
 
 
 def test_a_record_is_one_line_of_pairs(lines: io.StringIO) -> None:
@@ -159,3 +183,110 @@ def test_libraries_are_never_heard_below_warning(level: LogLevel) -> None:
     configure_logging(level)
     for name in LIBRARIES:
         assert heard(name) == ("error" if level == "error" else "warning")
+
+
+OBEYED = 'a\nb\r\n\x00\x1b[2J\x7f\x85\x9b31m\u2028\u2029\u202e\u2066\ud800 "=\\ é😀'
+"""What begins a line, or a terminal obeys, and what is read as it stands."""
+
+
+@pytest.fixture(params=[LineFormatter, JsonFormatter])
+def either(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """What is written in one form, and in the other."""
+    with written(request.param()) as stream:
+        yield stream
+
+
+@pytest.fixture
+def as_json() -> Iterator[io.StringIO]:
+    """What is written as JSON."""
+    with written(JsonFormatter()) as stream:
+        yield stream
+
+
+def test_a_record_is_one_object_with_numbers_as_such(as_json: io.StringIO) -> None:
+    extra = {"rows": 3, "seconds": 0.25, "is_there": True, "odd": float("nan"), "what": Path("/x"), "none": None}
+    logging.getLogger("test.lines").warning("the %s", "message", extra=extra)
+    told = json.loads(as_json.getvalue())
+    assert list(told)[:5] == ["ts", "level", "pid", "logger", "message"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told["ts"])
+    assert (told["level"], told["logger"], told["message"]) == ("warning", "test.lines", "the message")
+    rest = {name: told[name] for name in extra}
+    assert rest == {**extra, "odd": "nan", "what": "/x", "none": "None"}
+
+
+@pytest.mark.parametrize("form", [LineFormatter, JsonFormatter])
+def test_what_somebody_else_chose_begins_no_line_and_is_not_obeyed(form: type[LineFormatter]) -> None:
+    try:
+        raise ValueError(OBEYED)
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.makeLogRecord({"msg": "m %s", "args": (OBEYED,), "field": OBEYED, "exc_info": error})
+    line = form().format(record)
+    assert line.isprintable()
+    if line.startswith("{"):
+        told = json.loads(line)
+        assert (told["field"], told["message"]) == (OBEYED, f"m {OBEYED}")
+    else:
+        pair = re.compile(r'(?:^| )\w+=(?:"(?:[^"\\]|\\.)*"|[^ "]+)')
+        assert len(pair.findall(line)) == 7, "each value is one, whatever is in it"
+
+
+def test_no_value_makes_a_line_long_and_a_traceback_keeps_its_end(either: io.StringIO) -> None:
+    logger = logging.getLogger("test.lines")
+    try:
+        raise ValueError("x " * 500_000 + "the end")
+    except ValueError:
+        logger.exception("m %s", "y" * 100_000, extra={"field": "z" * 50_000})
+    line = either.getvalue().replace("\\u2026", "…")
+    assert len(line) < 2 * MAX_CHARS + MAX_TRACEBACK_CHARS + 1000
+    assert "the end" in line
+    assert f"…{50_000 - MAX_CHARS} characters…" in line
+    assert "…100001 characters…" in line
+
+
+def test_no_half_of_a_secret_stays_where_a_text_is_cut() -> None:
+    secret = "redis://user:hunter2hunter2@db"
+    for size in (32_768, MAX_CHARS // 2):
+        for place in range(0, len(secret) + 4, 2):
+            text = "a " * ((size - place) // 2) + secret + " b" * 20_000
+            assert "hunter" not in LineFormatter().format(logging.makeLogRecord({"msg": text}))
+
+
+@pytest.mark.parametrize("form", [LineFormatter, JsonFormatter])
+def test_values_that_do_not_fit_a_line_are_left_out_of_it(form: type[LineFormatter]) -> None:
+    line = form().format(logging.makeLogRecord({"msg": "%d of %d", "args": (TOKEN,)}))
+    assert "%d of %d [cannot be filled in: TypeError]" in line
+    assert "eyJ" not in line
+
+
+CRASH = """
+import sys, threading, warnings
+from ops.server.logs import configure_logging, log_crashes
+configure_logging("info", sys.argv[1])
+log_crashes()
+def fail():
+    raise ValueError("in a\\nthread")
+thread = threading.Thread(target=fail, name="one")
+thread.start()
+thread.join()
+class Late:
+    def __del__(self):
+        raise ValueError("in the end")
+Late()
+warnings.warn("be warned")
+raise SystemError("of the process")
+"""
+
+
+def test_what_python_prints_by_itself_is_in_lines_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, "json"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["logger"] for line in told] == ["syncledger", "syncledger", "py.warnings", "syncledger"]
+    assert "ValueError: in a\nthread" in told[0]["error"]
+    assert told[0]["message"] == "the thread one crashed"
+    assert "ValueError: in the end" in told[1]["error"]
+    assert "be warned" in told[2]["message"]
+    assert (told[3]["level"], told[3]["error"].splitlines()[-1]) == ("critical", "SystemError: of the process")

@@ -38,11 +38,13 @@ def test_the_document_is_valid(described: dict[str, Any]) -> None:
 
 
 def test_every_operation_that_answers_is_described_and_no_other(service: Service, described: dict[str, Any]) -> None:
+    for_people = {route.path for route in routes(service.services) if route.for_people}
+    assert all(path == "/console" or path.startswith("/console/") for path in for_people)
     answered = {
         (method.method, route.path.replace(":path}", "}"))
         for route in falcon.inspect.inspect_app(build(service.services)).routes
         for method in route.methods
-        if not method.internal and method.method not in {"HEAD", "OPTIONS"}
+        if not method.internal and method.method not in {"HEAD", "OPTIONS"} and route.path not in for_people
     }
     assert answered == {(method.upper(), path) for path, way in described["paths"].items() for method in way}
 

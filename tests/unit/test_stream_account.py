@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,15 @@ async def service() -> Service:
 
 async def account(service: Service) -> StreamAccount:
     state: State = await service.ledger.execute("ann", SID, CreateSession("ann", "lib"))
-    return StreamAccount(service.ledger, state, "corr-1", 0.0)
+    return StreamAccount(service.ledger, state, "corr-1", 0.0, route="/api/sync/stream")
+
+
+def told_of(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """Give what the one line has beside its message."""
+    (record,) = caplog.records
+    names = ("session", "user", "route", "status", "how", "rows", "bytes", "correlation_id", "last", "why")
+    assert vars(record)["seconds"] > 0
+    return {"message": record.getMessage(), **{name: vars(record)[name] for name in names if name in vars(record)}}
 
 
 async def kept(service: Service) -> list[Sent]:
@@ -52,9 +61,17 @@ async def test_rows_bytes_and_both_ends_are_counted(service: Service, caplog: py
     assert (sent.stream.first, sent.stream.last) == (
         "AssetV1|2025-01-01T00:00:00.000000Z|a", "AssetV1|2025-01-01T00:00:00.000000Z|c",
     )  # fmt: skip
-    (line,) = [entry.getMessage() for entry in caplog.records]
-    assert line.startswith(f"stream over: completed [corr-1] session {SID[:12]} of ann, rows 3, bytes ")
-    assert "seconds" in line
+    assert told_of(caplog) == {
+        "message": "stream over: completed [corr-1]",
+        "session": SID[:12],
+        "user": "ann",
+        "route": "/api/sync/stream",
+        "status": 200,
+        "how": "completed",
+        "rows": 3,
+        "bytes": sum(map(len, chunks)),
+        "correlation_id": "corr-1",
+    }
 
 
 async def test_a_stream_that_breaks_off_names_its_last_line(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,16 +82,37 @@ async def test_a_stream_that_breaks_off_names_its_last_line(service: Service, ca
         await told.close("broken", "the store is away")
     (sent,) = await kept(service)
     assert (sent.stream.how, sent.stream.rows, sent.stream.last[-2:]) == ("broken", 3, "|z")
-    assert caplog.records[-1].getMessage().endswith("up to AssetV1|2025-01-01T00:00:00.000000Z|z: the store is away")
+    line = told_of(caplog)
+    assert (line["last"], line["why"]) == ("AssetV1|2025-01-01T00:00:00.000000Z|z", "the store is away")
 
 
-async def test_an_idle_poll_leaves_no_trace(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("how", ["completed", "gone"])
+async def test_an_idle_poll_has_a_line_and_is_kept_nowhere(
+    service: Service, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    told = await account(service)
     with caplog.at_level(logging.INFO, "endpoints"):
-        told = await account(service)
         told.add(COMPLETE)
-        for how in ("completed", "gone"):
-            await told.close(how)
+        await told.close(how)
+    line = told_of(caplog)
+    assert (line["how"], line["rows"], line["bytes"]) == ("completed", 0, len(COMPLETE))
     assert await kept(service) == []
+
+
+async def test_a_stream_that_never_began_has_a_line_with_its_status(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = await account(service)
+    with caplog.at_level(logging.INFO, "endpoints"):
+        told.over("refused", "too many streams begin")
+    line = told_of(caplog)
+    assert (line["how"], line["status"], line["rows"], line["why"]) == ("refused", 503, 0, "too many streams begin")
+
+
+async def test_lines_that_nobody_wants_are_not_made(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    told = await account(service)
+    with caplog.at_level(logging.WARNING, "endpoints"):
+        await told.close("completed")
     assert caplog.records == []
 
 

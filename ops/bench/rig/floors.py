@@ -22,6 +22,10 @@ IDS: Final = "bench:ids"
 LINES: Final = "bench:lines"
 PAGE: Final = 1000
 CHUNK_BYTES: Final = 64 * 1024
+_COMPLETE_LINE: Final = (
+    b'{"type":"SyncCompleteV1","data":{},"ack":"SyncCompleteV1|2025-01-20T10:31:00.000000Z|7c",'
+    b'"ids":["2025-01-20T10:31:00.000000Z"]}\n'
+)
 
 
 class _Acks(msgspec.Struct):
@@ -60,10 +64,33 @@ class _Streamed:
                 yield b"".join(lines[first : first + step])
 
 
+class _Polls(msgspec.Struct):
+    types: list[str]
+
+
+class _Polled:
+    """Decodes what a stream is asked for and answers with the one line of a stream that finds nothing."""
+
+    def __init__(self) -> None:
+        self._decode = msgspec.json.Decoder(_Polls).decode
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        self._decode(await req.stream.read())
+        resp.content_type = "application/jsonlines+json"
+        resp.data = _COMPLETE_LINE
+
+
 def acks() -> falcon.asgi.App[Any, Any]:
     """The floor of `acks`."""
     app = falcon.asgi.App()
     app.add_route("/api/sync/ack", _Acked())
+    return app
+
+
+def poll() -> falcon.asgi.App[Any, Any]:
+    """The floor of `poll`."""
+    app = falcon.asgi.App()
+    app.add_route("/api/sync/stream", _Polled())
     return app
 
 

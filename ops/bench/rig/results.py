@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 BENCHMARKS: Final = (
     "acks",
+    "poll",
+    "mixed",
     "stream",
     "verify",
     "rebuild",
     "segments",
+    "log",
     "history",
+    "devices",
     "rss",
     "sizes",
     "sockets",
     "postgres",
     "beside",
     "stampede",
+    "observing",
     "growth",
     "sizing",
 )
@@ -102,8 +107,8 @@ def chosen(only: str | None) -> tuple[str, ...]:
     return tuple(name for name in BENCHMARKS if name in named)
 
 
-def as_json(results: Sequence[Result]) -> bytes:
-    """The results as a JSON document, with the ratios and verdicts beside what they follow from."""
+def as_json(results: Sequence[Result], **more: Any) -> bytes:
+    """The results as a JSON document, with the ratios and verdicts beside what they follow from, and `more`."""
     rows = []
     for result in results:
         row = msgspec.to_builtins(result)
@@ -111,4 +116,4 @@ def as_json(results: Sequence[Result]) -> bytes:
         if isinstance(result, Comparison):
             row |= {"ratio": result.ratio, "ratios": result.ratios}
         rows.append(row)
-    return msgspec.json.format(msgspec.json.encode({"results": rows}), indent=2)
+    return msgspec.json.format(msgspec.json.encode({"results": rows, **more}), indent=2)

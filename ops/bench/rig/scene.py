@@ -6,7 +6,7 @@ entities as `import` writes them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,11 +70,16 @@ class Scene(msgspec.Struct, frozen=True):
 
     def sign_in(self, count: int, users: str, library: str = "") -> list[Device]:
         """Sign devices in, each of a user of its own; `users` begins their names, and is the library without one."""
+        return self._sign_in([f"{users}-user-{number}" for number in range(count)], library or users)
 
+    def sign_in_at(self, user: str, library: str, count: int) -> list[Device]:
+        """Sign devices of one user in."""
+        return self._sign_in([user] * count, library)
+
+    def _sign_in(self, users: Sequence[str], library: str) -> list[Device]:
         async def work(found: Opened) -> list[Device]:
-            names = [f"{users}-user-{number}" for number in range(count)]
-            issued: list[Issued] = [await sign_in(found, self.settings, user, library or users) for user in names]
-            return [Device(user, one.sid, one.token) for user, one in zip(names, issued, strict=True)]
+            issued: list[Issued] = [await sign_in(found, self.settings, user, library) for user in users]
+            return [Device(user, one.sid, one.token) for user, one in zip(users, issued, strict=True)]
 
         return self.with_ledger(work)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
+from ops.bench.rig.about import About
+from ops.bench.rig.compare import Change
 from ops.bench.rig.results import Bound, Comparison, Result
 
 
@@ -27,6 +30,31 @@ def show(results: Sequence[Result], console: Console, *, verdicts: bool = True) 
     for result in results:
         for note in result.notes:
             console.print(f"{result.name}: {note}", highlight=False)
+
+
+def show_changes(changes: Sequence[Change], before: About | None, now: About, console: Console) -> None:
+    """Print what differs from an earlier run, and whether that was of another machine."""
+    table = Table("", "before", "now", "", "", title="beside the earlier run (ratios to the floor, or values)")
+    for change in changes:
+        by = "" if change.by is None else f"{change.by:+.1%}"
+        table.add_row(change.name, _shown(change.before), _shown(change.now), by, change.verdict)
+    console.print(table)
+    if before is None:
+        console.print("the earlier run does not tell of which machine and commit it is", highlight=False)
+        return
+    console.print(f"before: {before.commit or before.version}, now: {now.commit or now.version}", highlight=False)
+    other = [name for name in _MACHINE if getattr(before, name) != getattr(now, name)]
+    if other:
+        console.print(
+            f"another machine ({', '.join(other)}): only ratios to the floor can be compared", highlight=False
+        )
+
+
+_MACHINE: Final = ("processor", "cores", "memory_mib", "system", "python")
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:,.3f}" if value < 10 else f"{value:,.1f}"
 
 
 def _comparison_row(comparison: Comparison, verdicts: bool) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from click import echo
 
 from ledger.transparency.notes import BadNote, SignerKey, parse_signer, parse_verifier
 from ledger.transparency.session_proof import NotProved, SessionProof, check, words
+from ops.commands.access.proof_close import close
+from ops.commands.access.proof_prune import prune
 from ops.commands.options import json_option, print_json, settings_from
 from ops.opening.key_files import alone, replace
 from ops.opening.proof import KEY_FILE, keys_in, make_key, read_keys
@@ -98,6 +100,10 @@ def verify(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...], as_jso
         return
     for line in lines:
         echo(line)
+
+
+proof.add_command(close)
+proof.add_command(prune)
 
 
 def _keys(settings: Settings) -> list[SignerKey]:

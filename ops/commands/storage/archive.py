@@ -15,7 +15,7 @@ from ops.archive.options import SEGMENT_EVENTS, ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
-from ops.figures.runs import noted
+from ops.figures.runs import noted, opened_to_run
 from ops.opening.ledger import opened
 from ops.opening.proof import log_of
 from ops.settings.durations import parse_duration
@@ -44,7 +44,7 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
     "retention_s",
     metavar="TIME",
     callback=_duration,
-    help="Remove older ones, like 400d [default: never].",
+    help="Remove older ones, like 400d [default: LEDGER_RETENTION, or never].",
 )
 @click.option(
     "--segment-events",
@@ -75,13 +75,15 @@ def archive(
     an event is set aside. Exits 1 then, and if a partition could not be archived.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
+    if retention_s is None:
+        retention_s = settings.retention_s
     place = settings.archive
     if place is None:
         raise click.UsageError("there is no archive: set LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
     base = ArchiveOptions(hot_s=hot_s, hot_events=hot_events, retention_s=retention_s, segment_events=segment_events)
 
     async def work() -> ArchiveReport:
-        async with opened(settings) as found:
+        async with opened(settings) if dry_run else opened_to_run(settings, "archive") as found:
             if partition is not None and partition >= found.ledger.partitions:
                 raise click.UsageError(f"this ledger has {found.ledger.partitions} partitions, numbered from 0")
             has_log = (await read_noted(found.store)).origin

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 from click import echo
 
+from ledger.errors import LedgerError
 from ops.backup.job import BackupOptions, BackupReport, back_up
 from ops.backup.listing import list_backups
 from ops.backup.signing import seal_keys
 from ops.commands.options import json_option, objects_at, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted
-from ops.figures.runs import noted
-from ops.opening.ledger import opened
+from ops.figures.runs import note_failed, noted, opened_to_run
 from projections.archive.objects import Objects
 
 
@@ -41,12 +41,18 @@ def backup(
     nothing was written to it for an hour. Exits 1 if something could not be read: that is named, and all else saved.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    if to_url:
-        objects = objects_at("--to", to_url, make=not listing)
-    elif settings.archive is not None:
-        objects = settings.archive.open(make=not listing)
-    else:
+    if not to_url and settings.archive is None:
         raise click.UsageError("say where to: --to, or LEDGER_ARCHIVE, like file:///srv/ledger or s3://bucket/ledger")
+    try:
+        if to_url:
+            objects = objects_at("--to", to_url, make=not listing)
+        else:
+            assert settings.archive is not None
+            objects = settings.archive.open(make=not listing)
+    except (LedgerError, click.UsageError):
+        if not listing:
+            run(note_failed(settings, "backup"))
+        raise
     if listing:
         _list(objects, as_json)
         return
@@ -56,8 +62,7 @@ def backup(
 
     async def work() -> BackupReport:
         sealed, words = seal_keys(settings)
-        async with opened(settings) as found:
-            await found.check_archive()
+        async with opened_to_run(settings, "backup") as found:
             options = BackupOptions(
                 version=version("syncledger"),
                 archive_url=archive_url,
@@ -67,6 +72,7 @@ def backup(
             )
             with progress("backing up partitions", found.ledger.partitions) as advance:
                 async with noted(found.store, "backup") as this:
+                    await found.check_archive()
                     report = await back_up(
                         found.store,
                         found.archive,

@@ -10,6 +10,7 @@ from click import echo
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.opening.ledger import opened
 from ops.opening.proof import log_of, new_origin
+from projections.transparency.going_on import told as what_was_made_good
 from projections.transparency.job import notarize as bring_up
 from projections.transparency.job import told
 from projections.transparency.notary import NotaryReport
@@ -42,6 +43,7 @@ def notarize(data_dir: Path | None, redis_url: str | None, as_json: bool) -> Non
                     found.ledger.partitions,
                     new_origin(),
                     lambda: found.ledger.clock() // 1000,
+                    ledger=found.ledger,
                     on_progress=lambda report: advance(report.events, f"{report.events:,} events"),
                 )
 
@@ -60,14 +62,17 @@ def notarize(data_dir: Path | None, redis_url: str | None, as_json: bool) -> Non
                     for each in report.refusals
                 ],
                 "unwitnessed": report.unwitnessed,
+                "made_good": report.made_good,
                 "stopped": {str(number): why for number, why in report.stopped.items()},
             }
         )
     else:
         for each in report.refusals:
             echo(f"session {each.sid.hex()}: event {each.event} of partition {each.partition}: {each.what}", err=True)
+        if report.made_good is not None:
+            echo(what_was_made_good(report.made_good), err=True)
         if wrong := told(report):
             echo(wrong, err=True)
         echo(f"{report.events:,} events logged; the log has {report.size:,} entries")
-    if report.refused or report.stopped:
+    if report.refusals or report.stopped or (report.made_good is not None and report.made_good.failed):
         raise click.exceptions.Exit(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 from click import echo
 
+from ledger import keys
 from ledger.clocks.steady import SteadyClock
+from ledger.log.service import Ledger
 from ledger.log.store_check import read_id
 from ledger.store.interface import Store
 from ops.archive.options import ArchivePlace
@@ -20,11 +23,16 @@ from ops.commands.options import json_option, objects_at, print_json, progress, 
 from ops.commands.tables import counted
 from ops.opening.known_ledgers import KnownLedgers
 from ops.opening.ledger import open_user_keys
+from ops.opening.proof import open_place, signers
 from ops.opening.store import store_of
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
 from projections.checking.findings import lines
+from projections.transparency.errors import LogRefused
+from projections.transparency.going_on import GoneOn, go_on
+from projections.transparency.going_on import told as what_was_made_good
+from projections.transparency.noted import note, read_noted
 
 
 @click.command()
@@ -38,8 +46,10 @@ def restore(
 ) -> None:
     """Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.
 
-    Everything is checked before anything is written. Every restored session is asked to start over. May be interrupted:
-    run it again; until it is over no service starts on that server. Exits 1 if something differs at the end.
+    Everything is checked before anything is written. Every restored session is asked to start over. Sessions that the
+    transparency log (LEDGER_PROOF) knows further go on behind that, and those that had ended since end again. May be
+    interrupted: run it again; until it is over no service starts on that server. Exits 1 if something differs at the
+    end.
     """
     if (source is None) != from_segments:
         raise click.UsageError("give a backup, or --from-segments")
@@ -66,6 +76,7 @@ def restore(
                     open_signing_keys=lambda sealed: open_keys(settings, sealed),
                     user_keys=open_user_keys(store, settings),
                     ledger_id=known.newest,
+                    behind_log=partial(_behind_log, settings, known.newest),
                 )
             known.note(await read_id(store), make=False)
             return report, origin
@@ -74,6 +85,32 @@ def restore(
     print_json(report) if as_json else _tell(report, origin, place, settings)
     if not report.is_complete:
         raise click.exceptions.Exit(1)
+
+
+async def _behind_log(settings: Settings, known_id: str, ledger: Ledger) -> GoneOn | None:
+    """Compare what was restored with the ledger's log; None where none is at hand, which is told if there was one."""
+    noted, place = await read_noted(ledger.store), open_place(settings)
+    name = keys.meta()
+    ledger_id = (await ledger.store.command("HGET", name, "id", key=name) or known_id.encode()).decode()
+    identity = None if place is None else await place.identity()
+    if place is None or identity is None or ledger_id not in ("", identity.ledger):
+        if noted.origin:
+            where = place.shown if place is not None else "LEDGER_PROOF, which is not set"
+            echo(
+                f"not compared with log {noted.origin} in {noted.place}, which is not in {where}: what it has of these "
+                "sessions since the backup will contradict what they do from now on. Where it is not lost, set "
+                "LEDGER_PROOF to it and restore into an empty server again",
+                err=True,
+            )
+        return None
+    try:
+        verifiers = [key.public for key in signers(settings)(identity.origin, False)]
+    except LogRefused:
+        verifiers = []
+        echo(f"log {identity.origin} is believed as it is, for its key is not at hand", err=True)
+    report = await go_on(ledger, place, identity.origin, verifiers, must_sign=bool(verifiers))
+    await note(ledger.store, identity.origin, place.shown, report.size)  # so that nobody looks again
+    return report
 
 
 async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:
@@ -132,6 +169,8 @@ def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, set
         echo(f"left out, as they do not fit this version: {counted(report.rows_refused, 'row')} of libraries")
     for what in origin.manifest.damage if isinstance(origin, FromBackup) else ():
         echo(f"not in the backup, which was made of a damaged ledger: {what}")
+    if report.logged is not None:
+        echo(what_was_made_good(report.logged))
     if report.erased:
         echo(f"erased since, and again here: {counted(report.erased, 'user')} in it")
     if report.signing_keys:

@@ -82,10 +82,13 @@ def tell_log(log: LogReport) -> None:
         echo(f"… and {log.different - len(log.differences):,} more")
     if not log.size:
         return
+    if log.follows:
+        echo(f"log {log.origin} follows {log.follows}, of {log.follows_size:,} entries, closed: {log.closed_why}")
     echo(
         f"log {log.origin}, {log.size:,} entries: {counted(log.sessions, 'session')} compared"
         + (f", {counted(log.behind, 'event')} not logged yet" if log.behind else "")
         + (f", {log.unkept:,} ended and removed by retention, which only the ledger says" if log.unkept else "")
+        + (f", nothing below entry {log.minimum:,}, where it is pruned" if log.minimum else "")
         + (f": {log.different:,} differ" if log.different else ": all agree")
     )
     if log.contradicted:

@@ -13,6 +13,7 @@ from ops.opening.sources import check_source
 from ops.opening.store import check_permissions, connect
 from ops.server.arbiter import Start
 from ops.settings.settings import Settings, read_settings
+from ops.tracing.sending import check_installed
 
 _FIXED: Final = {"host": "LEDGER_HOST", "port": "LEDGER_PORT", "data_dir": "LEDGER_DATA_DIR"}
 
@@ -34,6 +35,7 @@ def checked_anew(start: Start, before: Settings) -> Settings:
     if problems:
         raise InvalidInput(problems)
     check_identity(settings)
+    check_installed(settings)
     asyncio.run(check_source(settings))
     asyncio.run(_check_ledger(start, settings))
     return settings

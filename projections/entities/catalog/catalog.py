@@ -20,7 +20,7 @@ from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
 from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
-from projections.entities.catalog.library_summary import LibrarySummary
+from projections.entities.catalog.library_summary import MARKS, LibrarySummary
 from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, made_anew, named, own_rows
 from projections.entities.catalog.paging import read_rows
 from projections.entities.catalog.parents import Parents, is_checked
@@ -30,7 +30,7 @@ from projections.entities.forms import DELETE, forms_of, sharing_id_with
 from projections.entities.lines import as_served, as_type, data_of, export_line, payload_of, position_of, renamed
 from projections.entities.origins import Origins
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
-from projections.entities.source import Ahead, HeldBack, Page, SourceHealth, Waiting
+from projections.entities.source import Ahead, HeldBack, Outlook, Page, SourceHealth, Waiting
 
 PURGE_ROWS: Final = 500
 KNOWN_LIBRARIES: Final = 4096
@@ -43,6 +43,10 @@ PARENTS: Final = Script.load("projections.entities.catalog", "parents.lua")
 RECHECKED: Final = Script.load("projections.entities.catalog", "checksums.lua")
 PURGE: Final = Script.load("projections.entities.catalog", "purge.lua", allow_oom=True)
 _OLDEST: Final = Script.load("projections.entities.catalog", "oldest.lua", allow_oom=True)
+
+
+def _origin_of(summary: LibrarySummary, origin: Origin) -> Origin:
+    return origin._replace(number=summary.born_us or origin.number)
 
 
 async def _nobody(user: str) -> Profile | None:
@@ -63,14 +67,17 @@ class Catalog:
         profiles: Profiles = _nobody,
         origins: Origins | None = None,
         replicas: Replicas | None = None,
+        looks: Store | None = None,
     ) -> None:
         """`now_us` dates what is made up here, like delete markers of cascades; every `updated_at` is the server's.
 
         `profiles` tells who users are, of whom only their sessions tell. `origins` keep whether the catalog always was
-        the source. With `replicas` what is put is answered when they have it.
+        the source. With `replicas` what is put is answered when they have it. `looks`: a way to the same store on
+        which nothing waits behind pages.
         """
         self._replicas = replicas
         self._store = store
+        self._looks = looks or store
         self._now_us = now_us
         self._profiles = profiles
         self._origins = origins
@@ -125,12 +132,25 @@ class Catalog:
         self._summaries[library] = summary
         return summary.horizon_us
 
+    def outlook(self, library: str, user: str) -> Outlook | None:
+        """Tell what is remembered of a library that has the rows of its user; None where that is not all there is."""
+        summary = self._summaries.get(library)
+        if summary is None or (user and self._provisioned.get((library, user)) != summary.horizon_us):
+            return None
+        origin = Origin(first=True) if self._origins is None else self._origins.remembered()
+        return None if origin is None else Outlook(summary, _origin_of(summary, origin))
+
+    async def is_still(self, library: str, outlook: Outlook) -> bool:
+        """Tell whether a library is as it was; one question of a few bytes."""
+        meta = keys.catalog_meta(library)
+        return tuple(await self._looks.command("HMGET", meta, *MARKS, key=meta)) == outlook.library.marks
+
     async def origin(self, library: str, horizon_us: int) -> Origin:
         """Tell a library's origin: when its first rows were written, or for an older one, that it is the catalog's."""
         if library not in self._summaries:
             await self.horizon(library)
         origin = Origin(first=True) if self._origins is None else await self._origins.of_kind("catalog")
-        return origin._replace(number=self._summaries[library].born_us or origin.number)
+        return _origin_of(self._summaries[library], origin)
 
     async def tombstone_floor(self, library: str) -> int:
         """Tell the stamp of the newest delete marker that was already purged; 0 if none was."""

@@ -117,10 +117,10 @@ class HeldBackNotes:
         """Read the notes as one stream uses them: before its bound is taken."""
         return Notes(self, library, await self._noted(library), self._now_us())
 
-    async def libraries(self) -> list[str]:
-        """Name the libraries that ever had rows which were not sent."""
+    async def libraries(self, most: int) -> list[str]:
+        """Name libraries that ever had rows which were not sent; where there are more than `most`, any so many."""
         index = keys.held_back_libraries()
-        return sorted(name.decode() for name in await self._store.command("SMEMBERS", index, key=index))
+        return sorted(name.decode() for name in await self._store.command("SRANDMEMBER", index, most, key=index))
 
     async def floor(self, library: str) -> int:
         """Tell when the newest mark that was dropped was made, and some; 0 if none was."""
@@ -272,6 +272,11 @@ class Notes:
         for name in refused:
             self._changes.pop(name, None)
         return refused
+
+    @property
+    def count(self) -> int:
+        """How many notes there are, of rows that are sent again too."""
+        return len(self._noted.notes)
 
     def held_back(self) -> list[HeldBack]:
         """Tell what is held back: what waits for each kind of parent, and what does not fit by its field."""

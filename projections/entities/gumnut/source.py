@@ -39,6 +39,9 @@ from projections.entities.source import Ahead, HeldBack, Page, PositionLost, Sou
 PAGE_BYTES: Final = 64 * 1024
 MAX_AHEAD_PAGES: Final = 5
 AT_ONCE: Final = 4
+MOST_LIBRARIES: Final = 1000
+MOST_NOTES: Final = 100_000
+"""Of how many libraries, and up to how many notes, it is told at once what is held back everywhere."""
 DAY_US: Final = 86_400_000_000
 _USERS: Final = ("AuthUserV1", "AuthUserV2", "UserV1")
 
@@ -218,10 +221,22 @@ class GumnutSource:
                     notes.gone(entity_type, entity_id)
         await notes.keep()
 
-    async def held_back_everywhere(self) -> dict[str, Sequence[HeldBack]]:
-        """Tell what is held back of every library, as streams of all processes came across it."""
-        libraries = await self._noted.libraries()
-        return {library: (await self._noted.of(library)).held_back() for library in libraries}
+    async def held_back_everywhere(
+        self, most_libraries: int = MOST_LIBRARIES, most_notes: int = MOST_NOTES
+    ) -> dict[str, Sequence[HeldBack]]:
+        """Tell what is held back of every library, as streams of all processes came across it.
+
+        Of more than `most_libraries` any so many are looked at, and no further one once `most_notes` were read.
+        """
+        found: dict[str, Sequence[HeldBack]] = {}
+        count = 0
+        for library in await self._noted.libraries(most_libraries):
+            if count >= most_notes:
+                break
+            notes = await self._noted.of(library)
+            found[library] = notes.held_back()
+            count += notes.count
+        return found
 
     async def ahead(self, library: str, entity_type: str, after: Position | None, before: int) -> Ahead:
         """Count events that may lead to rows: several may name one entity, and only the first thousand are read."""

@@ -89,10 +89,19 @@ class Postgres:
         self._expired_s = -math.inf
 
     @classmethod
-    async def open(cls, dsn: str, *, size: int, wait_s: float, statement_timeout_s: float) -> Self:
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        size: int,
+        wait_s: float,
+        statement_timeout_s: float,
+        watch: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+    ) -> Self:
         """Prepare a pool for an address; whether a server is there is told by the first use.
 
         `wait_s` bounds how long a caller waits for a connection, made or given back; `statement_timeout_s` a statement.
+        `watch` is called with each connection that is made.
         Raises InvalidInput for an address that cannot be read.
         """
         try:
@@ -116,6 +125,7 @@ class Postgres:
             max_size=size,
             max_inactive_connection_lifetime=IDLE_S,
             reset=_keep,
+            init=watch,
             connect=Connector(address, wait_s),
             connection_class=Connection,
             command_timeout=statement_timeout_s + SILENCE_S,

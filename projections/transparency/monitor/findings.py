@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from ledger.transparency.entries import ClosedLeaf
+
 REPORTED: Final = 1000
 """How many findings a report names; all are counted."""
 
@@ -40,10 +42,15 @@ class LogReport(msgspec.Struct):
 
     `unkept`: ended sessions of which retention, as it says, removed all, so only that they were logged can be told.
     `contradicted`: by session whose history is not the logged one its partition, -1 where that is not known.
+    `follows`: origin of the closed log before this one, '' for none, which had `follows_size` entries, and why it was
+    closed.
     `compared`: whether the store could be compared at all. `batches` and `checkpoints` count the objects looked at.
     """
 
     origin: str = ""
+    follows: str = ""
+    follows_size: int = 0
+    closed_why: str = ""
     size: int = 0
     entries: int = 0
     sessions: int = 0
@@ -52,10 +59,16 @@ class LogReport(msgspec.Struct):
     unkept: int = 0
     batches: int = 0
     checkpoints: int = 0
+    minimum: int = 0
+    """Below which index the log is pruned: what is there is neither shown nor compared any more."""
     compared: bool = False
     different: int = 0
     differences: list[LogFinding] = []
     contradicted: dict[str, int] = {}
+
+    def set_follows(self, closed: ClosedLeaf | None) -> None:
+        """Say which closed log this one follows."""
+        self.follows, self.follows_size, self.closed_why = ("", 0, "") if closed is None else closed[:3]
 
     def note(self, finding: LogFinding) -> None:
         """Count a finding, and name it if there is room."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ledger.errors import CorruptLedger
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import EventLeaf, StateLeaf, parse_leaf
+from ledger.transparency.entries import ClosedLeaf, EventLeaf, Leaf, StateLeaf, parse_leaf
 from ledger.transparency.merkle import leaf_hash
 from ledger.transparency.notes import BadNote, VerifierKey, parse_note, verified
 from ledger.transparency.state_tree import Node, Record
@@ -29,7 +29,16 @@ from projections.transparency import batches
 from projections.transparency.batches import Batch
 from projections.transparency.errors import LogContradicts
 from projections.transparency.monitor.findings import LogFinding, LogReport
-from projections.transparency.place import BATCHES, CHECKPOINT, CHECKPOINTS, LogPlace, batch_name, checkpoint_name
+from projections.transparency.place import (
+    BATCHES,
+    CHECKPOINT,
+    CHECKPOINTS,
+    LOG,
+    MINIMUM,
+    LogPlace,
+    batch_name,
+    checkpoint_name,
+)
 from projections.transparency.states import StateTree
 from projections.transparency.tree import TreeReader, find_tile
 
@@ -44,7 +53,8 @@ OnLeaf = Callable[[int, EventLeaf], None]
 class Published(NamedTuple):
     """The log as of its published checkpoint; `cursors`: up to where each partition is in it.
 
-    `wrong`: why its state tree and cursors cannot be told, which are empty then.
+    `minimum`: below which index it is pruned. `wrong`: why its state tree and cursors cannot be told, which are empty
+    then.
     """
 
     checkpoint: Checkpoint
@@ -52,37 +62,43 @@ class Published(NamedTuple):
     states: StateTree
     cursors: dict[int, str]
     wrong: LogContradicts | None = None
+    minimum: int = 0
 
 
-async def open_published(place: LogPlace, origin: str, keys: Sequence[VerifierKey]) -> Published | None:
+async def open_published(
+    place: LogPlace, origin: str, keys: Sequence[VerifierKey], *, must_sign: bool = True
+) -> Published | None:
     """Read the published checkpoint and the state it proves; None before the first. Raises LogContradicts.
 
-    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken.
+    A job that goes on meanwhile supersedes what belongs to a checkpoint: then the next one is taken. The state tree is
+    kept in memory once it was read, 80 bytes a session. Without `must_sign` nobody's signature is asked for.
     """
     for attempt in range(_TRIES):
         last = attempt == _TRIES - 1
         content = await place.find(CHECKPOINT)
         if content is None:
             return None
-        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys)
-        tree = TreeReader(place, checkpoint.size)
+        checkpoint = read_checkpoint(CHECKPOINT, content, origin, keys, must_sign=must_sign)
+        tree, minimum = TreeReader(place, checkpoint.size), (await place.pruned()).minimum
+        if minimum > checkpoint.size:
+            raise LogContradicts(MINIMUM, f"it is {minimum}, the log has {checkpoint.size} entries")
         try:
             leaf = parse_leaf(await tree.leaf(checkpoint.size - 1, checkpoint.root))
             if not isinstance(leaf, StateLeaf):
                 raise LogContradicts(CHECKPOINT, "its last entry is no state root")
-            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions))
+            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions), kept_bytes=None)
             cursors = await _cursors(place, checkpoint.size)
         except (ObjectMissing, CorruptLedger) as error:
             if not last and await place.find(CHECKPOINT) != content:
                 continue
             wrong = error if isinstance(error, LogContradicts) else LogContradicts(CHECKPOINT, str(error))
-            return Published(checkpoint, tree, StateTree(place), {}, wrong)
+            return Published(checkpoint, tree, StateTree(place), {}, wrong, minimum)
         if cursors is None:
             if last:
                 wrong = LogContradicts(BATCHES, f"there is none that ends where the checkpoint does: {leaf.size + 1}")
-                return Published(checkpoint, tree, StateTree(place), {}, wrong)
+                return Published(checkpoint, tree, StateTree(place), {}, wrong, minimum)
             continue
-        return Published(checkpoint, tree, states, cursors)
+        return Published(checkpoint, tree, states, cursors, None, minimum)
     raise AssertionError("the last try raises")
 
 
@@ -115,9 +131,16 @@ class LogCheck:
     """Checks all of a published log; what is wrong goes to `report`. Raises ArchiveUnavailable."""
 
     def __init__(
-        self, place: LogPlace, published: Published, report: LogReport, keys: Sequence[VerifierKey], on_leaf: OnLeaf
+        self,
+        place: LogPlace,
+        published: Published,
+        report: LogReport,
+        keys: Sequence[VerifierKey],
+        on_leaf: OnLeaf,
+        follows: ClosedLeaf | None = None,
     ) -> None:
-        """`on_leaf` is told each event's index and leaf, in no order."""
+        """`on_leaf` is told each event's index and leaf, in no order. `follows`: what the place says it follows."""
+        self._follows = follows
         self._place = place
         self._log = published
         self._size = published.checkpoint.size
@@ -131,12 +154,25 @@ class LogCheck:
         self._on_progress = on_progress
         before = self._report.different
         await self._tiles()
-        if self._log.wrong is None and self._report.different == before and self._met != self._log.states.node.sessions:
-            missing = self._log.states.node.sessions - self._met
+        self._report.minimum = self._log.minimum
+        if self._log.wrong is None and self._report.different == before and (missing := await self._unmet()):
             self._report.wrong("state/", f"{missing:,} of its sessions have no entry that they are said to end with")
         roots_hold = self._report.different == before
         await self._batches(roots_hold)
         await self._checkpoints(roots_hold)
+
+    async def _unmet(self) -> int:
+        """Count the sessions that no entry was met of which they are said to end with, but for what is pruned."""
+        pruned = 0
+        if self._log.minimum:
+            async for records in self._log.states.records():
+                pruned += sum(record.entry < self._log.minimum for record in records)
+        return self._log.states.node.sessions - pruned - self._met
+
+    def _is_pruned(self, tile: Tile) -> bool:
+        """Tell whether a tile or bundle lies below the minimum index whole, so that it may be gone."""
+        end = (tile.number + 1) << (HEIGHT * (max(tile.level, 0) + 1))
+        return tile.width == WIDTH and end <= self._log.minimum
 
     async def _tiles(self) -> None:
         """Go down from the right edge, which the root is made of, to all leaves."""
@@ -155,6 +191,8 @@ class LogCheck:
         """Check a tile, of which the one above has the hash `expected`, and all below it."""
         tile = tile_of(level, number, self._size)
         content = await find_tile(self._place, tile)
+        if content is None and self._is_pruned(tile):
+            return
         if content is None or len(content) != tile.width * HASH_BYTES:
             self._report.wrong(tile.path, "it is missing" if content is None else f"it has {len(content)} bytes")
             return
@@ -174,6 +212,8 @@ class LogCheck:
 
     async def _bundle(self, bundle: Tile, hashes: bytes) -> None:
         content = await find_tile(self._place, bundle)
+        if content is None and self._is_pruned(bundle):
+            return
         if content is None:
             self._report.wrong(bundle.path, "it is missing")
             return
@@ -194,14 +234,29 @@ class LogCheck:
         """Compare leaves with the state tree, which knows of each session the last one."""
         leaves = list(map(parse_leaf, packed))
         known = await self._log.states.find({leaf.sid for leaf in leaves if isinstance(leaf, EventLeaf)})
+        if not first:
+            self._check_first(leaves[0])
         for at, leaf in enumerate(leaves, first):
             if isinstance(leaf, StateLeaf):
                 if leaf.size != at:
                     self._report.note(LogFinding(f"it is the state root over {leaf.size} entries", entry=at))
                 continue
+            if isinstance(leaf, ClosedLeaf):
+                if at:
+                    self._report.note(
+                        LogFinding(f"it tells of closed log {leaf.origin}, as only the first may", entry=at)
+                    )
+                continue
             if self._log.wrong is None:
                 self._met += self._is_last(at, leaf, known.get(leaf.sid))
                 self._on_leaf(at, leaf)
+
+    def _check_first(self, leaf: Leaf) -> None:
+        """Hold what the place says of a closed log before this one to the first entry."""
+        found = leaf if isinstance(leaf, ClosedLeaf) else None
+        if found != self._follows:
+            self._report.wrong(LOG, "which log it follows is said otherwise there than in the first entry")
+            self._report.set_follows(found)
 
     def _is_last(self, at: int, leaf: EventLeaf, known: Record | None) -> bool:
         sid = leaf.sid.hex()
@@ -209,11 +264,14 @@ class LogCheck:
             self._report.note(LogFinding("the state tree does not know of it", sid, at))
         elif known.entry == at and (known.seq, known.hash) != (leaf.seq, leaf.hash):
             self._report.note(LogFinding("the state tree has another event there", sid, at))
-        return known is not None and known.entry == at
+        return known is not None and known.entry == at >= self._log.minimum
 
     async def _batches(self, roots_hold: bool) -> None:
         firsts = [first for first in await self._numbers(BATCHES) if first < self._size]
-        expected = 0 if len(firsts) <= LOOKED_BACK else firsts[-LOOKED_BACK]
+        ends = [*firsts[1:], self._size]
+        firsts = [first for first, end in zip(firsts, ends, strict=bool(firsts)) if end > self._log.minimum]
+        is_all = len(firsts) <= LOOKED_BACK and not self._log.minimum
+        expected = 0 if is_all or not firsts else firsts[-LOOKED_BACK:][0]
         previous: int | None = -1 if not expected else None
         for first in firsts[-LOOKED_BACK:]:
             try:
@@ -249,7 +307,7 @@ class LogCheck:
             at += 1
 
     async def _checkpoints(self, roots_hold: bool) -> None:
-        sizes = [size for size in await self._numbers(CHECKPOINTS) if size <= self._size]
+        sizes = [size for size in await self._numbers(CHECKPOINTS) if self._log.minimum <= size <= self._size]
         if roots_hold:
             await each(sizes[-LOOKED_BACK:], partial(self._checkpoint), _AT_ONCE)
         if self._size not in sizes[-1:]:

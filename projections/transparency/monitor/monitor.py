@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ledger.errors import CorruptLedger
-from ledger.transparency.checkpoints import Checkpoint
+from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
+from ledger.transparency.entries import ClosedLeaf
 from ledger.transparency.merkle import check_consistency
-from ledger.transparency.notes import VerifierKey
+from ledger.transparency.notes import VerifierKey, parse_note
 from projections.archive.errors import ArchiveNotGiven
 from projections.bounded_tasks import each
 from projections.transparency import batches
@@ -55,9 +56,11 @@ async def monitor(
             return report
         report.size = published.checkpoint.size
         await _check_size(of, noted.size, report)
-        if since is not None:
+        follows = None if identity.follows is None else identity.follows.leaf
+        report.set_follows(follows)
+        if since is not None and not _is_of_closed(since, report):
             await check_since(published, since, keys, report)
-        await _compare(of, published, keys, partitions, report, on_progress)
+        await _compare(of, published, follows, keys, partitions, report, on_progress)
     except LogContradicts as error:
         report.wrong(str(error.details["object"]), f"{error.details['what']}{_NOT_COMPARED}")
     return report
@@ -66,6 +69,7 @@ async def monitor(
 async def _compare(
     of: LogOf,
     published: Published,
+    follows: ClosedLeaf | None,
     keys: Sequence[VerifierKey],
     partitions: int,
     report: LogReport,
@@ -73,7 +77,7 @@ async def _compare(
 ) -> None:
     if (wrong := published.wrong) is not None:  # what it is that was changed is found out all the same
         report.wrong(str(wrong.details["object"]), f"{wrong.details['what']}{_NOT_COMPARED}")
-        await LogCheck(of.place, published, report, keys, lambda *_: None).check(lambda: on_progress(report))
+        await LogCheck(of.place, published, report, keys, lambda *_: None, follows).check(lambda: on_progress(report))
         return
     store = StoreCheck(of.store, of.archive, published, report)
 
@@ -89,7 +93,7 @@ async def _compare(
 
     await each(range(partitions), one, _AT_ONCE)
     await store.absent()
-    await LogCheck(of.place, published, report, keys, store.leaf).check(lambda: on_progress(report))
+    await LogCheck(of.place, published, report, keys, store.leaf, follows).check(lambda: on_progress(report))
     await store.finish()
     report.compared = True
 
@@ -100,6 +104,22 @@ async def _check_size(of: LogOf, noted: int, report: LogReport) -> None:
     size = 0 if newest is None else newest.end
     if size < noted:
         report.note(LogFinding(f"it has {size:,} entries, {noted:,} were written: an older copy was put in its place"))
+
+
+def _is_of_closed(since: bytes, report: LogReport) -> bool:
+    """Tell whether a checkpoint is one of the closed log before this, of which no proof leads here; that is noted."""
+    try:
+        old = parse_checkpoint(parse_note(since.decode()).text)
+    except ValueError:
+        return False
+    if not report.follows or old.origin != report.follows:
+        return False
+    what = (
+        f"the checkpoint that was given is one of log {old.origin}, of {old.size:,} entries, which was closed at "
+        f"{report.follows_size:,}: {report.closed_why}. Whether it grew from that one only what is left of it tells"
+    )
+    report.note(LogFinding(what))
+    return True
 
 
 async def check_since(

@@ -1,7 +1,8 @@
 """The events that are kept, in the stream and the archive, beside what the log knows of their sessions.
 
 A hash in the log covers a session's whole history before it. So where the chain holds, which the fold tells, it is
-enough that the event which is logged last is there and is that one.
+enough that the event which is logged last is there and is that one. But for a history with a hole: the event behind it
+links to what is logged whatever is kept in front of it, so there each event is compared.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ NAMED: Final = 200
 """Of how many sessions the first entry is looked for that is not kept as it was logged; of others the last is named."""
 NAMED_EVENTS: Final = 10_000
 """Of how many of a session's entries."""
+HOLED: Final = 1000
+"""How many histories with a hole are compared event by event; of a ledger with more, those that are met first."""
 _TRIES: Final = 5
 _LOST: Final = KINDS["history_lost"]
 _ENDED: Final = KINDS["session_ended"]
+_LOST_TAG: Final = b"history_lost"
+_TAG_BYTES: Final = 2 + len(_LOST_TAG)
+"""How far into an event its tag reaches, behind the heads of its array and of the tag."""
 _REMOVED: Final = "none of its events is kept, though {seq:,} were logged: it was removed whole"
 _CUT: Final = "event {seq:,}, which was logged there, is not kept, nor is what follows: its history was cut"
 _HOLE: Final = "event {seq:,}, which was logged there, is not kept, and no history_lost tells of the hole"
 _REWRITTEN: Final = "event {seq:,} is kept otherwise than it was logged there: its history was rewritten"
+_OTHERWISE: Final = (
+    "event {seq:,} is kept otherwise than it was logged there, in front of a hole that is told: the store lost it and "
+    "went on before anybody looked into the log, or its history was rewritten"
+)
 
 
 class _Kept(NamedTuple):
@@ -61,6 +71,7 @@ class StoreCheck:
         self._differ: dict[bytes, Record] = {}
         self._absent: dict[bytes, Record] = {}
         self._leaves: dict[bytes, list[tuple[int, EventLeaf]]] = {}
+        self._holed: set[bytes] = set()
         self._ended: set[bytes] = set()
         self._oldest: dict[tuple[bytes, int], int] = {}
         self._kept_from = -1
@@ -87,7 +98,7 @@ class StoreCheck:
                 self._report.sessions += 1
                 if record.sid not in self._agree and record.sid not in self._differ:
                     self._absent[record.sid] = record
-        for sid in [*self._differ, *self._absent][:NAMED]:
+        for sid in [*[*self._differ, *self._absent][:NAMED], *self._holed]:
             self._leaves[sid] = []
 
     def leaf(self, at: int, leaf: EventLeaf) -> None:
@@ -108,13 +119,25 @@ class StoreCheck:
         gone = {
             sid
             for sid, record in self._absent.items()
-            if sid not in self._last and sid in self._ended and record.entry < self._kept_from
+            if sid not in self._last
+            and (sid in self._ended or record.entry < self._log.minimum)  # what is pruned does not tell how it ended
+            and record.entry < self._kept_from
         }
         self._report.unkept = len(gone)
         kept = await self._kept_of({sid for sid in self._leaves if sid in self._last or sid in self._differ})
         for sid, record in (self._differ | self._absent).items():
             if sid not in gone:
                 self._name(sid, record, kept.get(sid, {}))
+        for sid in self._holed - self._differ.keys() - self._absent.keys():
+            self._name_otherwise(sid, kept.get(sid, {}))
+
+    def _name_otherwise(self, sid: bytes, kept: dict[int, bytes]) -> None:
+        """Name the first event of a history with a hole that is kept otherwise than it was logged."""
+        for at, leaf in sorted(self._leaves[sid]):
+            if kept.get(leaf.seq, leaf.hash) != leaf.hash:
+                what = _OTHERWISE.format(seq=leaf.seq)
+                self._report.note(LogFinding(what, sid.hex(), at, partition=self._where[sid]))
+                return
 
     def _name(self, sid: bytes, record: Record, kept: dict[int, bytes]) -> None:
         partition = self._where.get(sid, -1)
@@ -138,6 +161,8 @@ class StoreCheck:
         sid, seq = kept.sid, kept.seq
         self._where[sid] = partition
         self._last[sid] = max(seq, self._last.get(sid, 0))
+        if isinstance(kept, Row) and _LOST_TAG in kept.raw[:_TAG_BYTES] and len(self._holed) < HOLED:
+            self._holed.add(sid)
         if known is None or seq > known.seq:
             if is_logged and (partition, kept.id) not in self._strangers:
                 self._strangers.add((partition, kept.id))

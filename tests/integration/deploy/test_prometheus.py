@@ -49,9 +49,10 @@ def test_promtool_takes_rules_and_configuration() -> None:
 
 @needs_promtool
 def test_each_alert_fires_behind_its_fault_and_not_before() -> None:
-    promtool("test", "rules", "alerts.test.yml")
-    tested = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text())["tests"]
-    assert {test["name"] for test in tested} == {rule["alert"] for rule in rules("alerts.yml")}
+    files = [path.name for path in PROMETHEUS.glob("*.test.yml")]
+    promtool("test", "rules", *files)
+    tested = {test["name"] for name in files for test in yaml.safe_load((PROMETHEUS / name).read_text())["tests"]}
+    assert tested == {rule["alert"] for rule in rules("alerts.yml")}
 
 
 def test_each_alert_leads_to_a_paragraph_of_the_runbooks() -> None:

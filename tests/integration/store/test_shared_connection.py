@@ -122,6 +122,7 @@ async def test_close_fails_those_who_wait(valkey_server: RedisServer) -> None:
 
 
 async def test_close_leaves_nothing_behind(valkey_url: str) -> None:
+    gc.collect()  # what tests before this one left
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         for _ in range(3):

@@ -9,6 +9,7 @@ from typing import Any
 from ledger import keys
 from ledger.commands import Command, CreateSession, DescribeDevice, EndSession, RequestReset, RotateToken, UseToken
 from ledger.errors import Refused
+from ledger.log.order import SPAN_MS
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.store.interface import Store
@@ -93,16 +94,27 @@ async def dump(store: Store) -> dict[bytes, Any]:
                     found[name] = await store.command("XRANGE", name, "-", "+", key=name)
                 case b"whole":
                     found[name] = await store.command("GET", name, key=name)
-                case b"marks":
+                case b"marks" | b"sent":
                     found[name] = await store.command("LRANGE", name, 0, -1, key=name)
-                case b"activity" | b"provider-sessions" | b"due":
+                case b"activity" | b"provider-sessions" | b"due" | b"order" | b"sids":
                     flat = await store.command("ZRANGE", name, 0, -1, "WITHSCORES", key=name)
                     found[name] = {member: float(score) for member, score in zip(flat[::2], flat[1::2], strict=True)}
                 case _:
                     flat = await store.command("HGETALL", name, key=name)
                     found[name] = dict(zip(flat[::2], flat[1::2], strict=True))
-    holding = {name.partition(b"}")[0] for name in found if not name.endswith(b"}:whole")}
+    holding = {name.partition(b"}")[0] for name in found if not name.endswith((b"}:whole", b"}:sids"))}
     return {name: held for name, held in found.items() if name.partition(b"}")[0] in holding}
+
+
+def with_order_as_seen(found: dict[bytes, Any]) -> dict[bytes, Any]:
+    """Put each device in its class of the order as its activity tells it: what is rebuilt without that knows less."""
+    for name, held in found.items():
+        if name.endswith(b"}:order"):
+            seen = found[name.removesuffix(b"order") + b"activity"]
+            for sid, place in held.items():
+                if place >= SPAN_MS:
+                    held[sid] = place % SPAN_MS + (1 if seen[sid] > place % SPAN_MS else 2) * SPAN_MS
+    return found
 
 
 async def last_seen_by_events(store: Store, partitions: int) -> dict[bytes, float]:

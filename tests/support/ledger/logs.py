@@ -8,7 +8,7 @@ from typing import Any, Final
 from ledger import keys
 from ledger.store.interface import Store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.entries import EventLeaf, StateLeaf, parse_leaf
+from ledger.transparency.entries import ClosedLeaf, EventLeaf, StateLeaf, parse_leaf
 from ledger.transparency.merkle import Frontier, leaf_hash
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Bucket, Node, Record, bucket_of
@@ -135,6 +135,9 @@ class Audit:
             if isinstance(leaf, StateLeaf):
                 assert leaf.size == at
                 assert Node(leaf.root, leaf.sessions) == node_of(_buckets(tips))
+                continue
+            if isinstance(leaf, ClosedLeaf):
+                assert at == 0
                 continue
             known = tips.get(leaf.sid)
             assert known is None or leaf.seq > known.seq

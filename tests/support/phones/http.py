@@ -16,7 +16,6 @@ import uvicorn
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from endpoints.accounts.auth import Auth
 from endpoints.accounts.identity.jwt.backend import JwtBackend
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import LimitRules, Limits
@@ -28,10 +27,12 @@ from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout, read_id
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
+from ops.opening.observing import Observing
 from ops.opening.sources import SourceLook
 from ops.server.connection_balance import Load
 from ops.server.proxies import ProxyHint
 from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.settings.settings import Settings
 from ops.settings.source import Source
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.claim_conflicts import ClaimConflicts
@@ -44,6 +45,7 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.protocol_version import ProtocolVersion
 from projections.entities.source import EntitySource
+from projections.feed.hub import FeedHub
 from projections.history.event_pages import EventPages
 from projections.immich.identity import ImmichIdentity
 from projections.transparency.published import PublishedLog
@@ -84,19 +86,26 @@ class Service:
         immich: Callable[[Ledger, EventPages], ImmichIdentity] | None = None,
         jwt: Callable[[Ledger], JwtBackend] | None = None,
         log: PublishedLog | None = None,
+        observing: Observing | None = None,
+        beside: Service | None = None,
+        ledger: type[Ledger] = Ledger,
+        catalog: type[Catalog] = Catalog,
     ) -> None:
         """Take what the app is to work with; the source is the catalog unless another one is given.
 
-        `immich` makes what admits Immich's tokens, of the ledger and its past; `jwt` what admits a backend's.
+        `immich` makes what admits Immich's tokens, of the ledger and its past; `jwt` what admits a backend's. `beside`
+        is another worker of the same service, with which it shares clock and signing key.
+        `observing` watches requests; without it nothing does.
         """
-        self.clock = Clock()
+        observing = observing or Observing(Settings())
+        self.clock: Clock = Clock() if beside is None else beside.clock
         self.store = store
-        self.ledger = Ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
+        self.ledger = ledger(store, PARTITIONS, self.clock, present=self._present, mender=Mending(store))
         self.api_keys = ApiKeys(store)
         self.identities = Identities(store, PARTITIONS)
-        self.catalog = Catalog(store, self.clock, self.identities.profile)
+        self.catalog = catalog(store, self.clock, self.identities.profile)
         keyring = read_keyring(make_key())
-        self.tokens = TokenIssuer(lambda: keyring)
+        self.tokens: TokenIssuer = TokenIssuer(lambda: keyring) if beside is None else beside.tokens
         self.credentials = Credentials(store, PARTITIONS, Cipher.from_keys([Cipher.make_key()]))
         self.counters = Counters(store)
         kind: Source = "postgres" if isinstance(source, PostgresSource) else "catalog"
@@ -111,7 +120,8 @@ class Service:
         self.services = Services(
             ledger=self.ledger,
             past=EventPages(store),
-            auth=Auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
+            feed=FeedHub(self.ledger, None, self.presence, turn_s=0.05),
+            auth=observing.auth(self.tokens.read, self.api_keys, settings.external_domain, backend),
             tokens=self.tokens,
             identities=self.identities,
             claim_conflicts=ClaimConflicts(store),
@@ -128,8 +138,9 @@ class Service:
             unknown_types=self.unknown_types,
             backend_logout=self.jwt,
             log=log,
+            stream_over=observing.stream_over,
         )
-        self.app = build(self.services)
+        self.app = observing.around(build(self.services, observing.middleware))
         self.client: falcon.testing.ASGIConductor
 
     async def open(self) -> None:
@@ -228,9 +239,9 @@ class Live:
 
         return self.run(counted())
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], within_s: float = 30) -> T:
         """Run a coroutine where the service runs."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
 
     def __enter__(self) -> Live:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()

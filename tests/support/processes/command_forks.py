@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,12 +24,18 @@ class CommandForks(Forks):
 
     def start(self, *args: str, fuse: Fuse | None = None, **environ: str) -> int:
         """Start a command; gives its process id. `environ`: LEDGER_ settings in lower case, without that."""
-        return self.start_work([args, {f"LEDGER_{name.upper()}": value for name, value in environ.items()}], fuse)
+        return self.start_work([args, {f"LEDGER_{name.upper()}": value for name, value in environ.items()}, None], fuse)
+
+    def start_into(self, out: Path, *args: str) -> int:
+        """Start a command that writes its output to the end of a file; gives its process id."""
+        return self.start_work([args, {}, str(out)])
 
 
 def _run(job: Any) -> int:
-    args, environ = job
+    args, environ, out = job
     os.environ.update(environ)
+    if out is not None:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 1)
     sys.argv = ["syncledger", *args]
     try:
         main()

@@ -107,6 +107,18 @@ class Proxy:
         """What it said."""
         return (self._folder / "proxy.log").read_text(errors="replace")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its operator's shell has."""
+        # Caddy keeps certificates and its administration's socket at home; nothing of the user's is touched.
+        home = {"HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
+        return {
+            "PATH": os.environ["PATH"],
+            **home,
+            "CADDY_ADMIN": f"unix/{self._folder}/admin.sock",
+            **self._variables,
+        }
+
     def wrote(self, text: str) -> bool:
         """Tell whether a text is in any file of its folder: its log, or one that it keeps."""
         files = (file for file in self._folder.rglob("*") if file.is_file())
@@ -119,15 +131,13 @@ class Proxy:
 
     def start(self) -> Self:
         """Start it and wait until it listens and knows its routes."""
-        # Caddy keeps certificates and its administration's socket at home; nothing of the user's is touched.
-        home = {"HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
-        environment = {"PATH": os.environ["PATH"], **home, "CADDY_ADMIN": f"unix/{self._folder}/admin.sock"}
+        environment = self.environment
         arguments = getattr(self, f"_{self.kind}")(environment)
         with (self._folder / "proxy.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self._program, *arguments],
                 cwd=self._folder,
-                env=environment | self._variables,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

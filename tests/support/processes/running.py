@@ -41,6 +41,7 @@ from tests.support.stores.servers import die_with_parent, free_port, process_ali
 
 COMMAND = (sys.executable, "-c", "from ops.cli import main; main()")
 READY = "Sync ledger ready at "
+READY_JSON = '"message": "ready"'
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
@@ -289,7 +290,7 @@ class RunningService:
             text = log.read().decode(errors="replace")
         if self.process.poll() is not None:
             raise RuntimeError(f"the service ended at start with {self.process.returncode}:\n{text[-3000:]}")
-        return READY in text
+        return READY in text or READY_JSON in text
 
     def _embedded_servers(self) -> list[psutil.Process]:
         pid_file = self.data_dir / "valkey" / "valkey.pid"

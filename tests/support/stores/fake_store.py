@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ledger import keys
 from ledger.errors import LedgerError, StoreReplyError, StoreUnavailable
+from ledger.log.order import FILLED
 from ledger.store.error_replies import NoScript
 from ledger.store.scripts import Arg, Script
 
@@ -32,6 +33,7 @@ class FakeStore:
         if server is None:
             for partition in range(PARTITIONS):  # as in a ledger that has begun
                 self._run("SET", keys.whole(partition), "1")
+                self._run("ZADD", keys.sids(partition), 0, FILLED)
 
     async def command(self, *args: Arg, key: bytes) -> Any:
         await asyncio.sleep(0)  # a round trip is where other tasks get their turn

@@ -125,10 +125,13 @@ class PostgresServer:
     """One cluster on a fixed address, with the superuser `postgres`.
 
     It keeps its data and address over stop(), kill() and start(). Databases sort text by ICU's rules for English, as
-    Immich's do not sort by bytes either. `folder` takes the log; `options` are further settings of the server.
+    Immich's do not sort by bytes either. `folder` takes the log; `options` are further settings of the server,
+    `environment` further variables of its processes.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, options: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         binaries = postgres_binaries()
         assert binaries is not None, "PostgreSQL 15 or later is not installed"
         self.binaries = binaries
@@ -136,6 +139,7 @@ class PostgresServer:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._options = {**DEFAULTS, **(options or {})}
+        self._environment = {**os.environ, **(environment or {})}
         self._account = account()
         self._home: Path | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -187,6 +191,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.home,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=quit_with_parent,
                 **self._account,

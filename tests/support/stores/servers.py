@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,12 +103,17 @@ _prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl if sys.platform == "
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until `condition` is true; raise TimeoutError naming `what` otherwise."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until `condition` is true; raise TimeoutError naming `what` otherwise.
+
+    The longer it takes, and the more a look costs, the less often it is looked: what is waited for needs the CPU.
+    """
+    began = asked = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + timeout_s:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.005)
+        time.sleep(max(0.005, min((now - began) / 20, 0.05), min(4 * (now - asked), 0.25)))
+        asked = time.monotonic()
 
 
 class RedisServer:
@@ -116,11 +121,18 @@ class RedisServer:
 
     `durable` turns the append-only file on with `appendfsync always`, so an answered write survives kill(). Else the
     server keeps nothing over a restart. `unix` listens on a unix socket only. `options` are further server options
-    such as `("--maxmemory", "2mb")`.
+    such as `("--maxmemory", "2mb")`, `environment` further variables of the process.
     """
 
     def __init__(
-        self, binary: str, folder: Path, *, unix: bool = False, durable: bool = False, options: Sequence[str] = ()
+        self,
+        binary: str,
+        folder: Path,
+        *,
+        unix: bool = False,
+        durable: bool = False,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.binary = binary
         self.folder = folder
@@ -128,6 +140,7 @@ class RedisServer:
         self.socket_path = folder / "server.sock" if unix else None
         self.process: subprocess.Popen[bytes] | None = None
         self._paused = False
+        self._environment = {**os.environ, **(environment or {})}
         persistence = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
         self._options = (*persistence, "--save", "", "--maxmemory-policy", "noeviction", *options)
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +174,7 @@ class RedisServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=die_with_parent if _prctl else None,
             )

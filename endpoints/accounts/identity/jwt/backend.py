@@ -67,6 +67,9 @@ class JwtBackend:
             raise Unauthenticated("The token is expired: get a new one where this one came from")
         return _caller(found)
 
+    async def visitor(self, token: str) -> None:
+        """Tell nothing: tokens of such a backend open no console, for what it makes cookies of is its own matter."""
+
     def last_caller(self, token: str) -> Caller | None:
         """Tell whose token this was, though it may be expired; None for one that is not remembered."""
         found = self._known.get(sha256(token.encode()).digest())

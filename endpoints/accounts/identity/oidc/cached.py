@@ -44,6 +44,10 @@ class Cached(Generic[T]):
             raise self._failure[0].with_traceback(None)
         return await self._joined(self._fly)
 
+    async def looked(self) -> T:
+        """Return a value fetched now; where that fails the one before stays, whatever is raised."""
+        return await self._joined(self._fly)
+
     async def newer(self, seen: T) -> T:
         """Return a value fetched after `seen` was; waits for the rest to be over."""
         if self._value is not None and self._value is not seen:

@@ -151,7 +151,7 @@ class OidcProvider:
     async def _look_at(self) -> None:
         """Look at the provider, and log what was not so before: what it lacks, or that nobody can sign in."""
         try:
-            lacks = (await self._metadata.get()).lacks
+            lacks = (await self._metadata.looked()).lacks
         except ProviderUnavailable as error:
             health = Health(ok=False, text=f"nobody can sign in: {error}")
         else:

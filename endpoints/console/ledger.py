@@ -1,0 +1,62 @@
+"""The page of the whole ledger: what happens in it now, what is wrong, and how far its jobs are."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import falcon.asgi
+
+from endpoints.audit.counts import Counts, LedgerCounts
+from endpoints.console import plots
+from endpoints.console.pages import show
+from endpoints.console.visitors import Visitors
+from endpoints.http.request import Request
+from endpoints.services import Services
+
+SLOTS: Final = 60
+_LATEST: Final = 3
+"""Slots that a rate is taken of: the last full ones, so that it does not jump with each slot that begins."""
+_SHOWN: Final = (
+    ("events", "Events", "calm"),
+    ("acks", "Acks", "good"),
+    ("streams", "Streams", "calm"),
+    ("rows", "Rows sent", "calm"),
+    ("refused", "Refused acks", "bad"),
+    ("failed", "Streams failed here", "bad"),
+)
+
+
+class Course(NamedTuple):
+    """One thing over time: its name and colour, how much of it a second now, at most, and its line and area."""
+
+    name: str
+    kind: str
+    now: float
+    most: float
+    points: str
+    area: str
+
+
+class Overview:
+    """The page."""
+
+    def __init__(self, services: Services, visitors: Visitors) -> None:
+        self._visitors = visitors
+        self._counts = Counts(services)
+        self._clock = services.ledger.clock
+
+    async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
+        visitor = await self._visitors.who_sees_all(req)
+        found = await self._counts.told(slots=SLOTS)
+        show(resp, "ledger.html", visitor, here="ledger", counts=found, courses=_courses(found), now_us=self._clock())
+
+
+def _courses(found: LedgerCounts) -> list[Course]:
+    full = found.rates[:-1] or found.rates  # the last one has only begun
+    courses = []
+    for field, name, kind in _SHOWN:
+        values = [getattr(rate, field) / max(found.slot_s, 1) for rate in full]
+        latest = values[-_LATEST:]
+        points, area = plots.line(values)
+        courses.append(Course(name, kind, sum(latest) / max(len(latest), 1), max(values, default=0.0), points, area))
+    return courses

@@ -1,0 +1,404 @@
+"""One reader a worker for all who follow the feed; the interface for whoever shows it.
+
+    hub = FeedHub(ledger, archive, presence)
+    position = await hub.place(text)                                # a position that was given, start or now
+    wanted = await hub.filter_of(user=…, session=…, types=…)        # FeedFilter() for all
+    async for batch in hub.follow(position, wanted):                # goes on for ever; ends=True: up to the present
+        for told in batch.told: ...                                 # Seen (an event) or Notice, in order per session
+        if batch.position is not None: hub.text(batch.position)     # to go on behind all that was told so far
+
+`follow` raises TooManyFollowers with its first batch, Unavailable where the store is away while it catches up. A batch
+has at most BATCH events; an empty one comes every `beat_s` at least, so whoever sends it knows that it lives. A
+position comes with the first batch, then at most once a second while more is told, every `beat_s` while what comes is
+not wanted, and with the last one. What was told behind the position that somebody comes back with is told again, with
+the same ids: at least once.
+
+How it works. A follower catches up first, by reading each partition itself from its position to where the reader is, a
+page at a time, and AT_ONCE of all followers. From there on it takes what the reader (`live.py`) puts into the ring
+(`ring.py`). While nobody follows nothing is read. Each turn asks each partition whether there is more, in one cheap
+command, and reads those that have more. Writers leave no note for it: 256 such questions cost the store about what
+fifty acks do (measured). In every 16th turn a partition is looked at wholly: what was archived or lost between two
+turns shows there though nothing came behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import suppress
+from functools import lru_cache
+from math import inf
+from time import monotonic
+from typing import Final, NamedTuple
+
+from ledger.errors import InvalidInput, LedgerError, NoSuchSession, StoreUnavailable, Unavailable
+from ledger.keys import check_name
+from ledger.log.presence import Presence
+from ledger.log.service import Ledger
+from ledger.store.interface import Store
+from projections.archive.catalog import Archive
+from projections.feed.live import ASKED, BATCH, LiveReader, Teller
+from projections.feed.names import FeedNames
+from projections.feed.owners import Owners
+from projections.feed.partition import PartitionReader, Read
+from projections.feed.position import BEGINNING, FeedPosition, StreamId, mark_of, stream_id
+from projections.feed.ring import RING_BYTES, Ring
+from projections.feed.told import ALL, Block, FeedFilter, Notice, Told
+from projections.history.words import TAGS
+
+__all__ = ["BATCH", "Batch", "FeedHub", "TooManyFollowers"]
+
+TURN_S: Final = 1.0
+BEAT_S: Final = 15.0
+GIVEN_EVERY_S: Final = 1.0
+"""How often a follower is given a position at most, while more is told."""
+MOST_FOLLOWERS: Final = 100
+AT_ONCE: Final = 4
+"""How many pages are read at the same time for all who catch up."""
+AGAIN_S: Final = 10.0
+"""How long a partition that could not be read is let be."""
+_MOST_UNAVAILABLE: Final = 16
+"""How many partitions in a row may not answer before the store as a whole is taken for away."""
+
+
+class TooManyFollowers(Unavailable):
+    """As many follow as may."""
+
+    retry_after_s = 30
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} readers follow the feed of this worker, and no more may (LEDGER_FEED_FOLLOWERS): end one of them"
+        )
+
+
+class Batch(NamedTuple):
+    """Some of the feed, and the position behind it where one is given."""
+
+    told: tuple[Told, ...]
+    position: FeedPosition | None
+
+
+class FeedHub:
+    """The feed of one ledger, for all readers of one process."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        archive: Archive | None,
+        presence: Presence,
+        *,
+        store: Store | None = None,
+        most: int = MOST_FOLLOWERS,
+        turn_s: float = TURN_S,
+        beat_s: float = BEAT_S,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        """`presence` knows which ledger it is, for which alone positions are good, and whether it is still there.
+
+        `store`: a connection of its own for what is read, so that nobody waits behind that.
+        """
+        self.names = FeedNames(ledger.store)
+        self.followers = 0
+        self.pages_behind = 0
+        """How many pages were read for single followers, since they were behind the reader."""
+        self._ledger = ledger
+        self._presence = presence
+        self._most, self._turn_s, self._beat_s, self._ring_bytes = most, turn_s, beat_s, ring_bytes
+        store = store or ledger.store
+        self._reader = PartitionReader(store, archive, presence.check)
+        self._teller = Teller(Owners(store), ledger.clock)
+        self._pages = asyncio.Semaphore(AT_ONCE)
+        self._starting = asyncio.Lock()
+        self._live: LiveReader | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._followed_by = 0
+        self._text = lru_cache(64)(self._print)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the ledger has."""
+        return self._ledger.partitions
+
+    @property
+    def ledger_id(self) -> str:
+        """The id of the ledger."""
+        return self._presence.ledger_id
+
+    @property
+    def start(self) -> FeedPosition:
+        """The position before all events."""
+        return FeedPosition.start(self.partitions)
+
+    async def now(self) -> FeedPosition:
+        """Tell the position behind all events that are there now."""
+        return FeedPosition(tuple(await self._newest()))
+
+    async def place(self, text: str, field: str = "from") -> FeedPosition:
+        """Read a position, `start` or `now`; raises InvalidInput naming `field`."""
+        if text == "now":
+            return await self.now()
+        return self.start if text == "start" else self.parse(text, field)
+
+    def parse(self, text: str, field: str = "from") -> FeedPosition:
+        """Read a position; raises InvalidInput naming `field`."""
+        try:
+            return FeedPosition.parse(text, mark_of(self.ledger_id), self.partitions)
+        except ValueError as error:
+            raise InvalidInput([((field,), str(error))]) from error
+
+    def text(self, position: FeedPosition) -> str:
+        """Print a position."""
+        return self._text(position)
+
+    async def filter_of(
+        self, *, user: str | None = None, session: str | None = None, types: Iterable[str] = ()
+    ) -> FeedFilter:
+        """Make a filter, which reads only the partition that it is about; raises InvalidInput, NoSuchSession."""
+        wanted = frozenset(types)
+        if unknown := sorted(wanted.difference(TAGS)):
+            raise InvalidInput([(("type",), f"{unknown[0]!r} is no type of event: {', '.join(TAGS)}")])
+        partition = None
+        if user is not None:
+            partition = self._ledger.partition_of(check_name("user", user))
+        if session is not None:
+            found = await self._ledger.locate(session)
+            if partition not in (None, found):
+                raise NoSuchSession(f"No session {session} of user {user}")
+            partition = found
+        return FeedFilter(user, session, wanted, partition)
+
+    async def follow(
+        self, position: FeedPosition, wanted: FeedFilter = ALL, *, ends: bool = False
+    ) -> AsyncGenerator[Batch]:
+        """Yield what is told behind a position, then what comes; with `ends` up to what is there now."""
+        if self.followers >= self._most:
+            raise TooManyFollowers(self._most)
+        self.followers += 1
+        follower = _Follower(position, wanted)
+        batches = self._up_to_now(follower) if ends else self._for_ever(follower)
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            self.followers -= 1
+            await batches.aclose()
+
+    async def close(self) -> None:
+        """Read no more."""
+        reading = self._stop()
+        if reading is not None:
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _up_to_now(self, follower: _Follower) -> AsyncGenerator[Batch]:
+        """Each batch waits for the next one, so that the last events carry the last position."""
+        waiting = Batch((), None)
+        async for told in self._catch_up(follower, range(self.partitions), await self._newest()):
+            if told or follower.due_in_s(self._beat_s) <= 0:
+                if waiting.told or waiting.position is not None:
+                    yield waiting
+                waiting = follower.batch(told)
+        yield Batch(waiting.told, FeedPosition(tuple(follower.place)))
+
+    async def _for_ever(self, follower: _Follower) -> AsyncGenerator[Batch]:
+        live = await self._join()
+        try:
+            behind: Iterable[int] = range(self.partitions)
+            while True:
+                # Both in one step of the loop: what is in the ring from `cursor` on is all that follows `heads`.
+                cursor, heads = live.ring.end, list(live.heads)
+                if new := follower.new_trouble(live.trouble):
+                    yield follower.batch(new)
+                async for told in self._catch_up(follower, behind, heads):
+                    if told or follower.due_in_s(self._beat_s) <= 0:
+                        yield follower.batch(told)
+                async for batch in self._from_ring(live, follower, cursor):
+                    yield batch
+                behind = range(self.partitions) if follower.fell_off else list(follower.stuck)
+        finally:
+            self._followed_by -= 1
+            if self._followed_by == 0:
+                self._stop()
+
+    async def _from_ring(self, live: LiveReader, follower: _Follower, cursor: int) -> AsyncIterator[Batch]:
+        """Yield what the reader puts into the ring; ends where the follower must read by itself again."""
+        follower.fell_off = False
+        tried_s = beat_s = monotonic()
+        while True:
+            news = live.news
+            if cursor < live.ring.end:
+                block = live.ring.get(cursor)
+                if block is None:
+                    follower.fell_off = True
+                    return
+                cursor += 1
+                told = follower.taken(block)
+                if told or follower.due_in_s(self._beat_s) <= 0:
+                    yield follower.batch(told)
+                    beat_s = monotonic()
+                continue
+            now_s = monotonic()
+            if follower.stuck and now_s - tried_s > AGAIN_S:
+                return
+            wait_s = min(follower.due_in_s(self._beat_s), beat_s + self._beat_s - now_s)
+            if wait_s <= 0:
+                yield follower.batch(())
+                beat_s = now_s
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, AGAIN_S)):  # wait_for may lose that it was cancelled
+                    await news.wait()
+
+    async def _catch_up(
+        self, follower: _Follower, partitions: Iterable[int], heads: list[StreamId]
+    ) -> AsyncIterator[tuple[Told, ...]]:
+        """Read for one follower what lies between where it stands and `heads`; one partition that fails is named.
+
+        Where it stands is behind what is yielded.
+        """
+        place, unavailable = follower.place, 0
+        for partition in partitions:
+            if not follower.wanted.reads(partition) or place[partition] == heads[partition]:
+                continue
+            reading = self._reader.read(partition, place[partition], heads[partition])
+            try:
+                while blocks := await self._page(partition, reading):
+                    for block in blocks:
+                        place[partition] = block.last
+                        yield follower.only_wanted(block.told)
+            except LedgerError as error:
+                unavailable = unavailable + 1 if isinstance(error, StoreUnavailable) else 0
+                if unavailable > _MOST_UNAVAILABLE:
+                    raise
+                notice = self._teller.notice("unreadable", partition, place[partition], str(error))
+                if told := follower.stuck_at(partition, notice):
+                    yield told
+                continue
+            unavailable = 0
+            if place[partition] < heads[partition]:  # nothing more is there up to where the reader is
+                place[partition] = heads[partition]
+            if follower.stuck.pop(partition, None) is not None:
+                yield (self._teller.notice("readable", partition, place[partition], "it is read again"),)
+
+    async def _page(self, partition: int, reading: AsyncIterator[Read]) -> list[Block]:
+        """Read the next page for one of those who catch up; none at the end."""
+        async with self._pages:
+            read = await anext(reading, None)
+            if read is None:
+                return []
+            self.pages_behind += 1
+            return await self._teller.blocks(partition, read)
+
+    async def _join(self) -> LiveReader:
+        """Have the reader read, which knows by then where the present is."""
+        async with self._starting:
+            if self._live is None:
+                live = LiveReader(self._reader, self._teller, Ring(self._ring_bytes), await self._newest())
+                self._live, self._reading = live, asyncio.create_task(live.run(self._turn_s))
+            self._followed_by += 1
+            return self._live
+
+    def _stop(self) -> asyncio.Task[None] | None:
+        """Let the reader go; whoever follows next gets another one."""
+        reading, self._reading, self._live = self._reading, None, None
+        if reading is not None:
+            reading.cancel()
+        return reading
+
+    async def _newest(self) -> list[StreamId]:
+        """Tell where the present is; raises what went wrong where no partition can be read.
+
+        For one that cannot be read the instant stands: no event has that id, so once it can be read, it is read again
+        from a minute before.
+        """
+        found: list[StreamId | BaseException] = []
+        for start in range(0, self.partitions, ASKED):
+            some = range(start, min(start + ASKED, self.partitions))
+            asked = (self._reader.newest(partition) for partition in some)
+            found += await asyncio.gather(*asked, return_exceptions=True)
+        wrong = [one for one in found if isinstance(one, BaseException)]
+        for one in wrong:
+            if not isinstance(one, LedgerError) or len(wrong) == len(found):
+                raise one
+        unknown = StreamId(self._ledger.clock() // 1000, 0)
+        return [unknown if isinstance(one, BaseException) else one for one in found]
+
+    def _print(self, position: FeedPosition) -> str:
+        return position.text(mark_of(self.ledger_id))
+
+
+class _Follower:
+    """Where one reader stands, and what it is owed."""
+
+    def __init__(self, position: FeedPosition, wanted: FeedFilter) -> None:
+        self.place = list(position.ids)
+        self.wanted = wanted
+        self.stuck: dict[int, str] = {}
+        """Partitions that could not be read for it, and why."""
+        self.fell_off = False
+        self._moved = True
+        self._told = False
+        """Whether it moved on, or was told something, since it was given a position."""
+        self._given_s = -inf
+        self._troubles: dict[int, str] = {}
+
+    def due_in_s(self, beat_s: float) -> float:
+        """Tell in how many seconds it is to be given a position, though nothing is told any more; inf for never."""
+        if not self._moved:
+            return inf
+        return self._given_s + (GIVEN_EVERY_S if self._told else beat_s) - monotonic()
+
+    def batch(self, told: tuple[Told, ...]) -> Batch:
+        """Make a batch, with a position if it is time for one."""
+        now_s = monotonic()
+        if told and now_s - self._given_s < GIVEN_EVERY_S:
+            self._told = True
+            return Batch(told, None)
+        if not self._moved:
+            return Batch(told, None)
+        self._moved, self._told, self._given_s = False, False, now_s
+        return Batch(told, FeedPosition(tuple(self.place)))
+
+    def only_wanted(self, told: tuple[Told, ...]) -> tuple[Told, ...]:
+        """Leave out what is not wanted."""
+        self._moved = True
+        return told if self.wanted == ALL else tuple(one for one in told if self.wanted.takes(one))
+
+    def taken(self, block: Block) -> tuple[Told, ...]:
+        """Take a block of the ring: what of it is wanted and was not told yet."""
+        partition = block.partition
+        if not self.wanted.reads(partition) or partition in self.stuck:
+            return ()
+        before = self.place[partition]
+        if not block.goes_back and before > block.last:  # another worker told it
+            return ()
+        self.place[partition] = block.last
+        self._note_trouble(block)
+        told = block.told
+        if before != BEGINNING and not block.goes_back:
+            told = tuple(one for one in told if isinstance(one, Notice) or stream_id(one.entry.id) > before)
+        return self.only_wanted(told)
+
+    def new_trouble(self, trouble: dict[int, Notice]) -> tuple[Told, ...]:
+        """Tell which partitions the reader cannot read, as far as that was not told."""
+        new = {
+            partition: notice
+            for partition, notice in trouble.items()
+            if self.wanted.reads(partition) and self._troubles.get(partition) != notice.what
+        }
+        self._troubles |= {partition: notice.what for partition, notice in new.items()}
+        return tuple(new.values())
+
+    def stuck_at(self, partition: int, notice: Notice) -> tuple[Told, ...]:
+        """Note that a partition cannot be read for it; that is told once."""
+        known = self.stuck.get(partition)
+        self.stuck[partition] = notice.what
+        return () if known == notice.what else (notice,)
+
+    def _note_trouble(self, block: Block) -> None:
+        """Keep in mind which partition the reader cannot read, so that it is told once."""
+        for one in block.told:
+            if isinstance(one, Notice) and one.kind == "unreadable":
+                self._troubles[block.partition] = one.what
+            elif isinstance(one, Notice) and one.kind == "readable":
+                self._troubles.pop(block.partition, None)

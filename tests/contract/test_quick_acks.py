@@ -1,0 +1,177 @@
+"""Acks on their quick way and on the plain one: the same happens to both of two sessions that live the same life."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from random import Random
+from typing import Any, Literal
+
+import pytest
+
+from ledger.acks import RESET_ACK, Ack, completion
+from ledger.admission import Caller
+from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RequestReset
+from ledger.entity_types import COMPLETE, mask_of
+from ledger.errors import LedgerError
+from ledger.figures.of_log import ACKS, CONFLICTS, EVENTS, LogFigures
+from ledger.log import quick_acks
+from ledger.log.append import _APPEND
+from ledger.log.reader import read_partition
+from ledger.log.service import Ledger
+from ledger.log.whole import mark_new
+from ledger.personal import plain
+from ledger.positions import Position
+from ledger.store.interface import Store, TakesPacked, open_store
+from ledger.store.scripts import Script
+from projections.checking.verify import verify
+from tests.support.ledger.given import NOW
+from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.stores.losing_proxy import LosingProxy
+from tests.support.stores.servers import RedisServer
+
+PARTITIONS = 4
+TYPES = ("AssetV1", "AlbumV2")
+CREATE = CreateSession("ann", "photos")
+
+
+class Plainly:
+    """A store that takes no packed calls."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.command, self.script = store.command, store.script
+        self.each_primary, self.close = store.each_primary, store.close
+
+
+class Twin:
+    """A session, the two workers that serve it, and what its acks were answered."""
+
+    def __init__(self, name: str, workers: list[Ledger]) -> None:
+        self.workers = workers
+        self.sid = sid_of(name)
+        self.caller = Caller("ann", self.sid, bytes.fromhex(self.sid))
+        self.said: list[str] = []
+
+    async def acts(self, worker: int, command: Any) -> None:
+        """Carry a command out at one of the workers; RecordAcks are sent as an app does."""
+        ledger = self.workers[worker]
+        try:
+            if isinstance(command, tuple):
+                await ledger.acknowledge(self.caller, command)
+            else:
+                await ledger.execute(
+                    "ann", self.sid, command, None if isinstance(command, RequestReset) else self.caller
+                )
+        except LedgerError as error:
+            self.said.append(f"{type(error).__name__} {error}")
+        else:
+            self.said.append("")
+
+
+def happens(dice: Random, number: int) -> Any:
+    """Throw what happens next."""
+    position = Position(NOW + dice.randrange(number * 3, number * 3 + 8), dice.choice(("", "a", "b")))
+    ack = Ack(dice.choice(TYPES), position, dice.choice((1, 1, 1, 2, 3)))
+    seldom = (
+        OfferStream(NOW + 10 * number, mask_of([COMPLETE, *TYPES])),
+        OfferStream(NOW + 10 * number, mask_of([COMPLETE, *TYPES])),
+        ClearCheckpoints(mask_of(TYPES[:1]), "deleted"),
+        RequestReset(dice.random() < 0.5, plain("admin")),
+        (ack, replace_position(ack)),
+        (completion(NOW + 5 * number, mask_of(TYPES), 1),),
+        (RESET_ACK,),
+        (),
+    )
+    return (ack,) if dice.random() < 0.7 else dice.choice(seldom)
+
+
+def replace_position(ack: Ack) -> Ack:
+    """Move an ack on by a bit."""
+    return ack._replace(position=Position(ack.position.at_us + 1, ack.position.id))
+
+
+def counted(figures: LogFigures) -> dict[Any, float]:
+    """Tell what was counted of events, acks and conflicts."""
+    families = (EVENTS.name, ACKS.name, CONFLICTS.name)
+    return {(name, labels): figures.values[at] for name in families for labels, at in figures.places(name).items()}
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, 40))])
+async def test_both_ways_do_the_same(store: Store, seed: int) -> None:
+    clock, dice = Clock(), Random(seed)
+    figures = [LogFigures(), LogFigures()]
+    stores: list[Any] = [store, Plainly(store)]
+    twins = [
+        Twin(name, [Ledger(each, PARTITIONS, clock, figures=tally) for _ in range(2)])
+        for name, each, tally in zip(("quick", "plain"), stores, figures, strict=True)
+    ]
+    for twin in twins:
+        await twin.workers[0].execute("ann", twin.sid, CREATE)
+        for worker in (0, 1):
+            await twin.acts(worker, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
+            await twin.workers[worker].admit(twin.caller)
+    for number in range(1, 60):
+        clock.now_us += 1000
+        command, worker = happens(dice, number), dice.randrange(2)
+        for twin in twins:
+            await twin.acts(worker, command)
+            if dice.random() < 0.05:
+                await store.each_primary("SCRIPT", "FLUSH")
+    for twin in twins:
+        await twin.acts(0, EndSession("logout"))
+        await twin.acts(1, (Ack(TYPES[0], Position(NOW + 1, "")),))
+    assert twins[0].said == twins[1].said
+    events = {twin.sid: list[Any]() for twin in twins}
+    async for entries in read_partition(store, twins[0].workers[0].partition_of("ann")):
+        for entry in entries:
+            events[entry.recorded.sid].append((entry.recorded.seq, entry.recorded.at_us, entry.recorded.raw))
+    quick, plainly = events.values()
+    assert quick == plainly
+    assert counted(figures[0]) == counted(figures[1])
+    assert (await verify(store, PARTITIONS)).differences == []
+
+
+async def test_almost_all_acks_of_an_app_take_the_quick_way(
+    valkey_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", sid_of("quick"), CREATE)
+    twin, calls = Twin("quick", [ledger]), list[bytes]()
+    assert isinstance(valkey_store, TakesPacked)
+    packed = valkey_store.packed
+
+    def noting(script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
+        calls.append(call)
+        return packed(script, key, call)
+
+    monkeypatch.setattr(ledger._packs, "packed", noting)
+    await ledger.admit(twin.caller)
+    await twin.acts(0, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
+    for number in range(10):
+        await twin.acts(0, (Ack(TYPES[number % 2], Position(NOW + number, "a")),))
+    assert (len(calls), twin.said) == (10, [""] * 11)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_ack_whose_connection_was_lost_is_on_record_once(
+    valkey_server: RedisServer, when: Literal["before", "after"]
+) -> None:
+    async with LosingProxy(valkey_server.port) as proxy:
+        through, direct = await open_store(proxy.url), await open_store(valkey_server.url)
+        await mark_new(direct, PARTITIONS)
+        ledger = Ledger(through, PARTITIONS, Clock())
+        await ledger.execute("ann", sid_of("quick"), CREATE)
+        twin = Twin("quick", [ledger])
+        await ledger.admit(twin.caller)
+        await twin.acts(0, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
+        proxy.lose(when, _APPEND)
+        await twin.acts(0, (Ack(TYPES[0], Position(NOW + 1, "a")),))
+        assert (proxy.lost, twin.said) == (1, ["", ""])
+        state = await Ledger(direct, PARTITIONS, Clock()).load("ann", twin.sid)
+        assert (state.seq, state.checkpoints[TYPES[0]].position) == (3, Position(NOW + 1, "a"))
+        await through.close()
+        await direct.close()
+
+
+def test_what_is_remembered_of_calls_is_bounded() -> None:
+    assert quick_acks._form.cache_parameters()["maxsize"] == quick_acks.REMEMBERED == 4096

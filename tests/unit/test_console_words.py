@@ -1,0 +1,110 @@
+"""What the console's pages say and draw, from figures alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from endpoints.console.pages import safe_next
+from endpoints.console.plots import HEIGHT, WIDTH, bars, drawn, line
+from endpoints.console.words import clean, number, seconds, span, spans, told
+from projections.devices.health import TypeHealth
+from projections.devices.plot import Bucket, Plot
+from projections.history.words import TAGS
+
+HOUR = 3600 * 1_000_000
+
+
+def test_what_others_wrote_holds_nothing_unseen() -> None:
+    assert clean("a\u202eb\x00c\u2066d\ne") == "a�b�c�d�e"
+    assert clean("<b>Ann's</b> 📱") == "<b>Ann's</b> 📱"
+    assert len(clean("x" * 10_000)) == 300
+
+
+@pytest.mark.parametrize(
+    ("us", "said"),
+    [
+        (0, "0 s"),
+        (59_900_000, "59 s"),
+        (60_000_000, "1 min"),
+        (HOUR, "1 h"),
+        (24 * HOUR, "1 day"),
+        (72 * HOUR, "3 days"),
+    ],
+)
+def test_spans_are_in_their_largest_unit(us: int, said: str) -> None:
+    assert span(us) == said
+
+
+def test_numbers_have_the_digits_that_tell_something() -> None:
+    assert [number(value) for value in (0, 1234567, 0.031, 12.34, 123.4)] == ["0", "1,234,567", "0.03", "12.3", "123"]
+    assert [seconds(value) for value in (None, 0.002, 1.4)] == ["-", "2 ms", "1.40 s"]
+    assert [spans(text) for text in ("1h", "30d", "never", "0", "1m")] == [
+        "1 hour", "30 days", "never", "nothing", "1 minute",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_each_event_is_told_whatever_of_it_is_known(tag: str) -> None:
+    assert told(tag, {}) != ""
+    assert "\n" not in told(
+        tag, {"by": "a\nb", "reason": "a\nb", "cause": "a\nb", "deviceType": "a\nb", "says": "x\ny"}
+    )
+
+
+def test_a_plot_keeps_every_count_and_stays_inside_of_its_picture() -> None:
+    buckets = [
+        Bucket(0, "2026-01-01T00:00:00.000000Z", offers=1, others=1),
+        Bucket(7, "2026-01-01T07:00:00.000000Z", offers=3, acks=9, stale=2, refused=1, streams={"gone": 3}),
+        Bucket(9, "2026-01-01T09:00:00.000000Z", resets=1, streams={"completed": 4}),
+    ]  # fmt: skip
+    plot = Plot(
+        session_id="0" * 64,
+        since="2026-01-01T00:00:00.000000Z",
+        until="2026-01-01T09:59:59.999999Z",
+        bucket_s=3600.0,
+        first_at="2026-01-01T00:00:00.000000Z",
+        last_at="2026-01-02T00:00:00.000000Z",
+        events=20,
+        below_floor=False,
+        cut=False,
+        broken=None,
+        buckets=buckets,
+    )
+    found = drawn(plot, "/console/devices/x")
+    assert {lane.name: lane.total for lane in found.lanes} == {
+        "Offers": 4, "Acks taken": 9, "Late acks": 2, "Refused acks": 1, "Resets": 1, "Streams completed": 4,
+        "Streams broken off": 3, "All else": 1,
+    }  # fmt: skip
+    for lane in found.lanes:
+        for bar in lane.bars:
+            assert bar.x >= 0
+            assert bar.x + bar.width <= WIDTH
+            assert bar.y + bar.height == pytest.approx(HEIGHT, abs=0.2)
+    names = [name for name, _ in found.links]
+    assert names == ["Zoom in", "Zoom out", "Later", "All"]
+
+
+def test_bars_are_as_far_as_the_device_is() -> None:
+    def of(kind: str, total: int | None, has: int | None) -> TypeHealth:
+        behind = None if total is None or has is None else total - has
+        return TypeHealth(kind, None, None, None, None, None, total, has, behind, 0, 0)
+
+    laid = bars([of("A", 0, 0), of("B", 200, 50), of("C", None, None), of("SyncCompleteV1", None, None)])
+    assert [(bar.health.type, bar.percent, bar.known) for bar in laid] == [
+        ("B", 25.0, True), ("A", 100.0, True), ("C", 0.0, False),
+    ]  # fmt: skip
+
+
+def test_a_line_goes_from_one_side_to_the_other() -> None:
+    assert line([]) == ("", "")
+    points, area = line([0, 5, 10])
+    assert points == "0.0,26.0 500.0,14.0 1000.0,2.0"
+    assert area.startswith(f"0,{HEIGHT} ")
+    assert area.endswith(f" 1000.0,{HEIGHT}")
+
+
+def test_only_pages_of_the_console_are_gone_on_to() -> None:
+    for place in ("/console", "/console/devices?q=a%20b&ended=true", "/console/devices/" + "a" * 64):
+        assert safe_next(place) == place
+    for place in ("", "/", "/docs", "//x/console", "/console/..", "/console//x", "/console/sign-in", "/console/é"):
+        assert safe_next(place) == "/console"
