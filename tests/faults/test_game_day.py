@@ -211,11 +211,10 @@ def test_transactions_that_hold_the_horizon(game: Game) -> None:
 
 
 def test_source_down_for_a_transaction_that_was_prepared_and_forgotten(game: Game) -> None:
-    _, prometheus, runbook, *_ = game
+    service, prometheus, runbook, *_ = game
     assert not prometheus.firing("LedgerSourceDown")
-    game.postgres_machine.set_off(-400)  # as before the service was there to see it begin
     game.postgres.psql(f"BEGIN; {INSERT.format('p4')}; PREPARE TRANSACTION 'left'", game.database.rpartition("/")[2])
-    game.postgres_machine.set_off(0)
+    service.signal(signal.SIGHUP)  # those who begin now did not see it begin
     prometheus.wait_for("LedgerSourceDown", firing=True)
     wait_told(game, "ROLLBACK PREPARED")
     assert "ROLLBACK PREPARED" in runbook.run("LedgerSourceDown", exits=1)
