@@ -119,8 +119,8 @@ class Application:
             # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
             gc.collect()
             gc.freeze()
-            # What does come to stay are sockets. A collection stops the worker for as long as it has objects to look at:
-            # with 50,000 and 20 those of 5,000 sockets that joined were a million at once, half a second.
+            # What does come to stay are sockets. A collection stops the worker for as long as it has objects to look
+            # at: with 50,000 and 20 those of 5,000 sockets that joined were a million at once, half a second.
             gc.set_threshold(10_000, 5, 200)
             await send({"type": "lifespan.startup.complete"})
             await receive()
