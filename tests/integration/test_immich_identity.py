@@ -394,13 +394,13 @@ async def test_without_the_database_nothing_is_said_of_any_token(
             assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
             assert answer.json["message"].startswith("Immich's database does not tell whether this token is good: ")
             assert sid_of(each)[:12] in answer.json["message"]
-        asked = 0
+        asked, sent_to_all = 0, {"types": [], "acks": [], "sid": sid_of(token), "position": ""}
         for route in routes(service.services):
             for operation in route.operations:
                 if not set(operation.security) & set(SESSION) or route.path.endswith("/entities"):
                     continue  # entities are not here, whoever asks
                 path = re.sub(r"\{\w+\}", sid_of(token), route.path)
-                sent = {"types": [], "acks": [], "sid": sid_of(token)} if operation.method in ("POST", "PUT") else None
+                sent = sent_to_all if operation.method in ("POST", "PUT") else None
                 answer = await service.ask(operation.method, path, each, json=sent)
                 assert (answer.status_code, "retry-after" in answer.headers) == (503, True), (path, answer.text)
                 asked += 1
