@@ -69,7 +69,7 @@ class Milestones:
 
 
 async def write(store: Store, partition: int, states: Sequence[State]) -> None:
-    """Write milestones where the sessions have none yet, and remove those that are too old; raises nothing."""
+    """Write milestones, and remove those that are too old; raises nothing."""
     name = keys.milestones(partition)
     try:
         for start in range(0, len(states), _WRITTEN_AT_ONCE):
@@ -80,7 +80,7 @@ async def write(store: Store, partition: int, states: Sequence[State]) -> None:
             ]
             old = [_field(state.sid, state.seq // EVERY - MOST) for state in some]
             await asyncio.gather(
-                *(store.command("HSETNX", name, field, value, key=name) for field, value in fields),
+                *(store.command("HSET", name, field, value, key=name) for field, value in fields),
                 store.command("HDEL", name, *old, key=name),
             )
     except (StoreReplyError, StoreUnavailable) as error:  # nobody needs them: what reads further back takes longer

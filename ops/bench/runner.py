@@ -8,6 +8,7 @@ from typing import Final
 from ops.bench import (
     acks,
     devices,
+    growth,
     history,
     mixed,
     observing,
@@ -16,6 +17,7 @@ from ops.bench import (
     rss,
     segments,
     sizes,
+    sizing,
     sockets,
     stampede,
     stream,
@@ -45,6 +47,8 @@ _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = 
     "beside": beside.run,
     "observing": observing.run,
     "stampede": stampede.run,
+    "growth": growth.run,
+    "sizing": sizing.run,
 }
 
 

@@ -11,11 +11,11 @@ from statistics import median
 from typing import Final
 
 import msgspec
-from redis import Redis
 
 from ops.bench.acks import offered
 from ops.bench.children.stampede import Rush, Rushed
 from ops.bench.rig import assets, servers, wire
+from ops.bench.rig.cpu import store_pid
 from ops.bench.rig.processes import Server, tool
 from ops.bench.rig.results import Bound, Result, percentile
 from ops.bench.rig.rounds import Progress
@@ -46,8 +46,6 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
 
 def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> Rushed:
     head, tail = wire.ack_parts(ACK_PATH, one.token, assets.TYPE, assets.asset(0)["id"])
-    with Redis.from_url(found.url) as redis:
-        store = int(redis.info("server")["process_id"])
     rush = Rush(
         port=service.port,
         streams=tuple(device.stream_request for device in devices),
@@ -58,7 +56,7 @@ def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> 
         pause_s=0.005,
         limit=_ACKS,
         at_most_s=_SLACK_S,
-        pids=(store, *(worker.pid for worker in service.workers())),
+        pids=(store_pid(found.url), *(worker.pid for worker in service.workers())),
     )
     done = tool("ops.bench.children.stampede", msgspec.json.encode(rush), timeout_s=_SLACK_S + 30)
     return msgspec.json.decode(done, type=Rushed)

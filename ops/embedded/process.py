@@ -33,6 +33,10 @@ MEND = "`syncledger store mend` shows what can be kept of them, and mends them"
 _DAMAGED = ("reading the append only file", "AOF MANIFEST FILE ERROR", "end of file reading the append")
 _THEIR_ADVICE = re.compile(r": make a backup of your AOF file, then use \S*valkey-check-aof.*")
 
+_TUNABLES = "glibc.malloc.tcache_count=1024"
+"""Of glibc's allocator, which this server uses: an import takes a third less of its time if as many small pieces of
+each size are kept at hand as a script uses (measured with 2.36). They take 33 MB at most, where all sizes are used."""
+
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -177,6 +181,7 @@ def spawn(files: Files, held: Lock) -> subprocess.Popen[bytes]:
             start_new_session=True,  # signals to our process group are not for it
             pass_fds=(held.fileno(),),
             umask=0o077,
+            env={**os.environ, "GLIBC_TUNABLES": ":".join(filter(None, (_TUNABLES, os.environ.get("GLIBC_TUNABLES"))))},
         )
     # Kept to be reaped: the server is meant to outlive the process that started it, or to end before it.
     _children[:] = [child for child in _children if child.poll() is None]

@@ -10,6 +10,7 @@ import pytest
 from ledger import keys
 from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.log import milestones
+from ledger.log.formats import FORMAT
 from ledger.log.service import Ledger
 from ledger.log.state_fields import session_fields
 from ledger.log.stored_sessions import find_strays
@@ -77,7 +78,7 @@ async def told(valkey_store: Store, monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 def kept(state: State) -> bytes:
-    return msgspec.msgpack.encode((milestones.FORMAT, session_fields(state), {}))
+    return msgspec.msgpack.encode((FORMAT, session_fields(state), {}))
 
 
 async def test_every_instant_is_folded_from_the_milestone_before_it(told: Told) -> None:
@@ -105,7 +106,7 @@ async def test_what_is_not_on_the_chain_or_cannot_be_read_is_not_believed(told: 
     for value in (
         kept(msgspec.structs.replace(state, hash=bytes(32))),
         kept(msgspec.structs.replace(state, seq=EVENTS + 1)),
-        msgspec.msgpack.encode((milestones.FORMAT + 1, {}, {})),
+        msgspec.msgpack.encode((FORMAT + 1, {}, {})),
         b"",
         b"\xff",
     ):
@@ -120,7 +121,7 @@ async def test_verify_names_those_that_differ_and_rebuild_makes_them_anew(told: 
     wrong = msgspec.structs.replace(told.then[PHONE][EVERY - 1], library="another")
     await told.put(PHONE, 1, kept(wrong))
     await told.put(TABLET, 2, b"\xff")
-    await told.put(TABLET, 3, msgspec.msgpack.encode((milestones.FORMAT + 1, {}, {})))  # a newer version's
+    await told.put(TABLET, 3, msgspec.msgpack.encode((FORMAT + 1, {}, {})))  # a newer version's
     found = await verify(told.store, 1)
     assert [(one.session, one.what) for one in found.differences] == [
         (PHONE, "its milestone 16 is not what its events say"),

@@ -14,7 +14,7 @@ from ops.settings.variables import unknown_variables
 from tests.docs.reading import PROSE, ROOT, RUN, SETTINGS, Page, pages
 from tests.support.processes.runbook import FAULTS
 
-OTHERS: Final = ("ARCHITECTURE.md", "CHANGELOG.md", "ops/SIZING.md")
+OTHERS: Final = ("ARCHITECTURE.md", "CHANGELOG.md")
 """Pages whose links are followed too."""
 OF_OTHERS: Final = {"LEDGER_DB_PASSWORD", "LEDGER_URL"}
 """What the Compose file beside Immich and the programs of backend.md read, and the service does not."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
-import psutil
 import uvloop
 
+from ops.bench.rig.cpu import cpu_s
 from ops.bench.rig.wire import stamps
 
 _OK = b"HTTP/1.1 204 "
@@ -138,17 +137,6 @@ class _Run:
     def fail(self, why: str) -> None:
         if not self.done.done():
             self.done.set_exception(RuntimeError(why))
-
-
-def cpu_s(pids: Sequence[int]) -> float:
-    """Tell the CPU time that processes have used, to the nanosecond where the kernel tells it (Linux)."""
-    spent = 0.0
-    for pid in pids:
-        try:
-            spent += int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
-        except OSError:
-            spent += sum(psutil.Process(pid).cpu_times()[:2])
-    return spent
 
 
 async def drive(rush: Rush) -> Rushed:

@@ -26,6 +26,8 @@ BENCHMARKS: Final = (
     "beside",
     "stampede",
     "observing",
+    "growth",
+    "sizing",
 )
 
 

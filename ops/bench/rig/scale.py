@@ -45,6 +45,12 @@ class Scale(msgspec.Struct, frozen=True):
     plotted_events: int = 100_000
     stampedes: tuple[int, ...] = (500, 2_000)
     stampede_assets: int = 2_000
+    growth_devices: tuple[int, ...] = (1, 100, 1_000)
+    growth_events: tuple[int, ...] = (10_000, 60_000, 600_000)
+    growth_entities: tuple[int, ...] = (10_000, 60_000, 400_000)
+    growth_measured: int = 2_000
+    sizing_devices: int = 100_000_000
+    sizing_s: float = 3.0
 
 
 FULL: Final = Scale()
@@ -82,4 +88,10 @@ QUICK: Final = Scale(
     plotted_events=2_000,
     stampedes=(10,),
     stampede_assets=50,
+    growth_devices=(1, 3, 10),
+    growth_events=(200, 400, 3_000),
+    growth_entities=(200, 400, 1_000),
+    growth_measured=100,
+    sizing_devices=100_000,
+    sizing_s=0.3,
 )

@@ -12,14 +12,14 @@ from msgspec import Struct
 
 from ledger.errors import InvalidInput
 from projections.counters import Counters
+from projections.entities.catalog.write_arguments import BATCH_ROWS
 from projections.entities.catalog.writer import Written
 from projections.entities.entity import MAX_LINE_BYTES, Entity, read_line
 from projections.entities.source import HeldBack
 
-BATCH_LINES: Final = 200
-"""More would keep other clients of the store waiting for several milliseconds."""
-BATCH_BYTES: Final = 256 * 1024
-IN_FLIGHT: Final = 2
+BATCH_LINES: Final = BATCH_ROWS
+BATCH_BYTES: Final = 128 * 1024
+IN_FLIGHT: Final = 4
 MAX_REFUSALS: Final = 1000
 _BOM: Final = b"\xef\xbb\xbf"
 

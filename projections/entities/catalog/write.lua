@@ -20,7 +20,7 @@
 -- the parent. A write that is not w, u, h or e changes nothing. Stamps are the server's time in µs, or one more than the
 -- last.
 
-local MOST_BYTES = 524288 -- of rows that waited, so that no call is long
+local MOST_BYTES = 131072 -- of rows that waited, so that no call is long
 
 local OWNER = ',"role":"owner"}$'
 

@@ -15,9 +15,10 @@ from projections.entities.forms import Form, forms_of
 from projections.entities.payloads.base import Payload
 from projections.entities.registry import row
 
-BATCH_ROWS: Final = 500
-BATCH_BYTES: Final = 512 * 1024
-LOOKED_AT_ROWS: Final = 200
+BATCH_ROWS: Final = 50
+"""How many rows one script writes, at most: it takes less than two milliseconds, for which everybody else waits."""
+BATCH_BYTES: Final = 128 * 1024
+LOOKED_AT_ROWS: Final = 50
 """How many rows that wait one script looks at, at most."""
 
 FORGET: Final = "f"

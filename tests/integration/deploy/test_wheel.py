@@ -13,7 +13,7 @@ from tests.support.processes.proxies import FILES
 
 ROOT: Final = FILES.parents[2]
 PACKAGES: Final = ("ledger", "projections", "endpoints", "ops")
-NOT_PACKAGED: Final = ("ops/deploy/", "ops/docs/", "ops/SIZING.md", "ops/proof/FORMAT.md")
+NOT_PACKAGED: Final = ("ops/deploy/", "ops/docs/", "ops/proof/FORMAT.md")
 
 
 def test_all_that_is_needed_is_in_the_wheel(tmp_path: Path) -> None:
