@@ -194,13 +194,8 @@ def operations(scene: Scene, client: httpx.Client) -> list[tuple[str, str]]:
     made = scene.secrets
     found = []
     for template, methods in client.get("/openapi.json").json()["paths"].items():
-        parts = {
-            "session_id": UNKNOWN,
-            "library": made.address(),
-            "key_id": made.word(),
-            "tile": made.word(),
-            "name": made.word(),
-        }
+        parts = {"session_id": UNKNOWN, "library": made.address(), "key_id": made.word(), "tile": made.word()}
+        parts |= {name: made.word() for name in re.findall(r"{(\w+)}", template) if name not in parts}
         path = template.format_map(parts)
         found += [(method.upper(), path) for method in methods]
     assert len(found) > 30

