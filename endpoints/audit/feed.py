@@ -25,7 +25,7 @@ from endpoints.http.request import Request
 from endpoints.http.sending import always, send_endless, send_lines, with_first_made
 from endpoints.services import Services
 from ledger.admission import Caller
-from ledger.errors import NoSuchSession, NotAllowed
+from ledger.errors import NoSuchSession, NotAllowed, Unavailable
 from ledger.positions import iso_from_us
 from projections.accounts.api_keys import ApiKey
 from projections.feed.forms import FORMS, FormName
@@ -37,6 +37,8 @@ from projections.feed.told import FeedFilter, Notice, Told
 SCOPE: Final = "audit.read"
 RECHECK_S: Final = 5.0
 """How long a credential is taken for good before it is looked at again."""
+UNSURE_S: Final = 60.0
+"""How long a feed goes on while the store does not tell whether its credential is still good."""
 LAST_EVENT_ID: Final = "last-event-id"
 RETRY_MS: Final = 3000
 _COMMENT: Final = b": the feed lives\n\n"
@@ -153,12 +155,15 @@ class Feed:
         return await self._hub.names.find(name)
 
     def _lives(self, req: Request) -> Callable[[], Awaitable[bool]]:
-        """Make what tells whether whoever asks still may; asked anew every RECHECK_S."""
+        """Make what tells whether whoever asks still may; asked anew every RECHECK_S.
+
+        A store that is away is waited for: clients of server-sent events that come back to a 503 give up for good.
+        """
         auth, ledger = self._services.auth, self._services.ledger
-        asked_s = monotonic()
+        asked_s = known_s = monotonic()
 
         async def lives() -> bool:
-            nonlocal asked_s
+            nonlocal asked_s, known_s
             if monotonic() - asked_s < RECHECK_S / 2:
                 return True
             asked_s = monotonic()
@@ -168,6 +173,11 @@ class Feed:
                     await ledger.admit(now)
             except (NotAllowed, Unauthenticated, Forbidden):
                 return False
+            except Unavailable:
+                if monotonic() - known_s > UNSURE_S:
+                    raise
+            else:
+                known_s = monotonic()
             return True
 
         return lives

@@ -42,23 +42,30 @@ const point = (seconds) => {
 const slider = document.querySelector("form[data-state]");
 if (slider) {
   const at = slider.elements.at;
-  let timer, asked = 0;
-  const show = async () => {
-    const mine = ++asked;
+  let timer, asked = null;
+  const ask = async () => {
     const answer = await fetch(`${slider.dataset.state}?at=${at.value}`, { cache: "no-store" });
     if (answer.status === 401) return location.reload();
-    const text = await answer.text();
-    if (mine !== asked || !answer.ok) return; // a later one is on its way
-    const found = new DOMParser().parseFromString(text, "text/html").body;
+    if (!answer.ok) return;
+    const found = new DOMParser().parseFromString(await answer.text(), "text/html").body;
     document.getElementById("state").replaceChildren(...found.childNodes);
+  };
+  // One question at a time, and where the slider went on meanwhile one more: a long history takes a while to fold.
+  const show = async () => {
+    if (asked !== null) return;
+    while (asked !== at.value) {
+      asked = at.value;
+      await ask().catch(() => {});
+    }
+    asked = null;
   };
   at.addEventListener("input", () => {
     slider.querySelector("output").value = utc(at.value);
     point(at.value);
     clearTimeout(timer);
-    timer = setTimeout(() => show().catch(() => {}), 80);
+    timer = setTimeout(show, 80);
   });
-  slider.addEventListener("submit", (event) => { event.preventDefault(); show().catch(() => {}); });
+  slider.addEventListener("submit", (event) => { event.preventDefault(); show(); });
   if (plot) point(at.value);
 }
 

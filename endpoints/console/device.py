@@ -88,7 +88,7 @@ class Device(Seen):
 
     def __init__(self, services: Services, visitors: Visitors) -> None:
         super().__init__(services, visitors)
-        self._turns = asyncio.Semaphore(PLOTS_AT_ONCE)
+        self._turns = asyncio.Semaphore(PLOTS_AT_ONCE)  # to plot or to fold a long history takes most of a second
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:
         visitor = await self.visitors.of(req)
@@ -110,6 +110,7 @@ class Device(Seen):
             trouble=trouble,
             stuck=await self._stuck(place),
             bars=[] if known is None else plots.bars(known.types),
+            nothing_of=[] if known is None else plots.nothing_of(known.types),
             plot=drawn,
             history=history,
             query=query,
@@ -199,7 +200,8 @@ class Device(Seen):
         if now is not None:
             return now.state, ""
         try:
-            moment = await fold_at(self.services.past, place.partition, place.sid, at_us)
+            async with self._turns:
+                moment = await fold_at(self.services.past, place.partition, place.sid, at_us)
         except (NoSuchSession, LayoutError, CorruptLedger) as error:  # not begun yet, or its beginning is not here
             return None, str(error)
         return describe(moment, at_us, await self.ledger.key_of(place.user)), ""

@@ -143,13 +143,17 @@ def _links(place: str, since_us: int, until_us: int, first_us: int, last_us: int
 
 
 def bars(types: Sequence[TypeHealth]) -> list[TypeBar]:
-    """Lay out how far a device has each type; those with something to tell first, in the order of streams."""
-    laid = [_type_bar(one) for one in types if one.type != COMPLETE]
-    return [one for one in laid if _matters(one)] + [one for one in laid if not _matters(one)]
+    """Lay out how far a device has each type, in the order of streams; those that there is nothing of are left out."""
+    return [_type_bar(one) for one in types if one.type != COMPLETE and not _is_empty(one)]
 
 
-def _matters(bar: TypeBar) -> bool:
-    return bool(bar.health.total or bar.health.behind or bar.health.stale or bar.health.refused)
+def nothing_of(types: Sequence[TypeHealth]) -> list[str]:
+    """Name the types that a library has nothing of, in the order of streams."""
+    return [one.type for one in types if one.type != COMPLETE and _is_empty(one)]
+
+
+def _is_empty(one: TypeHealth) -> bool:
+    return one.total == 0 and not (one.behind or one.stale or one.refused)
 
 
 def _type_bar(one: TypeHealth) -> TypeBar:

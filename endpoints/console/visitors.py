@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, quote
@@ -25,6 +26,8 @@ from endpoints.services import Services
 from ledger.errors import InvalidInput, NotAllowed, SessionEnded
 from projections.accounts.api_keys import ApiKeys
 from projections.accounts.console_access import SESSION_US, ConsoleAccess, Holder
+
+log = logging.getLogger(__name__)
 
 SEE: Final = "audit.read"
 MANAGE: Final = "sessions.manage"
@@ -101,6 +104,7 @@ class Visitors:
             return False
         await self._end(self._secret(req))
         secret = await self.access.open(holder, self._ledger.clock())
+        log.info("console: a %s signed in: %s [%s]", holder.kind, holder.owner_told, req.correlation_id)
         self.set(req, resp, _SESSION, secret, SESSION_US // _SECOND_US, "Strict")
         return True
 

@@ -15,9 +15,14 @@ _CLASS: Final = re.compile("([0-9]+)([mhd])")
 _SPANS: Final = ((86_400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def clean(text: object) -> str:
-    """Make what a device or a user wrote safe to read: no character that is not seen or turns the others around."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)[:MAX_SHOWN_CHARS])
+def clean(text: object, most: int = MAX_SHOWN_CHARS) -> str:
+    """Make what a device or a user wrote safe to read: no character that is not seen or turns the others around.
+
+    What is longer than `most` characters is cut, and ends with an ellipsis.
+    """
+    given = str(text)
+    shown = given if len(given) <= most else given[: most - 1] + "…"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
 
 
 def number(value: float) -> str:

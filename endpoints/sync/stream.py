@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.figures.of_streams import RESET
 from endpoints.http import bodies
 from endpoints.http.compression import compressed
@@ -22,6 +23,7 @@ from endpoints.services import Services
 from endpoints.sync.idle_polls import Foreseen, IdlePolls
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
+from endpoints.sync.stream_over import StreamOver
 from endpoints.sync.turns import Arrivals, Going, Turn, Turns
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
@@ -99,7 +101,7 @@ class SyncStream:
             if foreseen is not None:
                 foreseen.drop()
             raise
-        if is_poll and await self._is_idle(resp, caller, state, rows, foreseen):
+        if is_poll and await self._is_idle(req, resp, caller, state, rows, foreseen):
             return
         if unknown and self._services.unknown_types is not None:
             await self._services.unknown_types.note(unknown, self._ledger.clock())
@@ -147,6 +149,7 @@ class SyncStream:
 
     async def _is_idle(
         self,
+        req: Request,
         resp: falcon.asgi.Response,
         caller: Caller,
         state: State,
@@ -159,14 +162,23 @@ class SyncStream:
             foreseen = self._idle_polls.foresee_of(state, rows)
         try:
             line = None if foreseen is None else await foreseen.line()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             figures.ended("refused", time.monotonic() - asked_s)
+            self._tell(req, state, "refused", asked_s, why=str(error))
             raise
         if line is None or not await self._services.auth.still_admits(caller):
             return False
         resp.content_type, resp.data = JSON_LINES, line
         figures.found_nothing(len(line), time.monotonic() - asked_s)
+        self._tell(req, state, "completed", asked_s, len(line))
         return True
+
+    def _tell(self, req: Request, state: State, how: str, asked_s: float, size: int = 0, why: str = "") -> None:
+        """Tell that a stream without an account is over."""
+        status, took_s = 503 if how == "refused" else 200, time.monotonic() - asked_s
+        sid, route = state.sid[:SHORT_ID_CHARS], req.uri_template or ""
+        over = StreamOver(sid, state.user, route, status, how, took_s, 0, size, req.correlation_id, why=why)
+        self._services.stream_over(over)
 
     async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
         """Yield a stream's chunks; behind the last one count what it did not send."""

@@ -9,7 +9,8 @@
 --         many ids follow of those that the first session belongs to, these ids; then per session:
 --         session id (hex), session id (32 bytes), expected seq (0: must never have existed), 'live', 'ended' or
 --         'resumed' (it had ended, and lives again), parent ('' for none), what is kept of it while it has ended, its
---         member of the provider sessions ('' for none), its times; five counts of arguments, the expected hash ('' with seq 0), and then so many arguments:
+--         member of the provider sessions ('' for none), its times; five counts of arguments, the expected hash
+--         ('' with seq 0), and then so many arguments:
 --         events (seq, at, schema, event, hash each); fields and values to set in the session; fields to remove there;
 --         fields and values to set in the checkpoints; fields to remove there
 -- The times of a session that lives are '=', as they were, or `<when it is over> <from when its place counts>` in ms: the

@@ -27,7 +27,7 @@ FILLED: Final = b"@filled"
 """The member of `keys.sids` that tells that all sessions of the partition are in the index."""
 INDEXED: Final = "indexed_at_us"
 """Field of `ledger:meta`: since when all who write keep the index, and all that was before is in it."""
-FORMAT: Final = 2
+INDEXED_FROM: Final = 2
 """The format of a ledger from which on all who write to it keep the index."""
 PLACING: Final = resources.files("ledger.log").joinpath("placing.lua").read_text("utf-8")
 """What scripts begin with that write the order."""

@@ -22,6 +22,7 @@ from projections.transparency.errors import LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
 from projections.transparency.place import LogPlace
+from projections.transparency.states import KeptStates
 from projections.transparency.witnesses import Witnesses
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ async def log_of(found: Opened, settings: Settings) -> LogOf | None:
         return None
     ledger_id = await read_id(found.store)
     witnesses = Witnesses(settings.proof.witnesses, post)
-    return LogOf(found.store, place, ledger_id, settings.proof.origin, signers(settings), found.archive, witnesses)
+    keys, kept = signers(settings), KeptStates()
+    return LogOf(found.store, place, ledger_id, settings.proof.origin, keys, found.archive, witnesses, kept)
 
 
 def open_place(settings: Settings) -> LogPlace | None:

@@ -107,6 +107,7 @@ class LineFormatter(logging.Formatter):
     """Formats `ts=… level=… pid=… logger=… msg=…`, then what was given as `extra`, then a traceback."""
 
     message: str = "msg"
+    _second = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -115,7 +116,7 @@ class LineFormatter(logging.Formatter):
     def fields(self, record: logging.LogRecord) -> dict[str, object]:
         """List what the line has: numbers and truths as they are, all else as text that may be shown."""
         fields: dict[str, object] = {
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
+            "ts": self._time(record.created),
             "level": record.levelname.lower(),
             "pid": record.process,
             "logger": record.name,
@@ -123,10 +124,22 @@ class LineFormatter(logging.Formatter):
         }
         for name, value in vars(record).items():
             if name not in _STANDARD:
-                fields.setdefault(name, value if _is_number(value) else _shown(str(value)))
+                kind = type(value)
+                if kind is str:
+                    value = _shown(value)
+                elif not (kind is int or kind is bool or (kind is float and math.isfinite(value))):
+                    value = _shown(str(value))
+                fields.setdefault(name, value)
         if record.exc_info:
             fields["error"] = _shown(self.formatException(record.exc_info), MAX_TRACEBACK_CHARS)
         return fields
+
+    def _time(self, at_s: float) -> str:
+        second, text = self._second
+        if second != int(at_s):  # PERF: most lines are of the same second as the last one
+            text = datetime.fromtimestamp(int(at_s), UTC).isoformat()[:19]
+            self._second = int(at_s), text
+        return f"{text}.{int(at_s * 1000) % 1000:03d}Z"
 
 
 class JsonFormatter(LineFormatter):
@@ -144,10 +157,6 @@ def _message_of(record: logging.LogRecord) -> str:
         return record.getMessage().strip()
     except Exception as error:  # noqa: BLE001 - of whoever wrote the line; its values may be anything, and are left out
         return f"{record.msg} [cannot be filled in: {type(error).__name__}]"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _shown(text: str, most: int = MAX_CHARS) -> str:

@@ -61,7 +61,10 @@ class Sending:
 
     @classmethod
     def begin(cls, settings: Settings) -> Self:
-        """Begin to send, and to name traces in the log; after the fork, for threads do not outlive one."""
+        """Begin to send, and to name traces in the log; after the fork, for threads do not outlive one.
+
+        Raises InvalidInput for what the SDK cannot use.
+        """
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -71,12 +74,16 @@ class Sending:
         from ops.tracing.outgoing import trace_outgoing
         from ops.tracing.spans import NAME, tracer
 
-        provider = TracerProvider(
-            resource=_resource(Resource, NAME),
-            span_limits=SpanLimits(max_span_attribute_length=_LONGEST_CHARS),
-            shutdown_on_exit=False,  # it may take half a minute
-        )
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        logging.getLogger("opentelemetry.util.re").addFilter(_without_header)
+        try:
+            provider = TracerProvider(
+                resource=_resource(Resource, NAME),
+                span_limits=SpanLimits(max_span_attribute_length=_LONGEST_CHARS),
+                shutdown_on_exit=False,  # it may take half a minute
+            )
+            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        except (ValueError, OSError) as error:
+            raise InvalidInput([(("LEDGER_TRACES",), f"what OTEL_* say cannot be used: {error}")]) from None
         trace.set_tracer_provider(provider)
         trace_outgoing(tracer())
         for handler in logging.getLogger().handlers:
@@ -99,6 +106,13 @@ def _resource(kind: type[Resource], name: str) -> Resource:
     if str(found.attributes["service.name"]).startswith("unknown_service"):
         found = found.merge(kind({"service.name": name}))
     return found
+
+
+def _without_header(record: logging.LogRecord) -> bool:
+    """Leave out of what the SDK says of a header that it cannot read what it is: it holds a key, most likely."""
+    if record.args:
+        record.msg, record.args = "a header of OTEL_EXPORTER_OTLP_HEADERS is left out: write it as name=value", ()
+    return True
 
 
 class _TraceIds(logging.Filter):

@@ -27,7 +27,7 @@ OF_A_LIBRARY: Final = frozenset(("entities.read", "entities.write"))
 """The scopes that a key may have in one library alone."""
 PREFIX: Final = "slk_"
 MAX_NAME_CHARS: Final = 100
-_ID_CHARS: Final = 16
+ID_CHARS: Final = 16
 _MAX_KEY_CHARS: Final = 128
 NOTED_FOR_US: Final = 60_000_000
 """How long a note of use is good for."""
@@ -83,10 +83,10 @@ class ApiKeys:
         digest = _digest(text)
         wanted = _scopes(scopes)
         if library is None:
-            key = ApiKey(digest[:_ID_CHARS], digest, _name(name), wanted, now_us)
+            key = ApiKey(digest[:ID_CHARS], digest, _name(name), wanted, now_us)
         else:
             _check_bound(library, wanted)
-            key = ApiKey(digest[:_ID_CHARS], digest, _name(name), (), now_us, library, wanted)
+            key = ApiKey(digest[:ID_CHARS], digest, _name(name), (), now_us, library, wanted)
         taken = await self._run("HSETNX", keys.api_keys(), key.id, msgspec.json.encode(key))
         if taken != 1:
             raise Refused("Two keys got the same id; try again")
@@ -97,7 +97,7 @@ class ApiKeys:
         if len(text) > _MAX_KEY_CHARS:
             return None
         digest = _digest(text)
-        raw = await self._run("HGET", keys.api_keys(), digest[:_ID_CHARS])
+        raw = await self._run("HGET", keys.api_keys(), digest[:ID_CHARS])
         if raw is None:
             return None
         key = _read(raw)
@@ -108,7 +108,7 @@ class ApiKeys:
 
     async def by_hash(self, digest: str) -> ApiKey | None:
         """Tell what is kept of the key of this SHA-256 now; None where there is none any more."""
-        raw = await self._run("HGET", keys.api_keys(), digest[:_ID_CHARS])
+        raw = await self._run("HGET", keys.api_keys(), digest[:ID_CHARS])
         key = None if raw is None else _read(raw)
         return key if key is not None and hmac.compare_digest(key.hash, digest) else None
 

@@ -17,6 +17,7 @@ import msgspec
 from ledger import keys
 from ledger.errors import CorruptLedger, InvalidInput
 from ledger.store.interface import Script, Store
+from projections.accounts.api_keys import ID_CHARS
 
 SESSION_US: Final = 8 * 3600 * 1_000_000
 """A working day: then whoever sits there signs in again."""
@@ -44,6 +45,11 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
     scopes: tuple[str, ...] = ()
     user: str = ""
     sid: str = ""
+
+    @property
+    def owner_told(self) -> str:
+        """Name whose it is for a log: the id of a key, a user, or who made a link."""
+        return self.key_hash[:ID_CHARS] or self.user or self.name
 
     @property
     def owner(self) -> str:

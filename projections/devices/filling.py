@@ -18,7 +18,7 @@ from ledger.entity_types import COMPLETE
 from ledger.errors import CorruptLedger, LedgerError, StoreUnavailable
 from ledger.log.append import load
 from ledger.log.formats import Formats
-from ledger.log.order import FILLED, FORMAT, INDEXED, Placing, is_filled, mark_filled, place
+from ledger.log.order import FILLED, INDEXED, INDEXED_FROM, Placing, is_filled, mark_filled, place
 from ledger.log.stored_sessions import indexed_sids
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, Store
@@ -33,7 +33,7 @@ JOB: Final = "index_claimed_at_ms"
 EVERY_S: Final = 60.0
 _PAGE: Final = 100
 _ATTEMPTS: Final = 16
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 4
 _LOOK: Final = Script.load("projections.devices", "look.lua", allow_oom=True)
 _FIELDS: Final = 4
 
@@ -54,7 +54,7 @@ async def fill(store: Store, partitions: int, formats: Formats, now_us: int) -> 
     Raises StoreUnavailable where the store does not answer at all.
     """
     report = FillReport()
-    if formats.current < FORMAT:
+    if formats.current < INDEXED_FROM:
         report.waits = True
         return report
     meta = keys.meta()

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.errors import InvalidInput, LedgerError, Rebuilding
+from ledger.errors import InvalidInput, LedgerError
 from ledger.log.service import Ledger
 from projections.devices.behind import Behind
 from projections.devices.merged import merged
@@ -88,7 +88,7 @@ class Devices:
         partition = self._ledger.partition_of(user)
         try:
             ranked = await self._ranked_of(asked, partition, user)
-        except (LedgerError, Rebuilding) as error:
+        except LedgerError as error:
             return DevicesPage([], None, [Unread(partition, str(error))])
         rest = [one for one in ranked if beyond is None or one > beyond]
         page = rest[:limit]

@@ -13,12 +13,12 @@ position comes with the first batch, then at most once a second while more is to
 not wanted, and with the last one. What was told behind the position that somebody comes back with is told again, with
 the same ids: at least once.
 
-How it works. A follower catches up first, by reading each partition itself from its position to where the reader is, a
-page at a time, and AT_ONCE of all followers. From there on it takes what the reader (`live.py`) puts into the ring
-(`ring.py`). While nobody follows nothing is read. Each turn asks each partition whether there is more, in one cheap
-command, and reads those that have more. Writers leave no note for it: 256 such questions cost the store about what
-fifty acks do (measured). In every 16th turn a partition is looked at wholly: what was archived or lost between two
-turns shows there though nothing came behind it.
+How it works. A follower catches up first, by reading itself what is before the ring, each partition from its position
+to where the reader is, a page at a time, and AT_ONCE of all followers. All else it takes from what the reader
+(`live.py`) puts into the ring (`ring.py`). While nobody follows nothing is read. Each turn asks each partition whether
+there is more, in one cheap command, and reads those that have more. Writers leave no note for it: 256 such questions
+cost the store about what fifty acks do (measured). In every 16th turn a partition is looked at wholly: what was
+archived or lost between two turns shows there though nothing came behind it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class FeedHub:
         self._live: LiveReader | None = None
         self._reading: asyncio.Task[None] | None = None
         self._followed_by = 0
+        self._asked_s, self._newest_then = -inf, list[StreamId]()
         self._text = lru_cache(64)(self._print)
 
     @property
@@ -131,8 +132,15 @@ class FeedHub:
         return FeedPosition.start(self.partitions)
 
     async def now(self) -> FeedPosition:
-        """Tell the position behind all events that are there now."""
-        return FeedPosition(tuple(await self._newest()))
+        """Tell the position behind all events that are there now, or were a second ago: many may ask at once."""
+        async with self._starting:
+            if self._live is not None:
+                return FeedPosition(tuple(self._live.heads))
+            if monotonic() - self._asked_s > self._turn_s:
+                asked_s = monotonic()
+                self._newest_then = await self._newest()
+                self._asked_s = asked_s
+            return FeedPosition(tuple(self._newest_then))
 
     async def place(self, text: str, field: str = "from") -> FeedPosition:
         """Read a position, `start` or `now`; raises InvalidInput naming `field`."""
@@ -192,8 +200,10 @@ class FeedHub:
 
     async def _up_to_now(self, follower: _Follower) -> AsyncGenerator[Batch]:
         """Each batch waits for the next one, so that the last events carry the last position."""
-        waiting = Batch((), None)
-        async for told in self._catch_up(follower, range(self.partitions), await self._newest()):
+        waiting, heads = Batch((), None), await self._newest()
+        wanted = (partition for partition in range(self.partitions) if follower.wanted.reads(partition))
+        behind = [partition for partition in wanted if follower.place[partition] != heads[partition]]
+        async for told in self._catch_up(follower, behind, heads):
             if told or follower.due_in_s(self._beat_s) <= 0:
                 if waiting.told or waiting.position is not None:
                     yield waiting
@@ -203,25 +213,28 @@ class FeedHub:
     async def _for_ever(self, follower: _Follower) -> AsyncGenerator[Batch]:
         live = await self._join()
         try:
-            behind: Iterable[int] = range(self.partitions)
             while True:
-                # Both in one step of the loop: what is in the ring from `cursor` on is all that follows `heads`.
-                cursor, heads = live.ring.end, list(live.heads)
+                # All in one step of the loop: what the follower lacks up to `heads` lies in the ring from `cursor` on,
+                # but for the partitions that are to be read for it.
+                cursor = live.ring.first if follower.fell_off else live.ring.end
+                heads, behind, old = list(live.heads), follower.behind(live), live.ring.end
                 if new := follower.new_trouble(live.trouble):
                     yield follower.batch(new)
                 async for told in self._catch_up(follower, behind, heads):
                     if told or follower.due_in_s(self._beat_s) <= 0:
                         yield follower.batch(told)
-                async for batch in self._from_ring(live, follower, cursor):
+                async for batch in self._from_ring(live, follower, cursor, old):
                     yield batch
-                behind = range(self.partitions) if follower.fell_off else list(follower.stuck)
         finally:
             self._followed_by -= 1
             if self._followed_by == 0:
                 self._stop()
 
-    async def _from_ring(self, live: LiveReader, follower: _Follower, cursor: int) -> AsyncIterator[Batch]:
-        """Yield what the reader puts into the ring; ends where the follower must read by itself again."""
+    async def _from_ring(self, live: LiveReader, follower: _Follower, cursor: int, old: int) -> AsyncIterator[Batch]:
+        """Yield what the reader puts into the ring; ends where the follower must read by itself again.
+
+        Blocks before number `old` were there when it came.
+        """
         follower.fell_off = False
         tried_s = beat_s = monotonic()
         while True:
@@ -231,8 +244,8 @@ class FeedHub:
                 if block is None:
                     follower.fell_off = True
                     return
+                told = follower.taken(block, is_old=cursor < old)
                 cursor += 1
-                told = follower.taken(block)
                 if told or follower.due_in_s(self._beat_s) <= 0:
                     yield follower.batch(told)
                     beat_s = monotonic()
@@ -258,8 +271,6 @@ class FeedHub:
         """
         place, unavailable = follower.place, 0
         for partition in partitions:
-            if not follower.wanted.reads(partition) or place[partition] == heads[partition]:
-                continue
             reading = self._reader.read(partition, place[partition], heads[partition])
             try:
                 while blocks := await self._page(partition, reading):
@@ -293,7 +304,8 @@ class FeedHub:
         """Have the reader read, which knows by then where the present is."""
         async with self._starting:
             if self._live is None:
-                live = LiveReader(self._reader, self._teller, Ring(self._ring_bytes), await self._newest())
+                heads = await self._newest()
+                live = LiveReader(self._reader, self._teller, Ring(heads, self._ring_bytes), heads)
                 self._live, self._reading = live, asyncio.create_task(live.run(self._turn_s))
             self._followed_by += 1
             return self._live
@@ -335,12 +347,29 @@ class _Follower:
         self.wanted = wanted
         self.stuck: dict[int, str] = {}
         """Partitions that could not be read for it, and why."""
-        self.fell_off = False
+        self.fell_off = True
+        """Whether it is to take the ring from its beginning."""
         self._moved = True
         self._told = False
         """Whether it moved on, or was told something, since it was given a position."""
         self._given_s = -inf
         self._troubles: dict[int, str] = {}
+
+    def behind(self, live: LiveReader) -> list[int]:
+        """List the partitions that are to be read for it: of all others what it lacks is in the ring.
+
+        Where it stands in the ring is an event there, or the one before: else the store may have lost it.
+        """
+        ring, there, found = live.ring, None, []
+        for partition, (at, head) in enumerate(zip(self.place, live.heads, strict=True)):
+            if not self.wanted.reads(partition) or (at == head and partition not in self.stuck):
+                continue
+            if partition not in self.stuck and ring.base[partition] <= at < head:
+                there = ring.ids() if there is None else there
+                if at == ring.base[partition] or (partition, str(at)) in there:
+                    continue
+            found.append(partition)
+        return found
 
     def due_in_s(self, beat_s: float) -> float:
         """Tell in how many seconds it is to be given a position, though nothing is told any more; inf for never."""
@@ -364,14 +393,14 @@ class _Follower:
         self._moved = True
         return told if self.wanted == ALL else tuple(one for one in told if self.wanted.takes(one))
 
-    def taken(self, block: Block) -> tuple[Told, ...]:
+    def taken(self, block: Block, *, is_old: bool) -> tuple[Told, ...]:
         """Take a block of the ring: what of it is wanted and was not told yet."""
         partition = block.partition
         if not self.wanted.reads(partition) or partition in self.stuck:
             return ()
         before = self.place[partition]
-        if not block.goes_back and before > block.last:  # another worker told it
-            return ()
+        if not block.goes_back and (before > block.last or (is_old and before == block.last)):
+            return ()  # it was told, by another worker too
         self.place[partition] = block.last
         self._note_trouble(block)
         told = block.told

@@ -17,6 +17,7 @@ from projections.transparency.notary import Notary, NotaryReport, Progress
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import NEWEST, Identity, LogPlace
 from projections.transparency.reading import Behind
+from projections.transparency.states import KeptStates
 from projections.transparency.witnesses import Witnesses
 
 JOB: Final = "proof_claimed_at_ms"
@@ -28,7 +29,8 @@ class LogOf(NamedTuple):
     """A ledger's log: where it is, whose, the origin it is to have ('' for any), and how its keys are found.
 
     `keys` gives those that sign in the name of an origin, newest first, and makes one only where nothing is signed yet,
-    as its second argument tells. `witnesses` sign each checkpoint, too.
+    as its second argument tells. `witnesses` sign each checkpoint, too. `kept`: what stays in memory of the state tree
+    from run to run.
     """
 
     store: Store
@@ -38,6 +40,7 @@ class LogOf(NamedTuple):
     keys: Callable[[str, bool], Sequence[SignerKey]]
     archive: Archive | None = None
     witnesses: Witnesses | None = None
+    kept: KeptStates | None = None
 
 
 async def origin_of(log_of: LogOf, new_origin: str) -> str:
@@ -205,7 +208,7 @@ async def _run(
 ) -> NotaryReport:
     origin, follows = identity.origin, None if identity.follows is None else identity.follows.leaf
     behind = Behind(log_of.store, log_of.archive)
-    notary = Notary(log_of.place, origin, keys, behind, log_of.witnesses, follows)
+    notary = Notary(log_of.place, origin, keys, behind, log_of.witnesses, follows, log_of.kept)
     await notary.open()
     _check_size(log_of, notary.size, (await read_noted(log_of.store)).size)
     await notary.take(partitions, on_progress)

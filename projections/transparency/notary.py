@@ -34,7 +34,7 @@ from projections.transparency.errors import LogContradicts, LogRefused, LogWentB
 from projections.transparency.going_on import GoneOn
 from projections.transparency.place import CHECKPOINT, NEWEST, LogPlace, batch_name, checkpoint_name, state_name
 from projections.transparency.reading import Behind, Foreign, Row, is_linked, kind_of, previous_of
-from projections.transparency.states import StateTree
+from projections.transparency.states import KeptStates, StateTree
 from projections.transparency.tree import TreeReader, TreeWriter, remove_partials
 from projections.transparency.witnesses import Witnesses
 
@@ -85,9 +85,11 @@ class Notary:
         behind: Behind,
         witnesses: Witnesses | None = None,
         follows: ClosedLeaf | None = None,
+        kept: KeptStates | None = None,
     ) -> None:
         """Take where the log is, what it is called, the keys that sign it (newest first), what is to be logged, who
-        else signs, and what it follows if another one was closed."""
+        else signs, what it follows if another one was closed, and what is in memory of its state tree."""
+        self._kept = KeptStates() if kept is None else kept
         self._witnesses = witnesses
         self._follows = follows
         self.report = NotaryReport()
@@ -97,7 +99,7 @@ class Notary:
         self._keys = keys
         self._behind = behind
         self._tree = TreeWriter()
-        self._states = StateTree(place)
+        self._states = StateTree(place, kept=self._kept)
         self._newest: Batch | None = None
         self._signed = 0
         self._state_at = -1
@@ -236,7 +238,7 @@ class Notary:
 
     async def _open_states(self, leaf: StateLeaf) -> None:
         try:
-            self._states = await StateTree.open(self._place, leaf.size, Node(leaf.root, leaf.sessions))
+            self._states = await StateTree.open(self._place, leaf.size, Node(leaf.root, leaf.sessions), kept=self._kept)
         except ObjectMissing as error:
             raise LogContradicts(state_name(leaf.size), "it is missing") from error
         self._state_at = leaf.size

@@ -43,7 +43,7 @@ SLACK_BYTES: Final = 4 * 1024 * 1024
 """How much superseded may lie in packs, however little they hold."""
 _AT_ONCE: Final = 32
 KEPT_BYTES: Final = 64 * 1024 * 1024
-"""How many bytes of buckets a tree keeps in memory, those used last, unless it is asked to keep all."""
+"""How many bytes of buckets are kept in memory, those used last, unless all are to be: those of 800,000 sessions."""
 _MAGIC: Final = b"SYNCSTAT"
 _END: Final = Packed(">QI8s")
 _ENTRY: Final = Packed(">BQQI32sI")
@@ -76,25 +76,58 @@ class _Root(msgspec.Struct, frozen=True, array_like=True):
     packs: dict[int, int]
 
 
+class KeptStates:
+    """Buckets and groups in memory, of whichever tree has them: a bucket is known by its hash, a group by its place."""
+
+    def __init__(self, most_bytes: int | None = KEPT_BYTES) -> None:
+        """`most_bytes`: of buckets; None for all, which are 80 bytes a session.
+
+        Who looks for most of them, in no order, must not read each bucket again and again.
+        """
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._buckets: OrderedDict[int, tuple[bytes, Bucket]] = OrderedDict()
+        self._groups: dict[int, tuple[Piece, list[Piece]]] = {}
+
+    def bucket(self, number: int, piece: Piece) -> Bucket | None:
+        """Find a bucket that has the hash of its piece."""
+        found = self._buckets.get(number)
+        if found is None or found[0] != piece.hash:
+            return None
+        self._buckets.move_to_end(number)
+        return found[1]
+
+    def keep_bucket(self, number: int, digest: bytes, bucket: Bucket) -> None:
+        """Keep a bucket of this hash, and let those go that were not used for longest."""
+        before = self._buckets.pop(number, None)
+        if before is not None:
+            self._bytes -= len(before[1].packed)
+        self._buckets[number] = digest, bucket
+        self._bytes += len(bucket.packed)
+        while self._most_bytes is not None and self._bytes > self._most_bytes and len(self._buckets) > 1:
+            self._bytes -= len(self._buckets.popitem(last=False)[1][1].packed)
+
+    def group(self, number: int, piece: Piece) -> list[Piece] | None:
+        """Find the pieces of a group that lies there."""
+        found = self._groups.get(number)
+        return found[1] if found is not None and found[0] == piece else None
+
+    def keep_group(self, number: int, piece: Piece, pieces: list[Piece]) -> None:
+        """Keep the pieces of a group."""
+        self._groups[number] = piece, pieces
+
+
 class StateTree:
     """The state tree of a log as of one size. All methods raise LogContradicts, ArchiveUnavailable."""
 
-    def __init__(self, place: LogPlace, root: _Root | None = None, kept_bytes: int | None = KEPT_BYTES) -> None:
-        """Begin with an empty tree; `open` reads one. `kept_bytes`: of buckets in memory at most; None for all.
-
-        All are 80 bytes a session: who looks for most of them, in no order, must not read each bucket again and again.
-        """
-        self._most_bytes = kept_bytes
+    def __init__(self, place: LogPlace, root: _Root | None = None, kept: KeptStates | None = None) -> None:
+        """Begin with an empty tree; `open` reads one. `kept`: what is in memory of it, and of those before."""
+        self._kept = KeptStates() if kept is None else kept
         self._place = place
         self._root = root or _Root(FORMAT, 0, {}, {})
-        self._groups: dict[int, list[Piece]] = {}
-        self._buckets: OrderedDict[int, Bucket] = OrderedDict()
-        self._kept_bytes = 0
 
     @classmethod
-    async def open(
-        cls, place: LogPlace, size: int, expected: Node, *, kept_bytes: int | None = KEPT_BYTES
-    ) -> StateTree:
+    async def open(cls, place: LogPlace, size: int, expected: Node, *, kept: KeptStates | None = None) -> StateTree:
         """Open the tree of a log of `size`; raises ObjectMissing."""
         name = state_name(size)
         tail, length = await place.objects.tail(name, 64 * 1024)
@@ -107,7 +140,7 @@ class StateTree:
             raise LogContradicts(name, f"its end cannot be read: {error!r}") from error
         if root.format != FORMAT or root.size != size or not root.groups.keys() <= set(range(GROUPS)):
             raise LogContradicts(name, "it is of another size, or of a newer version")
-        tree = cls(place, root, kept_bytes)
+        tree = cls(place, root, kept)
         if tree.node != expected:
             raise LogContradicts(name, "its root is not the one that is in the log")
         return tree
@@ -136,11 +169,11 @@ class StateTree:
         # PERF: who looks for all sessions finds almost all buckets in memory, where nothing is to be waited for.
         unread = []
         for number in sorted(wanted):
-            if (kept := self._buckets.get(number)) is None:
-                unread.append(number)
-            else:
-                self._buckets.move_to_end(number)
+            piece = (await self._group(number // GROUP))[number % GROUP]
+            if (kept := self._kept.bucket(number, piece)) is not None:
                 look(kept, number)
+            elif piece.sessions:
+                unread.append(number)
         if unread:
             await each(unread, read, _AT_ONCE)
         return found
@@ -185,11 +218,11 @@ class StateTree:
             root = _Root(FORMAT, size, groups, packs | {size: length})
             ending = msgspec.msgpack.encode(root)
             file.write(ending + _END.pack(length, len(ending), _MAGIC))
-            made = StateTree(self._place, root, self._most_bytes)
+            made = StateTree(self._place, root, self._kept)
             try:
                 await self._place.objects.create(state_name(size), file)
             except ObjectExists:  # a job that was killed wrote it
-                return await StateTree.open(self._place, size, made.node, kept_bytes=self._most_bytes)
+                return await StateTree.open(self._place, size, made.node, kept=self._kept)
         return made
 
     async def remove_superseded(self) -> int:
@@ -238,20 +271,23 @@ class StateTree:
             if number in by_bucket:
                 bucket = bucket.changed(by_bucket[number])
                 node = bucket.node()
+                self._kept.keep_bucket(number, node.hash, bucket)
             elif not len(bucket):
                 continue
             else:
                 node = pieces[number % GROUP].node
             pieces[number % GROUP] = pack.add(bucket.packed, node)
         content = b"".join(_ENTRY.pack(at, *piece) for at, piece in enumerate(pieces) if piece.sessions)
-        return pack.add(content, join_all([piece.node for piece in pieces]))
+        written = pack.add(content, join_all([piece.node for piece in pieces]))
+        self._kept.keep_group(group, written, pieces)
+        return written
 
     async def _group(self, group: int) -> list[Piece]:
         """Read where a group's buckets are."""
-        kept = self._groups.get(group)
+        piece, pieces = self._root.groups.get(group, _NONE), [_NONE] * GROUP
+        kept = self._kept.group(group, piece)
         if kept is not None:
             return kept
-        piece, pieces = self._root.groups.get(group, _NONE), [_NONE] * GROUP
         if piece.sessions:
             content, name = await self._content(piece), state_name(piece.pack)
             if len(content) % _ENTRY.size:
@@ -260,15 +296,14 @@ class StateTree:
                 pieces[at] = Piece(*values)
             if join_all([each.node for each in pieces]) != piece.node:
                 raise LogContradicts(name, f"the group at {piece.offset} is not the one that was written")
-        self._groups[group] = pieces
+        self._kept.keep_group(group, piece, pieces)
         return pieces
 
     async def _bucket(self, number: int) -> Bucket:
-        kept = self._buckets.get(number)
-        if kept is not None:
-            self._buckets.move_to_end(number)
-            return kept
         piece = (await self._group(number // GROUP))[number % GROUP]
+        kept = self._kept.bucket(number, piece)
+        if kept is not None:
+            return kept
         bucket = Bucket()
         if piece.sessions:
             name = state_name(piece.pack)
@@ -281,11 +316,7 @@ class StateTree:
                 raise LogContradicts(name, f"the bucket at {piece.offset}: {error}") from error
             if node != piece.node:
                 raise LogContradicts(name, f"the bucket at {piece.offset} is not the one that was written")
-        if number not in self._buckets:  # else another task was first
-            self._buckets[number] = bucket
-            self._kept_bytes += len(bucket.packed)
-        while self._most_bytes is not None and self._kept_bytes > self._most_bytes and len(self._buckets) > 1:
-            self._kept_bytes -= len(self._buckets.popitem(last=False)[1].packed)
+            self._kept.keep_bucket(number, node.hash, bucket)
         return bucket
 
     async def _content(self, piece: Piece) -> bytes:

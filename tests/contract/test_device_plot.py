@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from ledger.commands import CreateSession, DescribeDevice, RequestReset
+from ledger.commands import Command, CreateSession, DescribeDevice, RequestReset
 from ledger.errors import NoSuchSession, Refused
 from ledger.events import AckRefused, AcksRecorded, CheckpointsCleared, ResetSent, StreamOffered
 from ledger.log.service import Ledger
@@ -42,17 +42,15 @@ async def filled(store: Store, clock: Clock, steps: int) -> None:
         state = await ledger.look(0, SID)
         assert state is not None
         epoch = state.epoch_of("AssetV1")
-        command = dice.choice(
-            [
-                offer("AssetV1", snapshot_us=SNAPSHOT + 10 * step),
-                acks(ack("AssetV1", state.offered_us("AssetV1") - dice.randrange(300), f"id-{step}", epoch)),
-                acks(ack("AssetV1", SNAPSHOT + 10**9, "", epoch)),
-                clear("AssetV1"),
-                DescribeDevice(plain("Pixel"), plain("Android"), plain(f"3.2.{step}")),
-            ]
-        )
+        commands: list[Command] = [
+            offer("AssetV1", snapshot_us=SNAPSHOT + 10 * step),
+            acks(ack("AssetV1", state.offered_us("AssetV1") - dice.randrange(300), f"id-{step}", epoch)),
+            acks(ack("AssetV1", SNAPSHOT + 10**9, "", epoch)),
+            clear("AssetV1"),
+            DescribeDevice(plain("Pixel"), plain("Android"), plain(f"3.2.{step}")),
+        ]
         try:
-            await ledger.execute("ann", SID, command)
+            await ledger.execute("ann", SID, dice.choice(commands))
         except Refused:
             continue
 

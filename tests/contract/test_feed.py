@@ -233,6 +233,38 @@ async def test_who_follows_hears_what_comes_and_goes_on_elsewhere(scene: Scene) 
     assert one.told[0].user == "user0"
 
 
+async def test_who_comes_back_soon_takes_what_came_from_the_ring(scene: Scene) -> None:
+    hub = scene.hub()
+    async with following(hub, hub.start) as other:
+        await other.until(lambda one: len(one.told) == 5, "what was there")
+        position = await hub.now()
+        for name in ("device 0", "device 1", "device 0"):
+            await scene.act(name, 2)
+        await other.until(lambda one: len(one.told) == 11, "what came")
+        read = hub.pages_behind
+        async with following(hub, position) as one, following(hub, await hub.now()) as new:
+            await one.until(lambda one: len(one.told) == 6, "what came meanwhile")
+            await new.until(lambda one: one.batches, "a batch")
+        assert hub.pages_behind == read
+        assert new.told == []
+        assert [told.id for told in one.told] == [told.id for told in other.told[5:]]
+
+
+async def test_where_it_stands_may_be_lost_though_the_ring_goes_beyond(scene: Scene) -> None:
+    """Not everything behind a lost event is in the ring in its order, so the partition is read again."""
+    hub = scene.hub()
+    place = list((await hub.now()).ids)
+    async with following(hub, await hub.now()) as one:
+        await one.until(lambda one: one.batches, "a batch")
+        await scene.act("device 0")
+        await one.until(lambda one: one.told, "what came")
+        head = stream_id(one.told[0].entry.id)
+        place[0] = StreamId(head.ms, head.number - 1) if head.number else StreamId(head.ms - 1, 2**40)
+        async with following(hub, FeedPosition(tuple(place))) as back:
+            await back.until(lambda one: len(one.told) >= 1, "what came behind it")
+            assert [notice.kind for notice in notices_in(back.batches)] == ["went_back"]
+
+
 async def test_filters_give_what_is_asked_for_alone(scene: Scene) -> None:
     hub = scene.hub()
     users = [user for user in (f"u{n}" for n in range(99)) if scene.ledger.partition_of(user) == 5][:2]

@@ -77,6 +77,8 @@ async def test_the_statements_printed_give_a_role_all_it_needs_and_no_more(
     postgres.psql('INSERT INTO "user" (email, "clusterGroupId") SELECT $$a@b$$, id FROM cluster_group', database)
     looked = await tables.sessions([b"\0" * 32])
     assert (looked.sessions, looked.touches, looked.clears) == ({}, True, True)
+    assert await tables.user_of("a@b") == str(await _value(pool, 'SELECT id FROM "user"'))
+    assert await tables.user_of("c@b") is None
     await tables.touch([NOBODY])
     assert await tables.permissions([b"\0" * 32]) == {}
     nobody = ImmichSession(b"", NOBODY, NOBODY, None, 0, None, False, "", "", "", False, NOBODY, 0, 0)
@@ -85,6 +87,10 @@ async def test_the_statements_printed_give_a_role_all_it_needs_and_no_more(
     postgres.psql("CREATE TABLE of_an_update (id int)", database)
     await _read(pool, "SELECT id FROM of_an_update")
     postgres.psql("DROP TABLE of_an_update", database)
+
+
+async def _value(pool: Postgres, sql: str) -> object:
+    return await pool.ask(lambda connection: connection.fetchval(sql))
 
 
 async def _read(pool: Postgres, sql: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ledger import keys
 from ledger.errors import CorruptLedger, LayoutError, ParentOver, StoreFull, StoreReplyError, TooManySessions
@@ -302,6 +303,27 @@ async def test_a_session_is_noted_as_seen_at_most_hourly_and_only_by_itself(log:
     assert await seen_us_after(NOW + HOUR_US) == NOW + 2 * HOUR_US, "never back"
     await load(log.store, PARTITION, sid_of("nobody"), NOW, seen=True)
     assert await log.store.command("ZCARD", name, key=name) == 1
+
+
+# Loading what is known
+
+
+async def test_of_a_session_that_is_as_it_is_known_nothing_is_read_and_it_is_noted_as_seen(log: Log) -> None:
+    state = await log.append(await log.create(), offered("AssetV1"))
+    state = await log.append(state, moved(ack("AssetV1", SNAPSHOT - 1)))
+
+    async def loaded(known: State) -> State | None:
+        return await load(log.store, PARTITION, state.sid, NOW + 3 * HOUR_US, seen=True, known=known)
+
+    assert await loaded(state) is state
+    name = keys.activity(PARTITION)
+    assert int(float(await log.store.command("ZSCORE", name, state.sid, key=name))) * 1000 == NOW + 3 * HOUR_US
+    for other in (replace(state, seq=2), replace(state, hash=b"x" * 32), replace(state, checkpoints={})):
+        found = await loaded(other)
+        assert found == state
+        assert found is not other
+    assert await log.try_append(section(state, ENDED)) is None
+    assert await loaded(state) is None
 
 
 # Reading a partition

@@ -17,6 +17,7 @@ from ledger.transparency.entries import KINDS, EventLeaf, StateLeaf
 from ledger.transparency.merkle import check_consistency
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Node, root_by_path
+from projections.archive.objects import Objects
 from projections.transparency import notary
 from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
 from projections.transparency.job import logged_by, notarize
@@ -24,7 +25,7 @@ from projections.transparency.notary import Notary
 from projections.transparency.noted import LogLease, note, read_noted
 from projections.transparency.place import CHECKPOINT, Identity, LogPlace, batch_name, checkpoint_name
 from projections.transparency.reading import Behind
-from projections.transparency.states import StateTree
+from projections.transparency.states import KeptStates, StateTree
 from projections.transparency.tree import TreeReader
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import Log, sid_of
@@ -180,6 +181,32 @@ async def test_the_state_tree_is_written_anew_when_most_of_it_is_superseded(
     await Audit.of(place)
     packs = [info async for page in place.objects.names("state/") for info in page]
     assert len(packs) < 8, "superseded ones are removed"
+
+
+class CountedObjects(Objects):
+    """Objects that count what is read of them by pieces."""
+
+    reads = 0
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        self.reads += 1
+        return await super().read(name, start, length)
+
+
+async def test_what_a_run_knew_of_the_state_tree_the_next_one_need_not_read(store: Store) -> None:
+    writer, memory = Writer(store), place_at()
+    objects = CountedObjects(memory.objects._store)
+    place = LogPlace(objects)
+    of, bounded = (log_of(store, place)._replace(kept=kept) for kept in (KeptStates(), KeptStates(1)))
+    reads = []
+    for each in (of, of, of, bounded, bounded):
+        await writer.act(80, sessions=40)
+        objects.reads = 0
+        await run(each)
+        reads.append(objects.reads)
+        await Audit.of(memory)
+    assert reads[1] == reads[2] == 0
+    assert min(reads[3:]) > 20, "what is kept is bounded"
 
 
 async def test_a_large_log_is_written_in_batches_and_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from tests.support.stores.servers import RedisServer, free_port, valkey_binary, 
 
 pytestmark = pytest.mark.soak
 
+INSERT = "INSERT INTO photo (id, owner, name) VALUES ('{}', 'lib', 'IMG.jpg')"
 INCREASE_S = 600.0
 """For how long an alert tells of what happened once."""
 
@@ -124,9 +125,9 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Game]:
         )
 
 
-def readyz(game: Game, *, exits: int = 0) -> str:
-    """Ask what is the matter, as the page begins."""
-    return game.runbook.run("Runbooks", exits=exits)
+def wait_told(game: Game, text: str, *, exits: int = 0) -> None:
+    """Ask what is the matter, as the page begins, until whichever worker is asked says so."""
+    wait_until(lambda: text in game.runbook.run("Runbooks", exits=exits), f"/readyz to say {text!r}")
 
 
 def test_store_down(game: Game) -> None:
@@ -134,7 +135,7 @@ def test_store_down(game: Game) -> None:
     assert not prometheus.firing("LedgerStoreDown")
     store.kill()
     prometheus.wait_for("LedgerStoreDown", firing=True)
-    assert str(store.port) in readyz(game, exits=22)
+    wait_told(game, str(store.port), exits=22)
     runbook.run("LedgerStoreDown", exits=1)
     store.start()
     assert "PONG" in runbook.run("LedgerStoreDown")
@@ -147,7 +148,7 @@ def test_disk_full(game: Game) -> None:
     game.prometheus.wait_for("LedgerDiskFull", firing=True)
     assert "maxmemory:1048576" in game.runbook.run("LedgerDiskFull")
     game.prometheus.wait_for("LedgerDiskFull", firing=False)
-    readyz(game)
+    wait_told(game, "always: an answered write is on disk")
 
 
 def test_eviction(game: Game) -> None:
@@ -163,49 +164,64 @@ def test_source_down(game: Game) -> None:
     assert not prometheus.firing("LedgerSourceDown")
     game.postgres.stop()
     prometheus.wait_for("LedgerSourceDown", firing=True)
-    assert "PostgreSQL" in readyz(game)
+    wait_told(game, "PostgreSQL cannot be reached")
     assert "cannot be reached" in runbook.run("LedgerSourceDown", exits=1)
     game.postgres.start()
     runbook.run("LedgerSourceDown")
     prometheus.wait_for("LedgerSourceDown", firing=False)
 
 
+@contextmanager
+def left_open(game: Game, name: str, photo: str) -> Iterator[None]:
+    """Begin a transaction that writes, in a session of a name, and leave it open."""
+    begun = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND state LIKE 'idle in %'"
+    with subprocess.Popen(
+        [game.postgres.binaries.psql, "-q", f"{game.database}?application_name={name}"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as psql:
+        assert psql.stdin is not None
+        psql.stdin.write(f"BEGIN; {INSERT.format(photo)};\n")
+        psql.stdin.flush()
+        wait_until(lambda: game.postgres.psql(begun) == "1", "the transaction that stays open")
+        yield
+        psql.kill()
+
+
 def test_transactions_that_hold_the_horizon(game: Game) -> None:
-    """One is open for minutes; another one was prepared, and holds the horizon for so long that users notice."""
+    """One is open for minutes; another one for so long that users notice. The database's machine ages them."""
     _, prometheus, runbook, *_ = game
-    insert = "INSERT INTO photo (id, owner, name) VALUES ('p{}', 'lib', 'IMG.jpg')"
     assert not prometheus.firing("LedgerLongTransaction")
     assert not prometheus.firing("LedgerHorizonHeld")
     game.postgres_machine.set_off(-1000)
-    name = game.database.rpartition("/")[2]
-    game.postgres.psql(f"BEGIN; {insert.format(2)}; PREPARE TRANSACTION 'left-behind'", name)
-    game.postgres_machine.set_off(-400)
-    begun = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'left open' AND state LIKE 'idle in %'"
-    with subprocess.Popen(
-        [game.postgres.binaries.psql, "-q", f"{game.database}?application_name=left%20open"],
-        stdin=subprocess.PIPE,
-        text=True,
-    ) as left_open:
-        assert left_open.stdin is not None
-        left_open.stdin.write(f"BEGIN; {insert.format(3)};\n")
-        left_open.stdin.flush()
-        wait_until(lambda: game.postgres.psql(begun) == "1", "the transaction that stays open")
-        game.postgres_machine.set_off(0)
+    with left_open(game, "forgotten", "p2"):
+        game.postgres_machine.set_off(-400)
+        with left_open(game, "slow", "p3"):
+            game.postgres_machine.set_off(0)
+            for name, ended in (("forgotten", "LedgerHorizonHeld"), ("slow", "LedgerLongTransaction")):
+                prometheus.wait_for(ended, firing=True)
+                wait_told(game, "devices see nothing of the last")
+                here, there = map(int, runbook.run("LedgerHorizonHeld").split())
+                assert abs(here - there) < 5, "it is not the clock"
+                listed = runbook.run("LedgerLongTransaction")
+                (pid,) = re.findall(rf"^ *(\d+) \| {name}\b", listed, re.MULTILINE)
+                runbook.run("LedgerLongTransaction", 1, instead={"PID": pid})
+                prometheus.wait_for(ended, firing=False)
 
-        prometheus.wait_for("LedgerHorizonHeld", firing=True)
-        assert "devices see nothing of the last" in readyz(game)
-        here, there = map(int, runbook.run("LedgerHorizonHeld").split())
-        assert abs(here - there) < 5, "it is not the clock"
-        listed = runbook.run("LedgerLongTransaction")
-        (pid,) = re.findall(r"^ *(\d+) \| left open", listed, re.MULTILINE)
-        (gid,) = re.findall(r"^ *(\S+) +\| postgres", listed, re.MULTILINE)
-        runbook.run("LedgerLongTransaction", 2, instead={"GID": gid})
-        prometheus.wait_for("LedgerHorizonHeld", firing=False)
 
-        prometheus.wait_for("LedgerLongTransaction", firing=True)
-        runbook.run("LedgerLongTransaction", 1, instead={"PID": pid})
-        prometheus.wait_for("LedgerLongTransaction", firing=False)
-        left_open.stdin.close()
+def test_source_down_for_a_transaction_that_was_prepared_and_forgotten(game: Game) -> None:
+    service, prometheus, runbook, *_ = game
+    assert not prometheus.firing("LedgerSourceDown")
+    game.postgres.psql(f"BEGIN; {INSERT.format('p4')}; PREPARE TRANSACTION 'left'", game.database.rpartition("/")[2])
+    service.signal(signal.SIGHUP)  # those who begin now did not see it begin
+    prometheus.wait_for("LedgerSourceDown", firing=True)
+    wait_told(game, "ROLLBACK PREPARED")
+    assert "ROLLBACK PREPARED" in runbook.run("LedgerSourceDown", exits=1)
+    (gid,) = re.findall(r"^ *(\S+) +\| postgres", runbook.run("LedgerLongTransaction"), re.MULTILINE)
+    runbook.run("LedgerLongTransaction", 2, instead={"GID": gid})
+    prometheus.wait_for("LedgerSourceDown", firing=False)
+    runbook.run("LedgerSourceDown")
 
 
 def test_worker_killed(game: Game) -> None:
@@ -229,12 +245,14 @@ def test_archive_and_backup_failing(game: Game) -> None:
     place = Path(service.environment["LEDGER_ARCHIVE"].removeprefix("file://"))
     place.rename(place.with_suffix(".away"))
     place.write_text("")  # a file where the folder should be
-    for command, alert in (("archive", "LedgerArchiveFailing"), ("backup", "LedgerBackupFailing")):
-        assert service.command(command, check=False).returncode == 1
-        prometheus.wait_for(alert, firing=True)
-        assert "LEDGER_ARCHIVE" in runbook.run(alert, exits=1)
-    place.unlink()
-    place.with_suffix(".away").rename(place)
+    try:
+        for command, alert in (("archive", "LedgerArchiveFailing"), ("backup", "LedgerBackupFailing")):
+            assert service.command(command, check=False).returncode == 2
+            prometheus.wait_for(alert, firing=True)
+            assert "LEDGER_ARCHIVE" in runbook.run(alert, exits=2)
+    finally:
+        place.unlink()
+        place.with_suffix(".away").rename(place)
     for alert in ("LedgerArchiveFailing", "LedgerBackupFailing"):
         runbook.run(alert)
         prometheus.wait_for(alert, firing=False)
@@ -246,7 +264,7 @@ def test_clock_step(game: Game, off_s: int) -> None:
     assert not prometheus.firing("LedgerClockStep")
     game.store_machine.set_off(off_s)
     prometheus.wait_for("LedgerClockStep", firing=True)
-    assert "the clock of the store's server is" in readyz(game)
+    wait_told(game, "the clock of the store's server is")
     here, there = map(int, runbook.run("LedgerClockStep").split())
     assert abs(there - here - off_s) < 5
     runbook.run("LedgerClockStep", 1, instead={"SECONDS": str(here)}, on=game.store_machine.environment)
@@ -287,7 +305,7 @@ def test_sign_in_broken(game: Game) -> None:
     assert not prometheus.firing("LedgerSignInBroken")
     game.provider.pages["/.well-known/openid-configuration"] = Page(503)
     prometheus.wait_for("LedgerSignInBroken", firing=True)
-    assert "nobody can sign in" in readyz(game)
+    wait_told(game, "nobody can sign in")
     runbook.run("LedgerSignInBroken", exits=22)
     game.provider.pages.clear()
     assert "token_endpoint" in runbook.run("LedgerSignInBroken")

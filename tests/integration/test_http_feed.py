@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import httpx
@@ -11,10 +13,10 @@ import pytest
 
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import mask_of
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, StoreUnavailable
 from projections.feed.names import MOST, TooManyNames
 from tests.support.phones.http import Live
-from tests.support.stores.servers import wait_until
+from tests.support.stores.servers import RedisServer, wait_until
 
 HTTP: Final = httpx.Client(timeout=20, verify=False, trust_env=False)  # PERF: certificates are read once
 
@@ -226,6 +228,35 @@ def test_a_revoked_key_ends_its_feed_and_never_cleanly(
         with pytest.raises(httpx.TransportError):
             dict.fromkeys(chunks)
     wait_until(lambda: live.service.services.feed.followers == 0, "nobody follows")
+
+
+def test_a_feed_outlives_a_store_that_is_away(valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("endpoints.audit.feed.RECHECK_S", 0.05)
+    monkeypatch.setattr("endpoints.sync.stream_guard.LOOK_S", 0.05)
+    with Live(valkey_server.url) as live:
+        live.service.services.feed._beat_s = 0.02  # each beat may look at the credential
+        key = key_of(live)
+        sid, _ = sign_in(live)
+        with Events(live, key, **{"from": "start"}) as events:
+            assert len(events.take(1)) == 1
+            valkey_server.kill()
+            time.sleep(0.3)  # it is asked for meanwhile, and nobody answers
+            valkey_server.start()
+            live.run(again_and_again(lambda: live.service.store.command("PING", key=b"ping")))
+            offer(live, "ann", sid, 3)
+            assert [event["seq"] for event in events.take(1)] == [2]
+
+
+async def again_and_again(ask: Callable[[], Awaitable[Any]]) -> None:
+    """Ask until the store answers."""
+    for _ in range(200):
+        try:
+            await ask()
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the store is still away")
 
 
 def test_a_worker_that_is_to_end_lets_its_followers_go(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,18 @@ async def test_a_token_admits_in_each_of_immichs_ways(
     assert (answer.status_code, answer.json) == (200, [])
 
 
+async def test_devices_are_found_by_the_address_that_immich_has(
+    service: Service, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    token = await at_immich(shared_database.sign_in, ann)
+    assert await status(service, token) == 200
+    await at_immich(shared_database.update, "user", ann, email=f"{ann}@example.test")
+    key = (await service.api_keys.create(["audit.read"], name="", now_us=1))[0]
+    for email, sids in ((f"{ann}@EXAMPLE.test", [sid_of(token)]), ("nobody@example.test", [])):
+        answer = await service.ask("GET", "/ledger/devices", headers={"x-api-key": key}, params={"email": email})
+        assert [device["session"] for device in answer.json["devices"]] == sids
+
+
 async def test_a_phone_syncs_and_its_session_is_immichs(
     service: Service, shared_database: ImmichDatabase, ann: UUID
 ) -> None:

@@ -185,12 +185,22 @@ LITTLE = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
 
 
 def test_who_makes_spans_does_not_wait_for_a_collector_that_is_silent(receiver: OtlpReceiver) -> None:
-    """It takes connections and never answers: the exporter alone would wait for ten seconds."""
+    """It takes connections and never answers: the exporter alone would wait for ten seconds.
+
+    And a key that is written as HTTP has it is not what the SDK wants, and is not told all the same.
+    """
     receiver.silent.set()
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer hunter2,x-key=hunter3,=hunter4"}
     paths = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": paths, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **LITTLE},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": paths,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            **LITTLE,
+            **headers,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -203,6 +213,8 @@ def test_who_makes_spans_does_not_wait_for_a_collector_that_is_silent(receiver: 
     assert ended_s < 5, "it was 0.7 s"
     told = [json.loads(line)["message"] for line in err.splitlines()]
     assert [line for line in told if "Queue full" in line] == ["Queue full, dropping Span."], "once a minute is enough"
+    assert "a header of OTEL_EXPORTER_OTLP_HEADERS is left out: write it as name=value" in told
+    assert "hunter" not in err
 
 
 @pytest.mark.soak
@@ -263,3 +275,13 @@ def test_what_keeps_a_service_from_starting_is_json_too(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     told = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     assert [line.partition(":")[0] for line in told] == ["LEDGER_WORKERS", "LEDGER_LOG"]
+
+
+def test_what_the_sdk_cannot_use_keeps_a_service_from_starting_with_a_word_why(tmp_path: Path) -> None:
+    service = RunningService(tmp_path, traces="true")
+    service.environment["OTEL_BSP_MAX_QUEUE_SIZE"] = "-1"
+    with pytest.raises(RuntimeError, match="the service ended at start with 1"):
+        service.start()
+    log = service.log.read_text()
+    assert "LEDGER_TRACES: what OTEL_* say cannot be used: max_queue_size must be a positive integer." in log
+    assert "Traceback" not in log

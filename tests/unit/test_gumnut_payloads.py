@@ -174,8 +174,10 @@ def test_a_face() -> None:
     box = (made.bounding_box_x1, made.bounding_box_y1, made.bounding_box_x2, made.bounding_box_y2)
     assert box == (10, 20, 40, 60)
     assert (made.image_width, made.image_height, made.person_id, made.source_type) == (3000, 4000, "person_1", "manual")
-    unsized = payloads.face_of(face(), asset(width=None, height=None), None)
-    assert (unsized.image_width, unsized.image_height, unsized.source_type) == (40, 60, "machine-learning")
+    for width, height in ((None, None), (float("nan"), float("inf"))):
+        odd = AssetResponse.construct(**asset().model_dump() | {"width": width, "height": height})
+        unsized = payloads.face_of(face(), odd, None)
+        assert (unsized.image_width, unsized.image_height, unsized.source_type) == (40, 60, "machine-learning")
     with pytest.raises(Unfit, match="boundingBox"):
         payloads.face_of(face(bounding_box={"x": 1}), asset(), None)
 

@@ -38,6 +38,7 @@ OF_A_PARTITION = [
     keys.ending(17),
     keys.order(17),
     keys.sids(17),
+    keys.milestones(17),
 ]
 OF_A_LIBRARY = [
     keys.catalog_meta(LIBRARY),
@@ -58,6 +59,7 @@ OF_ALL = [
     keys.census(),
     keys.census_devices(),
     keys.rates(),
+    keys.feed_names(),
     keys.claim_conflicts(),
     keys.unknown_types(),
     keys.unfit_parents(),
@@ -98,6 +100,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:ending",
         b"{p17}:order",
         b"{p17}:sids",
+        b"{p17}:milestones",
     ] == OF_A_PARTITION
     assert OF_A_LIBRARY == [
         b"{lphotos}:meta",
@@ -118,6 +121,7 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:census",
         b"ledger:census-devices",
         b"ledger:rates",
+        b"ledger:feed-names",
         b"ledger:claim-conflicts",
         b"ledger:unknown-types",
         b"ledger:unfit-parents",

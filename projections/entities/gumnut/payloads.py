@@ -179,8 +179,8 @@ def face_of(found: FaceResponse, asset: AssetResponse, person: str | None) -> As
             id=found.id,
             asset_id=found.asset_id,
             person_id=person,
-            image_width=asset.width or right,
-            image_height=asset.height or bottom,
+            image_width=_size(asset.width) or right,
+            image_height=_size(asset.height) or bottom,
             bounding_box_x1=left,
             bounding_box_y1=top,
             bounding_box_x2=right,
@@ -190,6 +190,11 @@ def face_of(found: FaceResponse, asset: AssetResponse, person: str | None) -> As
             deleted_at=None,
         )
     )
+
+
+def _size(told: float | None) -> Any:
+    """Take NaN and infinity for nothing, as they are in JSON, where the asset is sent without them."""
+    return None if isinstance(told, float) and not isfinite(told) else told
 
 
 def stack_of(found: StackListStacksResponse, owner: str) -> StackV1:

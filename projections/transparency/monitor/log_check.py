@@ -39,7 +39,7 @@ from projections.transparency.place import (
     batch_name,
     checkpoint_name,
 )
-from projections.transparency.states import StateTree
+from projections.transparency.states import KeptStates, StateTree
 from projections.transparency.tree import TreeReader, find_tile
 
 LOOKED_BACK: Final = 10_000
@@ -86,7 +86,7 @@ async def open_published(
             leaf = parse_leaf(await tree.leaf(checkpoint.size - 1, checkpoint.root))
             if not isinstance(leaf, StateLeaf):
                 raise LogContradicts(CHECKPOINT, "its last entry is no state root")
-            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions), kept_bytes=None)
+            states = await StateTree.open(place, leaf.size, Node(leaf.root, leaf.sessions), kept=KeptStates(None))
             cursors = await _cursors(place, checkpoint.size)
         except (ObjectMissing, CorruptLedger) as error:
             if not last and await place.find(CHECKPOINT) != content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -35,6 +36,8 @@ async def past(store: Store, rounds: int = 60, partition: int = PARTITION) -> Lo
     phone, tablet, old = [await log.create(name) for name in NAMES[:3]]
     for number in range(rounds):
         at_us = NOW + 1000 * number
+        if number % 10 == 0:
+            await asyncio.sleep(0.002)  # so that segments do not end in the same millisecond
         phone = await log.append(phone, offered("AssetV1", snapshot_us=at_us), at_us=at_us)
         phone = await log.append(phone, moved(ack("AssetV1", at_us - 1, f"a{number}")), at_us=at_us)
         if number % 3 == 0:

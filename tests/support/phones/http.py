@@ -137,6 +137,7 @@ class Service:
             protocol_version=self.look.protocol_version,
             unknown_types=self.unknown_types,
             backend_logout=self.jwt,
+            users_elsewhere=None if self.immich is None else self.immich.user_of,
             log=log,
             stream_over=observing.stream_over,
         )

@@ -57,7 +57,7 @@ class Runbook:
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-e", "-c", text],
             cwd=self._folder,
-            env={**self._environment, **(on or {})},
+            env={**self._environment, **(on or {}), "PATH": self._environment["PATH"]},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

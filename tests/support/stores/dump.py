@@ -19,7 +19,7 @@ _READ: Final = {
 async def values_of(store: Store) -> dict[bytes, Any]:
     """Read every key of a store with its value as the server answers it.
 
-    What says that partitions are whole is left out: a ledger has that from its beginning.
+    What says that partitions and their indexes are whole is left out: a ledger has that from its beginning.
     """
     found = {}
     for names in await store.each_primary("KEYS", "*"):
@@ -27,7 +27,9 @@ async def values_of(store: Store) -> dict[bytes, Any]:
             if name.endswith(b"}:whole"):
                 continue
             verb, *rest = _READ[await _type(store, name)]
-            found[name] = await store.command(verb, name, *rest, key=name)
+            value = await store.command(verb, name, *rest, key=name)
+            if not (name.endswith(b"}:sids") and value == [b"@filled"]):
+                found[name] = value
     return found
 
 
