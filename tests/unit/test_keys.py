@@ -20,7 +20,6 @@ OF_A_PARTITION = [
     keys.session(17, SID),
     keys.checkpoints(17, SID),
     keys.marks(17, SID),
-    keys.milestones(17),
     keys.sent(17, SID),
     keys.ended(17),
     keys.activity(17),
@@ -72,7 +71,6 @@ OF_ALL = [
     keys.gone(),
     keys.console_sessions(),
     keys.console_links(),
-    keys.feed_names(),
 ]
 
 
@@ -82,7 +80,6 @@ def test_the_names_in_the_store_never_change() -> None:
         b"{p17}:session:" + SID.encode(),
         b"{p17}:checkpoints:" + SID.encode(),
         b"{p17}:marks:" + SID.encode(),
-        b"{p17}:milestones",
         b"{p17}:sent:" + SID.encode(),
         b"{p17}:ended",
         b"{p17}:activity",
@@ -134,7 +131,6 @@ def test_the_names_in_the_store_never_change() -> None:
         b"ledger:gone",
         b"ledger:console-sessions",
         b"ledger:console-links",
-        b"ledger:feed-names",
     ]
 
 
