@@ -28,12 +28,13 @@ YOUNG_US: Final = 3_600_000_000
 KNOWN_IDS: Final = 100_000
 """How many ids a stream remembers of each table: of rows changed within the last hour."""
 MAX_SCAN: Final = 100
-"""Pages of events that are looked through for a parent's event; one that is not found waits until it is old."""
+"""Pages of events that are looked through at a time for events of parents; one not found waits until it is old."""
 EVENTS_OF: Final[dict[str, Filter]] = {"asset": ("asset", "metadata"), "album": ("album",), "person": ("person",)}
 """The entities whose events tell of changes in a table."""
 _AHEAD_US: Final = 86_400_000_000
 """A time that lies further ahead than clocks differ tells nothing."""
-_SLACK: Final = timedelta(minutes=5)
+TOOK: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
+"""How long the transaction that made a parent may have taken, tried in turn: its events tell only when it began."""
 
 
 class Ref(NamedTuple):
@@ -78,6 +79,7 @@ class View:
         self._known: dict[str, set[str]] = {}
         self._omitted: dict[str, set[str]] = {}
         self._cut: set[str] = set()
+        self._looked: dict[str, datetime] = {}
         self._coverless: list[str] | None = None
 
     async def me(self) -> str:
@@ -152,22 +154,45 @@ class View:
         )
 
     async def _scan(self, table: str, wanted: Sequence[Ref]) -> None:
-        """Note rows that have events below the bound, from when the oldest of some was made, until all are found."""
-        first_us = min(max(ref.made_us, self._young_us) for ref in wanted)
-        began = datetime.fromtimestamp(first_us / 1_000_000, UTC) - _SLACK
-        told = PARENTS[table]
-        left = {ref.id for ref in wanted if not self.notes.is_unfit(told, ref.id)} - self._omitted_in(table)
+        """Note rows that have events below the bound, from when the oldest of some was made, until all are found.
+
+        The event of one that was made in a transaction which took long lies further back. For one that is old and only
+        changed lately, nobody looks there: it may have left since.
+        """
+        told, omitted, pages = PARENTS[table], self._omitted_in(table), MAX_SCAN
+        left = {ref.id: ref.made_us for ref in wanted if not self.notes.is_unfit(told, ref.id)}
+        for took in TOOK:
+            known = self._known.get(table, ())
+            left = {row_id: at_us for row_id, at_us in left.items() if row_id not in known and row_id not in omitted}
+            if took != TOOK[0]:
+                left = {row_id: at_us for row_id, at_us in left.items() if at_us >= self._young_us}
+            if not left:
+                return
+            first_us = min(max(at_us, self._young_us) for at_us in left.values())
+            pages = await self._look(table, datetime.fromtimestamp(first_us / 1_000_000, UTC) - took, set(left), pages)
+
+    async def _look(self, table: str, began: datetime, wanted: set[str], pages: int) -> int:
+        """Note rows with events of transactions that began at an instant or later; returns how many pages are left.
+
+        What was read to its end is not read again: there is nothing else below the bound.
+        """
+        if table in self._looked and began >= self._looked[table]:
+            return pages
+        told, omitted = PARENTS[table], self._omitted_in(table)
         cursor = ""
-        for _ in range(MAX_SCAN if left else 0):
+        for spent in range(1, pages + 1):
             page = await self.feed.since(EVENTS_OF[table], began, cursor)
-            ids = {event.id for event in page.events} - self._omitted_in(table)
+            ids = {event.id for event in page.events if event.id not in omitted}
             ids = {row_id for row_id in ids if not self.notes.is_unfit(told, row_id)}
             for row_id in ids:
                 self._know(table, row_id)
-            left -= ids
-            if not (left and page.more):
-                return
+            wanted -= ids
+            if not page.more:
+                self._looked[table] = began
+            if not (wanted and page.more):
+                return pages - spent
             cursor = page.next
+        return 0
 
     def _know(self, table: str, row_id: str) -> None:
         known = self._known.setdefault(table, set())

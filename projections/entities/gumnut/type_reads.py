@@ -141,12 +141,16 @@ async def _pairs(view: View, events: Sequence[Event]) -> list[list[str]]:
 
 
 async def _albums_of(view: View, events: Sequence[Event]) -> list[list[str]]:
+    """Name albums, and those that assets are in; what no album could be called is odd only of what names it."""
     told = [event.id if event.entity == "album" else event.payload.get("album_id") for event in events]
     links = await view.reads.links(
         event.id for event, album in zip(events, told, strict=True) if event.entity == "album_asset" and not album
     )
     found = (album or _album_of(links.get(event.id)) for event, album in zip(events, told, strict=True))
-    names = [[album] if isinstance(album, str) else [] for album in found]
+    names = [
+        [album] if isinstance(album, str) and (event.entity == "album" or is_id(album)) else []
+        for event, album in zip(events, found, strict=True)
+    ]
     for index, placed in (await _placed_in(view, events)).items():
         names[index] = [link.album_id for link in placed if is_id(link.album_id)]
     return names
