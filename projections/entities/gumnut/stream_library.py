@@ -35,7 +35,7 @@ EVENTS_OF: Final[dict[str, Filter]] = {"asset": ("asset", "metadata"), "album": 
 _AHEAD_US: Final = 86_400_000_000
 """A time that lies further ahead than clocks differ tells nothing."""
 TOOK: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
-"""How long the transaction that made a parent may have taken, tried in turn: its events tell only when it began."""
+"""How long the transaction that wrote a parent may have taken, tried in turn: its events tell only when it began."""
 
 
 class Ref(NamedTuple):
@@ -188,22 +188,25 @@ class View:
         return ref.stamp_us < self._young_us or self._was_there(ref)
 
     def _was_there(self, ref: Ref) -> bool:
-        """Tell what the last event of a row says, as far as events were read."""
-        read = (self._looked[ref.table, took] for took in TOOK if (ref.table, took) in self._looked)
-        return next((there for looked in read if (there := looked.has(ref.id)) is not None), False)
+        """Tell what the last event of a row says, as far as events were read.
+
+        Far back many lie behind those that were read, one of which may tell that it went: there only the whole counts.
+        """
+        for took in TOOK:
+            looked = self._looked.get((ref.table, took))
+            if looked is not None and (looked.ended or took == TOOK[0]) and (there := looked.has(ref.id)) is not None:
+                return there
+        return False
 
     async def _scan(self, table: str, wanted: Sequence[Ref]) -> None:
         """Read events from when the oldest of some rows was made, up to the bound: the last of a row's counts.
 
-        The event of one that was made in a transaction which took long lies further back. For one that is old and only
-        changed lately, nobody looks there.
+        The event of one that was written in a transaction which took long lies further back.
         """
         told, pages = PARENTS[table], MAX_SCAN
         left = [ref for ref in wanted if not self.notes.is_unfit(told, ref.id)]
         left = [ref for ref in left if ref.id not in self._omitted_in(table)]
         for took in TOOK:
-            if took != TOOK[0]:
-                left = [ref for ref in left if ref.made_us >= self._young_us]
             if not left:
                 return
             first_us = min(max(ref.made_us, self._young_us) for ref in left)
