@@ -12,7 +12,7 @@ import msgspec
 from endpoints.accounts.sessions import check_session_id
 from endpoints.audit.devices import PLOTS_AT_ONCE
 from endpoints.console import plots
-from endpoints.console.pages import PLACE, show
+from endpoints.console.pages import HEADERS, PLACE, show
 from endpoints.console.visitors import Visitor, Visitors
 from endpoints.http import bodies
 from endpoints.http.replies import send
@@ -140,7 +140,7 @@ class Device(Seen):
         found = None if log is None else await log.prove(self.services.past, place.partition, place.sid)
         if found is None:
             raise falcon.HTTPNotFound(description="Nothing of this device is in a transparency log yet")
-        resp.set_header("cache-control", "no-store")
+        resp.set_headers(HEADERS)
         resp.set_header("content-disposition", f'attachment; filename="{place.sid}.proof.json"')
         send(resp, found)
 
