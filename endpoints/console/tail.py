@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from time import monotonic
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import falcon
@@ -11,14 +10,13 @@ import falcon.asgi
 import msgspec
 
 from endpoints.accounts.sessions import check_session_id
-from endpoints.audit.feed import RECHECK_S
 from endpoints.console.pages import HEADERS, show
 from endpoints.console.visitors import NotSignedIn, Visitor, Visitors
 from endpoints.console.words import clean, told
 from endpoints.http import bodies
 from endpoints.http.operations import EVENT_STREAM
 from endpoints.http.request import Request
-from endpoints.http.sending import send_endless, with_first_made
+from endpoints.http.sending import rechecked, send_endless, with_first_made
 from endpoints.services import Services
 from ledger.errors import InvalidInput, NoSuchSession
 from ledger.events import tag_of
@@ -74,7 +72,7 @@ class Tail:
         made = await with_first_made(self._made(hub.follow(position, wanted)))
         resp.set_headers(HEADERS)
         resp.content_type = EVENT_STREAM
-        send_endless(req, resp, made, self._lives(req, visitor), self._services.stall_s)
+        send_endless(req, resp, made, rechecked(lambda: self._may(req, visitor)), self._services.stall_s)
 
     async def _filter(self, visitor: Visitor, query: TailQuery) -> FeedFilter:
         """Read which events are wanted; who does not see all sees those of their own devices."""
@@ -125,19 +123,10 @@ class Tail:
             "user": clean(user or ""),
         }
 
-    def _lives(self, req: Request, visitor: Visitor) -> Callable[[], Awaitable[bool]]:
-        """Make what tells whether who looks still may, asked anew every RECHECK_S."""
-        asked_s = monotonic()
-
-        async def lives() -> bool:
-            nonlocal asked_s
-            if monotonic() - asked_s < RECHECK_S / 2:
-                return True
-            asked_s = monotonic()
-            try:
-                now = await self._visitors.of(req)
-            except NotSignedIn:
-                return False
-            return now.sees_all or not visitor.sees_all
-
-        return lives
+    async def _may(self, req: Request, visitor: Visitor) -> bool:
+        """Tell whether who looks still may see as much."""
+        try:
+            now = await self._visitors.of(req)
+        except NotSignedIn:
+            return False
+        return now.sees_all or not visitor.sees_all
