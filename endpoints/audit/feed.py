@@ -137,7 +137,7 @@ class Feed:
                 raise Forbidden("Only an API key with the scope audit.read may ask for another user")
             user = who.user
         if query.session is not None:
-            check_session_id(query.session)
+            check_session_id(query.session, "session")
         types = [kind for kind in query.type.split(",") if kind]
         try:
             return await self._hub.filter_of(user=user, session=query.session, types=types)

@@ -10,7 +10,7 @@ import falcon.asgi
 import msgspec
 
 from endpoints.accounts.sessions import check_session_id
-from endpoints.console.pages import HEADERS, show
+from endpoints.console.pages import AGAIN_S, HEADERS, show
 from endpoints.console.visitors import NotSignedIn, Visitor, Visitors
 from endpoints.console.words import clean, told
 from endpoints.http import bodies
@@ -34,11 +34,12 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class TailQuery(msgspec.Struct, frozen=True):
-    """Which events: of a user, of a session, of one type; empty for all."""
+    """Which events: of a user, of a session, of one type; empty for all. `after`: from this position on."""
 
     user: str = ""
     session: str = ""
     type: str = ""
+    after: str = ""
 
 
 class Tail:
@@ -58,16 +59,17 @@ class Tail:
             wrong = "; ".join(what for _, what in error.problems)
         except falcon.HTTPNotFound as error:
             wrong = error.description or ""
-        show(resp, "tail.html", visitor, here="tail", query=query, wrong=wrong, shown=SHOWN)
+        show(resp, "tail.html", visitor, here="tail", query=query, wrong=wrong, shown=SHOWN, again_s=AGAIN_S)
 
     async def on_get_events(self, req: Request, resp: falcon.asgi.Response) -> None:
-        """Send events from now on, or from where a browser was that comes again."""
+        """Send events from now on, or from where a browser was that comes again: it, or the page, says where."""
         visitor = await self._visitors.of(req)
-        wanted = await self._filter(visitor, bodies.query(req, TailQuery))
+        query = bodies.query(req, TailQuery)
+        wanted = await self._filter(visitor, query)
         if req.method == "HEAD":
             resp.content_type = EVENT_STREAM
             return
-        hub, given = self._services.feed, req.get_header("last-event-id")
+        hub, given = self._services.feed, req.get_header("last-event-id") or query.after
         position = hub.parse(given, "last-event-id") if given else await hub.now()
         made = await with_first_made(self._made(hub.follow(position, wanted)))
         resp.set_headers(HEADERS)
@@ -81,7 +83,7 @@ class Tail:
         if query.type and query.type not in TAGS:
             raise InvalidInput([(("type",), "That is no type of event")])
         if session is not None:
-            check_session_id(session)
+            check_session_id(session, "session")
         try:
             return await self._services.feed.filter_of(
                 user=user, session=session, types=[query.type] if query.type else []
@@ -96,7 +98,7 @@ class Tail:
                 lines = [b"data: " + _encode(await self._line(one)) + b"\n\n" for one in batch.told]
                 position = None if batch.position is None else hub.text(batch.position)
                 if position is not None and fits_header(position, hub.partitions):
-                    lines.append(b"id: " + position.encode() + b"\n\n")  # it is no event, and kept all the same
+                    lines.append(b"event: position\nid: " + position.encode() + b"\ndata:\n\n")
                 yield b"".join(lines) or _COMMENT
         finally:
             await batches.aclose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -132,6 +131,7 @@ def refused(live: Live, key: str, method: str = "GET", **options: Any) -> tuple[
 def test_what_is_no_position_is_refused_with_its_field_named(live: Live) -> None:
     key = key_of(live)
     for wrong in ("nonsense", "AAAA", "e\u00e9", "A" * 5000):
+        assert refused(live, key, params={"session": wrong}) == (400, [["session"]])
         assert refused(live, key, params={"from": wrong}) == (400, [["from"]])
         assert refused(live, key, "POST", json={"position": wrong}) == (400, [["position"]])
     for accept in ("text/event-stream", "application/x-ndjson"):
@@ -198,7 +198,8 @@ def test_events_are_told_as_such_and_fewer_than_may_follow(live: Live) -> None:
         assert "event: notice" in lines_read
         assert json.loads(lines_read[-1].removeprefix("data: "))["notice"] == "unreadable"
         live.service.services.feed._most = 1
-        assert refused(live, key)[0] == 503
+        answer = HTTP.get(f"{live.url}/ledger/feed", headers={"x-api-key": key})
+        assert (answer.status_code, "LEDGER_FEED_FOLLOWERS" in answer.json()["message"]) == (503, True)
         live.run(live.service.ledger.execute("ann", sid, EndSession("logout")))
         assert events.take(1)[0]["event"] == "session_ended"
     wait_until(lambda: live.service.services.feed.followers == 0, "nobody follows")
