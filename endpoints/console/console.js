@@ -106,6 +106,11 @@ if (plot) {
   });
 }
 
+// Who chooses types means these: what is chosen by pressing one is not "all" any more.
+for (const type of document.querySelectorAll("input[name=type][type=checkbox]")) {
+  type.addEventListener("change", () => { if (type.checked) type.form.querySelector("input[name=what][value=types]").checked = true; });
+}
+
 // The tail: one line an event, newest first, never more than so many. What devices call themselves is only ever text.
 const tail = document.querySelector("[data-tail]");
 if (tail) {

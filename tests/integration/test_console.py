@@ -440,6 +440,8 @@ async def test_types_are_those_that_there_are(service: Service) -> None:
     for types in ([], ["Nothing"], ["SyncResetV1"]):
         fields = {"what": "types", "type": types}
         assert (await browser.send(f"/console/devices/{sid}/reset", fields)).status_code == 400
+    both = await browser.send(f"/console/devices/{sid}/reset", {"what": "all", "type": ["AssetV2"]})
+    assert both.status_code == 400, "whoever chose types does not mean all"
     assert [tag for tag, _ in await events_of(service, "ann", sid)] == ["session_created"]
 
 

@@ -15,7 +15,7 @@ from ledger.entity_types import mask_of
 from projections.accounts.console_access import ConsoleAccess
 from tests.support.browser import browsing, chromium_binary, page, violations
 from tests.support.console.fleet import Fleet, assemble
-from tests.support.console.screenshots import LOOKS, addresses, sign_in
+from tests.support.console.screenshots import LOOKS, MINE, addresses, sign_in, sign_in_as
 from tests.support.phones.http import Live
 from tests.support.stores.servers import RedisServer
 
@@ -138,6 +138,11 @@ async def test_people_can_use_every_page(live: Live, look: str) -> None:
     async with browsing() as browser, page(browser, strict=False, **LOOKS[look]) as opened:
         await opened.goto(live.url + "/console/sign-in")
         wrong = {"sign-in": await violations(opened)}
+        await sign_in_as(opened, live, "ann", fleet.well)
+        await opened.goto(f"{live.url}/console/{MINE}")
+        await expect(opened.get_by_role("heading", name="My devices")).to_be_visible()
+        wrong[MINE] = await violations(opened)
+        await opened.context.clear_cookies()
         await sign_in(opened, live.url, key)
         for name, address in addresses(fleet).items():
             await opened.goto(live.url + address)
