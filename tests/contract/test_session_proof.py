@@ -279,6 +279,11 @@ async def test_the_auditors_file_runs_alone(store: Store, tmp_path: Path) -> Non
     done = checked(str(SignerKey(ORIGIN, ED25519, bytes(32)).public))
     assert (done.returncode, done.stdout) == (1, "")
     assert "NOT PROVED" in done.stderr
-    file.write_text("{")
-    assert checked(str(KEY.public)).returncode == 1
+    assert checked(f"{SignerKey(ORIGIN, ED25519, bytes(32)).public}\n{KEY.public}\n").returncode == 0, "a key a line"
+    done = checked("x")
+    assert (done.returncode, done.stderr) == (1, "NOT PROVED: 'x' is no Ed25519 key\n")
+    for nothing in ("{", "[" * 100_000, "[]", '{"format": "syncledger/session-proof@v1"}'):
+        file.write_text(nothing)
+        done = checked(str(KEY.public))
+        assert (done.returncode, done.stderr.startswith("NOT PROVED: ")) == (1, True), nothing[:40]
     assert not any(f"import {name}" in SOURCE or f"from {name}" in SOURCE for name in ("ledger", "projections", "ops"))

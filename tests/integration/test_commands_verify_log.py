@@ -32,7 +32,7 @@ def removed(commands: Commands, user: str) -> str:
         partition = found.ledger.partition_of(user)
         for name in (keys.stream(partition), keys.session(partition, state.sid), keys.devices(partition, user)):
             await found.store.command("DEL", name, key=name)
-        for name in (keys.activity(partition), keys.due(partition)):
+        for name in (keys.activity(partition), keys.due(partition), keys.order(partition), keys.sids(partition)):
             await found.store.command("ZREM", name, state.sid, key=name)
         return state.sid
 
