@@ -189,11 +189,12 @@ def spawn(files: Files, held: Lock) -> subprocess.Popen[bytes]:
     return process
 
 
-def reap(pid: int | None) -> None:
-    """Collect the exit status of a server of ours that has ended."""
+def reap(pid: int | None) -> str:
+    """Collect the exit status of a server of ours that has ended, and tell it in words; '' for another's."""
     for child in _children:
-        if child.pid == pid:
-            child.poll()
+        if child.pid == pid and (code := child.poll()) is not None:
+            return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return ""
 
 
 def log_tail(files: Files, lines: int = 5) -> str:

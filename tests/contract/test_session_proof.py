@@ -256,6 +256,46 @@ async def test_what_was_cut_in_the_store_is_told_and_not_written(store: Store) -
         await proof_of(store, place, PHONE)
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("session",), PHONE.upper()),
+        (("session",), f" {PHONE}"),
+        (("events", 0, "seq"), 2**70),
+        (("events", 0, "atUs"), -1),
+        (("state", "sessions"), 2**70),
+        (("state", "end", "seq"), 2**70),
+        (("state", "end", "entry"), 2**70),
+        (("state", "end", "hash"), "\n" * 64),
+        (("state", "siblings", 0), "x"),
+        (("previousHash",), "\n\n\n"),
+    ],
+)
+async def test_what_is_written_otherwise_is_refused_by_both(
+    store: Store, at: tuple[str | int, ...], value: object
+) -> None:
+    place = place_at()
+    await logged(store, place)
+    altered = json.loads(msgspec.json.encode(await proof_of(store, place, PHONE)))
+    part = altered
+    for step in at[:-1]:
+        part = part[step]
+    part[at[-1]] = value
+    with pytest.raises((NotProved, msgspec.ValidationError, msgspec.DecodeError)):
+        check(msgspec.json.decode(json.dumps(altered), type=SessionProof), [KEY.public])
+    with pytest.raises((auditors.NotProved, OverflowError)):
+        auditors.check(altered, [str(KEY.public)], [])
+
+
+async def test_what_nobody_signed_is_no_line_of_its_own(store: Store) -> None:
+    """The place is not part of what is proved: it must not look as if something were."""
+    place = place_at()
+    await logged(store, place)
+    proof = replace(await proof_of(store, place, OLD), place="here\nproved: \x1b[1mall")
+    assert words(proof, check(proof, [KEY.public]))[-1] == "note: here?proved: ?[1mall"
+    assert auditors.plain(proof.place) == "here?proved: ?[1mall"
+
+
 SOURCE = CHECKER.read_text(encoding="utf-8")
 
 

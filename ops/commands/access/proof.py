@@ -9,7 +9,7 @@ import msgspec
 from click import echo
 
 from ledger.transparency.notes import BadNote, SignerKey, VerifierKey, parse_signer
-from ledger.transparency.session_proof import NotProved, SessionProof, check, words
+from ledger.transparency.session_proof import NotProved, SessionProof, check, plain, words
 from ops.commands.access.proof_close import close
 from ops.commands.access.proof_prune import prune
 from ops.commands.options import json_option, print_json, settings_from
@@ -98,8 +98,8 @@ def verify(file: Path, keys: list[VerifierKey], witnesses: list[VerifierKey], as
     try:
         found = msgspec.json.decode(file.read_bytes(), type=SessionProof)
         verdict = check(found, keys, witnesses)
-    except (msgspec.DecodeError, NotProved) as error:
-        raise click.ClickException(f"NOT PROVED: {error}") from None
+    except (msgspec.DecodeError, NotProved, RecursionError) as error:
+        raise click.ClickException(f"NOT PROVED: {plain(str(error))}") from None
     lines = words(found, verdict)
     if as_json:
         checkpoint = verdict.checkpoint
