@@ -12,11 +12,12 @@ from ledger.transparency.notes import VerifierKey
 from ops.commands.options import progress, run, settings_from, store_options
 from ops.commands.verifier_keys import verifier_keys
 from ops.opening.ledger import Opened, opened
-from ops.opening.proof import keys_in, log_of, new_origin, read_any_keys, take_key
+from ops.opening.proof import keys_in, log_of, new_origin, place_noted, read_any_keys, take_key
 from ops.settings.settings import Settings
 from projections.transparency.closing import close as close_log
-from projections.transparency.closing import closed_by, noted_log
+from projections.transparency.closing import closed_by, noted_log, refuse_whole
 from projections.transparency.job import notarize
+from projections.transparency.noted import read_noted
 from projections.transparency.place import Identity
 
 
@@ -91,6 +92,10 @@ async def _close(
         raise click.UsageError("set LEDGER_PROOF to an empty place, where the log behind the closed one begins")
     origin, size = await noted_log(of)
     closed = closed_by(newest, why, given or _known(settings, newest), origin, size)
+    noted = await read_noted(found.store)
+    elsewhere = noted.origin == closed.origin and noted.place != of.place.shown
+    if elsewhere and (before := place_noted(settings, noted.place)) is not None:
+        await refuse_whole(before, closed)
     identity = await close_log(of, closed, new_origin(), lambda name: take_key(settings, name))
     with progress("logging events") as advance:
         report = await notarize(
