@@ -36,6 +36,7 @@ from ops.opening.services import open_census, open_services
 from ops.opening.sockets import open_sockets, watcher
 from ops.opening.store import FIRST_PAUSE_S, MAX_PAUSE_S
 from ops.settings.settings import Settings
+from projections.archive.errors import ArchiveUnavailable
 from projections.counters import Counters
 from projections.devices import filling
 from projections.expiry import claim, expire
@@ -244,7 +245,7 @@ class Application:
                 lambda: found.ledger.clock() // 1000,
                 ledger=found.ledger,
             )
-        except (LogRefused, LogContradicts, InvalidInput) as error:
+        except (LogRefused, LogContradicts, InvalidInput, ArchiveUnavailable) as error:
             log.error("nothing is logged: %s", _told(error))
             await Counters(found.store).note("job_failed", job="notarize")
             return

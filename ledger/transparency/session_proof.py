@@ -7,8 +7,9 @@ the bytes that hashes and signatures cover.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,7 +20,7 @@ from ledger.transparency.checkpoints import Checkpoint, LogProof, parse_checkpoi
 from ledger.transparency.entries import KINDS, ClosedLeaf, StateLeaf, pack_event, pack_state, parse_leaf
 from ledger.transparency.merkle import leaf_hash, root_by_inclusion
 from ledger.transparency.notes import BadNote, Verified, VerifierKey, verified
-from ledger.transparency.state_tree import SID_BYTES, Path, Record, root_by_path
+from ledger.transparency.state_tree import Path, Record, root_by_path
 
 FORMAT: Final = "syncledger/session-proof@v1"
 NOT_PROVED: Final = (
@@ -31,12 +32,17 @@ NOT_PROVED: Final = (
 PRUNED: Final = "which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What is hashed as eight bytes."""
+_HASH: Final = re.compile("[0-9a-f]{64}")
+
+
 class ProvedEvent(msgspec.Struct, frozen=True, rename="camel"):
     """An event as it is stored: its hash is SHA-256 over the hash before, session, seq, time, schema and `raw`."""
 
-    seq: int
-    at_us: int
-    schema: int
+    seq: Count
+    at_us: Count
+    schema: Count
     raw: bytes
     hash: str
 
@@ -45,9 +51,9 @@ class ProvedRecord(msgspec.Struct, frozen=True):
     """What the state tree holds where a path ends: a session, its last seq and hash, and the entry of that event."""
 
     session: str
-    seq: int
+    seq: Count
     hash: str
-    entry: int
+    entry: Count
 
 
 class StateProof(msgspec.Struct, frozen=True):
@@ -56,7 +62,7 @@ class StateProof(msgspec.Struct, frozen=True):
     `siblings` are from the root down; `end` is None where no session lies there. `proof` is a C2SP tlog-proof.
     """
 
-    sessions: int
+    sessions: Count
     siblings: list[str]
     end: ProvedRecord | None
     proof: str
@@ -145,24 +151,22 @@ def words(proof: SessionProof, verdict: Verdict) -> list[str]:
         lines.append(f"not proved: what the events before seq {verdict.first:,} were, for they are not kept any more")
     if (closed := verdict.follows) is not None:
         lines.append(
-            f"note: this log follows {_plain(closed.origin)}, of {closed.size:,} entries, which was closed: "
-            f"{_plain(closed.why)}. What only that one had is not proved here"
+            f"note: this log follows {plain(closed.origin)}, of {closed.size:,} entries, which was closed: "
+            f"{plain(closed.why)}. What only that one had is not proved here"
         )
     lines += [f"not proved: {each}" for each in NOT_PROVED]
     if proof.place:
-        lines.append(f"note: {proof.place}")
+        lines.append(f"note: {plain(proof.place)}")
     return lines
 
 
 def _check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey]) -> Verdict:
     if proof.format != FORMAT:
         raise NotProved(f"this is {proof.format[:60]!r}, what is read here is {FORMAT}")
-    sid = bytes.fromhex(proof.session)
-    if len(sid) != SID_BYTES:
-        raise NotProved("a session id has 64 hex digits")
+    sid = _unhex("session", proof.session)
     state = parse_proof(proof.state.proof)
     checkpoint, signed = _signed(state, keys, witnesses)
-    path = Path(tuple(map(bytes.fromhex, proof.state.siblings)), _record(proof.state.end))
+    path = Path(tuple(_unhex("state.siblings", each) for each in proof.state.siblings), _record(proof.state.end))
     leaf = pack_state(StateLeaf(state.at, proof.state.sessions, root_by_path(sid, path)))
     if state.at != checkpoint.size - 1:
         raise NotProved(f"the state is that of entry {state.at}, the newest is {checkpoint.size - 1}")
@@ -214,7 +218,7 @@ def _closed(
     return leaf
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Give what somebody wrote without what a terminal would carry out."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
@@ -238,14 +242,23 @@ def _included(what: str, proof: LogProof, leaf: bytes, checkpoint: Checkpoint) -
 
 
 def _record(end: ProvedRecord | None) -> Record | None:
-    return None if end is None else Record(bytes.fromhex(end.session), end.seq, bytes.fromhex(end.hash), end.entry)
+    if end is None:
+        return None
+    return Record(_unhex("state.end.session", end.session), end.seq, _unhex("state.end.hash", end.hash), end.entry)
+
+
+def _unhex(field: str, text: str) -> bytes:
+    """Read 32 bytes, which are written in one way only: so a proof that was altered is another one, or none."""
+    if not _HASH.fullmatch(text):
+        raise NotProved(f"{field}: a session id or hash has 64 lower-case hex digits")
+    return bytes.fromhex(text)
 
 
 def _follow(proof: SessionProof, sid: bytes) -> Recorded:
     """Follow the chain to its newest event."""
     seq, digest = 0, GENESIS
     if proof.previous_hash:
-        seq, digest = proof.events[0].seq - 1, bytes.fromhex(proof.previous_hash)
+        seq, digest = proof.events[0].seq - 1, _unhex("previousHash", proof.previous_hash)
     recorded: Recorded | None = None
     for each in proof.events:
         recorded = Recorded(
@@ -255,7 +268,7 @@ def _follow(proof: SessionProof, sid: bytes) -> Recorded:
             each.schema,
             decode_event(each.raw, each.schema),
             each.raw,
-            bytes.fromhex(each.hash),
+            _unhex("hash", each.hash),
         )
         previous = previous_of(recorded, seq, digest)
         if previous is None:

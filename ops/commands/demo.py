@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -110,13 +111,15 @@ async def _token(found: Opened, settings: Settings) -> str:
 def _tell(urls: Sequence[str], *, token: str, link: str, settings: Settings) -> None:
     """Print how to sync the demo library, and the link to the console."""
     url = urls[0]
+    folder = shlex.quote(str(settings.data_dir))
     echo(
         f"""
 The sync ledger serves the demo library at {url}, its data is in {settings.data_dir}.
 
-Open the console; this link signs in once, within five minutes (another one: syncledger console link):
+Open the console; this link signs in once, within five minutes (another one: the command below it):
 
   {url}{link}
+  .venv/bin/syncledger console link --url {url} --data-dir {folder}
 
 A demo device is signed in. Its token, for a second terminal:
 
@@ -127,7 +130,7 @@ A demo device is signed in. Its token, for a second terminal:
 
 Or sync it all as the app does:
 
-  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check --fresh
+  LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check --fresh --data-dir {folder}
 
 Documentation of the API: {url}/docs      Stop with Ctrl-C.
 """

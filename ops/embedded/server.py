@@ -250,9 +250,13 @@ class EmbeddedServer:
                 peer.wait_gone()
                 if self._stopping.wait(delay_s):
                     return
-                reap(peer.pid)
+                how = reap(peer.pid) or "another process had started it"
                 delay_s = 0.05 if time.monotonic() - since > 10 else min(delay_s * 2, 30.0)
-                log.error("embedded server ended unexpectedly, starting it again: %s", log_tail(self.files, 1))
+                log.error(
+                    "embedded server ended unexpectedly (%s), starting it again; its log ends with: %s",
+                    how,
+                    log_tail(self.files, 1),
+                )
                 self._peer = None
                 peer.close()
             try:

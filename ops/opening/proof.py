@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from msgspec import structs
+
 from ledger.errors import InvalidInput
 from ledger.log.store_check import read_id
 from ledger.positions import iso_from_us
@@ -63,6 +65,17 @@ def open_place(settings: Settings) -> LogPlace | None:
     """Open where the log lies; None where there is none. Raises InvalidInput."""
     place = settings.proof_place
     return None if place is None else LogPlace(place.open(), place.url)
+
+
+def place_noted(settings: Settings, url: str) -> LogPlace | None:
+    """Open where the log was written last, as it is noted; None where nothing is there, or it cannot be opened."""
+    place = settings.proof_place
+    if place is None:
+        return None
+    try:
+        return LogPlace(structs.replace(place, url=url).open(make=False), url)
+    except InvalidInput:
+        return None
 
 
 def signers(settings: Settings) -> Callable[[str, bool], Sequence[SignerKey]]:

@@ -29,6 +29,9 @@ NOT_PROVED = (
     "that the device did what the events say",
     "at what time it was, but by the times of witnesses",
 )
+_NO_PROOF = (
+    OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 PRUNED = "not proved: which entry its newest event is, for the log is pruned there; its hash is in the state"
 
 
@@ -42,15 +45,40 @@ def need(holds: bool, otherwise: str) -> None:
         raise NotProved(otherwise)
 
 
+# What is written in one way only, so that a file that was altered is another proof, or none
+
+
+def unhex(text: str) -> bytes:
+    """Read 32 bytes in hex."""
+    need(len(text) == 64 and set(text) <= set("0123456789abcdef"), f"{text[:80]!r} are not 64 lower-case hex digits")
+    return bytes.fromhex(text)
+
+
+def unbase64(text: str) -> bytes:
+    """Read bytes in Base64."""
+    content = base64.b64decode(text, validate=True)
+    need(base64.b64encode(content).decode() == text, "its Base64 is not written as it should be")
+    return content
+
+
+def plain(text: str) -> str:
+    """Give what somebody wrote without what a terminal would carry out, or take for another line."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
+
+
 # Keys and signed notes: c2sp.org/signed-note, c2sp.org/tlog-cosignature
 
 
 def parse_key(text: str) -> tuple[str, bytes, int, bytes]:
     """Read `<name>+<id>+<type and key>`: gives name, id, type, key."""
-    name, key_id, encoded = text.strip().split("+", 2)
-    content = base64.b64decode(encoded, validate=True)
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    try:
+        content = unbase64(encoded)
+    except (NotProved, ValueError):
+        content = b""
     wanted = sha256(name.encode() + b"\n" + content).digest()[:4]
-    need(key_id == wanted.hex() and len(content) == 33 and content[0] in (1, 4), f"{text} is no Ed25519 key")
+    need(key_id == wanted.hex() and len(content) == 33 and content[0] in (1, 4), f"{text!r} is no Ed25519 key")
     return name, wanted, content[0], content[1:]
 
 
@@ -63,7 +91,7 @@ def signers(note: str, keys: list[str]) -> list[str]:
         name, key_id, kind, public = parse_key(key)
         for line in lines.splitlines():
             dash, signer, encoded = line.split(" ")
-            signature = base64.b64decode(encoded, validate=True)
+            signature = unbase64(encoded)
             if dash != "\u2014" or signer != name or signature[:4] != key_id:
                 continue
             message, made = text.encode(), signature[4:]
@@ -109,8 +137,8 @@ def check_proof(text: str, leaf: bytes, keys: list[str], witnesses: list[str]) -
     for witness in witnesses:
         need(bool(signers(note, [witness])), f"witness {parse_key(witness)[0]} did not sign the checkpoint")
     index = int(index_line.removeprefix("index "))
-    found = root_of(leaf, index, int(size), [base64.b64decode(line, validate=True) for line in lines])
-    need(found == base64.b64decode(root, validate=True), f"entry {index} is not in the log as it is given here")
+    found = root_of(leaf, index, int(size), [unbase64(line) for line in lines])
+    need(found == unbase64(root), f"entry {index} is not in the log as it is given here")
     return index, checkpoint
 
 
@@ -125,11 +153,11 @@ def state_root(session: bytes, siblings: list[bytes], end: dict[str, Any] | None
 
     root = NOBODY
     if end is not None:
-        other = bytes.fromhex(end["session"])
+        other = unhex(end["session"])
         need(
             len(other) == 32 and all(bit(other, at) == bit(session, at) for at in range(len(siblings))), "a wrong path"
         )
-        record = other + end["seq"].to_bytes(8, "big") + bytes.fromhex(end["hash"]) + end["entry"].to_bytes(8, "big")
+        record = other + end["seq"].to_bytes(8, "big") + unhex(end["hash"]) + end["entry"].to_bytes(8, "big")
         root = sha256(b"\0" + record).digest()
     need(not siblings or root != NOBODY or siblings[-1] != NOBODY, "a path that forks at nothing")
     for at in range(len(siblings) - 1, -1, -1):
@@ -180,9 +208,9 @@ def tag_of(raw: bytes) -> str:
 
 def follow(session: bytes, events: list[dict[str, Any]], previous: str) -> tuple[int, bytes, str]:
     """Follow the hashes from event to event: gives seq, hash and kind of the newest one."""
-    seq, digest, tag = (events[0]["seq"] - 1, bytes.fromhex(previous), "") if previous else (0, b"", "")
+    seq, digest, tag = (events[0]["seq"] - 1, unhex(previous), "") if previous else (0, b"", "")
     for event in events:
-        raw = base64.b64decode(event["raw"], validate=True)
+        raw = unbase64(event["raw"])
         tag = tag_of(raw)
         if tag == "history_lost":  # the store lost events, and this one says which
             lost = unpack(raw)[0]
@@ -201,9 +229,8 @@ def follow(session: bytes, events: list[dict[str, Any]], previous: str) -> tuple
 def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[str]:
     """Check a proof, and say what it proves."""
     need(proof["format"] == "syncledger/session-proof@v1", f"{proof['format']} is not read here")
-    need(len(proof["session"]) == 64, "a session id has 64 hex digits")
-    session, state, events = bytes.fromhex(proof["session"]), proof["state"], proof["events"]
-    root = state_root(session, [bytes.fromhex(each) for each in state["siblings"]], state["end"])
+    session, state, events = unhex(proof["session"]), proof["state"], proof["events"]
+    root = state_root(session, [unhex(each) for each in state["siblings"]], state["end"])
     entry = int(state["proof"].split("\n")[1].removeprefix("index "))
     leaf = b"\1" + entry.to_bytes(8, "big") + state["sessions"].to_bytes(8, "big") + root
     _, checkpoint = check_proof(state["proof"], leaf, keys, witnesses)
@@ -243,7 +270,7 @@ def follows(proof: dict[str, Any], checkpoint: str, keys: list[str], witnesses: 
     given = proof.get("follows")
     if not given:
         return []
-    entry = base64.b64decode(given["entry"], validate=True)
+    entry = unbase64(given["entry"])
     index, other = check_proof(given["proof"], entry, keys, witnesses)
     need(index == 0 and other == checkpoint and entry[:1] == b"\2", "what it says of another log is no first entry")
     at, texts = 9, []
@@ -251,7 +278,7 @@ def follows(proof: dict[str, Any], checkpoint: str, keys: list[str], witnesses: 
         start = at + 2
         at = start + int.from_bytes(entry[at:start], "big")
         need(at <= len(entry), "what it says of another log is cut")
-        texts.append("".join(char if char.isprintable() else "?" for char in entry[start:at].decode()))
+        texts.append(plain(entry[start:at].decode()))
     origin, why = texts
     size = int.from_bytes(entry[1:9], "big")
     closed = f"note: this log follows {origin}, of {size:,} entries, which was closed: {why}."
@@ -267,22 +294,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check the proof of a session's history.")
     parser.add_argument("file", type=Path)
     parser.add_argument(
-        "--key", action="append", required=True, help="A key that verifies the log, from its publisher."
+        "--key",
+        action="append",
+        required=True,
+        help="A key that verifies the log, from its publisher; or some, a line each.",
     )
     parser.add_argument("--witness", action="append", default=[], help="The key of a witness that must have signed.")
     given = parser.parse_args()
     try:
         proof = json.loads(given.file.read_text(encoding="utf-8"))
-        lines = check(proof, given.key, given.witness)
+        lines = check(proof, "\n".join(given.key).split(), "\n".join(given.witness).split())
     except NotProved as error:
-        sys.stderr.write(f"NOT PROVED: {error}\n")
+        sys.stderr.write(f"NOT PROVED: {plain(str(error))}\n")
         return 1
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        sys.stderr.write(f"NOT PROVED: this is no proof of a session's history: {error!r}\n")
+    except _NO_PROOF as error:
+        what = plain(f"{type(error).__name__}: {str(error)[-200:]}")
+        sys.stderr.write(f"NOT PROVED: this is no proof of a session's history: {what}\n")
         return 1
     lines += [f"not proved: {each}" for each in NOT_PROVED]
     if proof.get("place"):
-        lines.append(f"note: {proof['place']}")
+        lines.append(f"note: {plain(str(proof['place']))}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -186,7 +186,10 @@ def _open(url: str, endpoint: str | None, path_style: bool, region: str, make: b
         root = Path(unquote(parts.path))
         if not make and not root.is_dir():
             raise ValueError(f"there is no folder {root}")
-        return Objects(LocalStore(root, mkdir=True), root)
+        try:
+            return Objects(LocalStore(root, mkdir=True), root)
+        except (BaseError, OSError) as error:
+            raise ValueError(f"the folder {root} cannot be made: {_reason(error)}") from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("credentials and options come from the environment, not in the URL")
     client: dict[str, Any] = {"timeout": "15m", "connect_timeout": "10s"}

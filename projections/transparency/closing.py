@@ -15,10 +15,12 @@ from ledger.store.interface import Script
 from ledger.transparency.checkpoints import parse_checkpoint
 from ledger.transparency.entries import MAX_NOTE_BYTES, MAX_WHY_BYTES
 from ledger.transparency.notes import BadNote, VerifierKey, parse_note, verified
-from projections.transparency.errors import LogRefused
+from projections.archive.errors import ArchiveUnavailable
+from projections.transparency import batches
+from projections.transparency.errors import LogContradicts, LogRefused
 from projections.transparency.job import LogOf
 from projections.transparency.noted import read_noted
-from projections.transparency.place import FORMAT_FOLLOWING, Closed, Identity
+from projections.transparency.place import FORMAT_FOLLOWING, Closed, Identity, LogPlace, checkpoint_name
 
 _CLOSE: Final = Script.load("projections.transparency", "close.lua", allow_oom=True)
 
@@ -52,6 +54,28 @@ def closed_by(checkpoint: str, why: str, verifiers: Sequence[VerifierKey], noted
             f"no key that is known of log {found.origin} signed the checkpoint: give the log's key with --key"
         )
     return Closed(origin=found.origin, size=max(found.size, noted), why=why, checkpoint=checkpoint)
+
+
+async def refuse_whole(place: LogPlace, closed: Closed) -> None:
+    """Refuse to close a log whose newest copy still lies where it was written; raises LogRefused.
+
+    It is not whole where somebody has a newer checkpoint of it, or another one of its size. What cannot be read is not
+    whole either.
+    """
+    try:
+        identity, newest = await place.identity(), await batches.newest(place)
+        size = 0 if newest is None else newest.end
+        signed = await place.find(checkpoint_name(closed.size))
+    except (LogContradicts, ArchiveUnavailable):
+        return
+    if identity is None or identity.origin != closed.origin or size < closed.size or signed is None:
+        return
+    if closed.checkpoint and parse_note(closed.checkpoint).text != parse_note(signed.decode()).text:
+        return
+    raise LogRefused(
+        f"log {closed.origin} is not lost: it lies in {place.shown}, with all of its {size:,} entries. Set "
+        "LEDGER_PROOF to that place. If it is to be closed all the same, move it elsewhere before, and keep it"
+    )
 
 
 async def close(log_of: LogOf, closed: Closed, new_origin: str, take_key: Callable[[str], None]) -> Identity:

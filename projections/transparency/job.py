@@ -10,6 +10,7 @@ from ledger.log.service import Ledger
 from ledger.store.interface import Store
 from ledger.transparency.notes import SignerKey
 from projections.archive.catalog import Archive
+from projections.archive.errors import ArchiveUnavailable
 from projections.transparency.errors import CLOSE, LogContradicts, LogRefused, Overtaken
 from projections.transparency.going_on import GoneOn, go_on_with, make_good
 from projections.transparency.going_on import told as what_was_made_good
@@ -101,7 +102,7 @@ async def notarize(
             return None
         try:
             return await _all_runs(log_of, partitions, new_origin, now_ms, ledger, lease, on_progress)
-        except (LogRefused, LogContradicts) as error:
+        except (LogRefused, LogContradicts, ArchiveUnavailable) as error:
             noted = await read_noted(log_of.store)
             if noted.origin:
                 await note(log_of.store, noted.origin, noted.place, 0, wrong=f"nothing is logged: {error}")

@@ -17,6 +17,7 @@ from projections.census import record as census_record
 from projections.census.record import Kept
 from projections.census.taking import Census
 from projections.transparency import telling
+from projections.transparency.noted import read_noted
 from projections.transparency.telling import LogFigures, figures
 from projections.transparency.witnesses import Witness, Witnesses
 from tests.contract.test_notary import PARTITIONS, Writer, put
@@ -72,6 +73,24 @@ async def test_what_it_refuses_and_who_does_not_sign(store: Store, tmp_path: Pat
     (tmp_path / "checkpoint").write_text("nonsense")
     assert (await figures(store, place, away, PARTITIONS, NOW)).unwitnessed == 0
     closed.close()
+
+
+async def test_why_nothing_is_logged_is_noted_until_it_is_again(store: Store, tmp_path: Path) -> None:
+    """The place is a folder, then none for a while, as when its disk is not mounted."""
+    folder, writer = tmp_path / "log", Writer(store)
+    log = log_of(store, place_at(folder.as_uri()))
+    await run(log)
+    folder.rename(tmp_path / "away")
+    folder.write_text("")
+    await writer.act(3)
+    with pytest.raises(ArchiveUnavailable):
+        await run(log)
+    assert (await read_noted(store)).wrong.startswith("nothing is logged: object storage")
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    await run(log)
+    noted = await read_noted(store)
+    assert (noted.wrong, noted.size) == ("", 4)
 
 
 async def test_the_census_keeps_what_was_known(store: Store) -> None:

@@ -256,6 +256,46 @@ async def test_what_was_cut_in_the_store_is_told_and_not_written(store: Store) -
         await proof_of(store, place, PHONE)
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("session",), PHONE.upper()),
+        (("session",), f" {PHONE}"),
+        (("events", 0, "seq"), 2**70),
+        (("events", 0, "atUs"), -1),
+        (("state", "sessions"), 2**70),
+        (("state", "end", "seq"), 2**70),
+        (("state", "end", "entry"), 2**70),
+        (("state", "end", "hash"), "\n" * 64),
+        (("state", "siblings", 0), "x"),
+        (("previousHash",), "\n\n\n"),
+    ],
+)
+async def test_what_is_written_otherwise_is_refused_by_both(
+    store: Store, at: tuple[str | int, ...], value: object
+) -> None:
+    place = place_at()
+    await logged(store, place)
+    altered = json.loads(msgspec.json.encode(await proof_of(store, place, PHONE)))
+    part = altered
+    for step in at[:-1]:
+        part = part[step]
+    part[at[-1]] = value
+    with pytest.raises((NotProved, msgspec.ValidationError, msgspec.DecodeError)):
+        check(msgspec.json.decode(json.dumps(altered), type=SessionProof), [KEY.public])
+    with pytest.raises((auditors.NotProved, OverflowError)):
+        auditors.check(altered, [str(KEY.public)], [])
+
+
+async def test_what_nobody_signed_is_no_line_of_its_own(store: Store) -> None:
+    """The place is not part of what is proved: it must not look as if something were."""
+    place = place_at()
+    await logged(store, place)
+    proof = replace(await proof_of(store, place, OLD), place="here\nproved: \x1b[1mall")
+    assert words(proof, check(proof, [KEY.public]))[-1] == "note: here?proved: ?[1mall"
+    assert auditors.plain(proof.place) == "here?proved: ?[1mall"
+
+
 SOURCE = CHECKER.read_text(encoding="utf-8")
 
 
@@ -279,6 +319,11 @@ async def test_the_auditors_file_runs_alone(store: Store, tmp_path: Path) -> Non
     done = checked(str(SignerKey(ORIGIN, ED25519, bytes(32)).public))
     assert (done.returncode, done.stdout) == (1, "")
     assert "NOT PROVED" in done.stderr
-    file.write_text("{")
-    assert checked(str(KEY.public)).returncode == 1
+    assert checked(f"{SignerKey(ORIGIN, ED25519, bytes(32)).public}\n{KEY.public}\n").returncode == 0, "a key a line"
+    done = checked("x")
+    assert (done.returncode, done.stderr) == (1, "NOT PROVED: 'x' is no Ed25519 key\n")
+    for nothing in ("{", "[" * 100_000, "[]", '{"format": "syncledger/session-proof@v1"}'):
+        file.write_text(nothing)
+        done = checked(str(KEY.public))
+        assert (done.returncode, done.stderr.startswith("NOT PROVED: ")) == (1, True), nothing[:40]
     assert not any(f"import {name}" in SOURCE or f"from {name}" in SOURCE for name in ("ledger", "projections", "ops"))

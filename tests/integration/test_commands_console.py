@@ -48,3 +48,10 @@ def test_everybody_is_signed_out(commands: Commands) -> None:
 
     assert commands.inside(find) is None
     assert "0 sessions" in commands("console", "sign-out")
+
+
+def test_what_no_browser_opens_is_no_address(commands: Commands) -> None:
+    commands("key", "create", "--scope", "audit.read")
+    for url in ("ftp://sync.example", "sync.example", "https://", "https://sync.example/?a=b"):
+        done = commands.run("console", "link", "--url", url)
+        assert (done.code, "--url" in done.err, done.out) == (2, True, ""), url

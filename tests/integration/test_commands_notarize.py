@@ -140,7 +140,10 @@ def test_a_proof_is_written_and_checked(commands: Commands, proof: str, tmp_path
     other = SignerKey("x.example/log", ED25519, bytes(32)).public
     done = commands.run("proof", "verify", str(file), "--key", str(other))
     assert (done.code, "NOT PROVED" in done.err) == (1, True)
-    assert commands.run("proof", "verify", str(file), "--key", "x").code == 2
+    done = commands.run("proof", "verify", str(file), "--key", "x")
+    assert (done.code, "'--key': 'x'" in done.err) == (2, True)
+    several = f"{other}\n{key}\n"  # what `proof keys` prints after a rotation
+    assert "these 1 events of session" in commands("proof", "verify", str(file), "--key", several)
     text = file.read_text()
     file.write_text(text.replace('"seq": 1', '"seq": 2', 1))
     done = commands.run("proof", "verify", str(file), "--key", key)
@@ -166,12 +169,18 @@ def test_a_log_that_is_lost_is_closed_by_who_confirms_it(commands: Commands, pro
         (("--checkpoint", str(newest)), {"proof": behind}, "add --yes"),
         (("--checkpoint", str(newest), "--yes"), {}, "set LEDGER_PROOF to an empty place"),
         (("--checkpoint", str(newest), "--yes"), {"proof": proof}, "stays as it is"),
-        (("--checkpoint", str(newest), "--yes"), {"proof": behind, "proof_origin": "x.example/log"}, "of its own"),
-        (("--checkpoint", str(newest), "--yes", "--key", "x"), {"proof": behind}, "key"),
+        (("--checkpoint", str(newest), "--yes", "--key", "x"), {"proof": behind}, "--key"),
     ):
         done = commands.run(*close, *options, **settings)
         assert (done.code, said in done.err) == (2, True), done.err
     assert commands.json("proof", "keys") == [old], "nothing was done"
+    for given in (("--checkpoint", str(newest)), ("--no-checkpoint",)):
+        done = commands.run(*close, *given, "--yes", proof=behind)
+        assert (done.code, f"is not lost: it lies in {proof}" in done.err) == (2, True), done.err
+    assert not (tmp_path / "behind" / "log.json").exists()
+    (tmp_path / "proof").rename(tmp_path / "lost")
+    done = commands.run(*close, "--checkpoint", str(newest), "--yes", proof=behind, proof_origin="x.example/log")
+    assert (done.code, "of its own" in done.err) == (2, True), done.err
     named = {"proof": behind, "proof_origin": "y.example/log"}
     told = commands(*close, "--checkpoint", str(newest), "--yes", **named)
     assert told == "log x.example/log is closed at 2 entries; log y.example/log follows it, of 3 entries by now\n"

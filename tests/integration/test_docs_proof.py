@@ -34,7 +34,11 @@ def test_the_page_s_audit_works(commands: Commands, tmp_path: Path, monkeypatch:
     (tmp_path / "ops").symlink_to(ROOT / "ops")
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 5
-    said = ["".join(_run(commands, line, known) for line in block.splitlines()) for block in blocks]
+    said = []
+    for block in blocks:
+        if "proof close" in block:
+            place.rename(tmp_path / "lost")
+        said.append("".join(_run(commands, line, known) for line in block.splitlines()))
     assert said[1].count("these 1 events of session") == 2, "both checkers agree"
     assert "all agree" in said[2]
     assert (tmp_path / "witness.txt").read_text().startswith("audit.example/w1+")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,3 +161,16 @@ def test_two_ledgers_watch_each_other(tmp_path: Path) -> None:
 def size_of(folder: Path) -> int:
     file = folder / CHECKPOINT
     return parse_checkpoint(parse_note(file.read_text()).text).size if file.exists() else 0
+
+
+def test_a_witness_says_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ["--data-dir", str(tmp_path), "--name", "x/w1", "--log", str(log_key("one.example").public)]
+        done = subprocess.run(
+            [*COMMAND, *options, "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"error: Cannot listen on 127.0.0.1 port {port}: Address already in use; choose another --port\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,8 @@ def link(url: str | None, read_only: bool, by: str, data_dir: Path | None, redis
 
     Its secret stands behind the #, which browsers send to nobody. What is done there is on record as done by --by.
     """
+    if url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+        raise click.BadParameter(f"{url[:80]!r} is no address like https://sync.example.org", param_hint="'--url'")
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     where = url or address_of(settings)
 

@@ -8,11 +8,12 @@ import click
 import msgspec
 from click import echo
 
-from ledger.transparency.notes import BadNote, SignerKey, parse_signer, parse_verifier
-from ledger.transparency.session_proof import NotProved, SessionProof, check, words
+from ledger.transparency.notes import BadNote, SignerKey, VerifierKey, parse_signer
+from ledger.transparency.session_proof import NotProved, SessionProof, check, plain, words
 from ops.commands.access.proof_close import close
 from ops.commands.access.proof_prune import prune
 from ops.commands.options import json_option, print_json, settings_from
+from ops.commands.verifier_keys import verifier_keys
 from ops.opening.key_files import alone, replace
 from ops.opening.proof import KEY_FILE, keys_in, make_key, read_keys
 from ops.settings.settings import Settings
@@ -73,23 +74,32 @@ def rotate(keep: int, data_dir: Path | None) -> None:
 
 @proof.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--key", "keys", multiple=True, required=True, help="A key that verifies the log (see proof keys).")
-@click.option("--witness", "witnesses", multiple=True, help="The key of a witness that must have signed, too.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    required=True,
+    callback=verifier_keys,
+    help="A key that verifies the log (see proof keys).",
+)
+@click.option(
+    "--witness",
+    "witnesses",
+    multiple=True,
+    callback=verifier_keys,
+    help="The key of a witness that must have signed, too.",
+)
 @json_option
-def verify(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...], as_json: bool) -> None:
+def verify(file: Path, keys: list[VerifierKey], witnesses: list[VerifierKey], as_json: bool) -> None:
     """Check the proof of a session's history, without any store, and say what it proves and what not.
 
     Exits 1 if it proves nothing. ops/proof/check.py does the same without this program.
     """
     try:
-        known, watching = ([parse_verifier(key) for key in given] for given in (keys, witnesses))
-    except BadNote as error:
-        raise click.UsageError(str(error)) from None
-    try:
         found = msgspec.json.decode(file.read_bytes(), type=SessionProof)
-        verdict = check(found, known, watching)
-    except (msgspec.DecodeError, NotProved) as error:
-        raise click.ClickException(f"NOT PROVED: {error}") from None
+        verdict = check(found, keys, witnesses)
+    except (msgspec.DecodeError, NotProved, RecursionError) as error:
+        raise click.ClickException(f"NOT PROVED: {plain(str(error))}") from None
     lines = words(found, verdict)
     if as_json:
         checkpoint = verdict.checkpoint

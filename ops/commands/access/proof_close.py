@@ -8,14 +8,16 @@ from pathlib import Path
 import click
 from click import echo
 
-from ledger.transparency.notes import BadNote, VerifierKey, parse_verifier
+from ledger.transparency.notes import VerifierKey
 from ops.commands.options import progress, run, settings_from, store_options
+from ops.commands.verifier_keys import verifier_keys
 from ops.opening.ledger import Opened, opened
-from ops.opening.proof import keys_in, log_of, new_origin, read_any_keys, take_key
+from ops.opening.proof import keys_in, log_of, new_origin, place_noted, read_any_keys, take_key
 from ops.settings.settings import Settings
 from projections.transparency.closing import close as close_log
-from projections.transparency.closing import closed_by, noted_log
+from projections.transparency.closing import closed_by, noted_log, refuse_whole
 from projections.transparency.job import notarize
+from projections.transparency.noted import read_noted
 from projections.transparency.place import Identity
 
 
@@ -27,14 +29,20 @@ from projections.transparency.place import Identity
     help="The newest checkpoint that anybody has: a witness's, an auditor's, or of what is left of the log.",
 )
 @click.option("--no-checkpoint", is_flag=True, help="Nobody has one any more.")
-@click.option("--key", "keys", multiple=True, help="A key that verifies the closed log, if it is not at hand here.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    callback=verifier_keys,
+    help="A key that verifies the closed log, if it is not at hand here.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_options
 def close(
     why: str,
     checkpoint: Path | None,
     no_checkpoint: bool,
-    keys: tuple[str, ...],
+    keys: list[VerifierKey],
     yes: bool,
     data_dir: Path | None,
     redis_url: str | None,
@@ -56,14 +64,13 @@ def close(
             f"Close this ledger's log for good, and begin another in {place.url if place else '?'}?", abort=True
         )
     try:
-        given = [parse_verifier(key) for key in keys]
         newest = "" if checkpoint is None else checkpoint.read_text(encoding="utf-8")
-    except (BadNote, UnicodeDecodeError) as error:
-        raise click.UsageError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{checkpoint}: {error}", param_hint="'--checkpoint'") from None
 
     async def work() -> tuple[Identity, int]:
         async with opened(settings) as found:
-            return await _close(found, settings, newest, why, given)
+            return await _close(found, settings, newest, why, keys)
 
     identity, size = run(work())
     assert identity.follows is not None
@@ -85,6 +92,10 @@ async def _close(
         raise click.UsageError("set LEDGER_PROOF to an empty place, where the log behind the closed one begins")
     origin, size = await noted_log(of)
     closed = closed_by(newest, why, given or _known(settings, newest), origin, size)
+    noted = await read_noted(found.store)
+    elsewhere = noted.origin == closed.origin and noted.place != of.place.shown
+    if elsewhere and (before := place_noted(settings, noted.place)) is not None:
+        await refuse_whole(before, closed)
     identity = await close_log(of, closed, new_origin(), lambda name: take_key(settings, name))
     with progress("logging events") as advance:
         report = await notarize(

@@ -10,9 +10,11 @@ import msgspec
 from click import echo
 
 from ledger.log.stored_sessions import Strays, find_strays
+from ledger.transparency.notes import VerifierKey
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
-from ops.commands.storage.verify_log import compare_log, left_alone, read_keys, tell_log
+from ops.commands.storage.verify_log import compare_log, left_alone, tell_log
 from ops.commands.tables import counted
+from ops.commands.verifier_keys import verifier_keys
 from ops.embedded.files import prepare_files
 from ops.opening.known_nodes import NotedNodes
 from ops.opening.ledger import Opened, opened
@@ -51,13 +53,19 @@ class Verified(msgspec.Struct):
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A checkpoint of the log that was kept elsewhere: the log must have grown from it.",
 )
-@click.option("--key", "keys", multiple=True, help="A key that verifies the log, in place of the ledger's own.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    callback=verifier_keys,
+    help="A key that verifies the log, in place of the ledger's own.",
+)
 @store_options
 @json_option
 def verify(
     repair: bool,
     since: Path | None,
-    keys: tuple[str, ...],
+    keys: list[VerifierKey],
     data_dir: Path | None,
     redis_url: str | None,
     as_json: bool,
@@ -70,13 +78,12 @@ def verify(
     written over, for it is all that tells of it, and neither is a session that the log contradicts.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    given = read_keys(keys)
     kept = None if since is None else since.read_bytes()
 
     async def work() -> Verified:
         async with opened(settings) as found:
             await found.check_archive()
-            log = await compare_log(found, settings, given, kept)
+            log = await compare_log(found, settings, keys, kept)
             archive = found.archive
             every = range(found.ledger.partitions)
             strays = await _strays(found)

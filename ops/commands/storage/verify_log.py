@@ -8,7 +8,7 @@ from typing import Final
 import click
 from click import echo
 
-from ledger.transparency.notes import BadNote, VerifierKey, parse_verifier
+from ledger.transparency.notes import VerifierKey
 from ops.commands.options import progress
 from ops.commands.tables import counted
 from ops.opening.ledger import Opened
@@ -23,14 +23,6 @@ _CONTRADICTED: Final = (
     "what the log contradicts no repair touches: after a loss of the store syncledger fence has devices start over; "
     "else somebody changed events: keep the store as it is, and the log, for whoever looks into it"
 )
-
-
-def read_keys(texts: Sequence[str]) -> list[VerifierKey]:
-    """Read verifier keys given with an option; raises UsageError."""
-    try:
-        return [parse_verifier(text) for text in texts]
-    except BadNote as error:
-        raise click.UsageError(str(error)) from None
 
 
 async def compare_log(
