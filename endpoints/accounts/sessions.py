@@ -208,10 +208,10 @@ class SessionAtRoot:
         self.on_delete = session.on_delete
 
 
-def check_session_id(session_id: str) -> None:
-    """Refuse what cannot be a session id; raises InvalidInput."""
+def check_session_id(session_id: str, field: str = "id") -> None:
+    """Refuse what cannot be a session id; raises InvalidInput, which names the `field`."""
     if not SESSION_ID.fullmatch(session_id):
-        raise InvalidInput([(("id",), "Expected a session id: 64 hexadecimal digits in lower case")])
+        raise InvalidInput([((field,), "Expected a session id: 64 hexadecimal digits in lower case")])
 
 
 def _no_access(access: str) -> NoSuchSession:

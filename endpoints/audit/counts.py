@@ -19,7 +19,7 @@ from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import ProofReadiness, Readiness, Services
 from ledger import keys
-from ledger.errors import LedgerError
+from ledger.errors import InvalidInput, LedgerError
 from ledger.log.formats import Formats
 from ledger.log.order import FILLED
 from ledger.log.whole import WHOLE
@@ -152,7 +152,7 @@ class Counts:
         ready = now.ready if isinstance(now.ready, Readiness) else None
         return LedgerCounts(
             at=iso_from_us(now_us),
-            since=iso_from_us(max(found.since_us, 0)),
+            since=iso_from_us(min(max(found.since_us, 0), until_us)),
             until=iso_from_us(until_us),
             slot_s=found.length_s,
             rates=found.rates,
@@ -289,6 +289,8 @@ class ShowCounts:
         query = bodies.query(req, CountsQuery)
         since_us = None if query.since is None else instant("from", query.since, 0)
         until_us = None if query.until is None else instant("to", query.until, 0)
+        if since_us is not None and until_us is not None and until_us < since_us:
+            raise InvalidInput([(("to",), "It is before `from`")])
         send(resp, await self._counts.told(since_us, until_us, query.slots))
         compress_whole(req, resp)
 

@@ -7,9 +7,8 @@ session those of its user.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from importlib import metadata
-from time import monotonic
 from typing import Annotated, Final
 
 import falcon
@@ -22,10 +21,10 @@ from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.operations import EITHER, EVENT_STREAM, KEY, NDJSON, Operation, Route, Text
 from endpoints.http.replies import send
 from endpoints.http.request import Request
-from endpoints.http.sending import always, send_endless, send_lines, with_first_made
+from endpoints.http.sending import always, rechecked, send_endless, send_lines, with_first_made
 from endpoints.services import Services
 from ledger.admission import Caller
-from ledger.errors import NoSuchSession, NotAllowed, Unavailable
+from ledger.errors import NoSuchSession, NotAllowed
 from ledger.positions import iso_from_us
 from projections.accounts.api_keys import ApiKey
 from projections.feed.forms import FORMS, FormName
@@ -35,10 +34,6 @@ from projections.feed.printing import Printer
 from projections.feed.told import FeedFilter, Notice, Told
 
 SCOPE: Final = "audit.read"
-RECHECK_S: Final = 5.0
-"""How long a credential is taken for good before it is looked at again."""
-UNSURE_S: Final = 60.0
-"""How long a feed goes on while the store does not tell whether its credential is still good."""
 LAST_EVENT_ID: Final = "last-event-id"
 RETRY_MS: Final = 3000
 _COMMENT: Final = b": the feed lives\n\n"
@@ -131,7 +126,7 @@ class Feed:
         made = await with_first_made((self._events if as_events else self._lines)(batches, printer))
         resp.content_type = EVENT_STREAM if as_events else NDJSON
         if follows:
-            send_endless(req, resp, made, self._lives(req), self._services.stall_s)
+            send_endless(req, resp, made, rechecked(lambda: self._may(req)), self._services.stall_s)
         else:
             send_lines(req, resp, made, always, self._services.stall_s)
 
@@ -142,7 +137,7 @@ class Feed:
                 raise Forbidden("Only an API key with the scope audit.read may ask for another user")
             user = who.user
         if query.session is not None:
-            check_session_id(query.session)
+            check_session_id(query.session, "session")
         types = [kind for kind in query.type.split(",") if kind]
         try:
             return await self._hub.filter_of(user=user, session=query.session, types=types)
@@ -154,33 +149,15 @@ class Feed:
             raise Forbidden("Only an API key with the scope audit.read may ask by a name")
         return await self._hub.names.find(name)
 
-    def _lives(self, req: Request) -> Callable[[], Awaitable[bool]]:
-        """Make what tells whether whoever asks still may; asked anew every RECHECK_S.
-
-        A store that is away is waited for: clients of server-sent events that come back to a 503 give up for good.
-        """
-        auth, ledger = self._services.auth, self._services.ledger
-        asked_s = known_s = monotonic()
-
-        async def lives() -> bool:
-            nonlocal asked_s, known_s
-            if monotonic() - asked_s < RECHECK_S / 2:
-                return True
-            asked_s = monotonic()
-            try:
-                now = await auth.scoped(req, SCOPE)
-                if isinstance(now, Caller):
-                    await ledger.admit(now)
-            except (NotAllowed, Unauthenticated, Forbidden):
-                return False
-            except Unavailable:
-                if monotonic() - known_s > UNSURE_S:
-                    raise
-            else:
-                known_s = monotonic()
-            return True
-
-        return lives
+    async def _may(self, req: Request) -> bool:
+        """Tell whether whoever asks still may."""
+        try:
+            now = await self._services.auth.scoped(req, SCOPE)
+            if isinstance(now, Caller):
+                await self._services.ledger.admit(now)
+        except (NotAllowed, Unauthenticated, Forbidden):
+            return False
+        return True
 
     async def _lines(self, batches: AsyncGenerator[Batch], printer: Printer) -> AsyncGenerator[bytes]:
         async for batch in _closing(batches):

@@ -106,6 +106,8 @@ class Action(Seen):
             await self.ledger.execute(place.user, place.sid, ClearCheckpoints(forgotten(types), ASKED, by=by))
             return "types"
         else:
+            if fields.get("type"):
+                raise InvalidInput([(("what",), "Types are chosen, and all of it too: choose which one is meant")])
             await self.ledger.execute(place.user, place.sid, RequestReset(True, by=by))
         return self._name
 

@@ -106,6 +106,11 @@ if (plot) {
   });
 }
 
+// Who chooses types means these: what is chosen by pressing one is not "all" any more.
+for (const type of document.querySelectorAll("input[name=type][type=checkbox]")) {
+  type.addEventListener("change", () => { if (type.checked) type.form.querySelector("input[name=what][value=types]").checked = true; });
+}
+
 // The tail: one line an event, newest first, never more than so many. What devices call themselves is only ever text.
 const tail = document.querySelector("[data-tail]");
 if (tail) {
@@ -145,10 +150,23 @@ if (tail) {
     tail.querySelector("[data-empty]").hidden = list.childElementCount > 0;
   };
   let drawing = 0;
-  const source = new EventSource(tail.dataset.tail);
-  source.addEventListener("open", () => tell("good", "live"));
-  source.addEventListener("error", () => tell("bad", source.readyState === EventSource.CLOSED ? "not allowed any more: open the page again" : "connecting again"));
-  source.addEventListener("message", (event) => {
+  let source, position = "";
+  // Browsers come again by themselves where a connection is lost, but give up for good at an answer like 503.
+  const lost = async () => {
+    tell("bad", "connecting again");
+    if (source.readyState !== EventSource.CLOSED) return;
+    const answer = await fetch(tail.dataset.tail, { method: "HEAD", cache: "no-store" }).catch(() => null);
+    if (answer && answer.status >= 400 && answer.status < 500) return tell("bad", "not allowed any more: open the page again");
+    setTimeout(follow, 1000 * tail.dataset.again);
+  };
+  const follow = () => {
+    source = new EventSource(tail.dataset.tail + (position && `&after=${position}`));
+    source.addEventListener("open", () => paused || tell("good", "live"));
+    source.addEventListener("error", lost);
+    source.addEventListener("position", (event) => { position = event.lastEventId; });
+    source.addEventListener("message", take);
+  };
+  const take = (event) => {
     const told = JSON.parse(event.data);
     if (known.has(told.id)) return; // told again behind a connection that was lost
     known.add(told.id);
@@ -157,7 +175,8 @@ if (tail) {
     if (held.length > most) held.shift();
     if (paused) tell("late", `paused, ${held.length} new`);
     else drawing ||= requestAnimationFrame(() => { drawing = 0; draw(); });
-  });
+  };
+  follow();
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", paused);

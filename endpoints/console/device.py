@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Final, NamedTuple
 
 import falcon
@@ -12,7 +13,7 @@ import msgspec
 from endpoints.accounts.sessions import check_session_id
 from endpoints.audit.devices import PLOTS_AT_ONCE
 from endpoints.console import plots
-from endpoints.console.pages import PLACE, show
+from endpoints.console.pages import HEADERS, PLACE, show
 from endpoints.console.visitors import Visitor, Visitors
 from endpoints.http import bodies
 from endpoints.http.replies import send
@@ -20,8 +21,9 @@ from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.errors import CorruptLedger, InvalidInput, LayoutError, NoSuchSession
 from ledger.positions import MAX_US, us_from_iso
+from projections.archive.errors import ArchiveNotGiven
 from projections.devices.health import DeviceHealth, health
-from projections.devices.plot import plot
+from projections.devices.plot import Plot, plot
 from projections.devices.told import WHY
 from projections.history import session_history
 from projections.history.session_history import HistoryPage, Tag, Wanted
@@ -39,6 +41,8 @@ DONE: Final = {
     "take-back": "The device is no more asked to start over.",
     "sign-out": "The device is signed out: its tokens admit nobody any more.",
 }
+
+_NO_EVENTS: Final = HistoryPage([], None, below_floor=False, looked_at=0)
 
 
 class DeviceQuery(msgspec.Struct, frozen=True, rename={"since": "from", "until": "to"}):
@@ -70,7 +74,10 @@ class Seen:
         self.visitors = visitors
 
     async def place(self, visitor: Visitor, sid: str) -> Place:
-        """Find a session; one that is not there and one that the visitor may not see are the same 404."""
+        """Find a session; one that is not there and one that the visitor may not see are the same 404.
+
+        One whose owner cannot be read is a 409, which tells why, for who sees all.
+        """
         check_session_id(sid)
         try:
             own = None if visitor.sees_all or visitor.user is None else self.ledger.partition_of(visitor.user)
@@ -80,6 +87,9 @@ class Seen:
                 return Place(partition, user, sid)
         except NoSuchSession:
             pass
+        except CorruptLedger as error:
+            if visitor.sees_all:
+                raise falcon.HTTPConflict(description=f"This device cannot be shown: {error}") from error
         raise falcon.HTTPNotFound(description="There is no such device")
 
 
@@ -96,7 +106,7 @@ class Device(Seen):
         query = bodies.query(req, DeviceQuery)
         now_us = self.ledger.clock()
         known, trouble = await self._health(place)
-        history = await self._history(place, query)
+        history, unlisted = await self._history(place, query)
         drawn = await self._plot(place, query)
         at_us = _at_us(query.at, now_us)
         then, not_then = await self._then(place, at_us, known if not query.at else None)
@@ -113,6 +123,7 @@ class Device(Seen):
             nothing_of=[] if known is None else plots.nothing_of(known.types),
             plot=drawn,
             history=history,
+            unlisted=unlisted,
             query=query,
             then=then,
             not_then=not_then,
@@ -140,7 +151,7 @@ class Device(Seen):
         found = None if log is None else await log.prove(self.services.past, place.partition, place.sid)
         if found is None:
             raise falcon.HTTPNotFound(description="Nothing of this device is in a transparency log yet")
-        resp.set_header("cache-control", "no-store")
+        resp.set_headers(HEADERS)
         resp.set_header("content-disposition", f'attachment; filename="{place.sid}.proof.json"')
         send(resp, found)
 
@@ -159,7 +170,8 @@ class Device(Seen):
         stuck = judge(await newest(self.ledger, place.partition, place.sid), state)
         return "" if stuck is None else WHY[stuck.kind]
 
-    async def _history(self, place: Place, query: DeviceQuery) -> HistoryPage:
+    async def _history(self, place: Place, query: DeviceQuery) -> tuple[HistoryPage, str]:
+        """Read a page of the list of events, and why there is none."""
         pages = session_history.pages(
             self.services.past,
             place.partition,
@@ -170,9 +182,9 @@ class Device(Seen):
             key=await self.ledger.key_of(place.user),
         )
         try:
-            return await anext(pages)
-        except CorruptLedger:
-            return HistoryPage([], None, below_floor=False, looked_at=0)
+            return await anext(pages, _NO_EVENTS), ""
+        except (NoSuchSession, CorruptLedger, LayoutError) as error:
+            return _NO_EVENTS, str(error)
         finally:
             await pages.aclose()  # type: ignore[attr-defined]
 
@@ -180,20 +192,25 @@ class Device(Seen):
         since_us, until_us = _bound("from", query.since), _bound("to", query.until)
         if since_us is not None and until_us is not None and until_us < since_us:
             raise InvalidInput([(("to",), "lies before `from`")])
-        sent = list(await newest(self.ledger, place.partition, place.sid))
-        last = (await self.services.past.page(place.partition, place.sid, count=1)).entries
-        if since_us is None and last and last[0].recorded.seq > AT_FIRST and not query.whole:
-            top = last[0].recorded.seq - AT_FIRST
-            begins = (await self.services.past.page(place.partition, place.sid, top_seq=top, count=1)).entries
-            since_us = begins[0].recorded.at_us if begins else None
-        if until_us is None and sent:  # a stream may have ended behind the last event
-            until_us = max(sent[0].stream.at_us, *(entry.recorded.at_us for entry in last), since_us or 0)
         try:
             async with self._turns:
-                counted = await plot(self.services.past, place.partition, place.sid, sent, since_us, until_us, BUCKETS)
+                counted = await self._counted(place, since_us, until_us, whole=query.whole)
         except (NoSuchSession, CorruptLedger, LayoutError):
             return None
         return plots.drawn(counted, f"{PLACE}/devices/{place.sid}")
+
+    async def _counted(self, place: Place, since_us: int | None, until_us: int | None, *, whole: bool) -> Plot:
+        """Count what happened; without `since_us` of the newest events, or of the `whole` history."""
+        past, sent = self.services.past, list(await newest(self.ledger, place.partition, place.sid))
+        last = (await past.page(place.partition, place.sid, count=1)).entries
+        if since_us is None and last and last[0].recorded.seq > AT_FIRST and not whole:
+            top = last[0].recorded.seq - AT_FIRST
+            with suppress(ArchiveNotGiven, CorruptLedger):  # then those that can be read are fewer
+                begins = (await past.page(place.partition, place.sid, top_seq=top, count=1)).entries
+                since_us = begins[0].recorded.at_us if begins else None
+        if until_us is None and sent:  # a stream may have ended behind the last event
+            until_us = max(sent[0].stream.at_us, *(entry.recorded.at_us for entry in last), since_us or 0)
+        return await plot(past, place.partition, place.sid, sent, since_us, until_us, BUCKETS)
 
     async def _then(self, place: Place, at_us: int, now: DeviceHealth | None) -> tuple[StateThen | None, str]:
         """Tell how a device was, and why that is not known; `now` is how it is, where that is what is asked for."""

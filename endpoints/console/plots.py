@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from endpoints.console.words import SECOND_US, minute, number, span
 from ledger.entity_types import COMPLETE
-from ledger.positions import iso_from_us, us_from_iso
+from ledger.positions import MAX_US, iso_from_us, us_from_iso
 from projections.devices.health import TypeHealth
 from projections.devices.plot import Bucket, Plot
 
@@ -135,10 +135,10 @@ def _links(place: str, since_us: int, until_us: int, first_us: int, last_us: int
         found.append(("Earlier", (since_us - length // 2, until_us - length // 2)))
     if until_us < last_us:
         found.append(("Later", (since_us + length // 2, until_us + length // 2)))
-    links = [
-        (name, place + "?" + urlencode({"from": iso_from_us(max(start, 0)), "to": iso_from_us(end)}) + "#plot")
-        for name, (start, end) in found
-    ]
+    links = []
+    for name, (start, end) in found:
+        within = {"from": iso_from_us(min(max(start, 0), MAX_US)), "to": iso_from_us(min(max(end, 0), MAX_US))}
+        links.append((name, f"{place}?{urlencode(within)}#plot"))
     return [*links, ("All", f"{place}?whole=true#plot")]
 
 

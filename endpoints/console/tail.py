@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from time import monotonic
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import falcon
@@ -11,14 +10,13 @@ import falcon.asgi
 import msgspec
 
 from endpoints.accounts.sessions import check_session_id
-from endpoints.audit.feed import RECHECK_S
-from endpoints.console.pages import HEADERS, show
+from endpoints.console.pages import AGAIN_S, HEADERS, show
 from endpoints.console.visitors import NotSignedIn, Visitor, Visitors
 from endpoints.console.words import clean, told
 from endpoints.http import bodies
 from endpoints.http.operations import EVENT_STREAM
 from endpoints.http.request import Request
-from endpoints.http.sending import send_endless, with_first_made
+from endpoints.http.sending import rechecked, send_endless, with_first_made
 from endpoints.services import Services
 from ledger.errors import InvalidInput, NoSuchSession
 from ledger.events import tag_of
@@ -36,11 +34,12 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class TailQuery(msgspec.Struct, frozen=True):
-    """Which events: of a user, of a session, of one type; empty for all."""
+    """Which events: of a user, of a session, of one type; empty for all. `after`: from this position on."""
 
     user: str = ""
     session: str = ""
     type: str = ""
+    after: str = ""
 
 
 class Tail:
@@ -60,21 +59,22 @@ class Tail:
             wrong = "; ".join(what for _, what in error.problems)
         except falcon.HTTPNotFound as error:
             wrong = error.description or ""
-        show(resp, "tail.html", visitor, here="tail", query=query, wrong=wrong, shown=SHOWN)
+        show(resp, "tail.html", visitor, here="tail", query=query, wrong=wrong, shown=SHOWN, again_s=AGAIN_S)
 
     async def on_get_events(self, req: Request, resp: falcon.asgi.Response) -> None:
-        """Send events from now on, or from where a browser was that comes again."""
+        """Send events from now on, or from where a browser was that comes again: it, or the page, says where."""
         visitor = await self._visitors.of(req)
-        wanted = await self._filter(visitor, bodies.query(req, TailQuery))
+        query = bodies.query(req, TailQuery)
+        wanted = await self._filter(visitor, query)
         if req.method == "HEAD":
             resp.content_type = EVENT_STREAM
             return
-        hub, given = self._services.feed, req.get_header("last-event-id")
+        hub, given = self._services.feed, req.get_header("last-event-id") or query.after
         position = hub.parse(given, "last-event-id") if given else await hub.now()
         made = await with_first_made(self._made(hub.follow(position, wanted)))
         resp.set_headers(HEADERS)
         resp.content_type = EVENT_STREAM
-        send_endless(req, resp, made, self._lives(req, visitor), self._services.stall_s)
+        send_endless(req, resp, made, rechecked(lambda: self._may(req, visitor)), self._services.stall_s)
 
     async def _filter(self, visitor: Visitor, query: TailQuery) -> FeedFilter:
         """Read which events are wanted; who does not see all sees those of their own devices."""
@@ -83,7 +83,7 @@ class Tail:
         if query.type and query.type not in TAGS:
             raise InvalidInput([(("type",), "That is no type of event")])
         if session is not None:
-            check_session_id(session)
+            check_session_id(session, "session")
         try:
             return await self._services.feed.filter_of(
                 user=user, session=session, types=[query.type] if query.type else []
@@ -98,7 +98,7 @@ class Tail:
                 lines = [b"data: " + _encode(await self._line(one)) + b"\n\n" for one in batch.told]
                 position = None if batch.position is None else hub.text(batch.position)
                 if position is not None and fits_header(position, hub.partitions):
-                    lines.append(b"id: " + position.encode() + b"\n\n")  # it is no event, and kept all the same
+                    lines.append(b"event: position\nid: " + position.encode() + b"\ndata:\n\n")
                 yield b"".join(lines) or _COMMENT
         finally:
             await batches.aclose()
@@ -125,19 +125,10 @@ class Tail:
             "user": clean(user or ""),
         }
 
-    def _lives(self, req: Request, visitor: Visitor) -> Callable[[], Awaitable[bool]]:
-        """Make what tells whether who looks still may, asked anew every RECHECK_S."""
-        asked_s = monotonic()
-
-        async def lives() -> bool:
-            nonlocal asked_s
-            if monotonic() - asked_s < RECHECK_S / 2:
-                return True
-            asked_s = monotonic()
-            try:
-                now = await self._visitors.of(req)
-            except NotSignedIn:
-                return False
-            return now.sees_all or not visitor.sees_all
-
-        return lives
+    async def _may(self, req: Request, visitor: Visitor) -> bool:
+        """Tell whether who looks still may see as much."""
+        try:
+            now = await self._visitors.of(req)
+        except NotSignedIn:
+            return False
+        return now.sees_all or not visitor.sees_all

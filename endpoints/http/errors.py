@@ -51,6 +51,7 @@ from ledger.errors import (
 from projections.accounts.credentials import CredentialUnreadable
 from projections.archive.errors import ArchiveNotGiven
 from projections.entities.source import SourceUnavailable
+from projections.feed.hub import TooManyFollowers
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 503, ErrorDto("The identity provider is not available; try again later")
         case SourceUnavailable():
             return 503, ErrorDto("The source of this library's entities is not available; try again later")
-        case NotReplicated() | ArchiveNotGiven() | LedgerGone() | NotReady() | StreamsBusy():
+        case NotReplicated() | ArchiveNotGiven() | LedgerGone() | NotReady() | StreamsBusy() | TooManyFollowers():
             return 503, _said(error)
         case _ if isinstance(error, _MISCONFIGURED):
             return 503, ErrorDto("This service is not configured as its ledger needs; its log says what to mend")

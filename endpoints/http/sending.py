@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from time import monotonic
 from typing import Final, Protocol
 
 import falcon.asgi
@@ -16,6 +17,10 @@ from ledger.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
+RECHECK_S: Final = 5.0
+"""How long a credential of who follows is taken for good before it is looked at again."""
+UNSURE_S: Final = 60.0
+"""How long one follows on while the store does not tell whether the credential is still good."""
 TRANSPORT: Final = "ledger.transport"
 """The ASGI extension by which the server gives the connection's transport."""
 LEAVING: Final = "ledger.leaving"
@@ -160,3 +165,28 @@ async def _behind(first: bytes | None, made: AsyncGenerator[bytes]) -> AsyncGene
 async def always() -> bool:
     """Stand for a credential that is looked at only once, like an API key."""
     return True
+
+
+def rechecked(still_may: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
+    """Make what tells whether who follows still may, for `send_endless`: `still_may`, asked anew every RECHECK_S.
+
+    A store that is away is waited for, UNSURE_S at most: clients of server-sent events that come back to a 503 give up
+    for good.
+    """
+    asked_s = known_s = monotonic()
+
+    async def lives() -> bool:
+        nonlocal asked_s, known_s
+        if monotonic() - asked_s < RECHECK_S / 2:
+            return True
+        asked_s = monotonic()
+        try:
+            may = await still_may()
+        except Unavailable:
+            if monotonic() - known_s > UNSURE_S:
+                raise
+            return True
+        known_s = monotonic()
+        return may
+
+    return lives

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from ledger.store.interface import Store, open_store
+from projections.entities.gumnut import stream_library as library_module
 from projections.entities.gumnut import type_run as run_module
+from projections.entities.gumnut.stream_library import TOOK
 from tests.support.gumnut.phone import COMPLETE, RESET, A, AtGumnut, B, Phone, at_gumnut, by_type, held_at
 from tests.support.gumnut.photos import Photos
 from tests.support.gumnut.server import Answered, GumnutServer
@@ -222,6 +224,55 @@ async def test_a_row_that_stands_before_what_it_refers_to_waits_for_it(phone: Ph
     assert await source.held_back(A) == []
     assert phone.holds() == held_at(photos, A)
     assert phone.rows('SELECT "assetId" FROM album_asset') == [(asset,)]
+
+
+async def test_a_row_does_not_go_before_an_asset_that_is_back_but_whose_return_is_not_ready(
+    phone: Phone, photos: Photos
+) -> None:
+    """The asset's older events are below the bound, but the phone was told since that it went."""
+    asset, album = photos.add_asset(A), photos.add_album(A)
+    assert await phone.sync()
+    photos.move(asset, B)
+    assert await phone.sync()
+    linking, open_one = photos.begin(), photos.begin()
+    photos.move(asset, A)
+    linking.do(photos.link, album, asset)
+    linking.commit()
+    assert await phone.sync()
+    assert phone_assets(phone) == []
+    open_one.commit()
+    assert await phone.sync()
+    assert phone.holds() == held_at(photos, A)
+
+
+async def test_parents_are_looked_for_within_bounds(
+    phone: Phone, server: GumnutServer, photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each type's run reads no more pages than it may, and none to look for what another one looked for to the end."""
+    album = photos.add_album(A)
+    for _ in range(10):
+        photos.add_asset(A)
+    assert await phone.sync()
+    linking, open_one = photos.begin(), photos.begin()
+    asset = photos.add_asset(A)
+    linking.do(photos.link, album, asset)
+    linking.do(photos.add_face, asset, None)
+    linking.commit()
+
+    async def read() -> int:
+        server.seen.clear()
+        assert await phone.sync()
+        assert phone.rows("SELECT id FROM face") == []
+        return sum("created_at_gte" in seen.fields for seen in server.seen)
+
+    assert 0 < await read() <= len(TOOK)
+    monkeypatch.setattr(server.api, "max_events", 1)
+    assert await read() > 20
+    monkeypatch.setattr(library_module, "MAX_SCAN", 4)
+    assert 4 < await read() <= 3 * 4, "for the cover of the album, what is in it, and the face"
+    open_one.commit()
+    assert await phone.sync()
+    assert phone.holds() == held_at(photos, A)
 
 
 async def test_a_row_whose_parent_came_with_a_stream_before_does_not_wait(phone: Phone, photos: Photos) -> None:

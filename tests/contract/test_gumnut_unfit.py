@@ -308,3 +308,44 @@ async def test_what_is_held_back_everywhere_is_looked_for_within_bounds(at: AtGu
     assert len(await told()) == 12
     assert len(await told(most_libraries=7)) == 7
     assert len(await told(most_notes=11)) == 3, "no further one once so many were read"
+
+
+@pytest.mark.parametrize("minutes", [0, 6, 50, 90])
+async def test_children_of_mended_assets_find_other_parents_of_a_long_transaction(
+    minutes: int, at: AtGumnut, phone: Phone, server: GumnutServer, store: Store
+) -> None:
+    """Events tell when their transaction began, and parents when they were made, which may be long after that."""
+    photos = server.photos
+    transaction = photos.begin()
+    with photos.writing(transaction):
+        assets = [photos.add_asset(A) for _ in range(6)]
+        photos.tick(minutes * 60)
+        for asset in assets:
+            photos.link(photos.add_album(A), asset)
+            photos.add_face(asset, photos.add_person(A))
+    transaction.ended = True
+    server.api.odd |= dict.fromkeys(assets[1:5], NAMELESS)
+    assert await phone.sync()
+    assert phone.rows("SELECT id FROM asset") == [(assets[0],), (assets[5],)]
+    server.api.odd.clear()
+    for asset in assets[1:5]:
+        photos.update_asset(asset)
+    async with another_process(at, server, store, phone) as other:
+        assert await phone.sync()
+        assert phone.holds() == held_at(photos, A)
+        assert await other.source.held_back(A) == []
+    assert phone.lines["AlbumToAssetV1"] == phone.lines["AssetFaceV2"] == len(assets)
+
+
+async def test_a_link_to_what_no_album_could_be_called_tells_of_no_album(phone: Phone, server: GumnutServer) -> None:
+    photos = server.photos
+    link = photos.link(photos.add_album(A), photos.add_asset(A))
+    server.api.odd[link] = (("album_id",), "a|b")
+    assert await phone.sync()
+    told = phone.service.services.source.held_back
+    assert [(each.entity_type, each.parent) for each in await told(A)] == [("AlbumToAssetV1", "albumId")]
+    server.api.odd.clear()
+    photos.unlink(link)
+    assert await phone.sync()
+    source = phone.service.services.source.of_session("ann", phone.device.sid)
+    assert await source.held_back(A) == []

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from endpoints.routes import build_waiting
+from ledger import keys
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import StoreUnavailable
@@ -358,9 +359,34 @@ async def test_bad_queries_are_told_and_break_nothing(service: Service) -> None:
     backwards = "from=2030-01-01T00:00:00Z&to=2020-01-01T00:00:00Z"
     for query in ("at=yesterday", "from=2&to=1", "before=0", "before=x", "event=nothing", backwards):
         assert (await browser.open(f"{at}?{query}")).status_code == 400, query
-    assert (await browser.open(f"{at}?at=99999999999999999999")).status_code == 200
+    last = "9999-12-31T23:59:59.999999Z"
+    far = (f"from=9999-12-31T00:00:00Z&to={last}", f"from=1970-01-01T00:00:00Z&to={last}", f"from={last}&to={last}")
+    for query in ("at=99999999999999999999", *far, "from=2200-01-01T00:00:00Z&to=9000-01-01T00:00:00Z"):
+        assert (await browser.open(f"{at}?{query}")).status_code == 200, query
     assert (await browser.open("/console/devices/nothing")).status_code == 400
     assert (await browser.open("/console/nothing")).status_code == 404
+
+
+async def test_a_damaged_device_is_shown_as_far_as_it_can_be_read(service: Service) -> None:
+    await load_library(service)
+    sid, store = await signed_in(service, "ann"), service.ledger.store
+    await lives_for(service, "ann", sid, 6)
+    browser = Browser(service)
+    await browser.sign_in("audit.read", "sessions.manage")
+    partition = service.ledger.partition_of("ann")
+    stream, kept = keys.stream(partition), keys.session(partition, sid)
+    ids = [entry[0] for entry in await store.command("XRANGE", stream, "-", "+", key=stream)]
+    at = f"/console/devices/{sid}"
+    paths = (at, f"{at}?whole=true", f"{at}?event=ack_refused", f"{at}/state?at=1", f"{at}/reset")
+    for lost, told in ((ids[len(ids) // 2], "Events are missing here"), (ids[-1], "Events cannot be read here")):
+        await store.command("XDEL", stream, lost, key=stream)
+        assert [(await browser.open(path)).status_code for path in paths] == [200] * len(paths)
+        assert told in (await browser.open(at)).text
+    await store.command("HSET", kept, "seq", "x", key=kept)
+    for path in paths:
+        answer = await browser.open(path)
+        assert (answer.status_code, "run syncledger verify" in answer.text) == (409, True), path
+    assert "damaged" in (await browser.open("/console/devices")).text
 
 
 # Doing ----------------------------------------------------------------------------------------------------------------
@@ -414,6 +440,8 @@ async def test_types_are_those_that_there_are(service: Service) -> None:
     for types in ([], ["Nothing"], ["SyncResetV1"]):
         fields = {"what": "types", "type": types}
         assert (await browser.send(f"/console/devices/{sid}/reset", fields)).status_code == 400
+    both = await browser.send(f"/console/devices/{sid}/reset", {"what": "all", "type": ["AssetV2"]})
+    assert both.status_code == 400, "whoever chose types does not mean all"
     assert [tag for tag, _ in await events_of(service, "ann", sid)] == ["session_created"]
 
 

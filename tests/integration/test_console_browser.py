@@ -15,7 +15,7 @@ from ledger.entity_types import mask_of
 from projections.accounts.console_access import ConsoleAccess
 from tests.support.browser import browsing, chromium_binary, page, violations
 from tests.support.console.fleet import Fleet, assemble
-from tests.support.console.screenshots import LOOKS, addresses, sign_in
+from tests.support.console.screenshots import LOOKS, MINE, addresses, sign_in, sign_in_as
 from tests.support.phones.http import Live
 from tests.support.stores.servers import RedisServer
 
@@ -34,11 +34,11 @@ def key_of(live: Live, *scopes: str) -> str:
 
 
 @asynccontextmanager
-async def at_the_console(live: Live) -> AsyncIterator[Page]:
+async def at_the_console(live: Live, *, strict: bool = True) -> AsyncIterator[Page]:
     """Open the console in a browser, signed in with a link that the command makes."""
     access = ConsoleAccess(live.service.store)
     secret = live.run(access.make_link("root", ("audit.read", "sessions.manage"), live.service.clock()))
-    async with browsing() as browser, page(browser) as opened:
+    async with browsing() as browser, page(browser, strict=strict) as opened:
         await opened.goto(f"{live.url}/console/link#{secret}")
         await opened.wait_for_url("**/console/devices")
         yield opened
@@ -138,6 +138,11 @@ async def test_people_can_use_every_page(live: Live, look: str) -> None:
     async with browsing() as browser, page(browser, strict=False, **LOOKS[look]) as opened:
         await opened.goto(live.url + "/console/sign-in")
         wrong = {"sign-in": await violations(opened)}
+        await sign_in_as(opened, live, "ann", fleet.well)
+        await opened.goto(f"{live.url}/console/{MINE}")
+        await expect(opened.get_by_role("heading", name="My devices")).to_be_visible()
+        wrong[MINE] = await violations(opened)
+        await opened.context.clear_cookies()
         await sign_in(opened, live.url, key)
         for name, address in addresses(fleet).items():
             await opened.goto(live.url + address)
@@ -196,3 +201,19 @@ async def test_nobody_frames_it(live: Live) -> None:
         inner = frame.frame_locator("iframe").get_by_role("heading", name="Devices")
         await frame.wait_for_timeout(1500)
         assert await inner.count() == 0
+
+
+async def test_the_tail_tries_again_where_it_was_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("endpoints.console.tail.AGAIN_S", 0.2)
+    issued = live.run(live.service.sign_in("ann", "lib"))
+    feed = live.service.services.feed
+    most, feed._most = feed._most, 0
+    async with at_the_console(live, strict=False) as opened:
+        await opened.goto(f"{live.url}/console/tail")
+        status = opened.get_by_role("status")
+        await expect(status).to_have_text("connecting again")
+        feed._most = most
+        await expect(status).to_have_text("live")
+        await asyncio.to_thread(live.run, live.service.ledger.execute("ann", issued.sid, RequestReset(True, by=b"")))
+        await expect(opened.get_by_role("log")).to_contain_text("asked to start over")
+        assert await opened.get_by_role("listitem").count() == 1

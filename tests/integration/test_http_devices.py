@@ -183,6 +183,11 @@ async def test_counts_over_time_come_of_the_ring(service: Service, key: str) -> 
     assert sum(slot["events"] for slot in day["rates"]) == 4, "what is older than a day is gone"
     answer = await service.ask("GET", "/ledger/counts", headers={"x-api-key": key}, params={"slots": 401})
     assert answer.status_code == 400
+    backwards = {"from": "2020-01-02T00:00:00Z", "to": "2020-01-01T00:00:00Z"}
+    answer = await service.ask("GET", "/ledger/counts", headers={"x-api-key": key}, params=backwards)
+    assert (answer.status_code, answer.json["errors"][0]["path"]) == (400, ["to"])
+    past = await got(service, key, "/ledger/counts", to="1970-01-02T00:00:00Z")
+    assert past["from"] <= past["to"]
 
 
 async def test_counts_are_told_while_the_store_takes_no_writes(service: Service, key: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import pytest
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import mask_of
 from ledger.errors import InvalidInput, StoreUnavailable
+from projections.accounts.console_access import ConsoleAccess, Holder
 from projections.feed.names import MOST, TooManyNames
 from tests.support.phones.http import Live
 from tests.support.stores.servers import RedisServer, wait_until
@@ -52,12 +53,14 @@ def lines(live: Live, key: str, **params: Any) -> list[dict[str, Any]]:
 class Events:
     """A reader of server-sent events."""
 
-    def __init__(self, live: Live, key: str, last_id: str = "", **params: Any) -> None:
-        headers = {"x-api-key": key, "accept": "text/event-stream"}
+    def __init__(
+        self, live: Live, key: str, last_id: str = "", path: str = "/ledger/feed", cookie: str = "", **params: Any
+    ) -> None:
+        headers = {"x-api-key": key, "accept": "text/event-stream", "cookie": cookie}
         if last_id:
             headers["last-event-id"] = last_id
         self._client = httpx.Client(timeout=20, verify=False, trust_env=False)
-        self._stream = self._client.stream("GET", f"{live.url}/ledger/feed", params=params, headers=headers)
+        self._stream = self._client.stream("GET", live.url + path, params=params, headers=headers)
         self.last_id = last_id
 
     def __enter__(self) -> Events:
@@ -128,6 +131,7 @@ def refused(live: Live, key: str, method: str = "GET", **options: Any) -> tuple[
 def test_what_is_no_position_is_refused_with_its_field_named(live: Live) -> None:
     key = key_of(live)
     for wrong in ("nonsense", "AAAA", "e\u00e9", "A" * 5000):
+        assert refused(live, key, params={"session": wrong}) == (400, [["session"]])
         assert refused(live, key, params={"from": wrong}) == (400, [["from"]])
         assert refused(live, key, "POST", json={"position": wrong}) == (400, [["position"]])
     for accept in ("text/event-stream", "application/x-ndjson"):
@@ -194,7 +198,8 @@ def test_events_are_told_as_such_and_fewer_than_may_follow(live: Live) -> None:
         assert "event: notice" in lines_read
         assert json.loads(lines_read[-1].removeprefix("data: "))["notice"] == "unreadable"
         live.service.services.feed._most = 1
-        assert refused(live, key)[0] == 503
+        answer = HTTP.get(f"{live.url}/ledger/feed", headers={"x-api-key": key})
+        assert (answer.status_code, "LEDGER_FEED_FOLLOWERS" in answer.json()["message"]) == (503, True)
         live.run(live.service.ledger.execute("ann", sid, EndSession("logout")))
         assert events.take(1)[0]["event"] == "session_ended"
     wait_until(lambda: live.service.services.feed.followers == 0, "nobody follows")
@@ -207,7 +212,7 @@ def test_events_are_told_as_such_and_fewer_than_may_follow(live: Live) -> None:
 def test_a_revoked_key_ends_its_feed_and_never_cleanly(
     live: Live, monkeypatch: pytest.MonkeyPatch, accept: str
 ) -> None:
-    monkeypatch.setattr("endpoints.audit.feed.RECHECK_S", 0.1)
+    monkeypatch.setattr("endpoints.http.sending.RECHECK_S", 0.1)
     key = key_of(live)
     sid, _ = sign_in(live)
     with (
@@ -230,23 +235,33 @@ def test_a_revoked_key_ends_its_feed_and_never_cleanly(
     wait_until(lambda: live.service.services.feed.followers == 0, "nobody follows")
 
 
-def test_a_feed_outlives_a_store_that_is_away(valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("endpoints.audit.feed.RECHECK_S", 0.05)
+@pytest.mark.parametrize("path", ["/ledger/feed", "/console/tail/events"])
+def test_a_feed_outlives_a_store_that_is_away(
+    path: str, valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("endpoints.http.sending.RECHECK_S", 0.05)
     monkeypatch.setattr("endpoints.sync.stream_guard.LOOK_S", 0.05)
     with Live(valkey_server.url) as live:
         live.service.services.feed._beat_s = 0.02  # each beat may look at the credential
         key = key_of(live)
+        holder = Holder("key", key_hash=hashlib.sha256(key.encode()).hexdigest())
+        secret = live.run(ConsoleAccess(live.service.store).open(holder, live.service.clock()))
         sid, _ = sign_in(live)
-        with Events(live, key, **{"from": "start"}) as events:
-            assert len(events.take(1)) == 1
+        with Events(live, key, path=path, cookie=f"ledger-console={secret}") as events:
+            offer(live, "ann", sid, 2)
+            assert [event["event"] for event in events.take(1)] == ["stream_offered"]
             valkey_server.kill()
-            time.sleep(0.3)  # it is asked for meanwhile, and nobody answers
+            for _ in range(2):  # it is asked for meanwhile, as we do, and nobody answers
+                with pytest.raises(StoreUnavailable):
+                    live.run(live.service.store.command("PING", key=b"ping"))
             valkey_server.start()
             live.run(again_and_again(lambda: live.service.store.command("PING", key=b"ping")))
             offer(live, "ann", sid, 3)
-            while "seq" not in (came := events.take(1)[-1]):  # partitions that were asked for as it went are named
-                assert came["notice"] in ("unreadable", "readable")
-            assert came["seq"] == 2
+            told = events.take(1)
+            while all(event.get("event") in (None, "notice") for event in told):  # it may tell that it could not read
+                told = events.take(1)
+            assert told[-1]["event"] == "stream_offered"
+            assert {event.get("session", sid) for event in told} == {sid}
 
 
 async def again_and_again(ask: Callable[[], Awaitable[Any]]) -> None:

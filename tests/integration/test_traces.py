@@ -95,6 +95,7 @@ def test_one_trace_joins_client_http_script_sql_and_provider(
         token = signed(issuer)
         client = service.client(token, **headers)
         answer = client.post("/api/sync/stream", json={"types": ["AssetsV2"]}, params={"nothing": "to-be-told"})
+        assert answer.status_code == 200, answer.text
         assert [json.loads(line)["type"] for line in answer.text.splitlines()] == ["AssetV2", "SyncCompleteV1"]
         assert receiver.spans == []  # all that comes is what is sent at the end
         service.stop()

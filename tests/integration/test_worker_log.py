@@ -75,6 +75,6 @@ def test_it_makes_good_what_the_store_lost_before_it_serves(
     assert not commands.json("session", "list", "--user", "bob")
     caplog.clear()
     begun(commands, proof)
-    assert "lost" not in caplog.text
+    assert "lost what is logged" not in caplog.text
     assert commands.json("notarize", proof=proof)["refused"] == 0
     commands("verify", proof=proof)

@@ -39,6 +39,11 @@ class Event(NamedTuple):
     at_us: int
     payload: Mapping[str, Any]
 
+    @property
+    def tells_of_gone(self) -> bool:
+        """Tell whether the entity went from the library with it; it may be back by now."""
+        return self.type.endswith(("_deleted", "_removed", "_moved_out"))
+
 
 class Events(NamedTuple):
     """A page of a feed; `next` is the cursor to go on from, `more` tells whether there is more below the bound."""

@@ -4,7 +4,8 @@ A row may refer to one whose own event is not ready yet: the feeds share a bound
 first comes first in them, also if what it refers to was written by another one. So a parent counts as there only if
 
 - its row was sent in this stream, or
-- an event of it lies below the bound: this stream's run, or one before, read it then, or
+- an event of it lies below the bound, and none after that tells that it went: this stream's run, or one before, read
+  it then, or
 - it has not been changed for an hour: then its event was ready long ago, unless a transaction took longer than that.
 
 A child of any other parent waits: its run ends before it, and the next stream begins with it again. Of a parent that
@@ -19,7 +20,7 @@ from typing import Final, NamedTuple
 
 from projections.entities.gumnut.bulk_reads import Reads, is_id
 from projections.entities.gumnut.client import GumnutUnavailable
-from projections.entities.gumnut.feed import Event, Feed, Filter
+from projections.entities.gumnut.feed import Event, Events, Feed, Filter
 from projections.entities.gumnut.held_back import PARENTS, Notes
 from projections.entities.gumnut.payloads import name_of, stamp_of
 from projections.entities.gumnut.stream_client import Speaker
@@ -28,12 +29,13 @@ YOUNG_US: Final = 3_600_000_000
 KNOWN_IDS: Final = 100_000
 """How many ids a stream remembers of each table: of rows changed within the last hour."""
 MAX_SCAN: Final = 100
-"""Pages of events that are looked through for a parent's event; one that is not found waits until it is old."""
+"""Pages of events that are looked through at a time for events of parents; one not found waits until it is old."""
 EVENTS_OF: Final[dict[str, Filter]] = {"asset": ("asset", "metadata"), "album": ("album",), "person": ("person",)}
 """The entities whose events tell of changes in a table."""
 _AHEAD_US: Final = 86_400_000_000
 """A time that lies further ahead than clocks differ tells nothing."""
-_SLACK: Final = timedelta(minutes=5)
+TOOK: Final = (timedelta(minutes=5), timedelta(hours=1), timedelta(days=1))
+"""How long the transaction that wrote a parent may have taken, tried in turn: its events tell only when it began."""
 
 
 class Ref(NamedTuple):
@@ -63,6 +65,39 @@ class Owner(NamedTuple):
     since: datetime | None
 
 
+class _Looked:
+    """What the events of a table tell, of transactions that began at an instant or later, as far as they were read.
+
+    `later` is what was told by those of transactions that began later, which were read before.
+    """
+
+    def __init__(self, began: datetime, later: dict[str, bool]) -> None:
+        self.began = began
+        self.cursor = ""
+        self.ended = False
+        self._later = later
+        self._there: dict[str, bool] = {}
+
+    def read(self, page: Events) -> None:
+        """Take in the page behind the cursor."""
+        for event in page.events:
+            self._there[event.id] = not event.tells_of_gone
+        self.cursor, self.ended = page.next, not page.more
+
+    def has(self, row_id: str) -> bool | None:
+        """Tell whether a row was there after the last of its events; None without any."""
+        return self._later.get(row_id, self._there.get(row_id))
+
+    def from_earlier(self, began: datetime) -> _Looked:
+        """Begin again, further back."""
+        return _Looked(began, self._there | self._later)
+
+    @property
+    def count(self) -> int:
+        """How many ids are remembered at most."""
+        return len(self._there) + len(self._later)
+
+
 class View:
     """One library in one stream."""
 
@@ -78,6 +113,7 @@ class View:
         self._known: dict[str, set[str]] = {}
         self._omitted: dict[str, set[str]] = {}
         self._cut: set[str] = set()
+        self._looked: dict[tuple[str, timedelta], _Looked] = {}
         self._coverless: list[str] | None = None
 
     async def me(self) -> str:
@@ -147,27 +183,51 @@ class View:
             return True
         if self.notes.is_unfit(PARENTS[ref.table], ref.id):
             return False
-        return (
-            ref.table not in self._cut and ref.stamp_us < self._young_us and ref.id not in self._omitted_in(ref.table)
-        )
+        if ref.table in self._cut or ref.id in self._omitted_in(ref.table):
+            return False
+        return ref.stamp_us < self._young_us or self._was_there(ref)
+
+    def _was_there(self, ref: Ref) -> bool:
+        """Tell what the last event of a row says, as far as events were read.
+
+        Far back many lie behind those that were read, one of which may tell that it went: there only the whole counts.
+        """
+        for took in TOOK:
+            looked = self._looked.get((ref.table, took))
+            if looked is not None and (looked.ended or took == TOOK[0]) and (there := looked.has(ref.id)) is not None:
+                return there
+        return False
 
     async def _scan(self, table: str, wanted: Sequence[Ref]) -> None:
-        """Note rows that have events below the bound, from when the oldest of some was made, until all are found."""
-        first_us = min(max(ref.made_us, self._young_us) for ref in wanted)
-        began = datetime.fromtimestamp(first_us / 1_000_000, UTC) - _SLACK
-        told = PARENTS[table]
-        left = {ref.id for ref in wanted if not self.notes.is_unfit(told, ref.id)} - self._omitted_in(table)
-        cursor = ""
-        for _ in range(MAX_SCAN if left else 0):
-            page = await self.feed.since(EVENTS_OF[table], began, cursor)
-            ids = {event.id for event in page.events} - self._omitted_in(table)
-            ids = {row_id for row_id in ids if not self.notes.is_unfit(told, row_id)}
-            for row_id in ids:
-                self._know(table, row_id)
-            left -= ids
-            if not (left and page.more):
+        """Read events from when the oldest of some rows was made, up to the bound: the last of a row's counts.
+
+        The event of one that was written in a transaction which took long lies further back.
+        """
+        told, pages = PARENTS[table], MAX_SCAN
+        left = [ref for ref in wanted if not self.notes.is_unfit(told, ref.id)]
+        left = [ref for ref in left if ref.id not in self._omitted_in(table)]
+        for took in TOOK:
+            if not left:
                 return
-            cursor = page.next
+            first_us = min(max(ref.made_us, self._young_us) for ref in left)
+            pages = await self._look(table, took, datetime.fromtimestamp(first_us / 1_000_000, UTC) - took, pages)
+            left = [ref for ref in left if not self._is_there(ref)]
+
+    async def _look(self, table: str, took: timedelta, began: datetime, pages: int) -> int:
+        """Read events of transactions that began at an instant or later; returns how many pages are left.
+
+        It goes on where it ended the time before, unless that did not begin as early.
+        """
+        looked = self._looked.get((table, took))
+        if looked is None:
+            looked = _Looked(began, {})
+        elif began < looked.began:
+            looked = looked.from_earlier(began)
+        self._looked[table, took] = looked
+        while pages and not looked.ended and looked.count < KNOWN_IDS:
+            looked.read(await self.feed.since(EVENTS_OF[table], looked.began, looked.cursor))
+            pages -= 1
+        return pages
 
     def _know(self, table: str, row_id: str) -> None:
         known = self._known.setdefault(table, set())

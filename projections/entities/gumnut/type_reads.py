@@ -42,7 +42,6 @@ _LINKS: Final = ("album_asset", "asset")
 _STACKS: Final = ("stack", "asset")
 _PEOPLE: Final = ("person",)
 _FACES: Final = ("face", "asset")
-_GONE: Final = ("_deleted", "_removed", "_moved_out")
 _SEEN_AGAIN: Final = frozenset(("asset_restored", "asset_moved_in", "asset_moved_out"))
 _HIDING: Final = frozenset(("asset_trashed", "asset_restored"))
 _LEAVING: Final = frozenset(("asset_deleted", "asset_moved_out"))
@@ -92,7 +91,7 @@ class Kind(NamedTuple):
         return [event for event in events if self.matters(event) or self._is_of_noted(notes, event)]
 
     def _is_of_noted(self, notes: Notes, event: Event) -> bool:
-        return not event.type.endswith(_GONE) and any(
+        return not event.tells_of_gone and any(
             event.entity in EVENTS_OF[table] and notes.began_with(PARENTS[table], event.id) for table in self.hangs_on
         )
 
@@ -106,7 +105,7 @@ def kind_of(entity_type: str) -> Kind | None:
 
 
 def _is_gone(entity: str) -> Callable[[Event], bool]:
-    return lambda event: event.entity == entity and (event.type.endswith(_GONE) or event.type not in _KNOWN)
+    return lambda event: event.entity == entity and (event.tells_of_gone or event.type not in _KNOWN)
 
 
 def _may_be_there(*entities: str) -> Callable[[Event], bool]:
@@ -141,12 +140,16 @@ async def _pairs(view: View, events: Sequence[Event]) -> list[list[str]]:
 
 
 async def _albums_of(view: View, events: Sequence[Event]) -> list[list[str]]:
+    """Name albums, and those that assets are in; what no album could be called is odd only of what names it."""
     told = [event.id if event.entity == "album" else event.payload.get("album_id") for event in events]
     links = await view.reads.links(
         event.id for event, album in zip(events, told, strict=True) if event.entity == "album_asset" and not album
     )
     found = (album or _album_of(links.get(event.id)) for event, album in zip(events, told, strict=True))
-    names = [[album] if isinstance(album, str) else [] for album in found]
+    names = [
+        [album] if isinstance(album, str) and (event.entity == "album" or is_id(album)) else []
+        for event, album in zip(events, found, strict=True)
+    ]
     for index, placed in (await _placed_in(view, events)).items():
         names[index] = [link.album_id for link in placed if is_id(link.album_id)]
     return names

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from playwright.async_api import Page
 
+from projections.accounts.console_access import ConsoleAccess, Holder
 from tests.support.browser import browsing, page
 from tests.support.console.fleet import Fleet, assemble, lives_for
 from tests.support.phones.http import Live
@@ -22,6 +23,8 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 800}, "device_scale_factor": 2},
 }
+
+MINE: Final = "my-devices"
 
 
 def addresses(fleet: Fleet) -> dict[str, str]:
@@ -37,8 +40,8 @@ def addresses(fleet: Fleet) -> dict[str, str]:
         "reset": f"{device}{fleet.well}/reset",
         "sign-out": f"{device}{fleet.well}/sign-out",
         "ledger": "/console/ledger",
-        "tail": "/console/tail",
         "not-found": device + "0" * 64,
+        "tail": "/console/tail",
     }
 
 
@@ -50,6 +53,14 @@ async def sign_in(opened: Page, url: str, key: str) -> None:
     await opened.wait_for_url("**/console/devices")
 
 
+async def sign_in_as(opened: Page, live: Live, user: str, sid: str) -> None:
+    """Sign a browser in at the console as a user who did so at a provider, with a session of theirs."""
+    access = ConsoleAccess(live.service.store)
+    making = access.open(Holder("user", user=user, sid=sid), live.service.clock())
+    secret = await asyncio.to_thread(live.run, making)
+    await opened.context.add_cookies([{"name": "ledger-console", "value": secret, "url": live.url}])
+
+
 async def take(live: Live, fleet: Fleet, key: str, folder: Path, only: Sequence[str] = ()) -> list[Path]:
     """Take pictures of all pages in all looks; returns the files."""
     taken = []
@@ -58,11 +69,17 @@ async def take(live: Live, fleet: Fleet, key: str, folder: Path, only: Sequence[
             async with AsyncExitStack() as stack:
                 opened = await stack.enter_async_context(page(browser, strict=False, **options))
                 await opened.goto(live.url + "/console/sign-in")
-                pages = {"sign-in": "/console/sign-in"} | addresses(fleet)
-                await sign_in(opened, live.url, key)
+                pages = {"sign-in": "/console/sign-in", MINE: f"/console/{MINE}"} | addresses(fleet)
+                by_key = False
                 for name, address in pages.items():
                     if only and name not in only:
                         continue
+                    if name == MINE:
+                        await sign_in_as(opened, live, "ann", fleet.well)
+                    elif name in addresses(fleet) and not by_key:
+                        await opened.context.clear_cookies()
+                        await sign_in(opened, live.url, key)
+                        by_key = True
                     await opened.goto(live.url + address)
                     if name == "tail":
                         await opened.get_by_text("live", exact=True).wait_for()
