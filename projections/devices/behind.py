@@ -33,7 +33,10 @@ class Behind:
         self._at_once = OF_STORE if self._is_store else AT_ONCE
 
     async def of(self, states: Sequence[State]) -> Mapping[str, int]:
-        """Count rows by session; without those that could not be counted in time. At most so many are behind."""
+        """Count rows by session; without devices that asked for nothing yet, or could not be counted in time.
+
+        At most so many are behind.
+        """
         found: dict[str, int] = {}
         horizons: dict[str, int] = {}
 
@@ -48,7 +51,8 @@ class Behind:
         with suppress(TimeoutError):
             async with asyncio.timeout(COUNT_S):
                 await each(sorted({state.library for state in states}), ask, self._at_once)
-                await each([state for state in states if state.library in horizons], count, self._at_once)
+                asked = [state for state in states if state.library in horizons and _has_asked(state)]
+                await each(asked, count, self._at_once)
         return found
 
     async def _count(self, state: State, before: int) -> int:
@@ -64,6 +68,11 @@ class Behind:
 
         await each(changed, count, OF_STORE if self._is_store else 1)
         return sum(counted)
+
+
+def _has_asked(state: State) -> bool:
+    """Tell whether it is known of which types a device wants rows."""
+    return bool(state.offered) or COMPLETE in state.checkpoints
 
 
 def positions(state: State) -> dict[str, Position | None]:

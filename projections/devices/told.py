@@ -48,8 +48,8 @@ class DeviceTold(
     `lastSeenAt` is noted at most once an hour, that of an ended one is when it ended. `lastCompletedAt`: when it last
     acknowledged a whole stream that brought something, null if it did not since it last began anew. `behind`: rows
     that it has not acknowledged, about (of PostgreSQL no more than 10,001 of each entity type are counted); null where
-    they were not counted in time, and of ended ones. `damaged` tells what is wrong where it cannot be read. Texts are
-    what devices say of themselves, never markup.
+    they were not counted in time, of devices that asked for nothing yet, and of ended ones. `damaged` tells what is
+    wrong where it cannot be read. Texts are what devices say of themselves, never markup.
     """
 
     session: str

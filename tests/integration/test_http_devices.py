@@ -124,6 +124,8 @@ async def test_how_far_a_device_is_behind_and_why_it_is_stuck(service: Service, 
     for entity_type in ("UserV1", "AssetV2"):
         line = {"type": entity_type, "data": SAMPLES[entity_type]}
         await service.catalog.put("lib", [read_line(msgspec.json.encode(line))])
+    (row,) = (await got(service, key, "/ledger/devices"))["devices"]
+    assert row["behind"] is None, "it asked for nothing yet: nobody knows for what it will"
     lines = await service.stream(device.token, "UsersV1", "AssetsV2")
     acks = [line["ack"] for line in lines]
     answer = await service.ask("POST", "/api/sync/ack", device.token, json={"acks": acks[:1]})

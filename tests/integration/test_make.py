@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stores.servers import free_port
+from tests.support.stores.servers import die_with_parent, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,3 +112,24 @@ def test_a_service_tells_of_a_taken_port_before_it_makes_anything(tmp_path: Path
         f"error: Cannot listen on 127.0.0.1 port {taken}: Address already in use; choose another --port\n"
     )
     assert not data.exists()
+
+
+def test_what_the_demo_prints_works_as_it_is(tmp_path: Path) -> None:
+    """On a port and in a folder that are not the default ones: the command for another link to the console."""
+    port, data = free_port(), tmp_path / "some data"
+    syncledger = (sys.executable, "-c", "from ops.cli import main; main()")
+    options = ("--assets", "1", "--port", str(port), "--data-dir", str(data))
+    with (tmp_path / "said").open("wb") as said:
+        demo = subprocess.Popen([*syncledger, "demo", *options], stdout=said, stderr=said, preexec_fn=die_with_parent)
+    try:
+        wait_until(lambda: "Stop with Ctrl-C" in (tmp_path / "said").read_text(), "the demo")
+        told = (tmp_path / "said").read_text()
+        (line,) = (line for line in told.splitlines() if " console link " in line)
+        program, *arguments = shlex.split(line)
+        done = subprocess.run([*syncledger, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        code = demo.wait(30)
+    assert program == ".venv/bin/syncledger"
+    assert done.stdout.startswith(f"http://127.0.0.1:{port}/console/link#")
+    assert code in (0, -signal.SIGINT, 130)
