@@ -122,7 +122,8 @@ class Feed:
         form = FORMS[query.form](self._hub.ledger_id, self._version)
         ledger = self._services.ledger
         printer = Printer(form, ledger.clock, ledger.key_now if query.with_devices else None)
-        batches = self._hub.follow(position, wanted, ends=not follows)
+        user = who.user if isinstance(who, Caller) else None
+        batches = self._hub.follow(position, wanted, ends=not follows, user=user)
         made = await with_first_made((self._events if as_events else self._lines)(batches, printer))
         resp.content_type = EVENT_STREAM if as_events else NDJSON
         if follows:

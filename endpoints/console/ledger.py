@@ -48,7 +48,30 @@ class Overview:
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.who_sees_all(req)
         found = await self._counts.told(slots=SLOTS)
-        show(resp, "ledger.html", visitor, here="ledger", counts=found, courses=_courses(found), now_us=self._clock())
+        courses, troubles = _courses(found), _troubles(found)
+        show(
+            resp,
+            "ledger.html",
+            visitor,
+            here="ledger",
+            counts=found,
+            courses=courses,
+            troubles=troubles,
+            now_us=self._clock(),
+        )
+
+
+def _troubles(found: LedgerCounts) -> list[str]:
+    """List what is wrong: what the workers name, and what was found just now."""
+    ledger = found.ledger
+    wrong = {
+        f"The store takes no writes: {found.store.text}": not found.store.ok,
+        "The source does not answer": found.source is not None and not found.source.ok,
+        f"Partitions that are not whole: {len(ledger.not_whole)}. Run syncledger rebuild": ledger.not_whole,
+        f"Partitions that could not be read: {len(ledger.unread)}": ledger.unread,
+        f"Devices that are damaged: {ledger.broken}. Run syncledger verify": ledger.broken,
+    }
+    return [*found.troubles, *(what for what, is_so in wrong.items() if is_so)]
 
 
 def _courses(found: LedgerCounts) -> list[Course]:

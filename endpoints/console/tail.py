@@ -71,7 +71,8 @@ class Tail:
             return
         hub, given = self._services.feed, req.get_header("last-event-id") or query.after
         position = hub.parse(given, "last-event-id") if given else await hub.now()
-        made = await with_first_made(self._made(hub.follow(position, wanted)))
+        user = None if visitor.sees_all else visitor.user
+        made = await with_first_made(self._made(hub.follow(position, wanted, user=user)))
         resp.set_headers(HEADERS)
         resp.content_type = EVENT_STREAM
         send_endless(req, resp, made, rechecked(lambda: self._may(req, visitor)), self._services.stall_s)

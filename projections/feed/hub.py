@@ -24,6 +24,7 @@ archived or lost between two turns shows there though nothing came behind it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -61,6 +62,10 @@ _MOST_UNAVAILABLE: Final = 16
 """How many partitions in a row may not answer before the store as a whole is taken for away."""
 
 
+MOST_OF_USER: Final = 5
+"""How many readers a user may have at a worker. All users together may have half of all: the rest is for keys."""
+
+
 class TooManyFollowers(Unavailable):
     """As many follow as may."""
 
@@ -69,6 +74,17 @@ class TooManyFollowers(Unavailable):
     def __init__(self, most: int) -> None:
         super().__init__(
             f"{most} readers follow the feed of this worker, and no more may (LEDGER_FEED_FOLLOWERS): end one of them"
+        )
+
+
+class TooManyOfUsers(TooManyFollowers):
+    """As many follow in the name of a user, or of users, as may."""
+
+    def __init__(self) -> None:
+        Unavailable.__init__(
+            self,
+            f"A user has {MOST_OF_USER} readers of the feed at a worker at most, and all users together half of "
+            "LEDGER_FEED_FOLLOWERS: end one of them",
         )
 
 
@@ -100,6 +116,7 @@ class FeedHub:
         """
         self.names = FeedNames(ledger.store)
         self.followers = 0
+        self._of_users = Counter[str]()
         self.pages_behind = 0
         """How many pages were read for single followers, since they were behind the reader."""
         self._ledger = ledger
@@ -177,11 +194,18 @@ class FeedHub:
         return FeedFilter(user, session, wanted, partition)
 
     async def follow(
-        self, position: FeedPosition, wanted: FeedFilter = ALL, *, ends: bool = False
+        self, position: FeedPosition, wanted: FeedFilter = ALL, *, ends: bool = False, user: str | None = None
     ) -> AsyncGenerator[Batch]:
-        """Yield what is told behind a position, then what comes; with `ends` up to what is there now."""
+        """Yield what is told behind a position, then what comes; with `ends` up to what is there now.
+
+        `user`: who follows, where that is one who sees their own; None for who sees all, whom users cannot crowd out.
+        """
         if self.followers >= self._most:
             raise TooManyFollowers(self._most)
+        if user is not None:
+            if self._of_users[user] >= MOST_OF_USER or self._of_users.total() >= max(self._most // 2, 1):
+                raise TooManyOfUsers
+            self._of_users[user] += 1
         self.followers += 1
         follower = _Follower(position, wanted)
         batches = self._up_to_now(follower) if ends else self._for_ever(follower)
@@ -190,6 +214,9 @@ class FeedHub:
                 yield batch
         finally:
             self.followers -= 1
+            if user is not None:
+                self._of_users[user] -= 1
+                self._of_users += Counter[str]()  # whoever follows no more is forgotten
             await batches.aclose()
 
     async def close(self) -> None:

@@ -24,7 +24,7 @@ from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
-from projections.feed.hub import Batch, FeedHub, TooManyFollowers
+from projections.feed.hub import MOST_OF_USER, Batch, FeedHub, TooManyFollowers
 from projections.feed.position import FeedPosition, StreamId, stream_id
 from projections.feed.told import ALL, FeedFilter, Notice, Seen
 from tests.support.ledger.archives import everything, opened
@@ -323,6 +323,20 @@ async def test_followers_are_bounded_and_leave_nothing(scene: Scene) -> None:
     assert hub.followers == 0
     assert await read_all(hub, hub.start)
     assert hub._reading is None
+
+
+async def test_users_crowd_nobody_out(scene: Scene) -> None:
+    hub = scene.hub(most=30)
+    followers = [hub.follow(hub.start, user=user) for user in ("ann", "bob", "cleo") for _ in range(MOST_OF_USER)]
+    for follower in followers:
+        await anext(follower)
+    for user in ("ann", "dan"):
+        with pytest.raises(TooManyFollowers, match="A user has"):
+            await anext(hub.follow(hub.start, user=user))
+    assert await read_all(hub, hub.start), "who sees all still may"
+    for follower in followers:
+        await follower.aclose()
+    assert (hub.followers, hub._of_users) == (0, {})
 
 
 async def test_a_slow_follower_reads_again_from_where_it_stands_and_keeps_nothing(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
@@ -9,6 +10,7 @@ import falcon.testing
 import msgspec
 import pytest
 
+from endpoints.audit.counts import REMEMBERED_S
 from endpoints.routes import build_waiting
 from ledger import keys
 from ledger.commands import EndSession, OfferStream
@@ -365,6 +367,17 @@ async def test_bad_queries_are_told_and_break_nothing(service: Service) -> None:
         assert (await browser.open(f"{at}?{query}")).status_code == 200, query
     assert (await browser.open("/console/devices/nothing")).status_code == 400
     assert (await browser.open("/console/nothing")).status_code == 404
+
+
+async def test_what_is_wrong_with_the_ledger_is_said_first(service: Service) -> None:
+    browser, fine = Browser(service), "Nothing is wrong that the service knows of"
+    await browser.sign_in()
+    assert fine in (await browser.open("/console/ledger")).text
+    whole = keys.whole(3)
+    await service.ledger.store.command("DEL", whole, key=whole)
+    await asyncio.sleep(REMEMBERED_S)
+    page = (await browser.open("/console/ledger")).text
+    assert (fine in page, "Partitions that are not whole: 1" in page) == (False, True)
 
 
 async def test_a_damaged_device_is_shown_as_far_as_it_can_be_read(service: Service) -> None:
