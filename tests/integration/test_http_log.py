@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from endpoints.console.pages import HEADERS
 from endpoints.services import HttpSettings
 from ledger.store.interface import Store, open_store
 from ledger.transparency.session_proof import SessionProof, check
 from projections.transparency.place import LogPlace
 from projections.transparency.published import PublishedLog
+from tests.support.console.browser import Browser
 from tests.support.ledger.logs import KEY, log_of, place_at, run
 from tests.support.phones.http import PARTITIONS, Service, serving
 
@@ -106,3 +108,13 @@ async def test_what_proves_a_session(service: Service, place: LogPlace) -> None:
     await run(log_of(service.store, place, ledger=service.presence.ledger_id), PARTITIONS)
     answer = await service.ask("GET", path, headers=headers)
     assert check(msgspec.json.decode(answer.content, type=SessionProof), [KEY.public]).events == 2, "also when it ended"
+
+
+async def test_the_console_gives_the_same_proof_as_a_file(service: Service, place: LogPlace) -> None:
+    ann, browser = await service.sign_in(), Browser(service)
+    await browser.sign_in("audit.read")
+    await run(log_of(service.store, place, ledger=service.presence.ledger_id), PARTITIONS)
+    answer = await browser.open(f"/console/devices/{ann.sid}/proof")
+    assert check(msgspec.json.decode(answer.content, type=SessionProof), [KEY.public]).events == 1
+    assert answer.headers["content-disposition"] == f'attachment; filename="{ann.sid}.proof.json"'
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS, "as all that the console answers"
