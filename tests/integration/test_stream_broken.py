@@ -271,7 +271,7 @@ def test_a_departed_client_leaves_no_work_behind(service: RunningService) -> Non
     left = reads()
     assert left - before < whole / 2
     time.sleep(0.5)
-    assert reads() == left
+    assert reads() - left < 5  # what jobs ask now and then; a stream that went on would ask for dozens of pages
     last = last_stream(service, token)
     assert last["how"] == "gone"
     assert 3 <= last["rows"] < ROWS
