@@ -43,6 +43,11 @@ class LedgerError(Exception):
     exit_code: ClassVar[int] = 1
     """What a command ends with for it: 1 for what is wrong, 2 for what cannot be done as it was asked."""
 
+    @property
+    def told(self) -> str:
+        """What an operator is told in a line."""
+        return str(self)
+
 
 class Refused(LedgerError):
     """The request is wrong; `record` holds events that must be appended although it is refused."""

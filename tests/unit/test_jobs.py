@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from ledger.errors import LedgerError
-from ops.app import again_and_again
+from ops.jobs import Job, again_and_again
 from projections.counters import Counters
 from tests.support.stores.fake_store import FakeStore
 
@@ -25,7 +25,7 @@ async def test_a_job_that_fails_is_told_counted_and_tried_again(
             done.set()
         raise error
 
-    task = asyncio.create_task(again_and_again(job, "expire", 0.001, counters))
+    task = asyncio.create_task(again_and_again(Job("expire", 0.001, job), counters))
     with caplog.at_level(logging.ERROR):
         await asyncio.wait_for(done.wait(), 5)
     assert not task.done()
@@ -45,6 +45,6 @@ async def test_a_job_that_waits_is_first_done_now() -> None:
     async def job() -> None:
         ran.set()
 
-    task = asyncio.create_task(again_and_again(job, "version", 3600.0, Counters(FakeStore()), now=True))
+    task = asyncio.create_task(again_and_again(Job("version", 3600.0, job, now=True), Counters(FakeStore())))
     await asyncio.wait_for(ran.wait(), 5)
     task.cancel()
