@@ -13,6 +13,7 @@ import falcon.asgi
 from endpoints.console.device import Place, Seen
 from endpoints.console.pages import PLACE, go_on, show
 from endpoints.console.visitors import MANAGE, Visitor, Visitors, one
+from endpoints.console.words import device
 from endpoints.http.errors import Forbidden
 from endpoints.http.request import Request
 from endpoints.services import Services
@@ -44,7 +45,7 @@ WORDS: Final = {
     ),
     "take-back": Words(
         "Take the reset back",
-        "The device is no more asked to start over. If it was told so already, it does all the same.",
+        "The device is no longer asked to start over. If it was already told to, it starts over all the same.",
         "Take it back",
     ),
     "sign-out": Words(
@@ -77,7 +78,7 @@ class Action(Seen):
             place=place,
             name=self._name,
             words=WORDS[self._name],
-            device=_named(state),
+            device=device(text_of(state.device_type), text_of(state.device_os)),
             types=_types_of(state) if self._name == "reset" else (),
         )
 
@@ -125,8 +126,3 @@ class Action(Seen):
 def _types_of(state: State) -> list[str]:
     """List the types that a device holds something of, in the order of their codes."""
     return sorted((name for name in state.checkpoints if name not in (COMPLETE, RESET)), key=CODES.__getitem__)
-
-
-def _named(state: State) -> str:
-    """Tell what an opened session's device says it is."""
-    return " ".join(dict.fromkeys(filter(None, map(text_of, (state.device_type, state.device_os))))) or "A device"

@@ -38,8 +38,8 @@ AT_FIRST: Final = 10_000
 DONE: Final = {
     "reset": "The device is asked to start over: its next stream tells it so.",
     "types": "The device gets these rows again with its next stream.",
-    "take-back": "The device is no more asked to start over.",
-    "sign-out": "The device is signed out: its tokens admit nobody any more.",
+    "take-back": "The device is no longer asked to start over.",
+    "sign-out": "The device is signed out: its tokens no longer admit anybody.",
 }
 
 _NO_EVENTS: Final = HistoryPage([], None, below_floor=False, looked_at=0)

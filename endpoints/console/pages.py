@@ -16,10 +16,11 @@ import falcon.asgi
 import jinja2
 
 from endpoints.console.visitors import NotSignedIn, Visitor
-from endpoints.console.words import clean, minute, number, seconds, short, span, spans, told
+from endpoints.console.words import ENDS, ago, clean, device, minute, number, prose, seconds, short, span, spans, told
 from endpoints.http.request import Request
 from ledger.positions import iso_from_us, us_from_iso
 from projections.history.words import TAGS
+from projections.sent.words import row_text
 
 PLACE: Final = "/console"
 SIGN_IN: Final = f"{PLACE}/sign-in"
@@ -43,7 +44,7 @@ FILES: Final = {
 }
 AGAIN_S: Final = 5
 """After how many seconds a page that was not available is asked for again, by itself."""
-_TITLES: Final = {400: "That does not fit", 403: "Not allowed", 404: "There is no such page", 429: "Too often"}
+_TITLES: Final = {400: "That does not fit", 403: "Not allowed", 404: "Not found", 429: "Too often"}
 
 
 def show(
@@ -137,8 +138,8 @@ def _templates() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters |= {
-        "clean": clean, "iso": iso_from_us, "minute": minute, "number": number, "seconds": seconds, "short": short,
-        "span": span, "spans": spans, "us": us_from_iso,
+        "ago": ago, "clean": clean, "iso": iso_from_us, "minute": minute, "number": number, "prose": prose,
+        "row": row_text, "seconds": seconds, "short": short, "span": span, "spans": spans, "us": us_from_iso,
     }  # fmt: skip
-    environment.globals |= {"address_of": address_of, "tags": TAGS, "told": told}
+    environment.globals |= {"address_of": address_of, "ends": ENDS, "named": device, "tags": TAGS, "told": told}
     return environment

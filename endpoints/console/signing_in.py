@@ -13,7 +13,7 @@ from endpoints.accounts.device_descriptions import Device, device_of
 from endpoints.accounts.identity.port import SignInRefused
 from endpoints.accounts.sign_in import Kept, SignIn, counted
 from endpoints.console.pages import PLACE, SIGN_IN, go_on, safe_next, show
-from endpoints.console.visitors import SEE, STATE, NotSignedIn, Visitors, one
+from endpoints.console.visitors import SEE, STATE, NotSignedIn, Visitor, Visitors, one
 from endpoints.http.errors import Forbidden
 from endpoints.http.request import Request
 from endpoints.services import Services
@@ -82,6 +82,11 @@ class Link:
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         fields = await self._visitors.first_form(req)
         secret = one(fields, "secret").strip().rpartition("#")[2]
+        with suppress(NotSignedIn):
+            here = await self._visitors.of(req)
+            if one(fields, "instead") != here.form_token:
+                self._ask(req, resp, here, secret)
+                return
         holder = await self._visitors.access.take_link(secret, self._services.ledger.clock()) if secret else None
         if holder is not None and await self._visitors.sign_in(req, resp, holder):
             go_on(resp, PLACE)
@@ -89,6 +94,11 @@ class Link:
         await self._services.limits.bad_token(req, None)
         token = self._visitors.first_token(req, resp)
         show(resp, "link.html", None, status=falcon.HTTP_403, form_token=token, wrong=_NO_LINK)
+
+    def _ask(self, req: Request, resp: falcon.asgi.Response, here: Visitor, secret: str) -> None:
+        """Ask who is signed in already whether they mean to be somebody else; the link is not used by that."""
+        token = self._visitors.first_token(req, resp)
+        show(resp, "link_instead.html", None, here=here, secret=secret, form_token=token)
 
 
 class Provider:

@@ -1,18 +1,38 @@
-"""How the console's pages say times, numbers and what others wrote; pure."""
+"""How the console's pages name devices and how streams end, and say times, numbers and what others wrote; pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger.positions import iso_from_us
+from projections.sent.record import How
 
 SECOND_US: Final = 1_000_000
 SHORT_ID_CHARS: Final = 12
 MAX_SHOWN_CHARS: Final = 300
+_ISO: Final = re.compile(r"(?<!\|)\b([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?Z")
+"""An instant in a sentence; one behind a bar is part of an ack, which is told as it is."""
 _CLASS: Final = re.compile("([0-9]+)([mhd])")
 _SPANS: Final = ((86_400, "day"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+class End(NamedTuple):
+    """How a stream ended, in words, and the colour of it."""
+
+    says: str
+    kind: str
+
+
+ENDS: Final[Mapping[How, End]] = {
+    "completed": End("completed", "good"),
+    "gone": End("device left", "bad"),
+    "stalled": End("stalled", "bad"),
+    "broken": End("broken off here", "bad"),
+    "ended": End("signed out", ""),
+    "refused": End("refused (503)", "bad"),
+}
 
 
 def clean(text: object, most: int = MAX_SHOWN_CHARS) -> str:
@@ -23,6 +43,17 @@ def clean(text: object, most: int = MAX_SHOWN_CHARS) -> str:
     given = str(text)
     shown = given if len(given) <= most else given[: most - 1] + "…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
+
+
+def device(device_type: str | None, device_os: str | None, app_version: str | None = None) -> str:
+    """Name a device by what it says of itself, each thing once; "A device" where it says nothing."""
+    parts = dict.fromkeys(filter(None, (device_type, device_os, app_version)))
+    return clean(" · ".join(parts)) if parts else "A device"
+
+
+def prose(text: object, most: int = 4000) -> str:
+    """Print a sentence as `clean` does, with its instants to the second."""
+    return _ISO.sub(r"\1 \2 UTC", clean(text, most))
 
 
 def number(value: float) -> str:
@@ -42,10 +73,15 @@ def span(us: float) -> str:
     return "0 s"
 
 
+def ago(us: float) -> str:
+    """Print how long ago something was."""
+    return f"{span(us)} ago" if us >= SECOND_US else "just now"
+
+
 def seconds(value: float | None) -> str:
     """Print a short time in the unit that fits it; a dash for none."""
     if value is None:
-        return "-"
+        return "\N{EN DASH}"
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
 
 
@@ -83,9 +119,9 @@ def told(event: str, data: Mapping[str, Any]) -> str:
     match event:
         case "session_created":
             how = f" ({clean(data['authenticatedBy'])})" if data.get("authenticatedBy") else ""
-            return f"signed in{how}: {clean(data.get('deviceType') or 'a device')} {clean(data.get('deviceOS') or '')}"
+            return f"signed in{how}: {device(data.get('deviceType'), data.get('deviceOS'), data.get('appVersion'))}"
         case "stream_offered":
-            return f"was offered {_listed(data.get('types', ()))} up to {str(data.get('snapshot', ''))[:19]}"
+            return f"was offered {_listed(data.get('types', ()))} up to {prose(data.get('snapshot', ''))}"
         case "acks_recorded":
             moved, stale = data.get("moved", ()), int(data.get("staleCount", 0))
             late = f"{stale:,} late ack{'s' if stale != 1 else ''} changed nothing" if stale else ""
@@ -103,12 +139,12 @@ def told(event: str, data: Mapping[str, Any]) -> str:
             return clean(data.get("says", "checkpoints adopted"))
         case "sync_reset_requested":
             cause = f" ({clean(data['cause'])})" if data.get("cause") else ""
-            return ("asked to start over" if data.get("on") else "no more asked to start over") + cause + by
+            return ("asked to start over" if data.get("on") else "no longer asked to start over") + cause + by
         case "reset_sent":
             return f"was sent a reset ({clean(data.get('cause'))})"
         case "device_described":
-            parts = (data.get("deviceType"), data.get("deviceOS"), data.get("appVersion"))
-            return "says it is " + clean(" ".join(str(part) for part in parts if part) or "unchanged")
+            described = device(data.get("deviceType"), data.get("deviceOS"), data.get("appVersion"))
+            return f"says it is {described}"
         case "token_rotated":
             return "got a new token"
         case "token_first_used":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from collections.abc import AsyncIterator
 
@@ -157,6 +158,23 @@ async def test_a_link_signs_in_once_within_five_minutes(service: Service) -> Non
     assert (await second.send("/console/link", {"secret": late})).status_code == 403
     kept = await service.store.command("HGETALL", b"ledger:console-sessions", key=b"ledger:console-sessions")
     assert secret.encode() not in b"".join(kept)
+
+
+async def test_a_link_replaces_who_is_signed_in_only_where_that_is_meant(service: Service) -> None:
+    from projections.accounts.console_access import ConsoleAccess
+
+    access, browser = ConsoleAccess(service.store), Browser(service)
+    await browser.sign_in()
+    secret = await access.make_link("night shift", ["audit.read"], service.clock())
+    for fields in ({}, {"instead": "yes"}):
+        asked = await browser.send("/console/link", {"secret": secret} | fields)
+        assert (asked.status_code, "key on-call" in asked.text) == (200, True)
+        assert "key on-call" in (await browser.open("/console/devices")).text
+    instead = re.search(r'name="instead" value="([0-9a-f]{64})"', asked.text)
+    assert instead is not None
+    assert (await browser.send("/console/link", {"secret": secret, "instead": instead[1]})).status_code == 303
+    page = (await browser.open("/console/devices")).text
+    assert ("night shift" in page, "on-call" in page) == (True, False)
 
 
 async def test_guesses_are_limited(service: Service) -> None:
@@ -400,6 +418,43 @@ async def test_a_damaged_device_is_shown_as_far_as_it_can_be_read(service: Servi
         answer = await browser.open(path)
         assert (answer.status_code, "run syncledger verify" in answer.text) == (409, True), path
     assert "damaged" in (await browser.open("/console/devices")).text
+
+
+@pytest.mark.parametrize("kept", ["session", "checkpoints"])
+async def test_a_device_whose_key_something_else_wrote_over_is_shown_as_its_events_say(
+    service: Service, kept: str
+) -> None:
+    sid, store = await signed_in(service, "ann"), service.ledger.store
+    key = getattr(keys, kept)(service.ledger.partition_of("ann"), sid)
+    await store.command("DEL", key, key=key)
+    await store.command("SET", key, "something else", key=key)
+    browser = Browser(service)
+    await browser.sign_in("audit.read", "sessions.manage")
+    at = f"/console/devices/{sid}"
+    for path in ("/console/devices", at, f"{at}/reset"):
+        answer = await browser.open(path)
+        assert (answer.status_code, "iPhone · iOS" in answer.text) == (200, True), path
+
+
+async def test_ones_own_devices_come_in_pages_that_lead_on_and_back(
+    with_provider: tuple[Service, MemoryProvider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("endpoints.console.devices.SHOWN", 2)
+    service, provider = with_provider
+    browser = Browser(service)
+    await sign_in_at(provider, browser)
+    user = await user_of(service)
+    for number in range(2):
+        await signed_in(service, user, number)
+    first = (await browser.open("/console/my-devices")).text
+    following = re.search(r'rel="next" href="([^"]+)"', first)
+    assert following is not None
+    assert "First page" not in first
+    last = (await browser.open(html.unescape(following[1]))).text
+    assert ('rel="next"' in last, 'href="/console/my-devices">First page' in last) == (False, True)
+    shown = [set(re.findall(r"/console/devices/([0-9a-f]{64})", page)) for page in (first, last)]
+    assert [len(page) for page in shown] == [2, 1]
+    assert shown[0].isdisjoint(shown[1])
 
 
 # Doing ----------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ async def helps(opened: Page, live: Live, fleet: Fleet) -> None:
     await asyncio.to_thread(live.run, live.service.ledger.execute("bob", fleet.stuck, RequestReset(False, by=b"")))
     await expect(tail.get_by_role("status")).to_have_text("paused, 1 new")
     await tail.get_by_role("button", name="Go on").click()
-    await expect(tail.get_by_role("listitem").first).to_contain_text("no more asked to start over")
+    await expect(tail.get_by_role("listitem").first).to_contain_text("no longer asked to start over")
     await tail.get_by_role("link").filter(has_text=fleet.stuck[:12]).first.click()
     await tail.close()
 
@@ -101,7 +101,7 @@ async def test_a_stuck_device_is_found_and_helped(live: Live) -> None:
         await opened.wait_for_url(re.compile("from="))
         await expect(opened.get_by_role("link", name="Zoom out")).to_be_visible()
 
-        await opened.get_by_role("link", name="Sign out").click()
+        await opened.get_by_role("link", name="Sign this device out").click()
         await opened.get_by_role("button", name="Sign it out").click()
         await expect(opened.locator(".notice")).to_contain_text("signed out")
         assert await asyncio.to_thread(live.run, live.service.ledger.look(0, fleet.well)) is None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from endpoints.console.pages import safe_next
 from endpoints.console.plots import HEIGHT, WIDTH, bars, drawn, line, nothing_of
-from endpoints.console.words import clean, number, seconds, span, spans, told
+from endpoints.console.words import ENDS, ago, clean, device, number, prose, seconds, span, spans, told
 from projections.devices.health import TypeHealth
 from projections.devices.plot import Bucket, Plot
 from projections.history.words import TAGS
+from projections.sent.record import How
 
 HOUR = 3600 * 1_000_000
 
@@ -38,10 +41,30 @@ def test_spans_are_in_their_largest_unit(us: int, said: str) -> None:
 
 def test_numbers_have_the_digits_that_tell_something() -> None:
     assert [number(value) for value in (0, 1234567, 0.031, 12.34, 123.4)] == ["0", "1,234,567", "0.03", "12.3", "123"]
-    assert [seconds(value) for value in (None, 0.002, 1.4)] == ["-", "2 ms", "1.40 s"]
+    assert [seconds(value) for value in (None, 0.002, 1.4)] == ["\N{EN DASH}", "2 ms", "1.40 s"]
     assert [spans(text) for text in ("1h", "30d", "never", "0", "1m")] == [
         "1 hour", "30 days", "never", "nothing", "1 minute",
     ]  # fmt: skip
+
+
+def test_a_device_is_named_by_what_it_says_each_thing_once() -> None:
+    assert device("Android", "Android", "3.2.0") == "Android · 3.2.0"
+    assert device("iPhone", "iOS") == "iPhone · iOS"
+    assert device("", None, None) == "A device"
+    described = {"deviceType": "Android", "deviceOS": "Android", "appVersion": "3.2.0"}
+    assert told("session_created", described) == "signed in: Android · 3.2.0"
+    assert told("device_described", described) == "says it is Android · 3.2.0"
+
+
+def test_instants_in_sentences_are_told_to_the_second_and_acks_as_they_are() -> None:
+    says = "It left since 2026-11-29T16:11:30.843465Z, at AssetV2|2026-11-29T16:11:30.843465Z|x.\u202e"
+    assert prose(says) == "It left since 2026-11-29 16:11:30 UTC, at AssetV2|2026-11-29T16:11:30.843465Z|x.�"
+    assert [ago(us) for us in (0, 999_999, 1_000_000, HOUR)] == ["just now", "just now", "1 s ago", "1 h ago"]
+
+
+def test_each_way_a_stream_ends_has_words() -> None:
+    assert set(ENDS) == set(get_args(How))
+    assert all(end.says for end in ENDS.values())
 
 
 @pytest.mark.parametrize("tag", TAGS)
