@@ -16,11 +16,11 @@ import falcon.asgi
 import jinja2
 
 from endpoints.console.visitors import NotSignedIn, Visitor
-from endpoints.console.words import ENDS, ago, clean, device, minute, number, prose, seconds, short, span, spans, told
+from endpoints.console.words import ago, clean, colour, device, minute, number, prose, seconds, short, span, spans, told
 from endpoints.http.request import Request
 from ledger.positions import iso_from_us, us_from_iso
 from projections.history.words import TAGS
-from projections.sent.words import row_text
+from projections.sent.words import ENDS, row_text
 
 PLACE: Final = "/console"
 SIGN_IN: Final = f"{PLACE}/sign-in"
@@ -138,8 +138,9 @@ def _templates() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.filters |= {
-        "ago": ago, "clean": clean, "iso": iso_from_us, "minute": minute, "number": number, "prose": prose,
-        "row": row_text, "seconds": seconds, "short": short, "span": span, "spans": spans, "us": us_from_iso,
+        "ago": ago, "clean": clean, "colour": colour, "iso": iso_from_us, "minute": minute, "number": number,
+        "prose": prose, "row": row_text, "seconds": seconds, "short": short, "span": span, "spans": spans,
+        "us": us_from_iso,
     }  # fmt: skip
     environment.globals |= {"address_of": address_of, "ends": ENDS, "named": device, "tags": TAGS, "told": told}
     return environment

@@ -10,16 +10,17 @@ from math import sqrt
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
-from endpoints.console.words import ENDS, SECOND_US, minute, number, span
+from endpoints.console.words import SECOND_US, colour, minute, number, span
 from ledger.entity_types import COMPLETE
 from ledger.positions import MAX_US, iso_from_us, us_from_iso
 from projections.devices.health import TypeHealth
 from projections.devices.plot import Bucket, Plot
+from projections.sent.words import ENDS
 
 WIDTH: Final = 1000
 HEIGHT: Final = 26
 _LOWEST: Final = 4
-_FAILED: Final = tuple(how for how, end in ENDS.items() if end.kind == "bad")
+_FAILED: Final = tuple(how for how in ENDS if colour(how) == "bad")
 _LANES: Final[tuple[tuple[str, str, Callable[[Bucket], int]], ...]] = (
     ("Offers", "calm", lambda bucket: bucket.offers),
     ("Acks taken", "good", lambda bucket: bucket.acks),

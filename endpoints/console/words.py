@@ -1,10 +1,10 @@
-"""How the console's pages name devices and how streams end, and say times, numbers and what others wrote; pure."""
+"""How the console's pages name devices, and say times, numbers and what others wrote; pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ledger.positions import iso_from_us
 from projections.sent.record import How
@@ -16,23 +16,6 @@ _ISO: Final = re.compile(r"(?<!\|)\b([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]
 """An instant in a sentence; one behind a bar is part of an ack, which is told as it is."""
 _CLASS: Final = re.compile("([0-9]+)([mhd])")
 _SPANS: Final = ((86_400, "day"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-class End(NamedTuple):
-    """How a stream ended, in words, and the colour of it."""
-
-    says: str
-    kind: str
-
-
-ENDS: Final[Mapping[How, End]] = {
-    "completed": End("completed", "good"),
-    "gone": End("device left", "bad"),
-    "stalled": End("stalled", "bad"),
-    "broken": End("broken off here", "bad"),
-    "ended": End("signed out", ""),
-    "refused": End("refused (503)", "bad"),
-}
 
 
 def clean(text: object, most: int = MAX_SHOWN_CHARS) -> str:
@@ -54,6 +37,11 @@ def device(device_type: str | None, device_os: str | None, app_version: str | No
 def prose(text: object, most: int = 4000) -> str:
     """Print a sentence as `clean` does, with its instants to the second."""
     return _ISO.sub(r"\1 \2 UTC", clean(text, most))
+
+
+def colour(how: How) -> str:
+    """Tell the colour of a stream that ended so: good, bad, or '' for neither."""
+    return {"completed": "good", "ended": ""}.get(how, "bad")
 
 
 def number(value: float) -> str:

@@ -75,7 +75,7 @@ COMMANDS: Final = {
         "Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.",
     ),
     "serve": Named("serve:serve", "Serve until stopped; SIGTERM ends it within LEDGER_GRACE."),
-    "session": Named("devices.session:session", "Sign devices in and out, list and find them."),
+    "session": Named("devices.session:session", "Sign devices in and out, list and find them, have one start over."),
     "set-aside": Named(
         "storage.set_aside:set_aside",
         "Take a stream entry that is none of an event out of a partition's stream, and keep it.",

@@ -12,8 +12,8 @@ from projections.sent.words import row_text
 CANNOT_STORE: Final = (
     "the app cannot store one of the rows that come first there, or its acks do not arrive. Its log shows which: an "
     "SqliteException 2067 (UNIQUE) is a checksum that another asset on it has, 787 (FOREIGN KEY) a row that came "
-    "without its parent, and a TypeError a value it cannot read. If that does not end with its next syncs, ask it to "
-    "start over: PUT /api/sessions/<its id> with isPendingSyncReset true."
+    "without its parent, and a TypeError a value it cannot read. If that does not end with its next syncs, have it "
+    "start over: syncledger session reset, or the button on its page of the console."
 )
 _HOW: Final = {
     "completed": "{n} sent to the end",

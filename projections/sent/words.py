@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import msgspec
 
 from ledger.positions import iso_from_us
 from projections.sent.record import How, Sent
+
+ENDS: Final[Mapping[How, str]] = {
+    "completed": "completed",
+    "gone": "device left",
+    "stalled": "stalled",
+    "broken": "broken off here",
+    "ended": "signed out",
+    "refused": "refused (503)",
+}
+"""How a stream ended, as people read it."""
 
 
 class StreamTold(msgspec.Struct, frozen=True, rename="camel"):

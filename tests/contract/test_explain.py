@@ -277,7 +277,7 @@ async def test_the_same_place_of_a_type_again_and_again(phone: Phone) -> None:
     assert codes(found)[0] == ("stops", "window_repeated")
     assert f"3 streams since {begun[0]} began at the same place of AssetV2 behind " in found.summary
     assert "2067 (UNIQUE) is a checksum that another asset on it has" in found.summary
-    assert "isPendingSyncReset" in found.summary
+    assert "syncledger session reset" in found.summary
     assert len(found.findings[0].events) == 3
     await phone.sync("UserV1", "AssetV2")
     assert codes(await phone.explained()) == [("note", "up_to_date")]

@@ -8,10 +8,13 @@ import re
 import pytest
 
 from ledger import keys
+from ledger.acks import Ack
 from ledger.admission import Caller
-from ledger.commands import CreateSession, EndSession, RequestReset
+from ledger.commands import CreateSession, EndSession, OfferStream, RecordAcks, RequestReset
+from ledger.entity_types import mask_of
 from ledger.errors import SessionEnded
 from ledger.personal import plain
+from ledger.positions import Position
 from ops.commands.tables import WIDEST, columns, minute
 from ops.opening.ledger import Opened
 from projections.accounts.tokens import read_token
@@ -106,6 +109,57 @@ def test_a_session_is_ended_with_what_belongs_to_it(commands: Commands) -> None:
     assert events[0][0] == "session_ended"
     assert '"reason":"revoked","by":"command"' in events[0][1]
     assert commands.json("verify")["different"] == 0
+
+
+def test_a_device_is_asked_to_start_over_and_that_is_taken_back(commands: Commands) -> None:
+    phone = sign_in(commands)
+
+    def pending() -> bool:
+        [listed] = commands.json("session", "list", "--user", "ann")
+        return bool(listed["isPendingSyncReset"])
+
+    commands("session", "reset", phone.sid[:8])
+    assert pending()
+    commands("session", "reset", phone.sid, "--user", "ann", "--take-back")
+    assert not pending()
+    newest = [json.loads(line) for line in commands("history", phone.sid, "--json", "--limit", "2").splitlines()]
+    assert [(one["event"], one["data"]["on"], one["data"]["by"]) for one in newest] == [
+        ("sync_reset_requested", False, "command"),
+        ("sync_reset_requested", True, "command"),
+    ]
+
+
+def test_only_some_types_are_sent_again(commands: Commands) -> None:
+    phone, at_us = sign_in(commands), 1_700_000_000_000_000
+
+    async def syncs(found: Opened) -> None:
+        at = Position(at_us, "a")
+        await found.ledger.execute("ann", phone.sid, OfferStream(at_us + 1, mask_of(("AssetV2", "AlbumV2"))))
+        await found.ledger.execute("ann", phone.sid, RecordAcks((Ack("AssetV2", at), Ack("AlbumV2", at))))
+
+    commands.inside(syncs)
+    commands("session", "reset", phone.sid, "--type", "AlbumV2")
+    state = commands.json("state", phone.sid)
+    assert (state["pendingReset"], list(state["checkpoints"])) == (False, ["AssetV2"])
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--type", "AssetV2", "--take-back"), 2, "--take-back"),
+        (("--type", "Asset"), 2, "Invalid value for '--type'"),
+        (("--user", "bob"), 1, "No session"),
+    ],
+)
+def test_a_reset_that_does_not_fit_is_refused(
+    commands: Commands, options: tuple[str, ...], code: int, told: str
+) -> None:
+    phone = sign_in(commands)
+    done = commands.run("session", "reset", phone.sid, *options)
+    assert (done.code, told in done.err) == (code, True)
+    commands("session", "end", phone.sid)
+    done = commands.run("session", "reset", phone.sid)
+    assert (done.code, "must sign in again" in done.err) == (1, True)
 
 
 def test_all_sessions_of_a_user_are_ended(commands: Commands) -> None:

@@ -11,19 +11,20 @@ import click
 from click import echo
 
 from endpoints.accounts.auth import SHORT_ID_CHARS
+from ledger.entity_types import COMPLETE
 from ledger.errors import NoSuchSession
 from ledger.keys import check_name
 from ledger.log.service import Ledger
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
-from ops.commands.tables import columns
+from ops.commands.tables import columns, counted
 from ops.opening.ledger import opened
 from ops.opening.sources import open_source
-from projections.explain.answer import Explanation
+from projections.explain.answer import Explanation, TypeFigures
 from projections.explain.answer import explain as explain_facts
 from projections.explain.facts import gather
 from projections.finding.prefixes import resolved
 from projections.finding.summaries import SHOWN, all_of
-from projections.sent.words import row_text
+from projections.sent.words import ENDS, row_text
 
 _COLUMNS = 80
 _WIDEST = 64
@@ -101,6 +102,8 @@ def _words(found: Explanation) -> Iterator[str]:
             yield ""
             yield from columns(table, _WIDEST)
     yield ""
+    if nothing_of := sum(map(_has_nothing, found.types)):
+        yield from _wrapped(f"({counted(nothing_of, 'type')} it asked for, of which there is nothing, left out.)")
     for line in found.known:
         yield from _wrapped(f"({line})")
     yield ""
@@ -134,29 +137,41 @@ def _source(found: Explanation) -> str:
 
 
 def _types(found: Explanation) -> list[tuple[str, ...]]:
-    """Lay out how each type stands; a column in which nothing is to be seen is left out."""
+    """Lay out how each type stands; a column in which nothing is to be seen is left out, and so is such a type."""
     header = ("type", "acknowledged", "behind", "offers", "refused", "late", "epoch")
     rows = [
         (
             each.type,
             _minute(each.acknowledged_at) if each.acknowledged_at else "never",
-            "?" if each.rows_ahead is None else f"{each.rows_ahead:,}",
+            _rows_behind(each),
             f"{each.offers:,}",
             f"{each.refused:,}",
             f"{each.stale:,}",
             str(each.epoch),
         )
         for each in found.types
+        if not _has_nothing(each)
     ]
     shown = [at for at, name in enumerate(header) if name not in _DULL or any(row[at] != _DULL[name] for row in rows)]
     return [tuple(row[at] for at in shown) for row in (header, *rows)]
+
+
+def _has_nothing(each: TypeFigures) -> bool:
+    """Tell whether there is nothing of a type, and never was: it was asked for all the same."""
+    return each.acknowledged_at is None and each.rows_ahead == 0 and not each.refused and not each.stale
+
+
+def _rows_behind(each: TypeFigures) -> str:
+    if each.type == COMPLETE:
+        return "-"  # the end of a stream, no row
+    return "?" if each.rows_ahead is None else f"{each.rows_ahead:,}"
 
 
 def _streams(found: Explanation) -> list[tuple[str, ...]]:
     rows = [
         (
             _minute(each.at),
-            each.how if each.times == 1 else f"{each.how} {each.times:,}x",
+            ENDS[each.how] if each.times == 1 else f"{ENDS[each.how]} {each.times:,}x",
             f"{each.rows:,}",
             f"{each.bytes:,}",
             f"{each.seconds:,.1f}",

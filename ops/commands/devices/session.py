@@ -9,9 +9,11 @@ import click
 from click import echo
 
 from endpoints.accounts.device_descriptions import describe
-from ledger.commands import CreateSession, EndSession
+from endpoints.sync.acks import forgotten
+from ledger.commands import ClearCheckpoints, CreateSession, EndSession, RequestReset
+from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET
 from ledger.errors import LedgerError, NoSuchSession, SessionEnded
-from ledger.events import IMMICH
+from ledger.events import ASKED, IMMICH
 from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
@@ -43,7 +45,7 @@ _SHORTEST_US = 1_000_000
 
 @click.group(cls=Listed)
 def session() -> None:
-    """Sign devices in and out, list and find them."""
+    """Sign devices in and out, list and find them, have one start over."""
 
 
 @session.command()
@@ -219,13 +221,68 @@ def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path
         raise click.ClickException("this session has ended before") from None
 
 
+@session.command()
+@click.argument("session", callback=session_id)
+@click.option("--user", metavar="USER", help="Whose session, where known: saves asking every partition.")
+@click.option(
+    "--type",
+    "types",
+    metavar="TYPE",
+    multiple=True,
+    type=click.Choice([name for name in ENTITY_TYPES if name not in (COMPLETE, RESET)]),
+    help="Only send these again, like AssetV2; it forgets nothing first.",
+)
+@click.option("--take-back", is_flag=True, help="Undo that, where the device was not told yet.")
+@store_options
+def reset(
+    session: str,
+    user: str | None,
+    types: tuple[str, ...],
+    take_back: bool,
+    data_dir: Path | None,
+    redis_url: str | None,
+) -> None:
+    """Have a device start over: its next stream tells it to forget its copy, and it gets all of the library again.
+
+    Photos that wait for their upload stay on it.
+    """
+    if types and take_back:
+        raise click.UsageError("--take-back undoes a whole reset; what is sent again by --type cannot be taken back")
+    if user is not None:
+        check_name("--user", user)
+
+    async def work() -> None:
+        async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
+            whose, sid = await _whose(found, user, session)
+            by = plain(BY)
+            command = ClearCheckpoints(forgotten(types), ASKED, by=by) if types else RequestReset(not take_back, by=by)
+            await found.ledger.execute(whose, sid, command)
+
+    try:
+        run(work())
+    except SessionEnded:
+        raise click.ClickException("this session has ended: its device must sign in again") from None
+    if types:
+        echo(f"with its next sync the device is sent all of {', '.join(types)} again")
+    elif take_back:
+        echo("the device is no longer asked to start over")
+    else:
+        echo("with its next sync the device starts over")
+
+
+async def _whose(found: Opened, user: str | None, sid: str) -> tuple[str, str]:
+    """Find a session's user and whole id, of this user if one is given; raises NoSuchSession, Ambiguous."""
+    partition, sid = await resolved(found.ledger, sid, user)
+    whose = await owner(found.ledger, partition, sid)
+    if user not in (None, whose):
+        raise NoSuchSession(f"No session {sid} of {user}")
+    return whose, sid
+
+
 async def _end_one(found: Opened, user: str | None, sid: str, command: EndSession) -> None:
     """End a session, of this user if one is given; raises NoSuchSession, Ambiguous, SessionEnded."""
     ledger = found.ledger
-    partition, sid = await resolved(ledger, sid, user)
-    whose = await owner(ledger, partition, sid)
-    if user not in (None, whose):
-        raise NoSuchSession(f"No session {sid} of {user}")
+    whose, sid = await _whose(found, user, sid)
     state = await ledger.look(ledger.partition_of(whose), sid)
     if state is not None and state.authenticated_by == IMMICH:
         raise _ended_there(whose)
