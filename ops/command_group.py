@@ -15,6 +15,15 @@ _LOG_IT: Final = ("serve", "demo")
 """What serves says in its log which settings are none."""
 
 
+_SECTIONS: Final = {
+    "": "Serving, and what is served",
+    "devices": "Devices",
+    "storage": "The store, its archive and its log",
+    "access": "Who may do what, and what is proved",
+}
+"""Headings of the help, by the folder of `ops/commands` that a command is in."""
+
+
 class LoadInterrupted(BaseException):
     """A Ctrl-C came while a command was loaded; Click would begin a line of its own for one."""
 
@@ -64,15 +73,27 @@ class Program(click.Group):
             raise OutputUnread from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with their first sentences, and import none."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, named.help.rstrip(".")) for name, named in sorted(COMMANDS.items())])
+        """List the commands with their first sentences, by the folders that they are in, and import none."""
+        widest = max(map(len, COMMANDS))
+        for room, title in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(widest), named.help.rstrip("."))
+                        for name, named in sorted(COMMANDS.items())
+                        if named.where.rpartition(".")[0] == room
+                    ]
+                )
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="syncledger")
 def syncledger() -> None:
-    """An event-sourced sync ledger that speaks the Immich mobile protocol."""
+    """An event-sourced sync ledger that speaks the Immich mobile protocol.
+
+    To try it: syncledger demo. Why is a phone stuck? syncledger session find, then syncledger explain. Each command has
+    --help; exit codes are 0 done, 1 something failed or differs, 2 wrong usage, 130 interrupted.
+    """
 
 
 def run() -> int | str | None:

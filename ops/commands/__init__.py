@@ -78,12 +78,10 @@ COMMANDS: Final = {
     "session": Named("devices.session:session", "Sign devices in and out, list and find them, have one start over."),
     "set-aside": Named(
         "storage.set_aside:set_aside",
-        "Take a stream entry that is none of an event out of a partition's stream, and keep it.",
+        "Take a stream entry that is not an event out of a partition's stream, and keep it.",
     ),
     "signing-key": Named("access.signing_key:signing_key", "List and rotate the keys that sign tokens."),
-    "simulate": Named(
-        "devices.simulate:simulate", "Sync once, as the Immich app does, into an own copy of the library."
-    ),
+    "simulate": Named("devices.simulate:simulate", "Sync once, as the Immich app does, into a copy of its own."),
     "source": Named("source:source", "Check where entities come from, or accept an exchanged database."),
     "state": Named(
         "devices.state:state",

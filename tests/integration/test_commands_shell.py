@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from ops.command_group import syncledger
+from ops.commands import COMMANDS
 from tests.support.processes.running import COMMAND
 
 
@@ -22,6 +24,12 @@ def leaves(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...
             assert inner is not None
             found += leaves(inner, (*path, name))
     return found
+
+
+def test_the_help_names_every_command_once() -> None:
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    listed = re.findall(r"^  ([a-z-]+)  ", done.stdout.partition("Options:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
 
 
 def test_every_command_has_a_page(tmp_path: Path) -> None:

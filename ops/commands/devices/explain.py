@@ -103,7 +103,9 @@ def _words(found: Explanation) -> Iterator[str]:
             yield from columns(table, _WIDEST)
     yield ""
     if nothing_of := sum(map(_has_nothing, found.types)):
-        yield from _wrapped(f"({counted(nothing_of, 'type')} it asked for, of which there is nothing, left out.)")
+        yield from _wrapped(
+            f"(Left out: {counted(nothing_of, 'type')} that it asked for and of which there is nothing.)"
+        )
     for line in found.known:
         yield from _wrapped(f"({line})")
     yield ""

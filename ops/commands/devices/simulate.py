@@ -89,7 +89,7 @@ def simulate(
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Sync once, as the Immich app does, into an own copy of the library.
+    """Sync once, as the Immich app does, into a copy of its own.
 
     Streams, stores each run of lines of one type in a transaction and acknowledges it before the next. Run it again
     with the same file to go on where it was; it may be interrupted or killed anywhere.
