@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from ssl import SSLError
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
@@ -52,6 +54,12 @@ class Target:
         if "host" in self.options:
             return f"{self.options['host']}:{self.options['port']}"
         return str(self.options.get("path", ""))
+
+    @property
+    def silence(self) -> str:
+        """Why nothing may have come back from it yet."""
+        over_tls = issubclass(self.connection_class, SSLConnection)
+        return "has not answered yet" + (". It is asked over TLS (rediss://): does it speak that?" if over_tls else "")
 
     def at(self, host: str, port: int) -> Target:
         """Return the same way of connecting, to another node of the cluster."""
@@ -107,9 +115,19 @@ class Target:
 
     def _trouble(self, error: Exception) -> StoreUnavailable:
         """Say as one of our own errors why there is no connection."""
-        kind = NotPermitted if isinstance(error, AuthenticationError | NoPermissionError) else StoreUnavailable
-        reason = str(error) or "timed out"
-        return kind(f"the store at {self.name} cannot be reached: {reason}", maybe_done=False)
+        if isinstance(error, AuthenticationError):
+            says = f"{error} Its URL gives user and password: redis://USER:PASSWORD@HOST"
+            return NotPermitted(f"the store at {self.name} does not let us in: {says}", maybe_done=False)
+        kind = NotPermitted if isinstance(error, NoPermissionError) else StoreUnavailable
+        return kind(f"the store at {self.name} cannot be reached: {_reason(error)}", maybe_done=False)
+
+
+def _reason(error: Exception) -> str:
+    """Tell why there is no connection, without the address, which redis-py and asyncio tell each in their words."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and not isinstance(cause, SSLError) and cause.errno:
+        return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+    return str(error) or "timed out"
 
 
 def _take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.StreamWriter:

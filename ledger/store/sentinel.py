@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 
 from ledger.errors import StoreUnavailable
@@ -91,6 +91,11 @@ class SentinelTarget(Target):
         try:
             async with asyncio.timeout(timeout_s):
                 host, port = await sentinel.discover_master(self._service)
+        except MasterNotFoundError as error:
+            # redis-py tells why by printing its whole connection; what follows the last dash is the kind of error.
+            _, asked, why = str(error).rpartition(" - ")
+            told = f"does not answer ({why})" if asked else "knows of none"
+            raise MasterNotFoundError("{}:{} {}".format(*address, told)) from error
         finally:
             await sentinel.aclose()
         return str(host), int(port)

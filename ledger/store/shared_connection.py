@@ -322,7 +322,7 @@ class Mux:
 
     def _hold_no_longer(self, link: Link) -> None:
         if link is self._link and not link.stands and not self._closed:
-            self._refusal = f"the store at {self.target.name} cannot be reached yet"
+            self._refusal = f"the store at {self.target.name} {self.target.silence}"
             self.send = self._refuse
             link.hold_no_longer(self._refusal)
 

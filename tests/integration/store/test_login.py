@@ -14,7 +14,7 @@ from ledger.store.interface import open_store
 from ledger.store.standalone import StandaloneStore
 from tests.integration.store.proxy import Proxy
 from tests.support.stores.certificates import write_certificate
-from tests.support.stores.servers import RedisServer, valkey_binary
+from tests.support.stores.servers import RedisServer, free_port, valkey_binary
 
 Open = Callable[..., Awaitable[StandaloneStore]]
 KEY = b"{p1}:a"
@@ -29,8 +29,23 @@ async def test_password(tmp_path: Path, open_standalone: Open) -> None:
             with pytest.raises(StoreUnavailable, match=r"WRONGPASS|username-password") as caught:
                 await open_store(wrong)
             assert "guessed" not in str(caught.value)
-        with pytest.raises(StoreUnavailable, match=r"NOAUTH|[Aa]uthentication"):
+        with pytest.raises(StoreUnavailable, match=r"Authentication required.*redis://USER:PASSWORD@HOST"):
             await open_store(server.url)
+
+
+async def test_what_keeps_it_from_being_reached_is_told_without_its_address_twice() -> None:
+    port = free_port()
+    with pytest.raises(StoreUnavailable) as caught:
+        await open_store(f"redis://127.0.0.1:{port}")
+    assert str(caught.value) == f"the store at 127.0.0.1:{port} cannot be reached: Connection refused"
+    missing = "/nowhere/valkey.sock"
+    with pytest.raises(StoreUnavailable, match=f"^the store at {missing} cannot be reached: No such file"):
+        await open_store(f"unix://{missing}")
+
+
+async def test_tls_towards_a_port_that_speaks_none_is_told(valkey_url: str) -> None:
+    with pytest.raises(StoreUnavailable, match=r"over TLS.*does it speak that"):
+        await open_store(valkey_url.replace("redis://", "rediss://"), timeout_s=1.0)
 
 
 async def test_acl_user(tmp_path: Path, open_standalone: Open) -> None:

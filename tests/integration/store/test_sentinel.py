@@ -124,6 +124,7 @@ async def test_without_a_sentinel_or_a_name_it_is_told() -> None:
     port = free_port()
     with pytest.raises(StoreUnavailable, match="no Sentinel names a primary for 'mymaster'") as caught:
         await open_store(f"redis+sentinel://:hidden@127.0.0.1:{port}/mymaster?sentinel_password=secret", timeout_s=1.0)
+    assert str(caught.value).endswith(f"127.0.0.1:{port} does not answer (network:ConnectionError)")
     assert "hidden" not in str(caught.value)
     assert "secret" not in str(caught.value)
     for url in (f"redis+sentinel://127.0.0.1:{port}", f"redis+sentinel://127.0.0.1:{port}/name/one"):
