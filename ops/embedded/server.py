@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import redis
 
+from ledger.errors import StoreUnavailable
 from ops.embedded.append_only import lost_manifest
 from ops.embedded.files import EmbeddedServerError, Files, Lock, describe, prepare_files, remove_short_folder
 from ops.embedded.process import (
@@ -111,6 +112,13 @@ class EmbeddedServer:
         finally:
             self._users.close()
             self._users = None
+
+    def why_it_ended(self) -> str:
+        """Tell why the server is gone that was joined, as its log has it; '' while it is there."""
+        if self._peer is None or not self._peer.gone:
+            return ""
+        how = reap(self._peer.pid) or "another process had started it"
+        return f"The embedded server ended ({how}); its log ends with:\n{log_tail(self.files, 2)}{self._disk_hint()}"
 
     def _ensure_running(self) -> None:
         """Find the server or start it, then wait until it has loaded; keeps a connection open to notice its end."""
@@ -214,7 +222,8 @@ class EmbeddedServer:
     def _disk_hint(self) -> str:
         status = os.statvfs(self.files.folder)
         free_bytes = status.f_bavail * status.f_frsize
-        return f"\nOnly {free_bytes // 1024} KiB are free on its disk." if free_bytes < 16 * 1024**2 else ""
+        told = f"\nOnly {free_bytes // 1024} KiB are free on the disk of {self._data_dir}: make room there"
+        return told if free_bytes < 16 * 1024**2 else ""
 
     def _stop(self) -> None:
         """End the server: asked, then told, then by force, which loses no answered write. The start lock is held."""
@@ -272,11 +281,15 @@ class EmbeddedServer:
 def embedded_server(data_dir: Path, report: Callable[[str], None] = report_to_stderr) -> Iterator[str]:
     """Yield the URL of the durable server of `data_dir`, started when needed and stopped by its last user.
 
-    Raises EmbeddedServerError when the folder or the server cannot be used.
+    Raises EmbeddedServerError when the folder or the server cannot be used, or the server ended while it was used.
     """
     server = EmbeddedServer(data_dir, report)
     url = server.join()
     try:
         yield url
+    except StoreUnavailable as error:
+        if told := server.why_it_ended():
+            raise EmbeddedServerError(told) from error
+        raise
     finally:
         server.leave()

@@ -50,7 +50,7 @@ def choice(options: Any) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text.strip().lower() not in get_args(options):
-            raise ValueError(f"{text!r} is none of {', '.join(get_args(options))}")
+            raise ValueError(f"{text!r} is not one of {', '.join(get_args(options))}")
         return text.strip().lower()
 
     return parse
@@ -63,7 +63,7 @@ def choices(*options: str) -> Callable[[str], tuple[str, ...]]:
         chosen = listed(text)
         for each in chosen:
             if each not in options:
-                raise ValueError(f"{each!r} is none of {', '.join(options)}")
+                raise ValueError(f"{each!r} is not one of {', '.join(options)}")
         if not chosen:
             raise ValueError(f"at least one is expected of {', '.join(options)}")
         return chosen

@@ -129,7 +129,8 @@ async def resolved(ledger: Ledger, text: str, user: str | None = None) -> tuple[
     else:
         places = await by_prefix(ledger, text)
     if not places:
-        raise NoSuchSession(f"No session begins with {text}" + (f" among those of {user}" if user else ""))
+        among = f" among those of {user}" if user else ": syncledger session find looks for a phone by its user"
+        raise NoSuchSession(f"No session begins with {text}{among}")
     if len(places) > 1:
         raise Ambiguous(text, (place.sid for place in places))
     return places[0].partition, places[0].sid

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ import redis
 
 import ops.embedded.process
 import ops.embedded.server
+from ledger.errors import StoreUnavailable
 from ops.embedded.process import Peer
 from ops.embedded.server import EmbeddedServer, EmbeddedServerError, embedded_server
 from tests.support.processes.services import servers_of
@@ -340,6 +342,26 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("ops.embedded.files.os.open", full)
     with pytest.raises(EmbeddedServerError, match="No space left on device"):
         EmbeddedServer(tmp_path / "data").join()
+
+
+def test_why_the_server_ended_is_told_in_place_of_a_lost_connection(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = StoreUnavailable("the connection to the store was lost", maybe_done=True)
+    with pytest.raises(StoreUnavailable, match="was lost"), embedded_server(data_dir):
+        raise lost
+
+    def full(_: object) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=3, f_frsize=4096)
+
+    with pytest.raises(EmbeddedServerError, match=r"ended \(killed by SIGKILL\)") as caught:  # noqa: PT012
+        with embedded_server(data_dir):
+            [server] = servers_of(data_dir)
+            server.kill()
+            wait_until(lambda: not process_alive(server.pid), "its end")
+            monkeypatch.setattr("ops.embedded.server.os.statvfs", full)
+            raise lost
+    assert f"Only 12 KiB are free on the disk of {data_dir}" in str(caught.value)
 
 
 def test_a_platform_without_a_binary_is_told_of_redis(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
