@@ -2,16 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install installed run free-port test soak stores screenshots check fix bench upstream clean
+.PHONY: install served run free-port test soak stores screenshots check fix bench upstream clean
 .DELETE_ON_ERROR:
 
 install: .venv/installed tests/clients/node_modules/installed
 
-.venv/installed: pyproject.toml constraints.txt
+define into_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Installing into .venv, which takes a minute or two."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
 	@touch $@
+endef
+
+.venv/installed: pyproject.toml constraints.txt
+	$(call into_venv,.[dev])
+
+# What serving takes is a third of that, and all that `make run` waits for.
+.venv/served: pyproject.toml constraints.txt
+	$(call into_venv,.)
+
+served: $(if $(wildcard .venv/installed),.venv/installed,.venv/served)
+	@:
 
 # The official SDK, for the tests that drive the service with it; without npm they are reported as skipped.
 tests/clients/node_modules/installed: tests/clients/package.json tests/clients/package-lock.json
@@ -21,11 +33,8 @@ tests/clients/node_modules/installed: tests/clients/package.json tests/clients/p
 quoted = '$(subst ','\'',$(1))'
 
 run: free-port ## Serve the demo library on the embedded store; PORT=9411 and DATA=FOLDER where it is to be another
-	@$(MAKE) --no-print-directory installed
+	@$(MAKE) --no-print-directory served
 	$(BIN)/syncledger demo $(if $(PORT),--port $(call quoted,$(PORT))) $(if $(DATA),--data-dir $(call quoted,$(DATA)))
-
-installed: .venv/installed
-	@:
 
 # Before anything is installed. What is no port, and what cannot be bound for another reason, the service tells.
 define FREE_PORT

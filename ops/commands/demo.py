@@ -114,24 +114,24 @@ def _tell(urls: Sequence[str], *, token: str, link: str, settings: Settings) -> 
     folder = shlex.quote(str(settings.data_dir))
     echo(
         f"""
-The sync ledger serves the demo library at {url}, its data is in {settings.data_dir}.
+The sync ledger serves the demo library at {url}; its data is in {settings.data_dir}.
 
-Open the console; this link signs in once, within five minutes (another one: the command below it):
+Open the console. This link signs in once, within five minutes; the command below it makes another one:
 
   {url}{link}
   .venv/bin/syncledger console link --url {url} --data-dir {folder}
 
-A demo device is signed in. Its token, for a second terminal:
+A demo device is signed in. To sync as it, in a second terminal:
 
   TOKEN={token}
   api() {{ curl -sN "{url}/api/$1" -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' "${{@:2}}"; }}
   api sync/stream -d '{{"types": ["AssetsV2", "AlbumsV2"]}}' | tee stream.jsonl | tail -n 2
   api sync/ack -d "{{\\"acks\\": [$(grep '"AssetV2"' stream.jsonl | tail -n 1 | grep -o '"AssetV2|[^"]*"')]}}"
 
-Or sync it all as the app does:
+Or let a simulated device sync everything as the app does, and look at it in the console then:
 
   LEDGER_TOKEN=$TOKEN .venv/bin/syncledger simulate --url {url} --library {LIBRARY} --check --fresh --data-dir {folder}
 
-Documentation of the API: {url}/docs      Stop with Ctrl-C.
+The API is described at {url}/docs.      Stop with Ctrl-C.
 """
     )

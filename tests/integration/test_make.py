@@ -69,7 +69,7 @@ def test_port_and_folder_come_to_the_command_as_they_are(checkout: Path, data: s
     command.parent.mkdir(parents=True)
     command.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\n")
     command.chmod(0o755)
-    (checkout / ".venv" / "installed").touch()
+    (checkout / ".venv" / "served").touch()
     port = free_port()
     given = [f"DATA={data.replace('$', '$$')}"] if data else []
     done = make(checkout, f"PORT={port}", *given, **environ)
@@ -84,9 +84,19 @@ def test_without_port_and_folder_the_settings_hold(checkout: Path) -> None:
     command.parent.mkdir(parents=True)
     command.write_text('#!/bin/sh\necho "$#: $*"\n')
     command.chmod(0o755)
-    (checkout / ".venv" / "installed").touch()
+    (checkout / ".venv" / "served").touch()
     done = make(checkout, LEDGER_PORT=str(free_port()))
     assert done.stdout.splitlines()[-1] == "1: demo"
+
+
+def test_what_was_installed_for_tests_serves_too(checkout: Path) -> None:
+    command = checkout / ".venv" / "bin" / "syncledger"
+    command.parent.mkdir(parents=True)
+    command.write_text('#!/bin/sh\necho serves\n')
+    command.chmod(0o755)
+    (checkout / ".venv" / "installed").touch()
+    assert make(checkout, LEDGER_PORT=str(free_port())).stdout.splitlines()[-1] == "serves"
+    assert not (checkout / ".venv" / "served").exists()
 
 
 @pytest.mark.parametrize("command", ["demo", "serve"])
