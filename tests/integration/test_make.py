@@ -92,7 +92,7 @@ def test_without_port_and_folder_the_settings_hold(checkout: Path) -> None:
 def test_what_was_installed_for_tests_serves_too(checkout: Path) -> None:
     command = checkout / ".venv" / "bin" / "syncledger"
     command.parent.mkdir(parents=True)
-    command.write_text('#!/bin/sh\necho serves\n')
+    command.write_text("#!/bin/sh\necho serves\n")
     command.chmod(0o755)
     (checkout / ".venv" / "installed").touch()
     assert make(checkout, LEDGER_PORT=str(free_port())).stdout.splitlines()[-1] == "serves"
