@@ -115,7 +115,7 @@ class Tail:
         recorded, user = one.entry.recorded, one.user
         event = recorded.event
         if user is not None and has_sealed(event):
-            event = opened(event, await self._services.ledger.key_of(user))
+            event = opened(event, await self._services.ledger.sealing.key_of(user))
         tag = tag_of(event)
         return {
             "id": one.id,

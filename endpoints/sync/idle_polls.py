@@ -81,7 +81,7 @@ class IdlePolls:
 
         What comes of it is to be taken (`line`) or dropped once the caller is admitted.
         """
-        state = self._ledger.remembered(caller)
+        state = self._ledger.admissions.remembered(caller)
         return None if state is None else self.foresee_of(state, rows)
 
     def foresee_of(self, state: State, rows: Sequence[EntityTypeRow]) -> Foreseen | None:

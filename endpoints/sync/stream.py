@@ -142,7 +142,7 @@ class SyncStream:
             turn.end()
 
         async def lives() -> bool:
-            return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
+            return await self._services.auth.still_admits(caller) and await self._ledger.admissions.lives(state)
 
         sent = guarded(req, counted, lives, self._services.stall_s, account)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line

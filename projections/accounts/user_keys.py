@@ -48,7 +48,7 @@ class _Key(msgspec.Struct, frozen=True):
 
 
 class UserKeys:
-    """The keys of all users of one ledger; implements `ledger.log.service.UserKeys`.
+    """The keys of all users of one ledger; implements `ledger.log.sealing.UserKeys`.
 
     All methods raise ArchiveUnavailable where the place does not answer, CorruptLedger for what cannot be read there,
     and LayoutError where the ledger's keys are elsewhere.

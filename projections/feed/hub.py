@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 
 from ledger.errors import InvalidInput, LedgerError, NoSuchSession, StoreUnavailable, Unavailable
 from ledger.keys import check_name
+from ledger.log.finding import locate
 from ledger.log.presence import Presence
 from ledger.log.service import Ledger
 from ledger.store.interface import Store
@@ -187,7 +188,7 @@ class FeedHub:
         if user is not None:
             partition = self._ledger.partition_of(check_name("user", user))
         if session is not None:
-            found = await self._ledger.locate(session)
+            found = await locate(self._ledger.stored, session)
             if partition not in (None, found):
                 raise NoSuchSession(f"No session {session} of user {user}")
             partition = found

@@ -389,7 +389,7 @@ class ImmichIdentity:
 
         Raises TooManySessions where none of the user's is Immich's.
         """
-        sid = await self._ledger.families.longest_unheard(user, IMMICH)
+        sid = await self._ledger.sessions.longest_unheard(user, IMMICH)
         if sid is None:
             raise TooManySessions(self._ledger.most_sessions)
         log.info("session %s… of Immich's is put aside: its user has as many as may live", sid[:12])

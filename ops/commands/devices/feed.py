@@ -88,7 +88,7 @@ def feed(
                 if not await hub.names.forget(name):
                     raise click.UsageError(f"the name {name} is not kept: syncledger feed --names lists all")
             else:
-                key_now = found.ledger.key_now if with_devices else None
+                key_now = found.ledger.sealing.key_now if with_devices else None
                 printer = Printer(FORMS[form](hub.ledger_id, metadata.version("syncledger")), found.clock, key_now)
                 if _was_cut_off():
                     sys.stdout.buffer.write(b"\n")
