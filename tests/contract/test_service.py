@@ -39,7 +39,7 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.log import families, stored
+from ledger.log import families
 from ledger.log.append import _APPEND, _END, append
 from ledger.log.finding import by_provider_session, locate
 from ledger.log.losses import Compared
@@ -646,7 +646,7 @@ async def test_an_end_does_not_overlook_children_that_are_lost_at_that_moment(
         await ledger.store.command("DEL", name, key=name)
         return await original(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stored, "append", lost_right_before)
+    monkeypatch.setattr("ledger.log.stored.append", lost_right_before)
     with pytest.raises(Rebuilding):
         await ledger.execute("ann", SID, LOGOUT)
     assert (await ledger.load("ann", SID)).ended is None
