@@ -27,7 +27,7 @@ from ledger.personal import plain, text_of
 from ledger.positions import Position
 from ledger.state import State
 from ledger.store.interface import open_store
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import SourceUnavailable
