@@ -27,11 +27,11 @@ from endpoints.sync.stream_over import StreamOver
 from endpoints.sync.turns import Arrivals, Going, Turn, Turns
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput, StoreUnavailable, Unavailable
 from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
+from ledger.starting_over import reset_due
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
 from projections.entities.source import MOST_BEHIND_S, EntitySource, PositionLost, SourceUnavailable
