@@ -27,8 +27,9 @@ from ledger.admission import Caller
 from ledger.errors import NoSuchSession, NotAllowed
 from ledger.positions import iso_from_us
 from projections.accounts.api_keys import ApiKey
+from projections.feed.follower import Batch
 from projections.feed.forms import FORMS, FormName
-from projections.feed.hub import Batch, FeedHub
+from projections.feed.hub import FeedHub
 from projections.feed.position import fits_header
 from projections.feed.printing import Printer
 from projections.feed.told import FeedFilter, Notice, Told

@@ -22,7 +22,7 @@ from ledger.errors import InvalidInput, NoSuchSession
 from ledger.events import tag_of
 from ledger.personal import has_sealed, opened
 from ledger.positions import iso_from_us
-from projections.feed.hub import Batch
+from projections.feed.follower import Batch
 from projections.feed.position import fits_header
 from projections.feed.told import FeedFilter, Notice, Seen
 from projections.history.words import TAGS, data_of
