@@ -55,6 +55,7 @@ from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
 from tests.support.ledger.ledgers import Clock, contents, sid_of
+from tests.support.ledger.lost_tail import Tail
 from tests.support.stores.losing_proxy import LosingProxy
 from tests.support.stores.servers import RedisServer
 
@@ -702,27 +703,6 @@ async def test_in_a_partition_whose_events_are_there_sessions_begin_also_while_i
 
 
 # A store that lost its newest events, as after a power loss or a failover
-
-
-class Tail:
-    """The newest events of a store: what a restored copy of it does not have."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._kept: dict[bytes, bytes] = {}
-
-    async def note(self) -> None:
-        """Note all that is stored now."""
-        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
-        self._kept = {name: await self._store.command("DUMP", name, key=name) for name in names}
-
-    async def lose(self) -> None:
-        """Make the store what it was when that was noted."""
-        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
-        for name in names:
-            await self._store.command("DEL", name, key=name)
-        for name, dumped in self._kept.items():
-            await self._store.command("RESTORE", name, 0, dumped, key=name)
 
 
 @pytest.fixture
