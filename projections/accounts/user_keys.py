@@ -151,7 +151,7 @@ class UserKeys:
                 if (note := await self._read(info.name)) is not None:
                     try:
                         yield _note.decode(note)
-                    except msgspec.DecodeError as error:
+                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
                         raise CorruptLedger(f"the note {info.name} cannot be read: {error}") from error
 
     async def count(self) -> int:
