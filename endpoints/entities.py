@@ -132,7 +132,7 @@ async def _reader(services: Services, req: Request, library: str) -> tuple[str, 
         raise Forbidden("Missing required permission: entities.read")
 
     async def lives() -> bool:
-        return await services.auth.still_admits(who) and await services.ledger.lives(state)
+        return await services.auth.still_admits(who) and await services.ledger.admissions.lives(state)
 
     return state.user, state.sid, lives
 

@@ -54,3 +54,8 @@ def standing(state: State, caller: Caller, now_us: int) -> Standing:
             return Standing.SPENT if token.was_used else Standing.UNKNOWN
     # Too long ago to be remembered, or of a future that was lost, in a restore. The first one surely was in use.
     return Standing.SPENT if caller.number == 0 else Standing.UNKNOWN
+
+
+def admits(state: State, caller: Caller, now_us: int) -> bool:
+    """Tell whether a session lets a token in as it is: it lives, and nothing is to be put on record of the token."""
+    return state.lives_at(now_us) and standing(state, caller, now_us) is Standing.GOOD

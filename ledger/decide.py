@@ -6,12 +6,10 @@ Pure: `now_us` is an argument, nothing is read or written. A refusal that must i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final, assert_never
 
 from ledger.acks import RESET_ACK, Ack, completed_types, format_ack
 from ledger.commands import (
-    EVER,
     AdoptCheckpoints,
     ClearCheckpoints,
     Command,
@@ -21,15 +19,13 @@ from ledger.commands import (
     ExpireSession,
     GoOn,
     OfferStream,
-    Origin,
     RecordAcks,
     RequestReset,
-    Resend,
     ResumeSession,
     RotateToken,
     UseToken,
 )
-from ledger.entity_types import CODES, COMPLETE, mask_of
+from ledger.entity_types import CODES, COMPLETE
 from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
     IMMICH,
@@ -39,7 +35,6 @@ from ledger.events import (
     CheckpointsCleared,
     DeviceDescribed,
     Event,
-    HistoryLost,
     ResetSent,
     SessionCreated,
     SessionResumed,
@@ -52,7 +47,9 @@ from ledger.events import (
 )
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.evolve import holds_any
+from ledger.going_on import go_on
 from ledger.positions import Position
+from ledger.starting_over import exchanged, held, outdated, reset_due
 from ledger.state import State
 
 RESET_ACKED: Final = "reset_acked"
@@ -60,13 +57,11 @@ SOURCE_REVISION: Final = "source_revision"
 REQUESTED: Final = "requested"
 DELETES_PURGED: Final = "deletes_purged"
 ACK_AHEAD: Final = "ack_ahead"
-HISTORY_LOST: Final = "history_lost"
 FENCE: Final = "fence"
 MAX_EPOCHS_LOST: Final = 1000
 """By how many epochs an ack may be ahead of the log for a loss to explain it."""
 SOURCE: Final = "source"
 _NOTHING: Final[tuple[Event, ...]] = ()
-_UNTOLD: Final = Origin()
 
 
 def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, ...]:
@@ -78,7 +73,7 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
     if isinstance(command, CreateSession):
         return _create(state, command)
     if isinstance(command, GoOn):
-        return _go_on(state, command)
+        return go_on(state, command)
     if isinstance(command, ResumeSession):
         return _resume(state, command)
     if state is None or state.ended is not None:
@@ -112,38 +107,6 @@ def decide(state: State | None, command: Command, now_us: int) -> tuple[Event, .
             is_new = any(command.token == token.digest for token in state.new_tokens)
             return (TokenFirstUsed(command.token, now_us + command.grace_us),) if is_new else _NOTHING
     assert_never(command)
-
-
-def reset_due(state: State, tombstone_floor_us: int, types: int = -1, origin: Origin = _UNTOLD) -> bool:
-    """Tell whether the next stream, of `types` (a mask), may only ask the device to start over.
-
-    Either it was asked before and has not answered, so that it may have emptied itself; or somebody wants it; or its
-    source is another one now; or delete markers up to `tombstone_floor_us` are gone that it may have missed.
-    """
-    if state.reset_sent or state.pending_reset or exchanged(state, origin):
-        return True
-    return missed_deletes(state, tombstone_floor_us, types)
-
-
-def exchanged(state: State, origin: Origin) -> bool:
-    """Tell whether what the device has may be missing in its source, or the reverse, since that is of another origin.
-
-    Not if that goes on from the one it was streamed from, beyond all that the device can have seen there.
-    """
-    if not origin.number or not (state.started or _held(state)):
-        return False
-    if not state.origin:  # what was adopted was read of the source as it is
-        return not origin.first and state.adopted is None
-    if state.origin == origin.number:
-        return False
-    up_to = max((up_to for number, up_to in origin.follows if number == state.origin), default=0)
-    return up_to != EVER and not 0 < state.written <= up_to
-
-
-def missed_deletes(state: State, tombstone_floor_us: int, types: int = -1) -> bool:
-    """Tell whether delete markers of `types` (a mask) up to `tombstone_floor_us` may be gone unseen by the device."""
-    synced_us = state.synced_us(types)
-    return synced_us is not None and synced_us <= tombstone_floor_us
 
 
 def _create(state: State | None, command: CreateSession) -> tuple[Event, ...]:
@@ -195,61 +158,6 @@ def _resume(state: State | None, command: ResumeSession) -> tuple[Event, ...]:
     return (SessionResumed(command.by, max(command.epoch, state.epoch)), _created(command.session))
 
 
-def _go_on(state: State | None, command: GoOn) -> tuple[Event, ...]:
-    """Tell of the hole between what there is and what was known, and have the device start over: it may be ahead.
-
-    What was known of its tokens is put on record again. A session of which nothing is left is created anew, and ended
-    again if it had: else who remembers only that it lived would let it live.
-    """
-    known = command.known
-    seq, after = (0, b"") if state is None else (state.seq, state.hash)
-    events: list[Event] = []
-    if known.seq > seq:
-        events.append(HistoryLost(seq + 1, known.seq, command.cause, known.hash, after))
-    if state is None:
-        events.append(_created_anew(known))
-        if known.ended is not None:
-            events.append(SessionEndedEvent(known.ended))
-    if known.ended is None and (state is None or state.ended is None):
-        events += _tokens_again(state, known)
-        epoch = known.epoch + max(known.epochs.values(), default=0)
-        if state is None or not state.pending_reset or epoch > state.epoch:
-            events.append(SyncResetRequested(True, b"", HISTORY_LOST, epoch))
-    return tuple(events)
-
-
-def _created_anew(known: State) -> SessionCreated:
-    return SessionCreated(
-        user=known.user,
-        library=known.library,
-        parent=known.parent,
-        device_type=known.device_type,
-        device_os=known.device_os,
-        app_version=known.app_version,
-        expires_at_us=known.expires_at_us,
-        authenticated_by=known.authenticated_by,
-        token_expires_at_us=None if known.token else known.token_expires_at_us,
-        provider_session=known.provider_session,
-    )
-
-
-def _tokens_again(state: State | None, known: State) -> list[Event]:
-    """Tell what is to be said of tokens that were lost: else a device that refreshed would be signed out."""
-    if state is not None and state.token_number > known.token_number:
-        return []
-    events: list[Event] = []
-    number, in_use = known.token_number, bytes.fromhex(known.sid) if state is None else state.token_in_use
-    held = () if state is None else tuple(token.digest for token in state.new_tokens)
-    if known.token and known.token != in_use:
-        until_us = max((token.until_us for token in known.old_tokens if token.digest == in_use), default=0)
-        if known.token not in held:
-            events.append(TokenRotated(known.token, number, known.token_expires_at_us))
-        events.append(TokenFirstUsed(known.token, until_us))
-        held = ()
-    new = (token for token in known.new_tokens if token.digest not in held)
-    return [*events, *(TokenRotated(token.digest, number, token.expires_at_us) for token in new)]
-
-
 def _rotate(state: State, command: RotateToken) -> tuple[Event, ...]:
     if command.by != state.token_in_use:
         raise Refused("This token was replaced by a newer one; refresh with that")
@@ -262,25 +170,6 @@ def _expire(state: State, command: ExpireSession, now_us: int) -> tuple[Event, .
     if max(state.at_us, command.seen_us) < command.idle_before_us:
         return (SessionEndedEvent("idle"),)
     return _NOTHING
-
-
-def outdated(state: State, resends: Iterable[Resend]) -> int:
-    """Tell the entity types (a mask) that the device holds, or is about to get, as its source does not send them now.
-
-    Of a type without a checkpoint it got nothing, unless the stream that offered it is not finished.
-    """
-    mask = 0
-    for resend in resends:
-        if resend.revision > state.revision:
-            mask |= resend.types
-    if not mask:
-        return 0
-    complete = state.checkpoints.get(COMPLETE)
-    held = mask_of(state.checkpoints)
-    for offer in state.offered:
-        if complete is None or offer.snapshot_us > complete.position.at_us:
-            held |= offer.mask
-    return mask & held
 
 
 def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
@@ -383,31 +272,23 @@ def _lost_of(state: State, ack: Ack) -> bool:
 def _reset_acked(state: State) -> tuple[Event, ...]:
     """Take the ack of a reset; one that no reset line is open for says nothing of what the device holds."""
     wiped = bool(state.reset_sent)
-    if not wiped and not state.pending_reset and not _held(state):
+    if not wiped and not state.pending_reset and not held(state):
         return _NOTHING
     return (CheckpointsCleared(None, RESET_ACKED, reset=True, wiped=wiped),)
 
 
 def _clear(state: State, command: ClearCheckpoints) -> tuple[Event, ...]:
-    held = _held(state)
+    there = held(state)
     if command.cause == IMMICH and state.adopted is not None:
-        held |= state.adopted.mask
+        there |= state.adopted.mask
     if command.types is None:
         known = state.reset_sent or (command.reset and (state.pending_reset or state.started))
-        if not held and not known:
+        if not there and not known:
             return _NOTHING
         return (CheckpointsCleared(None, command.cause, command.reset, wiped=command.reset, by=command.by),)
-    if not held & command.types:
+    if not there & command.types:
         return _NOTHING
-    return (CheckpointsCleared(mask_bytes(held & command.types), command.cause, command.reset, by=command.by),)
-
-
-def _held(state: State) -> int:
-    """Tell of which types (a mask) there is a checkpoint, or an offer: lines of it may be on their way."""
-    held = mask_of(state.checkpoints)
-    for offer in state.offered:
-        held |= offer.mask  # the acks of its lines must become stale
-    return held
+    return (CheckpointsCleared(mask_bytes(there & command.types), command.cause, command.reset, by=command.by),)
 
 
 def _describe(state: State, command: DescribeDevice) -> tuple[Event, ...]:

@@ -146,7 +146,10 @@ class StoreFull(Unavailable):
 
 
 class Contended(Unavailable):
-    """Too many writers at one session for this attempt."""
+    """Too many writers at one session for this attempt, unless the message names something else."""
+
+    def __init__(self, message: str = "Too many writers at this session; try again") -> None:
+        super().__init__(message)
 
 
 class Rebuilding(Unavailable):

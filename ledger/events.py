@@ -8,7 +8,7 @@ sealed with a key of their user, what is `Personal` (`ledger.personal`).
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
@@ -248,7 +248,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Event)
 _plain_decoder: Final = msgspec.msgpack.Decoder(list[Any])
-_tag_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Event))
 
 
 def encode_event(event: Event) -> bytes:
@@ -263,10 +263,11 @@ def decode_event(raw: bytes, schema: int = SCHEMA) -> Event:
     try:
         event: Event = _decoder.decode(raw) if schema == SCHEMA else _decode_older(raw, schema)
     except msgspec.ValidationError as error:
-        if "tag" in str(error) or "Invalid value" in str(error):
-            raise UnknownEvent(f"an event of unknown type {_tag_of(raw)!r} in schema {schema}") from error
+        tag = _tag_in(raw)
+        if isinstance(tag, str) and tag not in _TAGS:
+            raise UnknownEvent(f"an event of unknown type {tag!r} in schema {schema}") from error
         raise CorruptLedger(f"an event does not fit its type: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptLedger(f"an event cannot be read: {error}") from error
     return event
 
@@ -296,5 +297,9 @@ def mask_bytes(mask: int) -> bytes:
     return mask.to_bytes((mask.bit_length() + 7) // 8, "big")
 
 
-def _tag_of(raw: bytes) -> str:
-    return str(msgspec.msgpack.decode(_tag_decoder.decode(raw)[0]))
+def _tag_in(raw: bytes) -> Any:
+    """Tell what stands in the place of a tag; None where the bytes are no whole array."""
+    try:
+        return next(iter(_plain_decoder.decode(raw)), None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

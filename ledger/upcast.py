@@ -25,7 +25,9 @@ def _personal(*places: int) -> Upcast:
 
 
 def _plain(value: Any) -> bytes:
-    return b"" if not value else b"\0" + value.encode()
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} in place of a text")
+    return b"\0" + value.encode() if value else b""
 
 
 UPCASTS: Final[dict[int, Mapping[str, Upcast]]] = {

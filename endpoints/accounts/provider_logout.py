@@ -9,6 +9,7 @@ from endpoints.accounts.identity.port import LoggedOut, LogoutSender, provider_s
 from endpoints.services import Services
 from ledger.commands import EndSession
 from ledger.errors import LedgerError, NotAllEnded
+from ledger.log.finding import by_provider_session
 from ledger.log.service import Ledger
 from ledger.personal import plain
 
@@ -25,7 +26,7 @@ async def end_sessions(services: Services, sender: LogoutSender, over: LoggedOut
     failed: LedgerError | None = None
     if over.provider_session is not None:
         digest = provider_session_digest(over.issuer, over.provider_session)
-        found, failed = await ledger.all_by_provider_session(digest)
+        found, failed = await by_provider_session(ledger.stored, digest)
         ending = sorted((user, sid) for user, sid in found if over.session in (None, sid))
     elif user := await _user_of(services, over):
         ending = await _signed_in(ledger, user, sender.name, over.before_us)

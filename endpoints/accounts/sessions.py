@@ -21,7 +21,7 @@ from endpoints.services import Services
 from ledger.admission import Caller
 from ledger.commands import Command, CreateSession, EndSession, RequestReset
 from ledger.errors import InvalidInput, NoSuchSession, NothingToUpdate, SessionEnded
-from ledger.log.families import Heard
+from ledger.log.user_sessions import Heard
 from ledger.personal import plain, text_of
 from ledger.state import State
 
@@ -128,7 +128,7 @@ class Sessions:
             authenticated_by="session",
         )
         state = await self._ledger.execute(parent.user, issued.sid, command)
-        dto = session_dto(await self._ledger.opened(state), state.at_us, current=False)
+        dto = session_dto(await self._ledger.sealing.opened(state), state.at_us, current=False)
         send(resp, SessionCreateResponseDto(**msgspec.structs.asdict(dto), token=issued.token), falcon.HTTP_201)
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response) -> None:
@@ -141,13 +141,13 @@ class Sessions:
     async def _list(self, req: Request, query: SessionsQuery) -> SessionsDto:
         caller = await self._auth.session(req, "session.read")
         await self._ledger.admit(caller)
-        (living, damaged), heard = await self._ledger.families.newest(caller.user, query.limit, query.place())
+        (living, damaged), heard = await self._ledger.sessions.newest(caller.user, query.limit, query.place())
         seen_ms, now_us = {sid: ms for ms, sid in heard}, self._ledger.clock()
         timed = [(max(state.at_us, seen_ms[state.sid] * 1000), state) for state in living if state.lives_at(now_us)]
         timed.sort(key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True)
         found = [
             *[
-                session_dto(await self._ledger.opened(state), updated_us, current=state.sid == caller.sid)
+                session_dto(await self._ledger.sealing.opened(state), updated_us, current=state.sid == caller.sid)
                 for updated_us, state in timed
             ],
             *(damaged_dto(sid, seen_ms[sid] * 1000) for sid in damaged),
@@ -171,7 +171,7 @@ class Session:
             raise NothingToUpdate("No fields to update")
         command = RequestReset(body.is_pending_sync_reset, by=plain(caller.user))
         state = await self._on(caller, session_id, command, "session.update")
-        state = await self._ledger.opened(state)
+        state = await self._ledger.sealing.opened(state)
         send(resp, session_dto(state, state.at_us, current=False))  # false even for oneself, as upstream answers
 
     async def on_delete(self, req: Request, resp: falcon.asgi.Response, session_id: str) -> None:

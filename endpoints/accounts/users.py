@@ -178,7 +178,7 @@ class Me:
         """Note what an app says of itself if it changed; it starts also while no key of its user can be had."""
         ledger = self._services.ledger
         try:
-            known = await ledger.opened(state)
+            known = await ledger.sealing.opened(state)
             if device != tuple(map(text_of, (known.device_type, known.device_os, known.app_version))):
                 return await ledger.act(caller, DescribeDevice(*map(plain, device)))
         except ArchiveUnavailable as error:

@@ -27,8 +27,9 @@ from ledger.admission import Caller
 from ledger.errors import NoSuchSession, NotAllowed
 from ledger.positions import iso_from_us
 from projections.accounts.api_keys import ApiKey
+from projections.feed.follower import Batch
 from projections.feed.forms import FORMS, FormName
-from projections.feed.hub import Batch, FeedHub
+from projections.feed.hub import FeedHub
 from projections.feed.position import fits_header
 from projections.feed.printing import Printer
 from projections.feed.told import FeedFilter, Notice, Told
@@ -121,7 +122,7 @@ class Feed:
         position = await self._hub.place(since, field if given else "name" if kept else "from")
         form = FORMS[query.form](self._hub.ledger_id, self._version)
         ledger = self._services.ledger
-        printer = Printer(form, ledger.clock, ledger.key_now if query.with_devices else None)
+        printer = Printer(form, ledger.clock, ledger.sealing.key_now if query.with_devices else None)
         user = who.user if isinstance(who, Caller) else None
         batches = self._hub.follow(position, wanted, ends=not follows, user=user)
         made = await with_first_made((self._events if as_events else self._lines)(batches, printer))

@@ -141,7 +141,7 @@ class History:
             query.beyond(),
             query.limit,
             forward=query.forward,
-            key=await self._services.ledger.key_of(user),
+            key=await self._services.ledger.sealing.key_of(user),
         )
         first = await anext(pages)
         if _wants_lines(req):
@@ -173,7 +173,7 @@ class UserHistory:
             query.place(),
             query.limit,
             forward=query.forward,
-            key=await self._ledger.key_of(user),
+            key=await self._ledger.sealing.key_of(user),
         )
         first = await anext(pages)
         if _wants_lines(req):

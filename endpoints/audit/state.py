@@ -42,7 +42,7 @@ class StateAt:
             raise
         except (NoSuchSession, LayoutError) as error:  # it had not begun, or its beginning is not here any more
             raise falcon.HTTPNotFound(description=str(error)) from error
-        send(resp, describe(moment, at_us, await ledger.key_of(user)))
+        send(resp, describe(moment, at_us, await ledger.sealing.key_of(user)))
 
 
 def routes(services: Services) -> Iterator[Route]:

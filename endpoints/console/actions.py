@@ -69,7 +69,7 @@ class Action(Seen):
         visitor = await self.visitors.of(req)
         place = await self.place(visitor, session_id)
         self._check(visitor, place)
-        state = await self.ledger.opened(await self._living(place))
+        state = await self.ledger.sealing.opened(await self._living(place))
         show(
             resp,
             "confirm.html",

@@ -20,6 +20,7 @@ from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.errors import CorruptLedger, InvalidInput, LayoutError, NoSuchSession
+from ledger.log.finding import locate
 from ledger.positions import MAX_US, us_from_iso
 from projections.archive.errors import ArchiveNotGiven
 from projections.devices.health import DeviceHealth, health
@@ -81,7 +82,7 @@ class Seen:
         check_session_id(sid)
         try:
             own = None if visitor.sees_all or visitor.user is None else self.ledger.partition_of(visitor.user)
-            partition = await self.ledger.locate(sid) if own is None else own
+            partition = await locate(self.ledger.stored, sid) if own is None else own
             user = await session_history.owner(self.ledger, partition, sid)
             if visitor.may_see(user):
                 return Place(partition, user, sid)
@@ -179,7 +180,7 @@ class Device(Seen):
             Wanted(tag=query.event),
             query.before,
             LISTED,
-            key=await self.ledger.key_of(place.user),
+            key=await self.ledger.sealing.key_of(place.user),
         )
         try:
             return await anext(pages, _NO_EVENTS), ""
@@ -221,7 +222,7 @@ class Device(Seen):
                 moment = await fold_at(self.services.past, place.partition, place.sid, at_us)
         except (NoSuchSession, LayoutError, CorruptLedger) as error:  # not begun yet, or its beginning is not here
             return None, str(error)
-        return describe(moment, at_us, await self.ledger.key_of(place.user)), ""
+        return describe(moment, at_us, await self.ledger.sealing.key_of(place.user)), ""
 
 
 def _at_us(text: str | None, now_us: int) -> int:

@@ -22,7 +22,7 @@ from ledger.errors import InvalidInput, NoSuchSession
 from ledger.events import tag_of
 from ledger.personal import has_sealed, opened
 from ledger.positions import iso_from_us
-from projections.feed.hub import Batch
+from projections.feed.follower import Batch
 from projections.feed.position import fits_header
 from projections.feed.told import FeedFilter, Notice, Seen
 from projections.history.words import TAGS, data_of
@@ -115,7 +115,7 @@ class Tail:
         recorded, user = one.entry.recorded, one.user
         event = recorded.event
         if user is not None and has_sealed(event):
-            event = opened(event, await self._services.ledger.key_of(user))
+            event = opened(event, await self._services.ledger.sealing.key_of(user))
         tag = tag_of(event)
         return {
             "id": one.id,

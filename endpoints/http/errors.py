@@ -51,7 +51,7 @@ from ledger.errors import (
 from projections.accounts.credentials import CredentialUnreadable
 from projections.archive.errors import ArchiveNotGiven
 from projections.entities.source import SourceUnavailable
-from projections.feed.hub import TooManyFollowers
+from projections.feed.seats import TooManyFollowers
 
 log = logging.getLogger(__name__)
 

@@ -70,8 +70,8 @@ class Refusals:
             await self._counters.note("token_reused")
         caller = self._claimed_by(shown.value)
         if isinstance(error, SessionEnded) and caller is not None and not gone:
-            await self._ledger.confirm_ended(caller.user, caller.sid)
-        if gone or caller is None or not await self._ledger.once_admitted(caller):
+            await self._ledger.stored.confirm_ended(self._ledger.partition_of(caller.user), caller.sid)
+        if gone or caller is None or not await self._ledger.admissions.once_admitted(caller):
             await self._limits.bad_token(req, caller.user if caller else None)
         if gone:
             raise SessionEnded

@@ -18,10 +18,11 @@ from typing import Final, NamedTuple
 from endpoints.sync.stream_lines import complete_line
 from ledger.admission import Caller
 from ledger.commands import OfferStream, Origin, Resend
-from ledger.decide import decide, reset_due
+from ledger.decide import decide
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import SessionEnded
 from ledger.log.service import Ledger
+from ledger.starting_over import reset_due
 from ledger.state import State
 from projections.entities.registry import EntityTypeRow
 from projections.entities.source import EntitySource, Outlook, Remembers
@@ -81,7 +82,7 @@ class IdlePolls:
 
         What comes of it is to be taken (`line`) or dropped once the caller is admitted.
         """
-        state = self._ledger.remembered(caller)
+        state = self._ledger.admissions.remembered(caller)
         return None if state is None else self.foresee_of(state, rows)
 
     def foresee_of(self, state: State, rows: Sequence[EntityTypeRow]) -> Foreseen | None:

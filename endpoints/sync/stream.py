@@ -27,11 +27,11 @@ from endpoints.sync.stream_over import StreamOver
 from endpoints.sync.turns import Arrivals, Going, Turn, Turns
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput, StoreUnavailable, Unavailable
 from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
+from ledger.starting_over import reset_due
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
 from projections.entities.source import MOST_BEHIND_S, EntitySource, PositionLost, SourceUnavailable
@@ -142,7 +142,7 @@ class SyncStream:
             turn.end()
 
         async def lives() -> bool:
-            return await self._services.auth.still_admits(caller) and await self._ledger.lives(state)
+            return await self._services.auth.still_admits(caller) and await self._ledger.admissions.lives(state)
 
         sent = guarded(req, counted, lives, self._services.stall_s, account)
         resp.stream = compressed(req, resp, sent) if begun.rows else sent  # a poll that finds nothing is one line

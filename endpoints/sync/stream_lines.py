@@ -17,10 +17,10 @@ import msgspec
 from endpoints.sync.stream_ahead import PAGE_ROWS, Ahead
 from endpoints.sync.turns import Going
 from ledger.acks import RESET_TEXT, completion, format_ack
-from ledger.decide import missed_deletes
 from ledger.entity_types import COMPLETE, RESET, mask_of
 from ledger.errors import DeletesPurged
 from ledger.positions import Position, iso_from_us
+from ledger.starting_over import missed_deletes
 from ledger.state import State
 from projections.entities.checksums import excludes
 from projections.entities.lines import joined

@@ -28,11 +28,11 @@ from ledger.errors import (
     Unavailable,
 )
 from ledger.keys import partition_of
-from ledger.log.append import Conflict, Section, is_known, place
+from ledger.log.append import is_known, place
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
+from ledger.log.stored import ATTEMPTS, Stored
 from ledger.state import State, living_parent_of
-from ledger.store.interface import Store
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,9 @@ REMEMBERED: Final = "remembered"
 """The cause of a hole that a process knows of by what it remembers."""
 LOGGED: Final = "logged"
 """The cause of a hole, or of an end, that the transparency log knows of."""
-ATTEMPTS: Final = 16
 _COMPARED_TOGETHER: Final = 100
 
-Append = Callable[[int, Sequence[Section], int, str], Awaitable[Conflict | None]]
 End = Callable[[str, Sequence[str], EndSession], Awaitable[State]]
-Load = Callable[[int, str], Awaitable[State | None]]
 Present = Callable[[], Awaitable[None]]
 
 
@@ -73,24 +70,18 @@ class Losses:
 
     def __init__(
         self,
-        store: Store,
-        partitions: int,
-        clock: Callable[[], int],
+        stored: Stored,
         recent: Recent,
-        load: Load,
-        append: Append,
         end: End,
         present: Present | None = None,
     ) -> None:
-        """`load` loads a session of a partition without noting it as seen, None if it does not live.
+        """`end` ends sessions of a user with all that belong to them.
 
-        `present` raises LedgerGone where the ledger is not there: what is remembered belongs into no other one."""
-        self._store = store
-        self._partitions = partitions
-        self._clock = clock
+        `present` raises LedgerGone where the ledger is not there: what is remembered belongs into no other one.
+        """
+        self._stored = stored
+        self._store = stored.store
         self._recent = recent
-        self._load = load
-        self._append = append
         self._end = end
         self._present = present
         self._servers: frozenset[bytes] | None = None
@@ -102,7 +93,7 @@ class Losses:
 
         With `ended` it is ended again. Tells whether the store had lost something of it. Raises what `make_good` does.
         """
-        state = await self._load(partition, sid)
+        state = await self._stored.look(partition, sid)
         if state is None or state.seq >= seq:
             return False
         # Each event that was lost began one epoch at most; what its device acks of those must not count.
@@ -113,7 +104,7 @@ class Losses:
 
     async def end_again(self, partition: int, sid: str) -> bool:
         """End a session that a log outside the store knows to have ended; False if it does not live here."""
-        state = await self._load(partition, sid)
+        state = await self._stored.look(partition, sid)
         if state is None:
             return False
         await self._end(state.user, [sid], EndSession(LOGGED))
@@ -125,10 +116,10 @@ class Losses:
         Looks at the store first: where nothing is lost nothing is written. Raises Rebuilding where a session that is
         not found may be one that is not rebuilt yet, LedgerGone, Contended behind many writers.
         """
-        user, sid, partition = known.user, known.sid, partition_of(known.user, self._partitions)
+        user, sid, partition = known.user, known.sid, partition_of(known.user, self._stored.partitions)
         for _ in range(ATTEMPTS):
-            now_us = max(self._clock(), known.at_us)
-            state = await self._load(partition, sid)
+            now_us = max(self._stored.clock(), known.at_us)
+            state = await self._stored.look(partition, sid)
             if state is None and not await self._is_gone(partition, known):
                 self._recent.forget(sid)
                 return None
@@ -139,7 +130,7 @@ class Losses:
                     await self._present()
                 section = place(state, sid, events, now_us)
                 parent = living_parent_of(known.parent) if state is None and known.ended is None else ""
-                if await self._append(partition, [section], now_us, parent):
+                if await self._stored.append(partition, [section], now_us, parent):
                     continue
                 state = section.after
                 log.error("the store has lost events of session %s…, known up to event %d", sid[:12], known.seq)
@@ -150,7 +141,7 @@ class Losses:
             if known.ended:
                 return None
             return self._recent.keep(state)
-        raise Contended("Too many writers at this session; try again")
+        raise Contended
 
     async def compare_if_another(self, first: Callable[[], Awaitable[None]] | None = None) -> Compared | None:
         """Compare all that is remembered once another server answers than before, or one that was made the primary.
@@ -205,7 +196,7 @@ class Losses:
 
     async def _is_stored(self, known: State) -> bool:
         """Tell whether a session is stored just as it is known."""
-        partition = partition_of(known.user, self._partitions)
+        partition = partition_of(known.user, self._stored.partitions)
         if known.ended is not None:
             name = keys.ended(partition)
             return bool(await self._store.command("HEXISTS", name, known.sid, key=name))
@@ -223,7 +214,7 @@ class Losses:
         living_parent = living_parent_of(known.parent)
         if known.ended is not None or not living_parent:
             return True
-        if await self._load(partition, living_parent) is not None:
+        if await self._stored.look(partition, living_parent) is not None:
             return True
         parent = self._recent.last(living_parent)
         return parent is not None and await self.make_good(parent) is not None

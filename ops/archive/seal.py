@@ -24,7 +24,7 @@ from projections.archive.catalog import Archive
 from projections.archive.check import SegmentCheck
 from projections.archive.errors import BadSegment, CannotSeal, ObjectExists
 from projections.archive.fold import Fold, ended_line, read_fold, state_line
-from projections.archive.format import EndedLine, IndexLine, Previous, folder, place
+from projections.archive.format import EndedLine, IndexLine, Previous, folder, parse_name, place
 from projections.archive.lease import Lease
 from projections.archive.segment import Segment
 from projections.archive.writer import Built, SegmentWriter
@@ -61,6 +61,7 @@ class Sealer:
         self._stopped: CannotSeal | None = None
         self._held_up = False
         self._broken: dict[str, str] = {}
+        self._findings: list[Finding] = []
 
     async def finish_earlier(self) -> None:
         """Finish what an earlier run left: trim what is noted, remove strays, adopt segments that were not noted."""
@@ -77,9 +78,9 @@ class Sealer:
                 if not await self._seal_one(hot_ms):
                     break
             except ObjectExists:
-                floor = self._lease.record.floor
+                before = self._lease.record.floor, self._report.swept
                 await self._adopt()
-                if self._lease.record.floor == floor:
+                if (self._lease.record.floor, self._report.swept) == before:
                     raise
         self._report.held_up += self._held_up
         if self._stopped is not None:
@@ -106,10 +107,13 @@ class Sealer:
                     break
             if not writer.count:
                 return False
+            await self._lease.hold()  # else what was read may have holes, where whoever took over trimmed
             asides = await self._asides_up_to(writer.last)
             for sid, event, what in await broken_by(self._store, self._partition, asides, folds):
                 self._break(sid, folds[sid], event, what)
             await mark_broken(self._store, self._partition, self._broken)
+            while self._findings:
+                self._report.name(self._findings.pop(0))
             built = await asyncio.to_thread(
                 writer.finish,
                 [ended[sid] for sid in sorted(ended)],
@@ -174,7 +178,7 @@ class Sealer:
     def _break(self, sid: str, fold: Fold, event: str, what: str) -> None:
         """Follow a session no further: its events are sealed as they are, and its state cannot be told."""
         self._broken[sid] = fold.broken = f"{event} {what}"
-        self._report.name(Finding(self._partition, sid, what, event))
+        self._findings.append(Finding(self._partition, sid, what, event))
 
     def _fold(self, folds: dict[str, Fold], entry: Entry, ended: dict[str, EndedLine]) -> None:
         """Fold an event on; what does not follow breaks its session alone."""
@@ -259,7 +263,10 @@ class Sealer:
         self._report.swept += len(strays)
 
     async def _adopt(self) -> None:
-        """Note segments that were written and not noted, if they are what the stream holds; raises CannotSeal."""
+        """Note segments that were written and not noted, if they are what the stream holds; raises CannotSeal.
+
+        Those of archivers that had lost the lease are removed: what they hold is sealed anew.
+        """
         for name in await self._archive.objects_of(self._partition):
             record = self._lease.record
             if record.floor and place(name.first) <= place(record.floor):
@@ -269,16 +276,32 @@ class Sealer:
                 return
             segment, folds = await Segment.open(self._archive.objects, str(name)), await self._base()
             self._folds = None
-            differs = await self._compare(segment, folds, name.last)
+            is_streams, differs = await self._compare(segment, folds, name.last)
             if differs:
+                await self._lease.hold()
+                if is_streams and self._is_late((await segment.header()).previous):
+                    await self._archive.objects.delete([str(name)])
+                    self._report.swept += 1
+                    continue
                 raise CannotSeal(f"{name} lies beyond what is archived and is not what the stream holds: {differs[0]}")
             await self._note(segment.as_previous, name.last)
             self._folds = folds
             self._report.adopted += 1
             await self._trim(segment)
 
-    async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> list[str]:
-        """Tell how a segment first differs from what the stream holds up to `last`; brings the folds there."""
+    def _is_late(self, previous: Previous | None) -> bool:
+        """Tell whether whoever wrote a segment beyond the floor had lost the lease: it does not follow the newest."""
+        floor = self._lease.record.floor
+        if not floor or previous is None:
+            return bool(floor)
+        name = parse_name(previous.name)
+        return name is not None and place(name.last) < place(floor)
+
+    async def _compare(self, segment: Segment, folds: dict[str, Fold], last: str) -> tuple[bool, list[str]]:
+        """Tell whether a segment's events are those that the stream holds up to `last`, and how it first differs.
+
+        Brings the folds there.
+        """
         differs: list[str] = []
         rows = read_raw(self._store, self._partition, self._lease.record.floor or "-", last)
         held = (e async for page in rows for row in page if (e := await self._read(row)) is not None)
@@ -287,7 +310,7 @@ class Sealer:
             pairs = zip(page, there, strict=True)
             differs.extend(f"event {entry.id} is not the stream's" for entry, other in pairs if entry != other)
             if differs:
-                return differs
+                return False, differs
 
         def note(what: str, sid: str, event: str) -> None:
             if sid not in check.broken:  # its events contradict themselves here as in the stream
@@ -296,8 +319,8 @@ class Sealer:
         check = SegmentCheck(note, folds, self._previous())
         await check.check(segment)
         if await anext(held, None) is not None:
-            differs.append("the stream has more events")
-        return differs
+            return False, [*differs, "the stream has more events"]
+        return True, differs
 
 
 def _has_marks(line: IndexLine) -> bool:

@@ -74,7 +74,7 @@ def accept(same: bool, data_dir: Path | None, redis_url: str | None) -> None:
 
     async def work() -> tuple[int, bool]:
         from projections.entities.postgres.identity import IdentityReader
-        from projections.entities.postgres.mapping.mapping import load_mapping
+        from projections.entities.postgres.mapping.from_toml import load_mapping
 
         async with opened(settings) as found, AsyncExitStack() as closing:
             postgres = await open_postgres(settings.postgres)
@@ -97,7 +97,7 @@ async def report_of(settings: Settings) -> CheckReport:
     if settings.source == "postgres":
         from projections.entities.postgres.check.check import check as check_postgres
         from projections.entities.postgres.check.check import is_another
-        from projections.entities.postgres.mapping.mapping import load_mapping
+        from projections.entities.postgres.mapping.from_toml import load_mapping
 
         mapping = load_mapping(settings.postgres.mapping)
         postgres = await open_postgres(settings.postgres)

@@ -50,7 +50,7 @@ async def open_source(
     """
     # PERF: each takes a part of a second to import, which only who uses it need wait for.
     if settings.source == "postgres":
-        from projections.entities.postgres.mapping.mapping import load_mapping
+        from projections.entities.postgres.mapping.from_toml import load_mapping
         from projections.entities.postgres.source import PostgresSource
         from projections.entities.postgres.unfit_parents import Stored
 
@@ -90,7 +90,7 @@ async def check_source(settings: Settings) -> None:
     if settings.source != "postgres":
         return
     from projections.entities.postgres.check.check import check_schema
-    from projections.entities.postgres.mapping.mapping import load_mapping
+    from projections.entities.postgres.mapping.from_toml import load_mapping
 
     mapping = load_mapping(settings.postgres.mapping)
     postgres = await open_postgres(settings.postgres)

@@ -170,7 +170,7 @@ def _digest(text: str) -> str:
 def _read(raw: bytes) -> ApiKey:
     try:
         return _decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptLedger(f"An API key cannot be read: {error}") from error
 
 

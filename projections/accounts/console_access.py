@@ -121,7 +121,7 @@ def _living(kept: Any, now_us: int) -> Holder | None:
         return None
     try:
         return _decode(text)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptLedger(f"A session of the console cannot be read: {error}") from error
 
 

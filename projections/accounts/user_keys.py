@@ -48,7 +48,7 @@ class _Key(msgspec.Struct, frozen=True):
 
 
 class UserKeys:
-    """The keys of all users of one ledger; implements `ledger.log.service.UserKeys`.
+    """The keys of all users of one ledger; implements `ledger.log.sealing.UserKeys`.
 
     All methods raise ArchiveUnavailable where the place does not answer, CorruptLedger for what cannot be read there,
     and LayoutError where the ledger's keys are elsewhere.
@@ -151,7 +151,7 @@ class UserKeys:
                 if (note := await self._read(info.name)) is not None:
                     try:
                         yield _note.decode(note)
-                    except msgspec.DecodeError as error:
+                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
                         raise CorruptLedger(f"the note {info.name} cannot be read: {error}") from error
 
     async def count(self) -> int:

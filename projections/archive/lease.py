@@ -59,6 +59,11 @@ class Lease:
         with suppress(StoreUnavailable):  # then it runs out by itself
             await self._lease(self.token, 0)
 
+    async def hold(self) -> None:
+        """Renew it; raises Fenced where it was lost: then another may have trimmed what was being read."""
+        if not await self._lease(self.token, self._ttl_s):
+            raise self._fenced()
+
     async def advance(self, record: Record, forget: Sequence[str] = ()) -> None:
         """Record how far the partition is now, and forget sessions whose history ended before the cut.
 

@@ -156,7 +156,7 @@ def read_manifest(name: str, packed: bytes) -> Manifest:
     """Read a manifest; raises BadBackup, CannotRestore for a newer format."""
     try:
         envelope = _envelope.decode(packed)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadBackup(name, f"it cannot be read: {error}") from error
     if sha256(envelope.manifest).hexdigest() != envelope.sha256:
         raise BadBackup(name, "it does not match its digest")
@@ -164,7 +164,7 @@ def read_manifest(name: str, packed: bytes) -> Manifest:
         raise CannotRestore(f"{name}: the backup has format {envelope.format}, this version reads {FORMAT}: upgrade")
     try:
         manifest = _manifest.decode(envelope.manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadBackup(name, f"it cannot be read: {error}") from error
     _check(name, manifest)
     return manifest

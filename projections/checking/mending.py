@@ -44,7 +44,7 @@ end
 
 
 class Mending:
-    """Mends sessions of one ledger; implements `ledger.log.service.Mender`."""
+    """Mends sessions of one ledger; implements `ledger.log.stored.Mender`."""
 
     def __init__(self, store: Store, sealed: Sealed | None = None) -> None:
         self._store = store

@@ -62,7 +62,7 @@ async def health(ledger: Ledger, past: EventPages, source: EntitySource, partiti
     moment = await _moment(past, partition, facts, now_us)
     explanation = explain(facts, now_us)
     totals = await _totals(source, facts)
-    state = describe(moment, now_us, await ledger.key_of(facts.state.user))
+    state = describe(moment, now_us, await ledger.sealing.key_of(facts.state.user))
     types = []
     for figures in explanation.types:
         total, held = totals.get(figures.type), facts.state.checkpoints.get(figures.type)

@@ -98,7 +98,7 @@ class Devices:
 
     async def _ranked_of(self, asked: Asked, partition: int, user: str) -> list[tuple[int, int, str]]:
         store = self._ledger.store
-        living = await self._ledger.families.sids_of(user)
+        living = await self._ledger.sessions.sids_of(user)
         ranked: list[tuple[int, int, str]] = []
         if living:
             index = keys.activity(partition) if asked.order == "seen" else keys.order(partition)

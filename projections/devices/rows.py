@@ -68,7 +68,7 @@ class Rows:
         stuck, complete = judge(sent, state) if is_marked else None, state.checkpoints.get(COMPLETE)
         if has_sealed(state):
             with suppress(LedgerError):  # where keys are is away: all else of the device is told
-                state = opened(state, await self._ledger.key_of(state.user))
+                state = opened(state, await self._ledger.sealing.key_of(state.user))
         return DeviceTold(
             session=state.sid,
             user=state.user,

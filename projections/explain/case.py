@@ -6,10 +6,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from ledger.decide import exchanged, missed_deletes, reset_due
 from ledger.entity_types import CODES, COMPLETE, RESET, mask_of
 from ledger.events import SessionEnded, SyncResetRequested
 from ledger.positions import iso_from_us
+from ledger.starting_over import exchanged, missed_deletes, reset_due
 from projections.entities.source import Ahead
 from projections.explain.facts import Facts
 from projections.explain.story import Story

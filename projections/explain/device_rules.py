@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ledger.decide import ACK_AHEAD, FENCE, HISTORY_LOST
+from ledger.decide import ACK_AHEAD, FENCE
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, mask_of
 from ledger.events import ASKED, IMMICH, SessionEnded, SessionResumed, SyncResetRequested
+from ledger.going_on import HISTORY_LOST
 from ledger.personal import text_of
 from ledger.positions import iso_from_us
 from projections.explain.case import Case, Finding, after_text, rows_text

@@ -54,7 +54,7 @@ async def gather(ledger: Ledger, past: EventPages, source: EntitySource, partiti
     seen_us = None
     if state is None:
         state = (await fold_at(past, partition, sid, now_us)).state
-    elif (seen_ms := (await ledger.seen_ms(state.user, [sid]))[0]) > 0:
+    elif (seen_ms := (await ledger.sessions.seen_ms(state.user, [sid]))[0]) > 0:
         seen_us = seen_ms * 1000
     entries, damage = await _newest(past, partition, state)
     types = last_asked_for(entries, state)

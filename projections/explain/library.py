@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ledger.commands import Origin
-from ledger.decide import outdated
 from ledger.entity_types import types_in
 from ledger.positions import Position
+from ledger.starting_over import outdated
 from ledger.state import State
 from projections.bounded_tasks import each
 from projections.entities.source import Ahead, EntitySource, HeldBack, SourceHealth, SourceUnavailable

@@ -24,75 +24,39 @@ archived or lost between two turns shows there though nothing came behind it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from math import inf
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
-from ledger.errors import InvalidInput, LedgerError, NoSuchSession, StoreUnavailable, Unavailable
+from ledger.errors import InvalidInput, LedgerError, NoSuchSession, StoreUnavailable
 from ledger.keys import check_name
+from ledger.log.finding import locate
 from ledger.log.presence import Presence
 from ledger.log.service import Ledger
 from ledger.store.interface import Store
 from projections.archive.catalog import Archive
-from projections.feed.live import ASKED, BATCH, LiveReader, Teller
+from projections.feed.follower import Batch, Follower
+from projections.feed.live import ASKED, LiveReader, Teller
 from projections.feed.names import FeedNames
 from projections.feed.owners import Owners
 from projections.feed.partition import PartitionReader, Read
-from projections.feed.position import BEGINNING, FeedPosition, StreamId, mark_of, stream_id
+from projections.feed.position import FeedPosition, StreamId, mark_of
 from projections.feed.ring import RING_BYTES, Ring
-from projections.feed.told import ALL, Block, FeedFilter, Notice, Told
+from projections.feed.seats import MOST_FOLLOWERS, Seats
+from projections.feed.told import ALL, Block, FeedFilter, Told
 from projections.history.words import TAGS
-
-__all__ = ["BATCH", "Batch", "FeedHub", "TooManyFollowers"]
 
 TURN_S: Final = 1.0
 BEAT_S: Final = 15.0
-GIVEN_EVERY_S: Final = 1.0
-"""How often a follower is given a position at most, while more is told."""
-MOST_FOLLOWERS: Final = 100
 AT_ONCE: Final = 4
 """How many pages are read at the same time for all who catch up."""
 AGAIN_S: Final = 10.0
 """How long a partition that could not be read is let be."""
 _MOST_UNAVAILABLE: Final = 16
 """How many partitions in a row may not answer before the store as a whole is taken for away."""
-
-
-MOST_OF_USER: Final = 5
-"""How many readers a user may have at a worker. All users together may have half of all: the rest is for keys."""
-
-
-class TooManyFollowers(Unavailable):
-    """As many follow as may."""
-
-    retry_after_s = 30
-
-    def __init__(self, most: int) -> None:
-        super().__init__(
-            f"{most} readers follow the feed of this worker, and no more may (LEDGER_FEED_FOLLOWERS): end one of them"
-        )
-
-
-class TooManyOfUsers(TooManyFollowers):
-    """As many follow in the name of a user, or of users, as may."""
-
-    def __init__(self) -> None:
-        Unavailable.__init__(
-            self,
-            f"A user has {MOST_OF_USER} readers of the feed at a worker at most, and all users together half of "
-            "LEDGER_FEED_FOLLOWERS: end one of them",
-        )
-
-
-class Batch(NamedTuple):
-    """Some of the feed, and the position behind it where one is given."""
-
-    told: tuple[Told, ...]
-    position: FeedPosition | None
 
 
 class FeedHub:
@@ -115,13 +79,12 @@ class FeedHub:
         `store`: a connection of its own for what is read, so that nobody waits behind that.
         """
         self.names = FeedNames(ledger.store)
-        self.followers = 0
-        self._of_users = Counter[str]()
         self.pages_behind = 0
         """How many pages were read for single followers, since they were behind the reader."""
         self._ledger = ledger
         self._presence = presence
-        self._most, self._turn_s, self._beat_s, self._ring_bytes = most, turn_s, beat_s, ring_bytes
+        self.seats = Seats(most)
+        self._turn_s, self._beat_s, self._ring_bytes = turn_s, beat_s, ring_bytes
         store = store or ledger.store
         self._reader = PartitionReader(store, archive, presence.check)
         self._teller = Teller(Owners(store), ledger.clock)
@@ -132,6 +95,11 @@ class FeedHub:
         self._followed_by = 0
         self._asked_s, self._newest_then = -inf, list[StreamId]()
         self._text = lru_cache(64)(self._print)
+
+    @property
+    def followers(self) -> int:
+        """How many follow."""
+        return self.seats.used
 
     @property
     def partitions(self) -> int:
@@ -187,7 +155,7 @@ class FeedHub:
         if user is not None:
             partition = self._ledger.partition_of(check_name("user", user))
         if session is not None:
-            found = await self._ledger.locate(session)
+            found = await locate(self._ledger.stored, session)
             if partition not in (None, found):
                 raise NoSuchSession(f"No session {session} of user {user}")
             partition = found
@@ -200,24 +168,14 @@ class FeedHub:
 
         `user`: who follows, where that is one who sees their own; None for who sees all, whom users cannot crowd out.
         """
-        if self.followers >= self._most:
-            raise TooManyFollowers(self._most)
-        if user is not None:
-            if self._of_users[user] >= MOST_OF_USER or self._of_users.total() >= max(self._most // 2, 1):
-                raise TooManyOfUsers
-            self._of_users[user] += 1
-        self.followers += 1
-        follower = _Follower(position, wanted)
-        batches = self._up_to_now(follower) if ends else self._for_ever(follower)
-        try:
-            async for batch in batches:
-                yield batch
-        finally:
-            self.followers -= 1
-            if user is not None:
-                self._of_users[user] -= 1
-                self._of_users += Counter[str]()  # whoever follows no more is forgotten
-            await batches.aclose()
+        with self.seats.taken(user):
+            follower = Follower(position, wanted)
+            batches = self._up_to_now(follower) if ends else self._for_ever(follower)
+            try:
+                async for batch in batches:
+                    yield batch
+            finally:
+                await batches.aclose()
 
     async def close(self) -> None:
         """Read no more."""
@@ -225,7 +183,7 @@ class FeedHub:
         if reading is not None:
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _up_to_now(self, follower: _Follower) -> AsyncGenerator[Batch]:
+    async def _up_to_now(self, follower: Follower) -> AsyncGenerator[Batch]:
         """Each batch waits for the next one, so that the last events carry the last position."""
         waiting, heads = Batch((), None), await self._newest()
         wanted = (partition for partition in range(self.partitions) if follower.wanted.reads(partition))
@@ -237,7 +195,7 @@ class FeedHub:
                 waiting = follower.batch(told)
         yield Batch(waiting.told, FeedPosition(tuple(follower.place)))
 
-    async def _for_ever(self, follower: _Follower) -> AsyncGenerator[Batch]:
+    async def _for_ever(self, follower: Follower) -> AsyncGenerator[Batch]:
         live = await self._join()
         try:
             while True:
@@ -257,7 +215,7 @@ class FeedHub:
             if self._followed_by == 0:
                 self._stop()
 
-    async def _from_ring(self, live: LiveReader, follower: _Follower, cursor: int, old: int) -> AsyncIterator[Batch]:
+    async def _from_ring(self, live: LiveReader, follower: Follower, cursor: int, old: int) -> AsyncIterator[Batch]:
         """Yield what the reader puts into the ring; ends where the follower must read by itself again.
 
         Blocks before number `old` were there when it came.
@@ -290,7 +248,7 @@ class FeedHub:
                     await news.wait()
 
     async def _catch_up(
-        self, follower: _Follower, partitions: Iterable[int], heads: list[StreamId]
+        self, follower: Follower, partitions: Iterable[int], heads: list[StreamId]
     ) -> AsyncIterator[tuple[Told, ...]]:
         """Read for one follower what lies between where it stands and `heads`; one partition that fails is named.
 
@@ -364,97 +322,3 @@ class FeedHub:
 
     def _print(self, position: FeedPosition) -> str:
         return position.text(mark_of(self.ledger_id))
-
-
-class _Follower:
-    """Where one reader stands, and what it is owed."""
-
-    def __init__(self, position: FeedPosition, wanted: FeedFilter) -> None:
-        self.place = list(position.ids)
-        self.wanted = wanted
-        self.stuck: dict[int, str] = {}
-        """Partitions that could not be read for it, and why."""
-        self.fell_off = True
-        """Whether it is to take the ring from its beginning."""
-        self._moved = True
-        self._told = False
-        """Whether it moved on, or was told something, since it was given a position."""
-        self._given_s = -inf
-        self._troubles: dict[int, str] = {}
-
-    def behind(self, live: LiveReader) -> list[int]:
-        """List the partitions that are to be read for it: of all others what it lacks is in the ring.
-
-        Where it stands in the ring is an event there, or the one before: else the store may have lost it.
-        """
-        ring, there, found = live.ring, None, []
-        for partition, (at, head) in enumerate(zip(self.place, live.heads, strict=True)):
-            if not self.wanted.reads(partition) or (at == head and partition not in self.stuck):
-                continue
-            if partition not in self.stuck and ring.base[partition] <= at < head:
-                there = ring.ids() if there is None else there
-                if at == ring.base[partition] or (partition, str(at)) in there:
-                    continue
-            found.append(partition)
-        return found
-
-    def due_in_s(self, beat_s: float) -> float:
-        """Tell in how many seconds it is to be given a position, though nothing is told any more; inf for never."""
-        if not self._moved:
-            return inf
-        return self._given_s + (GIVEN_EVERY_S if self._told else beat_s) - monotonic()
-
-    def batch(self, told: tuple[Told, ...]) -> Batch:
-        """Make a batch, with a position if it is time for one."""
-        now_s = monotonic()
-        if told and now_s - self._given_s < GIVEN_EVERY_S:
-            self._told = True
-            return Batch(told, None)
-        if not self._moved:
-            return Batch(told, None)
-        self._moved, self._told, self._given_s = False, False, now_s
-        return Batch(told, FeedPosition(tuple(self.place)))
-
-    def only_wanted(self, told: tuple[Told, ...]) -> tuple[Told, ...]:
-        """Leave out what is not wanted."""
-        self._moved = True
-        return told if self.wanted == ALL else tuple(one for one in told if self.wanted.takes(one))
-
-    def taken(self, block: Block, *, is_old: bool) -> tuple[Told, ...]:
-        """Take a block of the ring: what of it is wanted and was not told yet."""
-        partition = block.partition
-        if not self.wanted.reads(partition) or partition in self.stuck:
-            return ()
-        before = self.place[partition]
-        if not block.goes_back and (before > block.last or (is_old and before == block.last)):
-            return ()  # it was told, by another worker too
-        self.place[partition] = block.last
-        self._note_trouble(block)
-        told = block.told
-        if before != BEGINNING and not block.goes_back:
-            told = tuple(one for one in told if isinstance(one, Notice) or stream_id(one.entry.id) > before)
-        return self.only_wanted(told)
-
-    def new_trouble(self, trouble: dict[int, Notice]) -> tuple[Told, ...]:
-        """Tell which partitions the reader cannot read, as far as that was not told."""
-        new = {
-            partition: notice
-            for partition, notice in trouble.items()
-            if self.wanted.reads(partition) and self._troubles.get(partition) != notice.what
-        }
-        self._troubles |= {partition: notice.what for partition, notice in new.items()}
-        return tuple(new.values())
-
-    def stuck_at(self, partition: int, notice: Notice) -> tuple[Told, ...]:
-        """Note that a partition cannot be read for it; that is told once."""
-        known = self.stuck.get(partition)
-        self.stuck[partition] = notice.what
-        return () if known == notice.what else (notice,)
-
-    def _note_trouble(self, block: Block) -> None:
-        """Keep in mind which partition the reader cannot read, so that it is told once."""
-        for one in block.told:
-            if isinstance(one, Notice) and one.kind == "unreadable":
-                self._troubles[block.partition] = one.what
-            elif isinstance(one, Notice) and one.kind == "readable":
-                self._troubles.pop(block.partition, None)

@@ -15,6 +15,7 @@ import msgspec
 
 from ledger import keys
 from ledger.errors import LedgerError, NoSuchSession, Rebuilding
+from ledger.log.finding import locate
 from ledger.log.order import FILLED
 from ledger.log.service import Ledger
 from ledger.store.interface import Script, Store
@@ -118,7 +119,7 @@ async def resolved(ledger: Ledger, text: str, user: str | None = None) -> tuple[
     Raises NoSuchSession, Ambiguous, Rebuilding.
     """
     if len(text) == ID_CHARS:
-        return (ledger.partition_of(user) if user else await ledger.locate(text)), text
+        return (ledger.partition_of(user) if user else await locate(ledger.stored, text)), text
     if user:
         partition = ledger.partition_of(user)
         places = [

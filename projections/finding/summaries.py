@@ -53,7 +53,7 @@ async def all_of(ledger: Ledger, user: str, *, ended: bool) -> list[Place]:
     partition = ledger.partition_of(user)
     living, damaged = await ledger.all_devices(user)
     sids = [*(state.sid for state in living), *damaged]
-    seen = dict(zip(sids, await ledger.seen_ms(user, sids), strict=True))
+    seen = dict(zip(sids, await ledger.sessions.seen_ms(user, sids), strict=True))
     for state in living:
         seen[state.sid] = max(seen[state.sid], state.at_us // 1000)
     found = [Place(sid, partition, True) for sid in sorted(sids, key=lambda sid: (-seen[sid], sid))]
@@ -77,8 +77,8 @@ async def _summary(ledger: Ledger, past: EventPages, place: Place) -> SessionFou
     try:
         state = await ledger.look(place.partition, place.sid)
         if state is not None:
-            seen_ms = (await ledger.seen_ms(state.user, [state.sid]))[0]
-            return _living(await ledger.opened(state), max(state.at_us, seen_ms * 1000))
+            seen_ms = (await ledger.sessions.seen_ms(state.user, [state.sid]))[0]
+            return _living(await ledger.sealing.opened(state), max(state.at_us, seen_ms * 1000))
         return await told_ended(ledger, past, place)
     except NoSuchSession:
         return None
@@ -108,7 +108,7 @@ def _living(state: State, seen_us: int) -> SessionFound:
 
 async def _ended(ledger: Ledger, past: EventPages, place: Place, user: str) -> SessionFound:
     """Tell of an ended session by its first and its last event, as far as they are still there."""
-    key = await ledger.key_of(user)
+    key = await ledger.sealing.key_of(user)
     first, last = await _end(past, place, forward=True), await _end(past, place, forward=False)
     begun = _opened(first, key) if first is not None else None
     over = _opened(last, key) if last is not None else None

@@ -10,50 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
-from ledger import keys
 from ledger.admission import Caller
 from ledger.commands import (
     AdoptCheckpoints,
     ClearCheckpoints,
-    CreateSession,
     DescribeDevice,
-    EndSession,
-    RequestReset,
-    ResumeSession,
 )
 from ledger.errors import LedgerError, Refused, SessionEnded, TooManySessions, Unavailable
-from ledger.events import IMMICH
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.state import State
 from projections.entities.source import SourceUnavailable
 from projections.history.event_pages import EventPages
-from projections.history.state_at import fold_at
+from projections.immich.beginning import Beginning
 from projections.immich.looks import EVERY_S, KNOWN, Looks
+from projections.immich.resets import WishedResets
 from projections.immich.tables import ImmichSession, ImmichTables, Stand
-from projections.immich.wishes import follows
 
 log = logging.getLogger(__name__)
 
 TOUCHED_AT_ONCE: Final = 500
 NOTED_AT_ONCE: Final = 32
-WISHES: Final = 1024
-"""How many devices are watched until they have started over; a wish of one beyond is seen to at its next request."""
-AT_IT_S: Final = 900
 REMEMBERED: Final = 4096
 """Of how many tokens it is remembered what follows from the token alone."""
 ANSWER_S: Final = 2.0
 ALL: Final = "all"
 """The permission of an API key that has every one."""
-_EVER_US: Final = 2**53
-PUT_ASIDE: Final = "put_aside"
-"""Why a session ended that makes room for another one of its user."""
 
 
 class Adoption(Protocol):
@@ -91,17 +78,15 @@ class ImmichIdentity:
         """
         self._tables = tables
         self._ledger = ledger
-        self._past = past
         self._adoption = adoption
         self._horizon = horizon
         self._left: set[bytes] = set()
         self._sessions = Looks(self._look, good_for_s, ends_in_s=lambda row: row.expires_s, every_s=every_s)
         self._api_keys = Looks(self._look_at_keys, good_for_s, every_s=every_s)
         self._good_for_s = good_for_s
-        self._may: tuple[bool, bool] | None = None
         self._writes: set[asyncio.Task[None]] = set()
-        self._wishes: set[bytes] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._resets = WishedResets(tables, ledger, self._sessions.find, self._in_background, good_for_s)
+        self._beginning = Beginning(ledger, past, self._adopted)
         self._told: set[str] = set()
         self._asked: asyncio.Task[tuple[bool, str]] | None = None
 
@@ -149,7 +134,7 @@ class ImmichIdentity:
             return False
         ended = await read_ended(self._ledger.store, self._ledger.partition_of(row.user), caller.sid)
         try:
-            await self._begun(row, caller.sid, resumes=ended is not None)
+            await self._beginning.begin(row, caller.sid, resumes=ended is not None)
         except TooManySessions:
             raise
         except (Refused, SessionEnded):
@@ -161,25 +146,10 @@ class ImmichIdentity:
         return True
 
     async def starts_over(self, caller: Caller) -> None:
-        """Have Immich send a device everything that is about to start over here, should it go back there meanwhile.
-
-        Immich's checkpoints say of it what is no more true until it has got all of it again: then the wish is taken
-        back. Without the grant Immich does not know, and where this fails the device starts over all the same: it is
-        logged.
-        """
+        """Have Immich send a device everything that is about to start over here; see `WishedResets.wish`."""
         row = await self._sessions.find(caller.digest)
-        if row is None or self._may is None or not self._may[1]:
-            return
-        try:
-            mark = await self._tables.wish_reset(row.id)
-        except SourceUnavailable as error:
-            sid = caller.sid[:12]
-            log.warning("session %s… starts over, and Immich does not know: have it finish a sync here: %s", sid, error)
-            return
-        if mark is not None:
-            name = keys.pressed(self._ledger.partition_of(row.user))
-            await self._ledger.store.command("HSET", name, caller.sid, mark, key=name)
-            self._watch_wish(row.token)
+        if row is not None:
+            await self._resets.wish(row, caller.sid)
 
     async def health(self) -> tuple[bool, str]:
         """Tell whether Immich's sessions can be read, and in words what may be done there; raises nothing.
@@ -212,9 +182,9 @@ class ImmichIdentity:
 
     async def close(self) -> None:
         """End what is asked and written, and the connections."""
-        tasks = [*self._writes, *(task for task in (self._asked, self._watching) if task is not None)]
-        if self._watching is not None:
-            self._watching.cancel()
+        tasks = [*self._writes, *(task for task in (self._asked, self._resets.watching) if task is not None)]
+        if self._resets.watching is not None:
+            self._resets.watching.cancel()
         for looks in (self._sessions, self._api_keys):
             await looks.close()
         for task in tasks:
@@ -230,7 +200,7 @@ class ImmichIdentity:
             looked = await self._tables.sessions(tokens)
         except SourceUnavailable as error:
             raise SourceUnavailable(f"Immich's database does not tell whether this token is good: {error}") from error
-        self._may = looked.touches, looked.clears
+        self._resets.may_clear = looked.clears
         rows = looked.sessions.values()
         changed = [
             (row, before)
@@ -276,80 +246,30 @@ class ImmichIdentity:
             log.warning("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
 
     async def _note(self, row: ImmichSession, before: ImmichSession | None) -> None:
-        sid, name = row.token.hex(), keys.pressed(self._ledger.partition_of(row.user))
-        self._wishes.discard(row.token)
-        if row.pending_reset:
-            await self._ask_for_reset(row, sid, name)
-        elif before is None or before.pending_reset:
-            await self._ledger.store.command("HDEL", name, sid, key=name)
+        sid = row.token.hex()
+        await self._resets.note(row, before)
         state: State | None = None
         if before is None or before.described != row.described:
             state = await self._ledger.execute(row.user, sid, DescribeDevice(*map(plain, row.described)))
         if self._adoption is not None and (before is None or before.synced != row.synced):
             state = state or await self._ledger.load(row.user, sid)
             if self._adoption.is_news(state, *row.synced):
-                command = self._adoption.adopt(await self._stand(row), state)
+                command = await self._adopted(row, state)
                 if isinstance(command, ClearCheckpoints) and (wrong := (await self._tables.sanity()).wrong):
                     raise SourceUnavailable(f"what is missing may come back: {wrong}")
                 if command is not None:
                     await self._ledger.execute(row.user, sid, command)
 
-    async def _stand(self, row: ImmichSession) -> Stand:
-        """Read where a device stands at Immich, below the horizon as it was before."""
+    async def _adopted(
+        self, row: ImmichSession, state: State | None = None
+    ) -> AdoptCheckpoints | ClearCheckpoints | None:
+        """Tell what follows from where a device stands at Immich for its session here, which begins without `state`."""
+        if self._adoption is None:
+            return None
         assert self._horizon is not None, "adopting needs the source's horizon"
+        # Read before the rows: no position is put above it, for what is not committed yet.
         horizon_us = await self._horizon(row.user)
-        return await self._tables.stand(row, horizon_us)
-
-    async def _ask_for_reset(self, row: ImmichSession, sid: str, name: bytes) -> None:
-        """Ask a device to start over whose owner wants that at Immich, once; when it has, take the wish back there."""
-        store = self._ledger.store
-        asked = await store.command("HGET", name, sid, key=name)
-        if asked is not None:
-            if self._may is None or not self._may[1]:
-                return
-            state = await self._ledger.load(row.user, sid)
-            next_step = follows(state, asked.decode(), row.update_id)
-            if next_step != "ask":
-                self._watch_wish(row.token, state)
-                if next_step == "take_back":
-                    self._in_background(self._take_back(row, sid, name), "told that it started over")
-                elif asked.decode() != row.update_id:
-                    await store.command("HSET", name, sid, row.update_id, key=name)
-                return
-        state = await self._ledger.execute(row.user, sid, RequestReset(on=True, by=b"", cause=IMMICH))
-        await store.command("HSET", name, sid, row.update_id, key=name)
-        if self._may is not None and self._may[1]:
-            self._watch_wish(row.token, state)
-
-    def _watch_wish(self, token: bytes, state: State | None = None) -> None:
-        """Look at a wish until it can be taken back: the last that a device is heard of may be that it is done.
-
-        It is watched no longer than AT_IT_S behind the last change of the session (None: now); the device's next
-        request begins that anew.
-        """
-        is_at_it = state is None or self._ledger.clock() - state.at_us <= AT_IT_S * 1_000_000
-        if is_at_it and len(self._wishes) < WISHES:
-            self._wishes.add(token)
-            if self._watching is None or self._watching.done():
-                self._watching = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while self._wishes:
-            await asyncio.sleep(self._good_for_s)
-            tokens = list(self._wishes)
-            for token, found in zip(
-                tokens, await asyncio.gather(*map(self._sessions.find, tokens), return_exceptions=True), strict=True
-            ):
-                if found is None:
-                    self._wishes.discard(token)
-                elif isinstance(found, SourceUnavailable):
-                    log.debug("the wish of session %s… is looked at later: %s", token.hex()[:12], found)
-                elif isinstance(found, BaseException):
-                    raise found
-
-    async def _take_back(self, row: ImmichSession, sid: str, name: bytes) -> None:
-        if await self._tables.clear_reset(row.id, row.update_id):
-            await self._ledger.store.command("HDEL", name, sid, key=name)
+        return self._adoption.adopt(await self._tables.stand(row, horizon_us), state)
 
     def _in_background(self, work: Coroutine[Any, Any, Any], what: str) -> None:
         """Write to Immich's database behind the back of whoever asks; it is tried again with a later look."""
@@ -368,63 +288,6 @@ class ImmichIdentity:
         task = asyncio.create_task(write())
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
-
-    # Beginning
-
-    async def _begun(self, row: ImmichSession, sid: str, *, resumes: bool) -> None:
-        """Begin or resume a session, for which there is room in the end."""
-        while True:
-            try:
-                if resumes:
-                    await self._resume(row, sid)
-                else:
-                    await self._ledger.execute(row.user, sid, await self._created(row, adopt=True))
-            except TooManySessions:
-                await self._put_aside(row.user)
-            else:
-                return
-
-    async def _put_aside(self, user: str) -> None:
-        """Make room for a session that Immich admits: end the one not heard of for longest, which its token resumes.
-
-        Raises TooManySessions where none of the user's is Immich's.
-        """
-        sid = await self._ledger.families.longest_unheard(user, IMMICH)
-        if sid is None:
-            raise TooManySessions(self._ledger.most_sessions)
-        log.info("session %s… of Immich's is put aside: its user has as many as may live", sid[:12])
-        with suppress(SessionEnded):  # another worker did
-            await self._ledger.execute(user, sid, EndSession(PUT_ASIDE))
-
-    async def _created(self, row: ImmichSession, *, adopt: bool) -> CreateSession:
-        adopted = None
-        if adopt and self._adoption is not None and not row.pending_reset:
-            adopted = self._adoption.adopt(await self._stand(row), None)
-        device_type, device_os, app_version = map(plain, row.described)
-        return CreateSession(
-            user=row.user,
-            library=row.user,  # as the preset has it
-            parent=row.parent,
-            device_type=device_type,
-            device_os=device_os,
-            app_version=app_version,
-            authenticated_by=IMMICH,
-            adopted=adopted if isinstance(adopted, AdoptCheckpoints) else None,
-        )
-
-    async def _resume(self, row: ImmichSession, sid: str) -> None:
-        """Let a session go on behind its end; its epochs begin beyond those that its device knows."""
-        partition = self._ledger.partition_of(row.user)
-        try:
-            state = (await fold_at(self._past, partition, sid, _EVER_US)).state
-            epoch = state.epoch + max(state.epochs.values(), default=0)
-        except Unavailable:
-            raise
-        except LedgerError as error:  # removed, or damaged: an ack of an epoch beyond makes it start over once more
-            log.warning("session %s… goes on without its past: %s", sid[:12], error)
-            epoch = 1
-        command = ResumeSession(IMMICH, await self._created(row, adopt=False), epoch)
-        await self._ledger.resume(row.user, sid, command)
 
 
 @lru_cache(REMEMBERED)

@@ -84,7 +84,7 @@ async def read(place: LogPlace, first: int) -> Batch | None:
         return None
     try:
         batch = msgspec.msgpack.decode(content, type=Batch)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogContradicts(name, f"it cannot be read: {error}") from error
     if batch.format != FORMAT or batch.first != first or batch.count < 1:
         raise LogContradicts(name, "it is another batch, or one of a newer version")

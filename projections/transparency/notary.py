@@ -23,17 +23,17 @@ from ledger.transparency.entries import (
     pack_state,
     parse_leaf,
 )
-from ledger.transparency.merkle import EMPTY
-from ledger.transparency.notes import BadNote, Note, SignerKey, parse_note, sign, verified
+from ledger.transparency.notes import SignerKey
 from ledger.transparency.state_tree import Node, Record
 from ledger.transparency.tiles import BUNDLE_LEVEL, HEIGHT, WIDTH, Tile, levels, pack_bundle
-from projections.archive.errors import ArchiveNotGiven, ObjectExists, ObjectMissing
+from projections.archive.errors import ArchiveNotGiven, ObjectMissing
 from projections.transparency import batches
 from projections.transparency.batches import NAMED, Batch, Refusal
-from projections.transparency.errors import LogContradicts, LogRefused, LogWentBack, Overtaken
+from projections.transparency.errors import LogContradicts
 from projections.transparency.going_on import GoneOn
 from projections.transparency.place import CHECKPOINT, NEWEST, LogPlace, batch_name, checkpoint_name, state_name
 from projections.transparency.reading import Behind, Foreign, Row, is_linked, kind_of, previous_of
+from projections.transparency.signing import Checkpoints
 from projections.transparency.states import KeptStates, StateTree
 from projections.transparency.tree import TreeReader, TreeWriter, remove_partials
 from projections.transparency.witnesses import Witnesses
@@ -90,18 +90,15 @@ class Notary:
         """Take where the log is, what it is called, the keys that sign it (newest first), what is to be logged, who
         else signs, what it follows if another one was closed, and what is in memory of its state tree."""
         self._kept = KeptStates() if kept is None else kept
-        self._witnesses = witnesses
         self._follows = follows
         self.report = NotaryReport()
         self.cursors: dict[int, str] = {}
         self._place = place
-        self._origin = origin
-        self._keys = keys
+        self._checkpoints = Checkpoints(place, origin, keys, witnesses)
         self._behind = behind
         self._tree = TreeWriter()
         self._states = StateTree(place, kept=self._kept)
         self._newest: Batch | None = None
-        self._signed = 0
         self._state_at = -1
         self._tips: dict[bytes, Record] = {}
         self._changed: dict[bytes, Record] = {}
@@ -123,12 +120,12 @@ class Notary:
                 raise LogContradicts(CHECKPOINT, "there is no batch that leads to it")
             if self._follows is not None:
                 self._leaves.append(pack_closed(self._follows))
-            await self._ask_witnesses()
+            await self._checkpoints.ask_witnesses(self.size)
             return
         ahead: list[Batch] = []
         at: Batch | None = newest
         checkpoint: Checkpoint | None = None
-        while at is not None and (checkpoint := await self._signed_at(at.end)) is None:
+        while at is not None and (checkpoint := await self._checkpoints.of(at.end)) is None:
             ahead.insert(0, at)
             previous = at.previous
             at = await batches.read(self._place, previous) if previous >= 0 else None
@@ -142,7 +139,7 @@ class Notary:
         self.cursors = dict(newest.cursors)
         self.report.refused = newest.refused
         self._refusals = {refusal.sid: refusal for refusal in newest.refusals}
-        await self._ask_witnesses()
+        await self._checkpoints.ask_witnesses(self.size)
 
     async def take(self, partitions: Iterable[int], on_progress: Progress = lambda _: None) -> None:
         """Log what happened in partitions since, one after the other, as much as a run takes."""
@@ -169,65 +166,23 @@ class Notary:
         """Write what was taken, the state tree and a checkpoint; `note` is told the size before that is signed."""
         if self._leaves:
             await self._write_batch()
-        if self.size > self._signed or self._passed >= _IDLE_ROWS:
+        if self.size > self._checkpoints.size or self._passed >= _IDLE_ROWS:
             if self._state_at != self.size - 1 or self._passed >= _IDLE_ROWS:
                 await self._write_state()
-            await self._sign(note)
-        published = await self._published()
+            await self._place.replace_all(self._tree.edge())
+            await self._checkpoints.sign(self.size, self._tree.root(), note)
+        published = await self._checkpoints.published()
         size = 0 if published is None else parse_checkpoint(published.text).size
-        if size < self._signed:
+        if size < self._checkpoints.size:
             await self._publish(size)
-        elif published is not None and size == self._signed and self._witnesses and self._witnesses.lacking(published):
-            await self._replace_checkpoint(published)
+        elif published is not None and size == self._checkpoints.size:
+            await self._checkpoints.have_witnessed(published, self.report.unwitnessed)
         self.report.size = self.size
         self.report.refusals = list(self._refusals.values())
 
-    async def _ask_witnesses(self) -> None:
-        """Have witnesses that were not asked yet say how far they signed, before anything else is signed.
-
-        Raises LogWentBack where one signed more than there is here, or something else; Overtaken.
-        """
-        if self._witnesses is None:
-            return
-        signed = sign(Checkpoint(self._origin, 0, EMPTY).text, self._keys)
-        if self._signed:
-            signed = parse_note((await self._place.read(checkpoint_name(self._signed))).decode())
-        try:
-            await self._witnesses.check(TreeReader(self._place, self._signed), signed)
-        except LogWentBack:
-            await self._check_newest()
-            raise
-
-    async def _check_newest(self) -> None:
-        """Raise Overtaken where another job went on: what was signed behind it is no contradiction."""
-        newest = await batches.newest(self._place)
-        if newest is not None and newest.end > self.size:
-            raise Overtaken(f"leaf {self.size} was written by another job")
-
-    async def _signed_at(self, size: int) -> Checkpoint | None:
-        """Read the checkpoint of a size; None where none was signed. Raises LogRefused for one that is not ours."""
-        name = checkpoint_name(size)
-        content = await self._place.find(name)
-        if content is None:
-            return None
-        try:
-            signed = parse_note(content.decode())
-            checkpoint = parse_checkpoint(signed.text)
-            if not verified(signed, [key.public for key in self._keys]):
-                key = signed.signatures[0]
-                raise LogRefused(
-                    f"the log at {self._place.shown} is signed with key {key.name}+{key.key_id.hex()}, none of "
-                    "those here: bring back the file of the log's keys, or set LEDGER_PROOF_KEY_FILE"
-                )
-        except (BadNote, ValueError) as error:
-            raise LogContradicts(name, str(error)) from error
-        if checkpoint.origin != self._origin or checkpoint.size != size:
-            raise LogContradicts(name, f"it is of {checkpoint.origin}, {checkpoint.size} leaves")
-        return checkpoint
-
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Go on behind a checkpoint, whose tree and states are read and compared with it."""
-        size = self._signed = checkpoint.size
+        size = self._checkpoints.size = checkpoint.size
         self._tree = await TreeWriter.resume(self._place, size)
         if self._tree.root() != checkpoint.root:
             raise LogContradicts(checkpoint_name(size), "the tiles do not lead to its root: one of them was changed")
@@ -336,54 +291,15 @@ class Notary:
         self._leaves.append(pack_state(StateLeaf(self.size, node.sessions, node.hash)))
         await self._write_batch()
 
-    async def _sign(self, note: Callable[[int], Awaitable[None]]) -> None:
-        """Sign a checkpoint over all batches, which can be proved from now on."""
-        size, root = self.size, self._tree.root()
-        await self._place.replace_all(self._tree.edge())
-        await note(size)
-        signed = str(sign(Checkpoint(self._origin, size, root).text, self._keys)).encode()
-        try:
-            await self._place.objects.put(checkpoint_name(size), signed)
-        except ObjectExists:
-            there = await self._signed_at(size)
-            if there is None or there.root != root:
-                raise LogContradicts(checkpoint_name(size), "another tree of this size was signed") from None
-        self._signed = size
-
     async def _publish(self, published: int) -> None:
-        """Give auditors the newest checkpoint, in place of the one they have, then remove what it makes superfluous."""
+        """Remove what the newest checkpoint makes superfluous, then give it to auditors for the one of `published`."""
         assert self._newest is not None
         await batches.settle_before(self._place, self._newest)
-        await remove_partials(self._place, _filled(published, self._signed))
+        await remove_partials(self._place, _filled(published, self._checkpoints.size))
         if self._states.is_alone:
             await self._states.remove_superseded()
         await self._place.objects.replace(NEWEST, str(self._newest.first).encode())
-        signed = parse_note((await self._place.read(checkpoint_name(self._signed))).decode())
-        await self._replace_checkpoint(signed)
-
-    async def _replace_checkpoint(self, signed: Note) -> None:
-        """Have witnesses sign a checkpoint, then give auditors it; who does not answer may sign behind the next run."""
-        if self._witnesses is not None:
-            tree = TreeReader(self._place, self._signed)
-            try:
-                signed, self.report.unwitnessed = await self._witnesses.cosign(tree, signed)
-            except LogWentBack:
-                await self._check_newest()
-                raise
-        content = str(signed).encode()
-        if content != await self._place.find(CHECKPOINT):
-            await self._place.objects.replace(CHECKPOINT, content)
-
-    async def _published(self) -> Note | None:
-        """Read the checkpoint that auditors are given; None where there is none that can be read."""
-        content = await self._place.find(CHECKPOINT)
-        try:
-            note = None if content is None else parse_note(content.decode())
-            if note is not None:
-                parse_checkpoint(note.text)
-        except ValueError:
-            return None
-        return note
+        await self._checkpoints.give(self.report.unwitnessed)
 
 
 def _filled(old: int, new: int) -> list[str]:

@@ -83,7 +83,7 @@ class LogPlace:
             return None
         try:
             identity = msgspec.json.decode(found, type=Identity)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise LogContradicts(LOG, f"it cannot be read: {error}") from error
         if identity.format not in (FORMAT, FORMAT_FOLLOWING):
             what = f"it has format {identity.format}, this version reads up to {FORMAT_FOLLOWING}: upgrade"
@@ -105,7 +105,7 @@ class LogPlace:
         found = await self.find(MINIMUM)
         try:
             return Pruned() if found is None else msgspec.json.decode(found, type=Pruned)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise LogContradicts(MINIMUM, f"it cannot be read: {error}") from error
 
     async def find(self, name: str) -> bytes | None:

@@ -288,7 +288,7 @@ async def test_seen_is_noted_at_most_hourly_by_each_worker(workers: Workers) -> 
         for worker in (first, second):
             await worker.execute("ann", SID, offer("AssetV1"))
             await worker.execute("ann", SID, acks(ack("AssetV1", SNAPSHOT - 1000 + minute)))
-        noted.update(await first.seen_ms("ann", [SID]))
+        noted.update(await first.sessions.seen_ms("ann", [SID]))
     assert len(noted) == 5
     gaps = [(later - earlier) // 60_000 for earlier, later in zip(sorted(noted), sorted(noted)[1:], strict=False)]
     assert min(gaps) >= 60

@@ -13,8 +13,10 @@ from ledger.admission import Caller
 from ledger.commands import CreateSession, EndSession
 from ledger.errors import Refused, SessionEnded, TooManySessions
 from ledger.events import SessionCreated
-from ledger.log.families import DEPTH, DEPTH_READ, ENDED_TOGETHER, Heard
+from ledger.log.ancestry import DEPTH, DEPTH_READ
+from ledger.log.families import ENDED_TOGETHER
 from ledger.log.service import Ledger
+from ledger.log.user_sessions import Heard
 from ledger.log.whole import mark_new
 from ledger.store.interface import Arg, Script, Store
 from projections.checking.verify import verify
@@ -154,12 +156,12 @@ async def test_a_child_outlives_its_parents_expiry_no_moment(watched: Watched) -
     grandchild = await sign_in(ledger, "grandchild", child)
     state = await ledger.act(caller(grandchild), offer("AssetV1"))
     clock.now_us = NOW + 2 * SECOND_US - 1000
-    assert await ledger.lives(state)
+    assert await ledger.admissions.lives(state)
     clock.now_us = NOW + 2 * SECOND_US
     for worker in (ledger, Ledger(watched, PARTITIONS, clock)):
         for sid in (grandchild, child, SID):
             await assert_refused(worker, sid)
-    assert not await ledger.lives(state)
+    assert not await ledger.admissions.lives(state)
 
 
 @pytest.mark.each_store
@@ -208,7 +210,7 @@ async def test_the_newest_are_listed_in_pages(watched: Watched) -> None:
     found: list[Heard] = []
     after = None
     while True:
-        (living, damaged), page = await ledger.families.newest("ann", 3, after)
+        (living, damaged), page = await ledger.sessions.newest("ann", 3, after)
         assert ({state.sid for state in living}, damaged) == ({heard.sid for heard in page}, {})
         found += page
         if len(page) < 3:

@@ -24,8 +24,10 @@ from ops.archive.job import archive
 from ops.archive.options import ArchiveOptions
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
-from projections.feed.hub import MOST_OF_USER, Batch, FeedHub, TooManyFollowers
+from projections.feed.follower import Batch
+from projections.feed.hub import FeedHub
 from projections.feed.position import FeedPosition, StreamId, stream_id
+from projections.feed.seats import MOST_OF_USER, TooManyFollowers
 from projections.feed.told import ALL, FeedFilter, Notice, Seen
 from tests.support.ledger.archives import everything, opened
 from tests.support.ledger.given import NOW, offered
@@ -336,7 +338,7 @@ async def test_users_crowd_nobody_out(scene: Scene) -> None:
     assert await read_all(hub, hub.start), "who sees all still may"
     for follower in followers:
         await follower.aclose()
-    assert (hub.followers, hub._of_users) == (0, {})
+    assert (hub.followers, hub.seats.of_users) == (0, {})
 
 
 async def test_a_slow_follower_reads_again_from_where_it_stands_and_keeps_nothing(scene: Scene) -> None:

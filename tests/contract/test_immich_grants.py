@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from projections.entities.postgres.check.check import check
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.source_check import Problem
 from projections.immich.grants import grant_problems

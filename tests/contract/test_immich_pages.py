@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from projections.entities.lines import data_of
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import ImmichDatabase

@@ -77,7 +77,7 @@ async def test_who_spoke_without_a_new_note_is_asked_too(ledger: Ledger) -> None
     last = NOW - 28 * HOUR_US - 2
     other.clock = Clock(last)
     await other.execute("ann", sid_of("ann"), RotateToken(bytes.fromhex(sid_of("ann")), b"1" * 32, 1))
-    assert (await ledger.seen_ms("ann", [sid_of("ann")]))[0] < (last - HOUR_US) // 1000
+    assert (await ledger.sessions.seen_ms("ann", [sid_of("ann")]))[0] < (last - HOUR_US) // 1000
     assert (await fence(ledger, last)).asked == 1
 
 

@@ -12,6 +12,7 @@ from ledger.acks import Ack
 from ledger.commands import CreateSession, EndSession, RecordAcks
 from ledger.errors import CorruptLedger, NotAllEnded, SessionEnded, StoreReplyError
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.finding import by_provider_session, locate
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
@@ -172,9 +173,10 @@ async def test_a_damaged_session_can_be_ended_by_itself(scene: Scene, damage: li
 @damaged_briefly
 async def test_a_providers_logout_finds_all_its_sessions(scene: Scene, damage: list[tuple[Any, ...]]) -> None:
     await scene.damage(damage)
-    found = await scene.ledger.by_provider_session(PROVIDER)
+    found, unread = await by_provider_session(scene.ledger.stored, PROVIDER)
+    assert unread is None
     assert sorted(found) == sorted(("ann", sid) for sid in (BAD, GOOD, OTHER))
-    assert await scene.ledger.locate(BAD) == scene.partition
+    assert await locate(scene.ledger.stored, BAD) == scene.partition
 
 
 async def test_what_a_worker_remembers_of_a_session_that_is_damaged_meanwhile(scene: Scene) -> None:
@@ -190,10 +192,10 @@ async def test_a_partition_that_cannot_be_read_hides_no_other_from_a_provider(sc
     other = (scene.partition + 1) % PARTITIONS
     name = keys.provider_sessions(other)
     await scene.store.command("SET", name, "x", key=name)
-    found, unread = await scene.ledger.all_by_provider_session(PROVIDER)
+    found, unread = await by_provider_session(scene.ledger.stored, PROVIDER)
     assert sorted(sid for _, sid in found) == sorted((BAD, GOOD, OTHER))
     assert isinstance(unread, StoreReplyError), "so the provider is told to come again"
-    assert await scene.ledger.locate(GOOD) == scene.partition
+    assert await locate(scene.ledger.stored, GOOD) == scene.partition
 
 
 # What cannot be mended

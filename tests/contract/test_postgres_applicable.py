@@ -13,7 +13,8 @@ from ledger.errors import InvalidInput, LedgerError
 from ledger.positions import Position
 from projections.entities.lines import data_of
 from projections.entities.postgres.check.check import check_schema
-from projections.entities.postgres.mapping.mapping import Mapping, load_mapping, read_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping, read_mapping
+from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.statements.branches import MappingError

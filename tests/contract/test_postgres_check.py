@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from projections.entities.postgres.check.check import check, check_schema
-from projections.entities.postgres.mapping.mapping import Mapping, read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
+from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.source_check import Problem
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from projections.entities.postgres import pool
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import ConnectionLost, Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from projections.entities.source import SourceUnavailable

@@ -12,7 +12,7 @@ import pytest
 from ledger.positions import Position
 from projections.entities.lines import position_of
 from projections.entities.postgres.check.check import check
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.statements.encodings import can_hold, in_unicode

@@ -25,7 +25,8 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.entities.origins import Origins
 from projections.entities.postgres.identity import IdentityReader, table_names
-from projections.entities.postgres.mapping.mapping import Mapping, load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
+from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.support.phones.http import Service, serving

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from ledger.positions import Position
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.newest_rows import NewestRows
 
 ANN, BOB = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))

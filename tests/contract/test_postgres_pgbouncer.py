@@ -13,7 +13,7 @@ from ledger.errors import LedgerError
 from projections.entities.lines import position_of
 from projections.entities.postgres.check.check import check
 from projections.entities.postgres.identity import IdentityReader
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import PRINTING, Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import SourceUnavailable

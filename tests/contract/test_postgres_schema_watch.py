@@ -15,7 +15,7 @@ import pytest
 from ledger.store.interface import Store, open_store
 from projections.entities.origins import Origins
 from projections.entities.postgres import schema_watch
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.support.phones.http import Service, serving

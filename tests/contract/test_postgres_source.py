@@ -16,7 +16,7 @@ import pytest
 from ledger.errors import LedgerError
 from ledger.positions import Position
 from projections.entities.lines import position_of
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.reading import FETCH_BYTES, PAGE_BYTES
 from projections.entities.postgres.source import PostgresSource

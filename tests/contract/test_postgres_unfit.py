@@ -12,7 +12,7 @@ import pytest
 from ledger.positions import Position
 from ledger.store.interface import Store
 from projections.entities.lines import data_of, position_of
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.unfit_parents import KEPT, Known, OfProcess, Stored

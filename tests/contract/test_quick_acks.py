@@ -13,19 +13,22 @@ from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import LedgerError
+from ledger.events import HistoryLost, SyncResetRequested
 from ledger.figures.of_log import ACKS, CONFLICTS, EVENTS, LogFigures
 from ledger.log import quick_acks
 from ledger.log.append import _APPEND
-from ledger.log.reader import read_partition
+from ledger.log.reader import read_partition, walk
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.positions import Position
+from ledger.state import State
 from ledger.store.interface import Store, TakesPacked, open_store
 from ledger.store.scripts import Script
 from projections.checking.verify import verify
 from tests.support.ledger.given import NOW
 from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.ledger.lost_tail import Tail
 from tests.support.stores.losing_proxy import LosingProxy
 from tests.support.stores.servers import RedisServer
 
@@ -171,6 +174,40 @@ async def test_an_ack_whose_connection_was_lost_is_on_record_once(
         assert (state.seq, state.checkpoints[TYPES[0]].position) == (3, Position(NOW + 1, "a"))
         await through.close()
         await direct.close()
+
+
+@pytest.mark.each_store
+@pytest.mark.parametrize("left", ["the beginning", "nothing"])
+async def test_an_ack_makes_good_what_the_store_lost_as_a_plain_one_does(store: Store, left: str) -> None:
+    """Its device may be ahead of what is left: the hole is put on record, and it is asked to start over."""
+    told: list[tuple[list[type], str, State]] = []
+    for each in (store, Plainly(store)):
+        name = "quick" if each is store else "plain"
+        ledger, tail = Ledger(each, PARTITIONS, Clock()), Tail(store)
+        twin = Twin(name, [ledger])
+        if left == "nothing":
+            await tail.note()
+        await ledger.execute("ann", twin.sid, CREATE)
+        await ledger.admit(twin.caller)
+        await twin.acts(0, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
+        if left == "the beginning":
+            await tail.note()
+        for number in range(3):
+            await twin.acts(0, (Ack(TYPES[0], Position(NOW + number, "a")),))
+        await tail.lose()
+        await twin.acts(0, (Ack(TYPES[0], Position(NOW + 5, "a")),))
+        page = await walk(store, ledger.partition_of("ann"), twin.sid, count=9)
+        assert page is not None
+        events = [type(entry.recorded.event) for entry in page.entries][::-1]
+        told.append((events, twin.said[-1], await Ledger(store, PARTITIONS, Clock()).load("ann", twin.sid)))
+    quick, plainly = told
+    assert (quick[0], quick[1]) == (plainly[0], plainly[1])
+    for events, _, state in told:
+        hole = events.index(HistoryLost)
+        assert hole == (2 if left == "the beginning" else 0)
+        assert SyncResetRequested in events[hole:]
+        assert (state.pending_reset, state.seq >= 5) == (True, True)
+    assert (await verify(store, PARTITIONS)).differences == []
 
 
 def test_what_is_remembered_of_calls_is_bounded() -> None:

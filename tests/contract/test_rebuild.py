@@ -13,6 +13,7 @@ from ledger.commands import CreateSession, EndSession, RequestReset
 from ledger.errors import LayoutError, Rebuilding, StoreReplyError
 from ledger.events import SCHEMA
 from ledger.log import whole
+from ledger.log.finding import locate
 from ledger.log.service import Ledger
 from ledger.log.store_check import open_layout
 from ledger.log.stored_sessions import find_strays
@@ -215,7 +216,7 @@ async def test_what_sessions_do_while_they_are_rebuilt_is_not_lost(valkey_url: s
         await asyncio.gather(*devices)
     assert refused
     for sid, seq in answered.items():
-        partition = await ledger.locate(sid)
+        partition = await locate(ledger.stored, sid)
         name = keys.session(partition, sid)
         assert int(await mine.command("HGET", name, "seq", key=name)) >= seq
     await assert_clean(mine)

@@ -39,11 +39,13 @@ from ledger.events import (
     mask_bytes,
 )
 from ledger.events import SessionEnded as SessionEndedEvent
-from ledger.log import families, service
+from ledger.log import families
 from ledger.log.append import _APPEND, _END, append
+from ledger.log.finding import by_provider_session, locate
 from ledger.log.losses import Compared
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
+from ledger.log.stored import ATTEMPTS, Stored
 from ledger.log.whole import mark_new
 from ledger.personal import plain, text_of
 from ledger.state import State
@@ -53,6 +55,7 @@ from projections.checking.verify import verify
 from projections.history.event_pages import EventPages
 from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, ack, acks, clear, moved, offer, offered, stored
 from tests.support.ledger.ledgers import Clock, contents, sid_of
+from tests.support.ledger.lost_tail import Tail
 from tests.support.stores.losing_proxy import LosingProxy
 from tests.support.stores.servers import RedisServer
 
@@ -179,9 +182,9 @@ async def test_an_expired_session_is_refused_before_anybody_ended_it(store: Stor
     ledger = ledger_on(store, clock)
     await ledger.execute("ann", SID, CreateSession("ann", "photos", expires_at_us=NOW + HOUR_US))
     state = await ledger.execute("ann", SID, offer("AssetV1"))
-    assert await ledger.lives(state)
+    assert await ledger.admissions.lives(state)
     clock.now_us += HOUR_US
-    assert not await ledger.lives(state)
+    assert not await ledger.admissions.lives(state)
     assert await ledger.devices("ann") == []
     with pytest.raises(SessionEnded):
         await ledger.load("ann", SID)
@@ -225,8 +228,8 @@ async def test_devices_are_the_living_sessions_of_a_user(ledger: Ledger) -> None
     first, second = await ledger.execute("ann", SID, CREATE), await child_of(ledger, "second")
     await ledger.execute("bob", sid_of("bob"), CreateSession("bob", "photos"))
     assert sorted(await ledger.devices("ann"), key=lambda s: s.seq) == sorted((first, second), key=lambda s: s.seq)
-    assert await ledger.seen_ms("ann", [SID, sid_of("nobody")]) == [NOW // 1000, 0]
-    assert await ledger.seen_ms("ann", []) == []
+    assert await ledger.sessions.seen_ms("ann", [SID, sid_of("nobody")]) == [NOW // 1000, 0]
+    assert await ledger.sessions.seen_ms("ann", []) == []
 
 
 @pytest.mark.each_store
@@ -290,11 +293,11 @@ async def test_a_session_ends_with_its_children_and_all_that_is_stored_of_them(l
 @pytest.mark.each_store
 async def test_a_session_is_found_by_its_id_alone(ledger: Ledger) -> None:
     await ledger.execute("ann", SID, CREATE)
-    assert await ledger.locate(SID) == ledger.partition_of("ann")
+    assert await locate(ledger.stored, SID) == ledger.partition_of("ann")
     await ledger.execute("ann", SID, LOGOUT)
-    assert await ledger.locate(SID) == ledger.partition_of("ann")
+    assert await locate(ledger.stored, SID) == ledger.partition_of("ann")
     with pytest.raises(NoSuchSession):
-        await ledger.locate(sid_of("nobody"))
+        await locate(ledger.stored, sid_of("nobody"))
     with pytest.raises(NoSuchSession):
         await EventPages(ledger.store).page(0, sid_of("nobody"), count=9)
 
@@ -329,7 +332,7 @@ async def test_a_logout_by_another_worker_counts_at_once(ledger: Ledger, other: 
     for command in (acks(ack("AssetV1", EARLY)), acks(), acks(ack("AlbumV2", EARLY)), offer("AssetV1"), clear()):
         with pytest.raises(SessionEnded):
             await ledger.execute("ann", SID, command)
-    assert not await ledger.lives(state)
+    assert not await ledger.admissions.lives(state)
 
 
 async def test_a_device_that_one_worker_asks_to_reset_is_reset_by_another(ledger: Ledger, other: Ledger) -> None:
@@ -412,19 +415,19 @@ async def test_a_command_that_never_gets_its_turn_is_contended(ledger: Ledger, m
     count = 0
     racing = ledger_on(ledger.store)
     await racing.load("ann", SID)
-    original = service.Ledger._append
+    original = Stored.append
 
-    async def one_behind(self: Ledger, *args: object, **more: object) -> object:
-        if self is racing:
+    async def one_behind(self: Stored, *args: object, **more: object) -> object:
+        if self is racing.stored:
             nonlocal count
             count += 1
             await rival.execute("ann", SID, RequestReset(count % 2 == 1, plain("ann")))
         return await original(self, *args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.Ledger, "_append", one_behind)
+    monkeypatch.setattr(Stored, "append", one_behind)
     with pytest.raises(Contended, match="try again"):
         await racing.execute("ann", SID, acks(ack("AssetV1", EARLY)))
-    assert count == service.ATTEMPTS
+    assert count == ATTEMPTS
 
 
 # Expiry is decided on what the script that ends a session still finds
@@ -600,17 +603,18 @@ async def test_a_session_that_may_only_be_missing_is_never_told_that_it_ended(le
         for asked in (
             worker.load("ann", SID),
             worker.admit(caller),
-            worker.lives(state),
+            worker.admissions.lives(state),
             worker.devices("ann"),
             worker.end_others("ann", SID, EndSession("revoked_others", plain("ann"))),
-            worker.by_provider_session(b"\x01" * 16),
-            worker.locate(SID),
-            worker.locate(sid_of("nobody")),
+            locate(worker.stored, SID),
+            locate(worker.stored, sid_of("nobody")),
             EventPages(worker.store).page(worker.partition_of("ann"), SID, count=9),
             child_of(worker, "another child"),
         ):
             with pytest.raises(Rebuilding):
                 await asked
+        found, unread = await by_provider_session(worker.stored, b"\x01" * 16)
+        assert (found, type(unread)) == ([], Rebuilding)
     assert len(await events_of(ledger)) == 2
     assert await events_of(ledger, sid_of("another child")) == []
 
@@ -627,8 +631,8 @@ async def test_one_may_sign_in_where_not_all_is_rebuilt_but_nothing_ends_there(l
         with pytest.raises(Rebuilding):
             await ledger.execute("ann", new, command)
     assert (await ledger.load("ann", new)).seq == 3
-    assert await ledger.lives(await ledger.load("ann", new))
-    assert await ledger.locate(new) == ledger.partition_of("ann")
+    assert await ledger.admissions.lives(await ledger.load("ann", new))
+    assert await locate(ledger.stored, new) == ledger.partition_of("ann")
 
 
 async def test_an_end_does_not_overlook_children_that_are_lost_at_that_moment(
@@ -643,7 +647,7 @@ async def test_an_end_does_not_overlook_children_that_are_lost_at_that_moment(
         await ledger.store.command("DEL", name, key=name)
         return await original(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service, "append", lost_right_before)
+    monkeypatch.setattr("ledger.log.stored.append", lost_right_before)
     with pytest.raises(Rebuilding):
         await ledger.execute("ann", SID, LOGOUT)
     assert (await ledger.load("ann", SID)).ended is None
@@ -656,7 +660,7 @@ async def test_who_is_known_to_have_ended_is_told_so_all_the_same(ledger: Ledger
     await ledger.store.command("DEL", name, key=name)
     with pytest.raises(SessionEnded):
         await ledger.load("ann", SID)
-    assert await ledger.locate(SID) == ledger.partition_of("ann")
+    assert await locate(ledger.stored, SID) == ledger.partition_of("ann")
 
 
 async def test_other_partitions_go_on_as_ever(ledger: Ledger) -> None:
@@ -699,27 +703,6 @@ async def test_in_a_partition_whose_events_are_there_sessions_begin_also_while_i
 
 
 # A store that lost its newest events, as after a power loss or a failover
-
-
-class Tail:
-    """The newest events of a store: what a restored copy of it does not have."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._kept: dict[bytes, bytes] = {}
-
-    async def note(self) -> None:
-        """Note all that is stored now."""
-        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
-        self._kept = {name: await self._store.command("DUMP", name, key=name) for name in names}
-
-    async def lose(self) -> None:
-        """Make the store what it was when that was noted."""
-        names = [name for names in await self._store.each_primary("KEYS", "{p*") for name in names]
-        for name in names:
-            await self._store.command("DEL", name, key=name)
-        for name, dumped in self._kept.items():
-            await self._store.command("RESTORE", name, 0, dumped, key=name)
 
 
 @pytest.fixture

@@ -158,10 +158,10 @@ async def test_a_key_that_cannot_be_read_keeps_nobody_signed_in_and_no_list_shut
     ledger = Ledger(place.store, 4, lambda: NOW, user_keys=place.worker())
     await ledger.execute("ann", SID, CreateSession("ann", "lib", device_type=TOLD))
     other = Ledger(place.store, 4, lambda: NOW, user_keys=place.worker(NEW))
-    assert await other.key_of("ann") is None
+    assert await other.sealing.key_of("ann") is None
     (state,) = await other.devices("ann")
-    assert text_of((await other.opened(state)).device_type) is None
-    assert text_of((await ledger.opened(state)).device_type) == "Ann's iPhone"
+    assert text_of((await other.sealing.opened(state)).device_type) is None
+    assert text_of((await ledger.sealing.opened(state)).device_type) == "Ann's iPhone"
     ended = await other.execute("ann", SID, EndSession("logout", plain("ann")))
     assert ended.ended == "logout"
     assert await ledger.devices("ann") == []

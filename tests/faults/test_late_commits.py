@@ -19,7 +19,7 @@ from endpoints.sync.stream_lines import chunks
 from ledger.acks import parse_ack
 from ledger.entity_types import COMPLETE
 from ledger.state import Checkpoint, State
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from projections.entities.registry import entity_types_for

@@ -20,7 +20,7 @@ from ops.simulate.copy import Copy
 from ops.simulate.device import HELD_LINES
 from ops.simulate.parse import parse_runs
 from ops.simulate.tables import TYPES_V2, UNBOUND
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.registry import entity_types_for

@@ -128,16 +128,16 @@ async def test_an_erasure_by_another_process_holds_at_once(commands: Commands) -
     await asyncio.to_thread(sign_in, commands)
     async with opened(commands.settings) as worker, opened(commands.settings) as other:
         hub = FeedHub(worker.ledger, None, worker.presence)
-        printer = Printer(FORMS["own"]("id", "1"), worker.clock, worker.ledger.key_now)
+        printer = Printer(FORMS["own"]("id", "1"), worker.clock, worker.ledger.sealing.key_now)
 
         async def told() -> bytes:
             found = [batch async for batch in hub.follow(hub.start, ends=True)]
             return b"".join([line for batch in found for line in await printer.lines(batch.told)])
 
-        assert await worker.ledger.key_of("ann") is not None
+        assert await worker.ledger.sealing.key_of("ann") is not None
         assert b"3.2.0-of-ann" in await told()
         assert await other.user_keys.erase("ann", other.ledger.clock())
-        assert await worker.ledger.key_of("ann") is not None
+        assert await worker.ledger.sealing.key_of("ann") is not None
         assert b"3.2.0-of-ann" not in await told()
 
 

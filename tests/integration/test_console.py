@@ -30,7 +30,7 @@ SECOND_US = 1_000_000
 
 async def events_of(service: Service, user: str, sid: str) -> list[tuple[str, dict[str, object]]]:
     """List what happened to a session, newest first."""
-    partition, key = service.ledger.partition_of(user), await service.ledger.key_of(user)
+    partition, key = service.ledger.partition_of(user), await service.ledger.sealing.key_of(user)
     found = []
     async for run in service.services.past.runs(partition, sid):
         told = [readable(entry, key) for entry in run.entries]

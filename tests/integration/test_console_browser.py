@@ -206,13 +206,13 @@ async def test_nobody_frames_it(live: Live) -> None:
 async def test_the_tail_tries_again_where_it_was_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("endpoints.console.tail.AGAIN_S", 0.2)
     issued = live.run(live.service.sign_in("ann", "lib"))
-    feed = live.service.services.feed
-    most, feed._most = feed._most, 0
+    seats = live.service.services.feed.seats
+    most, seats.most = seats.most, 0
     async with at_the_console(live, strict=False) as opened:
         await opened.goto(f"{live.url}/console/tail")
         status = opened.get_by_role("status")
         await expect(status).to_have_text("connecting again")
-        feed._most = most
+        seats.most = most
         await expect(status).to_have_text("live")
         await asyncio.to_thread(live.run, live.service.ledger.execute("ann", issued.sid, RequestReset(True, by=b"")))
         await expect(opened.get_by_role("log")).to_contain_text("asked to start over")

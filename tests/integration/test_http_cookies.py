@@ -9,6 +9,7 @@ import pytest
 
 from endpoints.accounts.cookies import MAX_HEADER_BYTES
 from endpoints.services import HttpSettings
+from ledger.log.finding import locate
 from ledger.store.interface import Store, open_store
 from tests.support.phones.http import START_US, Service, serving
 from tests.support.sign_in.provider import MemoryProvider
@@ -171,6 +172,6 @@ async def test_a_token_that_is_too_long_is_a_bad_one(service: Service, given: di
 
 async def _owner(service: Service, sid: str) -> tuple[str, str]:
     """Tell the user of a session, as the ledger is asked for it."""
-    partition = await service.ledger.locate(sid)
+    partition = await locate(service.ledger.stored, sid)
     name = f"{{p{partition}}}:session:{sid}".encode()
     return (await service.store.command("HGET", name, "user", key=name)).decode(), sid

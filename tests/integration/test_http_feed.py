@@ -197,7 +197,7 @@ def test_events_are_told_as_such_and_fewer_than_may_follow(live: Live) -> None:
             lines_read.append(next(events._lines))
         assert "event: notice" in lines_read
         assert json.loads(lines_read[-1].removeprefix("data: "))["notice"] == "unreadable"
-        live.service.services.feed._most = 1
+        live.service.services.feed.seats.most = 1
         answer = HTTP.get(f"{live.url}/ledger/feed", headers={"x-api-key": key})
         assert (answer.status_code, "LEDGER_FEED_FOLLOWERS" in answer.json()["message"]) == (503, True)
         live.run(live.service.ledger.execute("ann", sid, EndSession("logout")))

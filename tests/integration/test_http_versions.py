@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from projections.entities.postgres.mapping.mapping import load_mapping, read_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping, read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.protocol_version import ProtocolVersion

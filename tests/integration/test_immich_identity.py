@@ -27,7 +27,7 @@ from ledger.personal import plain, text_of
 from ledger.positions import Position
 from ledger.state import State
 from ledger.store.interface import open_store
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import SourceUnavailable
@@ -814,13 +814,13 @@ async def test_immich_knows_of_a_device_that_starts_over_here_until_it_has_all_a
 async def test_no_more_devices_are_watched_than_a_worker_can_look_at(
     workers: Open, shared_database: ImmichDatabase, ann: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.immich.identity.WISHES", 2)
+    monkeypatch.setattr("projections.immich.resets.WISHES", 2)
     service = await workers(shared_database.url)
     tokens = [await at_immich(shared_database.sign_in, ann, isPendingSyncReset=True) for _ in range(4)]
     for token in tokens:
         assert await status(service, token) == 200
     assert service.immich is not None
-    assert len(service.immich._wishes) == 2
+    assert len(service.immich._resets.watched) == 2
     for token in tokens:
         assert await types_sent(service, token) == ["SyncResetV1"], "each is seen to at its own requests"
         await looked_at(service, token)

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import TAKEN, ImmichDatabase

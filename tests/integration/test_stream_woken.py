@@ -17,7 +17,7 @@ from ledger.positions import Position
 from ops.simulate.tables import TYPES_V2
 from projections.accounts.tokens import Issued
 from projections.entities.postgres import source as source_module
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import ImmichDatabase

@@ -19,7 +19,7 @@ import pytest
 from projections.entities.forms import forms_of
 from projections.entities.postgres.check.check import check
 from projections.entities.postgres.mapping.column_types import Field, fields_of
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.mapping.sql_names import columns_in, tables_in, unquoted
 from projections.entities.postgres.pool import Postgres
 from projections.entities.registry import row

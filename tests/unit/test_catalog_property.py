@@ -22,9 +22,9 @@ from hypothesis.strategies import DrawFn
 from endpoints.sync.stream_lines import chunks
 from ledger import keys
 from ledger.acks import completed_types, parse_ack
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.positions import Position
+from ledger.starting_over import reset_due
 from ledger.state import Checkpoint, Offer, State
 from ops.simulate.api import Server
 from ops.simulate.check import check

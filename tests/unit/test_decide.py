@@ -25,7 +25,6 @@ from ledger.commands import (
     RotateToken,
     UseToken,
 )
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import AckNotOffered, Refused, SessionEnded
 from ledger.events import (
@@ -47,6 +46,7 @@ from ledger.events import (
 from ledger.events import SessionEnded as SessionEndedEvent
 from ledger.evolve import fold
 from ledger.personal import plain, text_of
+from ledger.starting_over import reset_due
 from ledger.state import Adopted, State
 from tests.support.ledger.given import (
     CREATED,

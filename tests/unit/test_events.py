@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from contextlib import suppress
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
 from hypothesis import given as forall
+from hypothesis import strategies as st
 
 from ledger import events
 from ledger.chain import GENESIS, link
@@ -503,12 +505,26 @@ def test_a_newer_schema_is_not_guessed_at() -> None:
         msgspec.msgpack.encode(["acks_recorded", [[3, 5, "a"]]]),
         encode_event(SessionEnded("logout"))[:-1],
         encode_event(SessionEnded("logout")) + b"\x00",
+        b"\x91" * 5000,
     ],
 )
-def test_damaged_bytes_are_corrupt_and_not_unknown(raw: bytes) -> None:
+@pytest.mark.parametrize("schema", [1, SCHEMA])
+def test_damaged_bytes_are_corrupt_and_not_unknown(raw: bytes, schema: int) -> None:
     with pytest.raises(CorruptLedger) as caught:
-        decode_event(raw)
+        decode_event(raw, schema)
     assert not isinstance(caught.value, UnknownEvent)
+
+
+@forall(st.sampled_from([(1, *SAMPLES), (2, *SAMPLES_2)]), st.data())
+def test_whatever_is_damaged_is_read_or_refused_as_such(told: tuple[Any, ...], data: st.DataObject) -> None:
+    """A byte that is another one may make text that is none, or another type in its place."""
+    schema, *samples = told
+    raw = bytearray.fromhex(data.draw(st.sampled_from(samples))[0])
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(raw)))
+        raw[start : start + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    with suppress(CorruptLedger):
+        decode_event(bytes(raw), schema)
 
 
 def test_events_are_stored_in_few_bytes() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from endpoints.sync.stream import DAY_US, last_snapshot
 from ledger.commands import OfferStream
-from ledger.decide import reset_due
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.starting_over import reset_due
 from tests.support.ledger.given import NOW, acks, clear, completed, given, moved, offered, then, when
 
 HOUR_US: Final = 3_600_000_000

@@ -9,16 +9,8 @@ import pytest
 from ledger.commands import Resend
 from ledger.entity_types import ENTITY_TYPES, mask_of, types_in
 from ledger.errors import InvalidInput
-from projections.entities.postgres.mapping.mapping import (
-    Branch,
-    Each,
-    Mapping,
-    Order,
-    ParentJoin,
-    SourceOptions,
-    load_mapping,
-    read_mapping,
-)
+from projections.entities.postgres.mapping.from_toml import load_mapping, read_mapping
+from projections.entities.postgres.mapping.mapping import Branch, Each, Mapping, Order, ParentJoin, SourceOptions
 from projections.entities.postgres.mapping.sql_text import problem_of, with_library
 
 MARKER = """

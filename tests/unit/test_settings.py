@@ -21,7 +21,7 @@ from ops.settings.settings import LimitSettings, Settings, read_settings, withou
 from ops.settings.source import PostgresSettings
 from ops.settings.variables import VARIABLES, told_unknown, unknown_variables
 from projections.accounts.tokens import make_key
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 
 DOCS = Path(__file__).parents[2] / "ops/docs"
 KEY = make_key()

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ledger.positions import Position
 from projections.entities.postgres.mapping.compiled import Compiler
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.statements.keyset import Ask
 from projections.entities.postgres.statements.statements import Statement, Types, parameters_of, shares_of, statement_of

@@ -20,7 +20,7 @@ from ledger.errors import LedgerError
 from ledger.positions import Position
 from ledger.state import Checkpoint, State
 from projections.entities.lines import count_in
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.registry import EntityTypeRow, entity_types_for

@@ -32,7 +32,7 @@ from ops.bench.rig.scene import STREAM_PATH, scene
 from ops.bench.rss import BYTES_PER_S, MIB, growth
 from ops.simulate.tables import TYPES_V2
 from projections.entities.postgres.check.check import check
-from projections.entities.postgres.mapping.mapping import load_mapping
+from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import APPLICATION, Postgres
 from projections.entities.source_check import CheckReport
 

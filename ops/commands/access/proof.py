@@ -98,7 +98,7 @@ def verify(file: Path, keys: list[VerifierKey], witnesses: list[VerifierKey], as
     try:
         found = msgspec.json.decode(file.read_bytes(), type=SessionProof)
         verdict = check(found, keys, witnesses)
-    except (msgspec.DecodeError, NotProved, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, NotProved, RecursionError) as error:
         raise click.ClickException(f"NOT PROVED: {plain(str(error))}") from None
     lines = words(found, verdict)
     if as_json:

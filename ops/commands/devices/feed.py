@@ -20,8 +20,9 @@ from ledger.log.service import Ledger
 from ops.commands.options import print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import counted
 from ops.opening.ledger import Opened, opened
+from projections.feed.follower import Batch
 from projections.feed.forms import FORM_NAMES, FORMS
-from projections.feed.hub import Batch, FeedHub
+from projections.feed.hub import FeedHub
 from projections.feed.position import FeedPosition
 from projections.feed.printing import Printer
 from projections.feed.told import FeedFilter, Notice
@@ -88,7 +89,7 @@ def feed(
                 if not await hub.names.forget(name):
                     raise click.UsageError(f"the name {name} is not kept: syncledger feed --names lists all")
             else:
-                key_now = found.ledger.key_now if with_devices else None
+                key_now = found.ledger.sealing.key_now if with_devices else None
                 printer = Printer(FORMS[form](hub.ledger_id, metadata.version("syncledger")), found.clock, key_now)
                 if _was_cut_off():
                     sys.stdout.buffer.write(b"\n")

@@ -118,14 +118,14 @@ async def _pages(found: Opened, session: str | None, user: str | None) -> Pages:
     ledger, past = found.ledger, found.past
     if session is None:
         assert user is not None
-        partition, key = ledger.partition_of(user), await ledger.key_of(user)
+        partition, key = ledger.partition_of(user), await ledger.sealing.key_of(user)
         if not await sessions_of(found.store, partition, user):
             raise NoSuchSession(f"{user} has no session here, living or ended: {WHO}")
         return lambda wanted, forward, size: user_pages(
             past, partition, user, wanted, size=size, forward=forward, key=key
         )
     partition, sid = await resolved(ledger, session, user)
-    key = await ledger.key_of(await owner(ledger, partition, sid))
+    key = await ledger.sealing.key_of(await owner(ledger, partition, sid))
     return lambda wanted, forward, size: histories.pages(
         past, partition, sid, wanted, size=size, forward=forward, key=key
     )

@@ -154,8 +154,8 @@ def list_sessions(
     async def work() -> tuple[list[tuple[int, State]], dict[str, str]]:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
             living, damaged = await found.ledger.all_devices(user)
-            states = [await found.ledger.opened(state) for state in living]
-            seen_ms = await found.ledger.seen_ms(user, [state.sid for state in states])
+            states = [await found.ledger.sealing.opened(state) for state in living]
+            seen_ms = await found.ledger.sessions.seen_ms(user, [state.sid for state in states])
             timed = [(max(state.at_us, ms * 1000), state) for state, ms in zip(states, seen_ms, strict=True)]
             return sorted(timed, key=lambda pair: (pair[0], pair[1].created_at_us), reverse=True), damaged
 

@@ -38,7 +38,7 @@ def state(
             when_us = ledger.clock() if at_us is None else at_us
             with progress("folding events"):
                 moment = await fold_at(found.past, partition, sid, when_us)
-            return describe(moment, when_us, await ledger.key_of(moment.state.user))
+            return describe(moment, when_us, await ledger.sealing.key_of(moment.state.user))
 
     found = run(work())
     if as_json:

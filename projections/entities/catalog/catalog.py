@@ -19,15 +19,16 @@ from ledger.positions import Position
 from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
-from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of, waits
+from projections.entities.catalog.layout import CHECKSUMS, EXCLUDING, WAITS_US, keys_of
 from projections.entities.catalog.library_summary import MARKS, LibrarySummary
-from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, made_anew, named, own_rows
+from projections.entities.catalog.own_user import OWN_TYPES, Profiles, is_nameless, made_anew, own_rows
 from projections.entities.catalog.paging import read_rows
 from projections.entities.catalog.parents import Parents, is_checked
+from projections.entities.catalog.versions import Versions, exported
 from projections.entities.catalog.writer import Writer, Written
 from projections.entities.entity import Entity
 from projections.entities.forms import DELETE, forms_of, sharing_id_with
-from projections.entities.lines import as_served, as_type, data_of, export_line, payload_of, position_of, renamed
+from projections.entities.lines import data_of, export_line, position_of
 from projections.entities.origins import Origins
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Ahead, HeldBack, Outlook, Page, SourceHealth, Waiting
@@ -79,9 +80,9 @@ class Catalog:
         self._store = store
         self._looks = looks or store
         self._now_us = now_us
-        self._profiles = profiles
         self._origins = origins
         self._writer = Writer(store, now_us)
+        self._versions = Versions(store, profiles, self._writer)
         self._known: set[str] = set()
         self._summaries: dict[str, LibrarySummary] = {}
         self._provisioned: dict[tuple[str, str], int] = {}
@@ -118,7 +119,7 @@ class Catalog:
     async def renamed(self, library: str, user: str) -> None:
         """Let devices have a user's rows again that take their names from the identity record, which has changed."""
         for entity_type in OWN_TYPES:
-            for line in await self._stored_lines(library, row(entity_type), user):
+            for line in await self._versions.stored(library, row(entity_type), user):
                 if is_nameless(line):
                     entity = made_anew(entity_type, line, self._now_us())
                     await self._writer.put_over(library, entity, position_of(line))
@@ -193,11 +194,9 @@ class Catalog:
                 return
             longest = summary.longest[served.stored]
         async for rows in read_rows(self._store, library, served.stored, after, before, limit, longest):
-            lines = rows.lines
-            if served.stored in OWN_TYPES:
-                lines = await named(served.stored, lines, self._profiles)
-            if not served.is_as_stored and not all_stored:
-                lines = await self._served(library, served, lines)
+            lines = await self._versions.named(served, rows.lines)
+            if not all_stored:
+                lines = await self._versions.converted(library, served, lines, self._user)
             if lines:
                 yield Page(lines, rows.last, rows.horizon_us)
 
@@ -298,7 +297,7 @@ class Catalog:
 
     async def entity(self, library: str, entity_type: str, entity_id: str) -> bytes | None:
         """Return an entity's data in the version asked for; None if it is not there as this entity type."""
-        line = await self._line(library, row(entity_type), entity_id)
+        line = await self._versions.line(library, row(entity_type), entity_id, self._user)
         return None if line is None else data_of(line)
 
     async def count(self, library: str) -> dict[str, int]:
@@ -322,7 +321,7 @@ class Catalog:
         for name in STORED_TYPES:
             if (types is None or name in types) and (markers or not row(name).is_delete):
                 async for page in self._pages(library, row(name), None, before, 1000, all_stored=True):
-                    yield [export_line(_exported(row(name), line)) for line in page.lines]
+                    yield [export_line(exported(row(name), line)) for line in page.lines]
 
     async def libraries(self) -> list[str]:
         """List the libraries that were ever written to."""
@@ -373,77 +372,3 @@ class Catalog:
             while count := await self._store.script(PURGE, used, (older_than_us, PURGE_ROWS)):
                 purged += count
         return purged
-
-    async def _line(self, library: str, served: EntityTypeRow, entity_id: str) -> bytes | None:
-        """Read a row's line as it is served, with the names of who has none; None if it is not there as that."""
-        lines = await named(served.stored, await self._stored_lines(library, served, entity_id), self._profiles)
-        if lines and not served.is_as_stored:
-            lines = await self._served(library, served, lines)
-        return lines[0] if lines else None
-
-    async def _stored_lines(self, library: str, served: EntityTypeRow, entity_id: str) -> list[bytes]:
-        """Read a row's line as it is stored; none if it is not there as this entity type."""
-        if served.form is None:
-            return []
-        key = keys.catalog_ids(library, served.form.name)
-        held = await self._store.command("HGET", key, entity_id, key=key)
-        if held is None or chr(held[0]) != served.letter:
-            return []
-        rows = keys.catalog_rows(library, served.stored)
-        found: list[bytes] = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
-        return found
-
-    async def _served(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
-        """Convert stored lines to another version, without those that it leaves out."""
-        stored = row(served.stored)
-        if served.needs_owner:
-            return await self._owned(library, served, lines)
-        if served.served_with is not None:
-            lines = await self._accompanied(library, served.served_with, stored, lines)
-        if not served.is_other_version and served.from_stored is None:
-            return list(lines)
-        return [made for line in lines if (made := as_served(line, served, stored)) is not None]
-
-    async def _accompanied(
-        self, library: str, served_with: tuple[str, str], stored: EntityTypeRow, lines: Sequence[bytes]
-    ) -> list[bytes]:
-        """Leave out lines whose named row is there, but not served as that entity type."""
-        attribute, entity_type = served_with
-        other = row(entity_type)
-        if other.serves_all:
-            return list(lines)
-        names = [getattr(payload_of(stored, line), attribute) for line in lines]
-        asked = list(dict.fromkeys(names))
-        held = await asyncio.gather(*(self._stored_lines(library, other, name) for name in asked))
-        left_out = {
-            name
-            for name, found in zip(asked, held, strict=True)
-            if found and not await self._served(library, other, found)
-        }
-        return [line for line, name in zip(lines, names, strict=True) if name not in left_out]
-
-    async def _owned(self, library: str, served: EntityTypeRow, lines: Sequence[bytes]) -> list[bytes]:
-        """Convert albums to the version that names their owner.
-
-        One without an owner is shown as the asking user's: left out, it would be missing to what hangs on it.
-        """
-        assert served.from_stored is not None
-        payloads = [payload_of(row(served.stored), line) for line in lines]
-        newest: dict[str, tuple[int, str]] = {}
-        for album_id, _, place, line in await self._writer.owners(library, [data.id for data in payloads]):
-            if waits(place):
-                continue
-            owner = (position_of(line).at_us, payload_of(row("AlbumUserV1"), line).user_id)
-            newest[album_id] = max(owner, newest.get(album_id, (0, "")))
-        owned = [
-            (line, data, newest.get(data.id, (0, self._user))[1]) for line, data in zip(lines, payloads, strict=True)
-        ]
-        made = [(line, served.from_stored(data, owner)) for line, data, owner in owned if owner]
-        return [as_type(line, served.name, data) for line, data in made if data is not None]
-
-
-def _exported(stored: EntityTypeRow, line: bytes) -> bytes:
-    """Give what its own version cannot say to the one that can, so that it can be imported again."""
-    if not stored.exported_as or as_served(line, stored, stored) is not None:
-        return line
-    return renamed(line, stored.exported_as)

@@ -194,7 +194,7 @@ async def test_a_primary_that_has_not_got_the_event_confirms_nothing(
     """As when a replica without the event became the primary between the append and the barrier."""
     state = await ledger.execute("ann", SID, CreateSession("ann", "lib"))
     partition = ledger.partition_of("ann")
-    replicas = ledger._replicas
+    replicas = ledger.stored.replicas
     assert replicas is not None
     await replicas.confirm(partition, state)
     name = keys.session(partition, SID)
@@ -212,7 +212,7 @@ async def test_a_primary_that_went_on_without_the_event_confirms_nothing(
     await offer(ledger)
     state = await ledger.execute("ann", SID, RequestReset(on=True, by=plain("ann")))
     partition = ledger.partition_of("ann")
-    replicas = ledger._replicas
+    replicas = ledger.stored.replicas
     assert replicas is not None
     for number in range(3):
         await offer(ledger, NOW + 10 + number)
@@ -226,7 +226,7 @@ async def test_a_primary_that_went_on_without_the_event_confirms_nothing(
 
 async def test_a_primary_that_is_gone_confirms_nothing(servers: Replicated, ledger: Ledger, store: Store) -> None:
     state = await ledger.execute("ann", SID, CreateSession("ann", "lib"))
-    replicas = ledger._replicas
+    replicas = ledger.stored.replicas
     assert replicas is not None
     servers.primary.command("REPLICAOF", "127.0.0.1", servers.replicas[0].port)
     await refused(replicas.confirm(ledger.partition_of("ann"), state))

@@ -14,7 +14,7 @@ from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from projections.entities.gumnut.config import GumnutConfig
 from projections.entities.gumnut.source import GumnutSource
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import EntitySource

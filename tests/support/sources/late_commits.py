@@ -30,7 +30,7 @@ import asyncpg
 from ops.simulate.device import Device
 from ops.simulate.errors import BrokenStream, NotReachable, TryLater
 from projections.entities.postgres.horizon import Horizon, HorizonReader
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.support.phones.http import Live, Service

@@ -11,7 +11,8 @@ from projections.entities.postgres.check.schema import schema_problems
 from projections.entities.postgres.check.unfit_rows import unfit_problems
 from projections.entities.postgres.horizon import HorizonReader, HorizonUnknown
 from projections.entities.postgres.mapping.applicable import applicable, backend_version
-from projections.entities.postgres.mapping.mapping import PRESETS, Mapping
+from projections.entities.postgres.mapping.from_toml import PRESETS
+from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import PRINTING, Postgres
 from projections.entities.protocol_version import NEWEST, read_version
 from projections.entities.source import SourceUnavailable
