@@ -54,7 +54,7 @@ from ledger.log.append import Conflict, Section, append, is_known, load, place, 
 from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
-from ledger.log.quick_acks import Quick, quick_ack
+from ledger.log.quick_acks import quick_ack
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
@@ -204,42 +204,31 @@ class Ledger:
 
         Raises what `act` raises.
         """
-        if len(acks) != 1 or self._packs is None:
-            await self.act(caller, RecordAcks(acks))
-            return
-        now_us = self.clock()
-        state = self._recent.find(caller.sid, now_us)
-        quick = None
+        packs, now_us = self._packs, self.clock()
+        state = self._recent.find(caller.sid, now_us) if packs is not None and len(acks) == 1 else None
         if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
-            partition = partition_of(state.user, self.partitions)
-            quick = quick_ack(state, acks[0], partition, now_us, self.most_sessions)
-        if quick is None or not await self._appended(partition, quick, now_us):
-            await self.act(caller, RecordAcks(acks))
+            quick = quick_ack(state, acks[0], self.partitions, now_us, self.most_sessions)
+            if packs is not None and quick is not None:
+                began_s = perf_counter()
+                try:
+                    written = await packs.packed(quick.script, quick.key, quick.call) == _WRITTEN
+                except NoScript:
+                    written = False
+                except StoreUnavailable as error:
+                    if not error.maybe_done:
+                        raise
+                    written = await self._is_written(state, quick.event, now_us)
+                if written:
+                    self.figures.appends.note(perf_counter() - began_s)
+                    self.figures.moved_one()
+                    self._recent.keep(quick.after)
+                    return
+        await self.act(caller, RecordAcks(acks))
 
-    async def _appended(self, partition: int, quick: Quick, now_us: int) -> bool:
-        """Append what an ack does; tells whether it was this that did it, or there is another writer to decide behind.
-
-        Raises what `_append` raises.
-        """
-        assert self._packs is not None
-        section, began_s = quick.section, perf_counter()
-        try:
-            reply = await self._packs.packed(quick.script, keys.stream(partition), quick.call)
-        except NoScript:
-            return False
-        except StoreUnavailable as error:
-            if not error.maybe_done:
-                raise
-            if await self._outcome(partition, section, now_us) is not None:
-                return False
-        else:
-            if reply != _WRITTEN:
-                return False
-        figures = self.figures
-        figures.appends.note(perf_counter() - began_s)
-        figures.appended(section.events)
-        self._recent.keep(section.after)
-        return True
+    async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
+        """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""
+        section = place(state, state.sid, (event,), now_us)
+        return await self._outcome(partition_of(state.user, self.partitions), section, now_us) is None
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Literal
 
 import pytest
+from msgspec.structs import replace
 
 from ledger.acks import RESET_ACK, Ack, completion
 from ledger.admission import Caller
@@ -87,7 +88,7 @@ def happens(dice: Random, number: int) -> Any:
 
 def replace_position(ack: Ack) -> Ack:
     """Move an ack on by a bit."""
-    return ack._replace(position=Position(ack.position.at_us + 1, ack.position.id))
+    return replace(ack, position=Position(ack.position.at_us + 1, ack.position.id))
 
 
 def counted(figures: LogFigures) -> dict[Any, float]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ledger.acks import Ack
 from ledger.commands import RecordAcks
+from ledger.keys import partition_of
 from ledger.log.append import append, place
 from ledger.log.quick_acks import quick_ack
 from ledger.log.service import _judge
@@ -18,7 +19,7 @@ from ledger.state import State
 from ledger.store.scripts import Arg, Script, pack
 from tests.support.ledger.given import NOW, SNAPSHOT, ack, few_acks, given, histories, offered, positions
 
-PARTITION = 3
+PARTITIONS = 4
 
 
 class Sent:
@@ -38,7 +39,7 @@ async def plainly(state: State, of: Ack, now_us: int, most: int) -> tuple[State 
     if refusal is not None or not events:
         return None, []
     section, store = place(state, state.sid, events, now_us), Sent()
-    assert await append(store, PARTITION, [section], now_us, most_sessions=most) is None  # type: ignore[arg-type]
+    assert await append(store, partition_of(state.user, PARTITIONS), [section], now_us, most_sessions=most) is None  # type: ignore[arg-type]
     return section.after, store.calls
 
 
@@ -47,11 +48,11 @@ async def test_the_quick_way_does_and_sends_what_the_plain_one_does(
     lived: list[tuple[Any, State]], of: Ack, later_us: int, most: int
 ) -> None:
     state = lived[-1][1]
-    quick = quick_ack(state, of, PARTITION, NOW + later_us, most)
+    quick = quick_ack(state, of, PARTITIONS, NOW + later_us, most)
     if quick is None:
         return
     after, calls = await plainly(state, of, NOW + later_us, most)
-    assert quick.section.after == after
+    assert quick.after == after
     assert [quick.call] == calls
 
 
@@ -62,15 +63,15 @@ async def test_whatever_bytes_there_are(first: Any, second: Any, provider: bytes
     state = replace(state, user=user or state.user, provider_session=provider, at_us=first.at_us)
     for position in (first, second):
         of = Ack("AssetV2", position)
-        if (quick := quick_ack(state, of, PARTITION, position.at_us, 0)) is not None:
+        if (quick := quick_ack(state, of, PARTITIONS, position.at_us, 0)) is not None:
             after, calls = await plainly(state, of, position.at_us, 0)
-            assert (quick.section.after, [quick.call]) == (after, calls)
-            state = quick.section.after
+            assert (quick.after, [quick.call]) == (after, calls)
+            state = quick.after
 
 
 def test_almost_every_ack_takes_the_quick_way() -> None:
     state = given(offered("AssetV2"))
     for number in range(1, 5):
-        quick = quick_ack(state, ack("AssetV2", SNAPSHOT - 10 + number, "a"), PARTITION, NOW, 1000)
+        quick = quick_ack(state, ack("AssetV2", SNAPSHOT - 10 + number, "a"), PARTITIONS, NOW, 1000)
         assert quick is not None
-        state = quick.section.after
+        state = quick.after
