@@ -54,7 +54,7 @@ from ledger.log.append import Conflict, Section, append, is_known, load, place, 
 from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
-from ledger.log.quick_acks import quick_ack
+from ledger.log.quick_acks import APPEND_ONE, WRITTEN, quick_ack
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
@@ -70,7 +70,6 @@ ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
-_WRITTEN: Final = [1]
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
@@ -207,12 +206,13 @@ class Ledger:
         packs, now_us = self._packs, self.clock()
         state = self._recent.find(caller.sid, now_us) if packs is not None and len(acks) == 1 else None
         if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
-            quick = quick_ack(state, acks[0], self.partitions, now_us, self.most_sessions)
+            quick = quick_ack(state, acks[0], self.partitions, now_us)
             if packs is not None and quick is not None:
                 began_s = perf_counter()
                 try:
-                    written = await packs.packed(quick.script, quick.key, quick.call) == _WRITTEN
+                    written = await packs.packed(APPEND_ONE, quick.key, quick.call) == WRITTEN
                 except NoScript:
+                    await packs.load(APPEND_ONE, quick.key)
                     written = False
                 except StoreUnavailable as error:
                     if not error.maybe_done:
