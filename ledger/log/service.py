@@ -11,7 +11,6 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from ledger import keys
 from ledger.acks import Ack
 from ledger.admission import Caller, Standing, standing
 from ledger.commands import (
@@ -45,7 +44,7 @@ from ledger.log.append import Conflict, Section, place, read_ended
 from ledger.log.families import Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
-from ledger.log.quick_acks import Quick, quick_ack
+from ledger.log.quick_acks import APPEND_ONE, WRITTEN, quick_ack
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.sealing import Sealing, UserKeys
@@ -59,7 +58,6 @@ log = logging.getLogger(__name__)
 
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
-_WRITTEN: Final = [1]
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
 
@@ -146,42 +144,32 @@ class Ledger:
 
         Raises what `act` raises.
         """
-        if len(acks) != 1 or self._packs is None:
-            await self.act(caller, RecordAcks(acks))
-            return
-        now_us = self.clock()
-        state = self._recent.find(caller.sid, now_us)
-        quick = None
+        packs, now_us = self._packs, self.clock()
+        state = self._recent.find(caller.sid, now_us) if packs is not None and len(acks) == 1 else None
         if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
-            partition = partition_of(state.user, self.partitions)
-            quick = quick_ack(state, acks[0], partition, now_us, self.most_sessions)
-        if quick is None or not await self._appended(partition, quick, now_us):
-            await self.act(caller, RecordAcks(acks))
+            quick = quick_ack(state, acks[0], self.partitions, now_us)
+            if packs is not None and quick is not None:
+                began_s = perf_counter()
+                try:
+                    written = await packs.packed(APPEND_ONE, quick.key, quick.call) == WRITTEN
+                except NoScript:
+                    await packs.load(APPEND_ONE, quick.key)
+                    written = False
+                except StoreUnavailable as error:
+                    if not error.maybe_done:
+                        raise
+                    written = await self._is_written(state, quick.event, now_us)
+                if written:
+                    self.figures.appends.note(perf_counter() - began_s)
+                    self.figures.moved_one()
+                    self._recent.keep(quick.after)
+                    return
+        await self.act(caller, RecordAcks(acks))
 
-    async def _appended(self, partition: int, quick: Quick, now_us: int) -> bool:
-        """Append what an ack does; tells whether it was this that did it, or there is another writer to decide behind.
-
-        Raises what `Stored.append` raises.
-        """
-        assert self._packs is not None
-        section, began_s = quick.section, perf_counter()
-        try:
-            reply = await self._packs.packed(quick.script, keys.stream(partition), quick.call)
-        except NoScript:
-            return False
-        except StoreUnavailable as error:
-            if not error.maybe_done:
-                raise
-            if await self._outcome(partition, section, now_us) is not None:
-                return False
-        else:
-            if reply != _WRITTEN:
-                return False
-        figures = self.figures
-        figures.appends.note(perf_counter() - began_s)
-        figures.appended(section.events)
-        self._recent.keep(section.after)
-        return True
+    async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
+        """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""
+        section = place(state, state.sid, (event,), now_us)
+        return await self._outcome(partition_of(state.user, self.partitions), section, now_us) is None
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:
