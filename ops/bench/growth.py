@@ -145,12 +145,13 @@ def _of_events(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
             few = min(rounds, rebuild.MAX_ROUNDS)
             results.append(_beside("an event in `rebuild --session`", of, small, size, folded, few, progress))
         states = [
-            median(found.with_ledger(partial(_states, found=found, at=at[size])) for _ in range(rounds))
+            tuple(found.with_ledger(partial(_states, found=found, at=at[size])) for _ in range(rounds))
             for size in scale.growth_events
         ]
     for size, ms in zip(scale.growth_events, states, strict=True):
         name = f"growth: CPU of the state at an instant of a session of {size:,} events"
-        results.append(Bound(name=name, unit="ms", value=ms, at_most=STATE_AT_MOST_MS, base=states[0]))
+        base = median(states[0])
+        results.append(Bound(name=name, unit="ms", value=median(ms), at_most=STATE_AT_MOST_MS, base=base, rounds=ms))
     return results
 
 
