@@ -86,9 +86,14 @@ def _comparison_row(comparison: Comparison, verdicts: bool) -> tuple[str, ...]:
 
 
 def _bound_row(bound: Bound, verdicts: bool) -> tuple[str, ...]:
-    base = "" if bound.base is None else f"{bound.base:,.1f} {bound.unit}"
-    wanted = f"≤ {bound.at_most:,.0f} {bound.unit}"
-    return bound.name, f"{bound.value:,.1f} {bound.unit}", base, _judged(wanted, bound.holds, verdicts)
+    base = "" if bound.base is None else f"{_figure(bound.base)} {bound.unit}"
+    wanted = f"≤ {bound.at_most:,.10g} {bound.unit}".rstrip()
+    return bound.name, f"{_figure(bound.value)} {bound.unit}", base, _judged(wanted, bound.holds, verdicts)
+
+
+def _figure(value: float) -> str:
+    """Write so many digits that a figure and its limit are told apart."""
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"
 
 
 def _judged(wanted: str, holds: bool | None, verdicts: bool) -> str:
