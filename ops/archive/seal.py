@@ -31,7 +31,7 @@ from projections.archive.writer import Built, SegmentWriter
 from projections.checking.aside import Aside, CannotSetAside, Decision, advice, broken_by, read_asides, set_aside
 from projections.checking.findings import Finding
 
-_MARKS_AT_ONCE = 500
+_MARKS_AT_ONCE = 100
 """Of how many sessions marks are removed in one script."""
 
 

@@ -116,7 +116,14 @@ async def _lists(opened: Opened, some: tuple[str, str], count: int, rounds: int,
         progress(f"{name}: {median(spent):.1f} ms")
         found = f"{len(page.devices)} devices, {sum(one.behind is not None for one in page.devices)} counted"
         results.append(
-            Bound(name=f"{name}, of {count:,}", unit="ms", value=median(spent), at_most=AT_MOST_MS, notes=(found,))
+            Bound(
+                name=f"{name}, of {count:,}",
+                unit="ms",
+                value=median(spent),
+                at_most=AT_MOST_MS,
+                notes=(found,),
+                rounds=tuple(spent),
+            )
         )
     return results
 
@@ -137,7 +144,7 @@ async def _of_one(opened: Opened, events: int, rounds: int, progress: Progress) 
         spent = [await _cpu_ms(ask, 1) for _ in range(rounds)]
         progress(f"{name}: {median(spent):.0f} ms")
         what = f"{name} of a device with {events:,} events"
-        results.append(Bound(name=what, unit="ms", value=median(spent), at_most=ONE_AT_MOST_MS))
+        results.append(Bound(name=what, unit="ms", value=median(spent), at_most=ONE_AT_MOST_MS, rounds=tuple(spent)))
     return results
 
 

@@ -1,11 +1,14 @@
 """`growth`: whether what one request costs stays the same as a user, a session or a library grows, at three sizes each.
 
-Measured is CPU time of the store and of this process, which does what a worker does without HTTP. The shapes:
+Measured is CPU time of the store and of this process, which does what a worker does without HTTP. The smallest size is
+the floor of each larger one: both lie in one store and are asked in turn, so that other work on the machine slows both.
+The shapes:
 
-- devices: one user with so many living sessions, of which one acknowledges; each has one checkpoint.
-- events: one session of one partition with so many events, all acks but the first two; its state at an instant near its
-  end, folded from its events, and a page of 100 of them in the middle.
-- entities: one library with one owner and so many assets with random ids; so many more are imported at its end.
+- devices: users with so many living sessions, of which one acknowledges; each has one checkpoint.
+- events: sessions with so many events, all acks but the first two, each in a partition of its own: a page of 100 of
+  them in the middle, the states at instants all over them, and the session rebuilt. That folds every event, so there
+  it is what one of them costs.
+- entities: libraries with one owner and so many assets with random ids; so many more are imported at its end.
 """
 
 from __future__ import annotations
@@ -13,8 +16,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from statistics import median
 from typing import Final
 
+import msgspec
+
+from ledger import keys
 from ledger.acks import Ack
 from ledger.commands import OfferStream, RecordAcks
 from ledger.entity_types import COMPLETE, mask_of
@@ -22,92 +29,33 @@ from ledger.positions import Position
 from ops.bench import rebuild
 from ops.bench.rig import assets, filling
 from ops.bench.rig.cpu import cpu_s, store_pid
-from ops.bench.rig.results import Bound, Result
-from ops.bench.rig.rounds import Progress
+from ops.bench.rig.results import Bound, Comparison, Result
+from ops.bench.rig.rounds import Progress, alternate
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import Scene, scene
 from ops.commands.devices.session import sign_in
 from ops.opening.ledger import Opened
+from projections.checking.rebuild import Rebuild
 from projections.entities.catalog.ingest import ingest
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 
-AT_MOST: Final = 1.5
-"""By how much the largest size may cost more than the smallest."""
+AT_LEAST: Final = 2 / 3
+"""How much of the smallest size's rate a larger one must have."""
 STATE_AT_MOST_MS: Final = 50.0
 _LIBRARY: Final = "growth"
 _PAGE: Final = 100
 _TIMES: Final = 20
+_CHUNK: Final = 1000
 
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
-    """Measure each size once, of what is done many times."""
-    acks = _Costs("an ack", "living devices of its user", AT_MOST)
-    for devices in scale.growth_devices:
-        with scene() as found:
-            us = found.with_ledger(partial(_acks, found=found, devices=devices, scale=scale))
-            acks.note(devices, us, progress)
-    states = _Costs("the state at an instant", "events of its session", None)
-    pages = _Costs(f"a page of {_PAGE} events", "events of its session", AT_MOST)
-    for events in scale.growth_events:
-        with scene(partitions=1) as found:
-            rebuild.fill(found, 1, events)
-            rebuild.rebuild(found, events, 1)
-            state_us, page_us = found.with_ledger(partial(_past, found=found, events=events))
-            states.note(events, state_us, progress)
-            pages.note(events, page_us, progress)
-    rows = _Costs("an imported row", "rows of its library", AT_MOST)
-    with scene() as found:
-        at = 0
-        for size in scale.growth_entities:
-            last = size - scale.growth_measured
-            found.with_ledger(partial(_import, start=at, end=last))
-            found.settle()
-            rows.note(size, found.with_ledger(partial(_rows, found=found, start=last, end=size)), progress)
-            at = size
-    state = Bound(
-        name=f"growth: CPU of the state at an instant of a session of {scale.growth_events[-1]:,} events",
-        unit="ms",
-        value=states.last_us / 1e3,
-        at_most=STATE_AT_MOST_MS,
-        base=states.first_us / 1e3,
-    )
-    return [acks.result(), state, pages.result(), rows.result()]
-
-
-class _Costs:
-    """What one thing costs at each size."""
-
-    def __init__(self, what: str, of: str, at_most: float | None) -> None:
-        self._what, self._of, self._at_most = what, of, at_most
-        self._found: list[tuple[int, float]] = []
-
-    def note(self, size: int, us: float, progress: Progress) -> None:
-        """Note the CPU time at one size."""
-        self._found.append((size, us))
-        progress(f"{self._what}: {us:.0f} µs of CPU with {size:,} {self._of}")
-
-    @property
-    def first_us(self) -> float:
-        """The cost at the smallest size."""
-        return self._found[0][1]
-
-    @property
-    def last_us(self) -> float:
-        """The cost at the largest size."""
-        return self._found[-1][1]
-
-    def result(self) -> Bound:
-        """Compare the largest size with the smallest."""
-        told = ", ".join(f"{us:.0f} µs at {size:,}" for size, us in self._found)
-        sizes = f"{self._found[0][0]:,} to {self._found[-1][0]:,}"
-        return Bound(
-            name=f"growth: CPU of {self._what} from {sizes} {self._of}",
-            unit="times",
-            value=self.last_us / self.first_us,
-            at_most=self._at_most or AT_MOST,
-            notes=(f"CPU of store and process: {told}",),
-        )
+    """Measure what grows with devices, events and entities."""
+    return [
+        *_of_devices(rounds, scale, progress),
+        *_of_events(rounds, scale, progress),
+        *_of_rows(rounds, scale, progress),
+    ]
 
 
 class _Spent:
@@ -117,42 +65,133 @@ class _Spent:
         self._pid = store_pid(found.url)
         self._store_s, self._own_s = cpu_s([self._pid]), time.process_time()
 
-    def us(self, times: int) -> float:
-        """Tell it for each of so many times."""
-        return (cpu_s([self._pid]) - self._store_s + time.process_time() - self._own_s) / times * 1e6
+    def seconds(self) -> float:
+        """Tell it in all."""
+        return cpu_s([self._pid]) - self._store_s + time.process_time() - self._own_s
 
 
-async def _acks(opened: Opened, found: Scene, devices: int, scale: Scale) -> float:
-    user = "growth-user"
-    issued = [await sign_in(opened, found.settings, user, _LIBRARY) for _ in range(devices)]
-    ledger, sid = opened.ledger, issued[0].sid
+def _beside(
+    what: str, of: str, small: int, large: int, rate: Callable[[int], float], rounds: int, progress: Progress
+) -> Comparison:
+    """Compare two sizes by how many are done in a second of CPU."""
+    progress(f"{what} with {large:,} {of} beside {small:,}")
+    floors, ours = alternate(rounds, lambda: rate(small), lambda: rate(large), progress)
+    return Comparison(
+        name=f"growth: {what}, {large:,} {of} (beside {small:,})",
+        unit="/s",
+        floor=floors,
+        ours=ours,
+        at_least=AT_LEAST,
+        notes=(f"CPU of store and process: {1e6 / median(ours):,.0f} µs, beside {1e6 / median(floors):,.0f} µs",),
+    )
+
+
+def _of_devices(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    small, *larger = scale.growth_devices
+    with scene() as found:
+        first = {
+            size: found.with_ledger(partial(_signed_in, found=found, devices=size)) for size in scale.growth_devices
+        }
+
+        def rate(size: int) -> float:
+            return found.with_ledger(partial(_acks, found=found, sid=first[size], devices=size, scale=scale))
+
+        return [_beside("an ack", "living devices of its user", small, size, rate, rounds, progress) for size in larger]
+
+
+def _user(devices: int) -> str:
+    return f"{_LIBRARY}-user-of-{devices}"
+
+
+async def _signed_in(opened: Opened, found: Scene, devices: int) -> str:
+    issued = [await sign_in(opened, found.settings, _user(devices), _LIBRARY) for _ in range(devices)]
+    return issued[0].sid
+
+
+async def _acks(opened: Opened, found: Scene, sid: str, devices: int, scale: Scale) -> float:
+    ledger, user = opened.ledger, _user(devices)
     now_us = ledger.clock()
     await ledger.execute(user, sid, OfferStream(now_us, mask_of([assets.TYPE, COMPLETE])))
 
     async def ack(number: int) -> None:
-        at = Position(now_us - scale.growth_measured - 200 + number, f"{number}")
+        at = Position(now_us - 2 * scale.growth_measured + number, f"{number}")
         await ledger.execute(user, sid, RecordAcks((Ack(assets.TYPE, at),)))
 
-    for number in range(100):
-        await ack(number)
+    await ack(0)
     spent = _Spent(found)
-    for number in range(100, 100 + scale.growth_measured):
-        await ack(number)
-    return spent.us(scale.growth_measured)
+    for number in range(scale.growth_measured):
+        await ack(number + 1)
+    return scale.growth_measured / spent.seconds()
 
 
-async def _past(opened: Opened, found: Scene, events: int) -> tuple[float, float]:
-    past, sid = EventPages(opened.store), filling.sid(0)
-    last = int(filling.stream_id(0, events).partition("-")[0]) * 1000
+def _of_events(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    small, *larger = scale.growth_events
+    with scene() as found:
+        progress(f"writing sessions of {', '.join(f'{size:,}' for size in scale.growth_events)} events")
+        rebuild.fill_sessions(found, scale.growth_events)
+        rebuild.rebuild(found, sum(scale.growth_events), len(scale.growth_events))
+        at = {size: _At(number, size, found.settings.partitions) for number, size in enumerate(scale.growth_events)}
 
-    async def state(number: int) -> None:
-        moment = await fold_at(past, 0, sid, last - number * 1000)
-        assert moment.state.seq == events - number
+        def pages(size: int) -> float:
+            return found.with_ledger(partial(_pages, found=found, at=at[size]))
+
+        def folded(size: int) -> float:
+            return found.with_ledger(partial(_rebuilt, found=found, at=at[size]))
+
+        results: list[Result] = []
+        for size in larger:
+            of = "events of its session"
+            results.append(_beside(f"a page of {_PAGE} events", of, small, size, pages, rounds, progress))
+            few = min(rounds, rebuild.MAX_ROUNDS)
+            results.append(_beside("an event in `rebuild --session`", of, small, size, folded, few, progress))
+        states = [
+            tuple(found.with_ledger(partial(_states, found=found, at=at[size])) for _ in range(rounds))
+            for size in scale.growth_events
+        ]
+    for size, ms in zip(scale.growth_events, states, strict=True):
+        name = f"growth: CPU of the state at an instant of a session of {size:,} events"
+        base = median(states[0])
+        results.append(Bound(name=name, unit="ms", value=median(ms), at_most=STATE_AT_MOST_MS, base=base, rounds=ms))
+    return results
+
+
+class _At(msgspec.Struct, frozen=True):
+    """A session that was filled: its number, how many events it has, and how many partitions there are."""
+
+    number: int
+    events: int
+    partitions: int
+
+    @property
+    def sid(self) -> str:
+        """Its id."""
+        return filling.sid(self.number)
+
+    @property
+    def partition(self) -> int:
+        """Where it lies."""
+        return keys.partition_of(filling.user(self.number), self.partitions)
+
+
+async def _pages(opened: Opened, found: Scene, at: _At) -> float:
+    past = EventPages(opened.store)
 
     async def page(number: int) -> None:
-        await past.page(0, sid, top_seq=events // 2 + _PAGE // 2 + number, count=_PAGE)
+        found = await past.page(at.partition, at.sid, top_seq=at.events // 2 + _PAGE // 2 + number, count=_PAGE)
+        assert len(found.entries) == _PAGE
 
-    return await _each(found, state), await _each(found, page)
+    return 1 / await _each(found, page)
+
+
+async def _states(opened: Opened, found: Scene, at: _At) -> float:
+    past = EventPages(opened.store)
+
+    async def state(number: int) -> None:
+        seq = at.events - number * at.events // (_TIMES + 1)
+        moment = await fold_at(past, at.partition, at.sid, filling.at_us(seq))
+        assert moment.state.seq == seq
+
+    return await _each(found, state) * 1e3
 
 
 async def _each(found: Scene, work: Callable[[int], Awaitable[None]]) -> float:
@@ -160,20 +199,58 @@ async def _each(found: Scene, work: Callable[[int], Awaitable[None]]) -> float:
     spent = _Spent(found)
     for number in range(_TIMES):
         await work(number)
-    return spent.us(_TIMES)
+    return spent.seconds() / _TIMES
 
 
-async def _import(opened: Opened, start: int, end: int) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        if not start:
-            yield assets.owner()
-        for at in range(start, end, 1000):
-            yield assets.ndjson(at, min(at + 1000, end))
-
-    await ingest(opened.catalog, _LIBRARY, chunks())
-
-
-async def _rows(opened: Opened, found: Scene, start: int, end: int) -> float:
+async def _rebuilt(opened: Opened, found: Scene, at: _At) -> float:
+    made = Rebuild(opened.store, "growth")
     spent = _Spent(found)
-    await _import(opened, start, end)
-    return spent.us(end - start)
+    await made.session(at.partition, at.sid)
+    assert (made.report.events, made.report.broken) == (at.events, 0)
+    return at.events / spent.seconds()
+
+
+def _of_rows(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
+    small, *larger = scale.growth_entities
+    with scene() as found:
+        floor, growing = _Library(found, f"{_LIBRARY}-small"), _Library(found, _LIBRARY)
+        floor.grow(small)
+        results: list[Result] = []
+        for size in larger:
+            progress(f"importing up to {size:,} rows")
+            growing.grow(size)
+            found.settle()
+
+            def rate(of: int) -> float:
+                return (floor if of == small else growing).imported_per_s(scale.growth_measured)
+
+            results.append(_beside("an imported row", "rows of its library", small, size, rate, rounds, progress))
+        return results
+
+
+class _Library:
+    """A library with one owner that grows at its end."""
+
+    def __init__(self, found: Scene, name: str) -> None:
+        self._found, self._name, self._rows = found, name, 0
+
+    def grow(self, rows: int) -> None:
+        """Import until there are so many rows."""
+        self.imported_per_s(rows - self._rows)
+
+    def imported_per_s(self, rows: int) -> float:
+        """Import so many more rows; tells how many are taken in a second of CPU."""
+        start = self._rows
+        self._rows += rows
+        return self._found.with_ledger(partial(self._import, start=start, end=start + rows))
+
+    async def _import(self, opened: Opened, start: int, end: int) -> float:
+        async def chunks() -> AsyncIterator[bytes]:
+            if not start:
+                yield assets.owner()
+            for at in range(start, end, _CHUNK):
+                yield assets.ndjson(at, min(at + _CHUNK, end))
+
+        spent = _Spent(self._found)
+        await ingest(opened.catalog, self._name, chunks())
+        return (end - start) / spent.seconds()

@@ -82,6 +82,7 @@ def _measure(found: Scene, name: str, pages: list[Wanted], last: int, rounds: in
         at_most=AT_MOST_US,
         base=median(floors),
         notes=(f"{all_reads[0]:.1f} reads a page; rounds took {means} µs a page",),
+        rounds=own,
     )
 
 

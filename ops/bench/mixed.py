@@ -1,25 +1,28 @@
 """`mixed`: what a service is asked in a day at once: of a hundred requests 80 polls, 15 acks and 5 streams.
 
 They come at their own times, not when the one before was answered, so what is slow shows in all behind it. The users
-have as many devices as may live: what a script does for one device must not grow with them.
+have as many devices as may live: what a script does for one device must not grow with them. A user of one device, who
+only acknowledges, does so without them first and then beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from msgspec.structs import replace
 from redis import Redis
 
 from ledger.events import AcksRecorded
 from ops.bench import poll
-from ops.bench.children.phones import ACK, POLL, STREAM, Answered, Phone, Phones
+from ops.bench.children.phones import ACK, POLL, STREAM, Answered, Phone, Phones, Took
 from ops.bench.rig import assets, servers, wire
 from ops.bench.rig.processes import BenchFailed, Server
 from ops.bench.rig.results import Bound, Result
 from ops.bench.rig.rounds import Progress
 from ops.bench.rig.scale import Scale
-from ops.bench.rig.scene import ACK_PATH, STREAM_BODY, STREAM_PATH, Device, scene
+from ops.bench.rig.scene import ACK_PATH, STREAM_BODY, STREAM_PATH, Device, Scene, scene
 
 LIBRARY: Final = "mixed"
 WEIGHTS: Final = (80, 15, 5)
@@ -28,6 +31,8 @@ SCRIPTS_MS: Final = 2.0
 _ASSETS: Final = 100
 _PARTS: Final = 3
 """Of the sessions of a phone one polls, one acknowledges and one streams: each would spoil it for the others."""
+QUIET_RATE: Final = 25.0
+"""Acks a second of the user of one device."""
 _SCRIPTS: Final = "latency_percentiles_usec_evalsha"
 
 
@@ -39,6 +44,7 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         users = [f"{LIBRARY}-{number}" for number in range(scale.mixed_users)]
         devices = [device for user in users for device in found.sign_in_at(user, LIBRARY, scale.mixed_devices)]
         phones = _phones(service, devices, scale)
+        quiet = _quiet_phone(service, found)
         already = found.count_events(AcksRecorded)
         job = Phones(
             port=service.port,
@@ -49,22 +55,45 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
             first_us=assets.START_US,
             acks=int(rounds * scale.mixed_s * scale.mixed_rate),
         )
-        with Redis.from_url(found.url) as redis:
+        alone = Phones(
+            port=service.port,
+            phones=(quiet,),
+            weights=(0, 1, 0),
+            seconds=job.seconds,
+            rate=QUIET_RATE,
+            first_us=assets.START_US,
+            acks=int(job.seconds * QUIET_RATE) + 1,
+        )
+        progress(f"{alone.rate:,.0f} acks a second of one device for {alone.seconds:.0f} s")
+        without = poll.sent(alone)
+        beside = replace(alone, first_us=alone.first_us + alone.acks * wire.STEP_US)
+        with Redis.from_url(found.url) as redis, ThreadPoolExecutor(1) as pool:
             redis.config_resetstat()
             redis.config_set("slowlog-log-slower-than", 1000)
             redis.slowlog_reset()
-            progress(f"{job.rate:,.0f} requests a second for {job.seconds:.0f} s")
+            progress(f"{job.rate:,.0f} requests a second beside them for {job.seconds:.0f} s")
             before_s = service.cpu_s()
-            answered = poll.sent(job)
-            cpu_us = (service.cpu_s() - before_s) / answered.count * 1e6
+            running = pool.submit(poll.sent, beside)
+            answered, within = poll.sent(job), running.result()
+            cpu_us = (service.cpu_s() - before_s) / (answered.count + within.count) * 1e6
             scripts: Any = redis.info("latencystats").get(_SCRIPTS) or {}
             longest = max((entry["duration"] for entry in redis.slowlog_get(128)), default=0)
-        acks = answered.kinds[ACK].count if ACK in answered.kinds else 0
+        acks = sum(sent.kinds[ACK].count for sent in (answered, without, within) if ACK in sent.kinds)
         if (recorded := found.count_events(AcksRecorded) - already) != acks:
             raise BenchFailed(f"{acks:,} acks were answered 204, {recorded:,} are in the streams")
     if "p99" not in scripts:
         raise BenchFailed("the server tells nothing of how long its scripts took")
-    return _results(answered, cpu_us, float(scripts["p99"]) / 1000, longest / 1000, scale)
+    return [
+        *_results(answered, cpu_us, float(scripts["p99"]) / 1000, longest / 1000, scale),
+        _of_the_quiet(without.kinds[ACK], within.kinds[ACK]),
+    ]
+
+
+def _quiet_phone(service: Server, found: Scene) -> Phone:
+    """Sign the user of one device in, who is sent all there is."""
+    (device,) = found.sign_in_at(f"{LIBRARY}-quiet", LIBRARY, 1)
+    poll.offered_all(service, device)
+    return Phone(poll=b"", ack=wire.ack_parts(ACK_PATH, device.token, assets.TYPE, assets.asset(0)["id"]))
 
 
 def _phones(service: Server, devices: Sequence[Device], scale: Scale) -> tuple[Phone, ...]:
@@ -97,3 +126,18 @@ def _results(answered: Answered, cpu_us: float, p99_ms: float, longest_ms: float
         Bound(name="CPU of the worker in the mix", unit="µs", value=cpu_us, at_most=600, notes=(asked,)),
         Bound(name="scripts in the mix, p99", unit="ms", value=p99_ms, at_most=SCRIPTS_MS, notes=(told,)),
     ]
+
+
+def _of_the_quiet(without: Took, within: Took) -> Bound:
+    told = (
+        f"half of {within.count:,} within {within.p50_ms:.1f} ms, all within {within.most_ms:.0f} ms; without the mix "
+        f"half of {without.count:,} within {without.p50_ms:.1f} ms, all within {without.most_ms:.0f} ms"
+    )
+    return Bound(
+        name="acks of a user of one device beside the mix, p99",
+        unit="ms",
+        value=within.p99_ms,
+        at_most=AT_MOST_MS[ACK],
+        base=without.p99_ms,
+        notes=(told,),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -62,6 +63,12 @@ def fill(found: Scene, devices: int, events: int) -> None:
     """Create the ledger, and give it the events of devices without projections."""
     found.with_ledger(_nothing)
     filling.fill(found.url, found.settings.partitions, devices, events)
+
+
+def fill_sessions(found: Scene, events: Sequence[int]) -> None:
+    """Create the ledger, and give it a session of each of these lengths without projections."""
+    found.with_ledger(_nothing)
+    filling.fill_sessions(found.url, found.settings.partitions, events)
 
 
 async def _nothing(found: object) -> None:

@@ -114,7 +114,7 @@ class _Log:
         async def work(opened: Opened) -> tuple[float, float]:
             proofs, reads = [], []
             for number in range(min(_PROOFS, devices)):
-                sid, partition = filling.sid(number), opened.ledger.partition_of(f"user-{number}")
+                sid, partition = filling.sid(number), opened.ledger.partition_of(filling.user(number))
                 started = time.perf_counter()
                 if await prove(self._place(), opened.past, partition, sid) is None:
                     raise BenchFailed("there is no checkpoint to prove anything by")

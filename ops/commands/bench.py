@@ -37,7 +37,7 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare
     try:
         from ops.bench import runner
         from ops.bench.rig import scale, table
-        from ops.bench.rig.about import about
+        from ops.bench.rig.about import about, of_another_machine
         from ops.bench.rig.compare import changes, read
         from ops.bench.rig.processes import BenchFailed
     except ImportError as error:
@@ -54,15 +54,18 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare
         )
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
-    found = None if before is None else changes(before.results, results)
+    now, found = about(), None
+    if before is not None:
+        same = before.about is None or not of_another_machine(before.about, now)
+        found = changes(before.results, results, same_machine=same)
     if as_document:
         more = {} if found is None else {"changes": found}
-        echo(as_json(results, about=about(), **more))
+        echo(as_json(results, about=now, **more))
         return
     console = Console(file=sys.stdout)
     table.show(results, console, verdicts=not quick)
     if before is not None and found is not None:
-        table.show_changes(found, before.about, about(), console)
+        table.show_changes(found, before.about, now, console)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -276,13 +276,17 @@ async def not_whole(store: Store, partitions: int) -> list[int]:
     return [partition for partition, mark in enumerate(marks) if mark != whole.WHOLE]
 
 
-async def find_session(store: Store, partitions: int, sid: str) -> int | None:
+async def find_session(
+    store: Store, partitions: int, sid: str, on_progress: Callable[[int], None] = lambda _: None
+) -> int | None:
     """Find the partition of a session by its events, whatever is stored of it; None if no stream has one.
 
     Reads the streams until it is found; one whose events are all archived is found by what is stored of it only.
+    `on_progress` is told how many partitions were read.
     """
     wanted = bytes.fromhex(sid)
     for partition in range(partitions):
+        on_progress(partition)
         async for rows in read_raw(store, partition):
             if any(wanted in row[1] for row in rows):
                 return partition

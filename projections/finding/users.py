@@ -1,7 +1,7 @@
 """Who has sessions, living or ended: in pages, a partition's users in the order of their ids.
 
 There is no index of users. A page reads whole partitions until it is full or has read many sessions: of 1,000,000 in
-256 partitions 4,000 each, with as many questions for whose they are.
+256 partitions 4,000 each, with as many questions for whose they are. The next page reads the last of these again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
 from ledger import keys
@@ -61,6 +62,13 @@ async def users_page(ledger: Ledger, beyond: str | None, size: int) -> UsersPage
             after = one.user
         partition, after = partition + 1, ""
     return UsersPage(found, None)
+
+
+async def each_user(ledger: Ledger) -> AsyncGenerator[UserFound, None]:
+    """Give all users in the order of the pages; each partition is read once, and not before it is asked for."""
+    for partition in range(ledger.partitions):
+        for one in await _of_partition(ledger, partition):
+            yield one
 
 
 async def _of_partition(ledger: Ledger, partition: int) -> list[UserFound]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from ops.archive.job import preview
 from projections.archive.catalog import Archive
 from projections.archive.errors import BadSegment
 from projections.archive.format import place
-from projections.archive.lease import Lease
+from projections.archive.lease import _TRIM_MARKS, Lease
 from projections.archive.objects import Objects, open_objects
 from projections.archive.record import read_record
 from projections.checking.rebuild import Rebuild
@@ -156,6 +158,24 @@ async def test_any_page_by_seq_and_time_is_found_across_the_floor(valkey_store: 
 async def marks(store: Store, sid: str) -> list[str]:
     name = keys.marks(PARTITION, sid)
     return [mark.decode() for mark in await store.command("LRANGE", name, 0, -1, key=name)]
+
+
+async def test_marks_below_the_floor_are_found_in_few_steps_and_go_at_once(valkey_store: Store) -> None:
+    name, archive = keys.marks(PARTITION, PHONE), keys.archive(PARTITION)
+    await valkey_store.command("HSET", archive, "floor", "4000-1", key=archive)
+    for first in range(0, 5000, 1000):
+        await valkey_store.command("RPUSH", name, *(f"{ms}-2" for ms in range(first, first + 1000)), key=name)
+    before = await calls(valkey_store)
+    assert await valkey_store.script(_TRIM_MARKS, (archive, name, keys.marks(PARTITION, TABLET)), ()) == 4000
+    assert (await marks(valkey_store, PHONE))[:2] == ["4000-2", "4001-2"]
+    asked = await calls(valkey_store) - before
+    assert asked["lindex"] + asked["ltrim"] + asked["lpop"] <= 15
+
+
+async def calls(store: Store) -> Counter[str]:
+    """How often the server was asked each command, also by scripts."""
+    text = (await store.command("INFO", "commandstats", key=b"{p0}")).decode()
+    return Counter({name: int(count) for name, count in re.findall(r"cmdstat_(\w+):calls=(\d+)", text)})
 
 
 async def test_marks_go_with_the_events_and_pages_stay_the_same(valkey_store: Store, path: Path) -> None:

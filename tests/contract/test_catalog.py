@@ -15,11 +15,13 @@ from ledger.positions import Position, iso_from_us, us_from_iso
 from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
+from projections.entities.catalog import writer
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.catalog.library_summary import START_US
-from projections.entities.catalog.writer import Written
+from projections.entities.catalog.writer import WRITE, Written
 from projections.entities.entity import Entity, read_line
 from projections.entities.lines import position_of
+from projections.entities.registry import STORED_TYPES, row
 from projections.entities.source import Ahead, Page, Waiting
 from tests.support.sources.owners import let_owners_be_there, living_but_owners
 from tests.support.sources.samples import ALBUM_ID, ASSET_ID, FACE_ID, PARTNER_ID, PERSON_ID, USER_ID, sample
@@ -827,13 +829,41 @@ async def test_the_listing_is_what_import_reads(catalog: Catalog) -> None:
 
 
 @pytest.mark.each_store
-async def test_a_key_of_another_kind_stops_the_write_before_it_begins(catalog: Catalog, store: Store) -> None:
-    ids = keys.catalog_ids(LIBRARY, "edit")
-    await store.command("SET", ids, "not a hash", key=ids)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        keys.catalog_ids(LIBRARY, "edit"),
+        keys.catalog_rows(LIBRARY, "AssetEditDeleteV1"),
+        keys.catalog_ids(LIBRARY, "partner_asset"),
+        keys.catalog_rows(LIBRARY, "AlbumAssetExifUpdateV1"),
+        keys.catalog_ids(LIBRARY, "user"),
+        keys.catalog_edges(LIBRARY),
+    ],
+    ids=["its-ids", "its-rows", "another-form", "its-parts", "its-parents", "edges"],
+)
+async def test_a_key_of_another_kind_stops_the_write_before_it_begins(
+    catalog: Catalog, store: Store, broken: bytes
+) -> None:
+    await store.command("SET", broken, "of no kind that a catalog has", key=broken)
     with pytest.raises(StoreReplyError, match="WRONGTYPE"):
-        await put(catalog, entity("AssetV2"))
+        await catalog.put(LIBRARY, [entity("AssetV2"), entity("AssetEditV1")])
     assert await catalog.horizon(LIBRARY) == START_US
     assert await pages(catalog, "AssetV2") == []
+
+
+async def test_all_that_a_write_touches_is_looked_at_before_it_begins(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = "if wrong then return redis.error_reply(wrong) end\n"
+    late = "setmetatable(tables, { __index = function(_, name) error(name .. ' is looked at too late') end })\n"
+    assert WRITE.text.count(looked) == 1
+    monkeypatch.setattr(writer, "WRITE", Script("write", WRITE.text.replace(looked, looked + late)))
+    upserts = [name for name in STORED_TYPES if not row(name).is_delete]
+    markers = [name for name in STORED_TYPES if row(name).is_delete]
+    for round_of in (upserts, upserts[::-1], markers[::-1], upserts, markers):
+        for name in round_of:
+            await catalog.put(LIBRARY, [entity(name)])
+            await catalog.put(LIBRARY, [entity(name)])
 
 
 async def test_how_much_lies_ahead(catalog: Catalog) -> None:

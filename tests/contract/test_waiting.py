@@ -509,7 +509,7 @@ async def crashed(store: Store, looked_at: int, *entities: Entity) -> None:
     """Write as a writer that dies when so many rows that waited were looked at; whose they are is there."""
     await let_owners_be_there(Catalog(store), LIBRARY, entities)
     args = arguments([Write.of(found) for found in entities])
-    await store.script(WRITE, keys_of(LIBRARY), [args[0], looked_at, *args[2:]])
+    await store.script(WRITE, keys_of(LIBRARY), [looked_at, *args[1:]])
 
 
 async def test_what_a_dead_writer_left_goes_with_the_next_write_or_the_next_expiry(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 from pathlib import Path
@@ -133,6 +136,31 @@ def test_ctrl_c_leaves_a_rebuild_that_goes_on(ledger: RunningService) -> None:
     report = json.loads(ledger.command("rebuild", "--json").stdout)
     assert 0 < report["partitions"] < 16
     ledger.verify()
+
+
+def test_a_terminal_is_shown_how_many_events_of_a_session_are_read(ledger: RunningService) -> None:
+    assert ledger.settings.redis_url is not None
+    ledger.sign_in()
+    filling.fill(ledger.settings.redis_url, 16, 1, 300)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb") as terminal:
+        process = subprocess.Popen(
+            [*COMMAND, "rebuild", "--session", filling.sid(0)],
+            cwd=ledger.folder,
+            stdout=theirs,
+            stderr=theirs,
+            env=ledger.environment | {"TERM": "xterm", "COLUMNS": "99"},
+        )
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while more := os.read(terminal.fileno(), 65536):
+                shown += more
+        assert process.wait(timeout=60) == 0
+    told = shown.decode()
+    assert "looking for its events" in told  # nothing else leads to it
+    assert "300/300" in told
+    assert "300 events of 1 living" in told
 
 
 async def test_several_processes_find_what_one_does(ledger: RunningService) -> None:

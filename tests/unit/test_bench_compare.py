@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ops.bench.rig.about import About, about
-from ops.bench.rig.compare import changes, read
+from ops.bench.rig.compare import Change, changes, read
 from ops.bench.rig.results import Bound, Comparison, as_json
 from ops.bench.rig.table import show_changes
 
@@ -49,11 +49,37 @@ def test_of_one_value_no_noise_is_known_and_what_only_one_run_has_is_told() -> N
     assert found[0].by == pytest.approx(0.2)
 
 
+def took(*ms: float) -> Bound:
+    return Bound(name="page", unit="ms", value=sorted(ms)[len(ms) // 2], at_most=100, rounds=ms)
+
+
+@pytest.mark.parametrize(
+    ("now", "same_machine", "verdict"),
+    [
+        ((12, 13, 14, 15), True, "worse"),
+        ((5, 6, 7, 8), True, "better"),
+        ((11, 12, 13, 14), True, "noise"),  # one of them took no longer than one before
+        ((12, 13, 14), True, "too few rounds"),
+        ((12, 13, 14, 15), False, "another machine"),
+    ],
+)
+def test_a_value_of_several_rounds_is_the_better_the_less_it_is(
+    now: tuple[float, ...], same_machine: bool, verdict: str
+) -> None:
+    (change,) = changes([took(9, 10, 10, 11)], [took(*now)], same_machine=same_machine)
+    assert change.verdict == verdict
+
+
+def test_another_unit_is_another_figure() -> None:
+    found = changes([Bound(name="page", unit="s", value=1, at_most=1)], [took(9, 10, 10, 11)])
+    assert [change.verdict for change in found] == ["only now", "only before"]
+
+
 def test_what_was_printed_is_read_and_nothing_else() -> None:
     run = read(as_json([BEFORE], about=HERE))
     assert (run.results, run.about) == ((BEFORE,), HERE)
     assert read(as_json([BEFORE])).about is None  # as earlier versions print it
-    for other in (b"", b"{}", b'{"results": [{"kind": "speed"}]}'):
+    for other in (b"", b"{}", b'{"results": [{"kind": "bound", "name": "\xff"}]}', b'{"results": [{"kind": "speed"}]}'):
         with pytest.raises(ValueError, match="bench --json"):
             read(other)
 
@@ -65,6 +91,16 @@ def test_another_machine_is_told() -> None:
     )
     assert "noise" in told.getvalue()
     assert "another machine (cores)" in told.getvalue()
+
+
+def test_how_many_of_each_verdict_there_are_is_told_and_names_are_only_printed() -> None:
+    told = io.StringIO()
+    found = changes([BEFORE, took(9, 10, 10, 11)], [ratios(45, 46, 47, 48), took(9, 10, 10, 12)])
+    show_changes(
+        [*found, Change("[/x] \x1b[2J", None, 1.0, None, "only now")], HERE, HERE, Console(file=told, width=200)
+    )
+    assert "1 better by more than the noise, 1 within the noise, 1 only now" in told.getvalue()
+    assert "[/x] \\x1b[2J" in told.getvalue()
 
 
 def test_a_run_tells_of_what_machine_and_version_it_is() -> None:

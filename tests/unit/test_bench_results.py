@@ -86,3 +86,13 @@ def test_the_table_judges_a_full_run_and_not_a_quick_one() -> None:
         assert all(mark in out.getvalue() for mark in marks)
         assert ("✗" in out.getvalue()) is verdicts
         assert "event: x=1" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "shown"),
+    [(0.934, 0.7, ("0.93", "≤ 0.7 ✗")), (1.437, 1.5, ("1.44", "≤ 1.5 ✓")), (1234.5, 2e6, ("1,234.5", "≤ 2,000,000 ✓"))],
+)
+def test_a_limit_is_shown_as_it_is(value: float, at_most: float, shown: tuple[str, str]) -> None:
+    out = io.StringIO()
+    show([Bound(name="share", unit="", value=value, at_most=at_most)], Console(file=out, width=160))
+    assert all(text in out.getvalue() for text in shown)

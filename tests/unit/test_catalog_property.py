@@ -173,7 +173,7 @@ class Sink:
         if not entity.row.is_delete:
             owner = [] if entity.owner is None else [Write.of(entity.owner)]
             args = arguments([Write.of(entity), *owner])
-            await self.store.script(WRITE, keys_of(LIBRARY), [args[0], 0, *args[2:]])
+            await self.store.script(WRITE, keys_of(LIBRARY), [0, *args[1:]])
 
     async def look_at_all(self) -> None:
         """Look at every row that waits, whatever was noted; see `assert_nothing_was_missed`."""

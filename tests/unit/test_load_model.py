@@ -29,3 +29,9 @@ def test_a_seed_gives_the_same_and_another_one_much_the_same() -> None:
 def test_more_primaries_are_less_even() -> None:
     spread = [(one := simulate(DEVICES, 4096, primaries, 1)).primary / one.mean_primary for primaries in (8, 64, 512)]
     assert spread == sorted(spread)
+
+
+@pytest.mark.parametrize(("primaries", "times"), [(64, 1.16), (256, 1.4), (4096, 4.2)])
+def test_the_busiest_primary_is_as_far_from_the_mean_as_the_sizing_page_says(primaries: int, times: float) -> None:
+    shares = simulate(DEVICES, 4096, primaries, 18)
+    assert shares.primary / shares.mean_primary == pytest.approx(times, rel=0.03)

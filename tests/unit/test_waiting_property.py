@@ -95,7 +95,7 @@ async def run(steps: list[Step]) -> None:
             await sink.catalog.purge_tombstones(LIBRARY, await sink.catalog.horizon(LIBRARY))
         elif kind == "crash":
             args = arguments([Write.of(entity) for entity in entities])
-            await sink.store.script(WRITE, keys_of(LIBRARY), [args[0], looked_at, *args[2:]])
+            await sink.store.script(WRITE, keys_of(LIBRARY), [looked_at, *args[1:]])
             continue
         else:
             await sink.catalog.put(LIBRARY, entities)

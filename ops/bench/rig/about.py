@@ -31,6 +31,14 @@ class About(msgspec.Struct, frozen=True):
     commit: str
 
 
+_MACHINE: Final = ("processor", "cores", "memory_mib", "system", "python")
+
+
+def of_another_machine(before: About, now: About) -> list[str]:
+    """Name what differs of the machines of two runs; nothing if they are the same."""
+    return [name for name in _MACHINE if getattr(before, name) != getattr(now, name)]
+
+
 def about() -> About:
     """Look at this machine and checkout."""
     return About(

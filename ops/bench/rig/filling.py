@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,18 +31,30 @@ class _Chain(msgspec.Struct):
 
 
 def fill(url: str, partitions: int, devices: int, events: int) -> None:
-    """Give `devices` of as many users `events` in all, in turns: a sign-in, an offer, then acks. No projections."""
-    chains = [_chain(number, partitions, events // devices) for number in range(devices)]
+    """Give `devices` of as many users `events` in all."""
+    fill_sessions(url, partitions, [events // devices] * devices)
+
+
+def fill_sessions(url: str, partitions: int, events: Sequence[int]) -> None:
+    """Give a device each of as many users so many events, in turns: a sign-in, an offer, then acks. No projections."""
+    chains = [_chain(number, partitions, count) for number, count in enumerate(events)]
     made = 0
     with Redis.from_url(url) as redis:
         pipe = redis.pipeline(transaction=False)
-        for turn in range(events // devices):
+        for turn in range(max(events)):
             for chain in chains:
-                _append(pipe, chain, stream_id(chain.number, turn + 1), (_START_MS + turn) * 1000)
+                if turn >= events[chain.number]:
+                    continue
+                _append(pipe, chain, stream_id(chain.number, turn + 1), at_us(turn + 1))
                 made += 1
                 if made % _BATCH == 0:
                     pipe.execute()
         pipe.execute()
+
+
+def user(number: int) -> str:
+    """Tell whose a device is."""
+    return f"user-{number}"
 
 
 def sid(number: int) -> str:
@@ -55,16 +67,20 @@ def stream_id(number: int, seq: int) -> str:
     return f"{_START_MS + seq - 1}-{number}"
 
 
+def at_us(seq: int) -> int:
+    """Tell when the event of this seq of any device was."""
+    return (_START_MS + seq - 1) * 1000
+
+
 def _chain(number: int, partitions: int, count: int) -> _Chain:
-    user = f"user-{number}"
-    stream = keys.stream(keys.partition_of(user, partitions))
-    return _Chain(number, stream, _events(user, count))
+    stream = keys.stream(keys.partition_of(user(number), partitions))
+    return _Chain(number, stream, _events(user(number), count))
 
 
-def _events(user: str, count: int) -> Iterator[Event]:
+def _events(whose: str, count: int) -> Iterator[Event]:
     end_us = _START_MS * 1000 + count
     yield SessionCreated(
-        user, "bench", device_type=plain("Pixel"), device_os=plain("Android"), app_version=plain("3.2.0")
+        whose, "bench", device_type=plain("Pixel"), device_os=plain("Android"), app_version=plain("3.2.0")
     )
     yield StreamOffered(end_us, mask_bytes(mask_of([TYPE, COMPLETE])))
     for number in range(count):

@@ -67,7 +67,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, tag="comparison", ta
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True, tag="bound", tag_field="kind"):
-    """A value that must not exceed `at_most`; `base` is what it was measured against (an idle worker), if anything."""
+    """A value that must not exceed `at_most`; `base` is what it was measured against (an idle worker), if anything.
+
+    `rounds` are the values whose median it is, where it was measured several times.
+    """
 
     name: str
     unit: str
@@ -75,6 +78,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, tag="bound", tag_field="k
     at_most: float
     base: float | None = None
     notes: tuple[str, ...] = ()
+    rounds: tuple[float, ...] = ()
 
     @property
     def holds(self) -> bool:

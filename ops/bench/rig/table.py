@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ops.bench.rig.about import About
-from ops.bench.rig.compare import Change
+from ops.bench.rig.about import About, of_another_machine
+from ops.bench.rig.compare import FEWEST, Change, Verdict
 from ops.bench.rig.results import Bound, Comparison, Result
+from ops.commands.tables import plain
 
 
 def show(results: Sequence[Result], console: Console, *, verdicts: bool = True) -> None:
@@ -29,7 +32,7 @@ def show(results: Sequence[Result], console: Console, *, verdicts: bool = True) 
         console.print(table)
     for result in results:
         for note in result.notes:
-            console.print(f"{result.name}: {note}", highlight=False)
+            console.print(f"{result.name}: {note}", highlight=False, markup=False)
 
 
 def show_changes(changes: Sequence[Change], before: About | None, now: About, console: Console) -> None:
@@ -37,20 +40,31 @@ def show_changes(changes: Sequence[Change], before: About | None, now: About, co
     table = Table("", "before", "now", "", "", title="beside the earlier run (ratios to the floor, or values)")
     for change in changes:
         by = "" if change.by is None else f"{change.by:+.1%}"
-        table.add_row(change.name, _shown(change.before), _shown(change.now), by, change.verdict)
+        table.add_row(Text(plain(change.name)), _shown(change.before), _shown(change.now), by, change.verdict)
     console.print(table)
+    counts = Counter(change.verdict for change in changes)
+    console.print(", ".join(f"{counts[verdict]} {_MEANS[verdict]}" for verdict in _MEANS if counts[verdict]))
     if before is None:
         console.print("the earlier run does not tell of which machine and commit it is", highlight=False)
         return
     console.print(f"before: {before.commit or before.version}, now: {now.commit or now.version}", highlight=False)
-    other = [name for name in _MACHINE if getattr(before, name) != getattr(now, name)]
-    if other:
+    if other := of_another_machine(before, now):
         console.print(
             f"another machine ({', '.join(other)}): only ratios to the floor can be compared", highlight=False
         )
 
 
-_MACHINE: Final = ("processor", "cores", "memory_mib", "system", "python")
+_MEANS: Final[dict[Verdict, str]] = {
+    "better": "better by more than the noise",
+    "worse": "worse by more than the noise",
+    "noise": "within the noise",
+    "too few rounds": f"of fewer than {FEWEST} rounds",
+    "one value": "measured once, so that no noise is known",
+    "another machine": "of another machine",
+    "only before": "only before",
+    "only now": "only now",
+}
+"""What is said of the figures of each verdict, behind how many there are."""
 
 
 def _shown(value: float | None) -> str:
@@ -72,9 +86,14 @@ def _comparison_row(comparison: Comparison, verdicts: bool) -> tuple[str, ...]:
 
 
 def _bound_row(bound: Bound, verdicts: bool) -> tuple[str, ...]:
-    base = "" if bound.base is None else f"{bound.base:,.1f} {bound.unit}"
-    wanted = f"≤ {bound.at_most:,.0f} {bound.unit}"
-    return bound.name, f"{bound.value:,.1f} {bound.unit}", base, _judged(wanted, bound.holds, verdicts)
+    base = "" if bound.base is None else f"{_figure(bound.base)} {bound.unit}"
+    wanted = f"≤ {bound.at_most:,.10g} {bound.unit}".rstrip()
+    return bound.name, f"{_figure(bound.value)} {bound.unit}", base, _judged(wanted, bound.holds, verdicts)
+
+
+def _figure(value: float) -> str:
+    """Write so many digits that a figure and its limit are told apart."""
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"
 
 
 def _judged(wanted: str, holds: bool | None, verdicts: bool) -> str:

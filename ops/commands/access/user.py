@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 
 import click
@@ -18,9 +19,8 @@ from ops.opening.ledger import opened
 from projections.accounts.claim_conflicts import ClaimConflicts
 from projections.accounts.erasure import Erasure, PlainEvents, Unlinked, erase_user, plain_events, unlink_user
 from projections.accounts.person import Profile
-from projections.finding.users import UserFound, users_page
+from projections.finding.users import UserFound, each_user
 
-PAGE = 1000
 _NOBODY = (
     "nobody of this id signed in with an identity, and no session of theirs lives: syncledger user list tells who has "
     "sessions, and syncledger session find looks by an e-mail address"
@@ -73,14 +73,13 @@ def list_users(limit: int | None, data_dir: Path | None, redis_url: str | None, 
 
     async def work() -> bool:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
-            shown, beyond = 0, None
-            while limit is None or shown < limit:
-                page = await users_page(found.ledger, beyond, min(PAGE, limit - shown if limit else PAGE))
-                for one in page.users:
+            shown = 0
+            async with aclosing(each_user(found.ledger)) as users:
+                async for one in users:
                     _print_user(one, as_json)
-                shown, beyond = shown + len(page.users), page.next_place
-                if beyond is None:
-                    break
+                    shown += 1
+                    if shown == limit:
+                        break
             return bool(shown)
 
     if not run(work()):

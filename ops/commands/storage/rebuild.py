@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import click
 from click import echo
 
+from ledger import keys
 from ledger.errors import NoSuchSession, Rebuilding
 from ledger.keys import check_name
-from ledger.log.stored_sessions import Strays, find_strays
+from ledger.log.stored_sessions import Strays
 from ops.commands.options import (
     by_option,
     json_option,
@@ -22,14 +24,13 @@ from ops.commands.options import (
     settings_from,
     store_options,
 )
+from ops.commands.storage.strays import strays_of
 from ops.commands.tables import counted
 from ops.opening.ledger import Opened, now_us, opened
 from projections.checking.aside import Decision
 from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
 from projections.finding.prefixes import ID_CHARS, resolved
-
-Advance = Callable[[int, str], None]
 
 
 @click.command()
@@ -76,16 +77,18 @@ def rebuild(
     async def work() -> RebuildReport:
         async with opened(settings) as found:
             await found.check_archive()
-            with progress("rebuilding", found.ledger.partitions) as advance:
-                made = _rebuild(found, advance)
-                if sid is not None:
-                    accept = None if why is None else Decision(why, by, now_us())
-                    await made.session(*await _place_of(found, sid), accept)
-                elif user is not None:
-                    await made.user(found.ledger.partition_of(user), user)
-                else:
-                    await _partitions(found, partition, everything, made)
-                return made.report
+            if sid is not None:
+                place, whole_sid = await _place_of(found, sid)
+                accept = None if why is None else Decision(why, by, now_us())
+                async with _one_partition(found, place) as made:
+                    await made.session(place, whole_sid, accept)
+            elif user is not None:
+                place = found.ledger.partition_of(user)
+                async with _one_partition(found, place) as made:
+                    await made.user(place, user)
+            else:
+                made = await _partitions(found, partition, everything)
+            return made.report
 
     report = run(work())
     print_json(report) if as_json else _tell(report)
@@ -93,25 +96,34 @@ def rebuild(
         raise click.exceptions.Exit(1)
 
 
-def _rebuild(found: Opened, advance: Advance) -> Rebuild:
-    return Rebuild(
-        found.store,
-        uuid4().hex,
-        sealed=found.archive,
-        on_progress=lambda report: advance(
-            report.partitions, f"{counted(report.events, 'event')}, {report.written:,} written"
-        ),
-    )
+@asynccontextmanager
+async def _one_partition(found: Opened, partition: int) -> AsyncIterator[Rebuild]:
+    """Show how many of a partition's events are read, which is all of them for whatever is rebuilt of it."""
+    name = keys.stream(partition)
+    events = await found.store.command("XLEN", name, key=name)
+    with progress("reading events", events) as advance:
+        yield _rebuild(found, lambda report: advance(report.events, f"{report.written:,} written"))
 
 
-async def _partitions(found: Opened, partition: int | None, everything: bool, made: Rebuild) -> None:
+async def _partitions(found: Opened, partition: int | None, everything: bool) -> Rebuild:
     count = found.ledger.partitions
     if partition is not None and partition >= count:
         raise click.UsageError(f"there are partitions 0 to {count - 1}")
     unfinished = await not_whole(found.store, count)
     which = [partition] if partition is not None else range(count) if everything else unfinished
-    strays = await find_strays(found.store, count) if which else Strays({}, {})
-    await made.partitions(which, strays)
+    strays = await strays_of(found) if which else Strays({}, {})
+    with progress("rebuilding", len(which)) as advance:
+
+        def tell(report: RebuildReport) -> None:
+            advance(report.partitions, f"{counted(report.events, 'event')}, {report.written:,} written")
+
+        made = _rebuild(found, tell)
+        await made.partitions(which, strays)
+    return made
+
+
+def _rebuild(found: Opened, tell: Callable[[RebuildReport], None]) -> Rebuild:
+    return Rebuild(found.store, uuid4().hex, sealed=found.archive, on_progress=tell)
 
 
 async def _place_of(found: Opened, sid: str) -> tuple[int, str]:
@@ -124,7 +136,9 @@ async def _place_of(found: Opened, sid: str) -> tuple[int, str]:
     except (NoSuchSession, Rebuilding):
         if len(sid) < ID_CHARS:
             raise
-        partition = await find_session(found.store, found.ledger.partitions, sid)
+        count = found.ledger.partitions
+        with progress("looking for its events", count) as advance:
+            partition = await find_session(found.store, count, sid, lambda read: advance(read, ""))
         if partition is None:
             raise
         return partition, sid

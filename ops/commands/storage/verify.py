@@ -9,9 +9,10 @@ import click
 import msgspec
 from click import echo
 
-from ledger.log.stored_sessions import Strays, find_strays
+from ledger.log.stored_sessions import Strays
 from ledger.transparency.notes import VerifierKey
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
+from ops.commands.storage.strays import strays_of
 from ops.commands.storage.verify_log import compare_log, left_alone, tell_log
 from ops.commands.tables import counted
 from ops.commands.verifier_keys import verifier_keys
@@ -86,7 +87,7 @@ def verify(
             log = await compare_log(found, settings, keys, kept)
             archive = found.archive
             every = range(found.ledger.partitions)
-            strays = await _strays(found)
+            strays = await strays_of(found)
             verified = Verified(await _verify(found, settings, archive, list(every), strays))
             verified.found.log = log
             which = verified.found.differing_partitions
@@ -97,7 +98,7 @@ def verify(
                         advance(done, f"{made.report.written:,} written")
                         await made.repair(partition, strays)
                 verified.repaired = made.report
-                verified.left = await _verify(found, settings, archive, sorted(which), await _strays(found))
+                verified.left = await _verify(found, settings, archive, sorted(which), await strays_of(found))
                 verified.left.log = log
             return verified
 
@@ -108,13 +109,6 @@ def verify(
         _tell(verified)
     if verified.last.different or ((log := verified.found.log) is not None and log.different):
         raise click.exceptions.Exit(1)
-
-
-async def _strays(found: Opened) -> Strays:
-    with progress("looking at all keys") as advance:
-        return await find_strays(
-            found.store, found.ledger.partitions, lambda looked: advance(0, f"{counted(looked, 'key')}")
-        )
 
 
 async def _verify(

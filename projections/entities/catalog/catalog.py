@@ -33,7 +33,8 @@ from projections.entities.origins import Origins
 from projections.entities.registry import STORED_TYPES, EntityTypeRow, row
 from projections.entities.source import Ahead, HeldBack, Outlook, Page, SourceHealth, Waiting
 
-PURGE_ROWS: Final = 500
+PURGE_ROWS: Final = 100
+"""How many markers one script forgets, at most: of 500 it took several milliseconds, for which everybody else waits."""
 KNOWN_LIBRARIES: Final = 4096
 """How many libraries' outlooks are kept, to answer streams that find nothing new."""
 

@@ -1,31 +1,33 @@
 -- Finds the rows that refer to given parents, those that are served and those that wait, bounded in rows and bytes.
 --
--- KEYS  edges, waiting, wanted, arrived, checksums, then for each form of the layout: ids, and the rows of each variant
--- ARGV  the layout (JSON), most rows, most bytes, then the parents: table|id
+-- KEYS  as in rows.lua, which is no part of it; the layout stands before it
+-- ARGV  most rows, most bytes, then the parents: table|id
 --
 -- Returns whether more follow (0 or 1), then for each child: the parent, the form's name, the child's id, where it is (what
 -- the form's ids hold for it, or the place of what waits), its line, and of one that waits the parents, a line each.
 
-local forms, key_at = {}, 6
-for _, form in ipairs(cjson.decode(ARGV[1])) do
-  form.ids, form.rows = KEYS[key_at], {}
-  for at, variant in ipairs(form.variants) do form.rows[variant[1]] = KEYS[key_at + at] end
-  key_at = key_at + 1 + #form.variants
-  forms[form.name] = form
-end
+local edges, waiting, wanted = KEYS[2], KEYS[3], KEYS[4]
+local forms = setmetatable({}, { __index = function(forms, name)
+  for _, form in ipairs(layout[table_of[name]]().forms) do
+    form.rows = {}
+    for at, variant in ipairs(form.variants) do form.rows[variant[1]] = KEYS[form.at + at] end
+    forms[form.name] = form
+  end
+  return rawget(forms, name)
+end })
 
 local function served(name, id)
-  return redis.call('HGET', forms[name].ids, id), ''
+  return redis.call('HGET', KEYS[forms[name].at], id), ''
 end
 
 local function waits(name, id)
-  return string.match(redis.call('HGET', KEYS[2], name .. '|' .. id), '^([^\n]+)\n[^\n]*\n(.*)$')
+  return string.match(redis.call('HGET', waiting, name .. '|' .. id), '^([^\n]+)\n[^\n]*\n(.*)$')
 end
 
-local most, room, found = tonumber(ARGV[2]), tonumber(ARGV[3]), { 0 }
-for at = 4, #ARGV do
+local most, room, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { 0 }
+for at = 3, #ARGV do
   local parent = ARGV[at]
-  for _, index in ipairs({ { KEYS[1], served }, { KEYS[3], waits } }) do
+  for _, index in ipairs({ { edges, served }, { wanted, waits } }) do
     local low, high = '[' .. parent .. '|', '(' .. parent .. '}'
     for _, member in ipairs(redis.call('ZRANGEBYLEX', index[1], low, high, 'LIMIT', 0, most + 1)) do
       if most == 0 or room < 0 then

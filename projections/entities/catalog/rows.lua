@@ -1,43 +1,64 @@
 -- The first part of the write script: a library's rows as they lie in its keys, and the stamps they are given.
 --
 -- KEYS  meta, edges, waiting, wanted, arrived, checksums, then for each form of the layout: ids, and the rows of each variant
--- ARGV  1: the layout (JSON)
+-- ARGV  as in write.lua
+--
+-- The layout stands before it (layout.py): table_of, layout.
 
-local forms, tables, named = cjson.decode(ARGV[1]), {}, {}
-local meta, edges, waiting, wanted, arrived, checksums, key_at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], 7
-local kinds = {
-  { meta, 'hash' }, { edges, 'zset' }, { waiting, 'hash' }, { wanted, 'zset' }, { arrived, 'zset' }, { checksums, 'zset' }
-}
+local meta, edges, waiting, wanted, arrived, checksums = unpack(KEYS, 1, 6)
+local wrong
 
-for _, form in ipairs(forms) do
-  form.ids, form.rows, form.types = KEYS[key_at], {}, {}
-  kinds[#kinds + 1] = { form.ids, 'hash' }
-  for at, variant in ipairs(form.variants) do
-    form.rows[variant[1]], form.types[variant[1]] = KEYS[key_at + at], variant[2]
-    kinds[#kinds + 1] = { KEYS[key_at + at], 'zset' }
-  end
-  key_at = key_at + 1 + #form.variants
-  named[form.name] = form
-  tables[form.table] = tables[form.table] or { forms = {}, parts = {}, markers = 0 }
-  local own = tables[form.table]
-  own.forms[#own.forms + 1] = form
+local function look(key, kind)
+  local is = redis.call('TYPE', key)['ok']
+  if is ~= 'none' and is ~= kind then wrong = 'WRONGTYPE ' .. key .. ' is a ' .. is .. ', not a ' .. kind end
+  return is == kind
 end
 
-for _, pair in ipairs(kinds) do
-  local kind = redis.call('TYPE', pair[1])['ok']
-  if kind ~= 'none' and kind ~= pair[2] then
-    return redis.error_reply('WRONGTYPE ' .. pair[1] .. ' is a ' .. kind .. ', not a ' .. pair[2])
+-- The forms by their names, and the tables that they are of: each is made when it is first asked for.
+local named, tables = {}, {}
+
+setmetatable(named, { __index = function(_, name)
+  local own = tables[table_of[name]]
+  return own and rawget(named, name)
+end })
+
+setmetatable(tables, { __index = function(_, name)
+  local own = layout[name]()
+  own.markers = 0
+  for _, form in ipairs(own.forms) do
+    form.ids, form.rows, form.types = KEYS[form.at], {}, {}
+    look(form.ids, 'hash')
+    for at, variant in ipairs(form.variants) do
+      local letter, rows = variant[1], KEYS[form.at + at]
+      form.rows[letter], form.types[letter] = rows, variant[2]
+      if look(rows, 'zset') and letter == 'd' then own.markers = own.markers + redis.call('ZCARD', rows) end
+    end
+    named[form.name] = form
   end
+  for at, part in ipairs(own.parts) do own.parts[at] = named[part] end
+  tables[name] = own
+  return own
+end })
+
+local function look_at_table(name)
+  return tables[name] ~= nil
 end
 
-for _, form in ipairs(forms) do
-  local own = tables[form.table]
-  if form.rows.d then own.markers = own.markers + redis.call('ZCARD', form.rows.d) end
-  if form.with ~= '' then
-    local of = tables[form.with].parts
-    of[#of + 1] = form
+-- What these writes may touch is looked at before the first of them. Where rows wait, that is everything.
+look(meta, 'hash')
+look(edges, 'zset')
+look(checksums, 'zset')
+local any_waits = look(waiting, 'hash')
+if look(wanted, 'zset') or look(arrived, 'zset') or any_waits then
+  for name in pairs(layout) do look_at_table(name) end
+else
+  for at = 2, #ARGV, 5 do
+    if ARGV[at] ~= ARGV[at - 5] then
+      for _, parent in ipairs(named[string.match(ARGV[at], '^[^:]+')].parents) do look_at_table(parent[2]) end
+    end
   end
 end
+if wrong then return redis.error_reply(wrong) end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

@@ -4,7 +4,6 @@
 -- it replaces, if it is not new, is served until then: a row that is served never refers to one that is not.
 
 local WAITS_US, REF = 4503599627370496, '(%*?)([^|\n]+)|([^\n]+)'
-local any_waits = redis.call('HLEN', waiting) > 0
 local known = {} -- parents found to be there
 
 local function is_there(name, id)

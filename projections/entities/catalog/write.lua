@@ -2,8 +2,8 @@
 -- rows go that waited for what came. Its first parts are rows.lua and waiting.lua.
 --
 -- KEYS  as in rows.lua
--- ARGV  1: the layout (JSON); 2: how many rows that wait are looked at, at most; then five for each write:
---         <form number><letter>   u, m, b: an upsert; d: a delete marker; f: forget what waits; l: no more rows of this
+-- ARGV  1: how many rows that wait are looked at, at most; then five for each write:
+--         <form>:<letter>         u, m, b: an upsert; d: a delete marker; f: forget what waits; l: no more rows of this
 --                                 user come, until it is deleted or written again
 --         id
 --         head                    the line up to its time
@@ -313,9 +313,9 @@ local function let_all_go(most)
 end
 
 local codes, others = {}, {}
-for at = 3, #ARGV, 5 do
-  local number, letter = string.match(ARGV[at], '(%d+)(%a)')
-  local form, id, head, refs, expected = forms[tonumber(number)], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+for at = 2, #ARGV, 5 do
+  local name, letter = string.match(ARGV[at], '^([^:]+):(%a)$')
+  local form, id, head, refs, expected = named[name], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local held, stays = redis.call('HGET', form.ids, id), expected ~= ''
   local is_as_expected, code, why = expected == '' or expected == '*' or held == expected, nil, nil
   local of, place = string.match(expected, '^([^:]+):(.+)$')
@@ -349,7 +349,7 @@ for at = 3, #ARGV, 5 do
     others[#others + 1] = why
   end
 end
-let_all_go(tonumber(ARGV[2]))
+let_all_go(tonumber(ARGV[1]))
 if last > first then
   redis.call('HSET', meta, 'last', string.format('%.0f', last))
   -- Wakes who listens. A server that forbids it says so to them; the write is none the worse.

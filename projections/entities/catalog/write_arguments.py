@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ledger.positions import iso_from_us
 from ledger.store.scripts import Arg
-from projections.entities.catalog.layout import FORM_NUMBERS, LAYOUT
 from projections.entities.entity import Entity, entity_of
 from projections.entities.forms import Form, forms_of
 from projections.entities.payloads.base import Payload
@@ -92,7 +91,7 @@ def batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
 
 def arguments(batch: Sequence[Write]) -> list[Arg]:
     """Print a batch as the script's arguments."""
-    args: list[Arg] = [LAYOUT, LOOKED_AT_ROWS]
+    args: list[Arg] = [LOOKED_AT_ROWS]
     for w in batch:
-        args += (f"{FORM_NUMBERS[w.form.name]}{w.letter}", w.id, w.head, "\n".join(w.refs), w.expected)
+        args += (f"{w.form.name}:{w.letter}", w.id, w.head, "\n".join(w.refs), w.expected)
     return args

@@ -34,8 +34,8 @@ from projections.entities.registry import row
 _ROUNDS_WITHOUT_PROGRESS: Final = 20
 _SCAN_ROWS: Final = 100
 
-WRITE: Final = Script.load("projections.entities.catalog", "rows.lua", "waiting.lua", "write.lua")
-CHILDREN: Final = Script.load("projections.entities.catalog", "children.lua")
+WRITE: Final = Script.load("projections.entities.catalog", "rows.lua", "waiting.lua", "write.lua", behind=LAYOUT)
+CHILDREN: Final = Script.load("projections.entities.catalog", "children.lua", behind=LAYOUT)
 OWNERS: Final = Script.load("projections.entities.catalog", "owners.lua")
 
 _WITH_CHILDREN: Final = frozenset(parent.table for f in FORMS for parent in f.parents)
@@ -164,8 +164,8 @@ class Writer:
         wanted = [parent for parent in parents if parent.partition("|")[0] in _WITH_CHILDREN]
         if not wanted:
             return False, []
-        args: list[Arg] = [LAYOUT, BATCH_ROWS // 2, BATCH_BYTES // 2, *wanted]
-        reply = await self._store.script(CHILDREN, keys_of(library)[1:], args)
+        args: list[Arg] = [BATCH_ROWS // 2, BATCH_BYTES // 2, *wanted]
+        reply = await self._store.script(CHILDREN, keys_of(library), args)
         found = iter(reply[1:])
         children = [
             Child(parent.decode(), name.decode(), child_id.decode(), held, line, _refs_of(refs))
