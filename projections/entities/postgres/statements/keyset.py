@@ -163,8 +163,11 @@ def id_text(sql: str, kind: IdKind) -> str:
 
 
 def uuid7_at(sql: str) -> str:
-    """Print the instant of a UUIDv7, exact to its millisecond (until 2255: intervals are multiplied as floats)."""
-    ms = f"('x' || translate(left({sql}::text, 13), '-', ''))::bit(48)::bigint"
+    """Print the instant of a UUIDv7, exact to its millisecond (until 2255: intervals are multiplied as floats).
+
+    PERF: from its first six bytes; to take the hyphen out of its text takes 0.2 µs longer.
+    """
+    ms = f"('x' || encode(substr(uuid_send({sql}), 1, 6), 'hex'))::bit(48)::bigint"
     return f"(timestamptz 'epoch' + {ms} * interval '1 millisecond')"
 
 
