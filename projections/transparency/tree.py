@@ -55,6 +55,10 @@ class TreeReader:
         """Prove that the tree begins with the one of size `old`; raises ValueError for a larger one."""
         return [await self.range(*each) for each in consistency_ranges(old, self.size)]
 
+    async def is_pruned(self, index: int) -> bool:
+        """Tell whether what lies at an index may have been removed."""
+        return index < (await self._place.pruned()).minimum
+
     async def leaf(self, index: int, root: bytes) -> bytes:
         """Read a leaf, which is proved to be in the tree of this root."""
         tile = tile_of(BUNDLE_LEVEL, index // WIDTH, self.size)
