@@ -44,6 +44,7 @@ from ledger.errors import (
     UserKeyUnreadable,
 )
 from projections.accounts.credentials import CredentialUnreadable
+from projections.feed.seats import TooManyFollowers, TooManyOfUsers
 
 MESSAGES: list[tuple[Exception, int, str]] = [
     (InvalidAck("Invalid ack type: X"), 400, "Invalid ack type: X"),
@@ -163,6 +164,18 @@ def test_what_only_an_operator_can_mend_is_told_them_in_one_line(
     assert get(client).headers["retry-after"] == "30"
     (record,) = caplog.records
     assert (record.levelname, record.exc_info) == ("ERROR", None)
+    assert str(error) in record.getMessage()
+
+
+@pytest.mark.parametrize("error", [StreamsBusy("2,000 wait"), TooManyFollowers(100), TooManyOfUsers()])
+def test_that_there_is_no_room_for_somebody_is_no_error(
+    client: falcon.testing.TestClient, failing: Failing, caplog: pytest.LogCaptureFixture, error: LedgerError
+) -> None:
+    failing.error = error
+    with caplog.at_level(logging.INFO):
+        assert int(get(client).headers["retry-after"]) >= 1
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("INFO", None)
     assert str(error) in record.getMessage()
 
 
