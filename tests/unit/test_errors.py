@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import falcon
@@ -243,6 +244,25 @@ def test_a_sane_correlation_id_is_echoed_and_others_are_replaced(client: falcon.
         made = get(client, "/fine", headers={"X-Correlation-ID": bad}).headers["x-correlation-id"]
         assert made
         assert made != bad
+
+
+def test_processes_that_are_forked_make_other_correlation_ids(client: falcon.testing.TestClient) -> None:
+    """As workers are, also those that take the place of one that died."""
+    get(client, "/fine")
+    read, write = os.pipe()
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            os.write(write, f"{get(client, '/fine').headers['x-correlation-id']}\n".encode())
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        made = [*told.read().split(), get(client, "/fine").headers["x-correlation-id"]]
+    assert len({one.partition("-")[0] for one in made}) == len(made) == 3
 
 
 def test_made_correlation_ids_differ_and_are_on_every_response(client: falcon.testing.TestClient) -> None:
