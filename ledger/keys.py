@@ -234,7 +234,7 @@ def broken(partition: int) -> bytes:
 
 
 def aside(partition: int) -> bytes:
-    """Hash: stream entry that is none of an event, or `<session>@<seq>` of a head given up -> what it was."""
+    """Hash: stream entry that is no event, or `<session>@<seq>` of a head given up -> what it was."""
     return b"{p%d}:aside" % partition
 
 

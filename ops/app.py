@@ -277,12 +277,16 @@ class Application:
 
     async def _end_gone(self, found: Opened, tables: ImmichTables) -> None:
         """End what is gone at Immich; of all workers the one that claims a turn does it."""
-        from projections.immich.gone import JOB, end_gone, gap_us  # PERF: only who is beside Immich waits for this
+        from projections.immich.gone import (  # PERF: only who is beside Immich waits for this
+            JOB,
+            end_gone,
+            widest_gap_us,
+        )
 
         every_s = self._settings.expire_interval_s
         if not await claim(found.ledger, int(every_s * SECOND_US), JOB):
             return
-        report = await end_gone(found.ledger, tables, gap_us=gap_us(every_s))
+        report = await end_gone(found.ledger, tables, gap_us=widest_gap_us(every_s))
         if report.ended or report.failed or report.wrong:
             log.info("gone at Immich: %s", msgspec.json.encode(report).decode())
 

@@ -118,7 +118,7 @@ async def walk(
         raise CorruptLedger(f"event {lost} is missing, though it was never archived", sid=sid, id=lost)
     if end == _ODD and not rows:
         odd = at.decode()
-        raise CorruptLedger(f"stream entry {odd} cannot be read: it is none of an event", sid=sid, id=odd)
+        raise CorruptLedger(f"stream entry {odd} cannot be read: it is no event", sid=sid, id=odd)
     if end == _FAR:
         raise CorruptLedger(f"no marks lead to event {at.decode()}: syncledger rebuild --session makes them", sid=sid)
     entries = [_entry(rows[part], rows[part + 1 : part + 8]) for part in range(0, len(rows), _PARTS)]

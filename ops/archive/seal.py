@@ -162,7 +162,7 @@ class Sealer:
         except CorruptLedger as error:
             if not is_foreign(row):  # whose it was is for people to find out
                 raise CannotSeal(f"{error}; {advice(self._partition, row[0].decode())}") from error
-            why = "it is none of an event, and archiving trims the stream"
+            why = "it is no event, and archiving trims the stream"
             try:
                 aside = await set_aside(self._store, self._partition, row, Decision(why, "archive", self._now_us))
             except CannotSetAside as refused:

@@ -78,7 +78,7 @@ COMMANDS: Final = {
     "session": Named("devices.session:session", "Sign devices in and out, list and find them."),
     "set-aside": Named(
         "storage.set_aside:set_aside",
-        "Take a stream entry that is none of an event out of a partition's stream, and keep it.",
+        "Take a stream entry that is no event out of a partition's stream, and keep it.",
     ),
     "signing-key": Named("access.signing_key:signing_key", "List and rotate the keys that sign tokens."),
     "simulate": Named(

@@ -1,4 +1,4 @@
-"""What somebody decided to put aside: stream entries that are none of an event, and heads of histories given up.
+"""What somebody decided to put aside: stream entries that are no events, and heads of histories given up.
 
 It is kept with its bytes, with why and by whom, named by every verify and never counted as clean.
 """
@@ -63,7 +63,7 @@ _decode: Final = msgspec.msgpack.Decoder(Aside).decode
 
 
 def advice(partition: int, entry_id: str) -> str:
-    """Tell what to do with an entry that is none of an event."""
+    """Tell what to do with an entry that is no event."""
     return f"syncledger set-aside {partition} {entry_id} --why TEXT keeps it elsewhere"
 
 
@@ -78,7 +78,7 @@ async def read_asides(store: Store, partition: int) -> dict[str, Aside]:
 
 
 async def set_aside(store: Store, partition: int, row: Sequence[Any], decision: Decision) -> Aside:
-    """Put a stream entry aside, as it was read, that is none of an event.
+    """Put a stream entry aside, as it was read, that is no event.
 
     Raises CannotSetAside for an event of this or a newer version, and where too much is aside.
     """

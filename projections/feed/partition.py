@@ -153,7 +153,7 @@ class PartitionReader:
         return stream_id(rows[0][0].decode()) if rows else floor
 
     async def _was_aside(self, partition: int, lost: StreamId) -> bool:
-        """Tell whether somebody put the entry aside, since it was none of an event."""
+        """Tell whether somebody put the entry aside, since it was no event."""
         name = keys.aside(partition)
         return bool(await self._store.command("HEXISTS", name, str(lost), key=name))
 

@@ -15,7 +15,7 @@ NoticeKind = Literal["unreadable", "readable", "damaged", "removed", "went_back"
 
 unreadable: nothing of it can be told now; it goes on where it stands once it can be read again.
 readable: it is told again, from where it stood.
-damaged: one stream entry that is none of an event, or cannot be read, is passed over.
+damaged: one stream entry that is no event, or cannot be read, is passed over.
 removed: events were removed by retention before they were told.
 went_back: the store lost its newest events and goes on before them; what is left of the last minute is told again.
 position: nothing happened; it only carries the position, where there is no event to carry it.

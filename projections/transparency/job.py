@@ -181,7 +181,7 @@ def told(report: NotaryReport) -> str:
     if (made_good := report.made_good) is not None and made_good.failed:
         parts.append(what_was_made_good(made_good))
     if report.foreign:
-        parts.append(f"{report.foreign:,} stream entries are none of an event, which syncledger verify names")
+        parts.append(f"{report.foreign:,} stream entries are no events, which syncledger verify names")
     if report.refusals:
         named = ", ".join(refusal.sid.hex() for refusal in report.refusals[:3])
         parts.append(

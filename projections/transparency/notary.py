@@ -54,7 +54,7 @@ class NotaryReport(msgspec.Struct):
     """What a run did. `size`: of the log now; `more`: there is more to log than one run takes.
 
     `refused`: events that are not logged, ever, for they do not follow what is; of their sessions some are named.
-    `foreign`: stream entries that are none of an event. `stopped`: partitions that are held up, and why.
+    `foreign`: stream entries that are no events. `stopped`: partitions that are held up, and why.
     `unwitnessed`: witnesses that did not sign the checkpoint, and why.
     """
 

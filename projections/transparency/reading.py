@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A stream entry that is none of an event, or of which whose it is cannot be read."""
+    """A stream entry that is no event, or whose session cannot be read."""
 
     id: str
     what: str
@@ -64,7 +64,7 @@ def parse(row: Sequence[Any]) -> Row | Foreign:
             raise ValueError(f"a session id of {len(sid)} bytes and a hash of {len(digest)}")
         return Row(row[0].decode(), sid, int(seq), at, schema, raw, digest, prev)
     except (KeyError, ValueError) as error:
-        what = "it is none of an event" if is_foreign(row) else f"it cannot be read: {error!r}"
+        what = "it is no event" if is_foreign(row) else f"it cannot be read: {error!r}"
         return Foreign(row[0].decode(), what)
 
 

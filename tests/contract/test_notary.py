@@ -391,7 +391,7 @@ async def test_entries_that_are_no_events_stop_nothing(store: Store) -> None:
     await log.append(state, offered("AssetV1"))
     report = await run(log_of(store, place))
     assert (report.events, report.foreign, report.refused, report.stopped) == (2, 1, 0, {})
-    assert "1 stream entries are none of an event" in (await read_noted(store)).wrong
+    assert "1 stream entries are no events" in (await read_noted(store)).wrong
 
 
 async def test_what_a_newer_version_wrote_holds_its_partition_up_and_no_other(store: Store) -> None:

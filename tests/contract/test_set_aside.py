@@ -1,4 +1,4 @@
-"""A stream entry that is none of an event: it is named and kept, and all that is not its own goes on."""
+"""A stream entry that is no event: it is named and kept, and all that is not its own goes on."""
 
 from __future__ import annotations
 

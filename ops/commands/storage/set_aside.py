@@ -28,7 +28,7 @@ def _entry_id(context: click.Context, parameter: click.Parameter, value: str) ->
 @by_option
 @store_options
 def set_aside(partition: int, entry: str, why: str, by: str, data_dir: Path | None, redis_url: str | None) -> None:
-    """Take a stream entry that is none of an event out of a partition's stream, and keep it.
+    """Take a stream entry that is no event out of a partition's stream, and keep it.
 
     PARTITION and ENTRY are as verify names them. The entry is kept with its bytes, why and by whom; verify names it
     from then on. An event that can be read is refused. What was a session's last event leaves that session broken.
