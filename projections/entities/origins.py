@@ -129,7 +129,7 @@ class Origins:
         raise SourceUnavailable("Too many others describe the source of this ledger otherwise at the same time")
 
     async def of_kind(self, kind: str) -> Origin:
-        """Tell the origin of a source of which only its kind counts, which cannot change while a process reads it."""
+        """Tell the origin of a source that is known by its kind alone, which cannot change while a process reads it."""
         if not self.current:
             await self.of(Found(kind))
         return self._origin(self.current, 0)

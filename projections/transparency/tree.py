@@ -190,7 +190,7 @@ async def partials_of(place: LogPlace, path: str) -> list[str]:
 
 
 async def remove_partials(place: LogPlace, paths: list[str]) -> None:
-    """Remove the partial tiles and bundles of full ones, of which there were some if the first of a run was partial."""
+    """Remove the partial tiles and bundles that full ones, at these paths, have taken the place of."""
     for path in paths:
         if found := await partials_of(place, path):
             await place.objects.delete(found)
