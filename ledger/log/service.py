@@ -1,9 +1,8 @@
-"""The ledger: load, decide, append, for one process and one store."""
+"""The ledger: commands on sessions, decided on what is remembered or loaded and appended, for one process and store."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -54,8 +53,6 @@ from ledger.log.user_sessions import Devices, UserSessions
 from ledger.state import State, living_parent_of
 from ledger.store.error_replies import NoScript
 from ledger.store.interface import Store, TakesPacked
-
-log = logging.getLogger(__name__)
 
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
