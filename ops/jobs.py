@@ -236,11 +236,15 @@ class Jobs:
 
     async def _end_gone(self, tables: ImmichTables) -> None:
         """End what is gone at Immich."""
-        from projections.immich.gone import JOB, end_gone, gap_us  # PERF: only who is beside Immich waits for this
+        from projections.immich.gone import (
+            JOB,
+            end_gone,
+            widest_gap_us,
+        )  # PERF: only who is beside Immich waits for this
 
         every_s = self._settings.expire_interval_s
         if not await claim(self._found.ledger, int(every_s * SECOND_US), JOB):
             return
-        report = await end_gone(self._found.ledger, tables, gap_us=gap_us(every_s))
+        report = await end_gone(self._found.ledger, tables, gap_us=widest_gap_us(every_s))
         if report.ended or report.failed or report.wrong:
             log.info("gone at Immich: %s", msgspec.json.encode(report).decode())

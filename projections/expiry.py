@@ -44,6 +44,7 @@ LOOK_MS: Final = 86_400_000
 SILENT: Final = 3
 """How many partitions or libraries in a row may not be reached before a run gives up: each waits for a timeout."""
 NAMED: Final = 100
+"""How many of those that are passed over a report names."""
 JOB: Final = "expire_claimed_at_ms"
 
 
@@ -90,10 +91,10 @@ async def expire(
     elsewhere: Collection[str] = (),
     on_progress: Callable[[ExpiryReport], None] = lambda _: None,
 ) -> ExpiryReport:
-    """End sessions unheard of for `idle_us` or past their expiry; purge delete markers older than `tombstones_us`.
+    """End sessions not heard of for `idle_us`, or expired; purge delete markers older than `tombstones_us`.
 
-    Without a catalog only sessions end: other sources keep delete markers as they see fit. Sessions that were
-    authenticated by one of `elsewhere` end only as that says.
+    Without a catalog only sessions end: other sources keep delete markers as they see fit. Sessions that
+    another service authenticated (`elsewhere` names such) end only when that says so.
     Partitions that are not whole are left for a later run: what belongs to a session may be missing there. What cannot
     be looked at is passed over and reported. Raises StoreUnavailable where the store, or most of it, does not answer.
     """

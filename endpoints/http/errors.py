@@ -64,6 +64,8 @@ MAX_PROBLEMS: Final = 100
 _WS_CODES: Final = 3000
 _MISCONFIGURED: Final = (CredentialUnreadable, UserKeyUnreadable, LayoutError)
 """What only an operator can mend: by a key or a place that the settings must name."""
+_NO_ROOM: Final = (StreamsBusy, TooManyFollowers)
+"""What is refused because others are served, and is served when it comes again."""
 INTERNAL: Final = "Internal server error"
 _CODES: Final = (
     (re.compile(r"^Expected `\w+` of length (>=|==)|^Expected `\w+` >"), "too_small"),
@@ -243,6 +245,8 @@ def _log(status: int, error: Exception, req: Request) -> None:
     extra = {"correlation_id": req.correlation_id}
     if isinstance(error, Rebuilding | LedgerGone):  # an operator's matter, at every request of the sessions it is about
         log.debug(where + ": %s", *said, error, extra=extra)
+    elif isinstance(error, _NO_ROOM):
+        log.info(where + ": %s", *said, error, extra=extra)
     elif isinstance(error, (Unavailable, *_MISCONFIGURED)):
         log.error(where + ": %s", *said, error, extra=extra)
     else:

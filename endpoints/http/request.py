@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from itertools import count
@@ -21,9 +22,28 @@ OWN: Final = "syncledger"
 _CORRELATION_NAME: Final = CORRELATION_HEADER.encode()
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
-# Unique across processes by the prefix, within one by the counter: 40 times cheaper than a UUID per request.
-_prefix: Final = secrets.token_hex(6)
-_numbers: Final = count(1)
+
+class CorrelationIds:
+    """Makes ids: unique across processes by a prefix, within one by a counter.
+
+    That is 40 times cheaper than a UUID per request. Workers are forked from a process that has imported this, so each
+    begins anew.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+        os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        """Make no id from now on that another process makes."""
+        self._prefix, self._numbers = secrets.token_hex(6), count(1)
+
+    def make(self) -> str:
+        """Make the next id."""
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
+_ids: Final = CorrelationIds()
 
 
 class Request(falcon.asgi.Request):
@@ -58,7 +78,7 @@ class Request(falcon.asgi.Request):
         """The id that ties this request to its log lines: the client's own if it is sane, else one made here."""
         if not self._correlation_id:
             given = self._asgi_headers.get(_CORRELATION_NAME)
-            self._correlation_id = (given and _sane(given)) or f"{_prefix}-{next(_numbers):x}"
+            self._correlation_id = (given and _sane(given)) or _ids.make()
         return self._correlation_id
 
 

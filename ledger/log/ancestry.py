@@ -15,7 +15,7 @@ DEPTH: Final = 8
 DEPTH_READ: Final = 64
 """How many are looked at: earlier versions had no bound. What lies deeper is not admitted."""
 REMEMBERED: Final = 8192
-"""Of how many children it is remembered to whom they belong."""
+"""Of how many children the ancestors are remembered."""
 
 
 class Ancestry:

@@ -1,4 +1,4 @@
-"""Finding sessions of which the user is not known, in every partition: for operators and providers' logouts."""
+"""Finding sessions in all partitions, where the user is not known: for operators and providers' logouts."""
 
 from __future__ import annotations
 

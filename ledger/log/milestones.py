@@ -33,6 +33,8 @@ LOOK_BACK: Final = 4
 PENDING: Final = 32
 """So many are on their way to the store from a process at once; others are left out."""
 _WRITTEN_AT_ONCE: Final = 16
+_REMOVED: Final = 64
+"""Of so many that are too old the last are removed with each that is written: some of them may never have been."""
 _DELETED_AT_ONCE: Final = 1000
 
 
@@ -46,6 +48,11 @@ class _Kept(NamedTuple):
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Kept).decode
+
+
+def is_kept(seq: int, newest_seq: int) -> bool:
+    """Tell whether the milestone of an event is kept of a session whose newest event is `newest_seq`."""
+    return seq // EVERY > newest_seq // EVERY - MOST
 
 
 def passes(before: int, after: int) -> bool:
@@ -78,10 +85,10 @@ async def write(store: Store, partition: int, states: Sequence[State]) -> None:
             fields = [
                 (_field(state.sid, state.seq // EVERY), _encode(one)) for state, one in zip(some, kept, strict=True)
             ]
-            old = [_field(state.sid, state.seq // EVERY - MOST) for state in some]
+            old = [field for state in some for field in _too_old(state)]
             await asyncio.gather(
                 *(store.command("HSET", name, field, value, key=name) for field, value in fields),
-                store.command("HDEL", name, *old, key=name),
+                *([store.command("HDEL", name, *old, key=name)] if old else []),
             )
     except (StoreReplyError, StoreUnavailable) as error:  # nobody needs them: what reads further back takes longer
         log.info("milestones of partition %d were not written: %s", partition, error)
@@ -141,6 +148,12 @@ async def remove(store: Store, partition: int, sid: str | None = None, before_us
                 gone.append(field)
     for start in range(0, len(gone), _DELETED_AT_ONCE):
         await store.command("HDEL", name, *gone[start : start + _DELETED_AT_ONCE], key=name)
+
+
+def _too_old(state: State) -> list[bytes]:
+    """Name the milestones that are not kept any more beside that of a session's newest event."""
+    oldest = max(state.seq // EVERY - MOST, 0)
+    return [_field(state.sid, number) for number in range(max(oldest - _REMOVED, 0) + 1, oldest + 1)]
 
 
 def _field(sid: str, number: int) -> bytes:

@@ -1,9 +1,8 @@
-"""The ledger: load, decide, append, for one process and one store."""
+"""The ledger: commands on sessions, decided on what is remembered or loaded and appended, for one process and store."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -54,8 +53,6 @@ from ledger.state import State, living_parent_of
 from ledger.store.error_replies import NoScript
 from ledger.store.interface import Store, TakesPacked
 
-log = logging.getLogger(__name__)
-
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
@@ -63,7 +60,7 @@ _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, 
 
 
 class Ledger:
-    """The write side, and the state it is decided on.
+    """Carries commands out on sessions: in the name of a presented token, or by authority.
 
     All methods raise StoreUnavailable when the store is away, and Rebuilding where a session that is not found may be
     one that is not rebuilt yet. A session that cannot be read is mended on the way; where that is not possible,
@@ -212,7 +209,7 @@ class Ledger:
         without one it is done by authority. Raises what `decide` raises, Contended behind many writers.
         """
         seen, begins, living_parent, above = isinstance(command, _BY_DEVICE), False, "", tuple[str, ...]()
-        if not seen:  # PERF: almost every command is an ack, and asking for what it is not takes time too
+        if not seen:  # PERF: almost every command is an ack, which needs none of this
             command = await self.sealing.sealed(user, command)
             if isinstance(command, Ending):
                 if caller is not None:
@@ -246,7 +243,7 @@ class Ledger:
                     conflict = await self._write(partition, section, now_us, living_parent, above)
                     if conflict is not None:
                         if state is None and conflict.state is None and not conflict.lost:
-                            raise SessionEnded  # of this id was one before, or its parent is over
+                            raise SessionEnded  # there was one of this id before, or its parent does not live
                         known = state
                         self._recent.correct(sid, conflict.state)
                         turn = turn or await self._turn(sid)

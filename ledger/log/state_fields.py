@@ -159,7 +159,7 @@ def _print_tuples(tuples: tuple[tuple[Any, ...], ...]) -> bytes:
 
 
 def _print_old_tokens(tokens: tuple[OldToken, ...]) -> bytes:
-    """Print what is the rule as ledgers of earlier versions hold it: a token that was used."""
+    """Print replaced tokens: those that were used, almost all, as earlier versions did, which knew no others."""
     return _print_tuples(tuple(token[:2] if token.was_used else token for token in tokens))
 
 

@@ -22,7 +22,7 @@ SCORES_TOGETHER: Final = 1000
 
 
 class Devices(NamedTuple):
-    """The living sessions of a user, in no order, and those of which what is stored is damaged, each with how."""
+    """The living sessions of a user, in no order; and those whose stored state is damaged, each with how."""
 
     living: list[State]
     damaged: dict[str, str]

@@ -4,7 +4,7 @@
 --         at how many bytes of events the page ends although more were wanted
 -- Gives {} if there is no such session, else {entries newest first, how the page ends, where}. It ends with 0 at the
 -- session's first event or because it is full, 1 at the archive's floor (what is older lies in segments only), 2 at an
--- event that is missing although it was never archived, 3 at an entry that is none of an event, 4 where the page is too
+-- event that is missing although it was never archived, 3 at an entry that is no event, 4 where the page is too
 -- far from any mark, 5 because it has enough bytes.
 -- An entry is eight replies: stream id, sid, seq, at, schema, event, hash, prev.
 -- PERF: reading an entry costs what its strings cost, so none is read to learn what its place already tells.

@@ -61,7 +61,7 @@ class Store(Protocol):
 
 
 class Kinds(NamedTuple):
-    """Of which classes stores are made: some watch what they are asked."""
+    """The classes that stores are made of; traces bring some that watch what they are asked."""
 
     standalone: type[StandaloneStore] = StandaloneStore
     cluster: type[ClusterStore] = ClusterStore

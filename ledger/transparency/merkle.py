@@ -6,15 +6,12 @@ ones have such a name; all else is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 EMPTY: Final = sha256(b"").digest()
 """The root of the tree without a leaf."""
-
-SubtreeHash = Callable[[int, int], bytes]
-"""Gives the hash of the full subtree of a level and index."""
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -46,30 +43,6 @@ def full_subtrees(start: int, end: int) -> list[Subtree]:
     return found
 
 
-class Frontier:
-    """The right edge of a growing tree: the hashes of its full subtrees, left to right, of which its root is made."""
-
-    def __init__(self, size: int = 0, hashes: Sequence[bytes] = ()) -> None:
-        """Go on from a tree of `size`; `hashes` are those of `full_subtrees(0, size)`."""
-        assert len(hashes) == size.bit_count()
-        self.size = size
-        self._hashes = list(hashes)
-
-    def append(self, hashed: bytes) -> None:
-        """Add a leaf by its hash."""
-        self._hashes.append(hashed)
-        self.size += 1
-        rest = self.size
-        while not rest & 1:
-            right = self._hashes.pop()
-            self._hashes[-1] = sha256(b"\x01" + self._hashes[-1] + right).digest()
-            rest >>= 1
-
-    def root(self) -> bytes:
-        """Tell the root of what was added so far."""
-        return fold_right(self._hashes)
-
-
 def fold_right(hashes: Sequence[bytes]) -> bytes:
     """Make one hash of those of a tree's full subtrees, left to right; of none, that of the empty tree."""
     if not hashes:
@@ -78,11 +51,6 @@ def fold_right(hashes: Sequence[bytes]) -> bytes:
     for left in reversed(hashes[:-1]):
         root = node_hash(left, root)
     return root
-
-
-def range_hash(start: int, end: int, subtree: SubtreeHash) -> bytes:
-    """Tell the hash of the leaves from `start` to `end` in a tree that is cut there, as a root or a proof needs it."""
-    return fold_right([subtree(*each) for each in full_subtrees(start, end)])
 
 
 def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
@@ -127,16 +95,6 @@ def consistency_ranges(old: int, new: int) -> list[tuple[int, int]]:
     return ranges[::-1]
 
 
-def inclusion_proof(index: int, size: int, subtree: SubtreeHash) -> list[bytes]:
-    """Prove that a leaf is in the tree of `size`; raises ValueError for one that is not."""
-    return [range_hash(start, end, subtree) for start, end in inclusion_ranges(index, size)]
-
-
-def consistency_proof(old: int, new: int, subtree: SubtreeHash) -> list[bytes]:
-    """Prove that the tree of size `new` begins with that of `old`; raises ValueError."""
-    return [range_hash(start, end, subtree) for start, end in consistency_ranges(old, new)]
-
-
 def root_by_inclusion(index: int, size: int, hashed: bytes, proof: Sequence[bytes]) -> bytes:
     """Tell the root of the tree of `size` in which a leaf of this hash is at `index`; raises ValueError."""
     ranges = inclusion_ranges(index, size)
@@ -144,8 +102,8 @@ def root_by_inclusion(index: int, size: int, hashed: bytes, proof: Sequence[byte
         raise ValueError(f"a proof of {len(ranges)} hashes is needed, not of {len(proof)}")
     root = hashed
     for (start, _), sibling in zip(ranges, proof, strict=True):
-        root = node_hash(sibling, root) if start <= index else node_hash(root, sibling)
         # A range that begins at or before the leaf lies left of it: it never holds the leaf itself.
+        root = node_hash(sibling, root) if start <= index else node_hash(root, sibling)
     return root
 
 

@@ -184,8 +184,8 @@ def verified(note: Note, keys: Iterable[VerifierKey]) -> tuple[Verified, ...]:
     found: dict[VerifierKey, Verified] = {}
     for signature in note.signatures:
         key = known.get((signature.name, signature.key_id))
-        if key is not None and key not in found:
-            found[key] = Verified(key, _verify(note.text, key, signature.signature))
+        if key is not None:
+            found.setdefault(key, Verified(key, _verify(note.text, key, signature.signature)))
     return tuple(found.values())
 
 

@@ -112,6 +112,14 @@ class NotProved(ValueError):
     """A proof that does not hold; the message says which part of it, in plain words."""
 
 
+def read(content: bytes) -> SessionProof:
+    """Read a proof as its file holds it, of which nothing is checked yet; raises NotProved."""
+    try:
+        return msgspec.json.decode(content.decode(), type=SessionProof)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotProved(f"this is no proof of a session's history: {error}") from error
+
+
 def check(proof: SessionProof, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey] = ()) -> Verdict:
     """Check a proof with the log's keys, one of which must have signed, and those of witnesses, all of which must have.
 

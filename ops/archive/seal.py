@@ -95,7 +95,7 @@ class Sealer:
         return False
 
     async def _seal_one(self, hot_ms: int) -> bool:
-        """Seal one segment; False if nothing, or no more than it, was old enough."""
+        """Seal one segment; False if nothing was old enough, or nothing more is."""
         folds = await self._base()
         beyond = await excess(self._store, self._partition, self._options)
         ended: dict[str, EndedLine] = {}

@@ -40,7 +40,7 @@ class SharedFigures(Collector):
     """The shared memory; made by the arbiter before it forks. Tells what the arbiter counted."""
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
+
         shared = memoryview(mmap.mmap(-1, 8 * (4 + (slots + 2) * (MOST + 3)))).cast("d")
         self._arbiter, rest = shared[:4], shared[4:]
         self._heads = [rest[slot * 3 : slot * 3 + 3] for slot in range(slots)]

@@ -1,7 +1,7 @@
 """Which ledgers a data folder knows: a note beside the key that signs their tokens, by the address of each store.
 
 An empty store is the beginning of a ledger or the loss of one. To take a loss for a beginning signs every device out:
-so where one was known none begins by itself, nor where the key comes from elsewhere and may be in use since long.
+so where one was known none begins by itself, nor where the key comes from elsewhere and may have been in use for long.
 """
 
 from __future__ import annotations

@@ -48,6 +48,48 @@ def need(holds: bool, otherwise: str) -> None:
 # What is written in one way only, so that a file that was altered is another proof, or none
 
 
+class Count:
+    """Stands for a number that is hashed as eight bytes."""
+
+
+NOTHING: Any = type(None)
+EVENT = {"seq": Count, "atUs": Count, "schema": Count, "raw": str, "hash": str}
+END = {"session": str, "seq": Count, "hash": str, "entry": Count}
+STATE = {"sessions": Count, "siblings": [str], "end": (NOTHING, END), "proof": str}
+PROOF = {
+    "format": str, "session": str, "events": [EVENT], "newest": str, "state": STATE, "previousHash": str, "place": str,
+    "follows": (NOTHING, {"entry": str, "proof": str}),
+}  # fmt: skip
+OMITTED = {"previousHash": "", "place": "", "follows": None}
+"""What a proof need not say, and what holds then."""
+
+
+def shaped(value: Any, shape: Any, where: str = "the proof") -> None:
+    """Stop unless a value is of a shape: a type, a list of one shape, a dict of fields, or either of two."""
+    if isinstance(shape, tuple):
+        shape = shape[0] if value is None else shape[1]
+    if shape is Count:
+        need(type(value) is int and 0 <= value < 2**63, f"{where} is no number from 0 to 2^63 - 1")
+    elif isinstance(shape, list):
+        need(isinstance(value, list), f"{where} is no list")
+        for each in value:
+            shaped(each, shape[0], where)
+    elif isinstance(shape, dict):
+        need(isinstance(value, dict), f"{where} is no object")
+        for name, kind in shape.items():
+            need(name in value, f"{where} has no {name}")
+            shaped(value[name], kind, name)
+    else:
+        need(type(value) is shape, f"{where} is of another type")
+
+
+def number(text: str) -> int:
+    """Read a size or an index, in decimals."""
+    need(text.isascii() and text.isdigit() and len(text) < 20, f"{text[:40]!r} is no size or index of a log")
+    need(text == str(int(text)), f"{text[:40]!r} is no size or index of a log")
+    return int(text)
+
+
 def unhex(text: str) -> bytes:
     """Read 32 bytes in hex."""
     need(len(text) == 64 and set(text) <= set("0123456789abcdef"), f"{text[:80]!r} are not 64 lower-case hex digits")
@@ -86,17 +128,24 @@ def signers(note: str, keys: list[str]) -> list[str]:
     """Tell which of these keys signed a note."""
     text, _, lines = note.rpartition("\n\n")
     text += "\n"
+    need(len(note) <= 1 << 20 and lines.endswith("\n") and lines.count("\n") <= 64, "the checkpoint is no signed note")
+    need(not any(char < " " and char != "\n" for char in note), "a note has no control characters")
+    made_by = []
+    for line in lines.removesuffix("\n").split("\n"):
+        dash, signer, encoded = line.split(" ")
+        made_by.append((signer, unbase64(encoded)))
+        need(dash == "\u2014" and "+" not in signer and signer.split() == [signer], "a line of signatures is none")
+        need(len(made_by[-1][1]) > 4, "a line of signatures is none")
     found = []
     for key in keys:
         name, key_id, kind, public = parse_key(key)
-        for line in lines.splitlines():
-            dash, signer, encoded = line.split(" ")
-            signature = unbase64(encoded)
-            if dash != "\u2014" or signer != name or signature[:4] != key_id:
+        for signer, signature in made_by:
+            if signer != name or signature[:4] != key_id:
                 continue
             message, made = text.encode(), signature[4:]
             if kind == 4:
                 at_s, made = int.from_bytes(made[:8], "big"), made[8:]
+                need(0 < at_s < 2**63, f"a cosignature of {name} is of no time")
                 message = f"cosignature/v1\ntime {at_s}\n{text}".encode()
             try:
                 Ed25519PublicKey.from_public_bytes(public).verify(made, message)
@@ -126,18 +175,26 @@ def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     return root
 
 
+def checkpoint_in(proof: str) -> str:
+    """Give the text of the checkpoint in a tlog-proof, of which nothing is checked yet."""
+    return proof.partition("\n\n")[2].rpartition("\n\n")[0] + "\n"
+
+
 def check_proof(text: str, leaf: bytes, keys: list[str], witnesses: list[str]) -> tuple[int, str]:
     """Check a tlog-proof of a leaf: gives the entry's index and the checkpoint's text."""
     head, _, note = text.partition("\n\n")
-    magic, index_line, *lines = head.split("\n")
-    need(magic == "c2sp.org/tlog-proof@v1" and index_line.startswith("index "), "it has no tlog-proof")
-    checkpoint = note.rpartition("\n\n")[0] + "\n"
+    magic, *lines = head.split("\n")
+    if lines[:1] and lines[0].startswith("extra "):
+        lines.pop(0)
+    need(magic == "c2sp.org/tlog-proof@v1" and bool(lines) and lines[0].startswith("index "), "it has no tlog-proof")
+    index, path = number(lines[0].removeprefix("index ")), [unbase64(line) for line in lines[1:]]
+    need(len(path) < 64 and all(len(each) == 32 for each in path), "a hash of its path is none")
+    checkpoint = checkpoint_in(text)
     origin, size, root = checkpoint.split("\n")[:3]
     need(bool(signers(note, [k for k in keys if parse_key(k)[0] == origin])), f"no key that was given signed {origin}")
     for witness in witnesses:
         need(bool(signers(note, [witness])), f"witness {parse_key(witness)[0]} did not sign the checkpoint")
-    index = int(index_line.removeprefix("index "))
-    found = root_of(leaf, index, int(size), [unbase64(line) for line in lines])
+    found = root_of(leaf, index, number(size), path)
     need(found == unbase64(root), f"entry {index} is not in the log as it is given here")
     return index, checkpoint
 
@@ -228,14 +285,18 @@ def follow(session: bytes, events: list[dict[str, Any]], previous: str) -> tuple
 
 def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[str]:
     """Check a proof, and say what it proves."""
+    need(isinstance(proof, dict), "a proof is a JSON object")
+    proof = {**OMITTED, **proof}
+    shaped(proof, PROOF)
     need(proof["format"] == "syncledger/session-proof@v1", f"{proof['format']} is not read here")
     session, state, events = unhex(proof["session"]), proof["state"], proof["events"]
     root = state_root(session, [unhex(each) for each in state["siblings"]], state["end"])
-    entry = int(state["proof"].split("\n")[1].removeprefix("index "))
-    leaf = b"\1" + entry.to_bytes(8, "big") + state["sessions"].to_bytes(8, "big") + root
-    _, checkpoint = check_proof(state["proof"], leaf, keys, witnesses)
+    checkpoint = checkpoint_in(state["proof"])
     origin, size = checkpoint.split("\n")[:2]
-    need(entry == int(size) - 1, "the state is not that of the log's newest entry")
+    entry = number(size) - 1
+    leaf = b"\1" + entry.to_bytes(8, "big") + state["sessions"].to_bytes(8, "big") + root
+    index, _ = check_proof(state["proof"], leaf, keys, witnesses)
+    need(index == entry, "the state is not that of the log's newest entry")
     said = f"log {origin}, entry {entry:,}"
     notes = follows(proof, checkpoint, keys, witnesses)
     known = state["end"] if state["end"] and state["end"]["session"] == proof["session"] else None
@@ -267,8 +328,8 @@ def check(proof: dict[str, Any], keys: list[str], witnesses: list[str]) -> list[
 
 def follows(proof: dict[str, Any], checkpoint: str, keys: list[str], witnesses: list[str]) -> list[str]:
     """Check what is said of a closed log that this one follows, in this log's first entry."""
-    given = proof.get("follows")
-    if not given:
+    given = proof["follows"]
+    if given is None:
         return []
     entry = unbase64(given["entry"])
     index, other = check_proof(given["proof"], entry, keys, witnesses)
@@ -289,6 +350,19 @@ def _older(seq: int) -> str:
     return f"not proved: what the events before seq {seq:,} were, for they are not kept any more"
 
 
+def no_json(text: str) -> None:
+    """Refuse what is not of JSON though Python reads it."""
+    raise NotProved(f"{text} is no JSON")
+
+
+def read(content: bytes, keys: list[str], witnesses: list[str]) -> list[str]:
+    """Check a proof as its file holds it, and say all that is to be said of it."""
+    proof = json.loads(content.decode(), parse_constant=no_json)
+    json.dumps(proof, ensure_ascii=False).encode()  # raises for an escape that stands for no character
+    lines = check(proof, keys, witnesses) + [f"not proved: {each}" for each in NOT_PROVED]
+    return [*lines, f"note: {plain(proof['place'])}"] if proof.get("place") else lines
+
+
 def main() -> int:
     """Check a file, and say what it proves."""
     parser = argparse.ArgumentParser(description="Check the proof of a session's history.")
@@ -302,8 +376,7 @@ def main() -> int:
     parser.add_argument("--witness", action="append", default=[], help="The key of a witness that must have signed.")
     given = parser.parse_args()
     try:
-        proof = json.loads(given.file.read_text(encoding="utf-8"))
-        lines = check(proof, "\n".join(given.key).split(), "\n".join(given.witness).split())
+        lines = read(given.file.read_bytes(), "\n".join(given.key).split(), "\n".join(given.witness).split())
     except NotProved as error:
         sys.stderr.write(f"NOT PROVED: {plain(str(error))}\n")
         return 1
@@ -311,9 +384,6 @@ def main() -> int:
         what = plain(f"{type(error).__name__}: {str(error)[-200:]}")
         sys.stderr.write(f"NOT PROVED: this is no proof of a session's history: {what}\n")
         return 1
-    lines += [f"not proved: {each}" for each in NOT_PROVED]
-    if proof.get("place"):
-        lines.append(f"note: {plain(str(proof['place']))}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -54,7 +54,7 @@ class ClaimConflicts:
         await self._store.command("HDEL", name, user, key=name)
 
     async def all(self) -> dict[str, str]:
-        """Tell of every user kept whom the claim of their identity names instead, by user."""
+        """List, by user, which other user the claim of their identity names."""
         name = keys.claim_conflicts()
         flat = await self._store.command("HGETALL", name, key=name)
         return {user.decode(): named.decode() for user, named in zip(flat[::2], flat[1::2], strict=True)}

@@ -33,7 +33,7 @@ class Erasure(NamedTuple):
 async def erase_user(ledger: Ledger, identities: Identities, user_keys: UserKeys, user: str, by: Personal) -> Erasure:
     """End all sessions of a user, remove who they are, and destroy the key of their personal texts.
 
-    Their events stay, with what they hold of a person unreadable; backups of before are restored without this user.
+    Their events stay, with what they hold of a person unreadable; earlier backups are restored without this user.
     What broke off is completed by the same done again. A session that cannot end keeps nothing else from it.
     """
     ended, _ = await _end_all(ledger, user, EndSession(REASON, by))
@@ -73,7 +73,7 @@ async def _end_all(ledger: Ledger, user: str, command: EndSession) -> tuple[int,
 async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKeys) -> int:
     """Erase from what was restored whoever was erased after that was written; returns how many were in it.
 
-    A user who came back since is let be: only sessions and records from before the erasure go. Raises NotAllEnded
+    A user who came back since is left alone: only sessions and records from before the erasure go. Raises NotAllEnded
     behind the last user, where what is stored of sessions is damaged.
     """
     users = 0
@@ -95,7 +95,7 @@ async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKey
 
 
 class PlainEvents(NamedTuple):
-    """How many events hold what a device said unsealed, and of which sessions not all could be read, with why."""
+    """How many events hold unsealed what a device said; and the sessions that could not be read whole, with why."""
 
     events: int
     unread: dict[str, str]

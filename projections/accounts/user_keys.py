@@ -2,7 +2,7 @@
 
 A key is an object `users/<SHA-256 of the user>`, wrapped with the newest key of credentials. Erasing a user is noted
 in `erased/<SHA-256 of the user>/<when, in µs>`, and then the object is deleted: what it sealed is unreadable for good.
-The notes stay, so that a backup of before is restored without those users.
+The notes stay, so that an earlier backup is restored without those users.
 """
 
 from __future__ import annotations

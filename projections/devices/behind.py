@@ -71,7 +71,7 @@ class Behind:
 
 
 def _has_asked(state: State) -> bool:
-    """Tell whether it is known of which types a device wants rows."""
+    """Tell whether it is known which types a device wants."""
     return bool(state.offered) or COMPLETE in state.checkpoints
 
 

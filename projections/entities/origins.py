@@ -2,9 +2,9 @@
 
 Every source that the ledger ever read is on record, as it described itself (`Found`), and has a number. Sessions carry
 the number that they were streamed from, so nobody has to go through them when the source is exchanged: each is asked to
-start over by its own next stream (`ledger.decide.exchanged`), whatever crashed in between, and one that holds nothing
-of the exchanged source is not. That goes both ways: who points the service to a wrong database and back again has only
-those start over that synced meanwhile.
+start over by its own next stream (`ledger.starting_over.exchanged`), whatever crashed in between, and one that holds
+nothing of the exchanged source is not. That goes both ways: who points the service to a wrong database and back again
+has only those start over that synced meanwhile.
 
 Before another origin is taken, streams are refused for `SETTLE_S`, counted from when it was last seen to change. So
 what is being restored is not served in part, and an operator who meant something else can put that right.
@@ -30,8 +30,11 @@ from projections.entities.source import SourceUnavailable
 log = logging.getLogger(__name__)
 
 SETTLE_S: Final = 60.0
+"""How long another origin must have been seen, unchanged, before it is taken."""
 GIVE_UP_S: Final = 3600.0
+"""How long a table must have been missing before it is not waited for any more."""
 FIRST: Final = 1
+"""The number of the origin that a ledger's devices synced with first."""
 KEPT: Final = 64
 """How many origins are on record; one that comes back after so many others is a new one."""
 TOLD_US: Final = 7 * 86_400_000_000
@@ -126,7 +129,7 @@ class Origins:
         raise SourceUnavailable("Too many others describe the source of this ledger otherwise at the same time")
 
     async def of_kind(self, kind: str) -> Origin:
-        """Tell the origin of a source of which only its kind counts, which cannot change while a process reads it."""
+        """Tell the origin of a source that is known by its kind alone, which cannot change while a process reads it."""
         if not self.current:
             await self.of(Found(kind))
         return self._origin(self.current, 0)
@@ -193,15 +196,15 @@ class Origins:
         return ""
 
     def _before(self, found: Found) -> int:
-        """Tell what was found is to be held against: what it is, or else the newest on record; 0 without any."""
+        """Tell with which origin on record to compare what was found: its own, or else the newest; 0 without any."""
         number = self._number_of(found)
         return max(self._records, default=0) if number is None else number
 
     def _compared(self, found: Found) -> tuple[str, tuple[tuple[int, int], ...]]:
         """Say why what was found is another origin than those on record, and what it goes on from.
 
-        A server that was promoted goes on from the timeline before, up to where it had followed that. It is the only
-        change of which is known that, and how much, is lost.
+        A server that was promoted goes on from the timeline before, up to where it had followed that. Of no other
+        change is it known how much it lost.
         """
         if not self._records:
             return "", ()

@@ -88,7 +88,7 @@ class Case:
 
     @property
     def waiting(self) -> list[str]:
-        """The types of which rows were offered that are not acknowledged, in the order of the stream."""
+        """The types with rows that were offered and are not acknowledged, in the order of the stream."""
         return [name for name in self.facts.types if self.facts.library.offered.get(name, Ahead(0, None)).rows]
 
     def is_stuck(self, entity_type: str) -> bool:

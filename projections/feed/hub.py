@@ -54,7 +54,7 @@ BEAT_S: Final = 15.0
 AT_ONCE: Final = 4
 """How many pages are read at the same time for all who catch up."""
 AGAIN_S: Final = 10.0
-"""How long a partition that could not be read is let be."""
+"""How long a partition that could not be read is left alone."""
 _MOST_UNAVAILABLE: Final = 16
 """How many partitions in a row may not answer before the store as a whole is taken for away."""
 

@@ -74,16 +74,22 @@ class LiveReader:
         self._teller = teller
 
     async def run(self, turn_s: float) -> None:
-        """Read what comes, turn by turn, whatever becomes of one."""
-        number = 0
+        """Read what comes, turn by turn, whatever becomes of one; that it waits is told once, until it goes on."""
+        number, waits = 0, False
         while True:
             began_s = monotonic()
             try:
                 await self.turn(number)
             except Unavailable as error:
-                log.error("the feed waits, and goes on where it stands: %s", error)
+                if not waits:
+                    log.error("the feed waits, and goes on where it stands: %s", error)
+                waits = True
             except Exception:
                 log.exception("a turn of the feed failed, and will be tried again")
+            else:
+                if waits:
+                    log.info("the feed goes on")
+                waits = False
             number += 1
             await asyncio.sleep(max(0.0, began_s + turn_s - monotonic()))
 

@@ -46,7 +46,7 @@ class Printer:
         return self._form.event_opened(one, key, position)
 
     async def _keys(self, told: Sequence[Told]) -> dict[str, UserKey]:
-        """Read the keys of the users of whom something is told that is personal."""
+        """Read the keys of the users about whom something personal is told."""
         if self._key_now is None:
             return {}
         users = {one.user for one in told if isinstance(one, Seen) and one.user is not None and _is_personal(one)}

@@ -72,7 +72,7 @@ async def each_user(ledger: Ledger) -> AsyncGenerator[UserFound, None]:
 
 
 async def _of_partition(ledger: Ledger, partition: int) -> list[UserFound]:
-    """List the users of a partition by their ids; sessions of which what is stored is damaged are passed over."""
+    """List the users of a partition by their ids; sessions whose stored state is damaged are passed over."""
     users: dict[bytes, tuple[str, bool]] = {}  # of each session once, which a scan may give twice
     async for rows in scan(ledger.store, "HSCAN", keys.ended(partition)):
         for sid, kept in rows:

@@ -11,7 +11,7 @@ from ledger.acks import Ack, format_ack
 from ledger.entity_types import CODES, types_in
 from ledger.errors import CorruptLedger, LayoutError, LedgerError, NoSuchSession
 from ledger.events import SessionEnded
-from ledger.log.milestones import MOST, passes, write
+from ledger.log.milestones import is_kept, passes, write
 from ledger.log.reader import Entry
 from ledger.personal import UserKey, opened, text_of
 from ledger.positions import iso_from_us
@@ -130,7 +130,9 @@ async def fold_at(past: EventPages, partition: int, sid: str, at_us: int) -> Mom
             if passes(before, entry.recorded.seq) and fold.state is not None and fold.state.ended is None:
                 passed.append(fold.state)
     assert fold.state is not None
-    await write(past.store, partition, passed[-MOST:])
+    if passed:
+        (top,) = (await past.page(partition, sid, count=1)).entries
+        await write(past.store, partition, [state for state in passed if is_kept(state.seq, top.recorded.seq)])
     return Moment(fold.state, last)
 
 

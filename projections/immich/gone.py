@@ -30,9 +30,11 @@ GONE: Final = "gone"
 """Why such a session ended, in its event."""
 JOB: Final = "gone_claimed_at_ms"
 GONE_US: Final = 3_600_000_000
+"""For how long a session's row must have been gone before it is believed."""
 LOOK_GAP_US: Final = 900_000_000
 """Nobody knows what was between two looks that are further apart than this: the hour begins anew."""
 KEPT_US: Final = 86_400_000_000
+"""For how long behind that it stays noted that a row is gone, should its session not end."""
 _TABLES: Final = "tables"
 _LOOKED: Final = "looked"
 _AT_ONCE: Final = 500
@@ -52,7 +54,7 @@ class GoneReport(msgspec.Struct):
     wrong: str = ""
 
 
-def gap_us(every_s: float) -> int:
+def widest_gap_us(every_s: float) -> int:
     """Tell how far apart looks may be that are made every so many seconds."""
     return max(LOOK_GAP_US, int(every_s * 3_000_000))
 

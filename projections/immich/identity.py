@@ -272,7 +272,7 @@ class ImmichIdentity:
         return self._adoption.adopt(await self._tables.stand(row, horizon_us), state)
 
     def _in_background(self, work: Coroutine[Any, Any, Any], what: str) -> None:
-        """Write to Immich's database behind the back of whoever asks; it is tried again with a later look."""
+        """Write to Immich's database in the background; what fails is tried again with a later look."""
         if self._writes:
             work.close()
             return

@@ -1,7 +1,7 @@
 """Looking things up by their digest for many who ask at once: one question a second at most, answers kept for a while.
 
-What is asked for again is asked again before its answer is too old, behind the back of whoever asks, so a phone that is
-in use waits for none. Those that were known go before those that were not: a flood of guesses holds up nobody but
+What is asked for again is looked up anew in the background before its answer is too old, so a phone that is in use
+never waits. Those that were known go before those that were not: a flood of guesses holds up nobody but
 others who come for the first time.
 """
 

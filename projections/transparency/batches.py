@@ -108,11 +108,13 @@ async def newest(place: LogPlace) -> Batch | None:
 
 
 async def settle_before(place: LogPlace, batch: Batch) -> None:
-    """Settle all batches before one whose leaves are on disk in bundles, back to one that is."""
+    """Settle all batches before one whose leaves are on disk in bundles, back to one that is, or to what is pruned."""
     settled: list[tuple[str, bytes]] = []
     previous = batch.previous
     while previous >= 0:
         found = await read(place, previous)
+        if found is None and previous < (await place.pruned()).minimum:
+            break
         if found is None:
             raise LogContradicts(batch_name(previous), "it is missing")
         if found.settled:

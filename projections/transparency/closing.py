@@ -79,7 +79,7 @@ async def refuse_whole(place: LogPlace, closed: Closed) -> None:
 
 
 async def close(log_of: LogOf, closed: Closed, new_origin: str, take_key: Callable[[str], None]) -> Identity:
-    """Begin the log behind a closed one where `log_of` says; the same again completes what broke off.
+    """Begin the log behind a closed one where `log_of` says; to call it again completes what broke off.
 
     `take_key` has the new origin's key made where the old one's is. Raises LogRefused: the place holds a log.
     """

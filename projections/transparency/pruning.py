@@ -47,11 +47,12 @@ async def prune(
 ) -> PruneReport:
     """Remove the entries that a checkpoint covered by `before_s`, in s since 1970 as the place's clock says.
 
+    The bundle of the newest entry stays: that is the root of the state tree, with which jobs go on and proofs begin.
     May be interrupted and run again. Raises LogContradicts, ArchiveUnavailable.
     """
     pruned, size = await place.pruned(), await _newest(place)
     old = [number for number, written_s in await _numbers(place, CHECKPOINTS) if written_s < before_s]
-    minimum = max(pruned.minimum, min(max(old, default=0), size) // WIDTH * WIDTH)
+    minimum = max(pruned.minimum, min(max(old, default=0), size - 1) // WIDTH * WIDTH)
     report = PruneReport(minimum, minimum - pruned.minimum)
     if dry_run:
         return report

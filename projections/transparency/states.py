@@ -50,7 +50,7 @@ _ENTRY: Final = Packed(">BQQI32sI")
 
 
 class Piece(NamedTuple):
-    """Where a bucket or group lies: in the pack of which size, from where on, and how long; and its subtree."""
+    """Where a bucket or group lies: the size that names its pack, its offset and length there; and its subtree."""
 
     pack: int
     offset: int

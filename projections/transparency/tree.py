@@ -55,6 +55,10 @@ class TreeReader:
         """Prove that the tree begins with the one of size `old`; raises ValueError for a larger one."""
         return [await self.range(*each) for each in consistency_ranges(old, self.size)]
 
+    async def is_pruned(self, index: int) -> bool:
+        """Tell whether what lies at an index may have been removed."""
+        return index < (await self._place.pruned()).minimum
+
     async def leaf(self, index: int, root: bytes) -> bytes:
         """Read a leaf, which is proved to be in the tree of this root."""
         tile = tile_of(BUNDLE_LEVEL, index // WIDTH, self.size)
@@ -186,7 +190,7 @@ async def partials_of(place: LogPlace, path: str) -> list[str]:
 
 
 async def remove_partials(place: LogPlace, paths: list[str]) -> None:
-    """Remove the partial tiles and bundles of full ones, of which there were some if the first of a run was partial."""
+    """Remove the partial tiles and bundles that full ones, at these paths, have taken the place of."""
     for path in paths:
         if found := await partials_of(place, path):
             await place.objects.delete(found)

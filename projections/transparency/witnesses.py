@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from ledger.transparency.checkpoints import parse_checkpoint, parse_number
 from ledger.transparency.notes import BadNote, Note, Signature, VerifierKey, parse_signatures, verified
 from ledger.transparency.witnessing import SIZE_TYPE, Submission
-from projections.transparency.errors import LogWentBack
+from projections.transparency.errors import LogContradicts, LogWentBack
 from projections.transparency.tree import TreeReader
 
 MOST: Final = 16
@@ -113,7 +113,7 @@ class Witnesses:
         size = parse_checkpoint(note.text).size
         for is_last in (False, True):
             old = min(self._sizes.get(witness.key, 0), size)
-            submission = Submission(old, tuple(await tree.consistency(old)), note)
+            submission = Submission(old, await _grown_from(tree, old), note)
             status, kind, text = await self._post(f"{witness.url}/add-checkpoint", str(submission).encode())
             if status == _OK:
                 self._sizes[witness.key] = size
@@ -130,6 +130,19 @@ class Witnesses:
                 raise Refused(f"it refuses with {status}: {_shown(text)}")
             self._sizes[witness.key] = there
         raise AssertionError("the second answer returns or raises")
+
+
+async def _grown_from(tree: TreeReader, old: int) -> tuple[bytes, ...]:
+    """Prove that the log grew out of what a witness signed last; raises Refused where it is pruned there."""
+    try:
+        return tuple(await tree.consistency(old))
+    except LogContradicts as error:
+        if not await tree.is_pruned(old):
+            raise
+        raise Refused(
+            f"it signed {old:,} entries last, and the log is pruned there, so that they are in it cannot be proved: "
+            "have the witness begin anew under another name, and name its new key in LEDGER_WITNESSES"
+        ) from error
 
 
 def _of(key: VerifierKey, note: Note, text: str) -> tuple[Signature, ...]:

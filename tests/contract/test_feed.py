@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -26,7 +27,11 @@ from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
 from projections.feed.follower import Batch
 from projections.feed.hub import FeedHub
+from projections.feed.live import LiveReader, Teller
+from projections.feed.owners import Owners
+from projections.feed.partition import PartitionReader
 from projections.feed.position import FeedPosition, StreamId, stream_id
+from projections.feed.ring import Ring
 from projections.feed.seats import MOST_OF_USER, TooManyFollowers
 from projections.feed.told import ALL, FeedFilter, Notice, Seen
 from tests.support.ledger.archives import everything, opened
@@ -557,3 +562,26 @@ async def test_what_retention_removed_is_told_as_that(scene: Scene) -> None:
     assert cut in notice.what
     expected = (await scene.all_ids())[1]
     assert by_partition(seen_in(batches))[1] == [one for one in expected if stream_id(one) > stream_id(cut)]
+
+
+class Away(LiveReader):
+    """A reader whose store does not answer in some turns; it stops in the last one."""
+
+    async def turn(self, number: int) -> None:
+        if number == 6:
+            raise asyncio.CancelledError
+        if number in (1, 2, 4):
+            raise StoreUnavailable("away", maybe_done=False)
+
+
+async def test_that_the_feed_waits_is_told_once_until_it_goes_on(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads = [StreamId(0, 0)] * PARTITIONS
+    reader = PartitionReader(scene.store, None, scene.presence.check)
+    away = Away(reader, Teller(Owners(scene.store), scene.clock), Ring(heads, 1000), heads)
+    with caplog.at_level(logging.INFO, "syncledger.feed"), pytest.raises(asyncio.CancelledError):
+        await away.run(0.0)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    waits, goes_on = ("ERROR", "the feed waits, and goes on where it stands: away"), ("INFO", "the feed goes on")
+    assert told == [waits, goes_on, waits, goes_on]

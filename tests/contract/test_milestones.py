@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -143,6 +144,7 @@ async def test_a_session_that_has_ended_keeps_its_own(told: Told) -> None:
     await Rebuild(told.store, "again").repair(0, await find_strays(told.store, 1))
     assert (await told.fields(0)).keys() == before.keys()
     assert (await fold_at(told.past, 0, PHONE, told.clock.now_us)).state.ended == "logout"
+    assert await told.begun_at(PHONE, EVENTS + 1) == EVENTS // EVERY * EVERY, "its page is folded from there"
 
 
 async def test_of_each_session_so_many_are_kept_and_none_of_what_is_archived(
@@ -154,6 +156,28 @@ async def test_of_each_session_so_many_are_kept_and_none_of_what_is_archived(
     monkeypatch.setattr(milestones, "MOST", 2)
     await milestones.write(told.store, 0, [told.then[PHONE][7 * EVERY - EVERY - 1], told.then[TABLET][6 * EVERY - 1]])
     assert sorted(int(field.partition(b":")[2]) for field in await told.fields(0)) == [5, 5, 6, 6]
+
+
+async def test_no_instant_that_is_looked_at_makes_them_more(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    await told.fields(2 * (EVENTS // EVERY))
+    await milestones.remove(told.store, 0)
+    monkeypatch.setattr(milestones, "MOST", 2)
+    for seq in (2 * EVERY, 3 * EVERY, EVENTS):
+        moment = await fold_at(told.past, 0, PHONE, NOW + (seq - 1) * 1000)
+        assert moment.state == told.then[PHONE][seq - 1]
+    newest = EVENTS // EVERY
+    assert await told.fields(0) == {f"{PHONE}:{n}".encode(): ANY for n in (newest - 1, newest)}
+
+
+async def test_those_that_are_too_old_go_though_some_were_never_written(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await told.fields(2 * (EVENTS // EVERY))
+    monkeypatch.setattr(milestones, "MOST", 2)
+    newest = EVENTS // EVERY
+    await milestones.write(told.store, 0, [told.then[PHONE][newest * EVERY - 1]])
+    ours = [field for field in await told.fields(0) if field.startswith(PHONE.encode())]
+    assert sorted(ours) == [f"{PHONE}:{n}".encode() for n in (newest - 1, newest)]
 
 
 async def test_what_cannot_be_written_keeps_nobody_from_an_answer(told: Told) -> None:

@@ -14,7 +14,10 @@ from ledger import keys
 from ledger.store.interface import Store
 from ledger.transparency.merkle import check_consistency
 from ledger.transparency.session_proof import check, words
+from ledger.transparency.tiles import tile_of, unpack_bundle
 from ops.proof import check as auditors
+from ops.witness.client import post
+from ops.witness.state import WitnessState
 from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
 from projections.history.event_pages import EventPages
@@ -26,16 +29,21 @@ from projections.transparency.proving import prove
 from projections.transparency.pruning import prune
 from projections.transparency.published import PublishedLog
 from projections.transparency.tree import TreeReader
+from projections.transparency.witnesses import Witness, Witnesses
 from tests.contract.test_notary import PARTITIONS, Writer
+from tests.contract.test_witness import NAME, serving
+from tests.support.ledger import second_verifier as second
 from tests.support.ledger.archives import ALL, archived
 from tests.support.ledger.given import NOW, offered
 from tests.support.ledger.ledgers import Log, sid_of
 from tests.support.ledger.logs import (
     KEY,
     LEDGER,
+    ORIGIN,
     Audit,
     FailingObjects,
     Killed,
+    forget_lease,
     log_of,
     place_at,
     run,
@@ -166,3 +174,119 @@ async def end(log: Log, sid: str) -> None:
     state = await log.load(sid)
     assert state is not None
     assert await log.try_append(placed(state, sid, decide(state, EndSession("logout"), NOW + 999), NOW + 999)) is None
+
+
+@pytest.mark.parametrize("bundles", [1, 2])
+async def test_a_log_whose_newest_bundle_is_full_goes_on_when_all_is_old(
+    store: Store, place: LogPlace, tmp_path: Path, bundles: int
+) -> None:
+    """Its newest entry, the root of the state tree, is what the next run and each proof begin with."""
+    writer = Writer(store)
+    for _ in range(bundles):
+        await writer.act(255)
+        await run(log_of(store, place))
+    audit = await Audit.of(place)
+    assert audit.checkpoint.size == 256 * bundles
+    make_old(tmp_path)
+    report = await prune(place, LONG_AGO_S + 1)
+    assert report.minimum == 256 * (bundles - 1), "what holds the newest entry stays"
+    sid = writer.states[0, "s0"].sid
+    proof = await prove(place, EventPages(store), 0, sid)
+    assert proof is not None
+    assert check(proof, [KEY.public]).seq == writer.states[0, "s0"].seq
+    await goes_on(store, place, writer)
+
+
+def make_old(tmp_path: Path) -> None:
+    """Have all checkpoints so far be signed long ago."""
+    for path in (tmp_path / "log" / "checkpoints").iterdir():
+        os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+
+
+async def goes_on(store: Store, place: LogPlace, writer: Writer) -> None:
+    """Log more, twice, the second time as a job that knows nothing; then the log has all that the store has."""
+    size = (await Audit.of(place)).checkpoint.size if (await place.pruned()).minimum == 0 else None
+    for _ in range(2):
+        await writer.act(20)
+        report = await run(log_of(store, place))
+        assert (report.refused, report.stopped) == (0, {})
+        assert size is None or report.size > size
+    verified = await monitor(log_of(store, place), [KEY.public], PARTITIONS)
+    assert verified is not None
+    assert (verified.compared, verified.differences) == (True, [])
+
+
+@pytest.mark.parametrize("ends_at", ["the settling", "the hint"])
+async def test_a_log_of_which_batches_are_not_settled_is_pruned_and_goes_on(
+    store: Store, place: LogPlace, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_at: str
+) -> None:
+    """As where jobs end each time behind the checkpoint that they sign, before they settle what it covers."""
+
+    async def ends(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as ending:
+        where = "batches.settle_before" if ends_at == "the settling" else "notary.remove_partials"
+        ending.setattr(f"projections.transparency.{where}", ends)
+        for _ in range(3):
+            await writer.act(300)
+            with pytest.raises(Killed):
+                await run(log_of(store, place))
+            await forget_lease(store)
+            make_old(tmp_path)
+    assert (await prune(place, LONG_AGO_S + 1)).minimum > 1024
+    await goes_on(store, place, writer)
+
+
+async def test_a_witness_that_was_away_longer_than_is_kept_holds_nothing_up(
+    store: Store, place: LogPlace, tmp_path: Path
+) -> None:
+    """That what it signed is in the log cannot be proved any more: it is named, and the log goes on."""
+    writer, state = Writer(store), WitnessState(tmp_path / "w", NAME)
+    async with serving(state) as url:
+        of = log_of(store, place)
+        witnessed = of._replace(witnesses=Witnesses([Witness(state.key.public, url)], post))
+        await writer.act(299)
+        await run(witnessed)
+        assert state.newest(ORIGIN) is not None
+        for _ in range(3):
+            await writer.act(260)
+            await run(of)
+            make_old(tmp_path)
+        assert (await prune(place, LONG_AGO_S + 1)).minimum == 1024
+        for _ in range(2):
+            await writer.act(5)
+            of = log_of(store, place)._replace(witnesses=Witnesses([Witness(state.key.public, url)], post))
+            report = await run(of)
+            assert list(report.unwitnessed) == [NAME]
+            assert "300 entries" in report.unwitnessed[NAME]
+            assert "pruned" in report.unwitnessed[NAME]
+    verified = await monitor(log_of(store, place), [KEY.public], PARTITIONS)
+    assert verified is not None
+    assert verified.differences == []
+
+
+async def test_proofs_and_bundles_of_before_hold_as_they_did(store: Store, place: LogPlace, writer: Writer) -> None:
+    """What somebody kept of the log is proved against the newest checkpoint as well as against its own."""
+    proof = await prove(place, EventPages(store), 5, sid_of("silent"))
+    assert proof is not None
+    said = words(proof, check(proof, [KEY.public]))
+    published = PublishedLog(place)
+    bundle, tile = await published.tile("tile/entries/001"), await published.tile("tile/0/001")
+    assert bundle is not None
+    assert tile is not None
+    before = await Audit.of(place)
+    await prune(place, LONG_AGO_S + 1)
+    await goes_on(store, place, writer)
+    assert words(proof, check(proof, [KEY.public])) == said
+    assert auditors.read(msgspec.json.encode(proof), [str(KEY.public)], []) == said
+    text = await published.checkpoint()
+    assert text is not None
+    now = second.read_head(text.decode())
+    tree = TreeReader(place, now.size)
+    consistent = await tree.consistency(before.checkpoint.size)
+    second.check_consistency(before.checkpoint.size, before.checkpoint.root, now.size, now.root, consistent)
+    # Level 1 holds the hash of each tile below it, and a kept bundle is of one of them.
+    above = await tree.read(tile_of(1, 0, now.size))
+    assert second.tree_hash([tile[at : at + 32] for at in range(0, len(tile), 32)]) == above[32:64]
+    assert second.tree_hash([second.hash_leaf(leaf) for leaf in unpack_bundle(bundle)]) == above[32:64]

@@ -21,6 +21,7 @@ from projections.transparency.published import PublishedLog
 from projections.transparency.tree import TreeReader
 from tests.contract.test_notary import PARTITIONS, Writer
 from tests.support.ledger import second_verifier as second
+from tests.support.ledger import trees
 from tests.support.ledger.logs import KEY, LEDGER, Audit, log_of, place_at, run
 
 WITNESS = SignerKey("witness.example/w1", COSIGNATURE, bytes(range(1, 33)))
@@ -35,10 +36,10 @@ def subtree(level: int, index: int) -> bytes:
 def test_both_take_the_same_proofs(size: int, data: st.DataObject) -> None:
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size))
     root, was = second.tree_hash(HASHES[:size]), second.tree_hash(HASHES[:old])
-    assert merkle.range_hash(0, size, subtree) == root
-    path = merkle.inclusion_proof(index, size, subtree)
+    assert trees.range_hash(0, size, subtree) == root
+    path = trees.inclusion_proof(index, size, subtree)
     second.check_inclusion(HASHES[index], index, size, path, root)
-    proof = merkle.consistency_proof(old, size, subtree)
+    proof = trees.consistency_proof(old, size, subtree)
     second.check_consistency(old, was, size, root, proof)
 
 
@@ -51,12 +52,12 @@ def test_both_refuse_the_same(size: int, wrong: str, data: st.DataObject) -> Non
     root, was = second.tree_hash(HASHES[:size]), second.tree_hash(HASHES[:old])
     for proof, ours, theirs in (
         (
-            merkle.inclusion_proof(index, size, subtree),
+            trees.inclusion_proof(index, size, subtree),
             lambda path, to: merkle.root_by_inclusion(index, size, HASHES[index], path) == to,
             lambda path, to: second.check_inclusion(HASHES[index], index, size, path, to),
         ),
         (
-            merkle.consistency_proof(old, size, subtree),
+            trees.consistency_proof(old, size, subtree),
             lambda path, to: merkle.check_consistency(old, was, size, to, path),
             lambda path, to: second.check_consistency(old, was, size, to, path),
         ),

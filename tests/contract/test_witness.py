@@ -16,7 +16,7 @@ import uvicorn
 from ledger import keys
 from ledger.store.interface import Store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
-from ledger.transparency.merkle import Frontier, consistency_proof, leaf_hash, node_hash
+from ledger.transparency.merkle import leaf_hash, node_hash
 from ledger.transparency.notes import (
     ED25519,
     Note,
@@ -42,6 +42,7 @@ from projections.transparency.witnesses import Witness, Witnesses
 from tests.support.ledger.given import offered
 from tests.support.ledger.ledgers import PARTITION, Log
 from tests.support.ledger.logs import KEY, LEDGER, ORIGIN, log_of, place_at, run
+from tests.support.ledger.trees import Frontier, consistency_proof
 
 AT_S = 1_700_000_000
 NAME = "audit.example/w1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import falcon
@@ -44,6 +45,7 @@ from ledger.errors import (
     UserKeyUnreadable,
 )
 from projections.accounts.credentials import CredentialUnreadable
+from projections.feed.seats import TooManyFollowers, TooManyOfUsers
 
 MESSAGES: list[tuple[Exception, int, str]] = [
     (InvalidAck("Invalid ack type: X"), 400, "Invalid ack type: X"),
@@ -166,6 +168,18 @@ def test_what_only_an_operator_can_mend_is_told_them_in_one_line(
     assert str(error) in record.getMessage()
 
 
+@pytest.mark.parametrize("error", [StreamsBusy("2,000 wait"), TooManyFollowers(100), TooManyOfUsers()])
+def test_that_there_is_no_room_for_somebody_is_no_error(
+    client: falcon.testing.TestClient, failing: Failing, caplog: pytest.LogCaptureFixture, error: LedgerError
+) -> None:
+    failing.error = error
+    with caplog.at_level(logging.INFO):
+        assert int(get(client).headers["retry-after"]) >= 1
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    assert str(error) in record.getMessage()
+
+
 def test_every_class_of_the_tree_has_been_thought_of() -> None:
     known = {type(error) for error, *_ in MESSAGES} | {type(error) for error in UNAVAILABLE} | {InvalidInput}
     bases = {base for kind in known for base in kind.__mro__}
@@ -230,6 +244,25 @@ def test_a_sane_correlation_id_is_echoed_and_others_are_replaced(client: falcon.
         made = get(client, "/fine", headers={"X-Correlation-ID": bad}).headers["x-correlation-id"]
         assert made
         assert made != bad
+
+
+def test_processes_that_are_forked_make_other_correlation_ids(client: falcon.testing.TestClient) -> None:
+    """As workers are, also those that take the place of one that died."""
+    get(client, "/fine")
+    read, write = os.pipe()
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            os.write(write, f"{get(client, '/fine').headers['x-correlation-id']}\n".encode())
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        made = [*told.read().split(), get(client, "/fine").headers["x-correlation-id"]]
+    assert len({one.partition("-")[0] for one in made}) == len(made) == 3
 
 
 def test_made_correlation_ids_differ_and_are_on_every_response(client: falcon.testing.TestClient) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 from click import echo
 
 from ledger.transparency.notes import BadNote, SignerKey, VerifierKey, parse_signer
-from ledger.transparency.session_proof import NotProved, SessionProof, check, plain, words
+from ledger.transparency.session_proof import NotProved, check, plain, read, words
 from ops.commands.access.proof_close import close
 from ops.commands.access.proof_prune import prune
 from ops.commands.options import json_option, print_json, settings_from
@@ -96,9 +95,9 @@ def verify(file: Path, keys: list[VerifierKey], witnesses: list[VerifierKey], as
     Exits 1 if it proves nothing. ops/proof/check.py does the same without this program.
     """
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=SessionProof)
+        found = read(file.read_bytes())
         verdict = check(found, keys, witnesses)
-    except (msgspec.DecodeError, UnicodeDecodeError, NotProved, RecursionError) as error:
+    except NotProved as error:
         raise click.ClickException(f"NOT PROVED: {plain(str(error))}") from None
     lines = words(found, verdict)
     if as_json:

@@ -90,7 +90,7 @@ class Writer:
         return written
 
     async def put_new(self, library: str, entities: Sequence[Entity]) -> None:
-        """Write those of these of which there is no trace: neither a row nor a marker."""
+        """Write those entities of which the library has no trace: neither a row nor a delete marker."""
         await self._run(library, [Write.of(entity, NOTHING) for entity in entities])
 
     async def put_over(self, library: str, entity: Entity, place: Position) -> None:

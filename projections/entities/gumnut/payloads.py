@@ -324,7 +324,7 @@ def _is_no_time(moment: datetime) -> bool:
 
 
 def _trashed_at(found: AssetResponse) -> str | None:
-    """Tell since when an asset is in the trash; one of which that cannot be printed is in the trash all the same."""
+    """Tell since when an asset is in the trash; where that instant cannot be printed, one stands for it."""
     if found.trashed_at is None:
         return None
     return instant(found.trashed_at) or instant(found.updated_at) or _LONG_AGO

@@ -35,7 +35,7 @@ class MappedReads:
         return library_value(library, self._library) if can_hold(self._postgres.encoding, library) else None
 
     def values(self, statement: Statement, ask: Ask) -> list[Any]:
-        """Make the values for a statement, none of which the database cannot hold."""
+        """Make the values for a statement, all of them such that the database can hold them."""
         encoding = self._postgres.encoding
         if encoding == UTF8:
             return statement.values(ask)

@@ -162,7 +162,7 @@ class LogCheck:
         await self._checkpoints(roots_hold)
 
     async def _unmet(self) -> int:
-        """Count the sessions that no entry was met of which they are said to end with, but for what is pruned."""
+        """Count the sessions whose last entry, by the state tree, was not met; those that are pruned do not count."""
         pruned = 0
         if self._log.minimum:
             async for records in self._log.states.records():

@@ -9,7 +9,7 @@ from ledger import keys
 from ledger.store.interface import Store
 from ledger.transparency.checkpoints import Checkpoint, parse_checkpoint
 from ledger.transparency.entries import ClosedLeaf, EventLeaf, StateLeaf, parse_leaf
-from ledger.transparency.merkle import Frontier, leaf_hash
+from ledger.transparency.merkle import leaf_hash
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Bucket, Node, Record, bucket_of
 from ledger.transparency.tiles import BUNDLE_LEVEL, WIDTH, levels, tile_of, unpack_bundle
@@ -21,6 +21,7 @@ from projections.transparency.place import LogPlace
 from projections.transparency.published import PublishedLog
 from tests.support.ledger.given import NOW
 from tests.support.ledger.states import node_of
+from tests.support.ledger.trees import Frontier
 
 ORIGIN: Final = "ledger.example/log"
 LEDGER: Final = "5" * 32

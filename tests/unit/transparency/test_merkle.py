@@ -18,7 +18,8 @@ from ledger.transparency.tiles import (
     place_of,
     tile_of,
     unpack_bundle,
-)  # fmt: skip
+)  # fmt: skipfrom tests.support.ledger import trees
+from tests.support.ledger import trees
 
 LEAVES = [bytes.fromhex(each) for each in (
     "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
@@ -76,7 +77,7 @@ def subtree(level: int, index: int) -> bytes:
 
 
 def test_known_roots() -> None:
-    frontier = merkle.Frontier()
+    frontier = trees.Frontier()
     assert frontier.root().hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     for leaf, root in zip(LEAVES, ROOTS, strict=True):
         frontier.append(merkle.leaf_hash(leaf))
@@ -87,12 +88,12 @@ def test_known_roots() -> None:
 def test_any_tree_is_as_the_text_defines_it(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
     old = data.draw(st.integers(1, size))
-    root = merkle.range_hash(0, size, subtree)
+    root = trees.range_hash(0, size, subtree)
     assert root == mth(HASHES[:size])
-    proof = merkle.inclusion_proof(index, size, subtree)
+    proof = trees.inclusion_proof(index, size, subtree)
     assert proof == path(index, HASHES[:size])
     assert merkle.root_by_inclusion(index, size, HASHES[index], proof) == root
-    consistency = merkle.consistency_proof(old, size, subtree)
+    consistency = trees.consistency_proof(old, size, subtree)
     assert consistency == subproof(old, HASHES[:size], True)
     merkle.check_consistency(old, mth(HASHES[:old]), size, root, consistency)
 
@@ -101,7 +102,7 @@ def test_any_tree_is_as_the_text_defines_it(size: int, data: st.DataObject) -> N
 def test_nothing_else_is_proved(size: int, data: st.DataObject) -> None:
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size - 1))
     root, was = mth(HASHES[:size]), mth(HASHES[:old])
-    proof = merkle.inclusion_proof(index, size, subtree)
+    proof = trees.inclusion_proof(index, size, subtree)
     for at in range(len(proof)):
         changed = [*proof[:at], bytes(32), *proof[at + 1 :]]
         assert merkle.root_by_inclusion(index, size, HASHES[index], changed) != root
@@ -109,7 +110,7 @@ def test_nothing_else_is_proved(size: int, data: st.DataObject) -> None:
     for wrong in (proof[1:], [*proof, bytes(32)]):
         with pytest.raises(ValueError, match="hashes"):
             merkle.root_by_inclusion(index, size, HASHES[index], wrong)
-    consistency = merkle.consistency_proof(old, size, subtree)
+    consistency = trees.consistency_proof(old, size, subtree)
     for at in range(len(consistency)):
         changed = [*consistency[:at], bytes(32), *consistency[at + 1 :]]
         with pytest.raises(ValueError, match="does not lead"):

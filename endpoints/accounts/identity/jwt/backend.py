@@ -28,7 +28,7 @@ from ledger.log.service import Ledger
 log = logging.getLogger(__name__)
 
 KNOWN: Final = 16_384
-"""How many tokens a worker remembers, about 1 KB each; who comes beyond them puts the longest unheard-of aside."""
+"""How many tokens a worker remembers, about 1 KB each; one more puts aside the one not heard of for longest."""
 MAX_TOKEN_CHARS: Final = 16_384
 ANSWER_S: Final = 2.0
 NAME: Final = "jwt"

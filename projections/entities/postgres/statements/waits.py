@@ -317,7 +317,7 @@ def _any(guards: Sequence[Guard]) -> tuple[str, str]:
 
 
 def _first(causes: Sequence[tuple[str, str]]) -> str:
-    """Print the text of the first cause that is there, of causes of which one is; empty without any."""
+    """Print the text of the first of these causes that holds, as one of them must; empty without any."""
     if len(causes) < 2:  # PERF: planning a statement costs with its length
         return causes[0][1] if causes else ""
     cases = " ".join(f"WHEN {cause} THEN {text}" for cause, text in causes[:-1])
