@@ -18,6 +18,7 @@ import jinja2
 from endpoints.console.visitors import NotSignedIn, Visitor
 from endpoints.console.words import ago, clean, colour, device, minute, number, prose, seconds, short, span, spans, told
 from endpoints.http.request import Request
+from ledger.errors import InvalidInput
 from ledger.positions import iso_from_us, us_from_iso
 from projections.history.words import TAGS
 from projections.sent.words import ENDS, row_text
@@ -83,6 +84,10 @@ def shown(req: Request, resp: falcon.asgi.Response, error: Exception, message: s
     code = int(resp.status.split()[0]) if isinstance(resp.status, str) else int(resp.status)
     title = _TITLES.get(code, "Not available now" if code >= 500 else "Refused")
     again_s = AGAIN_S if code == 503 and req.method == "GET" else 0
+    if isinstance(error, InvalidInput):
+        message = error.told
+    elif isinstance(error, falcon.HTTPRouteNotFound):
+        message = "The console has no such page"
     show(resp, "error.html", None, title=title, message=message, correlation=req.correlation_id, again_s=again_s)
     return True
 
