@@ -50,22 +50,22 @@ def explain(session: str | None, user: str | None, data_dir: Path | None, redis_
     if user is not None:
         check_name("--user", user)
 
-    async def work() -> list[Explanation]:
+    async def work() -> tuple[list[Explanation], int]:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found, AsyncExitStack() as closing:
             if found.archive is not None:
                 await found.check_archive()
             ledger = found.ledger
             with progress("gathering facts") as advance:
-                places = await _places(ledger, session, user)
+                places, more = await _places(ledger, session, user)
                 source = await open_source(settings, found, closing)
                 told = []
                 for number, (partition, sid) in enumerate(places):
                     told.append(explain_facts(await gather(ledger, found.past, source, partition, sid), ledger.clock()))
                     advance(number + 1, "")
-                return told
+                return told, more
 
-    told = run(work())
+    told, more = run(work())
     if as_json:
         for one in told:
             print_json(one)
@@ -79,19 +79,21 @@ def explain(session: str | None, user: str | None, data_dir: Path | None, redis_
         for line in _wrapped(f"  {one.findings[0].weight}: {one.findings[0].code}: {one.summary}"):
             echo(line)
     echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
+    if more:
+        echo(f"Left out: {counted(more, 'session')} heard of less lately; syncledger session list --user {user} has all")
 
 
-async def _places(ledger: Ledger, session: str | None, user: str | None) -> list[tuple[int, str]]:
-    """Find what is to be explained; raises NoSuchSession, Ambiguous."""
+async def _places(ledger: Ledger, session: str | None, user: str | None) -> tuple[list[tuple[int, str]], int]:
+    """Find what is to be explained, and how many sessions more there are; raises NoSuchSession, Ambiguous."""
     if session is not None:
-        return [await resolved(ledger, session, user)]
+        return [await resolved(ledger, session, user)], 0
     assert user is not None
     living = await all_of(ledger, user, ended=False)
     if not living:
         raise NoSuchSession(
             f"No session of {user} lives: syncledger session list --user {user} --all shows those that have ended"
         )
-    return [(place.partition, place.sid) for place in living[:SHOWN]]
+    return [(place.partition, place.sid) for place in living[:SHOWN]], max(len(living) - SHOWN, 0)
 
 
 def _words(found: Explanation) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click import echo
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.accounts.device_descriptions import describe
 from endpoints.sync.acks import forgotten
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, RequestReset
@@ -336,7 +337,7 @@ def _notes(state: State) -> str:
     """Tell what is so of few sessions only."""
     notes = []
     if state.parent:
-        notes.append(f"ends with {state.parent[:12]}…")
+        notes.append(f"ends with {state.parent[:SHORT_ID_CHARS]}…")
     if state.over_at_us is not None:
         notes.append(f"expires {minute(state.over_at_us)}")
     if state.pending_reset or state.reset_sent:
