@@ -73,7 +73,7 @@ def seconds(value: float | None) -> str:
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
 
 
-def spans(text: str) -> str:
+def time_class(text: str) -> str:
     """Name a class of times as figures have it (`1h`, `30d`, `longer`)."""
     found = _CLASS.fullmatch(text)
     if found is None:

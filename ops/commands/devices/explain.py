@@ -80,7 +80,7 @@ def explain(session: str | None, user: str | None, data_dir: Path | None, redis_
             echo(line)
     echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
     if more:
-        echo(f"Left out: {counted(more, 'session')} heard of less lately; syncledger session list --user {user} has all")
+        echo(f"Left out: {counted(more, 'session')} heard of earlier; syncledger session list --user {user} has all")
 
 
 async def _places(ledger: Ledger, session: str | None, user: str | None) -> tuple[list[tuple[int, str]], int]:

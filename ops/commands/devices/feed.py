@@ -74,7 +74,7 @@ def feed(
     the same `id`. A partition that cannot be read is named in a line, and the others go on.
     """
     if forget and name is None:
-        raise click.UsageError("--forget which --name?")
+        raise click.UsageError("--forget goes with --name: which name is to be forgotten?")
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
