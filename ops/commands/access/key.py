@@ -55,6 +55,8 @@ def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> No
     keys, damaged, used_ms = run(work())
     if as_json:
         print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
+    elif not keys and not damaged:
+        echo("there are no keys: syncledger key create makes one", err=True)
     else:
         header = ("id", "made", "last used", "scopes", "library", "name")
         rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]

@@ -202,7 +202,7 @@ def conflicts(data_dir: Path | None, redis_url: str | None, as_json: bool) -> No
     for line in columns([("user", "whom the claim names"), *found], MAX_NAME_BYTES) if found else ():
         echo(line)
     if not found:
-        echo("none", err=True)
+        echo("no user's claim names another user", err=True)
 
 
 @user.command()

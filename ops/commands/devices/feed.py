@@ -82,8 +82,11 @@ def feed(
             hub = FeedHub(found.ledger, found.archive, found.presence)
             stack.push_async_callback(hub.close)
             if lists:
-                for kept in await hub.names.all():
+                names = await hub.names.all()
+                for kept in names:
                     print_json({"name": kept.name, "position": kept.position, "atUs": kept.at_us})
+                if not names:
+                    echo("no name is kept: a feed that is read with --name keeps one", err=True)
             elif forget and name is not None:
                 if not await hub.names.forget(name):
                     raise click.UsageError(f"the name {name} is not kept: syncledger feed --names lists all")
