@@ -37,13 +37,15 @@ _DULL = {"offers": "0", "refused": "0", "late": "0", "epoch": "1"}
 
 @click.command()
 @click.argument("session", callback=session_id, required=False)
-@click.option("--user", metavar="USER", help="All living sessions of this user; with SESSION it saves a search.")
+@click.option(
+    "--user", metavar="USER", help="All living sessions of this user; with SESSION it saves asking every partition."
+)
 @store_options
 @json_option
 def explain(session: str | None, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Tell why a device does not sync: figures first and, last of all, the answer in plain words.
 
-    The start of a session's id will do. Of several devices of a user each is told in short; --json has all of each.
+    The first digits of a session's id are enough. If a user has several devices, each is told in short; --json has all.
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")

@@ -42,7 +42,7 @@ AGAIN_S: Final = 1.0
 @click.option(
     "--name",
     metavar="NAME",
-    help="Go on where this name stands, from the start the first time; it moves on with what was printed.",
+    help="Go on where this name stands, the first time at the start; it moves on behind what was printed.",
 )
 @click.option("--form", type=click.Choice(FORM_NAMES), default="own", show_default=True, help="How an event reads.")
 @click.option("--user", metavar="USER", help="Only events of this user.")
@@ -70,7 +70,7 @@ def feed(
 ) -> None:
     """Print what happened to all sessions, an event a line, in the order of each session.
 
-    The last line of each read has a `position`, behind which --from goes on. Lines may come again after a break, with
+    The last line of each read has a `position`; --from continues behind it. After a break lines may come again, with
     the same `id`. A partition that cannot be read is named in a line, and the others go on.
     """
     if forget and name is None:

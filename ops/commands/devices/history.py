@@ -78,8 +78,8 @@ def history(
 ) -> None:
     """Show what happened to a session, living or ended, or to all of a user's, newest first.
 
-    The start of a session's id will do. --json prints an event a line. --proof writes a file that whoever has the log's
-    key can check without this service (syncledger proof verify), of all that is logged by now.
+    The first digits of a session's id are enough. --json prints an event a line. --proof writes a file with all that is
+    logged by now, which anybody with the log's key can check without this service (syncledger proof verify).
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")

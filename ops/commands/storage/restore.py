@@ -46,10 +46,10 @@ def restore(
 ) -> None:
     """Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.
 
-    Everything is checked before anything is written. Every restored session is asked to start over. Sessions that the
-    transparency log (LEDGER_PROOF) knows further go on behind that, and those that had ended since end again. May be
-    interrupted: run it again; until it is over no service starts on that server. Exits 1 if something differs at the
-    end.
+    Everything is checked before anything is written. Every restored session is asked to start over. Sessions of which
+    the transparency log (LEDGER_PROOF) knows more go on behind that, and those that ended since then are ended again.
+    May be interrupted and run again; until it is done, no service starts on that server. Exits 1 if something differs
+    at the end.
     """
     if (source is None) != from_segments:
         raise click.UsageError("give a backup, or --from-segments")
