@@ -104,7 +104,7 @@ class MyDevices:
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
         visitor = await self._visitors.of(req)
         if visitor.user is None:
-            raise Forbidden("You are signed in as no user: there are no devices of your own")
+            raise Forbidden("You are signed in with a key or a link, not as a user, so you have no devices of your own")
         query = bodies.query(req, DevicesQuery)
         asked = Asked(order="seen", user=visitor.user, ended=query.ended)
         page = await self._devices.page(asked, query.cursor, SHOWN)

@@ -26,6 +26,20 @@ _SHOWN: Final = (
 )
 
 
+TROUBLES: Final = {
+    "store_away": "The store does not answer (runbook LedgerStoreDown)",
+    "store_refuses_writes": "The store refuses writes (runbook LedgerDiskFull)",
+    "store_full": "The store is at its memory limit (runbook LedgerDiskFull)",
+    "ledger_gone": "The store holds no ledger, or another one (runbook LedgerStoreDown)",
+    "eviction": "The store is set to evict keys (runbook LedgerEviction)",
+    "source": "The source is in trouble (runbook LedgerSourceDown)",
+    "identity": "Who tells who somebody is, is in trouble (runbook LedgerSignInBroken)",
+    "archive": "Archived events cannot be read (runbook LedgerArchiveFailing)",
+    "clock": "A clock is off (runbook LedgerClockStep)",
+}
+"""What the workers name, with the paragraph of ops/docs/runbooks.md that mends it."""
+
+
 class Course(NamedTuple):
     """One thing over time: its name and colour, how much of it a second now, at most, and its line and area."""
 
@@ -71,7 +85,7 @@ def _troubles(found: LedgerCounts) -> list[str]:
         f"Partitions that could not be read: {len(ledger.unread)}": ledger.unread,
         f"Devices that are damaged: {ledger.broken}. Run syncledger verify": ledger.broken,
     }
-    return [*found.troubles, *(what for what, is_so in wrong.items() if is_so)]
+    return [*(TROUBLES.get(name, name) for name in found.troubles), *(what for what, is_so in wrong.items() if is_so)]
 
 
 def _courses(found: LedgerCounts) -> list[Course]:

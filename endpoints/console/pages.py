@@ -15,9 +15,10 @@ import falcon
 import falcon.asgi
 import jinja2
 
+from endpoints.console import words as told_as
 from endpoints.console.visitors import NotSignedIn, Visitor
-from endpoints.console.words import ago, clean, colour, device, minute, number, prose, seconds, short, span, spans, told
 from endpoints.http.request import Request
+from ledger.errors import InvalidInput
 from ledger.positions import iso_from_us, us_from_iso
 from projections.history.words import TAGS
 from projections.sent.words import ENDS, row_text
@@ -83,6 +84,10 @@ def shown(req: Request, resp: falcon.asgi.Response, error: Exception, message: s
     code = int(resp.status.split()[0]) if isinstance(resp.status, str) else int(resp.status)
     title = _TITLES.get(code, "Not available now" if code >= 500 else "Refused")
     again_s = AGAIN_S if code == 503 and req.method == "GET" else 0
+    if isinstance(error, InvalidInput):
+        message = error.told
+    elif isinstance(error, falcon.HTTPRouteNotFound):
+        message = "The console has no such page"
     show(resp, "error.html", None, title=title, message=message, correlation=req.correlation_id, again_s=again_s)
     return True
 
@@ -137,10 +142,17 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {
-        "ago": ago, "clean": clean, "colour": colour, "iso": iso_from_us, "minute": minute, "number": number,
-        "prose": prose, "row": row_text, "seconds": seconds, "short": short, "span": span, "spans": spans,
-        "us": us_from_iso,
-    }  # fmt: skip
-    environment.globals |= {"address_of": address_of, "ends": ENDS, "named": device, "tags": TAGS, "told": told}
+    of_words = (
+        *(told_as.ago, told_as.clean, told_as.colour, told_as.minute, told_as.number, told_as.prose),
+        *(told_as.seconds, told_as.short, told_as.span, told_as.time_class),
+    )
+    environment.filters |= {each.__name__: each for each in of_words}
+    environment.filters |= {"iso": iso_from_us, "row": row_text, "us": us_from_iso}
+    environment.globals |= {
+        "address_of": address_of,
+        "ends": ENDS,
+        "named": told_as.device,
+        "tags": TAGS,
+        "told": told_as.told,
+    }
     return environment

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
 from ledger.positions import iso_from_us
 from projections.sent.record import How
 
 SECOND_US: Final = 1_000_000
-SHORT_ID_CHARS: Final = 12
 MAX_SHOWN_CHARS: Final = 300
 _ISO: Final = re.compile(r"(?<!\|)\b([0-9]{4}-[0-9]{2}-[0-9]{2})T([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?Z")
 """An instant in a sentence; one behind a bar is part of an ack, which is told as it is."""
@@ -73,7 +73,7 @@ def seconds(value: float | None) -> str:
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
 
 
-def spans(text: str) -> str:
+def time_class(text: str) -> str:
     """Name a class of times as figures have it (`1h`, `30d`, `longer`)."""
     found = _CLASS.fullmatch(text)
     if found is None:

@@ -14,6 +14,7 @@ from endpoints.http.errors import ErrorDto, ValidationErrorDto
 from endpoints.http.operations import Operation, Route, Text
 from endpoints.http.request import CORRELATION_HEADER
 from endpoints.openapi.entity_schemas import entity_schemas
+from projections.finding.prefixes import PREFIX
 
 REF: Final = "#/components/schemas/{name}"
 _PARAMETERS: Final = {
@@ -26,6 +27,13 @@ _PARAMETERS: Final = {
         "description": "Level or `entries`, index in groups of three digits, and of a partial one its width",
     },
 }
+_SESSION_START: Final = {
+    "type": "string",
+    "pattern": f"^{PREFIX.pattern}$",
+    "description": "A session's id, or the start of one that no other begins with",
+}
+"""What stands for a session under this path, in place of `session_id`."""
+_BY_START: Final = "/ledger/sessions/"
 _SCHEMES: Final = {
     "bearer": {
         "type": "http",
@@ -152,7 +160,9 @@ def _order(tag: str) -> tuple[int, str]:
 
 def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)(?::\w+)?\}", path):
-        yield {"name": name, "in": "path", "required": True, "schema": _PARAMETERS[name]}
+        by_start = name == "session_id" and path.startswith(_BY_START)
+        schema = _SESSION_START if by_start else _PARAMETERS[name]
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _query_parameters(operation: Operation, components: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from projections.backup.format import FOLDER, MANIFEST, MAX_MANIFEST_BYTES, Mani
 LATEST: Final = "latest"
 HALF_KEPT_S: Final = 3600.0
 """An unfinished backup to which nothing was written for so long is nobody's, and is removed with the old ones."""
+_SHOWS: Final = ": syncledger backup --list shows those that there are"
 _CREATED: Final = "%Y%m%dT%H%M%SZ"
 
 
@@ -65,11 +66,11 @@ async def find_backup(objects: Objects, name: str) -> str:
     complete = [each.name for each in listed if each.complete]
     if name == LATEST:
         if not complete:
-            raise NoSuchBackup("There is no backup" + (", only unfinished ones" if listed else ""))
+            raise NoSuchBackup("There is no backup" + (", only unfinished ones" if listed else "") + _SHOWS)
         return f"{FOLDER}{complete[-1]}/"
     if name not in complete:
         half = any(each.name == name for each in listed)
-        raise NoSuchBackup(f"{name} was never finished" if half else f"There is no backup {name}")
+        raise NoSuchBackup((f"{name} was never finished" if half else f"There is no backup {name}") + _SHOWS)
     return f"{FOLDER}{name}/"
 
 
@@ -112,7 +113,7 @@ def _sweep(objects: Objects, before_s: float) -> None:
 
 
 async def _remove(objects: Objects, name: str) -> None:
-    """Remove a backup, its manifest first: what is left of it if that breaks off is none."""
+    """Remove a backup, its manifest first: if that breaks off, what is left counts as no backup."""
     folder = f"{FOLDER}{name}/"
     await objects.delete([folder + MANIFEST])
     names = [info.name async for page in objects.names(folder) for info in page]

@@ -16,11 +16,12 @@ from ops.beside.site import Site, is_ours
 from ops.settings.durations import format_duration
 
 JUDGED_S: Final = 1.5
-"""The pause by which is judged whether lines are gathered."""
+"""The pause that tells whether lines are buffered."""
 UNREAD_S: Final = 2.0
 """How long a phone reads nothing."""
 USUAL_S: Final = 60.0
 """After which proxies give up by themselves."""
+_AND_STALLS: Final = "; how long a phone may take nothing is LEDGER_STALL's matter, and the proxy must wait longer"
 LIE: Final = "203.0.113.9"
 """An address that nobody has (RFC 5737)."""
 
@@ -36,7 +37,7 @@ async def stream(site: Site) -> Checked:
     gap_s = arrived[-1] - arrived[0]
     if gap_s < JUDGED_S / 2:
         says = (
-            f"a line and one made {JUDGED_S:g} s later arrive within {gap_s:.2f} s: the proxy gathers what it is sent"
+            f"a line and one made {JUDGED_S:g} s later arrive within {gap_s:.2f} s: the proxy buffers what it is sent"
         )
         return Checked("stream", "FAIL", says, site.mend(UNBUFFERED))
     if packed:
@@ -71,7 +72,7 @@ async def backpressure(site: Site) -> Checked:
 async def timeouts(site: Site) -> Checked:
     """Check that a pause as long as was asked for is let through."""
     if site.pause_s == 0:
-        says = f"not measured, for that takes time: --pause 90s does. The app pauses for up to 8 minutes{_COULD}"
+        says = f"not measured, for that takes time: --pause 90s does. The app pauses for up to 8 minutes{_AND_STALLS}"
         return Checked("time-outs", "skip", says)
     began = time.monotonic()
     body = b""
@@ -89,9 +90,6 @@ async def timeouts(site: Site) -> Checked:
         return Checked("time-outs", "FAIL", says, site.mend(PATIENT))
     more = "" if site.pause_s > USUAL_S else f"; usual time-outs are {format_duration(USUAL_S)}, so try a longer one"
     return Checked("time-outs", "ok", f"a pause of {format_duration(site.pause_s)} is let through{more}")
-
-
-_COULD: Final = "; how long a phone may take nothing is LEDGER_STALL's matter, and the proxy's must be longer"
 
 
 async def client(site: Site) -> Checked:

@@ -29,8 +29,8 @@ def import_entities(
 ) -> None:
     """Load entities into a library: NDJSON lines {"type", "id", "data"}; "-" reads stdin.
 
-    Lines that do not fit are named as file:line:field and left out, the others are taken; exits 1 if any was refused.
-    Rows that refer to rows which are not there wait for them: they are told of, and sent to devices once those come.
+    Lines that do not fit are named as file:line:field and left out, and the others are taken; exits 1 if any was
+    refused. Rows that refer to missing rows are reported, and are sent to devices once the missing ones are there.
     """
     check_name("--library", library)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)

@@ -38,9 +38,9 @@ def serve(
 ) -> None:
     """Serve until stopped; SIGTERM ends it within LEDGER_GRACE.
 
-    SIGHUP has workers with the code and the settings as they are by then take the place of those that run; so does
-    --replace, for all of a service. Either way no request fails, open streams go on for LEDGER_DRAIN, and where the new
-    one does not start, the old one serves on. The end of the terminal ends a service that was started at it.
+    SIGHUP replaces the running workers with new ones, which have the code and the settings as they are by then;
+    --replace does so for the whole service. Either way no request fails, open streams go on for LEDGER_DRAIN, and if
+    the new ones do not start, the old ones serve on. A service that was started at a terminal ends with it.
     """
     given = {"host": host, "port": port, "workers": workers, "data_dir": data_dir, "redis_url": redis_url}
     with _errors_in_form():

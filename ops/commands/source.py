@@ -43,9 +43,9 @@ def source() -> None:
 def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Check that LEDGER_SOURCE can be read as it must: server, mapping, rows, plans, horizon. Exits 1 on a problem.
 
-    With LEDGER_IDENTITY=immich it also tells what the role lacks or has too much of, with the statements that mend it.
-    Of PostgreSQL its catalogs and plans are read, and tables once for rows that no device can read, so it may be in use
-    meanwhile; indexes to add are printed ready to run. Warnings and notes do not make it fail.
+    With LEDGER_IDENTITY=immich it also says which rights the role lacks or has too many of, with the statements that
+    mend that. It only reads PostgreSQL's catalogs and plans, and tables once to find rows that no device can read, so
+    the database may be in use. Indexes to add are printed ready to run. Warnings and notes do not make it fail.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     with progress("checking the source"):
@@ -65,8 +65,8 @@ def check(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
 def accept(same: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """Take the database behind LEDGER_POSTGRES for the source from now on, without waiting until it has settled.
 
-    A service does that by itself after a minute, and each device that synced with another one starts over. With --same
-    those that have not yet go on from what they have: after pg_upgrade, or where a table was made anew with its rows.
+    A service does that by itself after a minute, and each device that synced with another database starts over. With
+    --same no more of them do: for use after pg_upgrade, or where a table was made anew with the same rows.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     if settings.source != "postgres":

@@ -28,8 +28,8 @@ MANIFEST: Final = "appendonly.aof.manifest"
 SESSIONS_TOLD: Final = 20
 """How many sessions of a loss are named."""
 _PROGRESS_BYTES: Final = 64 * 1024**2
-_listed: Final = re.compile(r'file "?([^\s"/]+)"? seq (\d+) type ([bih])(?: .*)?')
-_named: Final = re.compile(r"appendonly\.aof\.(\d+)\.(base|incr)\.(rdb|aof)")
+_LISTED: Final = re.compile(r'file "?([^\s"/]+)"? seq (\d+) type ([bih])(?: .*)?')
+_NAMED: Final = re.compile(r"appendonly\.aof\.(\d+)\.(base|incr)\.(rdb|aof)")
 _BEGINS: Final = re.compile(rb"\*\d{1,7}\r\n\$\d{1,9}\r\n")
 _count: Final = re.compile(rb"\*([1-9]\d{0,6})\r\n").match
 _length: Final = re.compile(rb"\$(\d{1,9})\r\n").match
@@ -77,7 +77,7 @@ class Damage(msgspec.Struct):
 def lost_manifest(folder: Path) -> bool:
     """Tell whether there are append-only files without a list of them: the server would begin anew over them."""
     files = folder / FOLDER
-    return files.is_dir() and not (files / MANIFEST).exists() and any(_named.fullmatch(f.name) for f in files.iterdir())
+    return files.is_dir() and not (files / MANIFEST).exists() and any(_NAMED.fullmatch(f.name) for f in files.iterdir())
 
 
 def find_damage(folder: Path, on_progress: Progress = lambda _: None) -> Damage:
@@ -158,7 +158,7 @@ def _read_manifest(files: Path) -> list[Listed] | None:
         lines = (files / MANIFEST).read_text("ascii").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    matches = [_listed.fullmatch(line) for line in lines if line and not line.startswith("#")]
+    matches = [_LISTED.fullmatch(line) for line in lines if line and not line.startswith("#")]
     if not matches or None in matches:
         return None
     listed = [Listed(match[1], int(match[2]), match[3]) for match in matches if match is not None]
@@ -168,7 +168,7 @@ def _read_manifest(files: Path) -> list[Listed] | None:
 
 def _from_names(files: Path) -> list[Listed]:
     """Tell from their names which files count; raises EmbeddedServerError where that cannot be told."""
-    found = [match for match in map(_named.fullmatch, (file.name for file in files.iterdir())) if match]
+    found = [match for match in map(_NAMED.fullmatch, (file.name for file in files.iterdir())) if match]
     listed = [Listed(match[0], int(match[1]), "b" if match[2] == "base" else "i") for match in found]
     if sum(each.kind == "b" for each in listed) > 1:
         raise EmbeddedServerError(
@@ -198,7 +198,7 @@ def _whole_until(path: Path, on_progress: Progress) -> int:
 
 
 def _commands(data: mmap.mmap, at: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield where each command begins and ends, and its name in capitals; ends at what is none."""
+    """Yield where each command begins and ends, and its name in capitals; ends at what is no command."""
     while at < len(data):
         if data[at : at + 1] == b"#":  # when it was written
             end = data.find(b"\n", at, at + 1024)
@@ -241,7 +241,7 @@ class _Lost:
         self.sids: set[str] = set()
 
     def read(self, path: Path, at: int) -> None:
-        """Look for commands behind a byte, also behind what is none."""
+        """Look for commands behind a byte, also behind what is no command."""
         if path.suffix == ".rdb" or at >= path.stat().st_size:
             return
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -138,7 +138,7 @@ async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
         parts.append(TRIES_NOTE)
     unlogged, behind_s = await Kept(found.store).of_log()
     if unlogged and is_late:
-        parts.append(f"{unlogged:,} events or more are not logged, the oldest for {behind_s:,.0f} s")
+        parts.append(f"events not logged yet: at least {unlogged:,}, the oldest for {behind_s:,.0f} s")
     ok = not noted.wrong and not (noted.at_ms and is_late)
     return ProofReadiness(ok, "; ".join(parts) or "up to date", noted.origin, noted.size, unlogged, behind_s)
 

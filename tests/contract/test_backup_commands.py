@@ -146,8 +146,11 @@ def test_what_cannot_be_restored_is_told(here: Commands, there: Settings, tmp_pa
         done = here.run(*args, **there)
         assert (done.code, what in done.err) == (code, True), (args, done)
     assert not (tmp_path / "typo").exists()
-    done = here.run("restore", "latest", "--yes", **there, archive="")
-    assert (done.code, "URL" in done.err) == (2, True)
+    for asks in ((), ("--yes",)):  # nobody is asked about what cannot be done
+        done = here.run("restore", "latest", *asks, **there, archive="")
+        assert (done.code, "give the backup as a URL" in done.err) == (2, True)
+        done = here.run("restore", "--from-segments", *asks, **there, archive="")
+        assert (done.code, "set LEDGER_ARCHIVE" in done.err) == (2, True)
     done = here.run("restore", "--from-segments", "--yes", **there, partitions="7")
     assert (done.code, "LEDGER_PARTITIONS" in done.err) == (1, True)
     here("backup")

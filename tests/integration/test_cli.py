@@ -33,6 +33,7 @@ def test_a_ctrl_c_while_it_is_loaded_ends_it_without_a_traceback() -> None:
 def test_it_runs_with_any_standard_stream_closed(valkey_url: str, tmp_path: Path) -> None:
     ledger = RunningService(tmp_path, redis_url=valkey_url)
     ledger.command("store", "begin")
+    ledger.command("key", "create", "--scope", "audit.read")
     for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
         code = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "key", "list"]
         done = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False, env=ledger.environment)

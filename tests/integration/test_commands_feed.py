@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said(commands: Commands) -> None:
     for args, what in [
         (("--from", "nonsense"), "--from: it is no"),
         (("--name", "a b"), "name: must not hold spaces"),
-        (("--forget",), "--forget which --name"),
+        (("--forget",), "--forget goes with --name"),
         (("--name", "none", "--forget"), "is not kept"),
     ]:
         done = commands.run("feed", *args)

@@ -123,6 +123,18 @@ def test_all_devices_of_a_user_are_explained(commands: Commands, phones: tuple[C
     assert commands.run("explain").code == 2
 
 
+def test_that_not_all_devices_of_a_user_are_explained_is_told(
+    commands: Commands, phones: tuple[Caller, Caller, Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(commands)
+    sign_in(commands)
+    assert "Left out" not in commands("explain", "--user", "ann")
+    monkeypatch.setattr("ops.commands.devices.explain.SHOWN", 2)
+    shown = commands("explain", "--user", "ann")
+    assert shown.splitlines()[-1].startswith("Left out: 1 session ")
+    assert len(commands("explain", "--user", "ann", "--json").splitlines()) == 2
+
+
 def test_a_library_that_is_mistyped_is_told(commands: Commands) -> None:
     done = commands.run("session", "create", "--user", "ann", "--library", "photos")
     assert (done.code, done.err) == (0, ""), "the first one is none of others"

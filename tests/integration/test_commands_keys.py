@@ -22,6 +22,13 @@ def kids(commands: Commands) -> list[str]:
     return [key["kid"] for key in commands.json("signing-key", "list")]
 
 
+def test_that_there_are_no_keys_is_told_with_what_makes_one(commands: Commands) -> None:
+    commands("store", "begin")
+    done = commands.run("key", "list")
+    assert (done.code, done.out, "syncledger key create" in done.err) == (0, "", True)
+    assert commands.json("key", "list") == []
+
+
 def test_a_key_shows_when_it_was_last_used(commands: Commands) -> None:
     key = commands("key", "create", "--scope", "metrics.read", "--name", "of Prometheus").strip()
     assert "never" in commands("key", "list")

@@ -6,18 +6,21 @@ import asyncio
 import html
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import falcon.testing
 import msgspec
 import pytest
 
 from endpoints.audit.counts import REMEMBERED_S
+from endpoints.console.ledger import TROUBLES as WORDS_OF_TROUBLES
 from endpoints.routes import build_waiting
 from ledger import keys
 from ledger.commands import EndSession, OfferStream
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import StoreUnavailable
 from ledger.store.interface import open_store
+from ops.figures.of_worker import TROUBLES
 from projections.accounts.console_access import MOST_OF_ONE, Holder
 from projections.history.words import readable
 from tests.support.console.browser import Browser, form_token
@@ -332,7 +335,7 @@ async def test_a_stuck_device_tells_why(service: Service) -> None:
     await browser.sign_in()
     page = (await browser.open(f"/console/devices/{sid}")).text
     assert "breaks off streams" in page or "same rows again" in page
-    assert "What is the matter" in page
+    assert "How it is doing" in page
     assert "20 behind" in page
 
 
@@ -383,8 +386,13 @@ async def test_bad_queries_are_told_and_break_nothing(service: Service) -> None:
     far = (f"from=9999-12-31T00:00:00Z&to={last}", f"from=1970-01-01T00:00:00Z&to={last}", f"from={last}&to={last}")
     for query in ("at=99999999999999999999", *far, "from=2200-01-01T00:00:00Z&to=9000-01-01T00:00:00Z"):
         assert (await browser.open(f"{at}?{query}")).status_code == 200, query
-    assert (await browser.open("/console/devices/nothing")).status_code == 400
-    assert (await browser.open("/console/nothing")).status_code == 404
+    for path, code, told in (
+        (f"{at}?at=yesterday", 400, "at: "),
+        ("/console/devices/nothing", 400, "64 hexadecimal digits"),
+        ("/console/nothing", 404, "The console has no such page"),
+    ):
+        answer = await browser.open(path)
+        assert (answer.status_code, told in answer.text) == (code, True), path
 
 
 async def test_what_is_wrong_with_the_ledger_is_said_first(service: Service) -> None:
@@ -396,6 +404,14 @@ async def test_what_is_wrong_with_the_ledger_is_said_first(service: Service) -> 
     await asyncio.sleep(REMEMBERED_S)
     page = (await browser.open("/console/ledger")).text
     assert (fine in page, "Partitions that are not whole: 1" in page) == (False, True)
+
+
+def test_each_trouble_has_words_and_a_runbook() -> None:
+    assert set(WORDS_OF_TROUBLES) == set(TROUBLES)
+    runbooks = Path(__file__).parents[2].joinpath("ops/docs/runbooks.md").read_text(encoding="utf-8")
+    for told in WORDS_OF_TROUBLES.values():
+        [runbook] = re.findall(r"\(runbook (\w+)\)$", told)
+        assert f"\n## {runbook}\n" in runbooks
 
 
 async def test_a_damaged_device_is_shown_as_far_as_it_can_be_read(service: Service) -> None:

@@ -52,7 +52,7 @@ async def helps(opened: Page, live: Live, fleet: Fleet) -> None:
     await expect(first).to_contain_text("bob")
     await first.get_by_role("link").first.click()
     assert opened.url == f"{url}/console/devices/{fleet.stuck}"
-    await expect(opened.get_by_role("region", name="What is the matter")).to_contain_text("left its last 3 streams")
+    await expect(opened.get_by_role("region", name="How it is doing")).to_contain_text("left its last 3 streams")
 
     await opened.get_by_role("link", name="Ask for a reset").click()
     await opened.get_by_role("button", name="Have it start over").click()

@@ -8,7 +8,7 @@ import pytest
 
 from endpoints.console.pages import safe_next
 from endpoints.console.plots import HEIGHT, WIDTH, bars, drawn, line, nothing_of
-from endpoints.console.words import ago, clean, colour, device, number, prose, seconds, span, spans, told
+from endpoints.console.words import ago, clean, colour, device, number, prose, seconds, span, time_class, told
 from projections.devices.health import TypeHealth
 from projections.devices.plot import Bucket, Plot
 from projections.history.words import TAGS
@@ -43,7 +43,7 @@ def test_spans_are_in_their_largest_unit(us: int, said: str) -> None:
 def test_numbers_have_the_digits_that_tell_something() -> None:
     assert [number(value) for value in (0, 1234567, 0.031, 12.34, 123.4)] == ["0", "1,234,567", "0.03", "12.3", "123"]
     assert [seconds(value) for value in (None, 0.002, 1.4)] == ["\N{EN DASH}", "2 ms", "1.40 s"]
-    assert [spans(text) for text in ("1h", "30d", "never", "0", "1m")] == [
+    assert [time_class(text) for text in ("1h", "30d", "never", "0", "1m")] == [
         "1 hour", "30 days", "never", "nothing", "1 minute",
     ]  # fmt: skip
 

@@ -91,5 +91,18 @@ def test_no_meaning_is_left_over() -> None:
     assert set(MEANINGS) <= known
 
 
+def test_sessions_are_named_by_the_start_of_their_ids_where_that_is_taken(described: dict[str, Any]) -> None:
+    """Reading routes take `5e88` as commands do; what ends or changes a session takes the whole id alone."""
+    takes_start = {
+        path
+        for path, operations in described["paths"].items()
+        for operation in operations.values()
+        for parameter in operation["parameters"]
+        if parameter["in"] == "path" and "session" in path and re.fullmatch(parameter["schema"]["pattern"], "5e88")
+    }
+    reading = ("events", "explain", "health", "plot", "proof", "state", "streams")
+    assert takes_start == {f"/ledger/sessions/{{session_id}}/{what}" for what in reading}
+
+
 def test_patterns_are_those_of_json_schema(described: dict[str, Any]) -> None:
     assert not re.search(r"\\\\[AZ]", json.dumps(described))

@@ -31,7 +31,8 @@ def console() -> None:
 def link(url: str | None, read_only: bool, by: str, data_dir: Path | None, redis_url: str | None) -> None:
     """Print a link that signs in at the console, once and within five minutes.
 
-    Its secret stands behind the #, which browsers send to nobody. What is done there is on record as done by --by.
+    Its secret stands behind the #, which browsers send to nobody. What is done with it is on record under the name
+    --by.
     """
     if url and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
         raise click.BadParameter(f"{url[:80]!r} is no address like https://sync.example.org", param_hint="'--url'")

@@ -21,7 +21,7 @@ def credentials() -> None:
 def rekey(data_dir: Path | None, redis_url: str | None) -> None:
     """Encrypt all anew with the newest key, so that older ones can be taken out of LEDGER_CREDENTIAL_KEY.
 
-    Services must know the new key before. The ledger may be in use meanwhile, and what broke off is run again.
+    Services must know the new key beforehand. The ledger may be in use meanwhile; if it is interrupted, run it again.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 

@@ -45,7 +45,7 @@ def create(
 def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """List the keys: their ids, scopes and names, and when each was made and last used (UTC).
 
-    One that is damaged admits nobody; it is named behind the others, and the exit code is 1.
+    A damaged key admits nobody. It is named after the others, and the exit code is then 1.
     """
 
     async def work() -> tuple[list[ApiKey], list[str], dict[str, int]]:
@@ -55,6 +55,8 @@ def list_keys(data_dir: Path | None, redis_url: str | None, as_json: bool) -> No
     keys, damaged, used_ms = run(work())
     if as_json:
         print_json([_json(kept, used_ms.get(kept.id)) for kept in keys])
+    elif not keys and not damaged:
+        echo("there are no keys: syncledger key create makes one", err=True)
     else:
         header = ("id", "made", "last used", "scopes", "library", "name")
         rows = [_row(kept, used_ms.get(kept.id)) for kept in keys]

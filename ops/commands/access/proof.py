@@ -54,8 +54,8 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
 def rotate(keep: int, data_dir: Path | None) -> None:
     """Make a new key in the data folder, which signs all checkpoints from now on, and print what verifies it.
 
-    The earlier keys sign beside it, so who knows only those still believes the log: publish the new one, and rotate
-    again, or remove the old line, when all have it.
+    The earlier keys sign beside it, so those who know only them still believe the log. Publish the new key; when
+    everybody has it, rotate again or remove the old line.
     """
     settings = settings_from(data_dir=data_dir)
     if settings.proof.key is not None:

@@ -22,7 +22,7 @@ from projections.transparency.place import Identity
 
 
 @click.command()
-@click.option("--why", required=True, help="Why, for auditors: it is the first that the log behind says; no names.")
+@click.option("--why", required=True, help="The reason, for auditors: the new log begins with it. No names of people.")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -49,9 +49,9 @@ def close(
 ) -> None:
     """Close a log that went back for good, and begin another one, which says so, in the empty place of LEDGER_PROOF.
 
-    For when the newest copy of the log is lost: who has a checkpoint of it could not believe it again. What is left of
-    it stays where it is. The log behind it has another name and key, which auditors and witnesses need, and logs all
-    that is kept from the beginning. If it is interrupted run it again.
+    For use when the newest copy of the log is lost: nobody who has a checkpoint of it could believe an older copy. What
+    is left of it stays where it is. The new log has another name and key, which auditors and witnesses need, and logs
+    all that is kept, from the beginning. If it is interrupted, run it again.
     """
     if (checkpoint is None) != no_checkpoint:
         raise click.UsageError("give the newest --checkpoint that anybody has of the log, or --no-checkpoint")

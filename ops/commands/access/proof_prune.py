@@ -40,8 +40,8 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 def prune(older_s: float | None, dry_run: bool, yes: bool, data_dir: Path | None, as_json: bool) -> None:
     """Remove old entries of the log for good, as C2SP tlog-tiles has it: the tree stays, and so does what was proved.
 
-    What is removed cannot be shown to auditors nor compared with the store any more, so keep entries for at least as
-    long as events. May be interrupted and run again.
+    Removed entries can neither be shown to auditors nor compared with the store, so keep them for at least as long as
+    events. May be interrupted and run again.
     """
     settings = settings_from(data_dir=data_dir)
     place = open_place(settings)

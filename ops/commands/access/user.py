@@ -68,7 +68,7 @@ def show(user: str, data_dir: Path | None, redis_url: str | None, as_json: bool)
 def list_users(limit: int | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """List who has sessions, living or ended; --json prints a user a line.
 
-    Whose history was removed is not in it, nor who has an identity and never had a session.
+    Users whose history was removed are not in it, nor those with an identity who never had a session.
     """
 
     async def work() -> bool:
@@ -100,8 +100,8 @@ def _print_user(one: UserFound, as_json: bool) -> None:
 def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """End all sessions of a user, and forget their name, e-mail address, identities and what their devices said.
 
-    What the devices did stays in the history, under the id alone; what is personal in it can be read nowhere any more,
-    nor in backups. Of a library only the user's own row changes, if it had its names from here.
+    What the devices did stays in the history, under the id alone. What is personal in it can no longer be read
+    anywhere, not even in backups. In a library only the user's own row changes, if its names came from here.
     """
     check_name("USER", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
@@ -155,8 +155,8 @@ def erase(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) ->
 def unlink(user: str, yes: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """Let the identities of a user go, who was bound to the wrong one, and sign out their devices.
 
-    With its next sign-in an identity becomes the user whom its claim names (LEDGER_OIDC_USER_CLAIM), or a new one. The
-    history of this user stays as it is; name and e-mail address are known again from that sign-in.
+    With its next sign-in an identity becomes the user that its claim names (LEDGER_OIDC_USER_CLAIM), or a new one. The
+    history of this user stays as it is; the next sign-in brings name and e-mail address again.
     """
     check_name("USER", user)
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
@@ -201,7 +201,7 @@ def conflicts(data_dir: Path | None, redis_url: str | None, as_json: bool) -> No
     for line in columns([("user", "whom the claim names"), *found], MAX_NAME_BYTES) if found else ():
         echo(line)
     if not found:
-        echo("none", err=True)
+        echo("no user's claim names another user", err=True)
 
 
 @user.command()

@@ -34,8 +34,9 @@ _AT_ONCE = 64
 def witness(data_dir: Path, name: str, logs: list[VerifierKey], host: str, port: int, print_key: bool) -> None:
     """Watch logs of other ledgers: sign each checkpoint that grew from the last one signed, never a fork.
 
-    Run by somebody else than the log. The log's LEDGER_WITNESSES is what --print-key prints, a space, and its address.
-    Keep its folder on a disk that is not set back, for what it signed is all that it knows; exits 2 without that.
+    Somebody else than the log's owner runs it. In the log's LEDGER_WITNESSES stand what --print-key prints, a space,
+    and the witness's address. Keep its folder on a disk that is never set back: what it signed is all that it knows. If
+    that is lost, it exits with 2.
     """
     try:
         state = WitnessState(data_dir, name)

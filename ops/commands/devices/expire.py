@@ -21,8 +21,8 @@ from projections.expiry import expire as expire_sessions
 def expire(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """End idle (LEDGER_IDLE) and expired sessions, purge the catalog's delete markers older than LEDGER_TOMBSTONES.
 
-    A running service does this by itself, every LEDGER_EXPIRE_INTERVAL. What is damaged is named and passed over, and
-    the exit code is 1.
+    A running service does this by itself, every LEDGER_EXPIRE_INTERVAL. Damaged sessions are named and passed over, and
+    the exit code is then 1.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 

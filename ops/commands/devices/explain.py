@@ -37,35 +37,37 @@ _DULL = {"offers": "0", "refused": "0", "late": "0", "epoch": "1"}
 
 @click.command()
 @click.argument("session", callback=session_id, required=False)
-@click.option("--user", metavar="USER", help="All living sessions of this user; with SESSION it saves a search.")
+@click.option(
+    "--user", metavar="USER", help="All living sessions of this user; with SESSION it saves asking every partition."
+)
 @store_options
 @json_option
 def explain(session: str | None, user: str | None, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Tell why a device does not sync: figures first and, last of all, the answer in plain words.
 
-    The start of a session's id will do. Of several devices of a user each is told in short; --json has all of each.
+    The first digits of a session's id are enough. If a user has several devices, each is told in short; --json has all.
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")
     if user is not None:
         check_name("--user", user)
 
-    async def work() -> list[Explanation]:
+    async def work() -> tuple[list[Explanation], int]:
         settings = settings_from(data_dir=data_dir, redis_url=redis_url)
         async with opened(settings) as found, AsyncExitStack() as closing:
             if found.archive is not None:
                 await found.check_archive()
             ledger = found.ledger
             with progress("gathering facts") as advance:
-                places = await _places(ledger, session, user)
+                places, more = await _places(ledger, session, user)
                 source = await open_source(settings, found, closing)
                 told = []
                 for number, (partition, sid) in enumerate(places):
                     told.append(explain_facts(await gather(ledger, found.past, source, partition, sid), ledger.clock()))
                     advance(number + 1, "")
-                return told
+                return told, more
 
-    told = run(work())
+    told, more = run(work())
     if as_json:
         for one in told:
             print_json(one)
@@ -79,19 +81,21 @@ def explain(session: str | None, user: str | None, data_dir: Path | None, redis_
         for line in _wrapped(f"  {one.findings[0].weight}: {one.findings[0].code}: {one.summary}"):
             echo(line)
     echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
+    if more:
+        echo(f"Left out: {counted(more, 'session')} heard of earlier; syncledger session list --user {user} has all")
 
 
-async def _places(ledger: Ledger, session: str | None, user: str | None) -> list[tuple[int, str]]:
-    """Find what is to be explained; raises NoSuchSession, Ambiguous."""
+async def _places(ledger: Ledger, session: str | None, user: str | None) -> tuple[list[tuple[int, str]], int]:
+    """Find what is to be explained, and how many sessions more there are; raises NoSuchSession, Ambiguous."""
     if session is not None:
-        return [await resolved(ledger, session, user)]
+        return [await resolved(ledger, session, user)], 0
     assert user is not None
     living = await all_of(ledger, user, ended=False)
     if not living:
         raise NoSuchSession(
             f"No session of {user} lives: syncledger session list --user {user} --all shows those that have ended"
         )
-    return [(place.partition, place.sid) for place in living[:SHOWN]]
+    return [(place.partition, place.sid) for place in living[:SHOWN]], max(len(living) - SHOWN, 0)
 
 
 def _words(found: Explanation) -> Iterator[str]:

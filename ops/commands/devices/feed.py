@@ -43,7 +43,7 @@ AGAIN_S: Final = 1.0
 @click.option(
     "--name",
     metavar="NAME",
-    help="Go on where this name stands, from the start the first time; it moves on with what was printed.",
+    help="Go on where this name stands, the first time at the start; it moves on behind what was printed.",
 )
 @click.option("--form", type=click.Choice(FORM_NAMES), default="own", show_default=True, help="How an event reads.")
 @click.option("--user", metavar="USER", help="Only events of this user.")
@@ -71,11 +71,11 @@ def feed(
 ) -> None:
     """Print what happened to all sessions, an event a line, in the order of each session.
 
-    The last line of each read has a `position`, behind which --from goes on. Lines may come again after a break, with
+    The last line of each read has a `position`; --from continues behind it. After a break lines may come again, with
     the same `id`. A partition that cannot be read is named in a line, and the others go on.
     """
     if forget and name is None:
-        raise click.UsageError("--forget which --name?")
+        raise click.UsageError("--forget goes with --name: which name is to be forgotten?")
 
     async def work() -> None:
         async with AsyncExitStack() as stack:
@@ -83,8 +83,11 @@ def feed(
             hub = FeedHub(found.ledger, found.archive, found.presence)
             stack.push_async_callback(hub.close)
             if lists:
-                for kept in await hub.names.all():
+                names = await hub.names.all()
+                for kept in names:
                     print_json({"name": kept.name, "position": kept.position, "atUs": kept.at_us})
+                if not names:
+                    echo("no name is kept: a feed that is read with --name keeps one", err=True)
             elif forget and name is not None:
                 if not await hub.names.forget(name):
                     raise click.UsageError(f"the name {name} is not kept: syncledger feed --names lists all")

@@ -29,7 +29,7 @@ _EVER = 0
 @click.option(
     "--since", "since_us", metavar="TIME", callback=instant, help=f"When the store last surely held all: {FORMS}."
 )
-@click.option("--all", "every", is_flag=True, help="Every device: also one that had been silent for hours before.")
+@click.option("--all", "every", is_flag=True, help="Every device, also those that were silent for hours before.")
 @click.option("--by", default=BY, show_default=True, help="Who asks, for the devices' histories.")
 @click.option("--dry-run", is_flag=True, help="Only count who would be asked.")
 @store_options
@@ -45,10 +45,10 @@ def fence(
 ) -> None:
     """Ask all devices that may have spoken since an instant to start over: the store may have lost what they did.
 
-    For after a power loss, or a failover to a replica that was behind, where answers came before they were on disk.
-    Where there is a transparency log (LEDGER_PROOF), all sessions are compared with it first: one that it knows further
-    goes on behind what was lost, and one that had ended is ended again. Can be run again at any time; exits 1 if
-    somebody could not be asked.
+    For use after a power loss or a failover, if the store answered before its data was on disk or on the replica. With
+    a transparency log (LEDGER_PROOF), all sessions are first compared with it: one of which it knows more goes on
+    behind what was lost, and one that had ended is ended again. May be run again at any time; exits 1 if a device could
+    not be asked.
     """
     if (since_us is None) != every:
         raise click.UsageError("give either --since, when the store last surely held all, or --all")

@@ -12,6 +12,7 @@ import click
 import msgspec
 from click import echo
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
 from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.keys import check_name
@@ -28,8 +29,6 @@ from projections.finding.prefixes import resolved
 from projections.history import session_history as histories
 from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner
 from projections.history.user_history import UserPage, sessions_of, user_pages
-
-_SID_CHARS = 12
 
 
 class _Page(Page, Protocol):
@@ -79,8 +78,8 @@ def history(
 ) -> None:
     """Show what happened to a session, living or ended, or to all of a user's, newest first.
 
-    The start of a session's id will do. --json prints an event a line. --proof writes a file that whoever has the log's
-    key can check without this service (syncledger proof verify), of all that is logged by now.
+    The first digits of a session's id are enough. --json prints an event a line. --proof writes a file with all that is
+    logged by now, which anybody with the log's key can check without this service (syncledger proof verify).
     """
     if session is None and user is None:
         raise click.UsageError("name a SESSION, or a user with --user; syncledger session find looks for one")
@@ -160,5 +159,5 @@ async def _show(found: AsyncIterator[Page], show: Callable[[HistoryEvent], None]
 
 
 def _print(event: HistoryEvent, of_user: bool) -> None:
-    whose = f"{event.session[:_SID_CHARS]}  " if of_user else ""
+    whose = f"{event.session[:SHORT_ID_CHARS]}  " if of_user else ""
     echo(f"{whose}{event.seq:>6}  {event.at}  {event.event:<20}  {msgspec.json.encode(event.data).decode()}")

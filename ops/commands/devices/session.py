@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click import echo
 
+from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.accounts.device_descriptions import describe
 from endpoints.sync.acks import forgotten
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, RequestReset
@@ -144,7 +145,7 @@ def list_sessions(
 ) -> None:
     """List the living sessions of a user, the one used last first; times are UTC.
 
-    One of which what is stored is damaged is named behind the others, and the exit code is 1. --limit goes with --all.
+    Damaged sessions are named after the others, and the exit code is then 1. --limit goes with --all.
     """
     check_name("--user", user)
     if with_ended:
@@ -194,7 +195,7 @@ def _print(timed: list[tuple[int, State]]) -> None:
 def end(session: str | None, user: str | None, all_of_user: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """End a session and those that belong to it, or with --user and --all every one of a user.
 
-    Their tokens are refused at once; what happened stays in their history. Sessions that Immich admits are ended there.
+    Their tokens are refused at once, and their history stays. Sessions that Immich admits are ended in Immich.
     """
     if (session is None) == (not all_of_user) or (all_of_user and user is None):
         raise click.UsageError("give either a session's id, or --user and --all")
@@ -336,7 +337,7 @@ def _notes(state: State) -> str:
     """Tell what is so of few sessions only."""
     notes = []
     if state.parent:
-        notes.append(f"ends with {state.parent[:12]}…")
+        notes.append(f"ends with {state.parent[:SHORT_ID_CHARS]}…")
     if state.over_at_us is not None:
         notes.append(f"expires {minute(state.over_at_us)}")
     if state.pending_reset or state.reset_sent:

@@ -91,8 +91,8 @@ def simulate(
 ) -> None:
     """Sync once, as the Immich app does, into a copy of its own.
 
-    Streams, stores each run of lines of one type in a transaction and acknowledges it before the next. Run it again
-    with the same file to go on where it was; it may be interrupted or killed anywhere.
+    It streams, stores each run of lines of one type in a transaction, and acknowledges it before the next. It may be
+    interrupted or killed anywhere; run it again with the same file to go on.
 
     \b
     Exit codes: 0 synced, 1 the copy differs from the library, 3 the sync or

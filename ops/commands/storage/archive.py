@@ -34,10 +34,19 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 @click.command()
 @click.option(
-    "--hot", "hot_s", metavar="TIME", callback=_duration, default="30d", show_default=True, help="Younger ones stay."
+    "--hot",
+    "hot_s",
+    metavar="TIME",
+    callback=_duration,
+    default="30d",
+    show_default=True,
+    help="Events younger than this stay in the store.",
 )
 @click.option(
-    "--max-events", "hot_events", type=click.IntRange(0), help="No more events of a partition stay than this."
+    "--max-events",
+    "hot_events",
+    type=click.IntRange(0),
+    help="At most so many events of a partition stay in the store.",
 )
 @click.option(
     "--retention",
@@ -71,8 +80,8 @@ def archive(
     """Move old events to object storage (LEDGER_ARCHIVE: file:///…, s3://bucket/prefix, gs://…, az://…).
 
     They are read back before they leave the store, and stay in every history. The ledger may be in use meanwhile, and
-    other archivers may run. A session whose events contradict themselves is sealed as it is, and named; what is none of
-    an event is set aside. Exits 1 then, and if a partition could not be archived.
+    other archivers may run. A session whose events contradict themselves is sealed as it is, and named; an entry that
+    is not an event is set aside. Exits 1 in these cases, and if a partition could not be archived.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     if retention_s is None:

@@ -20,7 +20,7 @@ from projections.archive.objects import Objects
 
 @click.command()
 @click.option("--to", "to_url", help="Where to, like s3://bucket/prefix [default: LEDGER_ARCHIVE].")
-@click.option("--keep", type=click.IntRange(1), help="Remove all backups but the newest so many.")
+@click.option("--keep", type=click.IntRange(1), help="Keep this many of the newest backups, and remove the others.")
 @click.option("--with-catalog", is_flag=True, help="Also the libraries of the embedded catalog.")
 @click.option("--list", "listing", is_flag=True, help="Only list the backups that are there.")
 @store_options
@@ -36,9 +36,9 @@ def backup(
 ) -> None:
     """Write all that a ledger needs to object storage, while it is in use.
 
-    What is archived stays where it is, and the backup says where. Signing keys are in it only encrypted, with
-    LEDGER_CREDENTIAL_KEY. A backup that was interrupted is none: it is listed as unfinished, and --keep removes it once
-    nothing was written to it for an hour. Exits 1 if something could not be read: that is named, and all else saved.
+    Archived events stay where they are, and the backup says where. Signing keys are in it only encrypted, with
+    LEDGER_CREDENTIAL_KEY. An interrupted backup is no backup: it is listed as unfinished, and --keep removes it once
+    nothing was written to it for an hour. Exits 1 if something could not be read; that is named, and all else saved.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     if not to_url and settings.archive is None:

@@ -30,8 +30,8 @@ def migrate(
 ) -> None:
     """Copy an archive with its backups to another storage.
 
-    What is already there and the same is not copied again; what is there and differs is named and left alone. May be
-    stopped and run again. Nothing is removed but what killed runs left half written. Exits 1 if something differs.
+    Objects that are there already are not copied again; if they differ, they are named and left alone. May be stopped
+    and run again. Nothing is removed except what killed runs left half written. Exits 1 if something differs.
     """
     one, other = from_url.rstrip("/"), to_url.rstrip("/")
     inside = f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")

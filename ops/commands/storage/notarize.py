@@ -22,8 +22,8 @@ from projections.transparency.notary import NotaryReport
 def notarize(data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Bring the transparency log (LEDGER_PROOF) up to what the store holds now, and sign a checkpoint of it.
 
-    A running service does it by itself, every LEDGER_PROOF_INTERVAL; both may be at it. Exits 1 if events are not
-    logged, for they contradict what is, or a partition is held up; 2 if this is not the ledger's log.
+    A running service does it by itself, every LEDGER_PROOF_INTERVAL; both may do so at once. Exits 1 if events are not
+    logged because they contradict the log, or a partition is held up; 2 if this is not the ledger's log.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 

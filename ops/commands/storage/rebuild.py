@@ -41,7 +41,7 @@ from projections.finding.prefixes import ID_CHARS, resolved
     "--accept-history",
     "why",
     metavar="WHY",
-    help="With --session: have its events be its history, though what is stored of it proves another one.",
+    help="With --session: go by its events, though its stored head does not match them.",
 )
 @by_option
 @click.option("--all", "everything", is_flag=True, help="Also partitions that are whole.")
@@ -60,11 +60,11 @@ def rebuild(
 ) -> None:
     """Make the projections anew from the events: of all partitions that are not whole, or of what is named.
 
-    The service may run meanwhile; where a partition is not whole yet it answers 503, never 401. May be interrupted:
-    run it again. Events are never changed. A session with a damaged event, or with a key of another type, is named and
-    left alone, and the exit code is 1. So is one whose stored head proves another history than its events are: if it is
-    known why they differ, --accept-history writes it all the same. Head, reason and your name are kept, and named by
-    every verify.
+    The service may run meanwhile; for a partition that is not whole yet it answers 503, never 401. May be interrupted
+    and run again. Events are never changed. A session with a damaged event, or with a key of another type, is named and
+    left alone, and the exit code is then 1. The same goes for a session whose stored head does not match its events: if
+    you know why they differ, --accept-history goes by the events all the same. Head, reason and your name are kept, and
+    every verify names them.
     """
     if sum((sid is not None, user is not None, partition is not None, everything)) > 1:
         raise click.UsageError("give only one of --session, --user, --partition and --all")

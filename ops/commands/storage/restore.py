@@ -46,17 +46,18 @@ def restore(
 ) -> None:
     """Fill an empty server from a backup: its URL, or its name in LEDGER_ARCHIVE, or `latest`.
 
-    Everything is checked before anything is written. Every restored session is asked to start over. Sessions that the
-    transparency log (LEDGER_PROOF) knows further go on behind that, and those that had ended since end again. May be
-    interrupted: run it again; until it is over no service starts on that server. Exits 1 if something differs at the
-    end.
+    Everything is checked before anything is written. Every restored session is asked to start over. Sessions of which
+    the transparency log (LEDGER_PROOF) knows more go on behind that, and those that ended since then are ended again.
+    May be interrupted and run again; until it is done, no service starts on that server. Exits 1 if something differs
+    at the end.
     """
     if (source is None) != from_segments:
         raise click.UsageError("give a backup, or --from-segments")
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     place, known = settings.archive, KnownLedgers(settings)
+    what = _named(source, place)
     if not yes:
-        _confirm(source or f"the segments in {place.url if place else '?'}", settings)
+        _confirm(what, settings)
 
     async def work() -> tuple[RestoreReport, Origin]:
         async with store_of(settings) as store:
@@ -117,11 +118,8 @@ async def _from_backup(store: Store, source: str, place: ArchivePlace | None) ->
     """Open a backup and check all of it."""
     if "://" in source:
         objects, folder = objects_at("FROM", source, make=False), ""
-    elif place is None:
-        raise click.UsageError(
-            "give the backup as a URL, like file:///srv/ledger/backups/ledger-…, or set LEDGER_ARCHIVE"
-        )
     else:
+        assert place is not None, "checked before"
         objects = place.open()
         folder = await find_backup(objects, source)
     manifest = await load_manifest(objects, folder)
@@ -136,8 +134,7 @@ async def _from_backup(store: Store, source: str, place: ArchivePlace | None) ->
 
 async def _from_segments(store: Store, place: ArchivePlace | None, settings: Settings) -> Origin:
     """Find all segments and check them."""
-    if place is None:
-        raise click.UsageError("say where the segments are: set LEDGER_ARCHIVE")
+    assert place is not None, "checked before"
     objects, records = place.open(), {}
     with progress("checking segments", settings.partitions) as advance:
         async for partition, record in find_records(store, objects, settings.partitions):
@@ -147,6 +144,19 @@ async def _from_segments(store: Store, place: ArchivePlace | None, settings: Set
     if not records:
         raise click.ClickException(f"there are no segments in {place.url}")
     return FromSegments(store, objects, settings.partitions, records)
+
+
+def _named(source: str | None, place: ArchivePlace | None) -> str:
+    """Name what is to be restored; raises UsageError where it is not said where that lies."""
+    if source is None:
+        if place is None:
+            raise click.UsageError("say where the segments are: set LEDGER_ARCHIVE")
+        return f"the segments in {place.url}"
+    if place is None and "://" not in source:
+        raise click.UsageError(
+            "give the backup as a URL, like file:///srv/ledger/backups/ledger-…, or set LEDGER_ARCHIVE"
+        )
+    return source
 
 
 def _confirm(source: str, settings: Settings) -> None:

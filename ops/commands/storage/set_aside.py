@@ -30,8 +30,9 @@ def _entry_id(context: click.Context, parameter: click.Parameter, value: str) ->
 def set_aside(partition: int, entry: str, why: str, by: str, data_dir: Path | None, redis_url: str | None) -> None:
     """Take a stream entry that is not an event out of a partition's stream, and keep it.
 
-    PARTITION and ENTRY are as verify names them. The entry is kept with its bytes, why and by whom; verify names it
-    from then on. An event that can be read is refused. What was a session's last event leaves that session broken.
+    PARTITION and ENTRY are as verify names them. The entry is kept with its bytes, the reason and who decided; verify
+    names it from then on. An event that can be read is refused. If it was a session's last event, that session stays
+    broken.
     """
     if not 1 <= len(why.strip()) <= MAX_WHY_CHARS:
         raise click.UsageError(f"--why takes 1 to {MAX_WHY_CHARS} characters")

@@ -30,9 +30,9 @@ def store() -> None:
 def begin(anew: bool, data_dir: Path | None, redis_url: str | None) -> None:
     """Begin a ledger in an empty store and print its id.
 
-    A data folder that knows none, and has made its keys itself, needs no such word: serve begins one there. Elsewhere
-    an empty store may be one that was lost, and to begin another would sign every device out. So services do not do it
-    by themselves where the key comes from LEDGER_TOKEN_KEY or a ledger was known.
+    In a new data folder with keys of its own this is not needed: serve begins a ledger there. Elsewhere an empty store
+    may be one that was lost, and a new ledger would sign every device out. So services begin none by themselves where
+    the key comes from LEDGER_TOKEN_KEY, or a ledger was there before.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
 
@@ -51,7 +51,7 @@ def begin(anew: bool, data_dir: Path | None, redis_url: str | None) -> None:
 def mend(yes: bool, dry_run: bool, data_dir: Path | None, as_json: bool) -> None:
     """Mend the append-only files of an embedded server that does not start: cut them at the last whole command.
 
-    What is cut stays in files beside them. It tells first what that loses. No service may run on the folder meanwhile.
+    What is cut off stays in files beside them, and it says first what that loses. No service may run on the folder.
     """
     settings = settings_from(data_dir=data_dir)
     check_begun(settings.data_dir)

@@ -23,8 +23,8 @@ _WIDEST = 100
 def upgrade(finish: bool, whoever_runs: bool, data_dir: Path | None, redis_url: str | None, as_json: bool) -> None:
     """Show which versions run on a ledger, and in which format it is written.
 
-    Two versions may run side by side. A new format is written once no older version runs; services see to that
-    themselves, within minutes, and --finish does it now. Older versions refuse the ledger from then on.
+    Two versions may run side by side. Once no older version runs, services write the new format by themselves, within
+    minutes; --finish has them do so now. Older versions refuse the ledger from then on.
     """
     if whoever_runs and not finish:
         raise click.UsageError("--whoever-runs goes with --finish")

@@ -73,10 +73,10 @@ def verify(
 ) -> None:
     """Check every chain, projection, index and archived segment against the events; exits 1 if anything differs.
 
-    Where the ledger has a transparency log (LEDGER_PROOF), events are checked against it, too: what was removed, cut,
-    rewritten or put there is named with its entry. The ledger may be in use meanwhile. Nothing is written without
-    --repair; with it the exit code tells what is left. A head that proves another history than the events are is never
-    written over, for it is all that tells of it, and neither is a session that the log contradicts.
+    If the ledger has a transparency log (LEDGER_PROOF), events are checked against it too: whatever was removed, cut,
+    rewritten or inserted is named with its entry. The ledger may be in use meanwhile. Nothing is written without
+    --repair; with it, the exit code says whether anything is left. Never written over are a stored head that does not
+    match its events, since it is the only trace of what they were, and a session that the log contradicts.
     """
     settings = settings_from(data_dir=data_dir, redis_url=redis_url)
     kept = None if since is None else since.read_bytes()
