@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from endpoints.services import Services
+from ledger.imports import without
 from ledger.store.cluster import ClusterStore
 from ledger.store.standalone import StandaloneStore
 from ops.opening.ledger import Opened
@@ -31,10 +32,9 @@ class Watch(NamedTuple):
 
 def open_sockets(found: Opened, services: Services, settings: Settings) -> Sockets:
     """Make what serves sockets, in the event loop that goes on."""
-    from endpoints.live.sockets import (
-        SocketRules,
-        Sockets,
-    )  # PERF: only a service waits for python-socketio, no command does
+    # PERF: only a service waits for python-socketio, no command does, and nobody for the clients that it would load.
+    with without("requests", "valkey"):
+        from endpoints.live.sockets import SocketRules, Sockets
 
     assert isinstance(found.store, StandaloneStore | ClusterStore)
     signals = Signals(found.store, found.ledger.partitions, timeout_s=settings.redis_timeout_s)
