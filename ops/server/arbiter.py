@@ -157,6 +157,7 @@ def main() -> None:
     settings = decode_settings(start.settings)
     configure_logging(settings.log, settings.log_format)
     log_crashes()
+    gc.disable()  # PERF: what is imported stays, and would be looked through a dozen times while it grows
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
     if start.anew:
         from ops.server.replacing.renewal import checked_anew  # PERF: only who replaces others waits for this
@@ -169,6 +170,7 @@ def main() -> None:
         configure_logging(settings.log, settings.log_format)
         tell(told_fd, Told(settings=encode_settings(settings)))
     gc.freeze()  # PERF: workers share what is here as long as they do not look through it for garbage
+    gc.enable()
     try:
         LedgerArbiter(LedgerApplication(start, settings, listen_fds, told_fd, gate_fd)).run()
     finally:
