@@ -12,8 +12,9 @@ from endpoints.http.errors import NotReady
 from endpoints.http.operations import NOBODY, Operation, Route
 from endpoints.http.replies import send
 from endpoints.http.request import Request
+from endpoints.readiness import Readiness
 from endpoints.server_info import Fixed
-from endpoints.services import Readiness, Services
+from endpoints.services import Services
 from ledger.errors import StoreFull, StoreUnavailable
 
 READY: Final = "/readyz"

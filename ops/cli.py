@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -15,6 +17,7 @@ def main() -> None:
 
     Never a traceback.
     """
+    atexit.register(gc.disable)  # PERF: Python collects once more when it ends, a twentieth of a second for nothing
     _open_standard_streams()
     try:
         from ops.command_group import run

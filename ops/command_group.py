@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from importlib import import_module
 from typing import Any, Final
@@ -45,10 +46,13 @@ class Program(click.Group):
         if named is None:
             return None
         module, _, attribute = named.where.partition(":")
+        gc.disable()  # PERF: what is imported stays, and would be looked through a dozen times while it grows
         try:
             command: Any = getattr(import_module(f"ops.commands.{module}"), attribute)
         except KeyboardInterrupt:
             raise LoadInterrupted from None
+        finally:
+            gc.enable()
         assert isinstance(command, click.Command)
         return command
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -55,6 +56,8 @@ settings.load_profile("syncledger")
 
 # redis-py reads its own version from disk for every connection; tests open thousands.
 redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
+# So does each application with ours.
+importlib.metadata.version = cache(importlib.metadata.version)
 # httpx reads the authorities that everybody trusts for every client; nothing here is signed by one of them.
 vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_context)
 

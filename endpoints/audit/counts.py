@@ -18,7 +18,8 @@ from endpoints.http.compression import compress_whole
 from endpoints.http.operations import KEY, Operation, Route
 from endpoints.http.replies import send
 from endpoints.http.request import Request
-from endpoints.services import ProofReadiness, Readiness, Services
+from endpoints.readiness import ProofReadiness, Readiness
+from endpoints.services import Services
 from ledger.errors import InvalidInput, LedgerError
 from ledger.positions import iso_from_us
 from projections.census import rates

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from endpoints.services import Readiness, Services
+from endpoints.readiness import Readiness
+from endpoints.services import Services
 from ledger import keys
 from ledger.errors import LedgerError
 from ledger.log.formats import Formats

@@ -15,15 +15,17 @@ STATUSES: Final = (
     *("500", "501", "503", OTHER),
 )
 """The values of a status; an answer that has another one counts as `other`."""
+_STATUS_AT: Final = {status: at for at, status in enumerate(STATUSES)}
+_OTHER_AT: Final = _STATUS_AT[OTHER]
 
 
 class Begun:
-    """What a route's requests of one method are counted in."""
+    """What a route's requests of one method are counted in: statuses one behind the other, from a place on."""
 
-    __slots__ = ("statuses", "times")
+    __slots__ = ("first", "times")
 
-    def __init__(self, statuses: dict[str, int], times: Times) -> None:
-        self.statuses = statuses
+    def __init__(self, first: int, times: Times) -> None:
+        self.first = first
         self.times = times
 
 
@@ -57,12 +59,9 @@ class HttpFigures(Part):
     def answered(self, method: str, route: str | None, status: str | int, began_s: float) -> None:
         """Count an answer; `status` as Falcon has it, like `204 No Content`, `began_s` by `perf_counter`."""
         begun = self._begun.get((route, method), self._other)  # type: ignore[arg-type] # None is in no pair
-        place = begun.statuses.get(str(status)[:3])
-        self.values[begun.statuses[OTHER] if place is None else place] += 1
+        self.values[begun.first + _STATUS_AT.get(str(status)[:3], _OTHER_AT)] += 1
         begun.times.note(perf_counter() - began_s)
 
     def _of(self, method: str, route: str) -> Begun:
-        places = self.places(self._requests.name)
-        return Begun(
-            {status: places[method, route, status] for status in STATUSES}, self.times(self._times.name, method, route)
-        )
+        first = self.place(self._requests.name, method, route, STATUSES[0])
+        return Begun(first, self.times(self._times.name, method, route))

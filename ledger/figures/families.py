@@ -69,10 +69,9 @@ class Part:
         self.values: list[float] = []
         self._places: dict[str, Mapping[tuple[str, ...], int]] = {}
         for family in families:
-            self._places[family.name] = {
-                labels: len(self.values) + index * family.width for index, labels in enumerate(family.values)
-            }
-            self.values += [0.0] * (family.width * len(family.values))
+            begin, width = len(self.values), family.width
+            self.values += [0.0] * (width * len(family.values))
+            self._places[family.name] = dict(zip(family.values, range(begin, len(self.values), width), strict=True))
 
     def place(self, name: str, *labels: str) -> int:
         """Tell where a figure is; raises KeyError for none that there is."""

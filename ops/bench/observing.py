@@ -16,7 +16,7 @@ from ops.bench.rig.results import Bound, Result
 from ops.bench.rig.rounds import Progress
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import scene
-from ops.server.arbiter import encode_settings
+from ops.server.messages import encode_settings
 from ops.tracing.sending import is_installed
 
 COUNTED_PERCENT: Final = 3.0

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import uuid4
 
 from msgspec import structs
 
+from endpoints.readiness import ProofReadiness
 from ledger.errors import InvalidInput
 from ledger.log.store_check import read_id
 from ledger.positions import iso_from_us
@@ -26,9 +27,6 @@ from projections.transparency.noted import read_noted
 from projections.transparency.place import LogPlace
 from projections.transparency.states import KeptStates
 from projections.transparency.witnesses import Witnesses
-
-if TYPE_CHECKING:
-    from endpoints.services import ProofReadiness
 
 KEY_FILE: Final = "proof-key"
 TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
@@ -116,8 +114,6 @@ def read_keys(where: str, text: str, origin: str) -> list[SignerKey]:
 
 async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
     """Tell how the log is; raises StoreUnavailable."""
-    from endpoints.services import ProofReadiness  # PERF: with it comes the server, which no command needs
-
     noted = await read_noted(found.store)
     if settings.proof_place is None:
         text = "there is no transparency log: set LEDGER_PROOF to a place that who holds the store cannot change"

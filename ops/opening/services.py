@@ -12,7 +12,8 @@ import msgspec
 
 from endpoints.figures.worker import WorkerFigures
 from endpoints.http.limits import LimitRules
-from endpoints.services import HttpSettings, IdentityReadiness, Readiness, Services
+from endpoints.readiness import IdentityReadiness, Readiness
+from endpoints.services import HttpSettings, Services
 from ledger.errors import CorruptLedger
 from ledger.events import IMMICH
 from ledger.log.store_check import eviction_text, read_promise

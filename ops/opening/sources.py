@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from endpoints.services import ProtocolReadiness, SourceReadiness
+from endpoints.readiness import ProtocolReadiness, SourceReadiness
 from ledger.errors import InvalidInput, LedgerError
 from ledger.events import IMMICH
 from ops.figures.of_worker import HOLDER, HORIZON, LookedAt
@@ -155,9 +155,11 @@ class SourceLook:
     @property
     def is_beside_backend(self) -> bool:
         """Tell whether the source is the database of a backend, of which apps may learn another version than ours."""
-        from projections.entities.postgres.source import PostgresSource
+        if self._kind != "postgres":
+            return False
+        from projections.entities.postgres.source import PostgresSource  # PERF: as above
 
-        return self._kind == "postgres" and isinstance(self._source, PostgresSource) and self._source.has_backend
+        return isinstance(self._source, PostgresSource) and self._source.has_backend
 
     async def protocol_version(self) -> ProtocolVersion:
         """Tell the version to announce: the one given, or else that of the backend, or else the default.

@@ -7,7 +7,6 @@ GATE_FD ends. The parent may be of an older version, so both messages only grow.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import logging
@@ -17,9 +16,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -27,75 +25,13 @@ from gunicorn.glogging import Logger
 from ledger.errors import InvalidInput, LedgerError
 from ops.figures.shared import SharedFigures
 from ops.server.connection_balance import Load
+from ops.server.listening import BACKLOG
 from ops.server.logs import configure_logging, log_crashes
+from ops.server.messages import Start, Told, decode_settings, decode_start, encode_settings, tell
 from ops.server.worker import KEEP_ALIVE_S, LedgerWorker
 from ops.settings.settings import Settings
 
 WORKER_TIMEOUT_S = 60
-BACKLOG = 2048
-
-
-_NOTHING: Final = msgspec.Raw()
-
-
-class Start(msgspec.Struct, frozen=True):
-    """What the parent tells the arbiter."""
-
-    settings: msgspec.Raw
-    """Those in use, as JSON, of whichever version they are."""
-    redis_url: str
-    """The address of the embedded server, else as `settings` has it."""
-    factory: str
-    """`module:function`, called in each worker with the settings, the Redis URL and the ledger's id.
-
-    It returns the ASGI application.
-    """
-    parent_pid: int
-    ledger_id: str = ""
-    """The ledger that the parent found or began: a worker begins none, and serves this one also while it is gone."""
-    overrides: dict[str, Any] = {}
-    """What the command line said, by the settings' fields."""
-    anew: bool = False
-    """Whether settings are to be read anew, and checked before anything is served."""
-    takes_over: bool = False
-    """Whether others serve until this generation is ready: then one that cannot open its store is none."""
-
-
-class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an arbiter and its workers tell the parent."""
-
-    ready: int = 0
-    """The process id of a worker that accepts requests as soon as it may."""
-    settings: msgspec.Raw = _NOTHING
-    """The settings that were read anew, and are good; empty otherwise."""
-    refused: str = ""
-    """Why there will be no service with them."""
-
-
-def encode_settings(settings: Settings) -> msgspec.Raw:
-    """Return settings as JSON, secrets and all."""
-    return msgspec.Raw(msgspec.json.encode(settings, enc_hook=str))
-
-
-def decode_settings(data: msgspec.Raw) -> Settings:
-    """Read what `encode_settings` wrote."""
-    return msgspec.json.decode(data, type=Settings, dec_hook=lambda kind, value: kind(value))
-
-
-def encode_start(start: Start) -> bytes:
-    """Return the JSON that `decode_start` reads."""
-    return msgspec.json.encode(start, enc_hook=str)
-
-
-def decode_start(data: bytes) -> Start:
-    """Read what the parent wrote."""
-    return msgspec.json.decode(data, type=Start)
-
-
-def tell(told_fd: int, told: Told) -> None:
-    """Tell the parent, unless it is gone."""
-    with contextlib.suppress(BrokenPipeError):
-        os.write(told_fd, msgspec.json.encode(told) + b"\n")
 
 
 class LedgerApplication(BaseApplication):  # type: ignore[misc] # gunicorn has no types
@@ -221,6 +157,7 @@ def main() -> None:
     settings = decode_settings(start.settings)
     configure_logging(settings.log, settings.log_format)
     log_crashes()
+    gc.disable()  # PERF: what is imported stays, and would be looked through a dozen times while it grows
     importlib.import_module(start.factory.partition(":")[0])  # once, before the workers are forked
     if start.anew:
         from ops.server.replacing.renewal import checked_anew  # PERF: only who replaces others waits for this
@@ -232,6 +169,8 @@ def main() -> None:
             sys.exit(1)
         configure_logging(settings.log, settings.log_format)
         tell(told_fd, Told(settings=encode_settings(settings)))
+    gc.freeze()  # PERF: workers share what is here as long as they do not look through it for garbage
+    gc.enable()
     try:
         LedgerArbiter(LedgerApplication(start, settings, listen_fds, told_fd, gate_fd)).run()
     finally:

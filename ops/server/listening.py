@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ledger.errors import Unavailable
-from ops.server.arbiter import BACKLOG
 from ops.settings.settings import Settings
 
 log = logging.getLogger("syncledger.serve")
 
+BACKLOG = 2048
 BIND_PATIENCE_S = 3.0
 OTHER_PORTS = 20
 """How many ports that the system chose are tried, where each must be free at several addresses."""

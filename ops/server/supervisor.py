@@ -26,9 +26,9 @@ from ledger.errors import LedgerError, NoLedger
 from ops.embedded.server import EmbeddedServer
 from ops.opening.ledger import begin_ledger
 from ops.opening.store import until_there
-from ops.server.arbiter import Start, encode_settings
 from ops.server.listening import ServiceError, address_of, listen
 from ops.server.logs import configure_logging, log_crashes
+from ops.server.messages import Start, encode_settings
 from ops.server.replacing.generation import KILL_AFTER_S, Generation
 from ops.server.replacing.handover import Door, Predecessor, Successor
 from ops.server.signals import Signals

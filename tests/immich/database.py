@@ -20,6 +20,8 @@ import asyncpg
 import msgspec
 
 from ops.bench.postgres import immich_library
+from projections.entities.postgres.horizon import MARGIN_US
+from projections.entities.postgres.source import SHARED_S
 from tests.immich.schemas import CHANGES, Version
 from tests.support.stores.servers import wait_until
 
@@ -92,11 +94,12 @@ class ImmichDatabase:
         return self._loop.run_until_complete(self._connection.fetchval(sql, *values))
 
     def settle(self) -> None:
-        """Wait until the horizon, a second behind the clock, is beyond all that was written here."""
+        """Wait until each horizon still in use, the oldest shared one too, is beyond all that was written here."""
         if self._settled:
             return
         written_ms = self.value("SELECT ceil(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
-        behind = "SELECT floor(extract(epoch FROM clock_timestamp() - interval '1.05 s') * 1000)::bigint"
+        behind_ms = MARGIN_US // 1000 + int(SHARED_S * 1000) + 50
+        behind = f"SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - {behind_ms}"
         wait_until(lambda: self.value(behind) > written_ms, "the horizon to pass")
         self._settled = True
 

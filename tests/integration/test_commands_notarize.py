@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from endpoints.services import ProofReadiness
+from endpoints.readiness import ProofReadiness
 from ledger import keys
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, parse_verifier, verified
 from ops.opening.ledger import Opened

@@ -44,7 +44,7 @@ def server(shared_valkey: RedisServer) -> Iterator[Live]:
 
 
 @schema.parametrize()
-@settings(max_examples=50 if AT_LENGTH else 6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50 if AT_LENGTH else 4, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_answered_is_what_is_described(case: schemathesis.Case[Any], server: Live) -> None:
     if case.path.startswith("/ledger/"):
         text, _ = server.run(server.service.api_keys.create(SCOPES, name="", now_us=1))

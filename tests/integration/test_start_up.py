@@ -17,10 +17,8 @@ SERVER = {"gunicorn", "uvicorn", "httptools", "falcon", "limits", "prometheus_cl
 CLIENTS = {"httpx", "asyncpg", "authlib", "gumnut", "ua_parser"}
 SHOWN = {"rich", "pygments", "psutil"}
 STORE = {"redis", "hiredis", "asyncio", "uvloop", "msgspec", "joserfc", "cryptography", "obstore", "zstandard"}
-# As where the extra `traces` is not installed: redis-py imports the SDK wherever it finds it.
 LOADED = """
 import sys
-sys.modules["opentelemetry.sdk"] = None
 from ops.cli import main
 sys.argv[0] = "syncledger"
 try:
@@ -59,6 +57,14 @@ def test_a_command_loads_what_it_uses(valkey_url: str, tmp_path: Path) -> None:
         packages = loaded(*arguments, "--redis", valkey_url, "--data-dir", str(tmp_path))
         assert "redis" in packages
         assert packages & (SERVER | CLIENTS | SHOWN) == set(), arguments
+
+
+def test_the_parent_of_a_service_loads_no_server_and_nobody_the_sdk_of_traces() -> None:
+    script = "import sys; import ops.commands.serve; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    modules = set(done.stdout.split())
+    assert "redis" in modules
+    assert modules & {"uvicorn", "gunicorn.arbiter", "falcon", "prometheus_client", "opentelemetry.sdk"} == set()
 
 
 def test_what_is_told_of_a_command_is_what_it_tells_itself() -> None:

@@ -30,8 +30,8 @@ from ops.bench.rig.scene import ACK_PATH, Device
 from ops.bench.rig.wire import STEP_US
 from ops.opening.observing import Observing
 from ops.opening.services import open_services
-from ops.server.arbiter import decode_settings
 from ops.server.logs import configure_logging
+from ops.server.messages import decode_settings
 from ops.settings.settings import Settings
 from ops.verify_processes import collect_rarely
 

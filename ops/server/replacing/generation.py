@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from ops.server.arbiter import Start, Told, encode_start
+from ops.server.messages import Start, Told, encode_start
 from ops.server.systemd import without_notify
 
 log = logging.getLogger("syncledger.serve")

@@ -11,7 +11,7 @@ from ops.opening.identity_provider import check_identity
 from ops.opening.ledger import open_ledger
 from ops.opening.sources import check_source
 from ops.opening.store import check_permissions, connect
-from ops.server.arbiter import Start
+from ops.server.messages import Start
 from ops.settings.settings import Settings, read_settings
 from ops.tracing.sending import check_installed
 

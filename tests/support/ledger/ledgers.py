@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final
@@ -72,8 +73,11 @@ class Log:
         state = await self.create(name, at_us=NOW + 1)
         other = await self.create(name + " other")
         while state.seq < count:
+            made = []
             for n in range(state.seq + 1, state.seq + min(40, count - state.seq) + 1):
-                state = await self.append(state, offered("AssetV1", snapshot_us=n), at_us=NOW + n)
+                made.append(section(state, offered("AssetV1", snapshot_us=n), at_us=NOW + n))
+                state = made[-1].after
+            assert not any(await gather(*map(self.try_append, made))), "they are sent, and so written, in order"
             other = await self.append(other, offered("AlbumV2", snapshot_us=state.seq))
         return state
 

@@ -19,8 +19,9 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from endpoints.accounts.identity.jwt.backend import JwtBackend
 from endpoints.accounts.identity.port import IdentityProvider
 from endpoints.http.limits import LimitRules, Limits
+from endpoints.readiness import Readiness
 from endpoints.routes import build
-from endpoints.services import HttpSettings, Readiness, Services
+from endpoints.services import HttpSettings, Services
 from ledger.commands import CreateSession
 from ledger.log.presence import Presence
 from ledger.log.service import Ledger

@@ -307,6 +307,7 @@ class RedisCluster:
         wait_until(self.healthy, "the cluster to form")
         for node in self.nodes:
             node.command("CONFIG", "SET", "cluster-node-timeout", CLUSTER_NODE_TIMEOUT_MS)
+        wait_until(self.healthy, "the cluster to heal")  # with the timeout before, a busy machine makes nodes look dead
 
     def healthy(self) -> bool:
         """Tell whether every node sees all slots served by three nodes."""
