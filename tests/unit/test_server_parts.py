@@ -20,8 +20,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
-import ops.server.worker
-from ops.server.worker import LedgerHttpProtocol, LedgerServer, LedgerWorker, RequestParser, WorkerState
+import ops.server.http_protocol
+from ops.server.http_protocol import LedgerHttpProtocol, RequestParser, WorkerState
+from ops.server.worker import LedgerServer, LedgerWorker
 
 OVERRIDDEN: dict[Any, dict[str, tuple[str, ...]]] = {
     HttpToolsProtocol: {
@@ -91,11 +92,9 @@ def parameters(method: Any) -> tuple[str, ...]:
 def test_a_part_is_there_and_takes_what_it_took(theirs: type, name: str, expected: tuple[str, ...]) -> None:
     where = f"{theirs.__module__}.{theirs.__name__}.{name}"
     found = getattr(theirs, name, None)
-    assert found is not None, f"{where} is gone; ops/server/worker.py needs it"
+    assert found is not None, f"{where} is gone; ops/server/ needs it"
     if name != "__init__" or theirs is not httptools.HttpRequestParser:  # compiled: its own tells nothing
-        assert parameters(found) == expected, (
-            f"{where} takes other parameters; ops/server/worker.py overrides or calls it"
-        )
+        assert parameters(found) == expected, f"{where} takes other parameters; ops/server/ overrides or calls it"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_a_part_is_there_and_takes_what_it_took(theirs: type, name: str, expecte
 )
 def test_an_attribute_is_still_set(theirs: type, name: str) -> None:
     source = inspect.getsource(theirs)
-    assert re.search(rf"self\.{name}\b", source), f"{theirs.__name__} has no {name}; ops/server/worker.py uses it"
+    assert re.search(rf"self\.{name}\b", source), f"{theirs.__name__} has no {name}; ops/server/ uses it"
 
 
 def test_the_tables_name_all_that_is_overridden() -> None:
@@ -118,7 +117,7 @@ def test_the_tables_name_all_that_is_overridden() -> None:
 
 
 def test_what_is_read_of_a_connection_is_in_the_tables() -> None:
-    tree = ast.parse(inspect.getsource(ops.server.worker))
+    tree = ast.parse(inspect.getsource(ops.server.http_protocol))
     [protocol] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "LedgerHttpProtocol"]
     used = {
         node.attr
@@ -131,7 +130,9 @@ def test_what_is_read_of_a_connection_is_in_the_tables() -> None:
 
 
 def test_the_installed_versions_are_in_the_range_that_was_tried() -> None:
-    project = tomllib.loads((Path(ops.server.worker.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(ops.server.http_protocol.__file__).parents[2] / "pyproject.toml").read_text())[
+        "project"
+    ]
     for name in ("uvicorn", "uvicorn-worker", "httptools"):
         [wanted] = [text for text in project["dependencies"] if re.match(rf"{name}\b(?!-)", text)]
         low, high = re.fullmatch(rf"{name}>=([\d.]+),<([\d.]+)", wanted).groups()  # type: ignore[union-attr]
