@@ -1,19 +1,26 @@
-"""HTTP/1.1 as a worker speaks it: uvicorn's protocol, and what bounds a request before the application sees it."""
+"""HTTP/1.1 as a worker speaks it on one connection: requests are taken apart, bounded, and answered in their order."""
 
 from __future__ import annotations
 
 import asyncio
-from array import array
+import logging
+from collections import deque
 from typing import Any, Final
 
-from httptools import HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from ops.server.connection_balance import Load
-from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
-from ops.server.proxies import ProxyHint
+from endpoints.http.quick import QuickWays
+from ops.server.deadline import Deadline
+from ops.server.http_exchange import STATUS_LINES, App, Exchange
+from ops.server.http_heads import END, Head
+from ops.server.http_rules import BadHeadError, Fields, read_head
 from ops.server.web_sockets import is_for_socket
+from ops.server.worker_state import WorkerState
+
+log = logging.getLogger("uvicorn.error")
 
 HEADER_LIMIT_BYTES = 64 * 1024
 HEADER_TIMEOUT_S = 30.0
@@ -23,6 +30,7 @@ DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
 TRANSPORT = "ledger.transport"
 LEAVING = "ledger.leaving"
+_NO_HTTP: Final = "Invalid HTTP request received."
 
 
 class HeadTooLargeError(Exception):
@@ -31,41 +39,6 @@ class HeadTooLargeError(Exception):
 
 class TunnelError(Exception):
     """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
-
-
-class RequestParser(HttpRequestParser):
-    """A parser for a server of HTTP/1.1: that a client would rather speak something else changes nothing.
-
-    Only where there are web sockets, on one path, a request for one is let through.
-
-    An `Upgrade` may be ignored (RFC 9110, section 7.8), and Java's client offers one with every request. To httptools
-    all behind such a head is the other protocol, so the request has no body, and its body is the next request. So the
-    head is parsed once more, without that field.
-    """
-
-    def __init__(self, protocol: LedgerHttpProtocol) -> None:
-        self._protocol = protocol
-        self._begin()
-
-    def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
-        """Parse what came; raises httptools.HttpParserError."""
-        while True:
-            try:
-                super().feed_data(data)
-            except HttpParserUpgrade as upgrade:
-                if self._protocol.becomes_socket():
-                    raise
-                (head_end,) = upgrade.args
-            else:
-                return
-            head = self._protocol.head_without_upgrade()
-            self._begin()  # behind the last request of a connection it would ignore all that comes
-            super().feed_data(head)
-            data = memoryview(data)[head_end:]
-
-    def _begin(self) -> None:
-        super().__init__(self._protocol)
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
 
 class Trailers(list[tuple[bytes, bytes]]):
@@ -79,137 +52,239 @@ class Trailers(list[tuple[bytes, bytes]]):
         """Keep nothing."""
 
 
-class LedgerHttpProtocol(HttpToolsProtocol):
+_TRAILERS: Final = Trailers()
+
+
+class LedgerHttpProtocol(asyncio.Protocol):
     """HTTP/1.1 that gives the application the connection's transport and bounds all of a request but its body.
 
     Of the body it bounds what the application cannot: the wait for its beginning, and what comes after the answer.
 
     The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
     and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
+
+    In place of uvicorn's, whose server it is made by and told to end by: what that does for each request costs more
+    than what most requests are about.
     """
 
-    server_state: WorkerState
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.parser = RequestParser(self)
-        self._extensions: dict[str, Any] = {}
-        self._head_deadline: asyncio.TimerHandle | None = None
-        self._in_body = False
-        self._body_deadline: asyncio.TimerHandle | None = None
-        """When the application is asked without a body, or after the answer when the connection ends."""
-        self._unfinished: object = None
-        """The scope of a request whose head did not come whole at once."""
+    def __init__(
+        self,
+        config: Config,
+        server_state: WorkerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.flow: FlowControl
+        self.server: tuple[str, int | None] | None = None
+        self.client: tuple[str, int] | None = None
+        self.scheme = "http"
+        self.extensions: dict[str, Any] = {}
+        self._config = config
+        self._app: App = config.loaded_app
+        self._quick: QuickWays = getattr(config.app, "quick", {})
+        self._idle_s = config.timeout_keep_alive
+        self._deadline = Deadline(self.loop)
+        self._pipeline: deque[Exchange] = deque()
+        """Requests that wait for the answers before theirs."""
+        self._asked: Exchange | None = None
+        """The request that came last."""
+        self._served: Exchange | None = None
+        """The one that is answered now, or was last."""
+        self._to_serve: Exchange | None = None
+        """One that is to be served once what came has been parsed."""
+        self._last: Exchange | None = None
+        """The request whose answer ends the connection, though its client would go on."""
+        self._waited_for: Exchange | None = None
+        """The request whose body was waited for."""
+        self._is_socket = False
+        self._looked_at = False
+        self._url = b""
+        self._fields: Fields = []
         self._bad_head = ""
         """What is wrong with the head that ended the parsing."""
-        self._looked_at = False
-        self._last: Any = None
-        """The request whose answer ends the connection, though its client would go on."""
-        self._is_socket = False
-        self._head_bytes = 0
+        self._in_head = False
+        self._begun = 0
+        """How many heads began in what is parsed now."""
         self._first_bytes = 0
+        self._head_bytes = 0
+        """Of a head that did not come whole at once: how much its first piece and the others were."""
         self._fed_bytes = 0
         self._idle_bytes = 0
         """How much came since there was part of a body, or a head was whole: chunk extensions and trailers."""
+        self._begin_parsing()
+
+    # What the event loop tells ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: a client that says nothing is not kept for ever."""
-        super().connection_made(transport)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.extensions = {TRANSPORT: transport, LEAVING: self.server_state.is_leaving}
+        self.server_state.connections.add(self)  # type: ignore[arg-type] # no protocol of uvicorn's
         self.server_state.count()
-        self._extensions = {TRANSPORT: transport, LEAVING: self.server_state.is_leaving}
-        self._wait_for_head()
+        self._deadline.set(HEADER_TIMEOUT_S, self._close)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; a head that is too long or takes too long ends the connection."""
-        self._fed_bytes = len(data)
-        self._idle_bytes += len(data)
-        idle = self.timeout_keep_alive_task
-        super().data_received(data)
-        scope: Any = self.scope  # None before the first request
-        if self._is_socket:
-            self._head_arrived()
-            return
-        if scope is not None:
-            if "method" not in scope:  # only a whole head has told its method
-                self._head_goes_on(scope, len(data))
+        """Take what came, and serve the request that is in it."""
+        asked, state = self._asked, self.server_state
+        at_rest = (
+            not self._in_head
+            and not self._idle_bytes
+            and (asked is None or (asked.response_complete and not asked.more_body))
+        )
+        if at_rest and self._looked_at and not state.draining:
+            end = data.find(END) + len(END)
+            known = state.heads.find(data[:end])
+            if known is not None and len(data) - end == known[1]:
+                exchange = Exchange(self, known[0])
+                exchange.take(data[end:])
+                exchange.more_body = False
+                self._asked = exchange
+                self._deadline.clear()
+                self._serve(exchange)
                 return
-            if self._head_deadline is not None:
-                self._head_arrived()
-            if self._in_body:
-                self._wait_for_body()
-            elif getattr(self.cycle, "response_complete", False):  # no cycle: the path could not be read
-                self._stay_idle(idle)
+        self._begun, self._fed_bytes = 0, len(data)
+        self._idle_bytes += len(data)
+        self._parse(data)
+        to_serve, self._to_serve = self._to_serve, None
+        if to_serve is not None and not to_serve.disconnected:
+            if at_rest and self._begun == 1 and not to_serve.more_body:
+                self._learn(data, to_serve)
+            self._serve(to_serve)
+        if self._is_socket:
+            return
+        if self._in_head:
+            self._head_goes_on(len(data))
+            return
+        asked = self._asked
+        if asked is not None and asked.more_body and not asked.response_complete and asked is not self._waited_for:
+            self._waited_for = asked
+            self._deadline.set(BODY_START_S, asked.tell)
         if self._idle_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
             self.transport.abort()
 
+    def eof_received(self) -> None:
+        """End: who sends no more is taken for gone."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._head_arrived()
-        self._body_arrived()
-        super().connection_lost(exc)
+        self._deadline.end()
+        self.server_state.connections.discard(self)
         self.server_state.count()
+        for exchange in (self._served, self._asked, *self._pipeline):
+            if exchange is not None:
+                exchange.leave()
+        self._pipeline.clear()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        del self._parser  # it holds this
+
+    def pause_writing(self) -> None:
+        """Have answers wait for a reader that is slow."""
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Have them go on."""
+        self.flow.resume_writing()
+
+    # What the parser tells --------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Start a request's scope."""
-        super().on_message_begin()
-        self.scope["extensions"] = self._extensions
+        """Begin a request."""
+        self._begun += 1
+        self._in_head = True
+        self._first_bytes = self._head_bytes = 0
+        self._url, self._fields = b"", []
+
+    def on_url(self, part: bytes) -> None:
+        """Take a part of a request's target."""
+        self._url += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of its head."""
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Begin a request whose head is whole."""
+        """Take a request whose head is whole."""
         if self._last is not None and not self._last.response_started:
             self._last.keep_alive, self._last = True, None  # one more came behind it
         self._idle_bytes = 0
-        carried = self._first_bytes + self._head_bytes if self.scope is self._unfinished else 0
-        if carried + self._fed_bytes > HEADER_LIMIT_BYTES and self._head_size() > HEADER_LIMIT_BYTES:
+        if self._first_bytes + self._head_bytes + self._fed_bytes > HEADER_LIMIT_BYTES < self._head_size():
             self._refuse_head()
             raise HeadTooLargeError
-        if self.parser.should_upgrade():  # it comes again
-            if self.parser.get_method() == b"CONNECT":
+        parser, fields = self._parser, self._fields
+        if parser.should_upgrade():  # it comes again
+            if parser.get_method() == b"CONNECT":
                 raise TunnelError
             if self._is_for_socket():
-                self.server_state.proxy_hint.look(self.headers, self.client)
-                super().on_headers_complete()
+                self.server_state.proxy_hint.look(fields, self.client)
             return
-        version = self.parser.get_http_version()
+        version = parser.get_http_version()
         try:
-            target = read_head(version, self.url, self.headers)
+            target = read_head(version, self._url, fields)
         except BadHeadError as error:
             self._bad_head = str(error)
             raise
+        self._in_head = False
+        self._deadline.clear()
         if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
             self._looked_at = True
-            self.server_state.proxy_hint.look(self.headers, self.client)
-        self.expect_100_continue &= version != "1.0"  # which knows of no answer before the answer
-        self.url = b"/"  # uvicorn would take what is behind two slashes for a host
-        super().on_headers_complete()
-        self.scope["path"], self.scope["raw_path"] = target.path, target.raw_path
-        self.scope["query_string"] = target.query
-        if version == "1.0":
-            answer_without_chunks(self.cycle)
-        self.headers = _TRAILERS
-        self._in_body = True
+            self.server_state.proxy_hint.look(fields, self.client)
+        is_newer = version != "1.0"  # which knows of no answer before the answer, and ends with each
+        keeps_alive = is_newer and parser.should_keep_alive()
+        head = Head(parser.get_method(), self._url, version, target, fields, keeps_alive)
+        before, self._asked = self._asked, Exchange(self, head, is_newer and _expects_100(fields))
+        self._fields = _TRAILERS
+        if before is None or before.response_complete:
+            self._to_serve = self._asked
+        else:
+            self.flow.pause_reading()
+            self._pipeline.append(self._asked)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._idle_bytes = 0
-        super().on_body(body)
+        asked = self._asked
+        if asked is not None and not asked.response_complete and asked.take(body):
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
-        if self.parser.should_upgrade():
-            return  # only its head ended
-        super().on_message_complete()
-        self._in_body = False
-        self._body_arrived()
+        asked = self._asked
+        if asked is None or self._in_head:
+            return  # only the head of one that comes again ended
+        asked.more_body = False
+        if asked.response_complete:
+            self._deadline.set(self._idle_s, self._close)
+        else:
+            self._deadline.clear()
+            asked.tell()
         if self.server_state.draining:
             self.close_behind_answer()
 
+    # What goes on -----------------------------------------------------------------------------------------------------
+
     def on_response_complete(self) -> None:
         """Go on to the next request; of this one's body no more is wanted."""
-        super().on_response_complete()
-        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
-            self._body_arrived()
-            self._body_deadline = self.loop.call_later(DISCARD_S, self.transport.abort)
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._pipeline:
+            self._serve(self._pipeline.popleft())
+        elif self._asked is not None and self._asked.more_body:
+            self._deadline.set(DISCARD_S, self.transport.abort)
+        elif not self._in_head:
+            self._deadline.set(self._idle_s, self._close)
 
     def close_behind_answer(self) -> None:
         """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
@@ -217,114 +292,162 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         An answer that has begun cannot say it any more, and behind one to a request that is not whole yet it may get
         lost: then it is the one after that.
         """
-        cycle: Any = self.cycle  # None before the first request
-        if cycle is not None and cycle.keep_alive and not (cycle.response_started or self._in_body):
-            cycle.keep_alive, self._last = False, cycle
+        asked = self._asked
+        if asked is not None and asked.keep_alive and not (asked.response_started or asked.more_body):
+            asked.keep_alive, self._last = False, asked
 
-    def becomes_socket(self) -> bool:
-        """Tell whether the connection is a web socket's from here on, which is so if its head asked for that."""
-        self._is_socket = self._is_for_socket()
-        return self._is_socket
+    def shutdown(self) -> None:
+        """End, behind the answer that is on its way; called by the server."""
+        if self._asked is None or self._asked.response_complete:
+            self.transport.close()
+        else:
+            self._asked.keep_alive = False
+
+    def _serve(self, exchange: Exchange) -> None:
+        """Have a request answered, on the quick way if there is one that takes it."""
+        self._served = exchange
+        way = self._quick.get(exchange.head.line)
+        if (
+            way is None
+            or exchange.more_body
+            or exchange.waits_for_100
+            or self.flow.write_paused
+            or not way.begin(exchange)
+        ):
+            self.serve_plainly(exchange)
+
+    def serve_plainly(self, exchange: Exchange) -> None:
+        """Have the application answer."""
+        exchange.task = task = self.loop.create_task(exchange.run(self._app))
+        self.server_state.tasks.add(task)
+
+    def _learn(self, data: bytes, exchange: Exchange) -> None:
+        """Remember the head of a request that was all that came, and ends where it says."""
+        head = exchange.head
+        end = data.find(END) + len(END)
+        size = len(data) - end
+        if head.keeps_alive and not exchange.waits_for_100 and head.body_bytes == size and exchange.body == data[end:]:
+            self.server_state.heads.keep(data[:end], head, size)
+
+    # Parsing ----------------------------------------------------------------------------------------------------------
+
+    def _begin_parsing(self) -> None:
+        self._parser = HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # a request behind the last is no error
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what came. That a client would rather speak something else changes nothing.
+
+        Only where there are web sockets, on one path, a request for one is let through.
+
+        An `Upgrade` may be ignored (RFC 9110, section 7.8), and Java's client offers one with every request. To
+        httptools all behind such a head is the other protocol, so the request has no body, and its body is the next
+        request. So the head is parsed once more, without that field.
+        """
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self._parser.feed_data(rest)
+                except HttpParserUpgrade as upgrade:
+                    (head_end,) = upgrade.args
+                else:
+                    return
+                if self._is_for_socket():
+                    self._become_socket()
+                    return
+                head = self._head_without_upgrade()
+                self._begin_parsing()  # behind the last request of a connection it would ignore all that comes
+                self._parser.feed_data(head)
+                rest = memoryview(rest)[head_end:]
+        except HttpParserError:
+            log.warning(_NO_HTTP)
+            self._refuse(_NO_HTTP)
+
+    def _head_without_upgrade(self) -> bytes:
+        """Write the head that was parsed last without its wish for another protocol."""
+        parser = self._parser
+        line = b"%s %s HTTP/%s\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
+        fields = [b"%s: %s\r\n" % field for field in self._fields if field[0] != b"upgrade"]
+        return b"".join([line, *fields, b"\r\n"])
 
     def _is_for_socket(self) -> bool:
         """Tell whether the head that was parsed last asks for a web socket where there are any, and nothing is open."""
         return (
-            is_for_socket(self.url)
-            and self.parser.get_method() == b"GET"
-            and getattr(self.cycle, "response_complete", True)
-            and self._should_upgrade()
+            is_for_socket(self._url)
+            and self._parser.get_method() == b"GET"
+            and (self._asked is None or self._asked.response_complete)
+            and self._config.ws_protocol_class is not None
+            and _wants_socket(self._fields)
         )
 
-    def head_without_upgrade(self) -> bytes:
-        """Write the head that was parsed last without its wish for another protocol."""
-        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
-        return b"".join([line, *fields, b"\r\n"])
+    def _become_socket(self) -> None:
+        """Give the connection to the protocol of web sockets, which is told the request."""
+        self._is_socket = True
+        self._deadline.end()
+        self.server_state.connections.discard(self)
+        fields = [b"%b: %b\r\n" % field for field in self._fields]
+        head = b"".join([b"GET ", self._url, b" HTTP/1.1\r\n", *fields, b"\r\n"])
+        kind: Any = self._config.ws_protocol_class
+        protocol = kind(config=self._config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self.transport)
+        protocol.data_received(head)
+        self.transport.set_protocol(protocol)
 
-    def send_400_response(self, msg: str) -> None:
+    # Refusing ---------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, why: str) -> None:
         """Refuse what is no HTTP, unless it was refused already."""
-        cycle: Any = self.cycle  # None before the first request
+        asked = self._asked
         if self.transport.is_closing():
             return
-        if cycle is not None and not cycle.response_complete:
-            if cycle.response_started or self.pipeline:
+        if asked is not None and not asked.response_complete:
+            if asked.response_started or self._pipeline:
                 self.transport.abort()  # no answer may cut into another, or be taken for another's
                 return
             # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
-            cycle.disconnected = True
-            cycle.message_event.set()
-        super().send_400_response(self._bad_head or msg)
+            asked.leave()
+        told = (self._bad_head or why).encode("ascii")
+        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n" % len(told)
+        lines = self.server_state.field_lines
+        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINES[400], lines, fields, told))
+        self.transport.close()
 
     def _head_size(self) -> int:
         between = len(b": \r\n")
-        return len(self.url) + sum(len(name) + len(value) + between for name, value in self.headers)
+        return len(self._url) + sum(len(name) + len(value) + between for name, value in self._fields)
 
-    def _head_goes_on(self, scope: object, new_bytes: int) -> None:
+    def _head_goes_on(self, new_bytes: int) -> None:
         """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
-        if scope is not self._unfinished:
-            self._unfinished, self._first_bytes, self._head_bytes = scope, new_bytes, 0
-            self._head_arrived()
-            self._wait_for_head()
+        if not self._first_bytes:
+            self._first_bytes = new_bytes
+            self._deadline.set(HEADER_TIMEOUT_S, self._close)
             return
         self._head_bytes += new_bytes
         if self._head_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
             self._refuse_head()
 
-    def _wait_for_head(self) -> None:
-        self._head_deadline = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
-
-    def _head_arrived(self) -> None:
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
-
-    def _wait_for_body(self) -> None:
-        if self._body_deadline is None:  # a connection that ends in a body has one already
-            self._body_deadline = self.loop.call_later(BODY_START_S, self.cycle.message_event.set)
-
-    def _body_arrived(self) -> None:
-        if self._body_deadline is not None:
-            self._body_deadline.cancel()
-            self._body_deadline = None
-
-    def _stay_idle(self, idle: asyncio.TimerHandle | None) -> None:
-        """Go on to wait for a request, and no longer for what was none: an empty line, the end of an unwanted body."""
-        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            end = self.loop.time() + self.timeout_keep_alive if idle is None else idle.when()
-            self.timeout_keep_alive_task = self.loop.call_at(end, self.timeout_keep_alive_handler)
-
-    def _give_up(self) -> None:
-        self._head_deadline = None
-        self.transport.close()
-
     def _refuse_head(self) -> None:
-        if not getattr(self.cycle, "response_complete", True):
+        if self._asked is not None and not self._asked.response_complete:
             self.transport.abort()  # a pipelined head: no answer may cut into the one that is being sent
             return
-        self.transport.write(STATUS_LINE[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.write(STATUS_LINES[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+    def _close(self) -> None:
         self.transport.close()
 
 
-_TRAILERS: Final = Trailers()
+def _expects_100(fields: Fields) -> bool:
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in fields)
 
 
-class WorkerState(ServerState):
-    """What all connections of a worker share; tells the other workers how many they are."""
-
-    def __init__(self, load: Load, slot: int, proxy_hint: ProxyHint) -> None:
-        super().__init__()
-        self.draining = False
-        """Whether others have come to serve, so that each connection ends with its next answer."""
-        self.leaving = False
-        """Whether that is so, or the worker is to end."""
-        self.proxy_hint = proxy_hint
-        self._load = load
-        self._slot = slot
-
-    def is_leaving(self) -> bool:
-        """Tell whether what goes on for ever is to go on elsewhere."""
-        return self.leaving
-
-    def count(self) -> None:
-        """Publish the number of connections; called whenever it changes."""
-        self._load.set(self._slot, len(self.connections))
+def _wants_socket(fields: Fields) -> bool:
+    connection: list[bytes] = []
+    upgrade = b""
+    for name, value in fields:
+        if name == b"connection":
+            connection = [token.strip() for token in value.lower().split(b",")]
+        elif name == b"upgrade":
+            upgrade = value.lower()
+    return b"upgrade" in connection and upgrade == b"websocket"

@@ -24,9 +24,10 @@ from uvicorn_worker import UvicornWorker
 
 from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
-from ops.server.http_protocol import LedgerHttpProtocol, WorkerState
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint, trust, trusts
 from ops.server.web_sockets import bound
+from ops.server.worker_state import WorkerState
 from ops.settings.settings import Settings
 
 KEEP_ALIVE_S = 75

@@ -11,8 +11,9 @@ from uvicorn.config import Config
 
 import ops.server.http_protocol
 from ops.server.connection_balance import Load
-from ops.server.http_protocol import LedgerHttpProtocol, WorkerState
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
+from ops.server.worker_state import WorkerState
 
 
 class Seen:

@@ -14,8 +14,9 @@ from uvicorn.config import Config
 import ops.server.http_protocol
 from endpoints.http import bodies
 from ops.server.connection_balance import Load
-from ops.server.http_protocol import LedgerHttpProtocol, WorkerState
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
+from ops.server.worker_state import WorkerState
 from projections.entities.catalog.ingest import BATCH_LINES
 from tests.integration.test_http_entities import lines, user
 from tests.support.phones.http import Service
