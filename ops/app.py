@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
+from endpoints.http.quick import QuickWay
 from endpoints.routes import build, build_waiting
 from ledger.clocks.passed import note_time
 from ledger.clocks.steady import LOOK_EVERY_S
@@ -74,6 +75,8 @@ class Application:
         waiting = build_waiting(lambda: self._trouble, self._observing.middleware)
         self._app = self._observing.around(waiting)
         self._sockets: Sockets | None = None
+        self.quick: dict[bytes, QuickWay] = {}
+        """The quick ways of some requests, once the store is there: a server asks them before it calls."""
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
         """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
@@ -82,15 +85,13 @@ class Application:
         self.slot: Slot | None = None
         """Its place among the workers of the service, for their figures; None where it is alone."""
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Awaitable[None]:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
+            return self._lifespan(receive, send)
         if self._sockets is not None and self._sockets.takes(scope):
-            await self._sockets(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return self._sockets(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -170,7 +171,7 @@ class Application:
             proof = await log_of(found, self._settings)
             if proof is not None:
                 await self._make_good(found, proof)
-            app, sockets = self._observing.around(build(services, self._observing.middleware)), None
+            built, sockets = build(services, self._observing.middleware), None
             if self._settings.has_sockets:
                 sockets = open_sockets(found, services, self._settings)
                 stack.push_async_callback(sockets.close)
@@ -204,7 +205,8 @@ class Application:
                 work.append(jobs(waker.job, "watch", waker.every_s, counters))
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in work])
             closing.push_async_exit(stack.pop_all())
-        self._app, self._sockets = app, sockets
+        self._app, self._sockets = self._observing.around(built), sockets
+        self.quick.update(built.quick)
 
     async def _compare(self, found: Opened, proof: LogOf | None) -> None:
         """Compare what is remembered and logged with the store, where another server answers, or was made primary."""

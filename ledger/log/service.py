@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -101,6 +101,16 @@ class Mender(Protocol):
     async def mend(self, partition: int, sid: str, why: str) -> bool:
         """Mend a session that cannot be read, for `why`; False if it stays as it is. Raises StoreUnavailable."""
         ...
+
+
+class BegunAck(NamedTuple):
+    """An ack whose append was sent to the store on its quick way."""
+
+    partition: int
+    quick: Quick
+    now_us: int
+    began_s: float
+    reply: asyncio.Future[Any]
 
 
 class Ledger:
@@ -199,47 +209,66 @@ class Ledger:
             return self._act(caller, command, self.begin)
         return self.execute(caller.user, caller.sid, command, caller)
 
-    async def acknowledge(self, caller: Caller, acks: tuple[Ack, ...]) -> None:
+    async def acknowledge(self, caller: Caller, acks: tuple[Ack, ...], begun: BegunAck | None = None) -> None:
         """Take acks in the name of a presented token, as `act` does with RecordAcks, whose quick way this is.
 
-        Raises what `act` raises.
+        `begun`: what `begin_ack` began of them. Raises what `act` raises.
         """
-        if len(acks) != 1 or self._packs is None:
-            await self.act(caller, RecordAcks(acks))
-            return
-        now_us = self.clock()
-        state = self._recent.find(caller.sid, now_us)
-        quick = None
-        if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
-            partition = partition_of(state.user, self.partitions)
-            quick = quick_ack(state, acks[0], partition, now_us, self.most_sessions)
-        if quick is None or not await self._appended(partition, quick, now_us):
+        if begun is None and len(acks) == 1:
+            begun = self.begin_ack(caller, acks[0])
+        if begun is None or not await self._took(begun):
             await self.act(caller, RecordAcks(acks))
 
-    async def _appended(self, partition: int, quick: Quick, now_us: int) -> bool:
-        """Append what an ack does; tells whether it was this that did it, or there is another writer to decide behind.
+    def begin_ack(self, caller: Caller, ack: Ack) -> BegunAck | None:
+        """Send an ack on its quick way to the store; None where there is none, and nothing was done.
+
+        Once the store has replied, either `took_ack` tells that the ack was taken, or `acknowledge` must be given what
+        was begun. Raises StoreUnavailable.
+        """
+        now_us = self.clock()
+        state = self._recent.find(caller.sid, now_us) if self._packs is not None else None
+        if state is None or not state.lives_at(now_us) or standing(state, caller, now_us) is not _GOOD:
+            return None
+        partition = partition_of(state.user, self.partitions)
+        quick = quick_ack(state, ack, partition, now_us, self.most_sessions)
+        if quick is None or self._packs is None:
+            return None
+        began_s = perf_counter()
+        reply = self._packs.packed(quick.script, keys.stream(partition), quick.call)
+        return BegunAck(partition, quick, now_us, began_s, asyncio.ensure_future(reply))
+
+    def took_ack(self, begun: BegunAck) -> bool:
+        """Tell whether the store, which has replied, took an ack: then it is on record."""
+        reply = begun.reply
+        if reply.cancelled() or reply.exception() is not None or reply.result() != _WRITTEN:
+            return False
+        self._note_ack(begun)
+        return True
+
+    async def _took(self, begun: BegunAck) -> bool:
+        """Tell whether an ack is on record by what was begun, or is to be decided, perhaps behind another writer.
 
         Raises what `_append` raises.
         """
-        assert self._packs is not None
-        section, began_s = quick.section, perf_counter()
         try:
-            reply = await self._packs.packed(quick.script, keys.stream(partition), quick.call)
+            if await begun.reply != _WRITTEN:
+                return False
         except NoScript:
             return False
         except StoreUnavailable as error:
             if not error.maybe_done:
                 raise
-            if await self._outcome(partition, section, now_us) is not None:
+            if await self._outcome(begun.partition, begun.quick.section, begun.now_us) is not None:
                 return False
-        else:
-            if reply != _WRITTEN:
-                return False
-        figures = self.figures
-        figures.appends.note(perf_counter() - began_s)
+        self._note_ack(begun)
+        return True
+
+    def _note_ack(self, begun: BegunAck) -> None:
+        """Count an ack that was taken, and remember the state behind it."""
+        figures, section = self.figures, begun.quick.section
+        figures.appends.note(perf_counter() - begun.began_s)
         figures.appended(section.events)
         self._recent.keep(section.after)
-        return True
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:
