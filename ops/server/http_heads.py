@@ -11,6 +11,7 @@ MOST_HEADS: Final = 2048
 MOST_HEAD_BYTES: Final = 2048
 """How many heads a worker remembers, and how long they may be: about 2 KB each, 8 KB at most."""
 END: Final = b"\r\n\r\n"
+_METHODS: Final = {name.encode(): name for name in ("GET", "POST", "DELETE", "PUT", "HEAD")}
 
 
 class Head:
@@ -21,7 +22,7 @@ class Head:
     def __init__(self, method: bytes, url: bytes, version: str, target: Target, fields: Fields, keeps_alive: bool):
         self.line = b"%b %b" % (method, url)
         """The method and the target, as they were sent."""
-        self.method = method.decode("ascii")
+        self.method = _METHODS.get(method) or method.decode("ascii")
         self.version = version
         self.target = target
         self.fields = fields
@@ -48,11 +49,15 @@ class Head:
 class KnownHeads:
     """The heads that came last, by their bytes: what the parser made of one before, it would make of it again.
 
-    PERF: a client sends one and the same head again and again, and most of what HTTP costs is to take it apart.
+    PERF: a client sends one and the same head again and again, and most of what HTTP costs is to take it apart. One is
+    remembered when it comes for the second time: where a proxy numbers requests, none comes again, and to remember
+    them would cost as much as to take them apart.
     """
 
     def __init__(self, most: int = MOST_HEADS) -> None:
         self._most = most
+        self._came = [0] * most
+        """The hashes of those that came once, each in the one place that it may be in."""
         self._heads: OrderedDict[bytes, tuple[Head, int]] = OrderedDict()
         self.find: Final = self._heads.get
         """Tell, by all bytes of a head, what it is and how many bytes of body belong to it; None if it is not known."""
@@ -61,10 +66,15 @@ class KnownHeads:
         """Tell how many are remembered."""
         return len(self._heads)
 
+    def came_before(self, raw: bytes) -> bool:
+        """Note that a head came that is not known; tells whether it did before, so that it is worth remembering."""
+        mark = hash(raw)
+        place = mark % self._most
+        came, self._came[place] = self._came[place], mark
+        return came == mark and len(raw) <= MOST_HEAD_BYTES
+
     def keep(self, raw: bytes, head: Head, body_bytes: int) -> None:
         """Remember a head; the one that was first is forgotten for it."""
-        if len(raw) > MOST_HEAD_BYTES:
-            return
         self._heads[raw] = head, body_bytes
         if len(self._heads) > self._most:
             self._heads.popitem(last=False)

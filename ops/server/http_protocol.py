@@ -106,6 +106,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self._looked_at = False
         self._url = b""
         self._fields: Fields = []
+        self._expects_100 = False
         self._bad_head = ""
         """What is wrong with the head that ended the parsing."""
         self._in_head = False
@@ -140,12 +141,12 @@ class LedgerHttpProtocol(asyncio.Protocol):
             and not self._idle_bytes
             and (asked is None or (asked.response_complete and not asked.more_body))
         )
-        if at_rest and self._looked_at and not state.draining:
-            end = data.find(END) + len(END)
-            known = state.heads.find(data[:end])
-            if known is not None and len(data) - end == known[1]:
+        raw = data[: data.find(END) + len(END)] if at_rest and self._looked_at and not state.draining else b""
+        if raw:
+            known = state.heads.find(raw)
+            if known is not None and len(data) - len(raw) == known[1]:
                 exchange = Exchange(self, known[0])
-                exchange.take(data[end:])
+                exchange.take(data[len(raw) :])
                 exchange.more_body = False
                 self._asked = exchange
                 self._deadline.clear()
@@ -155,9 +156,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self._idle_bytes += len(data)
         self._parse(data)
         to_serve, self._to_serve = self._to_serve, None
-        if to_serve is not None and not to_serve.disconnected:
-            if at_rest and self._begun == 1 and not to_serve.more_body:
-                self._learn(data, to_serve)
+        if to_serve is not None and not self.transport.is_closing():
+            if raw and self._begun == 1 and not to_serve.more_body and state.heads.came_before(raw):
+                self._learn(raw, data[len(raw) :], to_serve)
             self._serve(to_serve)
         if self._is_socket:
             return
@@ -203,7 +204,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self._begun += 1
         self._in_head = True
         self._first_bytes = self._head_bytes = 0
-        self._url, self._fields = b"", []
+        self._url, self._fields, self._expects_100 = b"", [], False
 
     def on_url(self, part: bytes) -> None:
         """Take a part of a request's target."""
@@ -211,7 +212,10 @@ class LedgerHttpProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of its head."""
-        self._fields.append((name.lower(), value))
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_100 = True
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Take a request whose head is whole."""
@@ -242,7 +246,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         is_newer = version != "1.0"  # which knows of no answer before the answer, and ends with each
         keeps_alive = is_newer and parser.should_keep_alive()
         head = Head(parser.get_method(), self._url, version, target, fields, keeps_alive)
-        before, self._asked = self._asked, Exchange(self, head, is_newer and _expects_100(fields))
+        before, self._asked = self._asked, Exchange(self, head, is_newer and self._expects_100)
         self._fields = _TRAILERS
         if before is None or before.response_complete:
             self._to_serve = self._asked
@@ -321,13 +325,11 @@ class LedgerHttpProtocol(asyncio.Protocol):
         exchange.task = task = self.loop.create_task(exchange.run(self._app))
         self.server_state.tasks.add(task)
 
-    def _learn(self, data: bytes, exchange: Exchange) -> None:
-        """Remember the head of a request that was all that came, and ends where it says."""
-        head = exchange.head
-        end = data.find(END) + len(END)
-        size = len(data) - end
-        if head.keeps_alive and not exchange.waits_for_100 and head.body_bytes == size and exchange.body == data[end:]:
-            self.server_state.heads.keep(data[:end], head, size)
+    def _learn(self, raw: bytes, body: bytes, exchange: Exchange) -> None:
+        """Remember the head of a request that was all that came, if it ended where it says."""
+        head, size = exchange.head, len(body)
+        if head.keeps_alive and not exchange.waits_for_100 and head.body_bytes == size and exchange.body == body:
+            self.server_state.heads.keep(raw, head, size)
 
     # Parsing ----------------------------------------------------------------------------------------------------------
 
@@ -436,10 +438,6 @@ class LedgerHttpProtocol(asyncio.Protocol):
 
     def _close(self) -> None:
         self.transport.close()
-
-
-def _expects_100(fields: Fields) -> bool:
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in fields)
 
 
 def _wants_socket(fields: Fields) -> bool:
