@@ -47,7 +47,12 @@ def us_from_iso(text: str) -> int:
     """Read an ISO 8601 instant with up to six decimals and a zone; raises ValueError for anything else."""
     if _ISO.fullmatch(text) is None:
         raise ValueError(f"{text[:40]!r} is not an ISO 8601 time with a zone, like 2025-01-20T10:30:45.123456Z")
-    since = datetime.fromisoformat(text.upper()) - _EPOCH
+    return us_of(text.upper())
+
+
+def us_of(text: str) -> int:
+    """Read an instant that has the form `us_from_iso` takes, in capitals; raises ValueError for none that there is."""
+    since = datetime.fromisoformat(text) - _EPOCH
     us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     if not 0 <= us <= MAX_US:
         raise ValueError(f"{text[:40]!r} is outside 1970 to 9999")

@@ -37,6 +37,7 @@ class LogFigures(Part):
         self.appends, self.loads = self.times(APPEND.name), self.times(LOAD.name)
         self._conflicts = self.place(CONFLICTS.name)
         self._events = {kind: self.place(EVENTS.name, tag) for kind, tag in _TAGS.items()}
+        self._acks = self._events[AcksRecorded]
         self._moved, self._stale = self.place(ACKS.name, "moved"), self.place(ACKS.name, "stale")
 
     def conflict(self) -> None:
@@ -52,3 +53,9 @@ class LogFigures(Part):
             if type(event) is AcksRecorded:
                 values[self._moved] += len(event.moved)
                 values[self._stale] += event.stale_count or len(event.stale)
+
+    def moved_one(self) -> None:
+        """Count an event that moves one position, as `appended` does."""
+        values = self.values
+        values[self._acks] += 1
+        values[self._moved] += 1

@@ -1,114 +1,104 @@
 """An ack that does nothing but move one checkpoint, decided and packed in one step: almost every ack is one.
 
-What is decided, recorded and folded is what `Ledger.execute` has decided, recorded and folded. But the call of the
-append script is made by one format operation on what it is in all such acks of the session, which is remembered, in
-place of being laid out and packed anew. Whatever is not as usual is left to `execute`; a test holds the bytes equal.
+What is decided, recorded and folded is what `Ledger.execute` has decided, recorded and folded, without asking for what
+such an ack is not. It is written by `append_one.lua`, which does what `append.lua` does to such a session, for two
+thirds of what that takes the server. Whatever is not as usual is left to `execute`; tests hold both ways equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
+from ledger import keys
 from ledger.acks import Ack
-from ledger.decide import record_acks
-from ledger.entity_types import COMPLETE
-from ledger.errors import Refused
-from ledger.events import SCHEMA, AcksRecorded, Recorded
-from ledger.log.append import Section, call_of, place
+from ledger.chain import link
+from ledger.entity_types import CODES, COMPLETE, RESET
+from ledger.events import SCHEMA, AcksRecorded, StoredAck, encode_event
+from ledger.log.append import MARK_EVERY
 from ledger.log.state_fields import checkpoint_field
-from ledger.positions import Position
+from ledger.positions import MAX_ID_BYTES
 from ledger.state import Checkpoint, State
-from ledger.store.scripts import Arg, Script
+from ledger.store.scripts import Arg, Script, pack
 
+APPEND_ONE: Final = Script.load("ledger.log", "append_one.lua")
+WRITTEN: Final = 1
+"""What it answers."""
 REMEMBERED: Final = 4096
-"""Of how many sessions the call is remembered, about 1 KB each."""
+"""Of how many sessions it is remembered how the call begins, about 0.5 KB each."""
 
 
-class Quick(NamedTuple):
-    """What an ack does to a session, and the call of the script that writes it."""
+class Quick(msgspec.Struct, frozen=True, gc=False):
+    """What an ack does to a session, and the call of APPEND_ONE that writes it; `key` is one of its keys."""
 
-    section: Section
-    script: Script
+    event: AcksRecorded
+    after: State
+    key: bytes
     call: bytes
 
 
-class _Form(NamedTuple):
-    """A call with holes, each of them a length and so many bytes, and what picks these from all there are."""
-
-    script: Script
-    text: bytes
-    pick: Callable[[tuple[int | bytes, ...]], tuple[int | bytes, ...]]
-
-
-def quick_ack(state: State, ack: Ack, partition: int, now_us: int, most_sessions: int) -> Quick | None:
+def quick_ack(state: State, ack: Ack, partitions: int, now_us: int) -> Quick | None:
     """Decide an ack on a living session's state and pack its append; None where `execute` must. Pure.
 
-    It must where more is to be told than that a checkpoint moved, and of a session that belongs to another.
+    It must where more is to be told than that a checkpoint moved, of a session that belongs to another, and in a
+    century whose times have another length.
     """
-    entity_type, position, _ = ack
-    if entity_type == COMPLETE or state.parent is not None or state.stale or state.refused:
+    entity_type, position, epoch, at_us = ack.type, ack.position, ack.epoch, max(now_us, state.at_us)
+    field = _FIELDS.get(entity_type)
+    if field is None or state.parent is not None or state.stale or state.refused or not _FROM_US <= at_us < _TO_US:
         return None
-    try:
-        events = record_acks(state, (ack,))
-    except Refused:
+    if epoch != state.epoch_of(entity_type) or position.at_us >= state.offered_us(entity_type):
         return None
-    if not events or type(event := events[0]) is not AcksRecorded or not event.moved or event.stale:
-        return None
-    section = place(state, state.sid, events, now_us)
-    (recorded,) = section.events
-    form = _form(partition, state.sid, state.user, state.provider_session, most_sessions)
-    now = b"%d" % (now_us // 1000)
-    seq, next_seq, at = b"%d" % state.seq, b"%d" % recorded.seq, b"%d" % recorded.at_us
-    raw, name = recorded.raw, entity_type.encode()
-    value = b"%d|%b|%b" % (position.at_us, position.id.encode(), at)
-    filled = form.pick(
+    checkpoints = dict(state.checkpoints)
+    if before := checkpoints.get(entity_type):
+        reached = before.position
+        if position.at_us <= reached.at_us and position.key <= reached.key:
+            return None
+    event = AcksRecorded((StoredAck(CODES[entity_type], position.at_us, position.id, epoch),))
+    sid, seq, raw = state.sid, state.seq + 1, encode_event(event)
+    digest = link(state.hash, sid, seq, at_us, SCHEMA, raw)
+    checkpoints[entity_type] = checkpoint = Checkpoint(position, at_us)
+    after = replace(state, seq=seq, at_us=at_us, hash=digest, checkpoints=checkpoints)
+    key, head = _begins(partitions, sid, state.user) if seq % MARK_EVERY else _begin(partitions, sid, state.user, True)
+    expected_seq, next_seq, value = b"%d" % state.seq, b"%d" % seq, checkpoint_field(checkpoint)
+    call = b"".join(
         (
-            len(now), now, len(seq), seq, len(state.hash), state.hash, len(next_seq), next_seq, len(at), at,
-            len(raw), raw, len(recorded.hash), recorded.hash, len(name), name, len(value), value,
+            head, _LENGTHS[len(expected_seq)], expected_seq, _A_HASH, state.hash,
+            b"\r\n", _LENGTHS[len(next_seq)], next_seq, b"\r\n$16\r\n%d\r\n" % at_us, _LENGTHS[len(raw)], raw,
+            _A_HASH, digest, field, _LENGTHS[len(value)], value, b"\r\n",
         )
     )  # fmt: skip
-    return Quick(section, form.script, form.text % filled)
+    return Quick(event, after, key, call)
 
 
-# What stands for what differs from ack to ack, in the order of `quick_ack`; no argument is anything of these.
-_NOW_MS: Final = -2
-_SEQ: Final = -3
-_HASH: Final = b"\0hash"
-_NEXT_SEQ: Final = -4
-_AT_US: Final = -5
-_RAW: Final = b"\0raw"
-_NEXT_HASH: Final = b"\0next hash"
-_TYPE: Final = "\0type"
-_VALUE: Final = Checkpoint(Position(-6, "\0id"), _AT_US)
-_IN_ORDER: Final[tuple[Arg, ...]] = (
-    *(_NOW_MS, _SEQ, _HASH, _NEXT_SEQ, _AT_US),
-    *(_RAW, _NEXT_HASH, _TYPE.encode(), checkpoint_field(_VALUE)),
-)
-_MARKS: Final = {mark: number for number, mark in enumerate(_IN_ORDER)}
+_LENGTHS: Final = tuple(b"$%d\r\n" % length for length in range(2 * MAX_ID_BYTES))
+"""What stands before an argument of so many bytes; no id of an ack makes more."""
+_A_HASH: Final = b"\r\n$32\r\n"
+_FIELDS: Final = {
+    name: b"\r\n$%d\r\n%b\r\n" % (len(name), name.encode()) for name in CODES if name not in (RESET, COMPLETE)
+}
+"""The entity types whose checkpoints just move, as an argument."""
+_OWN: Final = 8
+"""How many arguments are an ack's own."""
+_FROM_US: Final = 10**15
+_TO_US: Final = 10**16
+"""Times of 16 digits: from 2001 to 2286."""
 
 
 @lru_cache(REMEMBERED)
-def _form(partition: int, sid: str, user: str, provider_session: bytes, most_sessions: int) -> _Form:
-    """Lay out the call of an ack of a session, as `append` does, with marks, and make a hole of each."""
-    event = AcksRecorded(())
-    recorded = Recorded(sid, _NEXT_SEQ, _AT_US, SCHEMA, event, _RAW, _NEXT_HASH)
-    before = State(sid, user, "", _SEQ, _AT_US, _HASH, _AT_US, provider_session=provider_session)
-    after = replace(before, seq=_NEXT_SEQ, hash=_NEXT_HASH, checkpoints={_TYPE: _VALUE})
-    section = Section(before, (recorded,), after)
-    script, names, args = call_of(partition, [section], _NOW_MS * 1000, most_sessions=most_sessions)
-    whole: tuple[Arg, ...] = (b"EVALSHA", script.sha, len(names), *names, *args)
-    text, picked = [b"*%d\r\n" % len(whole)], list[int]()
-    for arg in whole:
-        mark = _MARKS.get(arg)
-        if mark is None:
-            plain = arg.encode() if isinstance(arg, str) else b"%d" % arg if isinstance(arg, int) else arg
-            text.append(b"$%d\r\n%b\r\n" % (len(plain), plain.replace(b"%", b"%%")))
-        else:
-            text.append(b"$%d\r\n%b\r\n")
-            picked += (2 * mark, 2 * mark + 1)
-    return _Form(script, b"".join(text), itemgetter(*picked))
+def _begins(partitions: int, sid: str, user: str) -> tuple[bytes, bytes]:
+    return _begin(partitions, sid, user, False)
+
+
+def _begin(partitions: int, sid: str, user: str, is_mark: bool) -> tuple[bytes, bytes]:
+    """Pack a session's call up to what differs from ack to ack; gives one of its keys, and that."""
+    partition = keys.partition_of(user, partitions)
+    names = [keys.stream(partition), keys.session(partition, sid), keys.checkpoints(partition, sid)]
+    if is_mark:
+        names.append(keys.marks(partition, sid))
+    begin: tuple[Arg, ...] = (b"EVALSHA", APPEND_ONE.sha, len(names), *names, bytes.fromhex(sid), SCHEMA)
+    _, _, packed = pack(begin).partition(b"\r\n")
+    return names[0], b"*%d\r\n%b" % (len(begin) + _OWN, packed)

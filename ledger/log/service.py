@@ -54,7 +54,7 @@ from ledger.log.append import Conflict, Section, append, is_known, load, place, 
 from ledger.log.families import Devices, Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
-from ledger.log.quick_acks import Quick, quick_ack
+from ledger.log.quick_acks import APPEND_ONE, WRITTEN, Quick, quick_ack
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
@@ -70,7 +70,6 @@ ATTEMPTS: Final = 16
 """How often one command is decided again behind other writers before it gives up."""
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
-_WRITTEN: Final = [1]
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _REFUSED: Final = (Standing.SPENT, Standing.UNKNOWN)
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
@@ -104,12 +103,13 @@ class Mender(Protocol):
 
 
 class BegunAck(NamedTuple):
-    """An ack whose append was sent to the store on its quick way."""
+    """An ack that was decided on `state`, and sent to the store on its quick way."""
 
-    partition: int
+    state: State
     quick: Quick
     now_us: int
     began_s: float
+    packs: TakesPacked
     reply: asyncio.Future[Any]
 
 
@@ -225,22 +225,23 @@ class Ledger:
         Once the store has replied, either `took_ack` tells that the ack was taken, or `acknowledge` must be given what
         was begun. Raises StoreUnavailable.
         """
-        now_us = self.clock()
-        state = self._recent.find(caller.sid, now_us) if self._packs is not None else None
-        if state is None or not state.lives_at(now_us) or standing(state, caller, now_us) is not _GOOD:
+        packs, now_us = self._packs, self.clock()
+        state = self._recent.find(caller.sid, now_us)
+        if packs is None or state is None or not state.lives_at(now_us):
             return None
-        partition = partition_of(state.user, self.partitions)
-        quick = quick_ack(state, ack, partition, now_us, self.most_sessions)
-        if quick is None or self._packs is None:
+        if standing(state, caller, now_us) is not _GOOD:
+            return None
+        quick = quick_ack(state, ack, self.partitions, now_us)
+        if quick is None:
             return None
         began_s = perf_counter()
-        reply = self._packs.packed(quick.script, keys.stream(partition), quick.call)
-        return BegunAck(partition, quick, now_us, began_s, asyncio.ensure_future(reply))
+        reply = asyncio.ensure_future(packs.packed(APPEND_ONE, quick.key, quick.call))
+        return BegunAck(state, quick, now_us, began_s, packs, reply)
 
     def took_ack(self, begun: BegunAck) -> bool:
         """Tell whether the store, which has replied, took an ack: then it is on record."""
         reply = begun.reply
-        if reply.cancelled() or reply.exception() is not None or reply.result() != _WRITTEN:
+        if reply.cancelled() or reply.exception() is not None or reply.result() != WRITTEN:
             return False
         self._note_ack(begun)
         return True
@@ -250,25 +251,32 @@ class Ledger:
 
         Raises what `_append` raises.
         """
+        quick = begun.quick
         try:
-            if await begun.reply != _WRITTEN:
+            if await begun.reply != WRITTEN:
                 return False
         except NoScript:
+            await begun.packs.load(APPEND_ONE, quick.key)
             return False
         except StoreUnavailable as error:
             if not error.maybe_done:
                 raise
-            if await self._outcome(begun.partition, begun.quick.section, begun.now_us) is not None:
+            if not await self._is_written(begun.state, quick.event, begun.now_us):
                 return False
         self._note_ack(begun)
         return True
 
     def _note_ack(self, begun: BegunAck) -> None:
         """Count an ack that was taken, and remember the state behind it."""
-        figures, section = self.figures, begun.quick.section
+        figures = self.figures
         figures.appends.note(perf_counter() - begun.began_s)
-        figures.appended(section.events)
-        self._recent.keep(section.after)
+        figures.moved_one()
+        self._recent.keep(begun.quick.after)
+
+    async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
+        """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""
+        section = place(state, state.sid, (event,), now_us)
+        return await self._outcome(partition_of(state.user, self.partitions), section, now_us) is None
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:

@@ -86,6 +86,9 @@ class ClusterStore:
     def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
         return self._execute(call, key_slot(key), script)
 
+    async def load(self, script: Script, key: bytes) -> None:
+        await self.mux_of(key).load(script)
+
     async def each_primary(self, *args: Arg) -> list[Any]:
         packed = pack(args)
         primaries = dict.fromkeys(mux for mux in self._owners if mux is not None)

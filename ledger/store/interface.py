@@ -74,9 +74,12 @@ class TakesPacked(Protocol):
     def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
         """Run a script by a call that was packed beforehand, all of whose keys share the slot of `key`.
 
-        Raises what `script` raises, and NoScript where the server may not have it: nothing was done then, and `script`
-        loads it.
+        Raises what `script` raises, and NoScript where the server may not have it: nothing was done then, and it is to
+        be loaded.
         """
+
+    async def load(self, script: Script, key: bytes) -> None:
+        """Have the server that owns `key`'s slot know a script."""
 
 
 async def open_store(

@@ -33,6 +33,9 @@ class StandaloneStore:
     def packed(self, script: Script, key: bytes, call: bytes) -> Awaitable[Any]:
         return self.mux.send(call)
 
+    async def load(self, script: Script, key: bytes) -> None:
+        await self.mux.load(script)
+
     async def each_primary(self, *args: Arg) -> list[Any]:
         return [await self.mux.send(pack(args))]
 

@@ -7,29 +7,35 @@ from random import Random
 from typing import Any, Literal
 
 import pytest
+from msgspec.structs import replace
 
+from ledger import keys
 from ledger.acks import RESET_ACK, Ack, completion
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, StoreFull, StoreReplyError
+from ledger.events import SessionEnded
 from ledger.figures.of_log import ACKS, CONFLICTS, EVENTS, LogFigures
 from ledger.log import quick_acks
-from ledger.log.append import _APPEND
+from ledger.log.append import MARK_EVERY, append, place
+from ledger.log.quick_acks import APPEND_ONE, WRITTEN, quick_ack
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.positions import Position
+from ledger.state import State
 from ledger.store.interface import Store, TakesPacked, open_store
 from ledger.store.scripts import Script
 from projections.checking.verify import verify
-from tests.support.ledger.given import NOW
-from tests.support.ledger.ledgers import Clock, sid_of
+from tests.support.ledger.given import CREATED, NOW, SNAPSHOT, cleared, moved, offered
+from tests.support.ledger.ledgers import Clock, Log, section, sid_of
 from tests.support.stores.losing_proxy import LosingProxy
 from tests.support.stores.servers import RedisServer
 
 PARTITIONS = 4
+MINE = keys.partition_of(CREATED.user, PARTITIONS)
 TYPES = ("AssetV1", "AlbumV2")
 CREATE = CreateSession("ann", "photos")
 
@@ -87,7 +93,7 @@ def happens(dice: Random, number: int) -> Any:
 
 def replace_position(ack: Ack) -> Ack:
     """Move an ack on by a bit."""
-    return ack._replace(position=Position(ack.position.at_us + 1, ack.position.id))
+    return replace(ack, position=Position(ack.position.at_us + 1, ack.position.id))
 
 
 def counted(figures: LogFigures) -> dict[Any, float]:
@@ -150,6 +156,7 @@ async def test_almost_all_acks_of_an_app_take_the_quick_way(
     for number in range(10):
         await twin.acts(0, (Ack(TYPES[number % 2], Position(NOW + number, "a")),))
     assert (len(calls), twin.said) == (10, [""] * 11)
+    assert await valkey_store.command("SCRIPT", "EXISTS", APPEND_ONE.sha, key=b"x") == [1]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -164,14 +171,112 @@ async def test_an_ack_whose_connection_was_lost_is_on_record_once(
         twin = Twin("quick", [ledger])
         await ledger.admit(twin.caller)
         await twin.acts(0, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
-        proxy.lose(when, _APPEND)
-        await twin.acts(0, (Ack(TYPES[0], Position(NOW + 1, "a")),))
-        assert (proxy.lost, twin.said) == (1, ["", ""])
+        await twin.acts(0, (Ack(TYPES[0], Position(NOW + 1, "a")),))  # which loads the script
+        proxy.lose(when, APPEND_ONE)
+        await twin.acts(0, (Ack(TYPES[0], Position(NOW + 2, "a")),))
+        assert (proxy.lost, twin.said) == (1, [""] * 3)
         state = await Ledger(direct, PARTITIONS, Clock()).load("ann", twin.sid)
-        assert (state.seq, state.checkpoints[TYPES[0]].position) == (3, Position(NOW + 1, "a"))
+        assert (state.seq, state.checkpoints[TYPES[0]].position) == (4, Position(NOW + 2, "a"))
         await through.close()
         await direct.close()
 
 
+@pytest.fixture
+async def begun(real_store: Store) -> State:
+    """A session of which AssetV1 and AlbumV2 were offered, in the partition that its user has."""
+    assert isinstance(real_store, TakesPacked)
+    await real_store.load(APPEND_ONE, keys.stream(MINE))
+    log = Log(real_store, MINE)
+    return await log.append(await log.create(), offered(COMPLETE, *TYPES))
+
+
+async def lies(store: Store, partition: int, sid: str) -> list[Any]:
+    """Read all that an ack may change in a partition, with each stream id as the number of its event."""
+    names = [keys.stream(partition), keys.session(partition, sid)]
+    names += [keys.checkpoints(partition, sid), keys.marks(partition, sid), keys.activity(partition)]
+    commands = (("XRANGE", "-", "+"), ("HGETALL",), ("HGETALL",), ("LRANGE", 0, -1), ("ZRANGE", 0, -1, "WITHSCORES"))
+    found = [
+        await store.command(command, name, *rest, key=name)
+        for (command, *rest), name in zip(commands, names, strict=True)
+    ]
+    numbers = {row[0]: number for number, row in enumerate(found[0])}
+    stream = [[numbers.get(value, value) for value in row[1]] for row in found[0]]
+    return [stream, *([numbers.get(value, value) for value in flat] for flat in found[1:])]
+
+
+async def test_both_scripts_leave_the_same(real_store: Store, begun: State) -> None:
+    """As many acks as make two marks, of a session in its partition and of one like it in another."""
+    other = Log(real_store, MINE + 1)
+    same = await other.append(await other.create(), offered(COMPLETE, *TYPES))
+    assert same == begun
+    state = begun
+    for number in range(70):
+        of, now_us = Ack(TYPES[number % 2], Position(SNAPSHOT - 100 + number, "é")), NOW + number
+        quick = quick_ack(state, of, PARTITIONS, now_us)
+        assert quick is not None
+        assert await real_store.packed(APPEND_ONE, quick.key, quick.call) == WRITTEN  # type: ignore[attr-defined]
+        assert await append(real_store, MINE + 1, [place(state, state.sid, (quick.event,), now_us)], now_us) is None
+        state = quick.after
+    quickly, plainly = [await lies(real_store, partition, state.sid) for partition in (MINE, MINE + 1)]
+    assert quickly == plainly
+    assert len(quickly[3]) == 2, "marks"
+
+
+@pytest.mark.parametrize("behind", ["another version", "another seq", "another event of that seq", "its end"])
+async def test_behind_another_writer_nothing_is_written(real_store: Store, begun: State, behind: str) -> None:
+    log, state = Log(real_store, MINE), begun
+    if behind == "another version":
+        await log.append(state, cleared())
+    elif behind == "another seq":
+        state = replace(state, seq=state.seq + 1)
+    elif behind == "another event of that seq":
+        state = replace(state, hash=bytes(32))
+    else:
+        await log.try_append(section(state, SessionEnded("logout")))
+    before = await lies(real_store, MINE, state.sid)
+    quick = quick_ack(state, Ack(TYPES[0], Position(SNAPSHOT - 1, "a")), PARTITIONS, NOW)
+    assert quick is not None
+    assert await real_store.packed(APPEND_ONE, quick.key, quick.call) != WRITTEN  # type: ignore[attr-defined]
+    assert await lies(real_store, MINE, state.sid) == before
+
+
+@pytest.mark.parametrize("damaged", ["stream", "session", "checkpoints", "marks"])
+async def test_a_key_of_a_wrong_type_stops_it_before_its_first_write(
+    real_store: Store, begun: State, damaged: str
+) -> None:
+    log, state = Log(real_store, MINE), begun
+    while state.seq < MARK_EVERY - 1:
+        state = await log.append(state, moved(Ack(TYPES[0], Position(SNAPSHOT - 100 + state.seq, "a"))))
+    names = {"stream": keys.stream(MINE)}
+    names |= {kind.__name__: kind(MINE, state.sid) for kind in (keys.session, keys.checkpoints, keys.marks)}
+    wrong = names[damaged]
+    await real_store.command("DEL", wrong, key=wrong)
+    await real_store.command("SET", wrong, "x", key=wrong)
+    before = [await real_store.command("DUMP", name, key=name) for name in names.values()]
+    quick = quick_ack(state, Ack(TYPES[0], Position(SNAPSHOT - 1, "a")), PARTITIONS, NOW)
+    assert quick is not None
+    with pytest.raises(StoreReplyError, match="WRONGTYPE"):
+        await real_store.packed(APPEND_ONE, quick.key, quick.call)  # type: ignore[attr-defined]
+    assert [await real_store.command("DUMP", name, key=name) for name in names.values()] == before
+
+
+async def test_at_the_memory_limit_an_ack_is_refused_and_taken_later(valkey_store: Store) -> None:
+    ledger = Ledger(valkey_store, PARTITIONS, Clock())
+    await ledger.execute("ann", sid_of("quick"), CREATE)
+    twin = Twin("quick", [ledger])
+    await ledger.admit(twin.caller)
+    await twin.acts(0, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])))
+    await twin.acts(0, (Ack(TYPES[0], Position(NOW + 1, "a")),))
+    await valkey_store.each_primary("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            await ledger.acknowledge(twin.caller, (Ack(TYPES[0], Position(NOW + 2, "a")),))
+    finally:
+        await valkey_store.each_primary("CONFIG", "SET", "maxmemory", 0)
+    await twin.acts(0, (Ack(TYPES[0], Position(NOW + 3, "a")),))
+    state = await ledger.load("ann", twin.sid)
+    assert (state.seq, state.checkpoints[TYPES[0]].position) == (4, Position(NOW + 3, "a"))
+
+
 def test_what_is_remembered_of_calls_is_bounded() -> None:
-    assert quick_acks._form.cache_parameters()["maxsize"] == quick_acks.REMEMBERED == 4096
+    assert quick_acks._begins.cache_parameters()["maxsize"] == quick_acks.REMEMBERED == 4096
