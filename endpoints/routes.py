@@ -15,15 +15,23 @@ from endpoints.console import routes as console
 from endpoints.figures.of_http import HttpFigures
 from endpoints.http import errors
 from endpoints.http.operations import Route
+from endpoints.http.quick import QuickWays
 from endpoints.http.refusals import Refusals
 from endpoints.http.request import Correlation, Request
 from endpoints.http.routing import Router
 from endpoints.openapi import pages
 from endpoints.services import Services
 from endpoints.sync import acks, probe, stream
+from endpoints.sync.quick_acks import QuickAcks
 from ledger.errors import Unavailable
 
-App = falcon.asgi.App[Request, falcon.asgi.Response]
+
+class App(falcon.asgi.App[Request, falcon.asgi.Response]):
+    """Falcon's app, which is the plain way of all requests, and the quick ways of some."""
+
+    quick: QuickWays = {}  # noqa: RUF012 - nothing changes it
+
+
 Middleware = Any
 """Something with `process_response`, as Falcon calls it."""
 _SUBJECTS = (
@@ -74,7 +82,9 @@ def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
     every = list(routes(services))
     figures = HttpFigures(list(operations_of(every)))
     services.figures.take(figures)
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(figures), *watching], router=Router())
+    app = App(request_type=Request, middleware=[Correlation(figures), *watching], router=Router())
+    if not watching:
+        app.quick = {b"POST %b" % path.encode(): QuickAcks(path, services, figures) for path in acks.PATHS}
     refusals = Refusals(services)
     errors.install(app, refusals.judged, console_pages.shown)
     for route in every:
@@ -84,7 +94,7 @@ def build(services: Services, watching: Sequence[Middleware] = ()) -> App:
 
 def build_waiting(trouble: Callable[[], Unavailable], watching: Sequence[Middleware] = ()) -> App:
     """Build the app of a worker whose store is not there yet: alive, and 503 for all else; readiness tells why."""
-    app: App = falcon.asgi.App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
+    app = App(request_type=Request, middleware=[Correlation(HttpFigures(())), *watching])
     errors.install(app, shown=console_pages.shown)
 
     async def not_yet(req: Request, resp: falcon.asgi.Response | None, **_: Any) -> None:

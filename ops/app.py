@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from endpoints.http.quick import QuickWay
 from endpoints.routes import build, build_waiting
 from ledger.errors import InvalidInput, LedgerError, StoreUnavailable, Unavailable
 from ledger.events import IMMICH
@@ -46,6 +47,8 @@ class Application:
         waiting = build_waiting(lambda: self._trouble, self._observing.middleware)
         self._app = self._observing.around(waiting)
         self._sockets: Sockets | None = None
+        self.quick: dict[bytes, QuickWay] = {}
+        """The quick ways of some requests, once the store is there: a server asks them before it calls."""
         self._trouble: Unavailable = StoreUnavailable("the worker is starting", maybe_done=False)
         self.served_before = False
         """Whether the service has been ready: then a worker that cannot begin tries again, and ends no others."""
@@ -54,15 +57,13 @@ class Application:
         self.slot: Slot | None = None
         """Its place among the workers of the service, for their figures; None where it is alone."""
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Awaitable[None]:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
+            return self._lifespan(receive, send)
         if self._sockets is not None and self._sockets.takes(scope):
-            await self._sockets(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return self._sockets(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -142,7 +143,7 @@ class Application:
             proof = await log_of(found, self._settings)
             jobs = Jobs(self._settings, found, proof)
             await jobs.make_good()
-            app, sockets = self._observing.around(build(services, self._observing.middleware)), None
+            built, sockets = build(services, self._observing.middleware), None
             watch = Watch(self._settings, looked, self.slot)
             watch.begin(services)
             work = [*jobs.of_every_worker(services, watch, open_census(self._settings, found, services.source, proof))]
@@ -159,7 +160,8 @@ class Application:
             running = [again_and_again(job, services.counters, looked) for job in work]
             stack.push_async_callback(_end, [asyncio.create_task(job) for job in (watch.tick(), *running)])
             closing.push_async_exit(stack.pop_all())
-        self._app, self._sockets = app, sockets
+        self._app, self._sockets = self._observing.around(built), sockets
+        self.quick.update(built.quick)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

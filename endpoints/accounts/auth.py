@@ -6,7 +6,7 @@ looked up for a token here: it names a session, and whether that session lives i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
@@ -47,8 +47,11 @@ _NOTHING: Final = Presented(Kind.NOTHING, "")
 def presented(req: Request) -> Presented:
     """Find the credential that decides; an empty value counts as absent."""
     given = req.raw_headers
-    if req.query_string:
-        return _with_query(req, given)
+    return _with_query(req, given) if req.query_string else presented_in(given)
+
+
+def presented_in(given: Mapping[bytes, bytes]) -> Presented:
+    """Find the credential that decides among the fields of a request without a query."""
     if given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug"):
         return Presented(Kind.SHARE, "")
     token = _first_token(given) or _bearer(given)
@@ -57,7 +60,7 @@ def presented(req: Request) -> Presented:
     return _cookie(given) or _key(given.get(b"x-api-key", b"").decode("latin-1"))
 
 
-def _with_query(req: Request, given: dict[bytes, bytes]) -> Presented:
+def _with_query(req: Request, given: Mapping[bytes, bytes]) -> Presented:
     shared = given.get(b"x-immich-share-key") or given.get(b"x-immich-share-slug")
     if shared or _param(req, "key") or _param(req, "slug"):
         return Presented(Kind.SHARE, "")
@@ -72,12 +75,12 @@ def _token_or_key(value: str) -> Presented:
     return Presented(Kind.KEY if value.startswith(PREFIX) else Kind.TOKEN, value)
 
 
-def _first_token(given: dict[bytes, bytes]) -> str:
+def _first_token(given: Mapping[bytes, bytes]) -> str:
     token = given.get(b"x-immich-user-token") or given.get(b"x-immich-session-token")
     return token.decode("latin-1") if token else ""
 
 
-def _bearer(given: dict[bytes, bytes]) -> str:
+def _bearer(given: Mapping[bytes, bytes]) -> str:
     authorization = given.get(b"authorization")
     return _token_of(authorization) if authorization else ""
 
@@ -88,7 +91,7 @@ def _token_of(authorization: bytes) -> str:
     return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
 
 
-def _cookie(given: dict[bytes, bytes]) -> Presented | None:
+def _cookie(given: Mapping[bytes, bytes]) -> Presented | None:
     header = given.get(b"cookie")
     token = cookies.find(header, cookies.ACCESS_TOKEN) if header else ""
     return Presented(Kind.COOKIE, token) if token else None
@@ -220,6 +223,16 @@ class Auth:
         if kind is not Kind.SHARE or self._backend is not None:
             await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)
+
+    def caller_of_token(self, given: Mapping[bytes, bytes]) -> Caller | None:
+        """Tell whom `device` admits by these fields, where that follows from a token of our own; else None."""
+        kind, value = presented_in(given)
+        if kind is not Kind.TOKEN or self._backend is not None:
+            return None
+        try:
+            return self._claimed(value)
+        except SessionEnded:
+            return None
 
     async def scoped(self, req: Request, scope: str, library: str | None = None) -> Caller | ApiKey:
         """Admit a session's token, or an API key that has `scope`, in `library` where it is about one."""

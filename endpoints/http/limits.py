@@ -127,7 +127,7 @@ class Limits:
 def client_network(req: Request) -> str:
     """Tell where a request comes from: the client's IPv4 address or IPv6 network.
 
-    It is the connection's peer, or what a trusted proxy says (`ops/server/worker.py`); 127.0.0.1 where a server knows
+    It is the connection's peer, or what a trusted proxy says (`ops/server/proxies.py`); 127.0.0.1 where a server knows
     neither.
     """
     return _network(req.remote_addr)

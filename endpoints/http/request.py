@@ -13,6 +13,7 @@ import falcon
 import falcon.asgi
 
 from endpoints.figures.of_http import HttpFigures
+from endpoints.http.quick import BEGUN
 from ledger.admission import Caller
 
 CORRELATION_HEADER: Final = "x-correlation-id"
@@ -20,6 +21,7 @@ OWN_HEADER: Final = "x-ledger"
 OWN: Final = "syncledger"
 """What tells this service's answers from those of a backend behind the same address, which speaks the same protocol."""
 _CORRELATION_NAME: Final = CORRELATION_HEADER.encode()
+_NO_EXTENSIONS: Final[dict[str, Any]] = {}
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
@@ -77,9 +79,13 @@ class Request(falcon.asgi.Request):
     def correlation_id(self) -> str:
         """The id that ties this request to its log lines: the client's own if it is sane, else one made here."""
         if not self._correlation_id:
-            given = self._asgi_headers.get(_CORRELATION_NAME)
-            self._correlation_id = (given and _sane(given)) or _ids.make()
+            self._correlation_id = correlation_of(self._asgi_headers.get(_CORRELATION_NAME))
         return self._correlation_id
+
+    @property
+    def begun(self) -> Any:
+        """What a quick way began of this request; None of almost all."""
+        return self.scope.get("extensions", _NO_EXTENSIONS).get(BEGUN)
 
 
 class Correlation:
@@ -92,6 +98,11 @@ class Correlation:
         resp.set_header(CORRELATION_HEADER, req.correlation_id)
         resp.set_header(OWN_HEADER, OWN)
         self._figures.answered(req.method, req.uri_template, resp.status, req.began_s)
+
+
+def correlation_of(given: bytes | None) -> str:
+    """Choose the id of a request by what its client sent as such."""
+    return (given and _sane(given)) or _ids.make()
 
 
 def _sane(value: bytes) -> str:

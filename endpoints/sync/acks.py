@@ -1,6 +1,7 @@
 """What a device acknowledged: POST, GET and DELETE /sync/ack.
 
-The way of an ack: decode the body, parse the ack strings, one command. Everything else is `decide`'s.
+The way of an ack: decode the body, parse the ack strings, one command. Everything else is `decide`'s. Almost all acks
+go a quick way beside this one (`quick_acks.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from projections.entities.registry import upserts_of
 
 MAX_ACKS: Final = 1000
 MAX_TYPES: Final = 1000
+PATHS: Final = ("/api/sync/ack", "/sync/ack")
 EntityTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ENTITY_TYPES)})]
 
 
@@ -62,7 +64,7 @@ class SyncAcks:
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._auth.device(req, "syncCheckpoint.update")
         body = await bodies.decode(req, _decode_set)
-        await self._ledger.acknowledge(caller, tuple([parse_ack(text) for text in body.acks]))
+        await self._ledger.acknowledge(caller, tuple([parse_ack(text) for text in body.acks]), req.begun)
         resp.status = falcon.HTTP_204
 
     async def on_get(self, req: Request, resp: falcon.asgi.Response) -> None:
@@ -98,7 +100,7 @@ def forgotten(types: Iterable[str]) -> int:
 def routes(services: Services) -> Iterator[Route]:
     """List the ack routes, under /api and at the root."""
     acks = SyncAcks(services)
-    for path, suffix in (("/api/sync/ack", ""), ("/sync/ack", "AtRoot")):
+    for path, suffix in zip(PATHS, ("", "AtRoot"), strict=True):
         yield Route(
             path,
             acks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -43,7 +43,7 @@ from ledger.log.append import Conflict, Section, place, read_ended
 from ledger.log.families import Families
 from ledger.log.losses import Losses, Present, is_older
 from ledger.log.milestones import Milestones
-from ledger.log.quick_acks import APPEND_ONE, WRITTEN, quick_ack
+from ledger.log.quick_acks import APPEND_ONE, WRITTEN, Quick, quick_ack
 from ledger.log.remembered import Recent
 from ledger.log.replicas import Replicas
 from ledger.log.sealing import Sealing, UserKeys
@@ -57,6 +57,17 @@ MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
+
+
+class BegunAck(NamedTuple):
+    """An ack that was decided on `state`, and sent to the store on its quick way."""
+
+    state: State
+    quick: Quick
+    now_us: int
+    began_s: float
+    packs: TakesPacked
+    reply: asyncio.Future[Any]
 
 
 class Ledger:
@@ -136,32 +147,69 @@ class Ledger:
             return self._act(caller, command, self.begin)
         return self.execute(caller.user, caller.sid, command, caller)
 
-    async def acknowledge(self, caller: Caller, acks: tuple[Ack, ...]) -> None:
+    async def acknowledge(self, caller: Caller, acks: tuple[Ack, ...], begun: BegunAck | None = None) -> None:
         """Take acks in the name of a presented token, as `act` does with RecordAcks, whose quick way this is.
 
-        Raises what `act` raises.
+        `begun`: what `begin_ack` began of them. Raises what `act` raises.
+        """
+        if begun is None and len(acks) == 1:
+            begun = self.begin_ack(caller, acks[0])
+        if begun is None or not await self._took(begun):
+            await self.act(caller, RecordAcks(acks))
+
+    def begin_ack(self, caller: Caller, ack: Ack) -> BegunAck | None:
+        """Send an ack on its quick way to the store; None where there is none, and nothing was done.
+
+        Once the store has replied, either `took_ack` tells that the ack was taken, or `acknowledge` must be given what
+        was begun. Raises StoreUnavailable.
         """
         packs, now_us = self._packs, self.clock()
-        state = self._recent.find(caller.sid, now_us) if packs is not None and len(acks) == 1 else None
-        if state is not None and state.lives_at(now_us) and standing(state, caller, now_us) is _GOOD:
-            quick = quick_ack(state, acks[0], self.partitions, now_us)
-            if packs is not None and quick is not None:
-                began_s = perf_counter()
-                try:
-                    written = await packs.packed(APPEND_ONE, quick.key, quick.call) == WRITTEN
-                except NoScript:
-                    await packs.load(APPEND_ONE, quick.key)
-                    written = False
-                except StoreUnavailable as error:
-                    if not error.maybe_done:
-                        raise
-                    written = await self._is_written(state, quick.event, now_us)
-                if written:
-                    self.figures.appends.note(perf_counter() - began_s)
-                    self.figures.moved_one()
-                    self._recent.keep(quick.after)
-                    return
-        await self.act(caller, RecordAcks(acks))
+        state = self._recent.find(caller.sid, now_us)
+        if packs is None or state is None or not state.lives_at(now_us):
+            return None
+        if standing(state, caller, now_us) is not _GOOD:
+            return None
+        quick = quick_ack(state, ack, self.partitions, now_us)
+        if quick is None:
+            return None
+        began_s = perf_counter()
+        reply = asyncio.ensure_future(packs.packed(APPEND_ONE, quick.key, quick.call))
+        return BegunAck(state, quick, now_us, began_s, packs, reply)
+
+    def took_ack(self, begun: BegunAck) -> bool:
+        """Tell whether the store, which has replied, took an ack: then it is on record."""
+        reply = begun.reply
+        if reply.cancelled() or reply.exception() is not None or reply.result() != WRITTEN:
+            return False
+        self._note_ack(begun)
+        return True
+
+    async def _took(self, begun: BegunAck) -> bool:
+        """Tell whether an ack is on record by what was begun, or is to be decided, perhaps behind another writer.
+
+        Raises what `_append` raises.
+        """
+        quick = begun.quick
+        try:
+            if await begun.reply != WRITTEN:
+                return False
+        except NoScript:
+            await begun.packs.load(APPEND_ONE, quick.key)
+            return False
+        except StoreUnavailable as error:
+            if not error.maybe_done:
+                raise
+            if not await self._is_written(begun.state, quick.event, begun.now_us):
+                return False
+        self._note_ack(begun)
+        return True
+
+    def _note_ack(self, begun: BegunAck) -> None:
+        """Count an ack that was taken, and remember the state behind it."""
+        figures = self.figures
+        figures.appends.note(perf_counter() - begun.began_s)
+        figures.moved_one()
+        self._recent.keep(begun.quick.after)
 
     async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
         """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""

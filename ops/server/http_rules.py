@@ -1,12 +1,10 @@
-"""What HTTP asks of a server and neither the parser nor uvicorn does (RFC 9112): heads to refuse, answers of old."""
+"""What HTTP asks of a server and the parser does not do (RFC 9112): heads to refuse."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
-
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 VERSIONS: Final = ("1.0", "1.1")
 """HTTP/0.9 has no status to answer with, and whoever says 2.0 in a line of text does not speak it."""
@@ -81,27 +79,6 @@ def _check_hosts(version: str, fields: Fields) -> None:
         raise BadHeadError("A request has one Host field")
     for host in hosts:
         _check_host(host.strip(b" \t"))
-
-
-def answer_without_chunks(cycle: RequestResponseCycle) -> None:
-    """Have an answer of HTTP/1.0 end with its connection: chunks are of 1.1, and would be taken for the body.
-
-    An answer whose length is known goes as it is.
-    """
-    send = cycle.send
-    ends_with_connection = False
-
-    async def send_plainly(message: Any) -> None:
-        nonlocal ends_with_connection
-        if message["type"] == "http.response.start":
-            fields = message.get("headers", ())
-            if all(name.lower() != b"content-length" for name, _ in fields):
-                ends_with_connection, cycle.chunked_encoding = True, False
-        elif ends_with_connection:
-            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn counts down what was promised
-        await send(message)
-
-    cycle.send = send_plainly  # type: ignore[method-assign]
 
 
 def _check_host(host: bytes) -> None:

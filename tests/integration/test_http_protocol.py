@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from uvicorn.config import Config
 
-import ops.server.worker
+import ops.server.http_protocol
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 
 
 class Seen:
@@ -186,7 +187,7 @@ async def test_a_body_in_tiny_chunks_is_a_body(port: int) -> None:
 
 
 async def test_a_head_that_takes_too_long_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.server.worker, "HEADER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(ops.server.http_protocol, "HEADER_TIMEOUT_S", 0.3)
     for parts in ((), (b"GET / HTTP/1.1\r\n",), (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"GET / ")):
         began = asyncio.get_running_loop().time()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -199,7 +200,7 @@ async def test_a_head_that_takes_too_long_ends_the_connection(port: int, monkeyp
 
 
 async def test_a_slow_body_may_take_its_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops.server.worker, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(ops.server.http_protocol, "HEADER_TIMEOUT_S", 0.2)
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
     assert b"200 OK" in await exchange(port, head, b"a", b"b", b"c", pause_s=0.3)
 
@@ -238,7 +239,7 @@ BODY_TO_COME = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
 async def test_the_application_is_asked_also_if_nothing_of_a_body_comes(
     port: int, app: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops.server.worker, "BODY_START_S", 0.3)
+    monkeypatch.setattr(ops.server.http_protocol, "BODY_START_S", 0.3)
     app.reads = False
     assert b"200 OK" in await exchange(port, BODY_TO_COME)
     assert app.first == [{"type": "http.request", "body": b"", "more_body": True}]
@@ -255,7 +256,7 @@ async def test_the_application_gets_a_body_from_its_beginning(port: int, app: Se
 async def test_a_body_that_nobody_wants_has_an_end(
     port: int, app: Seen, monkeypatch: pytest.MonkeyPatch, again: bytes
 ) -> None:
-    monkeypatch.setattr(ops.server.worker, "DISCARD_S", 0.4)
+    monkeypatch.setattr(ops.server.http_protocol, "DISCARD_S", 0.4)
     app.reads = False
     received, took_s = await ended_after(port, BODY_TO_COME + b"x", again=again, every_s=0.02)
     assert b"200 OK" in received
@@ -265,7 +266,7 @@ async def test_a_body_that_nobody_wants_has_an_end(
 async def test_a_connection_goes_on_behind_a_body_that_nobody_wanted(
     port: int, app: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops.server.worker, "DISCARD_S", 0.3)
+    monkeypatch.setattr(ops.server.http_protocol, "DISCARD_S", 0.3)
     app.reads = False
     rest = b"x" * 999
     answers = await exchange(port, BODY_TO_COME + b"x", rest, BODY_TO_COME + b"x", rest, pause_s=0.2)
@@ -286,7 +287,7 @@ async def test_a_connection_goes_on_behind_a_body_that_nobody_wanted(
 async def test_a_connection_without_a_request_has_an_end(
     port: int, app: Seen, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], again: bytes
 ) -> None:
-    monkeypatch.setattr(ops.server.worker, "HEADER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ops.server.http_protocol, "HEADER_TIMEOUT_S", 1.0)
     app.reads = False
     _, took_s = await ended_after(port, *parts, again=again)
     assert took_s > 0.9

@@ -15,8 +15,9 @@ from uvicorn.config import Config
 
 from ledger.store.interface import open_store
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 from tests.support.phones.http import Service, serving
 
 HOST = b"host: photos.example\r\n"

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from uvicorn.config import Config
 
-import ops.server.worker
+import ops.server.http_protocol
 from endpoints.http import bodies
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 from projections.entities.catalog.ingest import BATCH_LINES
 from tests.integration.test_http_entities import lines, user
 from tests.support.phones.http import Service
@@ -27,7 +28,7 @@ SILENCE_S = 0.5
 @pytest.fixture
 async def port(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """A port on which the service is served as workers do, but less patiently."""
-    monkeypatch.setattr(ops.server.worker, "BODY_START_S", 0.2)
+    monkeypatch.setattr(ops.server.http_protocol, "BODY_START_S", 0.2)
     monkeypatch.setattr(bodies, "SILENCE_S", SILENCE_S)
     config = Config(service.app, log_config=None, lifespan="off", ws="none", interface="asgi3")
     state = WorkerState(Load(1), 0, ProxyHint(lambda host: False))

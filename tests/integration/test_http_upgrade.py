@@ -18,8 +18,9 @@ from ledger.commands import OfferStream
 from ledger.entity_types import ENTITY_TYPES, mask_of
 from ledger.store.interface import open_store
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 from projections.accounts.tokens import Issued
 from tests.support.phones.http import START_US, Service, serving
 from tests.support.sign_in.provider import MemoryProvider

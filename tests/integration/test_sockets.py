@@ -16,9 +16,10 @@ from ledger.personal import plain
 from ledger.store.interface import open_store
 from ledger.store.standalone import StandaloneStore
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
 from ops.server.web_sockets import bound
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 from projections.accounts.tokens import Issued
 from projections.entities.entity import Entity, read_line
 from projections.live.signals import Signals

@@ -31,8 +31,9 @@ from ledger.store.interface import Store, open_store
 from ops.opening.observing import Observing
 from ops.opening.sources import SourceLook
 from ops.server.connection_balance import Load
+from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
-from ops.server.worker import LedgerHttpProtocol, WorkerState
+from ops.server.worker_state import WorkerState
 from ops.settings.settings import Settings
 from ops.settings.source import Source
 from projections.accounts.api_keys import ApiKeys

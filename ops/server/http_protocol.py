@@ -1,0 +1,451 @@
+"""HTTP/1.1 as a worker speaks it on one connection: requests are taken apart, bounded, and answered in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any, Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+
+from endpoints.http.quick import QuickWays
+from ops.server.deadline import Deadline
+from ops.server.http_exchange import STATUS_LINES, App, Exchange
+from ops.server.http_heads import END, Head
+from ops.server.http_rules import BadHeadError, Fields, read_head
+from ops.server.web_sockets import is_for_socket
+from ops.server.worker_state import WorkerState
+
+log = logging.getLogger("uvicorn.error")
+
+HEADER_LIMIT_BYTES = 64 * 1024
+HEADER_TIMEOUT_S = 30.0
+BODY_START_S = 5.0
+"""How long a request with a body waits for the first of it before the application is asked, which bounds the rest."""
+DISCARD_S = 30.0
+"""How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
+TRANSPORT = "ledger.transport"
+LEAVING = "ledger.leaving"
+_NO_HTTP: Final = "Invalid HTTP request received."
+
+
+class HeadTooLargeError(Exception):
+    """Ends the parsing of a request that was refused for the size of its head."""
+
+
+class TunnelError(Exception):
+    """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
+
+
+class Trailers(list[tuple[bytes, bytes]]):
+    """Where the fields go that come behind a body: nowhere.
+
+    They are no headers (RFC 9110, section 6.5.1), though the parser takes them for such: a proxy that cleans headers
+    may let them through, and there is no end to them.
+    """
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        """Keep nothing."""
+
+
+_TRAILERS: Final = Trailers()
+
+
+class LedgerHttpProtocol(asyncio.Protocol):
+    """HTTP/1.1 that gives the application the connection's transport and bounds all of a request but its body.
+
+    Of the body it bounds what the application cannot: the wait for its beginning, and what comes after the answer.
+
+    The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
+    and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
+
+    In place of uvicorn's, whose server it is made by and told to end by: what that does for each request costs more
+    than what most requests are about.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: WorkerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.flow: FlowControl
+        self.server: tuple[str, int | None] | None = None
+        self.client: tuple[str, int] | None = None
+        self.scheme = "http"
+        self.extensions: dict[str, Any] = {}
+        self._config = config
+        self._app: App = config.loaded_app
+        self._quick: QuickWays = getattr(config.app, "quick", {})
+        self._idle_s = config.timeout_keep_alive
+        self._deadline = Deadline(self.loop)
+        self._pipeline: deque[Exchange] = deque()
+        """Requests that wait for the answers before theirs."""
+        self._asked: Exchange | None = None
+        """The request that came last."""
+        self._served: Exchange | None = None
+        """The one that is answered now, or was last."""
+        self._to_serve: Exchange | None = None
+        """One that is to be served once what came has been parsed."""
+        self._last: Exchange | None = None
+        """The request whose answer ends the connection, though its client would go on."""
+        self._waited_for: Exchange | None = None
+        """The request whose body was waited for."""
+        self._is_socket = False
+        self._looked_at = False
+        self._url = b""
+        self._fields: Fields = []
+        self._expects_100 = False
+        self._bad_head = ""
+        """What is wrong with the head that ended the parsing."""
+        self._in_head = False
+        self._begun = 0
+        """How many heads began in what is parsed now."""
+        self._first_bytes = 0
+        self._head_bytes = 0
+        """Of a head that did not come whole at once: how much its first piece and the others were."""
+        self._fed_bytes = 0
+        self._idle_bytes = 0
+        """How much came since there was part of a body, or a head was whole: chunk extensions and trailers."""
+        self._begin_parsing()
+
+    # What the event loop tells ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin: a client that says nothing is not kept for ever."""
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.extensions = {TRANSPORT: transport, LEAVING: self.server_state.is_leaving}
+        self.server_state.connections.add(self)  # type: ignore[arg-type] # no protocol of uvicorn's
+        self.server_state.count()
+        self._deadline.set(HEADER_TIMEOUT_S, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and serve the request that is in it."""
+        asked, state = self._asked, self.server_state
+        at_rest = (
+            not self._in_head
+            and not self._idle_bytes
+            and (asked is None or (asked.response_complete and not asked.more_body))
+        )
+        raw = data[: data.find(END) + len(END)] if at_rest and self._looked_at and not state.draining else b""
+        if raw:
+            known = state.heads.find(raw)
+            if known is not None and len(data) - len(raw) == known[1]:
+                exchange = Exchange(self, known[0])
+                exchange.take(data[len(raw) :])
+                exchange.more_body = False
+                self._asked = exchange
+                self._deadline.clear()
+                self._serve(exchange)
+                return
+        self._begun, self._fed_bytes = 0, len(data)
+        self._idle_bytes += len(data)
+        self._parse(data)
+        to_serve, self._to_serve = self._to_serve, None
+        if to_serve is not None and not self.transport.is_closing():
+            if raw and self._begun == 1 and not to_serve.more_body and state.heads.came_before(raw):
+                self._learn(raw, data[len(raw) :], to_serve)
+            self._serve(to_serve)
+        if self._is_socket:
+            return
+        if self._in_head:
+            self._head_goes_on(len(data))
+            return
+        asked = self._asked
+        if asked is not None and asked.more_body and not asked.response_complete and asked is not self._waited_for:
+            self._waited_for = asked
+            self._deadline.set(BODY_START_S, asked.tell)
+        if self._idle_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
+            self.transport.abort()
+
+    def eof_received(self) -> None:
+        """End: who sends no more is taken for gone."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._deadline.end()
+        self.server_state.connections.discard(self)
+        self.server_state.count()
+        for exchange in (self._served, self._asked, *self._pipeline):
+            if exchange is not None:
+                exchange.leave()
+        self._pipeline.clear()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        del self._parser  # it holds this
+
+    def pause_writing(self) -> None:
+        """Have answers wait for a reader that is slow."""
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Have them go on."""
+        self.flow.resume_writing()
+
+    # What the parser tells --------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._begun += 1
+        self._in_head = True
+        self._first_bytes = self._head_bytes = 0
+        self._url, self._fields, self._expects_100 = b"", [], False
+
+    def on_url(self, part: bytes) -> None:
+        """Take a part of a request's target."""
+        self._url += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of its head."""
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_100 = True
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Take a request whose head is whole."""
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive, self._last = True, None  # one more came behind it
+        self._idle_bytes = 0
+        if self._first_bytes + self._head_bytes + self._fed_bytes > HEADER_LIMIT_BYTES < self._head_size():
+            self._refuse_head()
+            raise HeadTooLargeError
+        parser, fields = self._parser, self._fields
+        if parser.should_upgrade():  # it comes again
+            if parser.get_method() == b"CONNECT":
+                raise TunnelError
+            if self._is_for_socket():
+                self.server_state.proxy_hint.look(fields, self.client)
+            return
+        version = parser.get_http_version()
+        try:
+            target = read_head(version, self._url, fields)
+        except BadHeadError as error:
+            self._bad_head = str(error)
+            raise
+        self._in_head = False
+        self._deadline.clear()
+        if not self._looked_at:  # PERF: a proxy speaks for clients in all it sends on a connection
+            self._looked_at = True
+            self.server_state.proxy_hint.look(fields, self.client)
+        is_newer = version != "1.0"  # which knows of no answer before the answer, and ends with each
+        keeps_alive = is_newer and parser.should_keep_alive()
+        head = Head(parser.get_method(), self._url, version, target, fields, keeps_alive)
+        before, self._asked = self._asked, Exchange(self, head, is_newer and self._expects_100)
+        self._fields = _TRAILERS
+        if before is None or before.response_complete:
+            self._to_serve = self._asked
+        else:
+            self.flow.pause_reading()
+            self._pipeline.append(self._asked)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._idle_bytes = 0
+        asked = self._asked
+        if asked is not None and not asked.response_complete and asked.take(body):
+            self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        asked = self._asked
+        if asked is None or self._in_head:
+            return  # only the head of one that comes again ended
+        asked.more_body = False
+        if asked.response_complete:
+            self._deadline.set(self._idle_s, self._close)
+        else:
+            self._deadline.clear()
+            asked.tell()
+        if self.server_state.draining:
+            self.close_behind_answer()
+
+    # What goes on -----------------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; of this one's body no more is wanted."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._pipeline:
+            self._serve(self._pipeline.popleft())
+        elif self._asked is not None and self._asked.more_body:
+            self._deadline.set(DISCARD_S, self.transport.abort)
+        elif not self._in_head:
+            self._deadline.set(self._idle_s, self._close)
+
+    def close_behind_answer(self) -> None:
+        """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
+
+        An answer that has begun cannot say it any more, and behind one to a request that is not whole yet it may get
+        lost: then it is the one after that.
+        """
+        asked = self._asked
+        if asked is not None and asked.keep_alive and not (asked.response_started or asked.more_body):
+            asked.keep_alive, self._last = False, asked
+
+    def shutdown(self) -> None:
+        """End, behind the answer that is on its way; called by the server."""
+        if self._asked is None or self._asked.response_complete:
+            self.transport.close()
+        else:
+            self._asked.keep_alive = False
+
+    def _serve(self, exchange: Exchange) -> None:
+        """Have a request answered, on the quick way if there is one that takes it."""
+        self._served = exchange
+        way = self._quick.get(exchange.head.line)
+        if (
+            way is None
+            or exchange.more_body
+            or exchange.waits_for_100
+            or self.flow.write_paused
+            or not way.begin(exchange)
+        ):
+            self.serve_plainly(exchange)
+
+    def serve_plainly(self, exchange: Exchange) -> None:
+        """Have the application answer."""
+        exchange.task = task = self.loop.create_task(exchange.run(self._app))
+        self.server_state.tasks.add(task)
+
+    def _learn(self, raw: bytes, body: bytes, exchange: Exchange) -> None:
+        """Remember the head of a request that was all that came, if it ended where it says."""
+        head, size = exchange.head, len(body)
+        if head.keeps_alive and not exchange.waits_for_100 and head.body_bytes == size and exchange.body == body:
+            self.server_state.heads.keep(raw, head, size)
+
+    # Parsing ----------------------------------------------------------------------------------------------------------
+
+    def _begin_parsing(self) -> None:
+        self._parser = HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # a request behind the last is no error
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what came. That a client would rather speak something else changes nothing.
+
+        Only where there are web sockets, on one path, a request for one is let through.
+
+        An `Upgrade` may be ignored (RFC 9110, section 7.8), and Java's client offers one with every request. To
+        httptools all behind such a head is the other protocol, so the request has no body, and its body is the next
+        request. So the head is parsed once more, without that field.
+        """
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self._parser.feed_data(rest)
+                except HttpParserUpgrade as upgrade:
+                    (head_end,) = upgrade.args
+                else:
+                    return
+                if self._is_for_socket():
+                    self._become_socket()
+                    return
+                head = self._head_without_upgrade()
+                self._begin_parsing()  # behind the last request of a connection it would ignore all that comes
+                self._parser.feed_data(head)
+                rest = memoryview(rest)[head_end:]
+        except HttpParserError:
+            log.warning(_NO_HTTP)
+            self._refuse(_NO_HTTP)
+
+    def _head_without_upgrade(self) -> bytes:
+        """Write the head that was parsed last without its wish for another protocol."""
+        parser = self._parser
+        line = b"%s %s HTTP/%s\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
+        fields = [b"%s: %s\r\n" % field for field in self._fields if field[0] != b"upgrade"]
+        return b"".join([line, *fields, b"\r\n"])
+
+    def _is_for_socket(self) -> bool:
+        """Tell whether the head that was parsed last asks for a web socket where there are any, and nothing is open."""
+        return (
+            is_for_socket(self._url)
+            and self._parser.get_method() == b"GET"
+            and (self._asked is None or self._asked.response_complete)
+            and self._config.ws_protocol_class is not None
+            and _wants_socket(self._fields)
+        )
+
+    def _become_socket(self) -> None:
+        """Give the connection to the protocol of web sockets, which is told the request."""
+        self._is_socket = True
+        self._deadline.end()
+        self.server_state.connections.discard(self)
+        fields = [b"%b: %b\r\n" % field for field in self._fields]
+        head = b"".join([b"GET ", self._url, b" HTTP/1.1\r\n", *fields, b"\r\n"])
+        kind: Any = self._config.ws_protocol_class
+        protocol = kind(config=self._config, server_state=self.server_state, app_state=self.app_state)
+        protocol.connection_made(self.transport)
+        protocol.data_received(head)
+        self.transport.set_protocol(protocol)
+
+    # Refusing ---------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, why: str) -> None:
+        """Refuse what is no HTTP, unless it was refused already."""
+        asked = self._asked
+        if self.transport.is_closing():
+            return
+        if asked is not None and not asked.response_complete:
+            if asked.response_started or self._pipeline:
+                self.transport.abort()  # no answer may cut into another, or be taken for another's
+                return
+            # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
+            asked.leave()
+        told = (self._bad_head or why).encode("ascii")
+        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n" % len(told)
+        lines = self.server_state.field_lines
+        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINES[400], lines, fields, told))
+        self.transport.close()
+
+    def _head_size(self) -> int:
+        between = len(b": \r\n")
+        return len(self._url) + sum(len(name) + len(value) + between for name, value in self._fields)
+
+    def _head_goes_on(self, new_bytes: int) -> None:
+        """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
+        if not self._first_bytes:
+            self._first_bytes = new_bytes
+            self._deadline.set(HEADER_TIMEOUT_S, self._close)
+            return
+        self._head_bytes += new_bytes
+        if self._head_bytes > HEADER_LIMIT_BYTES and not self.transport.is_closing():
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if self._asked is not None and not self._asked.response_complete:
+            self.transport.abort()  # a pipelined head: no answer may cut into the one that is being sent
+            return
+        self.transport.write(STATUS_LINES[431] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+    def _close(self) -> None:
+        self.transport.close()
+
+
+def _wants_socket(fields: Fields) -> bool:
+    connection: list[bytes] = []
+    upgrade = b""
+    for name, value in fields:
+        if name == b"connection":
+            connection = [token.strip() for token in value.lower().split(b",")]
+        elif name == b"upgrade":
+            upgrade = value.lower()
+    return b"upgrade" in connection and upgrade == b"websocket"
