@@ -23,6 +23,7 @@ from ledger.commands import ClearCheckpoints
 from ledger.entity_types import CODES, ENTITY_TYPES, mask_of
 from projections.entities.registry import upserts_of
 
+PATHS: Final = ("/api/sync/ack", "/sync/ack")
 MAX_ACKS: Final = 1000
 MAX_TYPES: Final = 1000
 EntityTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ENTITY_TYPES)})]
@@ -98,7 +99,7 @@ def forgotten(types: Iterable[str]) -> int:
 def routes(services: Services) -> Iterator[Route]:
     """List the ack routes, under /api and at the root."""
     acks = SyncAcks(services)
-    for path, suffix in (("/api/sync/ack", ""), ("/sync/ack", "AtRoot")):
+    for path, suffix in zip(PATHS, ("", "AtRoot"), strict=True):
         yield Route(
             path,
             acks,

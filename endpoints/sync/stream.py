@@ -24,7 +24,7 @@ from endpoints.sync.idle_polls import Foreseen, IdlePolls
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
 from endpoints.sync.stream_over import StreamOver
-from endpoints.sync.turns import Arrivals, Going, Turn, Turns
+from endpoints.sync.turns import Going, Turn, Turns
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.decide import reset_due
@@ -85,12 +85,10 @@ class SyncStream:
         self._idle_polls = IdlePolls(services.ledger, services.source)
         self._turns = Turns(figures=services.figures.streams)
         self._going = Going()
-        self._arrivals = Arrivals()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
         caller = await self._services.auth.device(req, "sync.stream")
         body = await bodies.decode(req, _decode)
-        await self._arrivals.pass_on()
         known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
         rows = entity_types_for(known)
         is_poll = not body.reset and not unknown

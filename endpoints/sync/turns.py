@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -27,8 +26,6 @@ WAIT_S: Final = 30.0
 """For how long, at most: half of what proxies give a request by default."""
 CHUNKS_AT_ONCE: Final = 8
 """So many chunks of streams that have begun are made at the same time."""
-ARRIVALS: Final = 8
-"""So many requests for a stream are looked at in one turn of the event loop."""
 LONG_S: Final = 0.25
 
 
@@ -131,40 +128,3 @@ class _Place:
         free, self._free = self._free, None
         if free is not None:
             free.release()
-
-
-class Arrivals:
-    """The line of requests for a stream that nobody looked at yet: a few in each turn of the event loop.
-
-    Where no more come than may, each goes on in the turn in which it came.
-    """
-
-    def __init__(self, a_turn: int = ARRIVALS) -> None:
-        self._most = a_turn
-        self._left = a_turn
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._turns = False
-
-    async def pass_on(self) -> None:
-        """Wait until this one may be looked at."""
-        loop = asyncio.get_running_loop()
-        if not self._turns:
-            self._turns = True
-            loop.call_soon(self._turn, loop)
-        if self._left and not self._line:
-            self._left -= 1
-            return
-        place = loop.create_future()
-        self._line.append(place)
-        await place
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the next ones pass; comes in each turn for as long as some do."""
-        self._turns, self._left = self._left < self._most or bool(self._line), self._most
-        while self._left and self._line:
-            place = self._line.popleft()
-            if not place.done():  # else whoever waited has left
-                place.set_result(None)
-                self._left -= 1
-        if self._turns:
-            loop.call_soon(self._turn, loop)

@@ -31,12 +31,12 @@ _ACKS: Final = 20_000
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     """Measure with each number of streams, on a worker of its own: memories of the others' devices would help."""
     results: list[Result] = []
-    for streams in scale.stampedes:
+    for streams, connected in product(scale.stampedes, (True, False)):
         with scene() as found, servers.service(found, workers=1) as service:
             (one,) = offered(found, service, 1, scale.stampede_assets)
             devices = found.sign_in(streams, LIBRARY + "-many", LIBRARY)
             before_s = service.cpu_s()
-            rushed = _rush(found, service, one, devices)
+            rushed = _rush(found, service, one, devices, connected=connected)
             cpu_s = service.cpu_s() - before_s
         slowest, usual = max(rushed.during_s) * 1e3, percentile(rushed.during_s, 99) * 1e3
         progress(f"{streams} streams: acks p99 {usual:.1f} ms, slowest {slowest:.1f} ms; {cpu_s:.2f} s of CPU")
@@ -44,7 +44,8 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     return results
 
 
-def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> Rushed:
+def _rush(found: Scene, service: Server, one: Device, devices: list[Device], *, connected: bool) -> Rushed:
+    (worker,) = service.workers()
     head, tail = wire.ack_parts(ACK_PATH, one.token, assets.TYPE, assets.asset(0)["id"])
     rush = Rush(
         port=service.port,
@@ -56,7 +57,9 @@ def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> 
         pause_s=0.005,
         limit=_ACKS,
         at_most_s=_SLACK_S,
-        pids=(store_pid(found.url), *(worker.pid for worker in service.workers())),
+        connected=connected,
+        worker=worker.pid,
+        pids=(store_pid(found.url), worker.pid),
     )
     done = tool("ops.bench.children.stampede", msgspec.json.encode(rush), timeout_s=_SLACK_S + 30)
     return msgspec.json.decode(done, type=Rushed)

@@ -26,6 +26,7 @@ from uvicorn.server import Server, ServerState
 from uvicorn_worker import UvicornWorker
 
 from ops.figures.shared import SharedFigures, Slot
+from ops.server.arrivals import ACKS, Arrivals
 from ops.server.connection_balance import Acceptor, Load
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
@@ -127,6 +128,8 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._first_bytes = 0
         self._fed_bytes = 0
+        self._waiting: list[bytes] = []
+        """What came of a request that nobody looked at yet."""
         self._idle_bytes = 0
         """How much came since there was part of a body, or a head was whole: chunk extensions and trailers."""
 
@@ -138,6 +141,41 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
+        """Take what came: an ack at once, the beginning of anything else when it is its turn."""
+        if (self._waiting or not data.startswith(ACKS)) and self._waits(data):
+            return
+        self._feed(data)
+
+    def look(self) -> bool:
+        """Look at what came while it was others' turn; tells whether there was anything."""
+        if not self._waiting:
+            return False
+        came, self._waiting = b"".join(self._waiting), []
+        self.flow.resume_reading()
+        self._feed(came)
+        return True
+
+    def _waits(self, data: bytes) -> bool:
+        """Keep what came if the request has to wait; tells whether that is so."""
+        if not self._waiting:
+            if not self._is_between_requests() or self.server_state.arrivals.pass_one():
+                return False
+            self._head_arrived()
+            self._unset_keepalive_if_required()
+            self.server_state.arrivals.wait(self.look)
+        self._waiting.append(data)
+        if sum(map(len, self._waiting)) > HEADER_LIMIT_BYTES:
+            self.flow.pause_reading()
+        return True
+
+    def _is_between_requests(self) -> bool:
+        """Tell whether what comes next begins a request, and the one before is answered."""
+        scope: Any = self.scope  # None before the first request
+        if scope is None:
+            return True
+        return "method" in scope and not self._in_body and getattr(self.cycle, "response_complete", False)
+
+    def _feed(self, data: bytes) -> None:
         """Feed the parser; a head that is too long or takes too long ends the connection."""
         self._fed_bytes = len(data)
         self._idle_bytes += len(data)
@@ -162,6 +200,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
+        self._waiting = []
         self._head_arrived()
         self._body_arrived()
         super().connection_lost(exc)
@@ -228,6 +267,11 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._body_arrived()
             self._body_deadline = self.loop.call_later(DISCARD_S, self.transport.abort)
+
+    def shutdown(self) -> None:
+        """End with the answer to what came so far."""
+        self.look()
+        super().shutdown()
 
     def close_behind_answer(self) -> None:
         """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
@@ -336,6 +380,7 @@ class WorkerState(ServerState):
         self.leaving = False
         """Whether that is so, or the worker is to end."""
         self.proxy_hint = proxy_hint
+        self.arrivals = Arrivals()
         self._load = load
         self._slot = slot
 
