@@ -28,6 +28,7 @@ from uvicorn_worker import UvicornWorker
 from ops.figures.shared import SharedFigures, Slot
 from ops.server.arrivals import ACKS, Arrivals
 from ops.server.connection_balance import Acceptor, Load
+from ops.server.garbage import Garbage
 from ops.server.http_rules import BadHeadError, answer_without_chunks, read_head
 from ops.server.proxies import ProxyHint, trust, trusts
 from ops.server.web_sockets import bound, is_for_socket
@@ -40,6 +41,9 @@ BODY_START_S = 5.0
 """How long a request with a body waits for the first of it before the application is asked, which bounds the rest."""
 DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
+COLLECT_TICKS = 3
+COLLECT_ALL_TICKS = 3_000
+"""Of ten a second."""
 TRANSPORT = "ledger.transport"
 LEAVING = "ledger.leaving"
 
@@ -404,6 +408,7 @@ class LedgerServer(Server):
         hint = ProxyHint(partial(trusts, config))
         self._state = WorkerState(worker.app.connections, worker.slot, hint)
         self.server_state = self._state
+        self._garbage: Garbage | None = None
         self._listeners: list[socket] = []
         self._acceptors: list[Acceptor] = []
 
@@ -412,6 +417,7 @@ class LedgerServer(Server):
         await super().startup(sockets=[])
         if not self.started:
             return
+        self._garbage = Garbage()
         self._listeners = sockets or []
         asyncio.get_running_loop().add_reader(self._app.gate_fd, self._accept)  # open: readable, as its end is reached
         self._app.tell_ready()
@@ -455,6 +461,11 @@ class LedgerServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
+        if self._garbage is not None:
+            if counter % COLLECT_TICKS == 0:
+                self._garbage.collect_new()
+            if counter % COLLECT_ALL_TICKS == 0:
+                self._garbage.collect_all()
         if os.getppid() != self._arbiter_pid:
             self.should_exit = True
         if self._state.draining and not self._state.connections and not any(each.beginning for each in self._acceptors):
