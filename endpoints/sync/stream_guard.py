@@ -62,10 +62,7 @@ class Guard:
         return self
 
     def __exit__(self, *_: object) -> None:
-        tasks, self._tasks = (
-            self._tasks,
-            [],
-        )  # PERF: how they end refers to this one, a cycle that waits to be collected
+        tasks, self._tasks = self._tasks, []  # PERF: how they end refers to this: a cycle that had to be collected
         for task in tasks:
             task.cancel()
 

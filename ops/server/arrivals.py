@@ -1,8 +1,8 @@
 """Requests that arrive in one moment: acks are looked at as they come, of all others a few in each turn of the loop.
 
-Thousands of phones may ask at once, after a restart or a push. Were all that they ask looked at in the turn of the event
-loop in which it came, an ack would wait until the last of it was. So it waits as bytes, which cost next to nothing, in
-order of arrival.
+Thousands of phones may ask at once, after a restart or a push. Were all that they ask looked at in the turn of the
+event loop in which it came, an ack would wait until the last of it was. So it waits as bytes, which cost next to
+nothing, in order of arrival.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Arrivals:
         if not self._turning:
             self._turning = True
             asyncio.get_running_loop().call_soon(self._turn)
-        if self._line or not self._left:
+        if not self._left:  # as long as there are some in line
             return False
         self._left -= 1
         return True

@@ -1,8 +1,8 @@
 """When a worker collects garbage that refers to itself: a little at a time, since it stands still meanwhile.
 
-Requests leave none, so this is for what goes wrong, and for what libraries leave. Python itself would begin when so many
-more objects are there than before. Of streams and sockets that come while others go it knows nothing by that, until it
-looks at all of them at once: a tenth of a second for 2,000 streams.
+Requests leave none, so this is for what goes wrong, and for what libraries leave. Python itself would begin when so
+many more objects are there than before. Of streams that come while others go it knows nothing by that, until it looks
+at all of them at once: a tenth of a second for 2,000.
 """
 
 from __future__ import annotations

@@ -155,7 +155,6 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         if not self._waiting:
             return False
         came, self._waiting = b"".join(self._waiting), []
-        self.flow.resume_reading()
         self._feed(came)
         return True
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from ops.bench.rig.results import BENCHMARKS, Bound, Comparison, Result, as_json, chosen
 from ops.bench.rig.rounds import alternate
 from ops.bench.rig.table import show
+from ops.bench.stampede import overtaken
 
 
 def comparison(floor: tuple[float, ...], ours: tuple[float, ...], at_least: float | None = None) -> Comparison:
@@ -86,3 +87,11 @@ def test_the_table_judges_a_full_run_and_not_a_quick_one() -> None:
         assert all(mark in out.getvalue() for mark in marks)
         assert ("✗" in out.getvalue()) is verdicts
         assert "event: x=1" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("places", "count"),
+    [((), 0), ((0, 1, 2), 0), ((0, 3, 5), 0), ((1, 0, 2), 1), ((2, 0, 1), 1), ((1, 2, 0), 2), ((2, 1, 0), 2)],
+)
+def test_those_are_counted_that_a_later_one_has_overtaken(places: tuple[int, ...], count: int) -> None:
+    assert overtaken(places) == count

@@ -35,6 +35,7 @@ OVERRIDDEN: dict[Any, dict[str, tuple[str, ...]]] = {
         "on_message_complete": (),
         "on_response_complete": (),
         "send_400_response": ("msg",),
+        "shutdown": (),
     },
     Server: {
         "__init__": ("config",),
@@ -57,7 +58,7 @@ OURS = {
 }
 """Each class of ours, and the one of theirs that it begins with."""
 CALLED: dict[Any, dict[str, tuple[str, ...]]] = {
-    HttpToolsProtocol: {"timeout_keep_alive_handler": ()},
+    HttpToolsProtocol: {"timeout_keep_alive_handler": (), "_unset_keepalive_if_required": ()},
     Server: {"serve": ("sockets",)},
     httptools.HttpRequestParser: {"get_method": (), "get_http_version": (), "should_upgrade": ()},
 }
