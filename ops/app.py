@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
@@ -90,12 +89,6 @@ class Application:
             elif not opening.done():
                 first, opening = opening, asyncio.create_task(self._keep_opening(closing, opening))
                 closing.push_async_callback(_end, [first])
-            # PERF: what is built now lives as long as the worker; requests leave no cycles, so young garbage is rare.
-            gc.collect()
-            gc.freeze()
-            # What does come to stay are sockets. A collection stops the worker for as long as it has objects to look
-            # at: with 50,000 and 20 those of 5,000 sockets that joined were a million at once, half a second.
-            gc.set_threshold(10_000, 5, 200)
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await _end([opening])

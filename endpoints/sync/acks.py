@@ -24,9 +24,9 @@ from ledger.commands import ClearCheckpoints
 from ledger.entity_types import CODES, ENTITY_TYPES, mask_of
 from projections.entities.registry import upserts_of
 
+PATHS: Final = ("/api/sync/ack", "/sync/ack")
 MAX_ACKS: Final = 1000
 MAX_TYPES: Final = 1000
-PATHS: Final = ("/api/sync/ack", "/sync/ack")
 EntityTypeName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ENTITY_TYPES)})]
 
 

@@ -24,7 +24,7 @@ from endpoints.sync.idle_polls import Foreseen, IdlePolls
 from endpoints.sync.stream_account import StreamAccount
 from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
 from endpoints.sync.stream_over import StreamOver
-from endpoints.sync.turns import Arrivals, Going, Turn, Turns
+from endpoints.sync.turns import Going, Turn, Turns
 from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, Command, OfferStream, RequestReset
 from ledger.entity_types import COMPLETE, mask_of, types_in
@@ -85,12 +85,11 @@ class SyncStream:
         self._idle_polls = IdlePolls(services.ledger, services.source)
         self._turns = Turns(figures=services.figures.streams)
         self._going = Going()
-        self._arrivals = Arrivals()
 
     async def on_post(self, req: Request, resp: falcon.asgi.Response) -> None:
+        number = self._turns.arrive()
         caller = await self._services.auth.device(req, "sync.stream")
         body = await bodies.decode(req, _decode)
-        await self._arrivals.pass_on()
         known, unknown = known_types(body.types, REQUEST_TYPES, leave_out=self._services.unknown_types is not None)
         rows = entity_types_for(known)
         is_poll = not body.reset and not unknown
@@ -116,22 +115,23 @@ class SyncStream:
             self._ledger, state, req.correlation_id, asked_s, self._services.figures.streams, route=route, told=told
         )
         try:
-            turn = await self._turns.take()
+            turn = await self._turns.take(number)
         except Unavailable as error:
             account.over("refused", str(error))
             raise
-        waits = WaitsInTurn(self._waits, self._turns, turn)
+        waits = WaitsInTurn(self._waits, turn)
         try:
             begun = await begin(functools.partial(self._ledger.act, caller), source, state, rows, waits, asked_s)
             if begun is None:
                 await self._services.auth.starts_over(caller)
                 resp.data = RESET_LINE
                 account.over(RESET, size=len(RESET_LINE))
+                await turn.comes()
                 return
             account.snapshot_us = begun.snapshot_us
             state, passed = begun.state, Passed()
             made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered, self._going)
-            counted = await with_first_made(self._counted(made, passed))
+            counted = await with_first_made(self._counted(made, passed, turn))
         except Unavailable as error:
             if isinstance(error, StoreUnavailable):  # where it would be kept
                 account.over("refused", str(error))
@@ -180,11 +180,14 @@ class SyncStream:
         over = StreamOver(sid, state.user, route, status, how, took_s, 0, size, req.correlation_id, why=why)
         self._services.stream_over(over)
 
-    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed) -> AsyncGenerator[bytes]:
-        """Yield a stream's chunks; behind the last one count what it did not send."""
-        counters = self._services.counters
+    async def _counted(self, made: AsyncGenerator[bytes], passed: Passed, turn: Turn) -> AsyncGenerator[bytes]:
+        """Yield a stream's chunks, the first when it is its turn; behind the last one count what it did not send."""
+        counters, is_first = self._services.counters, True
         try:
             async for chunk in made:
+                if is_first:
+                    is_first = False
+                    await turn.comes()
                 yield chunk
         except SourceUnavailable:
             await counters.note("source_unavailable")
@@ -229,16 +232,15 @@ class Waits:
 class WaitsInTurn:
     """Waits as `Waits` does, while another stream has the turn."""
 
-    def __init__(self, waits: Waits, turns: Turns, turn: Turn) -> None:
+    def __init__(self, waits: Waits, turn: Turn) -> None:
         self._waits = waits
-        self._turns = turns
         self._turn = turn
 
     async def pause(self, seconds: float) -> bool:
         """Wait, and then for a turn; tells whether there was room for one more."""
         self._turn.end()
         paused = await self._waits.pause(seconds)
-        await self._turn.take_again(self._turns)
+        await self._turn.take_again()
         return paused
 
 

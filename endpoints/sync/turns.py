@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from endpoints.figures.of_streams import StreamFigures
@@ -27,9 +27,8 @@ WAIT_S: Final = 30.0
 """For how long, at most: half of what proxies give a request by default."""
 CHUNKS_AT_ONCE: Final = 8
 """So many chunks of streams that have begun are made at the same time."""
-ARRIVALS: Final = 8
-"""So many requests for a stream are looked at in one turn of the event loop."""
 LONG_S: Final = 0.25
+"""Who takes longer waits for its source: others do not wait for it."""
 
 
 class StreamsBusy(Unavailable):
@@ -39,25 +38,55 @@ class StreamsBusy(Unavailable):
 
 
 class Turn:
-    """A place among those that begin; `end` gives it back."""
+    """A place among those that begin, and in the order in which they arrived; `end` gives both back."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns: Turns | None = turns
+    def __init__(self, turns: Turns, number: int) -> None:
+        self.number = number
+        self._turns = turns
+        self._held = False
+        self._over: asyncio.Future[None] | None = None
+        """Done as soon as those behind it need not wait for its first bytes; None while it does not begin."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Hold the place from now on."""
+        loop = asyncio.get_running_loop()
+        self._held, self._over = True, loop.create_future()
+        self._timer = loop.call_later(LONG_S, self._overtake)
+        self._turns.beginning.append(self)
+
+    async def comes(self) -> None:
+        """Wait until all that arrived earlier and begin too have sent their first bytes, or take longer than LONG_S."""
+        while before := [turn for turn in self._turns.beginning if turn.number < self.number]:
+            await before[0].overtaken()
+
+    async def overtaken(self) -> None:
+        """Wait until nobody need wait for this one any more."""
+        if self._over is not None:
+            await asyncio.shield(self._over)
 
     def end(self) -> None:
-        """Let the next one begin; a second time changes nothing."""
-        turns, self._turns = self._turns, None
-        if turns is not None:
-            turns.give_back()
+        """Let the next one begin, and the others go on; a second time changes nothing."""
+        if self._held:
+            self._held = False
+            self._overtake()
+            self._turns.give_back()
 
-    async def take_again(self, turns: Turns) -> None:
+    async def take_again(self) -> None:
         """Wait for a turn again behind `end`; raises StreamsBusy."""
-        await turns.wait()
-        self._turns = turns
+        await self._turns.wait(self.number)
+        self.begin()
+
+    def _overtake(self) -> None:
+        over, self._over = self._over, None
+        if over is not None and self._timer is not None:
+            self._timer.cancel()
+            self._turns.beginning.remove(self)
+            over.set_result(None)
 
 
 class Turns:
-    """The line of one worker's streams, served in order of arrival."""
+    """The line of one worker's streams, served in order of arrival: `arrive` tells the number of one."""
 
     def __init__(
         self,
@@ -67,41 +96,71 @@ class Turns:
         figures: StreamFigures | None = None,
     ) -> None:
         self._figures = figures or StreamFigures()
-        self._free = asyncio.Semaphore(at_once)
+        self._free = at_once
+        self._line: list[tuple[int, asyncio.Future[None]]] = []
+        """A heap; those that gave up stay in it until it is their turn, or it is too long."""
         self._most = in_line
         self._wait_s = wait_s
+        self._arrived = 0
+        self.beginning: list[Turn] = []
+        """Those whose first bytes others wait for; some may have overtaken the others."""
         self.waiting = 0
 
-    async def take(self) -> Turn:
-        """Wait for a turn; raises StreamsBusy where the line is too long, or no turn came in time."""
-        await self.wait()
-        return Turn(self)
+    def arrive(self) -> int:
+        """Count one that arrived."""
+        self._arrived += 1
+        return self._arrived
 
-    async def wait(self) -> None:
+    async def take(self, number: int | None = None) -> Turn:
+        """Wait for a turn; raises StreamsBusy where the line is too long, or no turn came in time.
+
+        `number`: which one it is in order of arrival; without it the last.
+        """
+        turn = Turn(self, self.arrive() if number is None else number)
+        await turn.take_again()
+        return turn
+
+    async def wait(self, number: int) -> None:
         """Wait for a place; raises what `take` does."""
+        if self._free:
+            self._free -= 1
+            return
         if self.waiting >= self._most:
             raise StreamsBusy(f"{self.waiting:,} streams wait to begin: try again in a few seconds")
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if len(self._line) > 2 * self._most:
+            self._line = [waiting for waiting in self._line if not waiting[1].done()]
+            heapify(self._line)
+        heappush(self._line, (number, place))
         self.waiting += 1
         self._figures.waits(1)
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise StreamsBusy(f"This stream's turn did not come within {self._wait_s:g} s: try again") from None
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():
+                self.give_back()  # it came at the same moment
+            if isinstance(error, TimeoutError):
+                raise StreamsBusy(f"This stream's turn did not come within {self._wait_s:g} s: try again") from None
+            raise
         finally:
             self.waiting -= 1
             self._figures.waits(-1)
 
     def give_back(self) -> None:
         """Let the next one begin."""
-        self._free.release()
+        while self._line:
+            _, place = heappop(self._line)
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
 
 class Going:
     """The line of those that go on: a few of a worker make a chunk at once, in order of arrival.
 
-    Who is not done after LONG_S waits for its source rather than keep this process or the store busy: another one goes
-    on beside it. So a source that is slow for some holds up nobody else.
+    Beside who is not done after LONG_S another one goes on. So a source that is slow for some holds up nobody else.
     """
 
     def __init__(self, at_once: int = CHUNKS_AT_ONCE, long_s: float = LONG_S) -> None:
@@ -131,40 +190,3 @@ class _Place:
         free, self._free = self._free, None
         if free is not None:
             free.release()
-
-
-class Arrivals:
-    """The line of requests for a stream that nobody looked at yet: a few in each turn of the event loop.
-
-    Where no more come than may, each goes on in the turn in which it came.
-    """
-
-    def __init__(self, a_turn: int = ARRIVALS) -> None:
-        self._most = a_turn
-        self._left = a_turn
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._turns = False
-
-    async def pass_on(self) -> None:
-        """Wait until this one may be looked at."""
-        loop = asyncio.get_running_loop()
-        if not self._turns:
-            self._turns = True
-            loop.call_soon(self._turn, loop)
-        if self._left and not self._line:
-            self._left -= 1
-            return
-        place = loop.create_future()
-        self._line.append(place)
-        await place
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the next ones pass; comes in each turn for as long as some do."""
-        self._turns, self._left = self._left < self._most or bool(self._line), self._most
-        while self._left and self._line:
-            place = self._line.popleft()
-            if not place.done():  # else whoever waited has left
-                place.set_result(None)
-                self._left -= 1
-        if self._turns:
-            loop.call_soon(self._turn, loop)

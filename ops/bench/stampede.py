@@ -6,7 +6,8 @@ what a worker does for them all until the last line of the last one has left.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, product
 from statistics import median
 from typing import Final
 
@@ -29,22 +30,27 @@ _ACKS: Final = 20_000
 
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
-    """Measure with each number of streams, on a worker of its own: memories of the others' devices would help."""
+    """Measure with each number of streams, on a worker of its own: memories of the others' devices would help.
+
+    Once with connections that are there before, so that all requests can be read in one turn of the event loop, and
+    once with new ones.
+    """
     results: list[Result] = []
-    for streams in scale.stampedes:
+    for streams, connected in product(scale.stampedes, (True, False)):
         with scene() as found, servers.service(found, workers=1) as service:
             (one,) = offered(found, service, 1, scale.stampede_assets)
             devices = found.sign_in(streams, LIBRARY + "-many", LIBRARY)
             before_s = service.cpu_s()
-            rushed = _rush(found, service, one, devices)
+            rushed = _rush(found, service, one, devices, connected=connected)
             cpu_s = service.cpu_s() - before_s
         slowest, usual = max(rushed.during_s) * 1e3, percentile(rushed.during_s, 99) * 1e3
         progress(f"{streams} streams: acks p99 {usual:.1f} ms, slowest {slowest:.1f} ms; {cpu_s:.2f} s of CPU")
-        results += _told(streams, scale.stampede_assets, rushed, cpu_s)
+        results += _told(streams, scale.stampede_assets, rushed, cpu_s, connected=connected)
     return results
 
 
-def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> Rushed:
+def _rush(found: Scene, service: Server, one: Device, devices: list[Device], *, connected: bool) -> Rushed:
+    (worker,) = service.workers()
     head, tail = wire.ack_parts(ACK_PATH, one.token, assets.TYPE, assets.asset(0)["id"])
     rush = Rush(
         port=service.port,
@@ -56,26 +62,28 @@ def _rush(found: Scene, service: Server, one: Device, devices: list[Device]) -> 
         pause_s=0.005,
         limit=_ACKS,
         at_most_s=_SLACK_S,
-        pids=(store_pid(found.url), *(worker.pid for worker in service.workers())),
+        connected=connected,
+        worker=worker.pid,
+        pids=(store_pid(found.url), worker.pid),
     )
     done = tool("ops.bench.children.stampede", msgspec.json.encode(rush), timeout_s=_SLACK_S + 30)
     return msgspec.json.decode(done, type=Rushed)
 
 
-def _told(streams: int, rows: int, rushed: Rushed, cpu_s: float) -> list[Result]:
+def _told(streams: int, rows: int, rushed: Rushed, cpu_s: float, *, connected: bool) -> list[Result]:
     first, alone = rushed.first_s, rushed.alone_s
-    late = sum(later < sooner for sooner, later in pairwise(first))
     acks = (
         f"{len(rushed.during_s):,} acks while {streams:,} first syncs of {rows:,} assets were sent; "
         f"alone: median {median(alone) * 1e3:.1f} ms, slowest {max(alone) * 1e3:.1f} ms; "
-        f"during: median {median(rushed.during_s) * 1e3:.1f} ms, slowest {max(rushed.during_s) * 1e3:.1f} ms"
+        f"during: median {median(rushed.during_s) * 1e3:.1f} ms, slowest {max(rushed.during_s) * 1e3:.1f} ms; "
+        f"CPU: median {median(rushed.worked_s) * 1e3:.1f} ms, p99 {percentile(rushed.worked_s, 99) * 1e3:.1f} ms"
     )
     sent = (
-        f"first bytes of a stream: median {median(first):.2f} s, slowest {max(first):.2f} s, "
-        f"{late} came before those of the one asked for just before; all were whole after {max(rushed.whole_s):.1f} s, "
+        f"first bytes of a stream: median {median(first):.2f} s, slowest {max(first):.2f} s; "
+        f"all were whole after {max(rushed.whole_s):.1f} s, "
         f"{cpu_s:.1f} s of the worker's CPU; {rushed.refused} were told to come again"
     )
-    name = f"while {streams:,} streams are opened at once"
+    name = f"while {streams:,} {'open connections ask' if connected else 'devices connect and ask'} for streams at once"
     return [
         Bound(
             name=f"stampede: CPU of worker and store during the slowest ack {name}",
@@ -91,4 +99,20 @@ def _told(streams: int, rows: int, rushed: Rushed, cpu_s: float) -> list[Result]
             at_most=AT_MOST_MS,
             base=percentile(alone, 99) * 1e3,
         ),
+        Bound(
+            name=f"stampede: first bytes that came behind those of a later stream {name}",
+            unit="streams",
+            value=overtaken(rushed.places),
+            at_most=0,
+        ),
     ]
+
+
+def overtaken(places: Sequence[int]) -> int:
+    """Count those that are behind one that comes later in order of arrival; `places` are by arrival."""
+    return sum(place > least for place, least in zip(places, _least_behind(places), strict=True))
+
+
+def _least_behind(places: Sequence[int]) -> list[int]:
+    """Tell of each place the least of it and all that follow."""
+    return list(accumulate(reversed(places), min))[::-1]

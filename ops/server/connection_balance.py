@@ -19,6 +19,8 @@ ABSENT = 2**30
 RETRY_S = 0.001
 PATIENCE_S = 0.05  # for the least busy worker to take one; after that it is not waited for until it does
 AFTER_ERROR_S = 0.5
+A_TURN = 8
+"""How many connections a worker takes in one turn of its event loop: whose requests it looks at in one, too."""
 
 
 class Load:
@@ -101,21 +103,22 @@ class Acceptor:
         self._pause = self._loop.call_later(delay_s, self._listen)
 
     def _accept(self) -> None:
-        """Take one connection, or leave it to a worker that has fewer."""
-        if self._leave_to_others():
-            self._wait(RETRY_S)
-            return
-        try:
-            connection = self._listener.accept()[0]
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:  # out of descriptors, most likely: closing connections will mend it
-            log.error("cannot accept connections: %s", error)
-            self._wait(AFTER_ERROR_S)
-            return
-        task = self._loop.create_task(self._begin(connection))
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
+        """Take some connections, or leave them to a worker that has fewer."""
+        for _ in range(A_TURN):
+            if self._leave_to_others():
+                self._wait(RETRY_S)
+                return
+            try:
+                connection = self._listener.accept()[0]
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors, most likely: closing connections will mend it
+                log.error("cannot accept connections: %s", error)
+                self._wait(AFTER_ERROR_S)
+                return
+            task = self._loop.create_task(self._begin(connection))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
 
     def _leave_to_others(self) -> bool:
         """Tell whether a worker with fewer connections ought to take this one, and still may be about to."""

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from endpoints.http.quick import QuickWays
+from ops.server.arrivals import ACKS
 from ops.server.deadline import Deadline
 from ops.server.http_exchange import STATUS_LINES, App, Exchange
 from ops.server.http_heads import END, Head
@@ -102,6 +103,8 @@ class LedgerHttpProtocol(asyncio.Protocol):
         """The request whose answer ends the connection, though its client would go on."""
         self._waited_for: Exchange | None = None
         """The request whose body was waited for."""
+        self._waiting: list[bytes] = []
+        """What came of a request that nobody looked at yet."""
         self._is_socket = False
         self._looked_at = False
         self._url = b""
@@ -134,14 +137,46 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self._deadline.set(HEADER_TIMEOUT_S, self._close)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and serve the request that is in it."""
-        asked, state = self._asked, self.server_state
-        at_rest = (
+        """Take what came: an ack at once, the beginning of anything else when it is its turn."""
+        if (self._waiting or not data.startswith(ACKS)) and self._waits(data):
+            return
+        self._take(data)
+
+    def look(self) -> bool:
+        """Take what came while it was others' turn; tells whether there was anything."""
+        if not self._waiting:
+            return False
+        came, self._waiting = b"".join(self._waiting), []
+        self.flow.resume_reading()
+        self._take(came)
+        return True
+
+    def _waits(self, data: bytes) -> bool:
+        """Keep what came if the request has to wait; tells whether that is so."""
+        if not self._waiting:
+            if not self._is_at_rest() or self.server_state.arrivals.pass_one():
+                return False
+            self._deadline.clear()
+            self.server_state.arrivals.wait(self.look)
+        self._waiting.append(data)
+        if sum(map(len, self._waiting)) > HEADER_LIMIT_BYTES:
+            self.flow.pause_reading()
+        return True
+
+    def _is_at_rest(self) -> bool:
+        """Tell whether what comes next begins a request, and all before are answered."""
+        asked = self._asked
+        return (
             not self._in_head
             and not self._idle_bytes
             and (asked is None or (asked.response_complete and not asked.more_body))
         )
-        raw = data[: data.find(END) + len(END)] if at_rest and self._looked_at and not state.draining else b""
+
+    def _take(self, data: bytes) -> None:
+        """Parse what came, and serve the request that is in it."""
+        state = self.server_state
+        may_be_known = self._looked_at and not state.draining and self._is_at_rest()
+        raw = data[: data.find(END) + len(END)] if may_be_known else b""
         if raw:
             known = state.heads.find(raw)
             if known is not None and len(data) - len(raw) == known[1]:
@@ -177,6 +212,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
+        self._waiting = []
         self._deadline.end()
         self.server_state.connections.discard(self)
         self.server_state.count()
@@ -301,7 +337,8 @@ class LedgerHttpProtocol(asyncio.Protocol):
             asked.keep_alive, self._last = False, asked
 
     def shutdown(self) -> None:
-        """End, behind the answer that is on its way; called by the server."""
+        """End, behind the answer to what came so far; called by the server."""
+        self.look()
         if self._asked is None or self._asked.response_complete:
             self.transport.close()
         else:

@@ -24,6 +24,7 @@ from uvicorn_worker import UvicornWorker
 
 from ops.figures.shared import SharedFigures, Slot
 from ops.server.connection_balance import Acceptor, Load
+from ops.server.garbage import Garbage
 from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint, trust, trusts
 from ops.server.web_sockets import bound
@@ -31,6 +32,9 @@ from ops.server.worker_state import WorkerState
 from ops.settings.settings import Settings
 
 KEEP_ALIVE_S = 75
+COLLECT_TICKS = 3
+COLLECT_ALL_TICKS = 3_000
+"""Of ten a second."""
 
 
 class LedgerServer(Server):
@@ -44,6 +48,7 @@ class LedgerServer(Server):
         hint = ProxyHint(partial(trusts, config))
         self._state = WorkerState(worker.app.connections, worker.slot, hint)
         self.server_state = self._state
+        self._garbage: Garbage | None = None
         self._listeners: list[socket] = []
         self._acceptors: list[Acceptor] = []
 
@@ -52,6 +57,7 @@ class LedgerServer(Server):
         await super().startup(sockets=[])
         if not self.started:
             return
+        self._garbage = Garbage()
         self._listeners = sockets or []
         asyncio.get_running_loop().add_reader(self._app.gate_fd, self._accept)  # open: readable, as its end is reached
         self._app.tell_ready()
@@ -95,6 +101,11 @@ class LedgerServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
+        if self._garbage is not None:
+            if counter % COLLECT_TICKS == 0:
+                self._garbage.collect_new()
+            if counter % COLLECT_ALL_TICKS == 0:
+                self._garbage.collect_all()
         if os.getppid() != self._arbiter_pid:
             self.should_exit = True
         if self._state.draining and not self._state.connections and not any(each.beginning for each in self._acceptors):

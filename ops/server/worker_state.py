@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uvicorn.server import ServerState
 
+from ops.server.arrivals import Arrivals
 from ops.server.connection_balance import Load
 from ops.server.http_heads import KnownHeads
 from ops.server.proxies import ProxyHint
@@ -19,6 +20,7 @@ class WorkerState(ServerState):
         self.leaving = False
         """Whether that is so, or the worker is to end."""
         self.proxy_hint = proxy_hint
+        self.arrivals = Arrivals()
         self.heads = KnownHeads()
         self._load = load
         self._slot = slot

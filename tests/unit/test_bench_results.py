@@ -11,6 +11,7 @@ from rich.console import Console
 from ops.bench.rig.results import BENCHMARKS, Bound, Comparison, Result, as_json, chosen
 from ops.bench.rig.rounds import alternate
 from ops.bench.rig.table import show
+from ops.bench.stampede import overtaken
 
 
 def comparison(floor: tuple[float, ...], ours: tuple[float, ...], at_least: float | None = None) -> Comparison:
@@ -96,3 +97,11 @@ def test_a_limit_is_shown_as_it_is(value: float, at_most: float, shown: tuple[st
     out = io.StringIO()
     show([Bound(name="share", unit="", value=value, at_most=at_most)], Console(file=out, width=160))
     assert all(text in out.getvalue() for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("places", "count"),
+    [((), 0), ((0, 1, 2), 0), ((0, 3, 5), 0), ((1, 0, 2), 1), ((2, 0, 1), 1), ((1, 2, 0), 2), ((2, 1, 0), 2)],
+)
+def test_those_are_counted_that_a_later_one_has_overtaken(places: tuple[int, ...], count: int) -> None:
+    assert overtaken(places) == count

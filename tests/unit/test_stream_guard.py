@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -48,6 +50,27 @@ async def test_a_client_that_leaves_stops_the_chunk_that_is_being_made() -> None
             assert await second is None
         assert guard.over == "gone"
         assert making.stopped
+    await made.aclose()
+
+
+async def test_a_stream_that_is_over_leaves_nothing_to_collect() -> None:
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    made = Making().chunks()
+    guard = Guard(receive, None, always, 600)
+    gc.disable()
+    try:
+        with guard:
+            assert await guard.next_of(made) == b"first"
+        for _ in range(5):  # what it began ends
+            await asyncio.sleep(0)
+        is_there = weakref.ref(guard)
+        del guard
+        assert is_there() is None
+    finally:
+        gc.enable()
     await made.aclose()
 
 

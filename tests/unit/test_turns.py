@@ -1,13 +1,15 @@
-"""Streams are looked at, begin and go on some at a time, in order of arrival; the line is bounded, also in time."""
+"""Streams begin and go on some at a time, in order of arrival; the line is bounded, also in time."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 
 import pytest
 
 from endpoints.sync.stream import Waits, WaitsInTurn
-from endpoints.sync.turns import ARRIVALS, CHUNKS_AT_ONCE, Arrivals, Going, StreamsBusy, Turns
+from endpoints.sync.turns import CHUNKS_AT_ONCE, LONG_S, Going, StreamsBusy, Turn, Turns
 
 
 async def test_so_many_at_once_and_the_others_in_order_of_arrival() -> None:
@@ -46,7 +48,7 @@ async def test_the_line_has_an_end_and_so_has_waiting() -> None:
 async def test_who_waits_for_the_source_leaves_the_turn_to_others() -> None:
     turns = Turns(at_once=1, wait_s=5)
     turn = await turns.take()
-    pause = asyncio.create_task(WaitsInTurn(Waits(), turns, turn).pause(0.02))
+    pause = asyncio.create_task(WaitsInTurn(Waits(), turn).pause(0.02))
     other = await turns.take()
     await asyncio.sleep(0.05)
     assert not pause.done(), "the source has it, but another one has the turn"
@@ -56,35 +58,81 @@ async def test_who_waits_for_the_source_leaves_the_turn_to_others() -> None:
     (await turns.take()).end()
 
 
-async def test_a_few_arrivals_are_looked_at_in_each_turn_in_their_order() -> None:
-    arrivals, passed = Arrivals(), list[int]()
+async def test_first_bytes_leave_in_order_of_arrival_whoever_is_done_first() -> None:
+    turns, sent = Turns(at_once=4), list[int]()
+    numbers = [turns.arrive() for _ in range(40)]
+    dice = random.Random(7)
 
-    async def arrive(number: int) -> None:
-        await arrivals.pass_on()
-        passed.append(number)
-
-    count = ARRIVALS * 10 + 3
-    tasks = [asyncio.ensure_future(arrive(number)) for number in range(count)]
-    before = 0
-    while len(passed) < count:
-        await asyncio.sleep(0)
-        assert len(passed) - before <= ARRIVALS
-        before = len(passed)
-    assert passed == list(range(count))
-    await asyncio.gather(*tasks)
-
-
-async def test_who_arrives_alone_waits_for_nothing_and_who_left_takes_no_place() -> None:
-    arrivals = Arrivals(1)
-    await arrivals.pass_on()
-    left, stays = (asyncio.ensure_future(arrivals.pass_on()) for _ in range(2))
-    await asyncio.sleep(0)
-    left.cancel()
-    async with asyncio.timeout(10):
-        await stays
-        for _ in range(5):  # nothing goes on turning behind the last one
+    async def stream(number: int) -> None:
+        turn = await turns.take(number)
+        for _ in range(dice.randrange(20)):
             await asyncio.sleep(0)
-    assert not arrivals._turns
+        await turn.comes()
+        sent.append(number)
+        turn.end()
+
+    await asyncio.gather(*map(stream, numbers))
+    assert sent == numbers
+    assert not turns.beginning
+
+
+async def test_who_arrived_first_goes_first_though_it_was_let_in_later() -> None:
+    turns = Turns(at_once=1)
+    running = await turns.take()
+    numbers = [turns.arrive() for _ in range(5)]
+    began = list[int]()
+
+    async def stream(number: int) -> None:
+        turn = await turns.take(number)
+        began.append(number)
+        turn.end()
+
+    tasks = [asyncio.create_task(stream(number)) for number in reversed(numbers)]
+    await asyncio.sleep(0)
+    running.end()
+    await asyncio.gather(*tasks)
+    assert began == numbers
+
+
+@pytest.mark.parametrize("leaves", [Turn.end, None], ids=["has ended", "takes too long"])
+async def test_nobody_waits_for_one_that_ended_or_takes_too_long(leaves: Callable[[Turn], None] | None) -> None:
+    turns = Turns(at_once=2)
+    first, second = await turns.take(), await turns.take()
+    coming = asyncio.create_task(second.comes())
+    await asyncio.sleep(0)
+    assert not coming.done()
+    await first.comes()  # which waits for nobody
+    if leaves is not None:
+        leaves(first)
+    async with asyncio.timeout(LONG_S * 40):
+        await coming
+
+
+async def test_who_gave_up_in_line_takes_no_place_and_no_room_for_long() -> None:
+    turns = Turns(at_once=1, in_line=5)
+    running = await turns.take()
+    for _ in range(100):
+        left = asyncio.create_task(turns.take())
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.wait([left])
+    assert len(turns._line) <= 11
+    assert turns.waiting == 0
+    stays = asyncio.create_task(turns.take())
+    await asyncio.sleep(0)
+    running.end()
+    (await stays).end()
+
+
+async def test_a_turn_that_came_as_its_stream_left_goes_to_the_next() -> None:
+    turns = Turns(at_once=1)
+    running = await turns.take()
+    leaves, stays = (asyncio.create_task(turns.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    running.end()
+    leaves.cancel()
+    async with asyncio.timeout(10):
+        (await stays).end()
 
 
 async def test_a_few_streams_make_a_chunk_at_once() -> None:

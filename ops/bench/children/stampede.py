@@ -1,21 +1,27 @@
 """The load of `stampede`: its own process, many devices open their streams in one moment while one acknowledges.
 
+The worker stands still while they ask, and while the first ack is sent behind them all: what a moment is would else
+depend on how busy the machine is, and each request would be done before the next one came.
+
 Reads `Rush` as JSON from stdin, prints `Rushed` as JSON. Exits 1 at the first answer that is not what it should be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import msgspec
 import uvloop
 
 from ops.bench.rig.cpu import cpu_s
-from ops.bench.rig.wire import stamps
+from ops.bench.rig.wire import request, stamps
 
 _OK = b"HTTP/1.1 204 "
 _STREAM = b"HTTP/1.1 200 "
@@ -26,8 +32,9 @@ _END = b"0\r\n\r\n"
 class Rush(msgspec.Struct, frozen=True):
     """The streams to open at once, and the acks of one more device: `head + time + tail`, one after the other.
 
-    A stream says how long it is by the size of its chunks; it is over with the empty one. `pids`: the processes of
-    which it is told how much they worked while an ack was waited for.
+    A stream says how long it is by the size of its chunks; it is over with the empty one. `connected`: whether their
+    connections are there before. `worker` is the process that stands still meanwhile, `pids` are those of which it is
+    told how much they worked while an ack was waited for.
     """
 
     port: int
@@ -39,20 +46,24 @@ class Rush(msgspec.Struct, frozen=True):
     pause_s: float
     limit: int
     at_most_s: float
-    pids: tuple[int, ...] = ()
+    connected: bool
+    worker: int
+    pids: tuple[int, ...]
 
 
 class Rushed(msgspec.Struct, frozen=True):
     """Seconds that acks took alone and during the rush, and from the request to a stream's first bytes and to its end.
 
     Streams are in the order in which they were asked for; `refused` of them were told to come again, as their turn did
-    not come in time. `sent` counts the acks. `worked_s` is the CPU time that the processes used during each ack of the
-    rush: how long it takes where nobody else wants the machine.
+    not come in time. `places` tells of those that were not as which one their first bytes came. `sent` counts the acks.
+    `worked_s` is the CPU time that the processes used during each ack of the rush: how long it takes where nobody else
+    wants the machine.
     """
 
     alone_s: tuple[float, ...]
     during_s: tuple[float, ...]
     first_s: tuple[float, ...]
+    places: tuple[int, ...]
     whole_s: tuple[float, ...]
     worked_s: tuple[float, ...]
     refused: int
@@ -65,6 +76,7 @@ class _Stream(asyncio.Protocol):
     def __init__(self, run: _Run) -> None:
         self.run = run
         self.asked_s = self.first_s = self.whole_s = 0.0
+        self.place = 0
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,7 +97,8 @@ class _Stream(asyncio.Protocol):
             if not data.startswith(_STREAM):
                 self.run.fail(f"a stream was answered {data[:600].decode('latin-1')!r}")
                 return
-            self.first_s = now_s - self.asked_s
+            self.first_s, self.place = now_s - self.asked_s, self.run.begun
+            self.run.begun += 1
         self._tail = (self._tail + data)[-len(_END) :] if len(data) < len(_END) else data[-len(_END) :]
         if self._tail == _END and not self.whole_s:
             self.whole_s = now_s - self.asked_s
@@ -126,7 +139,7 @@ class _Acks(asyncio.Protocol):
 class _Run:
     def __init__(self, streams: int) -> None:
         self.left = streams
-        self.refused = 0
+        self.begun = self.refused = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def end(self) -> None:
@@ -159,23 +172,48 @@ async def drive(rush: Rush) -> Rushed:
             await asyncio.sleep(rush.pause_s)
         return took
 
+    async def connected() -> _Stream:
+        return (await loop.create_connection(lambda: _Stream(run), "127.0.0.1", rush.port))[1]
+
     until_s = time.perf_counter() + rush.alone_s
     alone = await until(lambda: time.perf_counter() > until_s)
-    opened = [await loop.create_connection(lambda: _Stream(run), "127.0.0.1", rush.port) for _ in rush.streams]
-    streams = [stream for _, stream in opened]
-    for stream, request in zip(streams, rush.streams, strict=True):
-        stream.ask(request)
-    during = asyncio.ensure_future(until(run.done.done))
+    before = [await connected() for _ in rush.streams] if rush.connected else []
+    await _answered(rush.port)  # a connection is accepted behind those that were there before
+    with _standing_still(rush.worker):
+        streams = before or [await connected() for _ in rush.streams]
+        for stream, request in zip(streams, rush.streams, strict=True):
+            stream.ask(request)
+        during = asyncio.ensure_future(until(run.done.done))
+        await asyncio.sleep(0)  # the first one is sent
     await asyncio.wait_for(run.done, rush.at_most_s)
+    answered = [stream for stream in streams if stream.first_s]
     return Rushed(
         tuple(alone),
         tuple(await during),
-        tuple(stream.first_s for stream in streams if stream.first_s),
+        tuple(stream.first_s for stream in answered),
+        tuple(stream.place for stream in answered),
         tuple(stream.whole_s for stream in streams),
         tuple(worked),
         run.refused,
         sent,
     )
+
+
+async def _answered(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request("GET", "/api/server/ping"))
+    if not (await reader.readline()).startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError("the service does not answer")
+    writer.close()
+
+
+@contextlib.contextmanager
+def _standing_still(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def main() -> None:

@@ -1,0 +1,224 @@
+"""What arrives at a worker in one moment: connections are taken, and requests read, a few in each turn; acks first.
+
+All that is sent here is there before the event loop turns, as if it had come while the worker did something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+
+import ops.server.http_protocol
+from ops.server.arrivals import A_TURN, Arrivals
+from ops.server.connection_balance import A_TURN as ACCEPTED_A_TURN
+from ops.server.connection_balance import Acceptor, Load
+from ops.server.http_protocol import HEADER_LIMIT_BYTES, LedgerHttpProtocol
+from ops.server.proxies import ProxyHint
+from ops.server.worker_state import WorkerState
+
+ACK = b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Have the loop turn until something is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turn by turn
+            await asyncio.sleep(0)
+
+
+class Worker:
+    """A worker's protocol behind a listener, before an application that answers `ok` and notes the paths."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.config = Config(self._answer, log_config=None, lifespan="off", ws="none", interface="asgi3")
+        self.state = WorkerState(Load(1), 0, ProxyHint(lambda host: False))
+        self.protocols: list[LedgerHttpProtocol] = []
+
+    async def _answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        self.paths.append(scope["path"])
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def protocol(self) -> LedgerHttpProtocol:
+        """Make the protocol of one more connection."""
+        self.protocols.append(LedgerHttpProtocol(self.config, self.state, {}))
+        return self.protocols[-1]
+
+    async def connected(self, port: int, count: int) -> list[socket.socket]:
+        """Connect so many, until the worker has them all."""
+        there = len(self.protocols) + count
+        sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(count)]
+        await until(lambda: len(self.state.connections) >= there)
+        return sockets
+
+    async def makes_wait(self, pieces: int) -> None:
+        """Wait until so many pieces of requests wait."""
+        await until(lambda: sum(len(protocol._waiting) for protocol in self.protocols) >= pieces)
+
+    async def has_seen(self, count: int) -> None:
+        """Wait until so many requests have reached the application."""
+        await until(lambda: len(self.paths) >= count)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    """The worker."""
+    return Worker()
+
+
+@pytest.fixture
+async def port(worker: Worker) -> AsyncIterator[int]:
+    """Where it is served."""
+    server = await asyncio.get_running_loop().create_server(worker.protocol, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def get(path: object) -> bytes:
+    return f"GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+
+
+async def answer(client: socket.socket) -> bytes:
+    client.setblocking(False)
+    async with asyncio.timeout(10):
+        return await asyncio.get_running_loop().sock_recv(client, 65536)
+
+
+def close(*clients: socket.socket) -> None:
+    for client in clients:
+        client.close()
+
+
+async def test_an_ack_goes_before_all_but_a_few_that_came_earlier_and_those_keep_their_order(
+    worker: Worker, port: int
+) -> None:
+    *others, acks = await worker.connected(port, A_TURN * 5 + 1)
+    for number, client in enumerate(others):
+        client.sendall(get(number))
+    acks.sendall(ACK)
+    await worker.has_seen(len(others) + 1)
+    assert worker.paths.index("/api/sync/ack") <= A_TURN
+    worker.paths.remove("/api/sync/ack")
+    assert worker.paths == [f"/{number}" for number in range(len(others))]
+    assert (await answer(others[-1])).endswith(b"ok")
+    close(*others, acks)
+
+
+async def test_an_ack_does_not_go_before_what_its_own_client_asked_first(worker: Worker, port: int) -> None:
+    worker.state.arrivals = Arrivals(0)
+    (client,) = await worker.connected(port, 1)
+    client.sendall(get("first"))
+    await worker.makes_wait(1)
+    client.sendall(ACK)
+    await worker.makes_wait(2)
+    worker.state.arrivals._most = 1
+    await worker.has_seen(2)
+    assert worker.paths == ["/first", "/api/sync/ack"]
+    close(client)
+
+
+async def test_who_leaves_while_waiting_takes_no_place(worker: Worker, port: int) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    worker.state.arrivals = Arrivals(0)
+    leaves, stays = await worker.connected(port, 2)
+    for client in (leaves, stays):
+        client.sendall(get("x"))
+    await worker.makes_wait(2)
+    leaves.close()
+    await until(lambda: len(worker.state.connections) == 1)
+    worker.state.arrivals._most = 1
+    await worker.has_seen(1)
+    assert (await answer(stays)).endswith(b"ok")
+    assert len(worker.paths) == 1
+    assert errors == []
+    close(stays)
+
+
+async def test_a_request_that_waits_is_no_slow_head_and_no_idle_connection(
+    worker: Worker, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops.server.http_protocol, "HEADER_TIMEOUT_S", 0.02)
+    worker.config.timeout_keep_alive = 0.02  # type: ignore[assignment] # any number will do
+    (client,) = await worker.connected(port, 1)
+    client.sendall(get("a"))
+    await worker.has_seen(1)
+    worker.state.arrivals = Arrivals(0)
+    assert (await answer(client)).endswith(b"ok")
+    client.sendall(get("b"))
+    (late,) = await worker.connected(port, 1)
+    late.sendall(get("c"))
+    await asyncio.sleep(0.1)
+    worker.state.arrivals._most = 2
+    await worker.has_seen(3)
+    assert (await answer(client)).endswith(b"ok")
+    assert (await answer(late)).endswith(b"ok")
+    close(client, late)
+
+
+async def test_what_waits_is_bounded(worker: Worker, port: int) -> None:
+    worker.state.arrivals = Arrivals(0)
+    (client,) = await worker.connected(port, 1)
+    body = b"x" * 16_000_000
+    client.setblocking(False)
+    sending = asyncio.create_task(
+        asyncio.get_running_loop().sock_sendall(
+            client, b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+    )
+    (protocol,) = worker.protocols
+    for _ in range(200):
+        await asyncio.sleep(0.001)
+    assert not sending.done()
+    assert HEADER_LIMIT_BYTES < sum(map(len, protocol._waiting)) <= HEADER_LIMIT_BYTES + 256 * 1024
+    worker.state.arrivals._most = 1
+    await sending
+    assert (await answer(client)).endswith(b"ok")
+    close(client)
+
+
+async def test_what_waits_is_answered_when_the_worker_ends(worker: Worker, port: int) -> None:
+    worker.state.arrivals = Arrivals(0)
+    waiting, idle = await worker.connected(port, 2)
+    waiting.sendall(get("x"))
+    await worker.makes_wait(1)
+    for protocol in worker.protocols:
+        protocol.shutdown()
+    assert (await answer(waiting)).endswith(b"ok")
+    assert await answer(waiting) == b""
+    assert await answer(idle) == b""
+    close(waiting, idle)
+
+
+class Listener(socket.socket):
+    """Counts the connections that are taken."""
+
+    taken = 0
+
+    def accept(self) -> Any:
+        connection = super().accept()
+        self.taken += 1
+        return connection
+
+
+async def test_a_few_connections_are_taken_in_each_turn(worker: Worker) -> None:
+    with Listener(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(ACCEPTED_A_TURN * 5 + 3)]
+        acceptor = Acceptor(listener, worker.protocol, lambda: len(worker.state.connections), Load(1))
+        async with asyncio.timeout(10):
+            while len(worker.state.connections) < len(clients):
+                before = listener.taken
+                await asyncio.sleep(0)
+                assert listener.taken - before <= ACCEPTED_A_TURN
+        acceptor.close()
+        close(*clients)
