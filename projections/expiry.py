@@ -25,6 +25,7 @@ import msgspec
 from ledger import keys
 from ledger.clocks.passed import Passed, note_time
 from ledger.errors import LedgerError, Rebuilding, StoreReplyError, StoreUnavailable
+from ledger.log.families import ENDED_TOGETHER
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
@@ -207,10 +208,12 @@ async def _expire_some(
         elif user is not None:
             over.setdefault(user, {})[sid] = seen_us
     for user, seen in over.items():
-        try:
-            await _end(ledger, user, seen, due, report)
-        except Rebuilding:
-            return  # the partition is not whole any more
+        every = list(seen.items())
+        for start in range(0, len(every), ENDED_TOGETHER):
+            try:
+                await _end(ledger, user, dict(every[start : start + ENDED_TOGETHER]), due, report)
+            except Rebuilding:
+                return  # the partition is not whole any more
 
 
 async def _end(ledger: Ledger, user: str, seen_us: dict[str, int], due: _Due, report: ExpiryReport) -> None:

@@ -90,20 +90,11 @@ class Families:
         return len(sids)
 
     async def expire_these(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
-        """End those of these sessions whose time is over, with what belongs to them; returns their last states.
+        """End those of at most ENDED_TOGETHER sessions whose time is over, with what belongs to them.
 
-        `seen_us`: when each was seen last. Who is heard of meanwhile stays. Raises CorruptLedger for one that cannot be
-        read, before anything ends.
+        Returns their last states. `seen_us`: when each was seen last. Who is heard of meanwhile stays. Raises
+        CorruptLedger for one that cannot be read, before anything ends.
         """
-        ended: list[State] = []
-        for start in range(0, len(seen_us), ENDED_TOGETHER):
-            some = list(seen_us.items())[start : start + ENDED_TOGETHER]
-            ended += await self._expire_some(user, dict(some), idle_before_us)
-        if ended:
-            await self._finish(user, ended)
-        return ended
-
-    async def _expire_some(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
         partition, now_us, ended = partition_of(user, self._stored.partitions), self._stored.clock(), list[State]()
         states = await self._these(partition, user, list(seen_us))
         by_reason: dict[str | None, list[Section]] = {}
@@ -122,6 +113,8 @@ class Families:
                 with suppress(SessionEnded):
                     (state,) = await self._end_first(user, [sid], ExpireSession(idle_before_us, seen_us[sid]))
                     ended += [state] if state.ended is not None else []
+        if ended:
+            await self._finish(user, ended)
         return ended
 
     async def finish(self, partition: int) -> None:
