@@ -25,7 +25,6 @@ import msgspec
 from ledger import keys
 from ledger.clocks.passed import Passed, note_time
 from ledger.errors import LedgerError, Rebuilding, StoreReplyError, StoreUnavailable
-from ledger.log.families import ENDED_TOGETHER
 from ledger.log.service import Ledger
 from ledger.log.whole import is_whole
 from ledger.store.interface import Script, scan
@@ -208,28 +207,14 @@ async def _expire_some(
         elif user is not None:
             over.setdefault(user, {})[sid] = seen_us
     for user, seen in over.items():
-        every = list(seen.items())
-        for start in range(0, len(every), ENDED_TOGETHER):
-            try:
-                await _end(ledger, user, dict(every[start : start + ENDED_TOGETHER]), due, report)
-            except Rebuilding:
-                return  # the partition is not whole any more
-
-
-async def _end(ledger: Ledger, user: str, seen_us: dict[str, int], due: _Due, report: ExpiryReport) -> None:
-    """End sessions of a user; where one cannot be read, each by itself."""
-    try:
-        for state in await ledger.families.expire_these(user, seen_us, due.idle_before_us):
-            report.idle += state.ended == "idle"
-            report.expired += state.ended == "expired"
-    except (StoreUnavailable, Rebuilding):
-        raise
-    except (LedgerError, StoreReplyError) as error:
-        if len(seen_us) == 1:
-            report.pass_over("session", next(iter(seen_us)), error)
-            return
-        for sid, us in seen_us.items():
-            await _end(ledger, user, {sid: us}, due, report)
+        try:
+            ended, failed = await ledger.families.expire_these(user, seen, due.idle_before_us)
+        except Rebuilding:
+            return  # the partition is not whole any more
+        report.idle += sum(state.ended == "idle" for state in ended)
+        report.expired += sum(state.ended == "expired" for state in ended)
+        for sid, error in failed.items():
+            report.pass_over("session", sid, error)
 
 
 async def _look(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Due) -> str | None:

@@ -15,7 +15,7 @@ from typing import Final
 from ledger import keys
 from ledger.commands import Ending, EndSession, ExpireSession
 from ledger.decide import decide
-from ledger.errors import Contended, CorruptLedger, LedgerError, NotAllEnded, SessionEnded
+from ledger.errors import Contended, CorruptLedger, LedgerError, NotAllEnded, Rebuilding, SessionEnded, StoreUnavailable
 from ledger.keys import partition_of
 from ledger.log.ancestry import Ancestry
 from ledger.log.append import Section, place
@@ -89,12 +89,35 @@ class Families:
             raise NotAllEnded(list(left), len([sid for sid in sids if sid not in left]))
         return len(sids)
 
-    async def expire_these(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
-        """End those of at most ENDED_TOGETHER sessions whose time is over, with what belongs to them.
+    async def expire_these(
+        self, user: str, seen_us: dict[str, int], idle_before_us: int
+    ) -> tuple[list[State], dict[str, LedgerError]]:
+        """End those of these sessions whose time is over, with what belongs to them.
 
-        Returns their last states. `seen_us`: when each was seen last. Who is heard of meanwhile stays. Raises
-        CorruptLedger for one that cannot be read, before anything ends.
+        Returns their last states, and those that could not be read, with why. `seen_us`: when each was seen last. Who
+        is heard of meanwhile stays.
         """
+        ended, failed, every = list[State](), dict[str, LedgerError](), list(seen_us.items())
+        for start in range(0, len(every), ENDED_TOGETHER):
+            some = dict(every[start : start + ENDED_TOGETHER])
+            try:
+                ended += await self._expire_some(user, some, idle_before_us)
+            except (StoreUnavailable, Rebuilding):
+                raise
+            except LedgerError:  # of one of them
+                for sid, us in some.items():
+                    try:
+                        ended += await self._expire_some(user, {sid: us}, idle_before_us)
+                    except (StoreUnavailable, Rebuilding):
+                        raise
+                    except LedgerError as error:
+                        failed[sid] = error
+        if ended:
+            await self._finish(user, ended)
+        return ended, failed
+
+    async def _expire_some(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
+        """End those whose time is over, and nothing that belongs to them; raises before anything ends."""
         partition, now_us, ended = partition_of(user, self._stored.partitions), self._stored.clock(), list[State]()
         states = await self._these(partition, user, list(seen_us))
         by_reason: dict[str | None, list[Section]] = {}
@@ -113,8 +136,6 @@ class Families:
                 with suppress(SessionEnded):
                     (state,) = await self._end_first(user, [sid], ExpireSession(idle_before_us, seen_us[sid]))
                     ended += [state] if state.ended is not None else []
-        if ended:
-            await self._finish(user, ended)
         return ended
 
     async def finish(self, partition: int) -> None:
