@@ -95,7 +95,7 @@ class Families:
         """End those of these sessions whose time is over, with what belongs to them.
 
         Returns their last states, and those that could not be read, with why. `seen_us`: when each was seen last. Who
-        is heard of meanwhile stays.
+        is heard of meanwhile stays. Raises StoreUnavailable, Rebuilding.
         """
         ended, failed, every = list[State](), dict[str, LedgerError](), list(seen_us.items())
         for start in range(0, len(every), ENDED_TOGETHER):
