@@ -208,25 +208,13 @@ async def _expire_some(
             over.setdefault(user, {})[sid] = seen_us
     for user, seen in over.items():
         try:
-            await _end(ledger, user, seen, due, report)
+            ended, failed = await ledger.families.expire_these(user, seen, due.idle_before_us)
         except Rebuilding:
             return  # the partition is not whole any more
-
-
-async def _end(ledger: Ledger, user: str, seen_us: dict[str, int], due: _Due, report: ExpiryReport) -> None:
-    """End sessions of a user; where one cannot be read, each by itself."""
-    try:
-        for state in await ledger.families.expire_these(user, seen_us, due.idle_before_us):
-            report.idle += state.ended == "idle"
-            report.expired += state.ended == "expired"
-    except (StoreUnavailable, Rebuilding):
-        raise
-    except (LedgerError, StoreReplyError) as error:
-        if len(seen_us) == 1:
-            report.pass_over("session", next(iter(seen_us)), error)
-            return
-        for sid, us in seen_us.items():
-            await _end(ledger, user, {sid: us}, due, report)
+        report.idle += sum(state.ended == "idle" for state in ended)
+        report.expired += sum(state.ended == "expired" for state in ended)
+        for sid, error in failed.items():
+            report.pass_over("session", sid, error)
 
 
 async def _look(ledger: Ledger, partition: int, sid: str, seen_us: int, due: _Due) -> str | None:

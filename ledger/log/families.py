@@ -15,7 +15,7 @@ from typing import Final
 from ledger import keys
 from ledger.commands import Ending, EndSession, ExpireSession
 from ledger.decide import decide
-from ledger.errors import Contended, CorruptLedger, LedgerError, NotAllEnded, SessionEnded
+from ledger.errors import Contended, CorruptLedger, LedgerError, NotAllEnded, Rebuilding, SessionEnded, StoreUnavailable
 from ledger.keys import partition_of
 from ledger.log.ancestry import Ancestry
 from ledger.log.append import Section, place
@@ -89,21 +89,35 @@ class Families:
             raise NotAllEnded(list(left), len([sid for sid in sids if sid not in left]))
         return len(sids)
 
-    async def expire_these(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
-        """End those of these sessions whose time is over, with what belongs to them; returns their last states.
+    async def expire_these(
+        self, user: str, seen_us: dict[str, int], idle_before_us: int
+    ) -> tuple[list[State], dict[str, LedgerError]]:
+        """End those of these sessions whose time is over, with what belongs to them.
 
-        `seen_us`: when each was seen last. Who is heard of meanwhile stays. Raises CorruptLedger for one that cannot be
-        read, before anything ends.
+        Returns their last states, and those that could not be read, with why. `seen_us`: when each was seen last. Who
+        is heard of meanwhile stays. Raises StoreUnavailable, Rebuilding.
         """
-        ended: list[State] = []
-        for start in range(0, len(seen_us), ENDED_TOGETHER):
-            some = list(seen_us.items())[start : start + ENDED_TOGETHER]
-            ended += await self._expire_some(user, dict(some), idle_before_us)
+        ended, failed, every = list[State](), dict[str, LedgerError](), list(seen_us.items())
+        for start in range(0, len(every), ENDED_TOGETHER):
+            some = dict(every[start : start + ENDED_TOGETHER])
+            try:
+                ended += await self._expire_some(user, some, idle_before_us)
+            except (StoreUnavailable, Rebuilding):
+                raise
+            except LedgerError:  # of one of them
+                for sid, us in some.items():
+                    try:
+                        ended += await self._expire_some(user, {sid: us}, idle_before_us)
+                    except (StoreUnavailable, Rebuilding):
+                        raise
+                    except LedgerError as error:
+                        failed[sid] = error
         if ended:
             await self._finish(user, ended)
-        return ended
+        return ended, failed
 
     async def _expire_some(self, user: str, seen_us: dict[str, int], idle_before_us: int) -> list[State]:
+        """End those whose time is over, and nothing that belongs to them; raises before anything ends."""
         partition, now_us, ended = partition_of(user, self._stored.partitions), self._stored.clock(), list[State]()
         states = await self._these(partition, user, list(seen_us))
         by_reason: dict[str | None, list[Section]] = {}

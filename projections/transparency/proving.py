@@ -61,8 +61,11 @@ async def _prove(
     text = await place.find(CHECKPOINT)
     if text is None:
         return None
-    signed = parse_note(text.decode())
-    checkpoint = parse_checkpoint(signed.text)
+    try:
+        signed = parse_note(text.decode())
+        checkpoint = parse_checkpoint(signed.text)
+    except ValueError as error:
+        raise LogContradicts(CHECKPOINT, str(error)) from error
     tree, at = TreeReader(place, checkpoint.size), checkpoint.size - 1
     leaf = parse_leaf(await tree.leaf(at, checkpoint.root))
     if not isinstance(leaf, StateLeaf):

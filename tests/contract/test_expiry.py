@@ -14,6 +14,7 @@ from ledger.commands import CreateSession, EndSession
 from ledger.errors import SessionEnded
 from ledger.events import Event
 from ledger.events import SessionEnded as SessionEndedEvent
+from ledger.log.families import ENDED_TOGETHER
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.log.whole import mark_new
@@ -107,6 +108,19 @@ async def test_a_session_nothing_was_heard_of_is_ended_as_idle(workers: Workers)
     assert await workers.expire() == ExpiryReport()
     with pytest.raises(SessionEnded):
         await workers.ledger.load("ann", SID)
+
+
+async def test_one_that_is_damaged_among_many_of_a_user_hides_none_of_them(workers: Workers) -> None:
+    """More than end in one script: those that ended before it are counted, and it is named."""
+    sids = sorted(sid_of(f"device {number}") for number in range(ENDED_TOGETHER + 6))
+    for sid in sids:
+        await workers.ledger.execute("ann", sid, CREATE)
+    name = keys.session(workers.ledger.partition_of("ann"), sids[-1])
+    await workers.ledger.store.command("HSET", name, "seq", "none", key=name)
+    workers.clock.now_us = NOW + IDLE_US + 1
+    report = await workers.expire()
+    assert over(report) == (len(sids) - 1, 0, 1)
+    assert [left.name for left in report.passed_over] == sids[-1:]
 
 
 async def test_requests_without_events_keep_a_session_alive(workers: Workers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from ledger.transparency.merkle import check_consistency
 from ledger.transparency.notes import ED25519, SignerKey, parse_note, verified
 from ledger.transparency.state_tree import Node, root_by_path
 from projections.archive.objects import Objects
-from projections.transparency import notary
+from projections.transparency import batches, notary
 from projections.transparency.errors import LogContradicts, LogRefused, Overtaken
 from projections.transparency.job import logged_by, notarize
 from projections.transparency.notary import Notary
@@ -501,6 +502,22 @@ async def test_what_was_altered_in_the_place_is_named_and_nothing_signed(
     published = parse_note((tmp_path / CHECKPOINT).read_text())
     assert verified(published, [KEY.public])
     assert published.text == before.checkpoint.text
+
+
+async def test_a_batch_whose_text_is_none_is_named_as_any_other_damage(store: Store, tmp_path: Path) -> None:
+    place = place_at(tmp_path.as_uri())
+    await Writer(store).act(5)
+    await run(log_of(store, place))
+    newest = await batches.newest(place)
+    assert newest is not None
+    path = tmp_path / batch_name(newest.first)
+    content = bytearray(path.read_bytes())
+    cursor = re.search(rb"\d{10,}-\d", content)
+    assert cursor is not None
+    content[cursor.start()] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(LogContradicts, match="it cannot be read"):
+        await batches.read(place, newest.first)
 
 
 async def test_a_new_key_signs_beside_the_old_one(store: Store) -> None:

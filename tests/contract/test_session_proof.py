@@ -24,7 +24,8 @@ from ops.proof import check as auditors
 from projections.archive.catalog import Archive
 from projections.archive.objects import open_objects
 from projections.history.event_pages import EventPages
-from projections.transparency.place import LogPlace
+from projections.transparency.errors import LogContradicts
+from projections.transparency.place import CHECKPOINT, LogPlace
 from projections.transparency.proving import NotLogged, TooLong, prove
 from tests.support.ledger.archives import ALL, OLD, PHONE, archived, past
 from tests.support.ledger.given import NOW, offered
@@ -253,6 +254,15 @@ async def test_what_was_cut_in_the_store_is_told_and_not_written(store: Store) -
     session = keys.session(PARTITION, PHONE)
     await store.command("HSET", session, "head", of_phone[-2][0], "seq", 120, key=session)
     with pytest.raises(NotLogged, match="does not lead to seq 121"):
+        await proof_of(store, place, PHONE)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"log\n1\n\nx"])
+async def test_no_proof_is_made_by_a_checkpoint_that_is_none(store: Store, content: bytes) -> None:
+    place = place_at()
+    await logged(store, place)
+    await place.objects.replace(CHECKPOINT, content)
+    with pytest.raises(LogContradicts, match="object checkpoint of the log"):
         await proof_of(store, place, PHONE)
 
 
