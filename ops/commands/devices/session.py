@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
 from click import echo
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.accounts.device_descriptions import describe
-from endpoints.sync.acks import forgotten
-from ledger.commands import ClearCheckpoints, CreateSession, EndSession, RequestReset
+from ledger.commands import ClearCheckpoints, Command, CreateSession, EndSession, RequestReset
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET
 from ledger.errors import LedgerError, NoSuchSession, SessionEnded
 from ledger.events import ASKED, IMMICH
@@ -34,7 +33,7 @@ from ops.opening.ledger import Opened, keyring_source, opened
 from ops.settings.durations import parse_duration
 from ops.settings.settings import Settings
 from projections.accounts.tokens import Issued, TokenIssuer
-from projections.finding.prefixes import resolved
+from projections.finding.prefixes import SHORT_ID_CHARS, resolved
 from projections.history.session_history import owner
 from projections.history.user_history import sessions_of
 from projections.immich import PLACE
@@ -255,9 +254,7 @@ def reset(
     async def work() -> None:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
             whose, sid = await _whose(found, user, session)
-            by = plain(BY)
-            command = ClearCheckpoints(forgotten(types), ASKED, by=by) if types else RequestReset(not take_back, by=by)
-            await found.ledger.execute(whose, sid, command)
+            await found.ledger.execute(whose, sid, _reset(types, take_back))
 
     try:
         run(work())
@@ -269,6 +266,14 @@ def reset(
         echo("the device is no longer asked to start over")
     else:
         echo("with its next sync the device starts over")
+
+
+def _reset(types: Sequence[str], take_back: bool) -> Command:
+    if not types:
+        return RequestReset(not take_back, by=plain(BY))
+    from endpoints.sync.acks import forgotten  # PERF: only who names types waits for what serves HTTP
+
+    return ClearCheckpoints(forgotten(types), ASKED, by=plain(BY))
 
 
 async def _whose(found: Opened, user: str | None, sid: str) -> tuple[str, str]:
