@@ -26,7 +26,7 @@ from ops.bench.rig.results import Bound, Result
 from ops.bench.rig.rounds import Progress
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import Scene, scene
-from ops.commands.devices.session import sign_in
+from ops.commands.devices.creating import sign_in
 from ops.opening.ledger import Opened
 from projections.entities.catalog.ingest import ingest
 from projections.history.event_pages import EventPages
