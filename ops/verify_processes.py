@@ -163,7 +163,7 @@ def _main() -> None:
     try:
         _say(Said(report=uvloop.run(_verify(job))))
     except LedgerError as error:
-        _say(Said(error=str(error)))
+        _say(Said(error=error.told))
 
 
 if __name__ == "__main__":
