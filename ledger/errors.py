@@ -60,6 +60,8 @@ class Refused(LedgerError):
 class InvalidInput(Refused):
     """A request or a setting does not fit; `problems` pairs the path of each field with what is wrong there."""
 
+    exit_code = 2
+
     def __init__(self, problems: Sequence[tuple[Sequence[str | int], str]]) -> None:
         super().__init__("Validation failed")
         self.problems = tuple((tuple(path), message) for path, message in problems)
@@ -67,7 +69,12 @@ class InvalidInput(Refused):
     @property
     def told(self) -> str:
         """All problems in a line."""
-        return "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in self.problems)
+        return "; ".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """Each problem in a line of its own."""
+        return [f"{'.'.join(map(str, path))}: {message}" for path, message in self.problems]
 
 
 class InvalidAck(Refused):

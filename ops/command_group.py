@@ -112,9 +112,9 @@ def run() -> int | str | None:
             click.echo(f"see: {error.ctx.command_path} --help", err=True)
         return error.exit_code
     except InvalidInput as error:
-        for path, message in error.problems:
-            click.echo(f"error: {'.'.join(map(str, path))}: {message}", err=True)
-        return 2
+        for line in error.lines:
+            click.echo(f"error: {line}", err=True)
+        return error.exit_code
     except LedgerError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code

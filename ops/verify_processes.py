@@ -19,8 +19,8 @@ from ledger import keys
 from ledger.errors import LedgerError
 from ledger.log.stored_sessions import Strays
 from ledger.store.interface import Store, open_store
-from ops.archive.options import ArchivePlace
 from ops.opening.known_nodes import NotedNodes
+from ops.settings.places import StoragePlace
 from projections.archive.catalog import Archive
 from projections.archive.format import parse_name
 from projections.bounded_tasks import each
@@ -43,7 +43,7 @@ class Job(msgspec.Struct):
     partitions: int
     which: list[int]
     strays: Strays
-    archive: ArchivePlace | None = None
+    archive: StoragePlace | None = None
     known: NotedNodes | None = None
 
 
@@ -163,7 +163,7 @@ def _main() -> None:
     try:
         _say(Said(report=uvloop.run(_verify(job))))
     except LedgerError as error:
-        _say(Said(error=str(error)))
+        _say(Said(error=error.told))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import LedgerError, SessionEnded
 from projections.accounts.api_keys import PREFIX, ApiKey, ApiKeys
+from projections.finding import prefixes
 
 CACHED_TOKENS: Final = 8192
-SHORT_ID_CHARS: Final = 12
+SHORT_ID_CHARS: Final = prefixes.SHORT_ID_CHARS
 NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from ledger.positions import iso_from_us
+from projections.finding.prefixes import SHORT_ID_CHARS
 from projections.sent.record import How
 
 SECOND_US: Final = 1_000_000

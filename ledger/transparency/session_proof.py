@@ -27,7 +27,7 @@ NOT_PROVED: Final = (
     "that every request was logged",
     "anything since that entry",
     "that the device did what the events say",
-    "at what time it was, but by the times of witnesses",
+    "at what time it was, except by the times of witnesses",
 )
 PRUNED: Final = "which entry its newest event is, for the log is pruned there; its hash is in the state"
 

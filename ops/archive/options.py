@@ -1,4 +1,4 @@
-"""What archiving is configured with, and where the archive is."""
+"""What archiving is configured with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ledger.errors import InvalidInput
-from ops.settings.parsers import flag
 from projections.archive.format import place
-from projections.archive.objects import Objects, open_objects
 
 SEGMENT_EVENTS = 200_000
 
@@ -38,58 +35,3 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
             return True
         cursor = self.logged.get(partition, "")
         return bool(cursor) and place(stream_id) <= place(cursor)
-
-
-PLACE_VARIABLES = {
-    "LEDGER_ARCHIVE",
-    "LEDGER_PROOF",
-    "LEDGER_USER_KEYS",
-    "LEDGER_ARCHIVE_ENDPOINT",
-    "LEDGER_ARCHIVE_PATH_STYLE",
-    "LEDGER_ARCHIVE_REGION",
-}
-
-
-class ArchivePlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the archive is; credentials are in the environment as obstore reads them (AWS_ACCESS_KEY_ID, …)."""
-
-    url: str
-    variable: str = "LEDGER_ARCHIVE"
-    """Which variable names it."""
-    endpoint: str | None = None
-    path_style: bool = False
-    region: str = ""
-
-    def open(self, *, make: bool = True) -> Objects:
-        """Open it; a folder that is not there is made, or without `make` an error. Raises InvalidInput."""
-        try:
-            return open_objects(
-                self.url, endpoint=self.endpoint, path_style=self.path_style, region=self.region, make=make
-            )
-        except InvalidInput as error:
-            raise InvalidInput([((self.variable,), what) for _, what in error.problems]) from error
-
-    def below(self, folder: str) -> ArchivePlace:
-        """Name a folder in it."""
-        return msgspec.structs.replace(self, url=f"{self.url.rstrip('/')}/{folder}")
-
-
-def place_from(environ: Mapping[str, str], variable: str = "LEDGER_ARCHIVE") -> ArchivePlace | None:
-    """Read where the archive is, or what else `variable` names; None if it is not set. Raises InvalidInput.
-
-    LEDGER_ARCHIVE's companions tell of all.
-    """
-    url = environ.get(variable, "").strip()
-    if not url:
-        return None
-    try:
-        path_style = flag(environ.get("LEDGER_ARCHIVE_PATH_STYLE") or "false")
-    except ValueError as error:
-        raise InvalidInput([(("LEDGER_ARCHIVE_PATH_STYLE",), str(error))]) from None
-    return ArchivePlace(
-        url=url,
-        variable=variable,
-        endpoint=environ.get("LEDGER_ARCHIVE_ENDPOINT", "").strip() or None,
-        path_style=path_style,
-        region=environ.get("LEDGER_ARCHIVE_REGION", "").strip(),
-    )

@@ -33,7 +33,7 @@ from ops.bench.rig.results import Bound, Comparison, Result
 from ops.bench.rig.rounds import Progress, alternate
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import Scene, scene
-from ops.commands.devices.session import sign_in
+from ops.commands.devices.creating import sign_in
 from ops.opening.ledger import Opened
 from projections.checking.rebuild import Rebuild
 from projections.entities.catalog.ingest import ingest

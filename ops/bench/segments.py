@@ -10,7 +10,7 @@ import msgspec
 import zstandard
 
 from ops.archive.job import archive
-from ops.archive.options import ArchiveOptions, ArchivePlace
+from ops.archive.options import ArchiveOptions
 from ops.archive.report import ArchiveReport
 from ops.bench import rebuild
 from ops.bench.children.checking import Checked, Job
@@ -20,6 +20,7 @@ from ops.bench.rig.rounds import Progress, alternate
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import Scene, scene
 from ops.opening.ledger import Opened
+from ops.settings.places import StoragePlace
 
 AT_LEAST_PER_S: Final = 80_000
 _READ_BYTES: Final = 1024 * 1024
@@ -34,7 +35,7 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         rebuild.fill(found, scale.segment_devices, count)
         rebuild.rebuild(found, count, scale.segment_devices)
         folder = found.folder / "archive"
-        place = ArchivePlace(url=f"file://{folder}")
+        place = StoragePlace(url=f"file://{folder}")
         _seal(found, place, count)
         all_done: list[Checked] = []
 
@@ -55,7 +56,7 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     ]
 
 
-def _seal(found: Scene, place: ArchivePlace, count: int) -> None:
+def _seal(found: Scene, place: StoragePlace, count: int) -> None:
     async def work(opened: Opened) -> ArchiveReport:
         partitions = range(opened.ledger.partitions)
         return await archive(

@@ -136,7 +136,7 @@ async def _database(
     try:
         report = await look(settings)
     except (LedgerError, OSError) as error:
-        checks.append(Checked("database", "FAIL", str(error)))
+        checks.append(Checked("database", "FAIL", error.told if isinstance(error, LedgerError) else str(error)))
         return None
     except _TROUBLE as error:
         checks.append(Checked("database", "FAIL", f"could not be checked: {type(error).__name__}: {error}"))
@@ -178,7 +178,7 @@ async def _key(settings: Settings | None, environ: Mapping[str, str]) -> AsyncIt
                 key = await _made_key(settings, closing)
             why = "" if key else "the settings cannot be read"
         except (LedgerError, OSError, ValueError) as error:
-            key, why = None, str(error)
+            key, why = None, error.told if isinstance(error, LedgerError) else str(error)
         yield key or "", f"without a key the probe is not answered ({why}); {_HOW}" if why else ""
 
 

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ledger.errors import SessionEnded
 from ops.commands.access.console import make_link
-from ops.commands.devices.session import sign_in
+from ops.commands.devices.creating import sign_in
 from ops.commands.options import progress, run, settings_from
 from ops.commands.serve import serve_options
 from ops.demo_library import DEFAULT_ASSETS, DemoLibrary

@@ -16,7 +16,7 @@ import msgspec
 import uvloop
 
 from ledger.errors import InvalidInput
-from ops.archive.options import place_from
+from ops.settings.places import place_from
 from ops.settings.settings import Settings, read_settings
 from projections.archive.objects import Objects
 from projections.finding.prefixes import FEWEST_CHARS, PREFIX

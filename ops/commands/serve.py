@@ -68,9 +68,6 @@ def _errors_in_form() -> Iterator[None]:
         if form.strip().lower() != "json":
             raise
         configure_logging("error", "json")
-        told, code = [str(error)], getattr(error, "exit_code", 1)
-        if isinstance(error, InvalidInput):
-            told, code = [f"{'.'.join(map(str, path))}: {message}" for path, message in error.problems], 2
-        for each in told:
-            logging.getLogger("syncledger.serve").critical("%s", each)
-        raise click.exceptions.Exit(code) from None
+        for line in error.lines if isinstance(error, InvalidInput) else [str(error)]:
+            logging.getLogger("syncledger.serve").critical("%s", line)
+        raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from None

@@ -29,7 +29,7 @@ from projections.transparency.states import KeptStates
 from projections.transparency.witnesses import Witnesses
 
 KEY_FILE: Final = "proof-key"
-TRIES_NOTE: Final = "the log lies with the store, so it proves nothing against who holds this disk: set LEDGER_PROOF"
+TRIES_NOTE: Final = "the log lies beside the store and proves nothing against whoever holds this disk: set LEDGER_PROOF"
 _SEED_BYTES: Final = 32
 _OF_CLOSED: Final = ".closed-"
 """Stands before the start of the SHA-256 of a closed log's origin, in the name of the file that keeps its keys."""
@@ -116,7 +116,7 @@ async def proof_readiness(found: Opened, settings: Settings) -> ProofReadiness:
     """Tell how the log is; raises StoreUnavailable."""
     noted = await read_noted(found.store)
     if settings.proof_place is None:
-        text = "there is no transparency log: set LEDGER_PROOF to a place that who holds the store cannot change"
+        text = "there is no transparency log: set LEDGER_PROOF to a place that nobody who holds the store can change"
         return ProofReadiness(not noted.origin, text, noted.origin, noted.size)
     parts = []
     late_s = found.ledger.clock() // SECOND_US - noted.at_ms // 1000

@@ -27,7 +27,7 @@ NOT_PROVED = (
     "that every request was logged",
     "anything since that entry",
     "that the device did what the events say",
-    "at what time it was, but by the times of witnesses",
+    "at what time it was, except by the times of witnesses",
 )
 _NO_PROOF = (
     OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ledger.transparency.notes import ED25519, BadNote, check_name, parse_signer, parse_verifier
-from ops.archive.options import ArchivePlace
 from ops.settings.identity import shown
+from ops.settings.places import StoragePlace
 from projections.transparency.witnesses import MOST, Witness
 
 OFF = "off"
@@ -19,7 +19,7 @@ FOLDER = "proof"
 class ProofSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the log is, what it is called, and who reads it."""
 
-    place: ArchivePlace | None = None
+    place: StoragePlace | None = None
     """Where it lies, as far as LEDGER_PROOF says; its URL is `off` where there is to be none."""
     origin: str = ""
     """What it is called; '' for what it was called at its beginning, at random."""
@@ -40,8 +40,8 @@ class ProofSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def place_of(
-    given: ArchivePlace | None, archive: ArchivePlace | None, data_dir: Path, *, embedded: bool
-) -> ArchivePlace | None:
+    given: StoragePlace | None, archive: StoragePlace | None, data_dir: Path, *, embedded: bool
+) -> StoragePlace | None:
     """Tell where the log is: what is given, else below the archive, else in the data folder with the `embedded` store.
 
     None where there is none: a store that is elsewhere, and nobody said where a log would be safe from who holds it.
@@ -50,7 +50,7 @@ def place_of(
         return None if given.url == OFF else given
     if archive is not None:
         return archive.below(FOLDER)
-    return ArchivePlace(url=(data_dir.absolute() / FOLDER).as_uri(), variable="LEDGER_PROOF") if embedded else None
+    return StoragePlace(url=(data_dir.absolute() / FOLDER).as_uri(), variable="LEDGER_PROOF") if embedded else None
 
 
 def origin(text: str) -> str:

@@ -15,7 +15,6 @@ import msgspec
 
 from ledger.errors import InvalidInput
 from ledger.events import IMMICH
-from ops.archive.options import ArchivePlace, place_from
 from ops.settings.identity import (
     GumnutSettings,
     Identity,
@@ -26,6 +25,7 @@ from ops.settings.identity import (
     missing,
     shown,
 )
+from ops.settings.places import StoragePlace, place_from
 from ops.settings.proof import ProofSettings
 from ops.settings.proof import place_of as proof_place
 from ops.settings.source import PostgresSettings, Source, default_source, source_problems
@@ -107,11 +107,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt: JwtSettings = JwtSettings()
     postgres: PostgresSettings = PostgresSettings()
     limits: LimitSettings = LimitSettings()
-    archive: ArchivePlace | None = None
+    archive: StoragePlace | None = None
     retention_s: float | None = None
     """How long archived events are kept, by whom `syncledger archive` runs; None: for ever."""
     proof: ProofSettings = ProofSettings()
-    user_keys: ArchivePlace | None = None
+    user_keys: StoragePlace | None = None
     """Where the keys of users' personal texts are; None: in `data_dir`."""
 
     @property
@@ -128,12 +128,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.sockets > 0 and self.identity != IMMICH
 
     @property
-    def user_keys_place(self) -> ArchivePlace:
+    def user_keys_place(self) -> StoragePlace:
         """Where the keys of users' personal texts are, by default the folder `user-keys` in the data folder."""
-        return self.user_keys or ArchivePlace(url=(self.data_dir.absolute() / "user-keys").as_uri())
+        return self.user_keys or StoragePlace(url=(self.data_dir.absolute() / "user-keys").as_uri())
 
     @property
-    def proof_place(self) -> ArchivePlace | None:
+    def proof_place(self) -> StoragePlace | None:
         """Where the transparency log is; None where there is none."""
         return proof_place(self.proof.place, self.archive, self.data_dir, embedded=self.redis_url is None)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from endpoints.accounts.identity.oidc.config import ALGORITHMS, ALL_ALGORITHMS, TokenAuth
-from ops.archive.options import PLACE_VARIABLES
 from ops.settings import parsers as read
 from ops.settings import proof
 from ops.settings.identity import Identity
+from ops.settings.places import PLACE_VARIABLES
 from ops.settings.source import Source
 from projections.accounts.tokens import read_keyring
 from projections.entities.protocol_version import announceable

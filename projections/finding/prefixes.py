@@ -23,6 +23,8 @@ from projections.bounded_tasks import each
 from projections.history.user_history import sessions_of
 
 FEWEST_CHARS: Final = 4
+SHORT_ID_CHARS: Final = 12
+"""As much of a session's id as logs and lists show; its start is what every command takes."""
 PREFIX: Final = re.compile(f"[0-9a-f]{{{FEWEST_CHARS},64}}")
 NAMED: Final = 10
 MOST: Final = 1000

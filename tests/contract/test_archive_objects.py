@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ledger.errors import InvalidInput
-from ops.archive.options import ArchivePlace, place_from
+from ops.settings.places import StoragePlace, place_from
 from projections.archive.errors import ArchiveUnavailable, ObjectExists, ObjectMissing
 from projections.archive.objects import Objects, open_objects
 from tests.support.stores.s3_server import ENVIRONMENT, S3Server
@@ -125,7 +125,7 @@ def test_places_are_opened_without_asking_them(monkeypatch: pytest.MonkeyPatch) 
 def test_the_place_is_read_from_the_environment() -> None:
     assert place_from({}) is None
     assert place_from({"LEDGER_ARCHIVE": " "}) is None
-    assert place_from({"LEDGER_ARCHIVE": "file:///x"}) == ArchivePlace(url="file:///x")
+    assert place_from({"LEDGER_ARCHIVE": "file:///x"}) == StoragePlace(url="file:///x")
     assert place_from(
         {
             "LEDGER_ARCHIVE": "s3://b/c",
@@ -133,6 +133,6 @@ def test_the_place_is_read_from_the_environment() -> None:
             "LEDGER_ARCHIVE_PATH_STYLE": "yes",
             "LEDGER_ARCHIVE_REGION": "r",
         }
-    ) == ArchivePlace(url="s3://b/c", endpoint="http://127.0.0.1:9", path_style=True, region="r")
+    ) == StoragePlace(url="s3://b/c", endpoint="http://127.0.0.1:9", path_style=True, region="r")
     with pytest.raises(InvalidInput):
         place_from({"LEDGER_ARCHIVE": "s3://b", "LEDGER_ARCHIVE_PATH_STYLE": "perhaps"})

@@ -24,10 +24,11 @@ from ledger.log.store_check import open_layout
 from ledger.personal import plain
 from ledger.store.interface import Store, open_store
 from ops.archive.job import archive
-from ops.archive.options import ArchiveOptions, ArchivePlace
+from ops.archive.options import ArchiveOptions
 from ops.backup import fill
 from ops.backup.listing import find_backup, keep_newest, list_backups, load_manifest
 from ops.backup.restore import restore
+from ops.settings.places import StoragePlace
 from projections.accounts.credentials import Credentials
 from projections.accounts.identities import Identities
 from projections.archive.errors import ObjectExists
@@ -75,7 +76,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Objects:
         monkeypatch.setenv(name, value)
     name = f"b{random.getrandbits(64):x}"
     s3.make_bucket(name)
-    return ArchivePlace(url=f"s3://{name}/ledger", endpoint=s3.endpoint, path_style=True).open()
+    return StoragePlace(url=f"s3://{name}/ledger", endpoint=s3.endpoint, path_style=True).open()
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -12,8 +12,8 @@ import pytest
 
 from ledger import keys
 from ledger.store.interface import Store, open_store
-from ops.archive.options import place_from
 from ops.opening.ledger import CREDENTIAL_KEY_FILE, TOKEN_KEY_FILE, now_us
+from ops.settings.places import place_from
 from projections.accounts.credentials import Cipher
 from projections.backup.format import FOLDER, MANIFEST
 from tests.support.ledger.backups import PARTITIONS, assert_restored, everything, files_of, full

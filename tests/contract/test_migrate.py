@@ -15,8 +15,8 @@ import pytest
 from obstore.store import LocalStore
 
 from ledger.store.interface import Store
-from ops.archive.options import ArchivePlace
 from ops.backup.migrate import MigrateReport, migrate
+from ops.settings.places import StoragePlace
 from projections.archive.errors import ArchiveUnavailable
 from projections.archive.objects import Info, Objects, open_objects
 from projections.backup.format import FOLDER, MANIFEST
@@ -33,7 +33,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Objects:
         monkeypatch.setenv(name, value)
     name = f"b{random.getrandbits(64):x}"
     s3.make_bucket(name)
-    return ArchivePlace(url=f"s3://{name}/ledger", endpoint=s3.endpoint, path_style=True).open()
+    return StoragePlace(url=f"s3://{name}/ledger", endpoint=s3.endpoint, path_style=True).open()
 
 
 def folder(path: Path) -> Objects:

@@ -19,7 +19,7 @@ from ledger.log.reader import Entry
 from ledger.log.whole import mark_new
 from ledger.state import State
 from ledger.store.interface import Store, open_store
-from ops.archive.options import ArchivePlace
+from ops.settings.places import StoragePlace
 from projections.archive.catalog import Archive
 from projections.archive.objects import Objects
 from projections.archive.segment import Segment
@@ -40,7 +40,7 @@ class Scene(NamedTuple):
     """A store, a place for segments, and archivers at both."""
 
     url: str
-    place: ArchivePlace
+    place: StoragePlace
     archivers: Archivers
     others: Archivers
 
@@ -50,12 +50,12 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     kind, server = request.param.split("-")
     url: str = request.getfixturevalue(f"{server}_url")
     with ExitStack() as stack:
-        place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+        place = StoragePlace(url=f"file://{tmp_path / 'archive'}")
         if kind == "s3":
             s3: S3Server = request.getfixturevalue("s3")
             bucket = f"b{random.getrandbits(64):x}"
             s3.make_bucket(bucket)
-            place = ArchivePlace(url=f"s3://{bucket}/segments", endpoint=s3.endpoint, path_style=True)
+            place = StoragePlace(url=f"s3://{bucket}/segments", endpoint=s3.endpoint, path_style=True)
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
         archivers, others = (stack.enter_context(Archivers(url, place, PARTITION, ENVIRONMENT)) for _ in range(2))

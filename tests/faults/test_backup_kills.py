@@ -17,9 +17,9 @@ from ledger import keys
 from ledger.errors import LayoutError
 from ledger.log.store_check import open_layout
 from ledger.store.interface import Store, open_store
-from ops.archive.options import ArchivePlace
 from ops.backup.listing import list_backups, load_manifest
 from ops.opening.ledger import now_us
+from ops.settings.places import StoragePlace
 from projections.archive.objects import Objects
 from projections.backup.format import FOLDER
 from projections.backup.origin import FromBackup
@@ -36,7 +36,7 @@ class Scene(NamedTuple):
 
     source_url: str
     target_url: str
-    place: ArchivePlace
+    place: StoragePlace
     commands: CommandForks
     environ: dict[str, str]
 
@@ -50,12 +50,12 @@ def scene(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str, redis7_url: str
 ) -> Iterator[Scene]:
     with ExitStack() as stack:
-        place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+        place = StoragePlace(url=f"file://{tmp_path / 'archive'}")
         if request.param == "s3":
             s3: S3Server = request.getfixturevalue("s3")
             bucket = f"b{random.getrandbits(64):x}"
             s3.make_bucket(bucket)
-            place = ArchivePlace(url=f"s3://{bucket}/prefix", endpoint=s3.endpoint, path_style=True)
+            place = StoragePlace(url=f"s3://{bucket}/prefix", endpoint=s3.endpoint, path_style=True)
         environ = {
             **ENVIRONMENT,
             "LEDGER_ARCHIVE": place.url,
@@ -170,7 +170,7 @@ async def test_a_killed_migration_goes_on(scene: Scene, source: Store, tmp_path:
     assert await run(scene, "backup", "--with-catalog", redis=scene.source_url) == 0
     held = {info.name: info.size async for page in scene.objects.names() for info in page}
     uses = await uses_of(scene, "migrate", "--from", scene.place.url, "--to", f"file://{tmp_path / 'once'}")
-    there = ArchivePlace(url=f"file://{tmp_path / 'there'}")
+    there = StoragePlace(url=f"file://{tmp_path / 'there'}")
     migrating = ("migrate", "--from", scene.place.url, "--to", there.url, "--concurrency", "2")
     for _ in range(kills):
         # Each gets no further than by its share, and what was copied is looked at again: there is work left for all.

@@ -16,8 +16,9 @@ import pytest
 from ledger.commands import CreateSession, EndSession, OfferStream
 from ledger.entity_types import mask_of
 from ops.archive.job import archive
-from ops.archive.options import ArchiveOptions, ArchivePlace
+from ops.archive.options import ArchiveOptions
 from ops.opening.ledger import Opened, opened
+from ops.settings.places import StoragePlace
 from projections.archive.catalog import Archive
 from projections.feed.forms import FORM_NAMES, FORMS
 from projections.feed.hub import FeedHub
@@ -93,7 +94,7 @@ def test_what_is_wrong_is_said(commands: Commands) -> None:
 
 
 def test_a_partition_in_an_archive_that_is_not_given_is_named(commands: Commands, tmp_path: Path) -> None:
-    place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+    place = StoragePlace(url=f"file://{tmp_path / 'archive'}")
     sign_in(commands)
     sign_in(commands, "bob")
 
@@ -145,7 +146,7 @@ async def test_an_erasure_by_another_process_holds_at_once(commands: Commands) -
 async def test_killed_again_and_again_it_misses_nothing(commands: Commands, tmp_path: Path, kills: int) -> None:
     """Devices act and segments are sealed all the while; what it wrote, whole lines alone, has every event."""
     dice, over = random.Random(kills), asyncio.Event()
-    place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+    place = StoragePlace(url=f"file://{tmp_path / 'archive'}")
     out = tmp_path / "audit.ndjson"
     async with opened(commands.settings, begin=True) as found:
         ledger, sids = found.ledger, dict[str, str]()

@@ -72,6 +72,16 @@ def test_a_phone_is_found_by_user_address_and_the_start_of_its_id(
         assert (done.code, done.out, "Nothing found" in done.err) == (1, "", True)
 
 
+def test_an_address_whose_user_has_no_session_finds_nothing_and_says_whose_it_is(commands: Commands) -> None:
+    async def meet(found: Opened) -> None:
+        await found.identities.sign_in("https://id.example.test", "s", email="ann@example.test", user="ann-7", now_us=1)
+
+    commands.inside(meet)
+    done = commands.run("session", "find", "ann@example.test")
+    assert (done.code, done.out) == (1, "")
+    assert "ann-7, has no session any more" in done.err
+
+
 def test_sessions_that_ended_are_listed_with_all(commands: Commands, phones: tuple[Caller, Caller, Caller]) -> None:
     living, over, _ = phones
     assert [one["id"] for one in commands.json("session", "list", "--user", "ann")] == [living.sid]

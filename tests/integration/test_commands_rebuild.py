@@ -17,8 +17,9 @@ from ledger.log.store_check import open_layout
 from ledger.log.stored_sessions import find_strays
 from ledger.store.interface import open_store
 from ops.archive.job import archive
-from ops.archive.options import ArchiveOptions, ArchivePlace
+from ops.archive.options import ArchiveOptions
 from ops.bench.rig import filling
+from ops.settings.places import StoragePlace
 from ops.verify_processes import Job, VerifyFailed, processes_for, verify_in
 from projections.archive.catalog import Archive
 from projections.checking.verify import verify
@@ -190,7 +191,7 @@ async def test_several_processes_find_in_segments_what_one_does(ledger: RunningS
     await open_layout(store, 16, 1)
     filling.fill(url, 16, 40, 2_000)
     which = list(range(16))
-    place = ArchivePlace(url=f"file://{tmp_path / 'archive'}")
+    place = StoragePlace(url=f"file://{tmp_path / 'archive'}")
     sealing = ArchiveOptions(hot_events=0, segment_events=20)
     assert (await archive(store, place.open(), which, sealing, NOW)).events == 2_000
     sealed = Archive(store, place.open())

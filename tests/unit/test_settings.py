@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
-from ops.archive.options import PLACE_VARIABLES, ArchivePlace
 from ops.settings.durations import LONGEST_MS, format_duration, parse_duration
 from ops.settings.identity import JwtSettings, OidcSettings
 from ops.settings.parsers import rate
+from ops.settings.places import PLACE_VARIABLES, StoragePlace
 from ops.settings.settings import LimitSettings, Settings, read_settings, without_password
 from ops.settings.source import PostgresSettings
 from ops.settings.variables import VARIABLES, told_unknown, unknown_variables
@@ -593,7 +593,7 @@ def test_replicas_are_waited_for_only_with_their_number() -> None:
 def test_the_archive_is_a_setting() -> None:
     assert read_settings({}).archive is None
     settings = read_settings({"LEDGER_ARCHIVE": "s3://bucket/ledger", "LEDGER_ARCHIVE_PATH_STYLE": "true"})
-    assert settings.archive == ArchivePlace(url="s3://bucket/ledger", path_style=True)
+    assert settings.archive == StoragePlace(url="s3://bucket/ledger", path_style=True)
     with pytest.raises(InvalidInput) as wrong:
         read_settings({"LEDGER_ARCHIVE": "s3://bucket", "LEDGER_ARCHIVE_PATH_STYLE": "perhaps"})
     assert [path for path, _ in wrong.value.problems] == [("LEDGER_ARCHIVE_PATH_STYLE",)]

@@ -9,7 +9,7 @@ import msgspec
 import uvloop
 
 from ledger.store.interface import open_store
-from ops.archive.options import ArchivePlace
+from ops.settings.places import StoragePlace
 from ops.verify_processes import collect_rarely
 from projections.archive.catalog import Archive
 from projections.checking.verify import verify
@@ -20,7 +20,7 @@ class Job(msgspec.Struct):
 
     url: str
     partitions: int
-    archive: ArchivePlace
+    archive: StoragePlace
 
 
 class Checked(msgspec.Struct):

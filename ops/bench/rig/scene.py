@@ -21,7 +21,7 @@ from ledger import keys
 from ledger.log.reader import read_partition
 from ops.bench.rig import assets, wire
 from ops.bench.rig.processes import BenchFailed
-from ops.commands.devices.session import sign_in
+from ops.commands.devices.creating import sign_in
 from ops.embedded.server import embedded_server
 from ops.opening.ledger import Opened, open_all
 from ops.settings.settings import Settings

@@ -12,7 +12,7 @@ from ledger import personal
 from ledger.errors import CorruptLedger, StoreReplyError
 from ledger.events import IMMICH
 from ledger.keys import MAX_NAME_BYTES, check_name
-from ops.commands.devices.session import BY
+from ops.commands.devices.creating import BY
 from ops.commands.options import Listed, json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import columns, counted, plain
 from ops.opening.ledger import opened

@@ -10,7 +10,6 @@ from textwrap import wrap
 import click
 from click import echo
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from ledger.entity_types import COMPLETE
 from ledger.errors import NoSuchSession
 from ledger.keys import check_name
@@ -22,7 +21,7 @@ from ops.opening.sources import open_source
 from projections.explain.answer import Explanation, TypeFigures
 from projections.explain.answer import explain as explain_facts
 from projections.explain.facts import gather
-from projections.finding.prefixes import resolved
+from projections.finding.prefixes import SHORT_ID_CHARS, resolved
 from projections.finding.summaries import SHOWN, all_of
 from projections.sent.words import ENDS, row_text
 

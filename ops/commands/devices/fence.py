@@ -10,7 +10,7 @@ from click import echo
 
 from ledger.decide import FENCE
 from ledger.personal import plain
-from ops.commands.devices.session import BY
+from ops.commands.devices.creating import BY
 from ops.commands.instants import FORMS, instant
 from ops.commands.options import json_option, print_json, progress, run, settings_from, store_options
 from ops.commands.tables import counted

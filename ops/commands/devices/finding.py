@@ -64,10 +64,12 @@ def list_all(user: str, limit: int, data_dir: Path | None, redis_url: str | None
 async def _places(found: Opened, what: str) -> list[Place]:
     """Look for what it may be, in this order; raises NoSuchSession that tells where was looked."""
     looked = []
-    if "@" in what and (user := await user_of_email(found.store, what)) is not None:
-        return await all_of(found.ledger, user, ended=True)
     if "@" in what:
-        looked.append("nobody signed in with this e-mail address")
+        user = await user_of_email(found.store, what)
+        if user is not None and (places := await all_of(found.ledger, user, ended=True)):
+            return places
+        whose = f"the user of this e-mail address, {plain(user)}, has no session any more" if user else ""
+        looked.append(whose or "nobody signed in with this e-mail address")
     places = await all_of(found.ledger, check_name("USER", what), ended=True)
     if not places:
         looked.append("no user of this id has a session")

@@ -12,7 +12,6 @@ import click
 import msgspec
 from click import echo
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.keys import check_name
@@ -25,7 +24,7 @@ from ops.commands.options import json_option, print_json, progress, run, session
 from ops.commands.tables import counted
 from ops.opening.ledger import Opened, opened
 from projections.archive.errors import ArchiveNotGiven
-from projections.finding.prefixes import resolved
+from projections.finding.prefixes import SHORT_ID_CHARS, resolved
 from projections.history import session_history as histories
 from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner
 from projections.history.user_history import UserPage, sessions_of, user_pages

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from click import echo
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
-from endpoints.accounts.device_descriptions import describe
-from endpoints.sync.acks import forgotten
-from ledger.commands import ClearCheckpoints, CreateSession, EndSession, RequestReset
+from ledger.commands import ClearCheckpoints, Command, EndSession, RequestReset
 from ledger.entity_types import COMPLETE, ENTITY_TYPES, RESET
-from ledger.errors import LedgerError, NoSuchSession, SessionEnded
+from ledger.errors import NoSuchSession, SessionEnded
 from ledger.events import ASKED, IMMICH
 from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
 from ledger.state import State
+from ops.commands.devices.creating import BY, create
 from ops.commands.devices.finding import WHO, find, limit_option, list_all
 from ops.commands.options import (
     Listed,
@@ -29,19 +27,12 @@ from ops.commands.options import (
     settings_from,
     store_options,
 )
-from ops.commands.tables import columns, counted, minute, shortened
-from ops.opening.ledger import Opened, keyring_source, opened
-from ops.settings.durations import parse_duration
-from ops.settings.settings import Settings
-from projections.accounts.tokens import Issued, TokenIssuer
-from projections.finding.prefixes import resolved
+from ops.commands.tables import columns, counted, minute
+from ops.opening.ledger import Opened, opened
+from projections.finding.prefixes import SHORT_ID_CHARS, resolved
 from projections.history.session_history import owner
 from projections.history.user_history import sessions_of
 from projections.immich import PLACE
-
-BY = "command"
-"""Who made or ended a session, in its events."""
-_SHORTEST_US = 1_000_000
 
 
 @click.group(cls=Listed)
@@ -49,89 +40,8 @@ def session() -> None:
     """Sign devices in and out, list and find them, have one start over."""
 
 
-@session.command()
-@click.option("--user", metavar="USER", required=True, help="Who signs in.")
-@click.option("--library", metavar="LIBRARY", required=True, help="What the device syncs.")
-@click.option("--user-agent", default="", help="User-Agent of the device; tells its type, OS and app version.")
-@click.option("--ttl", metavar="TIME", help="How long it may last, like 30d [default: until it is idle too long].")
-@store_options
-@json_option
-def create(
-    user: str,
-    library: str,
-    user_agent: str,
-    ttl: str | None,
-    data_dir: Path | None,
-    redis_url: str | None,
-    as_json: bool,
-) -> None:
-    """Sign a device in and print its token, alone. It is shown once and kept nowhere."""
-    try:
-        ttl_us = None if ttl is None else int(parse_duration(ttl) * 1_000_000)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--ttl") from None
-    if ttl_us is not None and ttl_us < _SHORTEST_US:
-        raise click.BadParameter(
-            f"{ttl!r} is shorter than 1s: the token would be over before it is used", param_hint="--ttl"
-        )
-    settings = settings_from(data_dir=data_dir, redis_url=redis_url)
-    if settings.identity == IMMICH:
-        raise click.UsageError("with LEDGER_IDENTITY=immich devices sign in at Immich, and no token of ours admits")
-
-    if settings.identity == "jwt":
-        raise click.UsageError(
-            f"with LEDGER_IDENTITY=jwt only tokens of {settings.jwt.issuer} admit: a device's first request with one "
-            "begins its session"
-        )
-
-    async def work() -> Issued:
-        async with opened(settings, begin=True) as found, AsyncExitStack() as closing:
-            others = await _other_libraries(found, library) if settings.source == "catalog" else []
-            issued = await sign_in(found, settings, user, library, user_agent=user_agent, ttl_us=ttl_us)
-            if settings.source != "catalog":
-                await _tell_unknown(found, settings, closing, user, library)
-            elif others:
-                echo(
-                    f"warning: nothing was ever written to library {library}; there are {shortened(others)}. If the id "
-                    "is mistyped, end this session and sign in again",
-                    err=True,
-                )
-            return issued
-
-    issued = run(work())
-    if as_json:
-        print_json({"token": issued.token, "session": issued.sid, "expiresAtUs": issued.expires_at_us})
-    else:
-        echo(issued.token)
-
-
+session.add_command(create)
 session.add_command(find)
-
-
-async def _other_libraries(found: Opened, library: str) -> list[str]:
-    """List the libraries of the catalog where this is none of them; nothing where it is, or none was written yet."""
-    libraries = await found.catalog.libraries()
-    return [] if library in libraries else libraries
-
-
-async def _tell_unknown(found: Opened, settings: Settings, closing: AsyncExitStack, user: str, library: str) -> None:
-    """Say on stderr if the source knows no such library, or cannot say; the session is made all the same."""
-    from ops.opening.sources import open_source  # PERF: a catalog needs nothing of it
-
-    try:
-        source = await open_source(settings, found, closing)
-        unknown = [name for name in dict.fromkeys((library, user)) if await source.knows(name) is False]
-    except (LedgerError, OSError) as error:  # its token must be printed whatever becomes of this
-        echo(f"warning: whether the library is there could not be asked: {error}", err=True)
-        return
-    if library in unknown:
-        echo(
-            f"warning: {library} is no library of the source: the device will be sent next to nothing. If the id is "
-            "mistyped, end this session and sign in again",
-            err=True,
-        )
-    elif user in unknown and settings.postgres.mapping == IMMICH:
-        echo(f"warning: {user} is no user of Immich's, whose users' ids they are", err=True)
 
 
 @session.command("list")
@@ -255,9 +165,7 @@ def reset(
     async def work() -> None:
         async with opened(settings_from(data_dir=data_dir, redis_url=redis_url)) as found:
             whose, sid = await _whose(found, user, session)
-            by = plain(BY)
-            command = ClearCheckpoints(forgotten(types), ASKED, by=by) if types else RequestReset(not take_back, by=by)
-            await found.ledger.execute(whose, sid, command)
+            await found.ledger.execute(whose, sid, _reset(types, take_back))
 
     try:
         run(work())
@@ -269,6 +177,14 @@ def reset(
         echo("the device is no longer asked to start over")
     else:
         echo("with its next sync the device starts over")
+
+
+def _reset(types: Sequence[str], take_back: bool) -> Command:
+    if not types:
+        return RequestReset(not take_back, by=plain(BY))
+    from endpoints.sync.acks import forgotten  # PERF: only who names types waits for what serves HTTP
+
+    return ClearCheckpoints(forgotten(types), ASKED, by=plain(BY))
 
 
 async def _whose(found: Opened, user: str | None, sid: str) -> tuple[str, str]:
@@ -301,30 +217,6 @@ def _ended_there(user: str) -> click.UsageError:
 async def end_all(found: Opened, user: str, command: EndSession) -> int:
     """End every session of a user; returns how many there were."""
     return await found.ledger.end_others(user, "", command)  # no session has an empty id, so none is kept
-
-
-async def sign_in(
-    found: Opened, settings: Settings, user: str, library: str, *, user_agent: str = "", ttl_us: int | None = None
-) -> Issued:
-    """Create a session on an open ledger and return its token."""
-    check_name("--user", user)
-    check_name("--library", library)
-    issued = TokenIssuer(keyring_source(settings)).issue(user, found.ledger.clock(), ttl_us)
-    device_type, device_os, app_version = describe(user_agent)
-    command = CreateSession(
-        user=user,
-        library=library,
-        device_type=plain(device_type),
-        device_os=plain(device_os),
-        app_version=plain(app_version),
-        expires_at_us=issued.expires_at_us,
-        authenticated_by=BY,
-    )
-    await found.ledger.execute(user, issued.sid, command)
-    if settings.source == "catalog":
-        catalog = found.catalog.of_session(user, issued.sid)
-        await catalog.provision(library, await catalog.horizon(library))
-    return issued
 
 
 def _row(state: State, seen_us: int) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ def notarize(data_dir: Path | None, redis_url: str | None, as_json: bool) -> Non
             log = await log_of(found, settings)
             if log is None:
                 raise click.UsageError(
-                    "there is no place for a log: set LEDGER_PROOF, like file:///srv/proof or s3://bucket/proof, which "
-                    "who holds the store cannot change"
+                    "there is no place for a log: set LEDGER_PROOF, like file:///srv/proof or s3://bucket/proof, "
+                    "where nobody who holds the store can change it"
                 )
             if found.archive is not None:
                 await found.check_archive()

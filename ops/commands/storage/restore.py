@@ -14,7 +14,6 @@ from ledger.clocks.steady import SteadyClock
 from ledger.log.service import Ledger
 from ledger.log.store_check import read_id
 from ledger.store.interface import Store
-from ops.archive.options import ArchivePlace
 from ops.backup.listing import find_backup, load_manifest
 from ops.backup.restore import RestoreReport
 from ops.backup.restore import restore as restore_ledger
@@ -25,6 +24,7 @@ from ops.opening.known_ledgers import KnownLedgers
 from ops.opening.ledger import open_user_keys
 from ops.opening.proof import open_place, signers
 from ops.opening.store import store_of
+from ops.settings.places import StoragePlace
 from ops.settings.settings import Settings
 from projections.archive.catalog import Archive
 from projections.backup.origin import FromBackup, FromSegments, Origin, find_records
@@ -114,7 +114,7 @@ async def _behind_log(settings: Settings, known_id: str, ledger: Ledger) -> Gone
     return report
 
 
-async def _from_backup(store: Store, source: str, place: ArchivePlace | None) -> Origin:
+async def _from_backup(store: Store, source: str, place: StoragePlace | None) -> Origin:
     """Open a backup and check all of it."""
     if "://" in source:
         objects, folder = objects_at("FROM", source, make=False), ""
@@ -132,7 +132,7 @@ async def _from_backup(store: Store, source: str, place: ArchivePlace | None) ->
     return origin
 
 
-async def _from_segments(store: Store, place: ArchivePlace | None, settings: Settings) -> Origin:
+async def _from_segments(store: Store, place: StoragePlace | None, settings: Settings) -> Origin:
     """Find all segments and check them."""
     assert place is not None, "checked before"
     objects, records = place.open(), {}
@@ -146,7 +146,7 @@ async def _from_segments(store: Store, place: ArchivePlace | None, settings: Set
     return FromSegments(store, objects, settings.partitions, records)
 
 
-def _named(source: str | None, place: ArchivePlace | None) -> str:
+def _named(source: str | None, place: StoragePlace | None) -> str:
     """Name what is to be restored; raises UsageError where it is not said where that lies."""
     if source is None:
         if place is None:
@@ -166,7 +166,7 @@ def _confirm(source: str, settings: Settings) -> None:
     click.confirm(f"Restore {source} into {where}?", abort=True)
 
 
-def _tell(report: RestoreReport, origin: Origin, place: ArchivePlace | None, settings: Settings) -> None:
+def _tell(report: RestoreReport, origin: Origin, place: StoragePlace | None, settings: Settings) -> None:
     verified = report.verified
     for line in (*lines(report.broken, len(report.broken)), *lines(verified.differences, verified.different)):
         echo(line)

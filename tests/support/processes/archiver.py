@@ -10,14 +10,15 @@ from typing import Any
 
 from ledger.store.interface import open_store
 from ops.archive.job import archive
-from ops.archive.options import ArchiveOptions, ArchivePlace
+from ops.archive.options import ArchiveOptions
+from ops.settings.places import StoragePlace
 from tests.support.processes.forks import Forks, serve
 
 
 class Archivers(Forks):
     """Starts archivers of a partition, one at a time for each of these."""
 
-    def __init__(self, redis_url: str, place: ArchivePlace, partition: int, environ: Mapping[str, str]) -> None:
+    def __init__(self, redis_url: str, place: StoragePlace, partition: int, environ: Mapping[str, str]) -> None:
         super().__init__("tests.support.processes.archiver", environ)
         self._job = {
             "redis": redis_url,
@@ -34,7 +35,7 @@ async def _run(job: Mapping[str, Any]) -> int:
     """Archive once nobody else does; 0 when all is done, 1 when something failed, 2 when somebody else took over."""
     store = await open_store(job["redis"])
     url, endpoint, path_style = job["place"]
-    objects = ArchivePlace(url=url, endpoint=endpoint, path_style=path_style).open()
+    objects = StoragePlace(url=url, endpoint=endpoint, path_style=path_style).open()
     options = ArchiveOptions(**job["options"])
     for attempt in range(200):
         report = await archive(store, objects, [job["partition"]], options, time.time_ns() // 1000)

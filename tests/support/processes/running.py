@@ -31,7 +31,7 @@ from redis.retry import Retry
 
 from ledger import keys
 from ops.cli import main
-from ops.commands.devices.session import sign_in
+from ops.commands.devices.creating import sign_in
 from ops.embedded.files import prepare_files
 from ops.opening.ledger import Opened, opened
 from ops.settings.settings import read_settings
