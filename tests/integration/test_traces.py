@@ -22,7 +22,6 @@ from tests.support.processes.running import COMMAND, RunningService
 from tests.support.sign_in.oidc_server import CLIENT_ID, OidcServer, key_for, signer
 from tests.support.sources.photo_database import MAPPING, PhotoDatabase
 from tests.support.stores.postgres_server import PASSWORD
-from tests.support.stores.servers import wait_until
 
 TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{CLIENT}-01"
@@ -72,11 +71,11 @@ def photos(url: str) -> None:
     asyncio.run(work())
 
 
-def signed(issuer: OidcServer) -> str:
+def signed(issuer: OidcServer, session: str, alg: str = "ES256") -> str:
     """Make a token of a phone, signed with the newest key."""
     now = int(time.time())
-    claims = {"iss": issuer.url, "aud": CLIENT_ID, "sub": "lib", "sid": "phone", "iat": now, "exp": now + 300}
-    return signer(issuer.keys[0], "ES256")(claims)
+    claims = {"iss": issuer.url, "aud": CLIENT_ID, "sub": "lib", "sid": session, "iat": now, "exp": now + 300}
+    return signer(issuer.keys[0], alg)(claims)
 
 
 def test_one_trace_joins_client_http_script_sql_and_provider(
@@ -90,9 +89,10 @@ def test_one_trace_joins_client_http_script_sql_and_provider(
     mapping = str(tmp_path / "photos.toml")
     service = traced(tmp_path / "service", receiver, postgres_mapping=mapping, **settings)
     with service:
-        wait_until(lambda: issuer.times("/jwks") > 0, "the service to look at who signs")
+        with service.client(signed(issuer, "another", "RS256")) as another:
+            assert another.get("/api/sync/ack").status_code == 200, "the service has the keys"
         issuer.keys = [key_for("ES256")]  # from now on: whoever asks first has the keys read again
-        token = signed(issuer)
+        token = signed(issuer, "phone")
         client = service.client(token, **headers)
         answer = client.post("/api/sync/stream", json={"types": ["AssetsV2"]}, params={"nothing": "to-be-told"})
         assert answer.status_code == 200, answer.text
@@ -142,7 +142,7 @@ def test_one_trace_joins_client_http_script_sql_and_provider(
     # The log tells the same of it, and each of its lines is JSON.
     lines = lines_of(service)
     (over,) = [line for line in lines if line["message"].startswith("stream over")]
-    (told,) = [line for line in lines if line["message"] == "request"]
+    (told,) = [line for line in lines if (line["message"], line.get("trace_id")) == ("request", TRACE)]
     for line in (over, told):
         names = ("trace_id", "session", "user", "route", "status", "correlation_id")
         assert [line[name] for name in names] == [TRACE, session, "lib", "/api/sync/stream", 200, "phone-17"]

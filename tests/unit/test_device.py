@@ -516,12 +516,18 @@ def test_a_line_that_is_none_stops_the_sync(
 # Crashes
 
 
-def test_a_device_killed_at_any_line_resumes(server: ScriptedServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "killed_at",
+    [(1, 3, 10, 33), pytest.param((1, 2, 3, 4, 9, 10, 14, 30, 33), marks=pytest.mark.soak)],
+    ids=["short", "long"],
+)
+def test_a_device_killed_at_any_line_resumes(
+    server: ScriptedServer, tmp_path: Path, killed_at: tuple[int, ...]
+) -> None:
     rows = demo_rows(20)
     server.rows = rows
     path = tmp_path / "device.db"
-    tried = (1, 2, 3, 4, 9, 10, 14, 30, 33)
-    for lines in tried:
+    for lines in killed_at:
         killed = run_command(server, "--db", str(path), "--kill-after-lines", str(lines))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert killed.stdout == b""
