@@ -48,7 +48,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
         (("history",), 0, 3, {"µs"}),
         pytest.param(
             [name for name in BENCHMARKS if name not in ON_POSTGRES],
-            18, 46, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
+            18, 48, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
             marks=pytest.mark.soak,
         ),
     ],
