@@ -23,7 +23,7 @@ from ops.bench.rig.results import BENCHMARKS, as_json, chosen
     "--compare",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What --json printed before: tell what differs from it by more than the noise, for which both need four rounds.",
+    help="What --json printed before: tell what differs by more than the noise, which both need four rounds for.",
 )
 def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare: Path | None) -> None:
     """Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.
