@@ -1,14 +1,15 @@
 """`growth`: whether what one request costs stays the same as a user, a session or a library grows, at three sizes each.
 
 Measured is CPU time of the store and of this process, which does what a worker does without HTTP. The smallest size is
-the floor of each larger one: both lie in one store and are asked in turn, so that other work on the machine slows both.
+the floor of each larger one: they are asked in turn, so that other work on the machine slows both.
 The shapes:
 
 - devices: users with so many living sessions, of which one acknowledges; each has one checkpoint.
 - events: sessions with so many events, all acks but the first two, each in a partition of its own: a page of 100 of
   them in the middle, the states at instants all over them, and the session rebuilt. That folds every event, so there
   it is what one of them costs.
-- entities: libraries with one owner and so many assets with random ids; so many more are imported at its end.
+- entities: libraries with one owner and so many assets with random ids, the smallest in a store of its own, so that
+  what a large store costs shows too; so many more are imported at its end.
 """
 
 from __future__ import annotations
@@ -212,8 +213,8 @@ async def _rebuilt(opened: Opened, found: Scene, at: _At) -> float:
 
 def _of_rows(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     small, *larger = scale.growth_entities
-    with scene() as found:
-        floor, growing = _Library(found, f"{_LIBRARY}-small"), _Library(found, _LIBRARY)
+    with scene() as alone, scene() as found:
+        floor, growing = _Library(alone, _LIBRARY), _Library(found, _LIBRARY)
         floor.grow(small)
         results: list[Result] = []
         for size in larger:

@@ -23,12 +23,12 @@ from ops.bench.rig.results import BENCHMARKS, as_json, chosen
     "--compare",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What --json printed before: tell what differs from it by more than the noise.",
+    help="What --json printed before: tell what differs by more than the noise, which both need four rounds for.",
 )
 def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare: Path | None) -> None:
     """Measure the service beside a floor: both on this machine, in alternating rounds, on servers of their own.
 
-    Figures that miss what is wanted are marked; exits 1 only when something answered wrongly.
+    Figures that miss what is wanted are marked; exits 1 only when something answered wrongly, not when one got worse.
     """
     try:
         names = chosen(only)
@@ -47,6 +47,8 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare
         before = None if compare is None else read(compare.read_bytes())
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--compare") from None
+    if before is not None and before.quick != quick:
+        raise click.BadParameter("a --quick run measures nothing that could be compared", param_hint="--compare")
     progress = Console(stderr=True, highlight=False)
     try:
         results = runner.run(
@@ -60,7 +62,7 @@ def bench(only: str | None, rounds: int, quick: bool, as_document: bool, compare
         found = changes(before.results, results, same_machine=same)
     if as_document:
         more = {} if found is None else {"changes": found}
-        echo(as_json(results, about=now, **more))
+        echo(as_json(results, about=now, quick=quick, **more))
         return
     console = Console(file=sys.stdout)
     table.show(results, console, verdicts=not quick)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ops.bench.postgres import beside, server, streams
-from ops.bench.rig.results import BENCHMARKS
+from ops.bench.rig.results import BENCHMARKS, as_json
 from ops.bench.rig.scale import QUICK
 from tests.support.stores.postgres_server import postgres_binaries
 
@@ -48,7 +48,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
         (("history",), 0, 3, {"µs"}),
         pytest.param(
             [name for name in BENCHMARKS if name not in ON_POSTGRES],
-            18, 46, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
+            18, 48, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
             marks=pytest.mark.soak,
         ),
     ],
@@ -122,6 +122,15 @@ def test_a_benchmark_that_does_not_exist_is_named(tmp_path: Path) -> None:
     _, err = bench.communicate(timeout=30)
     assert bench.returncode == 2
     assert "speed" in err
+
+
+def test_a_quick_run_is_not_compared_with_a_full_one(tmp_path: Path) -> None:
+    full = tmp_path / "full.json"
+    full.write_bytes(as_json([], quick=False))
+    bench = start(tmp_path, "--only", "history", "--compare", str(full))
+    _, err = bench.communicate(timeout=30)
+    assert bench.returncode == 2
+    assert "--quick" in err
 
 
 def _command(process: psutil.Process) -> str:

@@ -20,10 +20,11 @@ Verdict = Literal[
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What `bench --json` printed; `about` is None of earlier versions, which did not tell."""
+    """What `bench --json` printed; `about` is None of earlier versions, which did not tell. `quick`: of tiny counts."""
 
     results: tuple[Result, ...]
     about: About | None = None
+    quick: bool = False
 
 
 class Change(msgspec.Struct, frozen=True):
