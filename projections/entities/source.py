@@ -197,7 +197,7 @@ class EntitySource(Protocol):
     def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, `limit` rows and about 64 KiB a page.
+        """Yield what comes strictly after a position and before an instant, `limit` rows and 64 to 120 KiB a page.
 
         A page holds at least one line, or says how many rows were held back; never more than 128 KiB, unless its only
         line is longer.

@@ -252,7 +252,7 @@ class PostgresSource:
     def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 64 KiB a page."""
+        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 120 KiB a page."""
         return self._runs.pages(library, entity_type, after, before, limit, self._empty_spans)
 
     async def first_waiting(
