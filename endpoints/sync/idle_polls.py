@@ -6,6 +6,10 @@ trip asks the store whether that is still current: the session at its version, a
 stamps. At that instant the plain path (`stream.py`), which loads everything, would say the same; a test holds the two
 equal. Whatever is not as usual is left to the plain path: a reset that is due, something to send, something to put on
 record, a state or a library that changed or that nobody remembers.
+
+Where a source's horizon goes on by itself, the plain path teaches what to remember: a stream that found nothing and put
+nothing on record, at a moment at which nothing stood above its horizon either. As long as nothing at all was written
+to the source since, there is nothing more to find.
 """
 
 from __future__ import annotations
@@ -25,19 +29,23 @@ from ledger.log.service import Ledger
 from ledger.starting_over import reset_due
 from ledger.state import State
 from projections.entities.registry import EntityTypeRow
-from projections.entities.source import EntitySource, Outlook, Remembers
+from projections.entities.source import EntitySource, Outlook, Remembers, TellsQuiet
 
 MOST: Final = 4096
 """Of how many sessions the last line is remembered: 1 KB each, and 5 KB of a state that the ledger has forgotten."""
 
 
 class Answer(NamedTuple):
-    """The line of a poll, and what it follows from: the session's state, what was asked for, and the library."""
+    """The line of a poll, and what it follows from: the session's state, what was asked for, and the library.
+
+    Of a source that tells only whether it is quiet that is since when, and until when the line would be the same.
+    """
 
     state: State
     rows: Sequence[EntityTypeRow]
-    library: tuple[object, Origin, tuple[Resend, ...]]
+    library: tuple[object, Origin, tuple[Resend, ...]] | tuple[object, tuple[Resend, ...]]
     line: bytes
+    until_us: int = 0
 
 
 class Foreseen:
@@ -70,6 +78,7 @@ class IdlePolls:
     def __init__(self, ledger: Ledger, source: EntitySource, most: int = MOST) -> None:
         self._ledger = ledger
         self._source = source if isinstance(source, Remembers) else None
+        self._quiet = source if isinstance(source, TellsQuiet) else None
         self._most = most
         self._answers: OrderedDict[str, Answer] = OrderedDict()
 
@@ -87,6 +96,8 @@ class IdlePolls:
 
     def foresee_of(self, state: State, rows: Sequence[EntityTypeRow]) -> Foreseen | None:
         """Decide on a state, which may have been loaded just now."""
+        if self._quiet is not None:
+            return self._as_before(self._quiet, state, rows)
         source = self._source
         if source is None or (outlook := source.outlook(state.library, state.user)) is None:
             return None
@@ -101,6 +112,29 @@ class IdlePolls:
         if line is None:
             return None
         return Foreseen(state, line, asyncio.ensure_future(source.is_still(state.library, outlook)))
+
+    def keep(
+        self, state: State, rows: Sequence[EntityTypeRow], line: bytes, horizon_us: int, holds_for_us: int
+    ) -> None:
+        """Take in a poll that the plain path answered with a line, as it found nothing below a horizon."""
+        if self._quiet is None or not rows:
+            return
+        moment = self._quiet.quiet(state.library, [row.name for row in rows], horizon_us)
+        until_us = self._ledger.clock() + holds_for_us
+        self._keep(
+            None if moment is None else Answer(state, rows, (moment, self._quiet.resends), line, until_us), state.sid
+        )
+
+    def _as_before(self, source: TellsQuiet, state: State, rows: Sequence[EntityTypeRow]) -> Foreseen | None:
+        """Answer as the last time, if all is so still."""
+        known = self._answers.get(state.sid)
+        if known is None or known.state is not state or known.rows is not rows:
+            return None
+        moment, resends = known.library[0], known.library[-1]
+        if resends != source.resends or self._ledger.clock() >= known.until_us:
+            return None
+        self._answers.move_to_end(state.sid)
+        return Foreseen(state, known.line, asyncio.ensure_future(source.is_quiet_since(moment)))
 
     def _keep(self, answer: Answer | None, sid: str) -> None:
         if answer is None:

@@ -22,7 +22,7 @@ from endpoints.http.sending import guarded, with_first_made
 from endpoints.services import Services
 from endpoints.sync.idle_polls import Foreseen, IdlePolls
 from endpoints.sync.stream_account import StreamAccount
-from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks
+from endpoints.sync.stream_lines import RESET_LINE, Passed, chunks, complete_line
 from endpoints.sync.stream_over import StreamOver
 from endpoints.sync.turns import Going, Turn, Turns
 from ledger.admission import Caller
@@ -64,7 +64,7 @@ _decode: Final = msgspec.json.Decoder(SyncStreamDto)
 class Begun(NamedTuple):
     """A stream on record: what it is of (`types`, a mask), those of it that may have anything, and up to where.
 
-    `offered` tells up to where each entity type was offered before.
+    `offered` tells up to where each entity type was offered before; `horizon_us` and `floor_us` how the source was.
     """
 
     state: State
@@ -72,6 +72,8 @@ class Begun(NamedTuple):
     snapshot_us: int
     types: int
     offered: Mapping[str, int]
+    horizon_us: int
+    floor_us: int
 
 
 class SyncStream:
@@ -129,6 +131,9 @@ class SyncStream:
                 await turn.comes()
                 return
             account.snapshot_us = begun.snapshot_us
+            if is_poll and not begun.rows and begun.state.hash == state.hash:  # it put nothing on record
+                line = complete_line(begun.snapshot_us, begun.types, state.epoch_of(COMPLETE))
+                self._idle_polls.keep(state, rows, line, begun.horizon_us, holds_for_us(begun))
             state, passed = begun.state, Passed()
             made = chunks(source, state, begun.rows, begun.snapshot_us, passed, begun.types, begun.offered, self._going)
             counted = await with_first_made(self._counted(made, passed, turn))
@@ -294,7 +299,8 @@ async def begin(
     offered = {name: us for name, us in offered.items() if state.epoch_of(name) == epochs[name]}
     if (now := positions(state, rows)) != known:  # another request moved or cleared checkpoints, or this offer
         changed = frozenset(now)
-    return Begun(state, [row for row in rows if row.name in changed], snapshot_us, types, offered)
+    several = [row for row in rows if row.name in changed]
+    return Begun(state, several, snapshot_us, types, offered, horizon_us, floor_us)
 
 
 def positions(state: State, rows: Sequence[EntityTypeRow]) -> dict[str, Position | None]:
@@ -310,9 +316,20 @@ def last_snapshot(state: State, types: int, horizon_us: int, floor_us: int) -> i
     markers are kept for less than two: the completion tells up to when a device knows of deletes.
     """
     offered = {state.offered_us(name) for name in types_in(types)}
-    oldest_us = max(horizon_us - DAY_US, (floor_us + horizon_us) // 2)
     last_us = offered.pop()
-    return last_us if not offered and 0 <= oldest_us < last_us <= horizon_us else horizon_us
+    return last_us if not offered and 0 <= oldest_us(horizon_us, floor_us) < last_us <= horizon_us else horizon_us
+
+
+def oldest_us(horizon_us: int, floor_us: int) -> int:
+    """Tell above which instant a snapshot must be to be offered again."""
+    return max(horizon_us - DAY_US, (floor_us + horizon_us) // 2)
+
+
+def holds_for_us(begun: Begun) -> int:
+    """Tell for how long a stream that has nothing to send would be offered the same again, and be no reset."""
+    left_us = begun.snapshot_us - oldest_us(begun.horizon_us, begun.floor_us)
+    synced_us = begun.state.synced_us(begun.types)
+    return left_us if not begun.floor_us or synced_us is None else min(left_us, synced_us - begun.floor_us)
 
 
 def known_types(

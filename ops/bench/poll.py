@@ -1,4 +1,7 @@
-"""`poll`: streams that find nothing, which is most of what phones ask, beside an endpoint that only answers a line."""
+"""`poll`: streams that find nothing, which is most of what phones ask, beside an endpoint that only answers a line.
+
+Of the embedded catalog, and of a PostgreSQL database in Immich's schema in which nothing is written meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,22 @@ from typing import Final
 import msgspec
 
 from ops.bench.children.phones import Answered, Phone, Phones
+from ops.bench.postgres import immich_library
+from ops.bench.postgres.immich_library import sizes_of
+from ops.bench.postgres.server import NoPostgres, PostgresServer, postgres_server
 from ops.bench.rig import servers, wire
 from ops.bench.rig.processes import BenchFailed, Server, tool
 from ops.bench.rig.results import Comparison, Result
 from ops.bench.rig.rounds import Progress, alternate
 from ops.bench.rig.scale import Scale
-from ops.bench.rig.scene import ACK_PATH, STREAM_PATH, Device, scene
+from ops.bench.rig.scene import ACK_PATH, STREAM_PATH, Device, Scene, scene
 from projections.entities.registry import REQUEST_TYPES
 
 LIBRARY: Final = "polled"
 AT_LEAST: Final = 0.25
+POSTGRES_AT_LEAST: Final = 0.2
+"""Beside the store PostgreSQL is asked, at the same time, once for all polls of a moment."""
+_POSTGRES_ROWS: Final = 2_000
 _ASSETS: Final = 100
 _SLACK_S: Final = 60.0
 APP_TYPES: Final = tuple(
@@ -79,13 +88,39 @@ class _Client:
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     """Measure at one worker, by the CPU time of both: what else the machine does must not tell."""
-    with (
-        scene() as found,
-        servers.floor("poll", found.folder, workers=1) as floor,
-        servers.service(found, workers=1) as service,
-    ):
+    with scene() as found, servers.service(found, workers=1) as service:
         found.load_assets(LIBRARY, _ASSETS)
         devices = found.sign_in(scale.devices, LIBRARY)
+        results: list[Result] = [
+            _beside_floor("the catalog", AT_LEAST, found, service, devices, rounds, scale, progress)
+        ]
+    try:
+        with postgres_server() as server:
+            immich_library.fill(server, sizes_of(_POSTGRES_ROWS), progress)
+            env = {"LEDGER_SOURCE": "postgres", "LEDGER_POSTGRES": server.url}
+            with scene() as found, servers.service(found, workers=1, env=env) as service:
+                devices = found.sign_in(scale.devices, immich_library.USER)
+                before = _statements(server)
+                one = _beside_floor("PostgreSQL", POSTGRES_AT_LEAST, found, service, devices, rounds, scale, progress)
+                progress(f"{_statements(server) - before:,} transactions at PostgreSQL")
+                results.append(one)
+    except NoPostgres as error:
+        progress(f"skipped: {error}")
+    return results
+
+
+def _beside_floor(
+    name: str,
+    at_least: float,
+    found: Scene,
+    service: Server,
+    devices: Sequence[Device],
+    rounds: int,
+    scale: Scale,
+    progress: Progress,
+) -> Comparison:
+    """Poll all devices of a service and a floor in turn; raises BenchFailed where polls put anything on record."""
+    with servers.floor("poll", found.folder, workers=1) as floor:
         for device in devices:
             up_to_date(service, device)
         before = found.event_count()
@@ -105,9 +140,11 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         if appended := found.event_count() - before:
             raise BenchFailed(f"{asked:,} polls that found nothing appended {appended:,} events")
     note = f"CPU of the worker: {took_s[False] * 1e6:.0f} µs a poll, {took_s[True] * 1e6:.0f} µs in the floor"
-    return [
-        Comparison(
-            name=f"empty polls, {scale.devices} devices, 1 worker", unit="/s of CPU", floor=floors, ours=own,
-            at_least=AT_LEAST, notes=(note,),
-        )
-    ]  # fmt: skip
+    return Comparison(
+        name=f"empty polls of {name}, {len(devices)} devices, 1 worker", unit="/s of CPU", floor=floors, ours=own,
+        at_least=at_least, notes=(note,),
+    )  # fmt: skip
+
+
+def _statements(server: PostgresServer) -> int:
+    return int(server.run("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))

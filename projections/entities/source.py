@@ -135,6 +135,24 @@ class Remembers(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsQuiet(Protocol):
+    """A source whose horizon goes on, and which can tell in one short question whether anything was written at all."""
+
+    resends: tuple[Resend, ...]
+
+    def quiet(self, library: str, types: Collection[str], from_us: int) -> object | None:
+        """Name the moment at which no row of entity types stood at or above an instant; None where some may have.
+
+        That is the last one at which the source was looked at.
+        """
+        ...
+
+    async def is_quiet_since(self, moment: object) -> bool:
+        """Tell whether nothing at all was written since a moment; True only of what was committed until now."""
+        ...
+
+
 class EntitySource(Protocol):
     """Serves entities of a library in the order `(updated_at, id)`; instants are µs since 1970, by its clock.
 
@@ -197,7 +215,7 @@ class EntitySource(Protocol):
     def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, `limit` rows and about 64 KiB a page.
+        """Yield what comes strictly after a position and before an instant, `limit` rows and 64 to 120 KiB a page.
 
         A page holds at least one line, or says how many rows were held back; never more than 128 KiB, unless its only
         line is longer.

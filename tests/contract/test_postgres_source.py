@@ -18,7 +18,7 @@ from ledger.positions import Position
 from projections.entities.lines import position_of
 from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
-from projections.entities.postgres.reading import FETCH_BYTES, PAGE_BYTES
+from projections.entities.postgres.reading import FETCH_BYTES, PAGE_BYTES, WIDE_PAGE_BYTES
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.source import Page, SourceUnavailable
 from tests.support.stores.postgres_server import PostgresServer
@@ -454,7 +454,7 @@ async def test_pages_are_bounded(database: Any, postgres_url: str) -> None:
         pages = await read(source, "AssetOcrV1")
     assert len(lines_of(pages)) == 2041
     for page in pages:
-        assert len(page.lines) == 1 or sum(map(len, page.lines)) <= PAGE_BYTES
+        assert len(page.lines) == 1 or sum(map(len, page.lines)) <= WIDE_PAGE_BYTES
         assert len(page.lines) <= 1000
     assert max(map(len, lines_of(pages))) > 2 * PAGE_BYTES
     assert FETCH_BYTES < 41 * 150_000

@@ -14,6 +14,7 @@ from projections.entities.postgres.reading import (
     MOST_FETCH_BYTES,
     PAGE_BYTES,
     STEADY,
+    WIDE_PAGE_BYTES,
     Batch,
     Fetched,
     Pace,
@@ -35,7 +36,7 @@ def stands_of(instants_ms: Sequence[int]) -> Stands:
 
 
 def brought(entries: Sequence[bytes], *, plain: bool = True) -> Fetched:
-    return Fetched(b"\n".join(entries), plain, (("asset", stands_of(range(len(entries)))),))
+    return Fetched(joined(entries, CLOSED), plain, (("asset", stands_of(range(len(entries)))),))
 
 
 def batch(entries: Sequence[bytes], read: int | None = None, *, more_shares: bool = False) -> Batch:
@@ -45,11 +46,14 @@ def batch(entries: Sequence[bytes], read: int | None = None, *, more_shares: boo
 @given(
     st.lists(st.sampled_from([0, 1, 300, 5000, PAGE_BYTES - 100, PAGE_BYTES, 3 * PAGE_BYTES]), min_size=1, max_size=60),
     st.sampled_from([1, 2, 7, LIMIT]),
+    st.sampled_from([PAGE_BYTES, WIDE_PAGE_BYTES]),
     st.booleans(),
 )
-def test_pages_hold_each_entry_once_with_where_its_parent_stands(sizes: list[int], limit: int, plain: bool) -> None:
+def test_pages_hold_each_entry_once_with_where_its_parent_stands(
+    sizes: list[int], limit: int, most_bytes: int, plain: bool
+) -> None:
     entries = [line(at, size) for at, size in enumerate(sizes)]
-    pages = list(brought(entries, plain=plain).cut(limit))
+    pages = list(brought(entries, plain=plain).cut(limit, most_bytes))
     assert [entry for page in pages for entry in page.entries] == entries
     for page in pages:
         first = int(place_of(page.entries[0]).id)
@@ -57,7 +61,7 @@ def test_pages_hold_each_entry_once_with_where_its_parent_stands(sizes: list[int
         assert stands.latest_us == int(page.last.id) * 1000
         assert [stands.first_at(at * 1000) for at in (first, first + len(page.entries))] == [0, None]
         assert len(page.entries) <= limit
-        assert len(page.text) <= PAGE_BYTES or len(page.entries) == 1
+        assert len(page.text) <= most_bytes or len(page.entries) == 1
 
 
 def test_a_page_of_the_shortest_entries_holds_no_more_than_the_limit() -> None:
@@ -88,6 +92,23 @@ def test_statements_grow_for_a_reader_that_waits_and_shrink_for_one_that_is_wait
     first, most = FETCH_BYTES, MOST_FETCH_BYTES
     assert sizes == [*[first] * STEADY, 2 * first, 4 * first, most, most, most // 2, most // 4, first]
     assert room.left == 10 * most
+
+
+def test_pages_are_wide_only_for_a_reader_that_keeps_up_and_never_wider_than_a_source_may_make_them() -> None:
+    pace = Pace(LIMIT, 100.0, Room())
+    assert pace.page_bytes == PAGE_BYTES
+    for _ in range(STEADY + 3):
+        pace.learn(batch([line(0, 60)] * 2000), keeps_up=True)
+    assert PAGE_BYTES < pace.page_bytes <= 128 * 1024
+    while pace.size > FETCH_BYTES:
+        pace.learn(batch([line(0, 60)] * 2000), keeps_up=False)
+    assert pace.page_bytes == PAGE_BYTES
+
+
+def test_a_parent_is_found_that_only_one_of_several_pages_has() -> None:
+    late = [stands_of([1, 2, 3, 9, 4, 5]).cut(start, start + 2) for start in (0, 2, 4)]
+    assert [one.first_at(9000) for one in late] == [None, 1, None]
+    assert [one.only([1]).first_at(9000) for one in late] == [None, 0, None]
 
 
 def test_all_statements_of_a_process_grow_no_further_than_their_room() -> None:

@@ -16,7 +16,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -48,8 +48,10 @@ SELECT EXISTS (
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t (name, "column", at) ORDER BY at
 """
 
-# Which transactions are committed: as long as it is the same, nothing was written for anybody; and when that is.
-_STATE: Final = ("pg_current_snapshot()::text", "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+# Which transactions are committed: as long as it is the same, nothing was written for anybody. A transaction that has
+# written changes it as it ends. What stands behind the address otherwise began at another instant.
+_STATE: Final = "concat_ws(' ', pg_current_snapshot(), pg_postmaster_start_time(), current_database())"
+_NOW_US: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
 class Stamp(NamedTuple):
@@ -104,6 +106,8 @@ class NewestRows:
         self._horizon_us = -1
         self._began_s = -math.inf
         self._looking = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._told = ("", -math.inf)
         self._state = ""
         self._quiet_since_us = 0
         self._last: dict[str, list[tuple[Stamp, Last]] | None] = {}
@@ -131,6 +135,27 @@ class NewestRows:
             if self._began_s < at_s:
                 await postgres.ask(self.look)
 
+    def quiet(self, entity_types: Iterable[str], from_us: int) -> str:
+        """Name what was committed at the newest look, if that was all before an instant; else ''.
+
+        And if none of these mapped entity types has a row at or above it, as one that is stamped ahead of its time.
+        """
+        if self._quiet_since_us >= from_us:
+            return ""
+        shown = any(self._last.get(name) is None or self.shows(name, from_us) for name in entity_types)
+        return "" if shown else self._state
+
+    async def state_since(self, postgres: Postgres, at_s: float) -> str:
+        """Name what is committed, as somebody asked since an instant of the monotonic clock; once for all who ask.
+
+        Raises SourceUnavailable.
+        """
+        async with self._asking:
+            if self._told[1] < at_s:
+                began_s = time.monotonic()
+                self._told = await postgres.ask(lambda connection: connection.fetchval(f"SELECT {_STATE}")), began_s
+            return self._told[0]
+
     async def look(self, connection: Any) -> None:
         """Look at the tables, for all snapshots up to now; outside of any transaction."""
         if self._asked is None:
@@ -138,7 +163,7 @@ class NewestRows:
             self._stamps = {name: stamps_of(branches) for name, branches in mapped.items()}
             self._asked = await self._affordable(connection)
             columns = [stamp.newest(name) for stamp in self._asked for name in (stamp.column, stamp.library) if name]
-            self._statement = f"SELECT {', '.join((*columns, *_STATE))}"
+            self._statement = f"SELECT {', '.join((*columns, _STATE, _NOW_US))}"
         below_us, began_s = self._horizon_us, time.monotonic()
         try:
             *found, state, now_us = await connection.fetchrow(self._statement)

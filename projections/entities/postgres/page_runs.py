@@ -50,7 +50,7 @@ class PageRuns:
     async def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int, quiet: EmptySpans
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 64 KiB a page.
+        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 120 KiB a page.
 
         `quiet` are the spans of the database that is there now. A page whose only line is longer has just that. While
         pages of one statement are sent the next one is already asked, and nothing more: connections are given back
@@ -61,7 +61,7 @@ class PageRuns:
         if value is None or mapped is None:
             return
         begin, known = quiet.begin(library, mapped, after)
-        empty_from = begin
+        newest = b""
         pace = Pace(limit, self._line_bytes.get(mapped, 0.0), self._room)
         run = _Run(mapped, self._compiler.forgotten)
         unfit = self._unfit.tables
@@ -78,20 +78,20 @@ class PageRuns:
                     break
                 asked = ask(batch.fetched.last) if pace.learn(batch, keeps_up=keeps_up) else None
                 self._line_bytes[mapped] = pace.line_bytes
-                cuts = deque(batch.fetched.cut(limit))
+                cuts = deque(batch.fetched.cut(limit, pace.page_bytes))
                 assert run.compiled is not None
                 fits = run.compiled.fits
                 del batch  # while a reader is slow only what it has not got is kept
                 while cuts:
                     page = await self._page(row(entity_type), mapped, fits, cuts.popleft(), before)
                     if page.lines:
-                        empty_from = position_of(last_of(page.lines))
+                        newest = last_of(page.lines)
                     yield page
         finally:
             pace.give_back()
             if asked is not None:
                 await _given_up(asked)
-        quiet.note(library, mapped, empty_from, before)
+        quiet.note(library, mapped, position_of(newest) if newest else begin, before)
 
     async def _batch(self, run: _Run, ask: Ask, *, near: bool) -> Batch | None:
         """Ask for the next lines of a run; None if there are none. `near`: few are expected.
@@ -125,7 +125,8 @@ class PageRuns:
             (table, Stands(found[f"s{at}"], is_uuid=is_uuid))
             for at, (table, is_uuid) in enumerate(compiled.types.stands)
         )
-        return Batch(Fetched(found["lines"], found["plain"], parents), found["rows"], found["kept"], found["more"])
+        text = found["lines"] + CLOSED
+        return Batch(Fetched(text, found["plain"], parents), found["rows"], found["kept"], found["more"])
 
     def first_waiting(self, page: Page, snapshot_us: int, limits: Mapping[str, Position]) -> Waiting | None:
         """Find a page's first row whose parent was not sent for being too new; None if there is none.
@@ -151,10 +152,9 @@ class PageRuns:
             await self._unfit.note({parent for entry in entries if (parent := unfit_parent_of(entry))})
             not_read = self._tell_unfit(served, entries)
             fetched = fetched.sent()
-            held_back = len(entries) - (len(fetched.entries) if fetched.text else 0)
-        text = fetched.text.replace(b"\n", CLOSED) + CLOSED if fetched.text else b""
-        lines: Sequence[bytes] = JoinedLines(text)
-        if unfit := fits.unfit(text):
+            held_back = len(entries) - len(fetched.entries)
+        lines: Sequence[bytes] = JoinedLines(fetched.text)
+        if unfit := fits.unfit(fetched.text):
             self._compiler.forget()  # the database may have got another schema, or enum
             raise SourceUnavailable(f"A row of {served.name} cannot be read at {unfit[0].field}: {unfit[0].reason}")
         if served.name != mapped:

@@ -29,6 +29,7 @@ import asyncpg
 from ledger.errors import InvalidInput
 from projections.entities.postgres.connections.address import AddressError, read_address
 from projections.entities.postgres.connections.connecting import Connection, Connector, encoding_of
+from projections.entities.postgres.connections.freed_memory import keep_freed_memory
 from projections.entities.source import SourceUnavailable
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Postgres:
             raise InvalidInput([(("LEDGER_POSTGRES",), str(error))]) from None
         for note in address.notes:
             log.warning("%s", note)
+        keep_freed_memory()
         settings = {
             "statement_timeout": str(max(1, round(statement_timeout_s * 1000))),
             "jit": "off",

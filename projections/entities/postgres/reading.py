@@ -17,11 +17,13 @@ import msgspec
 from msgspec import Struct
 
 from ledger.positions import Position, us_from_iso
-from projections.entities.lines import count_in
+from projections.entities.lines import CLOSED, JoinedLines, count_in, joined
 from projections.entities.source import Page
 
 PAGE_BYTES: Final = 64 * 1024
 """What a page has at most, unless its only line is longer."""
+WIDE_PAGE_BYTES: Final = 120 * 1024
+"""The same of what grown statements bring. PERF: making and sending a page takes as long as checking 30 KB of it."""
 FETCH_BYTES: Final = 3 * PAGE_BYTES
 """What a first statement should bring, and where a line that begins behind it is cut off; what any may bring."""
 MOST_FETCH_BYTES: Final = 16 * PAGE_BYTES
@@ -48,10 +50,14 @@ _LF: Final = b"\n"
 class Stands:
     """Where the parents of one table stand, an instant in µs for each entry: read only where it matters."""
 
-    def __init__(self, raw: bytes, *, is_uuid: bool) -> None:
-        """`raw` has 16 bytes of a UUIDv7 or 8 of a timestamptz for each, as PostgreSQL sends them."""
+    def __init__(self, raw: bytes, *, is_uuid: bool, of: Stands | None = None) -> None:
+        """`raw` has 16 bytes of a UUIDv7 or 8 of a timestamptz for each, as PostgreSQL sends them.
+
+        `of` are those that these were cut out of. PERF: mostly none of all of them matters.
+        """
         self._raw = raw
         self._is_uuid = is_uuid
+        self._of = of
 
     @cached_property
     def latest_us(self) -> int:
@@ -62,7 +68,7 @@ class Stands:
 
     def first_at(self, bound_us: int) -> int | None:
         """Tell which entry is the first whose parent does not stand before an instant; None where all do."""
-        if self.latest_us < bound_us:
+        if (self._of is not None and self._of.latest_us < bound_us) or self.latest_us < bound_us:
             return None
         return next(at for at, us in enumerate(stands_of(self._raw, is_uuid=self._is_uuid)) if us >= bound_us)
 
@@ -70,12 +76,12 @@ class Stands:
         """Return those of some entries."""
         width = 16 if self._is_uuid else 8
         raw = b"".join([self._raw[at * width : (at + 1) * width] for at in kept])
-        return Stands(raw, is_uuid=self._is_uuid)
+        return Stands(raw, is_uuid=self._is_uuid, of=self._of)
 
     def cut(self, start: int, end: int) -> Stands:
         """Return those of the entries from one to before another."""
         width = 16 if self._is_uuid else 8
-        return Stands(self._raw[start * width : end * width], is_uuid=self._is_uuid)
+        return Stands(self._raw[start * width : end * width], is_uuid=self._is_uuid, of=self)
 
 
 Parents = tuple[tuple[str, Stands], ...]
@@ -88,7 +94,7 @@ class PostgresPage(Page):
 
 
 class Fetched(Struct):
-    """What one statement brought: entries in order, as `Part.line` prints them, with LF between them.
+    """What one statement brought: entries in order, as `Part.line` prints them, each closed by CLOSED.
 
     `plain`: each of them is a line that is sent as it is. `parents` has where they stand for each table and entry.
     """
@@ -100,48 +106,46 @@ class Fetched(Struct):
     @property
     def entries(self) -> list[bytes]:
         """Each entry."""
-        return self.text.split(_LF)
+        return self.text[: -len(CLOSED)].split(CLOSED) if self.text else []
 
-    def cut(self, limit: int) -> Iterator[Fetched]:
-        """Yield what makes up a page each: at most `limit` entries and PAGE_BYTES."""
+    def cut(self, limit: int, most_bytes: int = PAGE_BYTES) -> Iterator[Fetched]:
+        """Yield what makes up a page each: at most `limit` entries and so many bytes."""
         start, row = 0, 0
-        while start <= len(self.text):
-            end = self._end(start, limit)
+        while start < len(self.text):
+            end = self._end(start, limit, most_bytes)
             text = self.text[start:end] if start or end < len(self.text) else self.text
             if self.parents:
-                rows = count_in(text) + 1
+                rows = count_in(text)
                 yield Fetched(text, self.plain, tuple((name, one.cut(row, row + rows)) for name, one in self.parents))
                 row += rows
             else:
                 yield Fetched(text, self.plain, ())
-            start = end + 1
+            start = end
 
-    def _end(self, start: int, limit: int) -> int:
+    def _end(self, start: int, limit: int, most_bytes: int) -> int:
         """Tell where the page that begins at an offset ends."""
         end = len(self.text)
-        if end - start > PAGE_BYTES:
-            end = self.text.rfind(_LF, start, start + PAGE_BYTES + 1)
-            if end < 0:
-                end = self.text.find(_LF, start)
-                end = len(self.text) if end < 0 else end
-        if (not self.plain or end - start >= limit * LEAST_LINE) and count_in(self.text[start:end]) >= limit:
-            end = start - 1
+        if end - start > most_bytes:
+            end = self.text.rfind(_LF, start, start + most_bytes) + 1
+            if end == 0:
+                end = self.text.index(_LF, start) + 1
+        if (not self.plain or end - start >= limit * LEAST_LINE) and count_in(self.text[start:end]) > limit:
+            end = start
             for _ in range(limit):
-                end = self.text.index(_LF, end + 1)
+                end = self.text.index(_LF, end) + 1
         return end
 
     def sent(self) -> Fetched:
         """Return the lines that are sent."""
         lines = [line_of(entry) for entry in self.entries]
         kept = [at for at, line in enumerate(lines) if line]
-        return Fetched(
-            _LF.join([lines[at] for at in kept]), True, tuple((name, one.only(kept)) for name, one in self.parents)
-        )
+        text = joined([lines[at] for at in kept], CLOSED)
+        return Fetched(text, True, tuple((name, one.only(kept)) for name, one in self.parents))
 
     @property
     def last(self) -> Position:
         """The position of the last entry."""
-        return place_of(self.text[self.text.rfind(_LF) + 1 :])
+        return place_of(JoinedLines(self.text).last)
 
 
 class Batch(Struct):
@@ -191,6 +195,11 @@ class Pace:
     def size(self) -> int:
         """How many bytes the next statement should bring."""
         return FETCH_BYTES + self._grown
+
+    @property
+    def page_bytes(self) -> int:
+        """How many bytes of it a page may have."""
+        return WIDE_PAGE_BYTES if self._grown >= FETCH_BYTES else PAGE_BYTES
 
     def learn(self, batch: Batch, *, keeps_up: bool) -> bool:
         """Take in what came, and whether its reader was waiting for it; tells whether there may be more."""

@@ -29,7 +29,7 @@ from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.schema_watch import SchemaWatch
 from projections.entities.postgres.statements.keyset import Ask
 from projections.entities.postgres.unfit_parents import Known, OfProcess, UnfitParents
-from projections.entities.source import MOST_BEHIND_S, Ahead, HeldBack, Page, SourceHealth, Waiting
+from projections.entities.source import MOST_BEHIND_S, Ahead, HeldBack, Page, SourceHealth, SourceUnavailable, Waiting
 
 OWN_USER: Final = "AuthUserV1"
 """The entity type whose one row is the user that a library belongs to."""
@@ -222,6 +222,23 @@ class PostgresSource:
             return 0.0
         return (lag_us + ROUNDED_US) / 1_000_000
 
+    def quiet(self, library: str, types: Collection[str], from_us: int) -> object | None:
+        """Name what was committed at the newest look, if that was before an instant and none of these types is above.
+
+        Nothing may stand at another row's change then, which only a horizon that was read since tells of.
+        """
+        served = {mapped for name in types if (mapped := self._compiler.served_from(name)) is not None}
+        if any(self._compiler.is_mended(name, self._unfit.tables) for name in served):
+            return None
+        return self._newest.quiet(served, from_us) or None
+
+    async def is_quiet_since(self, moment: object) -> bool:
+        """Tell whether nothing was committed since a moment. One question of a few bytes for all who ask meanwhile."""
+        try:
+            return await self._newest.state_since(self._postgres, time.monotonic()) == moment
+        except SourceUnavailable:  # whoever asks for more is told
+            return False
+
     async def _horizon_since(self, at_s: float) -> int:
         """Tell the horizon as somebody read it since an instant of the monotonic clock; read once for all who ask."""
         async with self._reading:
@@ -252,7 +269,7 @@ class PostgresSource:
     def pages(
         self, library: str, entity_type: str, after: Position | None, before: int, limit: int
     ) -> AsyncIterator[Page]:
-        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 64 KiB a page."""
+        """Yield what comes strictly after a position and before an instant, `limit` rows and at most 120 KiB a page."""
         return self._runs.pages(library, entity_type, after, before, limit, self._empty_spans)
 
     async def first_waiting(

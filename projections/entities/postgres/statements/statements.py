@@ -1,7 +1,7 @@
 """The statements a source asks its database: made once per entity type, run as prepared statements. Pure.
 
-A page's statement builds whole lines and puts them together, with line feeds between them: one value for a page costs
-the driver a fraction of a record per line. Each part reads at most a page's rows off its index. Lines that begin
+A page's statement builds whole lines and puts them together: one value for a page costs the driver a fraction of a
+record per line. Each part reads at most a page's rows off its index. Lines that begin
 behind `size` bytes are cut off by the server, so that long rows never come all at once.
 """
 
@@ -14,9 +14,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from projections.entities.lines import END
 from projections.entities.postgres.mapping.described import MappingError
 from projections.entities.postgres.mapping.sql_names import columns_in, tables_in
 from projections.entities.postgres.statements.branches import NO_STAMP, NO_UUID, Part
+from projections.entities.postgres.statements.json_sql import literal
 from projections.entities.postgres.statements.keyset import Ask, Parameters, members_of, uuid7_at
 from projections.entities.postgres.statements.waits import MEMBERS
 
@@ -90,7 +92,7 @@ def page(types: Types) -> Statement:
     """Ask for the lines after a position and before an instant.
 
     One row: `rows` read, how many of them are `kept`, whether those are `plain` lines to be sent as they are, whether
-    there may be `more` shares, `lines` as bytes with LF between them (null without rows), and for each table of
+    there may be `more` shares, `lines` as bytes with CLOSED between them (null without rows), and for each table of
     parents, as `s0`, `s1`, …, where they stand: a UUIDv7 (16 bytes) or a timestamptz (8) a line.
     """
     parameters = parameters_of(types.library)
@@ -106,7 +108,7 @@ def page(types: Types) -> Statement:
         "count(*) FILTER (WHERE kept) AS kept",
         f"{'true' if all(part.is_plain for part in types.parts) else _PLAIN} AS plain",
         f"{_more(shares)} AS more",
-        "convert_to(string_agg(line, chr(10)) FILTER (WHERE kept), 'UTF8') AS lines",
+        f"convert_to(string_agg(line, {literal(END.decode())} || chr(10)) FILTER (WHERE kept), 'UTF8') AS lines",
         *(f"string_agg({name}, '') FILTER (WHERE kept) AS {name}" for name in stands),
     ]
     with_ = f"WITH {', '.join(shares)} " if shares else ""

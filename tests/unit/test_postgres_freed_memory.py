@@ -1,0 +1,44 @@
+"""What freed memory a process with a PostgreSQL source keeps, and where it is left to the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_FREES = """
+import resource
+from projections.entities.postgres.connections.freed_memory import keep_freed_memory
+print(keep_freed_memory())
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use():
+    for size in (1_000_000, 700_000, 900_000):
+        bytes(bytearray(b"x" * size))
+use()
+before = faults()
+for _ in range(50):
+    use()
+print(faults() - before)
+"""
+
+
+def run(**env: str) -> tuple[bool, int]:
+    """Return whether memory is kept, and how many pages the system had to give anew, of 120,000 that were used."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", _FREES], env=kept | env, capture_output=True, text=True, check=True)
+    said, faults = done.stdout.split()
+    return said == "True", int(faults)
+
+
+def test_buffers_of_a_megabyte_are_not_given_back_and_asked_for_again() -> None:
+    keeps, faults = run()
+    assert not keeps or faults < 5_000, "where the C library can keep it"
+
+
+@pytest.mark.parametrize("env", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=64"}])
+def test_an_environment_that_says_how_memory_is_kept_is_obeyed(env: dict[str, str]) -> None:
+    keeps, _ = run(**env)
+    assert not keeps
