@@ -16,7 +16,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import pytest
 from uvicorn.config import Config
@@ -30,17 +30,22 @@ from endpoints.sync.quick_acks import QuickAcks
 from ledger.acks import RESET_ACK
 from ledger.commands import ClearCheckpoints, EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.log.quick_acks import APPEND_ONE
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.store.interface import Store, open_store
+from ops.opening.observing import Observing
 from ops.server.connection_balance import Load
 from ops.server.http_heads import KnownHeads
 from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
 from ops.server.worker_state import WorkerState
+from ops.settings.settings import Settings
 from tests.support.phones.http import SECOND_US, START_US, Service, serving
+from tests.support.stores.losing_proxy import LosingProxy
+from tests.support.stores.servers import RedisServer
 
 TYPES: Final = ("AssetV2", "AlbumV2")
 STEPS: Final = 60
@@ -225,10 +230,10 @@ class World:
         self.number += 1
 
         def ack() -> str:
-            at_us = START_US - 1000 * SECOND_US + dice.randrange(self.number * 3, self.number * 3 + 8)
+            at_us = START_US - 1000 * SECOND_US + dice.randrange(self.number * 6, self.number * 6 + 8)
             entity_type, worker = dice.choice(TYPES), self.workers[0]
             state = worker.service.ledger._recent.last(worker.sid)
-            epoch = dice.randrange(3) if state is None or dice.random() < 0.05 else state.epoch_of(entity_type)
+            epoch = dice.randrange(3) if state is None or dice.random() < 0.02 else state.epoch_of(entity_type)
             behind = "" if epoch == 1 and dice.random() < 0.9 else f"|{epoch}"
             return f"{entity_type}|{iso_from_us(at_us)}|{dice.choice(('a', 'b', 'c'))}{behind}"
 
@@ -407,7 +412,7 @@ async def test_quick_requests_are_answered_as_plain_ones(
             await found._offer(worker)
         for step in range(STEPS):
             found.workers[0].service.clock.now_us += 1000
-            if found.dice.random() < 0.2:
+            if found.dice.random() < 0.15:
                 await found.happens()
             sent = found.sent()
             await found.both(lambda worker, sent=sent: worker.exchange(sent), (step, sent))  # type: ignore[misc]
@@ -416,3 +421,37 @@ async def test_quick_requests_are_answered_as_plain_ones(
         await found.both(found._end, "the end")
         again = Sent([b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\nauthorization: Bearer TOKEN\r\n\r\n"])
         await found.both(lambda worker: worker.exchange(again), again)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_ack_whose_connection_to_the_store_was_lost_is_answered_and_on_record_once(
+    valkey_server: RedisServer, when: Literal["before", "after"]
+) -> None:
+    async with LosingProxy(valkey_server.port) as proxy:
+        store = await open_store(proxy.url)
+        async with serving(store) as service:
+            worker = Worker(service, quick=True)
+            await worker.begin()
+            await service.ledger.execute("ann", worker.sid, OfferStream(START_US, OFFERED))
+            acks = [b'{"acks": ["AssetV2|2023-11-14T20:00:00.00000%dZ|b"]}' % number for number in range(3)]
+            head = (
+                b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\nauthorization: Bearer TOKEN\r\ncontent-length: %d\r\n\r\n"
+            )
+            for number, ack in enumerate(acks):
+                if number == 2:
+                    proxy.lose(when, APPEND_ONE)
+                answer, _ = await worker.exchange(Sent([head % len(ack) + ack], wait_s=10))
+                assert answer.startswith(b"HTTP/1.1 204 ")
+            assert proxy.lost == 1
+            state = await service.ledger.load("ann", worker.sid)
+            assert (state.seq, state.checkpoints["AssetV2"].position.id) == (2 + len(acks), "b")
+            worker.hang_up()
+        await store.close()
+
+
+async def test_there_is_no_quick_way_past_what_watches_requests(valkey_url: str) -> None:
+    store = await open_store(valkey_url)
+    for settings, quick in ((Settings(), True), (Settings(log_requests=True), False)):
+        async with serving(store, observing=Observing(settings)) as service:
+            assert bool(getattr(service.app, "quick", None)) is quick
+    await store.close()
