@@ -432,6 +432,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         protocol.connection_made(self.transport)
         protocol.data_received(head)
         self.transport.set_protocol(protocol)
+        del self._parser  # it holds this
 
     # Refusing ---------------------------------------------------------------------------------------------------------
 

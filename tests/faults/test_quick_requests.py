@@ -16,7 +16,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import pytest
 from uvicorn.config import Config
@@ -30,34 +30,47 @@ from endpoints.sync.quick_acks import QuickAcks
 from ledger.acks import RESET_ACK
 from ledger.commands import ClearCheckpoints, EndSession, OfferStream, RecordAcks, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
+from ledger.log.quick_acks import APPEND_ONE
 from ledger.log.reader import read_partition
 from ledger.log.service import Ledger
 from ledger.personal import plain
 from ledger.positions import iso_from_us
 from ledger.store.interface import Store, open_store
+from ops.opening.observing import Observing
 from ops.server.connection_balance import Load
 from ops.server.http_heads import KnownHeads
 from ops.server.http_protocol import LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
 from ops.server.worker_state import WorkerState
+from ops.settings.settings import Settings
 from tests.support.phones.http import SECOND_US, START_US, Service, serving
+from tests.support.stores.losing_proxy import LosingProxy
+from tests.support.stores.servers import RedisServer
 
 TYPES: Final = ("AssetV2", "AlbumV2")
 STEPS: Final = 60
 OFFERED: Final = mask_of([COMPLETE, *TYPES])
 _LAST: Final = b"GET /api/server/ping HTTP/1.1\r\nhost: x\r\nx-correlation-id: last\r\n\r\n"
+_LAST_ANSWER: Final = b"x-correlation-id: last\r\n"
 _OVER: Final = b'{"res":"pong"}'
+_GO_ON: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_AT_ONCE: Final = 16_384
+"""What surely comes in one piece."""
 _VARYING: Final = re.compile(rb"(?<=\r\nx-correlation-id: )[0-9a-f]{12}-[0-9a-f]+")
 _NAMES: Final = re.compile(r"[0-9a-f]{12}-[0-9a-f]+|[0-9a-f]{64}")
 PLENTY: Final = LimitRules(*["10000/minute"] * 5)
 
 
 class Sent(NamedTuple):
-    """What is written to a connection, with a pause behind each piece, and whether its client then leaves."""
+    """What is written to a connection, with a pause behind each piece, and whether its client then leaves.
+
+    Behind it comes one more request, once something was answered, or nothing was in `wait_s`.
+    """
 
     pieces: list[bytes]
     pause_s: float = 0.0
     leaves: bool = False
+    wait_s: float = 0.3
 
 
 class Client(asyncio.Protocol):
@@ -84,6 +97,10 @@ class Client(asyncio.Protocol):
         """Write, unless the connection was ended."""
         if not self.ended.done():
             self.transport.write(data)
+
+    def is_over(self) -> bool:
+        """Tell whether the last request was answered."""
+        return _LAST_ANSWER in self.received and self.received.endswith(_OVER)
 
     async def until(self, come: Callable[[], object], within_s: float) -> None:
         """Wait until something has come, the connection was ended, or the time is over."""
@@ -133,11 +150,11 @@ class Worker:
         if sent.leaves:
             self.hang_up()
             return b"", True
-        await client.until(lambda: client.received, 0.3)
+        await client.until(lambda: client.received.removeprefix(_GO_ON), sent.wait_s)
         client.write(_LAST)
-        await client.until(lambda: client.received.endswith(_OVER), 10)
+        await client.until(client.is_over, 10)
         received, client.received = client.received, b""
-        assert received.endswith(_OVER) or client.ended.done()
+        assert _LAST_ANSWER in received or client.ended.done()
         return _VARYING.sub(b"ID", received), client.ended.done()
 
     def hang_up(self) -> None:
@@ -213,10 +230,10 @@ class World:
         self.number += 1
 
         def ack() -> str:
-            at_us = START_US - 1000 * SECOND_US + dice.randrange(self.number * 3, self.number * 3 + 8)
+            at_us = START_US - 1000 * SECOND_US + dice.randrange(self.number * 6, self.number * 6 + 8)
             entity_type, worker = dice.choice(TYPES), self.workers[0]
             state = worker.service.ledger._recent.last(worker.sid)
-            epoch = dice.randrange(3) if state is None or dice.random() < 0.05 else state.epoch_of(entity_type)
+            epoch = dice.randrange(3) if state is None or dice.random() < 0.02 else state.epoch_of(entity_type)
             behind = "" if epoch == 1 and dice.random() < 0.9 else f"|{epoch}"
             return f"{entity_type}|{iso_from_us(at_us)}|{dice.choice(('a', 'b', 'c'))}{behind}"
 
@@ -234,8 +251,8 @@ class World:
         one = dice.choice(seldom)
         return one if isinstance(one, bytes) else json.dumps(one).encode()
 
-    def request(self) -> bytes:
-        """Write a request: most are acks of a token."""
+    def request(self, *, rightly: bool = False) -> bytes:
+        """Write a request: most are acks of a token. `rightly`: with a body as long as it says."""
         dice = self.dice
         line, version, fields = b"POST /api/sync/ack", b"1.1", [b"host: x"]
         if dice.random() < 0.2:
@@ -276,29 +293,32 @@ class World:
             body = b"".join(chunks) + b"0\r\n" + dice.choice((b"", b"cookie: a=b\r\n")) + b"\r\n"
             fields.append(b"transfer-encoding: chunked")
         elif body or dice.random() < 0.5:
-            wrong = dice.random()
-            length = b"%d" % len(body) if wrong > 0.02 else dice.choice((b"+1", b"1, 1", b"%d" % (len(body) // 2)))
+            length = b"%d" % len(body)
+            if not rightly and len(body) < _AT_ONCE and dice.random() < 0.03:
+                length = dice.choice((b"+1", b"1, 1", b"%d" % (len(body) // 2)))
             fields.append(b"content-length: " + length)
         return b"%b HTTP/%b\r\n%b\r\n\r\n%b" % (line, version, b"\r\n".join(fields), body)
 
     def sent(self) -> Sent:
-        """Write what a client sends."""
+        """Write what a client sends. What is no HTTP comes in one piece with what is before it, or who knows when."""
         dice, one = self.dice, self.request()
         how = dice.random()
         if how < 0.6:
             return Sent([one])
         if how < 0.7:
-            return Sent([b"".join([one, *(self.request() for _ in range(dice.randrange(1, 3)))])])
+            return Sent([b"".join(each for each in (one, self.request(), self.request()) if len(each) < _AT_ONCE)])
+        one = self.request(rightly=True)
         if how < 0.85:
             cut = dice.randrange(1, len(one))
             return Sent([one[:cut], one[cut:]], 0.01)
         if how < 0.88:
             return Sent([one[: dice.randrange(1, len(one))]], leaves=True)
         if how < 0.91:
-            return Sent([one], 0.03, leaves=True)
+            return Sent([one], 0.1, leaves=True)
         if how < 0.94:
             return Sent([dice.choice((b"\r\n", b"\r\n\r\n", b"x", b"\x00", b"GET"))], leaves=dice.random() < 0.5)
-        return Sent([one[: one.index(b"\r\n\r\n") + 4 + dice.randrange(2)]])  # its body does not come
+        without_body = one[: one.index(b"\r\n\r\n") + 4 + dice.randrange(2)]
+        return Sent([without_body], wait_s=10)
 
     # What happens -----------------------------------------------------------------------------------------------------
 
@@ -392,7 +412,7 @@ async def test_quick_requests_are_answered_as_plain_ones(
             await found._offer(worker)
         for step in range(STEPS):
             found.workers[0].service.clock.now_us += 1000
-            if found.dice.random() < 0.2:
+            if found.dice.random() < 0.15:
                 await found.happens()
             sent = found.sent()
             await found.both(lambda worker, sent=sent: worker.exchange(sent), (step, sent))  # type: ignore[misc]
@@ -401,3 +421,37 @@ async def test_quick_requests_are_answered_as_plain_ones(
         await found.both(found._end, "the end")
         again = Sent([b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\nauthorization: Bearer TOKEN\r\n\r\n"])
         await found.both(lambda worker: worker.exchange(again), again)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_ack_whose_connection_to_the_store_was_lost_is_answered_and_on_record_once(
+    valkey_server: RedisServer, when: Literal["before", "after"]
+) -> None:
+    async with LosingProxy(valkey_server.port) as proxy:
+        store = await open_store(proxy.url)
+        async with serving(store) as service:
+            worker = Worker(service, quick=True)
+            await worker.begin()
+            await service.ledger.execute("ann", worker.sid, OfferStream(START_US, OFFERED))
+            acks = [b'{"acks": ["AssetV2|2023-11-14T20:00:00.00000%dZ|b"]}' % number for number in range(3)]
+            head = (
+                b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\nauthorization: Bearer TOKEN\r\ncontent-length: %d\r\n\r\n"
+            )
+            for number, ack in enumerate(acks):
+                if number == 2:
+                    proxy.lose(when, APPEND_ONE)
+                answer, _ = await worker.exchange(Sent([head % len(ack) + ack], wait_s=10))
+                assert answer.startswith(b"HTTP/1.1 204 ")
+            assert proxy.lost == 1
+            state = await service.ledger.load("ann", worker.sid)
+            assert (state.seq, state.checkpoints["AssetV2"].position.id) == (2 + len(acks), "b")
+            worker.hang_up()
+        await store.close()
+
+
+async def test_there_is_no_quick_way_past_what_watches_requests(valkey_url: str) -> None:
+    store = await open_store(valkey_url)
+    for settings, quick in ((Settings(), True), (Settings(log_requests=True), False)):
+        async with serving(store, observing=Observing(settings)) as service:
+            assert bool(getattr(service.app, "quick", None)) is quick
+    await store.close()
