@@ -42,8 +42,7 @@ BODY_START_S = 5.0
 DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
 COLLECT_TICKS = 3
-COLLECT_ALL_TICKS = 3_000
-"""Of ten a second."""
+"""Garbage is collected in each so many ticks, of which a second has ten."""
 TRANSPORT = "ledger.transport"
 LEAVING = "ledger.leaving"
 
@@ -460,11 +459,8 @@ class LedgerServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
-        if self._garbage is not None:
-            if counter % COLLECT_TICKS == 0:
-                self._garbage.collect_new()
-            if counter % COLLECT_ALL_TICKS == 0:
-                self._garbage.collect_all()
+        if self._garbage is not None and counter % COLLECT_TICKS == 0:
+            self._garbage.collect()
         if os.getppid() != self._arbiter_pid:
             self.should_exit = True
         if self._state.draining and not self._state.connections and not any(each.beginning for each in self._acceptors):
