@@ -1,8 +1,8 @@
 """When a worker collects garbage that refers to itself: a little at a time, since it stands still meanwhile.
 
-Requests leave none, so this is for what goes wrong, and for what libraries leave. Python itself would begin when so
-many more objects are there than before. Of streams that come while others go it knows nothing by that, until it looks
-at all of them at once: a tenth of a second for 2,000.
+Requests leave none, but web sockets do, and what goes wrong may. Python itself would begin when so many more objects
+are there than before. Of streams that come while others go it knows nothing by that, until it looks at all of them at
+once: a tenth of a second for 2,000.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Final
 YOUNG: Final = 10_000
 """So many more objects than before are looked at at once, at the latest."""
 NEVER: Final = 1 << 30
-FEW: Final = 200_000
-"""So many objects may stay before all are looked at: 50 ms, or 100 MB where all of them are garbage."""
+MANY: Final = 500_000
+"""So many objects may stay before all are looked at: more than 2,000 streams have, 100 MB where all are garbage."""
+COUNT_EACH: Final = MANY // 4
+"""How many more there may be before they are counted, which takes a fifth of a collection."""
 
 
 class Garbage:
@@ -24,24 +26,27 @@ class Garbage:
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG, NEVER, NEVER)
-        self._most = FEW
-        self._was_more = False
+        self._most = MANY
+        self._grown = 0
+        """By how many objects there may be more since they were counted, at most."""
+        self._begun = _collections()
 
-    def collect_new(self) -> None:
-        """Look at what came since the last time; call it some times a second."""
+    def collect(self) -> None:
+        """Look at what came since the last time, and at all where too much has stayed; call it some times a second."""
+        begun = _collections()
+        self._grown += gc.get_count()[0] + (begun - self._begun) * YOUNG
+        self._begun = begun
         gc.collect(1)
+        if self._grown > COUNT_EACH:
+            self._grown = 0
+            if _old() > self._most:
+                gc.collect()
+                self._most = max(MANY, 2 * _old())
 
-    def collect_all(self) -> None:
-        """Look at everything, where twice as much has stayed as the last time left; call it every few minutes.
 
-        It has to be so twice in a row: the streams of one moment are over by then. Counting alone takes a third of a
-        collection.
-        """
-        is_more = _old() > self._most
-        if is_more and self._was_more:
-            gc.collect()
-            self._most, is_more = max(FEW, 2 * _old()), False
-        self._was_more = is_more
+def _collections() -> int:
+    """Tell how often Python looked at new objects by itself."""
+    return int(gc.get_stats()[0]["collections"])
 
 
 def _old() -> int:

@@ -33,8 +33,7 @@ from ops.settings.settings import Settings
 
 KEEP_ALIVE_S = 75
 COLLECT_TICKS = 3
-COLLECT_ALL_TICKS = 3_000
-"""Of ten a second."""
+"""Garbage is collected in each so many ticks, of which a second has ten."""
 
 
 class LedgerServer(Server):
@@ -101,11 +100,8 @@ class LedgerServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell, ten times a second, whether to end: an arbiter that was killed takes its workers along."""
-        if self._garbage is not None:
-            if counter % COLLECT_TICKS == 0:
-                self._garbage.collect_new()
-            if counter % COLLECT_ALL_TICKS == 0:
-                self._garbage.collect_all()
+        if self._garbage is not None and counter % COLLECT_TICKS == 0:
+            self._garbage.collect()
         if os.getppid() != self._arbiter_pid:
             self.should_exit = True
         if self._state.draining and not self._state.connections and not any(each.beginning for each in self._acceptors):

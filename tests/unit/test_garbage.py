@@ -1,4 +1,4 @@
-"""Garbage that refers to itself is collected a little at a time, and all of it where much stays."""
+"""Garbage that refers to itself is collected a little at a time, and all of it where much has stayed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 import ops.server.garbage
-from ops.server.garbage import Garbage
+from ops.server.garbage import YOUNG, Garbage
+
+MANY = 4 * YOUNG
 
 
 class Knot:
@@ -21,49 +23,65 @@ class Knot:
 
 @pytest.fixture
 def garbage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garbage]:
-    """What collects here alone, for whom a thousand objects are many."""
+    """What collects here alone."""
     thresholds = gc.get_threshold()
-    monkeypatch.setattr(ops.server.garbage, "FEW", 1000)
+    monkeypatch.setattr(ops.server.garbage, "MANY", MANY)
+    monkeypatch.setattr(ops.server.garbage, "COUNT_EACH", MANY // 4)
     yield Garbage()
     gc.set_threshold(*thresholds)
     gc.unfreeze()
 
 
+def old_knot(garbage: Garbage) -> weakref.ref[Knot]:
+    """Make garbage that was in use when new objects were looked at."""
+    knot = Knot()
+    garbage.collect()
+    return weakref.ref(knot)
+
+
 def test_what_is_new_is_collected_each_time(garbage: Garbage) -> None:
     ended = weakref.ref(Knot())
-    garbage.collect_new()
+    garbage.collect()
     assert ended() is None
 
 
-def test_what_is_old_is_looked_at_only_where_it_has_doubled_twice_in_a_row(garbage: Garbage) -> None:
-    knot = Knot()
-    garbage.collect_new()  # from now on it is old
-    ended, few = weakref.ref(knot), [Knot() for _ in range(100)]
-    del knot
-    garbage.collect_new()
-    garbage.collect_all()
-    garbage.collect_all()
+def test_what_is_old_is_collected_where_too_much_has_stayed(garbage: Garbage) -> None:
+    ended, held = old_knot(garbage), [Knot() for _ in range(MANY // 4)]
+    garbage.collect()
+    garbage.collect()
     assert ended() is not None, "so few are not worth it"
-    many = [Knot() for _ in range(1000)]
-    garbage.collect_new()
-    garbage.collect_all()
-    assert ended() is not None, "they may be gone in a moment"
-    garbage.collect_all()
+    held += [Knot() for _ in range(MANY)]
+    garbage.collect()
+    garbage.collect()
     assert ended() is None
-    again = weakref.ref(many.pop())
-    few.clear()
-    garbage.collect_all()
-    garbage.collect_all()
-    assert again() is not None, "the rest has stayed, and may be twice as much"
+
+
+def test_garbage_that_comes_for_ever_never_is_more_than_that(garbage: Garbage) -> None:
+    most, knots = 0, list[Knot]()
+    for _ in range(200):
+        knots = [Knot() for _ in range(1000)]  # those of the last time are old by now, and garbage
+        garbage.collect()
+        most = max(most, len(gc.get_objects(generation=2)))
+    assert most < 3 * MANY
+    assert len(knots) == 1000
+
+
+def test_what_is_in_use_is_not_looked_at_again_before_it_has_doubled(garbage: Garbage) -> None:
+    held = [Knot() for _ in range(2 * MANY)]
+    garbage.collect()
+    full = gc.get_stats()[2]["collections"]
+    ended = old_knot(garbage)
+    held += [Knot() for _ in range(MANY)]
+    garbage.collect()
+    assert gc.get_stats()[2]["collections"] == full
+    assert ended() is not None
+    assert len(held) == 3 * MANY
 
 
 def test_python_itself_looks_at_new_objects_only(garbage: Garbage) -> None:
-    knot = Knot()
-    garbage.collect_new()
-    ended = weakref.ref(knot)
-    del knot
+    ended = old_knot(garbage)
     full = gc.get_stats()[2]["collections"]
-    held = [[] for _ in range(200_000)]  # type: ignore[var-annotated]
+    held = [[] for _ in range(20 * YOUNG)]  # type: ignore[var-annotated]
     assert gc.get_stats()[2]["collections"] == full
     assert ended() is not None
-    assert len(held) == 200_000
+    assert len(held) == 20 * YOUNG

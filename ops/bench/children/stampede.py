@@ -223,7 +223,8 @@ def main() -> None:
         rushed = uvloop.run(drive(rush))
     except (RuntimeError, OSError, TimeoutError, StopIteration) as error:
         sys.exit(str(error) or type(error).__name__)
-    sys.stdout.write(msgspec.json.encode(rushed).decode())
+    sys.stdout.buffer.write(msgspec.json.encode(rushed))
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
