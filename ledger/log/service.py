@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from ledger.acks import Ack
-from ledger.admission import Caller, Standing, standing
+from ledger.admission import Caller, Standing, admits, standing
 from ledger.commands import (
     ClearCheckpoints,
     Command,
@@ -108,7 +108,6 @@ class Ledger:
         milestones = Milestones(store)
         self._recent = Recent(lambda state: milestones.note(partition_of(state.user, partitions), state))
         self.stored = Stored(store, partitions, lambda: self.clock(), self._recent, self.figures, replicas, mender)
-        self._outcome = self.stored.outcome
         self.sealing = Sealing(user_keys)
         self.sessions = UserSessions(self.stored)
         self._ancestry = Ancestry(store)
@@ -165,9 +164,7 @@ class Ledger:
         """
         packs, now_us = self._packs, self.clock()
         state = self._recent.find(caller.sid, now_us)
-        if packs is None or state is None or not state.lives_at(now_us):
-            return None
-        if standing(state, caller, now_us) is not _GOOD:
+        if packs is None or state is None or not admits(state, caller, now_us):
             return None
         quick = quick_ack(state, ack, self.partitions, now_us)
         if quick is None:
@@ -214,7 +211,7 @@ class Ledger:
     async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
         """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""
         section = place(state, state.sid, (event,), now_us)
-        return await self._outcome(partition_of(state.user, self.partitions), section, now_us) is None
+        return await self.stored.outcome(partition_of(state.user, self.partitions), section, now_us) is None
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
         try:

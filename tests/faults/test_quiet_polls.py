@@ -15,7 +15,7 @@ import pytest
 
 from endpoints.sync.idle_polls import IdlePolls
 from ledger.store.interface import open_store
-from projections.entities.postgres.mapping.mapping import read_mapping
+from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.registry import entity_types_for
