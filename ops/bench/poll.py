@@ -26,7 +26,7 @@ from projections.entities.registry import REQUEST_TYPES
 
 LIBRARY: Final = "polled"
 AT_LEAST: Final = 0.25
-POSTGRES_AT_LEAST: Final = 0.2
+POSTGRES_AT_LEAST: Final = AT_LEAST
 """Beside the store PostgreSQL is asked, at the same time, once for all polls of a moment."""
 _POSTGRES_ROWS: Final = 2_000
 _ASSETS: Final = 100
