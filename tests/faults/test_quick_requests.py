@@ -326,10 +326,16 @@ class World:
         """Have something happen to both sessions, or both workers."""
         dice = self.dice
         what = dice.choice(
-            (*[self._start_over] * 6, self._elsewhere, self._reset, self._forget,
+            (self._start_over, self._elsewhere, self._reset, self._forget,
              self._flush, self._drain, self._hang_up, self._clear)
         )  # fmt: skip
         await self.both(what, what)
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether anything was sent that may be acknowledged, as far as the worker remembers."""
+        state = self.workers[0].service.ledger._recent.last(self.workers[0].sid)
+        return state is not None and bool(state.offered)
 
     async def _offer(self, worker: Worker) -> None:
         now_us = worker.service.clock()
@@ -412,7 +418,9 @@ async def test_quick_requests_are_answered_as_plain_ones(
             await found._offer(worker)
         for step in range(STEPS):
             found.workers[0].service.clock.now_us += 1000
-            if found.dice.random() < 0.15:
+            if not found.is_offered and found.dice.random() < 0.5:
+                await found.both(found._start_over, "a stream")
+            elif found.dice.random() < 0.15:
                 await found.happens()
             sent = found.sent()
             await found.both(lambda worker, sent=sent: worker.exchange(sent), (step, sent))  # type: ignore[misc]
