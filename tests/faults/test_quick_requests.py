@@ -463,3 +463,43 @@ async def test_there_is_no_quick_way_past_what_watches_requests(valkey_url: str)
         async with serving(store, observing=Observing(settings)) as service:
             assert bool(getattr(service.app, "quick", None)) is quick
     await store.close()
+
+
+def ack_request(number: int, *fields: bytes, chunked: bool = False) -> bytes:
+    """Write an ack that moves a checkpoint, always as long."""
+    body = b'{"acks": ["AssetV2|2023-11-14T20:00:00.%06dZ|b"]}' % number
+    if chunked:
+        fields, body = (*fields, b"transfer-encoding: chunked"), b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        fields = (*fields, b"content-length: %d" % len(body))
+    return b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n%b" % (b"\r\n".join(fields), body)
+
+
+TOKEN: Final = b"authorization: Bearer TOKEN"
+AGAIN: Final = {
+    "as almost all": ((TOKEN,), False),
+    "two tokens": ((TOKEN, b"authorization: Bearer guess"), False),
+    "an id": ((TOKEN, b"x-correlation-id: a"), False),
+    "two ids": ((TOKEN, b"x-correlation-id: a", b"x-correlation-id: b"), False),
+    "which expects to be told to go on": ((TOKEN, b"expect: 100-continue"), False),
+    "the last": ((TOKEN, b"connection: close"), False),
+    "in chunks": ((TOKEN,), True),
+    "of a guess": ((b"authorization: Bearer guess",), False),
+    "of a browser": ((b"cookie: immich_access_token=TOKEN",), False),
+}
+
+
+async def test_the_same_head_again_is_answered_as_before(
+    valkey_url: str, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world(valkey_url, 0, caplog) as found:
+        for worker in found.workers:
+            await found._offer(worker)
+        number = 0
+        for name, (fields, chunked) in AGAIN.items():
+            for _ in range(4):
+                number += 1
+                sent = Sent([ack_request(number, *fields, chunked=chunked)], wait_s=10)
+                await found.both(lambda worker, sent=sent: worker.exchange(sent), name)  # type: ignore[misc]
+        assert len(found.workers[0].state.heads) > 3
