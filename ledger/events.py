@@ -8,7 +8,7 @@ sealed with a key of their user, what is `Personal` (`ledger.personal`).
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -31,7 +31,7 @@ ASKED: Final = "asked"
 """The cause of a clearing that an operator or owner wanted: the device gets the rows of these types again."""
 
 
-class StoredAck(NamedTuple):
+class StoredAck(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An ack as events hold it: entity type code, position, epoch."""
 
     code: int

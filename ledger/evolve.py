@@ -62,7 +62,8 @@ def evolve(state: State | None, recorded: Recorded) -> State:
     match event:
         case AcksRecorded(moved=moved, stale=stale, stale_count=stale_count):
             checkpoints, heard, advanced = dict(state.checkpoints), state.heard, 0
-            for code, position_us, entity_id, _ in moved:
+            for ack in moved:
+                code, position_us, entity_id = ack.code, ack.at_us, ack.id
                 if not 0 <= code < len(ENTITY_TYPES):
                     raise UnknownEvent(f"an ack of entity type {code}, which this version does not know: upgrade")
                 advanced |= 1 << code
@@ -218,10 +219,10 @@ def _adopted(state: State, event: CheckpointsAdopted) -> State:
     completion names.
     """
     checkpoints: dict[str, Checkpoint] = {}
-    for code, position_us, entity_id, _ in event.positions:
-        if not 0 <= code < len(ENTITY_TYPES):
-            raise UnknownEvent(f"a position of entity type {code}, which this version does not know: upgrade")
-        checkpoints[ENTITY_TYPES[code]] = Checkpoint(Position(position_us, entity_id), state.at_us)
+    for ack in event.positions:
+        if not 0 <= ack.code < len(ENTITY_TYPES):
+            raise UnknownEvent(f"a position of entity type {ack.code}, which this version does not know: upgrade")
+        checkpoints[ENTITY_TYPES[ack.code]] = Checkpoint(Position(ack.at_us, ack.id), state.at_us)
     complete = checkpoints.get(COMPLETE)
     types = int.from_bytes(event.types, "big")
     mask = mask_of(checkpoints) | types | (completed_types(complete.position.id) if complete else 0)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ledger.log.append import SEEN_FOR_US
@@ -20,33 +21,41 @@ RECENT: Final = 4096
 """How many sessions' states are remembered, about 5 KB each."""
 
 
+class _Kept(Struct):
+    state: State
+    seen_us: int
+
+
 class Recent:
     """The states of the sessions used last, each with when its activity was last noted from here (0: never)."""
 
     def __init__(self, passed: Callable[[State], None] = lambda _: None) -> None:
         """`passed` is told of a state that went by a milestone since the one that was kept before."""
         self._passed = passed
-        self._states: OrderedDict[str, tuple[State, int]] = OrderedDict()
+        self._states: OrderedDict[str, _Kept] = OrderedDict()
         self._ended: OrderedDict[str, State] = OrderedDict()
         self._confirmed: OrderedDict[str, bytes] = OrderedDict()
 
     def find(self, sid: str, now_us: int) -> State | None:
         """Return the state kept of a session, unless its activity must be noted anew, which takes a load."""
-        state, seen_us = self._states.get(sid, (None, 0))
-        return state if seen_us > now_us - SEEN_FOR_US else None
+        kept = self._states.get(sid)
+        return kept.state if kept is not None and kept.seen_us > now_us - SEEN_FOR_US else None
 
     def keep(self, state: State, seen_us: int | None = None) -> State:
         """Keep a state for the next command; `seen_us`: when its activity was noted, if that was now."""
         states, sid = self._states, state.sid
-        before = states.get(sid)
-        if seen_us is None:
-            seen_us = 0 if before is None else before[1]
-        if before is not None and passes(before[0].seq, state.seq):
-            self._passed(state)
-        states[sid] = (state, seen_us)
-        states.move_to_end(sid)
-        if len(states) > RECENT:
-            states.popitem(last=False)
+        kept = states.get(sid)
+        if kept is None:
+            states[sid] = _Kept(state, seen_us or 0)
+            if len(states) > RECENT:
+                states.popitem(last=False)
+        else:
+            if passes(kept.state.seq, state.seq):
+                self._passed(state)
+            kept.state = state
+            if seen_us is not None:
+                kept.seen_us = seen_us
+            states.move_to_end(sid)
         if self._ended:  # it lives again
             self._ended.pop(sid, None)
         return state
@@ -74,7 +83,7 @@ class Recent:
 
     def every(self) -> list[State]:
         """List all that is known."""
-        return [*(state for state, _ in self._states.values()), *self._ended.values()]
+        return [*(kept.state for kept in self._states.values()), *self._ended.values()]
 
     def correct(self, sid: str, found: State | None) -> None:
         """Put what the store just answered in place of what is kept, though that is newer: the store has lost it."""
@@ -85,7 +94,8 @@ class Recent:
 
     def last(self, sid: str) -> State | None:
         """Return the state that was kept last of a session, however long ago its activity was noted."""
-        return self._states.get(sid, (None, 0))[0]
+        kept = self._states.get(sid)
+        return None if kept is None else kept.state
 
     def forget(self, sid: str) -> None:
         """Drop the state kept of a session, if one is; that it has ended stays known."""

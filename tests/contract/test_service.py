@@ -170,7 +170,7 @@ async def test_a_session_begins_where_its_device_stood_in_one_append_by_one_of_t
     states = await asyncio.gather(*(one.execute("ann", SID, later) for one in (ledger, other)))
     assert [one.seq for one in states] == [3, 3], "the other finds it done"
     assert states[0].epoch == 2
-    second = replace(first, positions=(first.positions[0]._replace(epoch=2),), as_of_us=LATE + 1)
+    second = replace(first, positions=(replace(first.positions[0], epoch=2),), as_of_us=LATE + 1)
     assert await events_of(ledger) == [CREATED, first, second]
 
 

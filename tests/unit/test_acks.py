@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from ledger.acks import (
     RESET_ACK,
     RESET_TEXT,
     Ack,
+    _parse_any,
     completed_types,
     completion,
     format_ack,
@@ -56,6 +60,29 @@ def test_the_first_epoch_is_not_printed(ack: Ack) -> None:
 )
 def test_acks_are_read(text: str, ack: Ack) -> None:
     assert parse_ack(text) == ack
+
+
+def said(parse: Callable[[str], Ack], text: str) -> Ack | str:
+    try:
+        return parse(text)
+    except InvalidAck as error:
+        return str(error)
+
+
+TYPE_PARTS = (*ENTITY_TYPES[:3], RESET, COMPLETE, "", "AssetV9", "Ässet")
+TIME_PARTS = (
+    *("", "Z", TIME, TIME[:-1], TIME.lower(), "2025-01-20T10:30:45.12345Z", "2025-01-20T24:00:00.000000Z"),
+    *("2025-02-30T10:30:45.123456Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+    *("2025-W04-1T10:30:45.123456Z", "\uff12025-01-20T10:30:45.123456Z"),
+)
+ID_PARTS = ("", "a", " ~", "é", "\x7f", "\n", "a" * 256, "a" * 257, "é" * 129)
+EPOCH_PARTS = ("", "|", "|0", "|01", "|1", "|2147483648", "|2147483649", "|7|", "|1\u0663", "|²", "|-1", "|999999999\n")
+
+
+def test_an_ack_as_it_is_printed_reads_as_any_other() -> None:
+    for entity_type, time, entity_id, epoch in product(TYPE_PARTS, TIME_PARTS, ID_PARTS, EPOCH_PARTS):
+        text = f"{entity_type}|{time}|{entity_id}{epoch}"
+        assert said(parse_ack, text) == said(_parse_any, text)
 
 
 def test_a_completion_names_the_types_of_its_stream() -> None:

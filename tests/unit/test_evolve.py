@@ -246,7 +246,8 @@ def test_every_checkpoint_was_offered_or_adopted(history: list[tuple[Recorded, S
         adopted = recorded.event.positions if isinstance(recorded.event, CheckpointsAdopted) else adopted
         for name, checkpoint in state.checkpoints.items():
             at_us, entity_id = checkpoint.position.at_us, checkpoint.position.id
-            assert at_us <= state.offered_us(name) or (CODES[name], at_us, entity_id, state.epoch_of(name)) in adopted
+            stored = StoredAck(CODES[name], at_us, entity_id, state.epoch_of(name))
+            assert at_us <= state.offered_us(name) or stored in adopted
 
 
 @forall(histories)
