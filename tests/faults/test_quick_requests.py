@@ -326,10 +326,16 @@ class World:
         """Have something happen to both sessions, or both workers."""
         dice = self.dice
         what = dice.choice(
-            (*[self._start_over] * 6, self._elsewhere, self._reset, self._forget,
+            (self._start_over, self._elsewhere, self._reset, self._forget,
              self._flush, self._drain, self._hang_up, self._clear)
         )  # fmt: skip
         await self.both(what, what)
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether anything was sent that may be acknowledged, as far as the worker remembers."""
+        state = self.workers[0].service.ledger._recent.last(self.workers[0].sid)
+        return state is not None and bool(state.offered)
 
     async def _offer(self, worker: Worker) -> None:
         now_us = worker.service.clock()
@@ -412,7 +418,9 @@ async def test_quick_requests_are_answered_as_plain_ones(
             await found._offer(worker)
         for step in range(STEPS):
             found.workers[0].service.clock.now_us += 1000
-            if found.dice.random() < 0.15:
+            if not found.is_offered and found.dice.random() < 0.5:
+                await found.both(found._start_over, "a stream")
+            elif found.dice.random() < 0.15:
                 await found.happens()
             sent = found.sent()
             await found.both(lambda worker, sent=sent: worker.exchange(sent), (step, sent))  # type: ignore[misc]
@@ -455,3 +463,43 @@ async def test_there_is_no_quick_way_past_what_watches_requests(valkey_url: str)
         async with serving(store, observing=Observing(settings)) as service:
             assert bool(getattr(service.app, "quick", None)) is quick
     await store.close()
+
+
+def ack_request(number: int, *fields: bytes, chunked: bool = False) -> bytes:
+    """Write an ack that moves a checkpoint, always as long."""
+    body = b'{"acks": ["AssetV2|2023-11-14T20:00:00.%06dZ|b"]}' % number
+    if chunked:
+        fields, body = (*fields, b"transfer-encoding: chunked"), b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        fields = (*fields, b"content-length: %d" % len(body))
+    return b"POST /api/sync/ack HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n%b" % (b"\r\n".join(fields), body)
+
+
+TOKEN: Final = b"authorization: Bearer TOKEN"
+AGAIN: Final = {
+    "as almost all": ((TOKEN,), False),
+    "two tokens": ((TOKEN, b"authorization: Bearer guess"), False),
+    "an id": ((TOKEN, b"x-correlation-id: a"), False),
+    "two ids": ((TOKEN, b"x-correlation-id: a", b"x-correlation-id: b"), False),
+    "which expects to be told to go on": ((TOKEN, b"expect: 100-continue"), False),
+    "the last": ((TOKEN, b"connection: close"), False),
+    "in chunks": ((TOKEN,), True),
+    "of a guess": ((b"authorization: Bearer guess",), False),
+    "of a browser": ((b"cookie: immich_access_token=TOKEN",), False),
+}
+
+
+async def test_the_same_head_again_is_answered_as_before(
+    valkey_url: str, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with world(valkey_url, 0, caplog) as found:
+        for worker in found.workers:
+            await found._offer(worker)
+        number = 0
+        for name, (fields, chunked) in AGAIN.items():
+            for _ in range(4):
+                number += 1
+                sent = Sent([ack_request(number, *fields, chunked=chunked)], wait_s=10)
+                await found.both(lambda worker, sent=sent: worker.exchange(sent), name)  # type: ignore[misc]
+        assert len(found.workers[0].state.heads) > 3
