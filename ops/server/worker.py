@@ -131,7 +131,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._first_bytes = 0
         self._fed_bytes = 0
-        self._waiting: list[bytes] = []
+        self._waiting: bytes | bytearray = b""
         """What came of a request that nobody looked at yet."""
         self._idle_bytes = 0
         """How much came since there was part of a body, or a head was whole: chunk extensions and trailers."""
@@ -153,7 +153,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
         """Look at what came while it was others' turn; tells whether there was anything."""
         if not self._waiting:
             return False
-        came, self._waiting = b"".join(self._waiting), []
+        came, self._waiting = bytes(self._waiting), b""
         self._feed(came)
         return True
 
@@ -165,8 +165,9 @@ class LedgerHttpProtocol(HttpToolsProtocol):
             self._head_arrived()
             self._unset_keepalive_if_required()
             self.server_state.arrivals.wait(self.look)
-        self._waiting.append(data)
-        if sum(map(len, self._waiting)) > HEADER_LIMIT_BYTES:
+            self._waiting = bytearray()
+        self._waiting += data
+        if len(self._waiting) > HEADER_LIMIT_BYTES:
             self.flow.pause_reading()
         return True
 
@@ -202,7 +203,7 @@ class LedgerHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._waiting = []
+        self._waiting = b""
         self._head_arrived()
         self._body_arrived()
         super().connection_lost(exc)
