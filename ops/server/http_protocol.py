@@ -103,7 +103,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         """The request whose answer ends the connection, though its client would go on."""
         self._waited_for: Exchange | None = None
         """The request whose body was waited for."""
-        self._waiting: list[bytes] = []
+        self._waiting: bytes | bytearray = b""
         """What came of a request that nobody looked at yet."""
         self._is_socket = False
         self._looked_at = False
@@ -146,7 +146,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         """Take what came while it was others' turn; tells whether there was anything."""
         if not self._waiting:
             return False
-        came, self._waiting = b"".join(self._waiting), []
+        came, self._waiting = bytes(self._waiting), b""
         self.flow.resume_reading()
         self._take(came)
         return True
@@ -158,8 +158,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
                 return False
             self._deadline.clear()
             self.server_state.arrivals.wait(self.look)
-        self._waiting.append(data)
-        if sum(map(len, self._waiting)) > HEADER_LIMIT_BYTES:
+            self._waiting = bytearray()
+        self._waiting += data
+        if len(self._waiting) > HEADER_LIMIT_BYTES:
             self.flow.pause_reading()
         return True
 
@@ -212,7 +213,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._waiting = []
+        self._waiting = b""
         self._deadline.end()
         self.server_state.connections.discard(self)
         self.server_state.count()
