@@ -43,8 +43,8 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
         progress(f"signing {scale.mixed_users} users in, with {scale.mixed_devices:,} devices each")
         users = [f"{LIBRARY}-{number}" for number in range(scale.mixed_users)]
         devices = [device for user in users for device in found.sign_in_at(user, LIBRARY, scale.mixed_devices)]
+        quiet = _quiet_phone(service, found)  # a new user is a new row, which would find its way into polls
         phones = _phones(service, devices, scale)
-        quiet = _quiet_phone(service, found)
         already = found.count_events(AcksRecorded)
         job = Phones(
             port=service.port,
@@ -119,7 +119,8 @@ def _results(answered: Answered, cpu_us: float, p99_ms: float, longest_ms: float
         results.append(
             Bound(name=f"{kind}s in the mix, p99", unit="ms", value=took.p99_ms, at_most=at_most, notes=(note,))
         )
-    asked = f"{scale.mixed_rate:,.0f} requests a second: 80 % polls, 15 % acks, 5 % streams of {_ASSETS} rows"
+    mix = f"80 % polls, 15 % acks, 5 % streams of {_ASSETS} rows"
+    asked = f"{scale.mixed_rate:,.0f} requests a second: {mix}; and {QUIET_RATE:.0f} acks of a user of one device"
     told = f"of users with {scale.mixed_devices:,} devices; the longest took {longest_ms:.1f} ms"
     return [
         *results,
