@@ -14,9 +14,9 @@ YOUNG: Final = 10_000
 """So many more objects than before are looked at at once, at the latest."""
 NEVER: Final = 1 << 30
 MANY: Final = 500_000
-"""So many objects may stay before all are looked at: more than 2,000 streams have, 100 MB where all are garbage."""
-COUNT_EACH: Final = MANY // 4
-"""How many more there may be before they are counted, which takes a fifth of a collection."""
+"""So many objects may stay before all are looked at: more than 2,000 streams have, 100 MB where all are garbage.
+
+So many more there may be, too, before they are counted, which takes a fifth of a collection."""
 
 
 class Garbage:
@@ -37,7 +37,7 @@ class Garbage:
         self._grown += gc.get_count()[0] + (begun - self._begun) * YOUNG
         self._begun = begun
         gc.collect(1)
-        if self._grown > COUNT_EACH:
+        if self._grown > MANY:
             self._grown = 0
             if _old() > self._most:
                 gc.collect()

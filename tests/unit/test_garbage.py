@@ -26,7 +26,6 @@ def garbage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garbage]:
     """What collects here alone."""
     thresholds = gc.get_threshold()
     monkeypatch.setattr(ops.server.garbage, "MANY", MANY)
-    monkeypatch.setattr(ops.server.garbage, "COUNT_EACH", MANY // 4)
     yield Garbage()
     gc.set_threshold(*thresholds)
     gc.unfreeze()
@@ -50,7 +49,7 @@ def test_what_is_old_is_collected_where_too_much_has_stayed(garbage: Garbage) ->
     garbage.collect()
     garbage.collect()
     assert ended() is not None, "so few are not worth it"
-    held += [Knot() for _ in range(MANY)]
+    held += [Knot() for _ in range(2 * MANY)]
     garbage.collect()
     garbage.collect()
     assert ended() is None
@@ -71,11 +70,11 @@ def test_what_is_in_use_is_not_looked_at_again_before_it_has_doubled(garbage: Ga
     garbage.collect()
     full = gc.get_stats()[2]["collections"]
     ended = old_knot(garbage)
-    held += [Knot() for _ in range(MANY)]
+    held += [Knot() for _ in range(MANY + YOUNG)]
     garbage.collect()
     assert gc.get_stats()[2]["collections"] == full
     assert ended() is not None
-    assert len(held) == 3 * MANY
+    assert len(held) == 3 * MANY + YOUNG
 
 
 def test_python_itself_looks_at_new_objects_only(garbage: Garbage) -> None:
