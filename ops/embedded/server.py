@@ -40,6 +40,9 @@ __all__ = ["EmbeddedServer", "EmbeddedServerError", "embedded_server"]
 
 log = logging.getLogger("syncledger.embedded")
 
+ENDING_S = 0.5
+"""How long a server that is ending may still be seen, while those who asked it have lost their connections."""
+
 
 def report_to_stderr(message: str) -> None:
     """Tell the person at the terminal of something that takes long."""
@@ -114,8 +117,8 @@ class EmbeddedServer:
             self._users = None
 
     def why_it_ended(self) -> str:
-        """Tell why the server is gone that was joined, as its log has it; '' while it is there."""
-        if self._peer is None or not self._peer.gone:
+        """Tell why the server is gone that was joined, as its log has it; '' where it stays. Waits for ENDING_S."""
+        if self._peer is None or not self._peer.wait_ended(ENDING_S):
             return ""
         how = reap(self._peer.pid) or "another process had started it"
         return f"The embedded server ended ({how}); its log ends with:\n{log_tail(self.files, 2)}{self._disk_hint()}"

@@ -166,7 +166,9 @@ def test_an_idle_poll_while_others_write_costs_one_look_and_one_question_more(
             await asyncio.to_thread(database.update, "asset", theirs, isFavorite=False)
             assert await scene.sync() == ["SyncCompleteV1"]
             assert 0.9 < took_s < 2.5
-            assert (scene.asked, waiting) == (3, 6), "horizon, newest rows, and what of the rest is this user's"
+            # Where all was quiet at the poll before, whether it is so still is asked beside the session.
+            assert scene.asked in (3, 4), "horizon, newest rows, and what of the rest is this user's"
+            assert waiting in (6, 7), "once more with the later horizon"
 
     ann, bob = database.user("ann"), database.user("bob")
     theirs = database.asset(bob)
