@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -15,18 +16,40 @@ STATUSES: Final = (
     *("500", "501", "503", OTHER),
 )
 """The values of a status; an answer that has another one counts as `other`."""
-_STATUS_AT: Final = {status: at for at, status in enumerate(STATUSES)}
-_OTHER_AT: Final = _STATUS_AT[OTHER]
 
 
-class Begun:
-    """What a route's requests of one method are counted in: statuses one behind the other, from a place on."""
+class Answers:
+    """Answers of one route and method with one status.
 
-    __slots__ = ("first", "times")
+    PERF: most requests are acks, so their place is found once and not with each of them.
+    """
 
-    def __init__(self, first: int, times: Times) -> None:
-        self.first = first
-        self.times = times
+    __slots__ = ("_at", "_times", "_values")
+
+    def __init__(self, values: list[float], at: int, times: Times) -> None:
+        self._values = values
+        self._at = at
+        self._times = times
+
+    def note(self, began_s: float) -> None:
+        """Count one that begins now, to a request that began at `began_s`, by `perf_counter`."""
+        self._values[self._at] += 1
+        self._times.note(perf_counter() - began_s)
+
+
+class _Operation(dict[str, Answers]):
+    """The answers of one route and method by their status, as they come: most statuses never do."""
+
+    def __init__(self, make: Callable[[str], Answers]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, status: str) -> Answers:
+        """Begin to count a status; one that is not listed is not kept, so there are no more than are listed."""
+        if status not in STATUSES:
+            return self[OTHER]
+        answers = self[status] = self._make(status)
+        return answers
 
 
 class HttpFigures(Part):
@@ -53,15 +76,19 @@ class HttpFigures(Part):
             sparse=True,
         )
         super().__init__(self._requests, self._times)
-        self._begun = {(route, method): self._of(method, route) for method, route in operations}
-        self._other = self._begun[OTHER, OTHER]
+        self._operations: dict[tuple[str | None, str], _Operation] = {
+            (route, method): _Operation(partial(self._make, method, route)) for method, route in operations
+        }
+        self._other = self._operations[OTHER, OTHER]
 
     def answered(self, method: str, route: str | None, status: str | int, began_s: float) -> None:
         """Count an answer; `status` as Falcon has it, like `204 No Content`, `began_s` by `perf_counter`."""
-        begun = self._begun.get((route, method), self._other)  # type: ignore[arg-type] # None is in no pair
-        self.values[begun.first + _STATUS_AT.get(str(status)[:3], _OTHER_AT)] += 1
-        begun.times.note(perf_counter() - began_s)
+        self.answers(method, route, str(status)[:3]).note(began_s)
 
-    def _of(self, method: str, route: str) -> Begun:
-        first = self.place(self._requests.name, method, route, STATUSES[0])
-        return Begun(first, self.times(self._times.name, method, route))
+    def answers(self, method: str, route: str | None, status: str) -> Answers:
+        """Find where answers are counted, by the three digits of their status."""
+        return self._operations.get((route, method), self._other)[status]
+
+    def _make(self, method: str, route: str, status: str) -> Answers:
+        at = self.place(self._requests.name, method, route, status)
+        return Answers(self.values, at, self.times(self._times.name, method, route))

@@ -42,10 +42,9 @@ class QuickAcks:
     """The acks of one route."""
 
     def __init__(self, path: str, services: Services, figures: HttpFigures) -> None:
-        self._path = path
         self._auth = services.auth
         self._ledger = services.ledger
-        self._figures = figures
+        self._taken = figures.answers("POST", path, "204")
 
     def begin(self, request: QuickRequest) -> bool:
         """Send an ack to the store, if it is one as usual."""
@@ -72,7 +71,7 @@ class QuickAcks:
         if not self._ledger.took_ack(begun):
             request.serve_plainly(begun)
             return
-        self._figures.answered("POST", self._path, 204, began_s)
+        self._taken.note(began_s)
         request.answer(204, _FIELDS % correlation_of(prepared.correlation).encode())
 
     def _prepare(self, head: QuickHead) -> _Prepared:
