@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ledger.entity_types import CODES
 from ledger.events import Personal, StoredAck
 from ledger.positions import Position
+from ledger.session_ids import SID_CHARS
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):
@@ -51,9 +52,6 @@ class OldToken(NamedTuple):
     digest: bytes
     until_us: int
     was_used: bool = True
-
-
-SID_CHARS: Final = 64
 
 
 def living_parent_of(parent: str | None) -> str:

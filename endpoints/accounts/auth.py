@@ -17,11 +17,10 @@ from endpoints.http.errors import Forbidden, Unauthenticated
 from endpoints.http.request import Request
 from ledger.admission import Caller
 from ledger.errors import LedgerError, SessionEnded
+from ledger.session_ids import short_id
 from projections.accounts.api_keys import PREFIX, ApiKey, ApiKeys
-from projections.finding import prefixes
 
 CACHED_TOKENS: Final = 8192
-SHORT_ID_CHARS: Final = prefixes.SHORT_ID_CHARS
 NO_SYNC_WITH_KEYS: Final = "Sync endpoints cannot be used with API keys"
 
 
@@ -216,10 +215,10 @@ class Auth:
                 caller = await (self._from_token(value) if kind is Kind.TOKEN else self._from_cookie(req, value))
             except LedgerError:
                 if self._backend is not None:
-                    req.told_as = self._backend.session_named(value)[:SHORT_ID_CHARS]
+                    req.told_as = short_id(self._backend.session_named(value))
                 raise
             if self._backend is not None:
-                req.told_as = caller.sid[:SHORT_ID_CHARS]
+                req.told_as = short_id(caller.sid)
             return caller
         if kind is not Kind.SHARE or self._backend is not None:
             await self._known_key(kind, value, permission)

@@ -17,8 +17,8 @@ from endpoints.http.replies import send
 from endpoints.http.request import Request
 from endpoints.services import Services
 from ledger.admission import Caller
+from ledger.session_ids import SID_CHARS
 from ledger.transparency.session_proof import SessionProof
-from projections.finding.prefixes import ID_CHARS
 from projections.transparency.published import PublishedLog
 
 SCOPE: Final = "audit.read"
@@ -81,7 +81,7 @@ class Proof:
         try:
             partition, _, session_id = await readable_place(services, req, session_id)
         except falcon.HTTPNotFound:
-            if len(session_id) < ID_CHARS or isinstance(await services.auth.scoped(req, SCOPE), Caller):
+            if len(session_id) < SID_CHARS or isinstance(await services.auth.scoped(req, SCOPE), Caller):
                 raise
             partition = None  # that it never was, or is not kept, is proved to auditors too
         if services.log is None:

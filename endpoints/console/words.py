@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ledger.positions import iso_from_us
-from projections.finding.prefixes import SHORT_ID_CHARS
+from ledger.session_ids import short_id
 from projections.sent.record import How
 
 SECOND_US: Final = 1_000_000
@@ -89,7 +89,7 @@ def minute(us: int) -> str:
 
 def short(sid: str) -> str:
     """Shorten a session's id as logs do."""
-    return sid[:SHORT_ID_CHARS] + "…"
+    return short_id(sid) + "…"
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:

@@ -199,9 +199,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, ErrorDto |
             return 500, ErrorDto(INTERNAL)
 
 
-def _with_session(
-    error: Exception, body: ErrorDto | ValidationErrorDto, short_id: str
-) -> ErrorDto | ValidationErrorDto:
+def _with_session(error: Exception, body: ErrorDto | ValidationErrorDto, told_as: str) -> ErrorDto | ValidationErrorDto:
     """Name the session, and what is the matter, for an app that tells its user nothing and logs the answer.
 
     What the app's own server would say too stays to the letter.
@@ -214,7 +212,7 @@ def _with_session(
         return body
     else:
         said = body.message
-    return ErrorDto(f"{said} (session {short_id}…)")
+    return ErrorDto(f"{said} (session {told_as}…)")
 
 
 def _said(error: LedgerError) -> ErrorDto:

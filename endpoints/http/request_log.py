@@ -8,9 +8,9 @@ from typing import Final
 
 import falcon.asgi
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.figures.of_http import OTHER
 from endpoints.http.request import Request
+from ledger.session_ids import short_id
 
 log = logging.getLogger(__name__)
 
@@ -36,5 +36,5 @@ class RequestLog:
         caller = getattr(req, "caller", None)
         if caller is not None:
             known = "" if status < _REFUSED else "claimed_"
-            fields[f"{known}session"], fields[f"{known}user"] = caller.sid[:SHORT_ID_CHARS], caller.user
+            fields[f"{known}session"], fields[f"{known}user"] = short_id(caller.sid), caller.user
         log.info("request", extra=fields)

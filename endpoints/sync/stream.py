@@ -12,7 +12,6 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.figures.of_streams import RESET
 from endpoints.http import bodies
 from endpoints.http.compression import compressed
@@ -31,6 +30,7 @@ from ledger.entity_types import COMPLETE, mask_of, types_in
 from ledger.errors import InvalidInput, StoreUnavailable, Unavailable
 from ledger.personal import plain
 from ledger.positions import Position, iso_from_us
+from ledger.session_ids import short_id
 from ledger.starting_over import reset_due
 from ledger.state import State
 from projections.entities.registry import REQUEST_TYPES, EntityTypeRow, entity_types_for
@@ -181,7 +181,7 @@ class SyncStream:
     def _tell(self, req: Request, state: State, how: str, asked_s: float, size: int = 0, why: str = "") -> None:
         """Tell that a stream without an account is over."""
         status, took_s = 503 if how == "refused" else 200, time.monotonic() - asked_s
-        sid, route = state.sid[:SHORT_ID_CHARS], req.uri_template or ""
+        sid, route = short_id(state.sid), req.uri_template or ""
         over = StreamOver(sid, state.user, route, status, how, took_s, 0, size, req.correlation_id, why=why)
         self._services.stream_over(over)
 

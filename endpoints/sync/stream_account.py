@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.figures.of_streams import StreamFigures
 from endpoints.sync.stream_over import StreamOver, log_it
 from ledger.entity_types import COMPLETE
 from ledger.errors import LedgerError
 from ledger.log.service import Ledger
+from ledger.session_ids import short_id
 from ledger.state import State
 from projections.entities.lines import count_in
 from projections.sent import record
@@ -108,7 +108,7 @@ class StreamAccount:
         self._figures.ended(how, took_s)
         self._told_over(
             StreamOver(
-                session=self._state.sid[:SHORT_ID_CHARS],
+                session=short_id(self._state.sid),
                 user=self._state.user,
                 route=self._route,
                 status=503 if how == "refused" else 200,

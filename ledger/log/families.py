@@ -23,6 +23,7 @@ from ledger.log.losses import Losses, is_older
 from ledger.log.remembered import Recent
 from ledger.log.stored import ATTEMPTS, Stored
 from ledger.log.user_sessions import UserSessions
+from ledger.session_ids import short_id
 from ledger.state import State
 from ledger.store.interface import scan
 
@@ -148,7 +149,7 @@ class Families:
                 try:
                     await self._finish_of(partition, user.decode(), {sid.decode()})
                 except LedgerError as error:
-                    log.error("what belongs to session %s… ends later: %s", sid[:12].decode(), error)
+                    log.error("what belongs to session %s… ends later: %s", short_id(sid.decode()), error)
 
     async def end_orphan(self, user: str, sid: str) -> None:
         """End a session whose parent, or one further up, has ended, with all that belong to it; raises nothing of it.
@@ -159,7 +160,7 @@ class Families:
             with suppress(SessionEnded):
                 await self.end(user, [sid], EndSession(PARENT_ENDED))
         except LedgerError as error:
-            log.warning("session %s…, whose parent has ended, ends later: %s", sid[:12], error)
+            log.warning("session %s…, whose parent has ended, ends later: %s", short_id(sid), error)
 
     async def _these(self, partition: int, user: str, sids: Sequence[str]) -> list[State]:
         """Load those of these sessions that live and are the user's, in this order.

@@ -32,6 +32,7 @@ from ledger.log.append import is_known, place
 from ledger.log.reader import walk
 from ledger.log.remembered import Recent
 from ledger.log.stored import ATTEMPTS, Stored
+from ledger.session_ids import short_id
 from ledger.state import State, living_parent_of
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Losses:
                 if await self._stored.append(partition, [section], now_us, parent):
                     continue
                 state = section.after
-                log.error("the store has lost events of session %s…, known up to event %d", sid[:12], known.seq)
+                log.error("the store has lost events of session %s…, known up to event %d", short_id(sid), known.seq)
             assert state is not None
             self.made_good += 1
             if known.ended and state.ended is None:
@@ -190,7 +191,7 @@ class Losses:
             pass  # somebody else ended it meanwhile
         except LedgerError as error:
             compared.failed += 1
-            log.error("session %s… cannot be compared with what is remembered of it: %s", known.sid[:12], error)
+            log.error("session %s… cannot be compared with what is remembered of it: %s", short_id(known.sid), error)
         else:
             compared.lost += self.made_good > before
 

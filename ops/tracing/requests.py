@@ -11,9 +11,9 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Tracer
 
-from endpoints.accounts.auth import SHORT_ID_CHARS
 from endpoints.http.request import Request
 from endpoints.sync.stream_over import StreamOver, log_it
+from ledger.session_ids import short_id
 from ops.server.logs import masked
 from ops.tracing.spans import W3C, failed
 
@@ -89,7 +89,7 @@ class Named:
         span.set_attribute("syncledger.correlation_id", masked(req.correlation_id))  # a client chose it
         caller = getattr(req, "caller", None)
         if caller is not None and status < 400:
-            span.set_attribute("syncledger.session", caller.sid[:SHORT_ID_CHARS])
+            span.set_attribute("syncledger.session", short_id(caller.sid))
         if status >= 500:
             failed(span, str(status))
 

@@ -18,18 +18,16 @@ from ledger.errors import LedgerError, NoSuchSession, Rebuilding
 from ledger.log.finding import locate
 from ledger.log.order import FILLED
 from ledger.log.service import Ledger
+from ledger.session_ids import SID_CHARS
 from ledger.store.interface import Script, Store
 from projections.bounded_tasks import each
 from projections.history.user_history import sessions_of
 
 FEWEST_CHARS: Final = 4
-SHORT_ID_CHARS: Final = 12
-"""As much of a session's id as logs and lists show; its start is what every command takes."""
-PREFIX: Final = re.compile(f"[0-9a-f]{{{FEWEST_CHARS},64}}")
+PREFIX: Final = re.compile(f"[0-9a-f]{{{FEWEST_CHARS},{SID_CHARS}}}")
 NAMED: Final = 10
 MOST: Final = 1000
 """How many sessions a search gives at most; a prefix that more have is too short to be of use."""
-ID_CHARS: Final = 64
 NOT_WHOLE: Final = "its projections are not whole: syncledger rebuild makes them so"
 _SCANNED: Final = 1000
 _AT_ONCE: Final = 256
@@ -120,7 +118,7 @@ async def resolved(ledger: Ledger, text: str, user: str | None = None) -> tuple[
 
     Raises NoSuchSession, Ambiguous, Rebuilding.
     """
-    if len(text) == ID_CHARS:
+    if len(text) == SID_CHARS:
         return (ledger.partition_of(user) if user else await locate(ledger.stored, text)), text
     if user:
         partition = ledger.partition_of(user)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ledger.commands import AdoptCheckpoints, ClearCheckpoints
 from ledger.entity_types import types_in
+from ledger.session_ids import short_id
 from ledger.state import State
 from projections.immich.adoption import CheckpointRow, Look, Shares, adopt, gone, moved_on, named
 from projections.immich.tables import Stand
@@ -38,6 +39,6 @@ class Adopting:
         if found is None:
             return None
         if found.anew:
-            sid = stand.session.token.hex()[:12]
+            sid = short_id(stand.session.token.hex())
             log.warning("session %s… begins anew with %s", sid, "; ".join(named(found.anew)))
         return found.command

@@ -12,6 +12,7 @@ from ledger.errors import LedgerError, SessionEnded, TooManySessions, Unavailabl
 from ledger.events import IMMICH
 from ledger.log.service import Ledger
 from ledger.personal import plain
+from ledger.session_ids import short_id
 from projections.history.event_pages import EventPages
 from projections.history.state_at import fold_at
 from projections.immich.tables import ImmichSession
@@ -58,7 +59,7 @@ class Beginning:
         sid = await self._ledger.sessions.longest_unheard(user, IMMICH)
         if sid is None:
             raise TooManySessions(self._ledger.most_sessions)
-        log.info("session %s… of Immich's is put aside: its user has as many as may live", sid[:12])
+        log.info("session %s… of Immich's is put aside: its user has as many as may live", short_id(sid))
         with suppress(SessionEnded):  # another worker did
             await self._ledger.execute(user, sid, EndSession(PUT_ASIDE))
 
@@ -85,7 +86,7 @@ class Beginning:
         except Unavailable:
             raise
         except LedgerError as error:  # removed, or damaged: an ack of an epoch beyond makes it start over once more
-            log.warning("session %s… goes on without its past: %s", sid[:12], error)
+            log.warning("session %s… goes on without its past: %s", short_id(sid), error)
             epoch = 1
         command = ResumeSession(IMMICH, await self._created(row, adopt=False), epoch)
         await self._ledger.resume(row.user, sid, command)

@@ -20,6 +20,7 @@ from ledger.events import IMMICH
 from ledger.log.service import Ledger
 from ledger.log.stored_sessions import text_of
 from ledger.log.whole import is_whole
+from ledger.session_ids import short_id
 from ledger.store.interface import scan
 from projections.expiry import living
 from projections.immich.tables import ImmichTables
@@ -118,7 +119,7 @@ async def _look(
     for sid, fields in zip(sids, found, strict=True):
         if isinstance(fields, StoreReplyError):
             report.failed += 1
-            log.error("session %s… is passed over: %s", sid[:12], fields)
+            log.error("session %s… is passed over: %s", short_id(sid), fields)
         elif isinstance(fields, BaseException):
             raise fields
         elif fields[0] is not None and fields[1] == IMMICH.encode():
@@ -150,7 +151,7 @@ async def _end(ledger: Ledger, user: str, sid: str, report: GoneReport) -> None:
         pass  # somebody else ended it first
     except LedgerError as error:
         report.failed += 1
-        log.error("session %s…, which is gone at Immich, is ended later: %s", sid[:12], error)
+        log.error("session %s…, which is gone at Immich, is ended later: %s", short_id(sid), error)
         return
     name = keys.gone()
     await ledger.store.command("HDEL", name, sid, key=name)

@@ -24,6 +24,7 @@ from ledger.errors import LedgerError, Refused, SessionEnded, TooManySessions, U
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
 from ledger.personal import plain
+from ledger.session_ids import short_id
 from ledger.state import State
 from projections.entities.source import SourceUnavailable
 from projections.history.event_pages import EventPages
@@ -139,9 +140,9 @@ class ImmichIdentity:
             raise
         except (Refused, SessionEnded):
             # Another worker was first. What is so now is told by the next load.
-            log.debug("session %s… was begun by somebody else", caller.sid[:12])
+            log.debug("session %s… was begun by somebody else", short_id(caller.sid))
         else:
-            log.info("session %s… of Immich's %s", caller.sid[:12], "begins" if ended is None else "goes on")
+            log.info("session %s… of Immich's %s", short_id(caller.sid), "begins" if ended is None else "goes on")
         await self._noted(row, None)
         return True
 
@@ -241,9 +242,9 @@ class ImmichIdentity:
         except SessionEnded:  # it has not begun here, or has ended here: `begin` takes it up
             self._left.discard(row.token)
         except Unavailable as error:
-            log.debug("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
+            log.debug("what Immich says of session %s… is taken up later: %s", short_id(row.token.hex()), error)
         except LedgerError as error:
-            log.warning("what Immich says of session %s… is taken up later: %s", row.token.hex()[:12], error)
+            log.warning("what Immich says of session %s… is taken up later: %s", short_id(row.token.hex()), error)
 
     async def _note(self, row: ImmichSession, before: ImmichSession | None) -> None:
         sid = row.token.hex()

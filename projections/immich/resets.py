@@ -14,6 +14,7 @@ from ledger import keys
 from ledger.commands import RequestReset
 from ledger.events import IMMICH
 from ledger.log.service import Ledger
+from ledger.session_ids import short_id
 from ledger.state import State
 from projections.entities.source import SourceUnavailable
 from projections.immich.tables import ImmichSession, ImmichTables
@@ -73,7 +74,7 @@ class WishedResets:
             mark = await self._tables.wish_reset(row.id)
         except SourceUnavailable as error:
             says = "session %s… starts over, and Immich does not know: have it finish a sync here: %s"
-            log.warning(says, sid[:12], error)
+            log.warning(says, short_id(sid), error)
             return
         if mark is not None:
             name = keys.pressed(self._ledger.partition_of(row.user))
@@ -123,7 +124,7 @@ class WishedResets:
                 if found is None:
                     self.watched.discard(token)
                 elif isinstance(found, SourceUnavailable):
-                    log.debug("the wish of session %s… is looked at later: %s", token.hex()[:12], found)
+                    log.debug("the wish of session %s… is looked at later: %s", short_id(token.hex()), found)
                 elif isinstance(found, BaseException):
                     raise found
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from endpoints.accounts.auth import SHORT_ID_CHARS, Auth
+from endpoints.accounts.auth import Auth
 from endpoints.sync.stream_over import log_it
 from ops.opening.observing import Observing
 from ops.settings.settings import Settings
@@ -45,7 +45,7 @@ async def test_an_admitted_request_names_route_and_session(service: Service, cap
         "route": ACK,
         "status": 200,
         "correlation_id": "mine",
-        "session": sid[:SHORT_ID_CHARS],
+        "session": sid[:12],
         "user": "ann",
     }
 
@@ -70,7 +70,7 @@ async def test_who_was_not_admitted_is_only_claimed_to_be_somebody(
     caplog.set_level(logging.INFO)
     forged, sid, _ = service.tokens.issue("bob", service.clock())
     await service.ask("POST", ACK, forged, json={"acks": 1})
-    expected = {"status": 400, "claimed_session": sid[:SHORT_ID_CHARS], "claimed_user": "bob"}
+    expected = {"status": 400, "claimed_session": sid[:12], "claimed_user": "bob"}
     assert expected.items() <= told(caplog).items()
     await service.ask("POST", ACK, forged, json={"acks": []})
     assert {**expected, "status": 401}.items() <= told(caplog).items()

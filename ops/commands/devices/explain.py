@@ -14,6 +14,7 @@ from ledger.entity_types import COMPLETE
 from ledger.errors import NoSuchSession
 from ledger.keys import check_name
 from ledger.log.service import Ledger
+from ledger.session_ids import short_id
 from ops.commands.options import json_option, print_json, progress, run, session_id, settings_from, store_options
 from ops.commands.tables import columns, counted
 from ops.opening.ledger import opened
@@ -21,7 +22,7 @@ from ops.opening.sources import open_source
 from projections.explain.answer import Explanation, TypeFigures
 from projections.explain.answer import explain as explain_facts
 from projections.explain.facts import gather
-from projections.finding.prefixes import SHORT_ID_CHARS, resolved
+from projections.finding.prefixes import resolved
 from projections.finding.summaries import SHOWN, all_of
 from projections.sent.words import ENDS, row_text
 
@@ -76,10 +77,10 @@ def explain(session: str | None, user: str | None, data_dir: Path | None, redis_
             echo(line)
         return
     for one in told:
-        echo(f"{one.session_id[:SHORT_ID_CHARS]}  heard of {_second(one.heard_of_at)}")
+        echo(f"{short_id(one.session_id)}  heard of {_second(one.heard_of_at)}")
         for line in _wrapped(f"  {one.findings[0].weight}: {one.findings[0].code}: {one.summary}"):
             echo(line)
-    echo(f"More of one: syncledger explain {told[0].session_id[:SHORT_ID_CHARS]}")
+    echo(f"More of one: syncledger explain {short_id(told[0].session_id)}")
     if more:
         echo(f"Left out: {counted(more, 'session')} heard of earlier; syncledger session list --user {user} has all")
 

@@ -16,6 +16,7 @@ from ledger.entity_types import ENTITY_TYPES
 from ledger.errors import CorruptLedger, NoSuchSession
 from ledger.keys import check_name
 from ledger.log.reader import ANY_SEQ, PAGE
+from ledger.session_ids import short_id
 from ops.commands.devices.finding import WHO
 from ops.commands.devices.following import BEFORE, Page, Pages, follow
 from ops.commands.devices.proof_file import write_proof
@@ -24,7 +25,7 @@ from ops.commands.options import json_option, print_json, progress, run, session
 from ops.commands.tables import counted
 from ops.opening.ledger import Opened, opened
 from projections.archive.errors import ArchiveNotGiven
-from projections.finding.prefixes import SHORT_ID_CHARS, resolved
+from projections.finding.prefixes import resolved
 from projections.history import session_history as histories
 from projections.history.session_history import TAGS, HistoryEvent, Wanted, owner
 from projections.history.user_history import UserPage, sessions_of, user_pages
@@ -158,5 +159,5 @@ async def _show(found: AsyncIterator[Page], show: Callable[[HistoryEvent], None]
 
 
 def _print(event: HistoryEvent, of_user: bool) -> None:
-    whose = f"{event.session[:SHORT_ID_CHARS]}  " if of_user else ""
+    whose = f"{short_id(event.session)}  " if of_user else ""
     echo(f"{whose}{event.seq:>6}  {event.at}  {event.event:<20}  {msgspec.json.encode(event.data).decode()}")

@@ -10,12 +10,13 @@ import msgspec
 from click import echo
 
 from ledger.errors import NoSuchSession
+from ledger.session_ids import SID_CHARS
 from ops.commands.options import progress
 from ops.opening.key_files import replace
 from ops.opening.ledger import opened
 from ops.opening.proof import TRIES_NOTE, open_place
 from ops.settings.settings import Settings
-from projections.finding.prefixes import ID_CHARS, resolved
+from projections.finding.prefixes import resolved
 from projections.transparency.proving import prove
 
 
@@ -31,7 +32,7 @@ async def write_proof(settings: Settings, sid: str, user: str | None, file: Path
         try:
             partition, sid = await resolved(found.ledger, sid, user)
         except NoSuchSession:
-            if len(sid) < ID_CHARS:
+            if len(sid) < SID_CHARS:
                 raise
             partition = None  # that it never was, or that nothing is kept of it, is told by the log
         with progress("reading events and proving them"):

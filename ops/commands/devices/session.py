@@ -15,6 +15,7 @@ from ledger.events import ASKED, IMMICH
 from ledger.keys import check_name
 from ledger.personal import plain, text_of
 from ledger.positions import iso_from_us
+from ledger.session_ids import short_id
 from ledger.state import State
 from ops.commands.devices.creating import BY, create
 from ops.commands.devices.finding import WHO, find, limit_option, list_all
@@ -29,7 +30,7 @@ from ops.commands.options import (
 )
 from ops.commands.tables import columns, counted, minute
 from ops.opening.ledger import Opened, opened
-from projections.finding.prefixes import SHORT_ID_CHARS, resolved
+from projections.finding.prefixes import resolved
 from projections.history.session_history import owner
 from projections.history.user_history import sessions_of
 from projections.immich import PLACE
@@ -229,7 +230,7 @@ def _notes(state: State) -> str:
     """Tell what is so of few sessions only."""
     notes = []
     if state.parent:
-        notes.append(f"ends with {state.parent[:SHORT_ID_CHARS]}…")
+        notes.append(f"ends with {short_id(state.parent)}…")
     if state.over_at_us is not None:
         notes.append(f"expires {minute(state.over_at_us)}")
     if state.pending_reset or state.reset_sent:

@@ -14,6 +14,7 @@ from ledger import keys
 from ledger.errors import NoSuchSession, Rebuilding
 from ledger.keys import check_name
 from ledger.log.stored_sessions import Strays
+from ledger.session_ids import SID_CHARS
 from ops.commands.options import (
     by_option,
     json_option,
@@ -30,7 +31,7 @@ from ops.opening.ledger import Opened, now_us, opened
 from projections.checking.aside import Decision
 from projections.checking.findings import lines
 from projections.checking.rebuild import Rebuild, RebuildReport, find_session, not_whole
-from projections.finding.prefixes import ID_CHARS, resolved
+from projections.finding.prefixes import resolved
 
 
 @click.command()
@@ -134,7 +135,7 @@ async def _place_of(found: Opened, sid: str) -> tuple[int, str]:
     try:
         return await resolved(found.ledger, sid)
     except (NoSuchSession, Rebuilding):
-        if len(sid) < ID_CHARS:
+        if len(sid) < SID_CHARS:
             raise
         count = found.ledger.partitions
         with progress("looking for its events", count) as advance:

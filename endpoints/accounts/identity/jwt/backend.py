@@ -24,6 +24,7 @@ from ledger.commands import CreateSession
 from ledger.errors import SessionEnded
 from ledger.log.append import read_ended
 from ledger.log.service import Ledger
+from ledger.session_ids import short_id
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,9 @@ class JwtBackend:
         try:
             await self._ledger.execute(found.user, found.sid, command)
         except SessionEnded:  # another worker was first, or it has just ended: the next load tells
-            log.debug("session %s… was begun by somebody else", found.sid[:12])
+            log.debug("session %s… was begun by somebody else", short_id(found.sid))
         else:
-            log.info("session %s… begins with a token of the backend's", found.sid[:12])
+            log.info("session %s… begins with a token of the backend's", short_id(found.sid))
         return True
 
     async def logged_out(self, logout_token: str) -> LoggedOut:
