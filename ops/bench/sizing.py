@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -41,15 +42,21 @@ class _Cost(msgspec.Struct, frozen=True):
 
 
 def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
-    """Measure each number of workers and primaries once, then simulate."""
-    costs: dict[tuple[int, int], _Cost] = {}
-    for shape in _SHAPES:
-        cost = costs[shape] = _measure(*shape, scale)
-        workers, primaries = shape
-        progress(
-            f"{workers} workers each at {primaries} primaries: {cost.workers_us:.0f} µs of a worker, "
-            f"{cost.store_us:.0f} µs of a store an ack"
-        )
+    """Measure each number of workers and primaries so many times, then simulate."""
+    found: dict[tuple[int, int], list[_Cost]] = {shape: [] for shape in _SHAPES}
+    for number in range(rounds):  # in turns: the machine changes
+        for shape in _SHAPES:
+            cost = _measure(*shape, scale)
+            found[shape].append(cost)
+            workers, primaries = shape
+            progress(
+                f"round {number + 1}/{rounds}, {workers} workers each at {primaries} primaries: "
+                f"{cost.workers_us:.0f} µs of a worker, {cost.store_us:.0f} µs of a store an ack"
+            )
+    costs = {
+        shape: _Cost(median(each.workers_us for each in all_), median(each.store_us for each in all_))
+        for shape, all_ in found.items()
+    }
     one = costs[1, 1]
     most = {
         "workers": max(cost.workers_us for cost in costs.values()) / min(cost.workers_us for cost in costs.values()),
