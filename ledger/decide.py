@@ -193,7 +193,10 @@ def _offer(state: State, command: OfferStream) -> tuple[Event, ...]:
 
 
 def record_acks(state: State, acks: tuple[Ack, ...]) -> tuple[Event, ...]:
-    """Decide acks on a living session; raises Refused."""
+    """Decide acks on a living session; raises Refused.
+
+    `ledger/log/quick_acks.py` has the same rules for an ack that only moves one checkpoint: they change together.
+    """
     if RESET_ACK in acks:
         return _reset_acked(state)
     moved: dict[str, StoredAck] = {}

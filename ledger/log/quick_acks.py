@@ -1,8 +1,9 @@
 """An ack that does nothing but move one checkpoint, decided and packed in one step: almost every ack is one.
 
 What is decided, recorded and folded is what `Ledger.execute` has decided, recorded and folded, without asking for what
-such an ack is not. It is written by `append_one.lua`, which does what `append.lua` does to such a session, for three
-quarters of what that takes the server. Whatever is not as usual is left to `execute`; tests hold both ways equal.
+such an ack is not: its rules are those of `decide.record_acks` and of `evolve`, and change together with them. It is
+written by `append_one.lua`, which does what `append.lua` does to such a session, for three quarters of what that takes
+the server. Whatever is not as usual is left to `execute`; tests hold both ways equal.
 """
 
 from __future__ import annotations

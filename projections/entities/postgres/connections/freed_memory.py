@@ -21,7 +21,8 @@ _MMAP_THRESHOLD: Final = -3
 def keep_freed_memory() -> bool:
     """Have this process keep up to KEPT_BYTES; tells whether it does.
 
-    Does nothing where an environment decides that, or where the C library cannot.
+    Does nothing where an environment decides that, or where the C library has no `mallopt` (musl's and macOS's).
+    In place of an allocator that was loaded before glibc's it changes nothing.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
