@@ -17,8 +17,8 @@ from ops.server.arrivals import ACKS
 from ops.server.deadline import Deadline
 from ops.server.http_exchange import STATUS_LINES, App, Exchange
 from ops.server.http_heads import END, Head
-from ops.server.http_rules import BadHeadError, Fields, read_head
-from ops.server.web_sockets import is_for_socket
+from ops.server.http_rules import TRAILERS, BadHeadError, Fields, read_head, size_of, without_upgrade
+from ops.server.web_sockets import asks_for_socket, hand_over
 from ops.server.worker_state import WorkerState
 
 log = logging.getLogger("uvicorn.error")
@@ -40,20 +40,6 @@ class HeadTooLargeError(Exception):
 
 class TunnelError(Exception):
     """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
-
-
-class Trailers(list[tuple[bytes, bytes]]):
-    """Where the fields go that come behind a body: nowhere.
-
-    They are no headers (RFC 9110, section 6.5.1), though the parser takes them for such: a proxy that cleans headers
-    may let them through, and there is no end to them.
-    """
-
-    def append(self, _: tuple[bytes, bytes]) -> None:
-        """Keep nothing."""
-
-
-_TRAILERS: Final = Trailers()
 
 
 class LedgerHttpProtocol(asyncio.Protocol):
@@ -259,7 +245,8 @@ class LedgerHttpProtocol(asyncio.Protocol):
         if self._last is not None and not self._last.response_started:
             self._last.keep_alive, self._last = True, None  # one more came behind it
         self._idle_bytes = 0
-        if self._first_bytes + self._head_bytes + self._fed_bytes > HEADER_LIMIT_BYTES < self._head_size():
+        came_bytes = self._first_bytes + self._head_bytes + self._fed_bytes  # perhaps of other requests, too
+        if came_bytes > HEADER_LIMIT_BYTES and size_of(self._url, self._fields) > HEADER_LIMIT_BYTES:
             self._refuse_head()
             raise HeadTooLargeError
         parser, fields = self._parser, self._fields
@@ -284,7 +271,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         keeps_alive = is_newer and parser.should_keep_alive()
         head = Head(parser.get_method(), self._url, version, target, fields, keeps_alive)
         before, self._asked = self._asked, Exchange(self, head, is_newer and self._expects_100)
-        self._fields = _TRAILERS
+        self._fields = TRAILERS
         if before is None or before.response_complete:
             self._to_serve = self._asked
         else:
@@ -396,7 +383,8 @@ class LedgerHttpProtocol(asyncio.Protocol):
                 if self._is_for_socket():
                     self._become_socket()
                     return
-                head = self._head_without_upgrade()
+                parser = self._parser
+                head = without_upgrade(parser.get_method(), self._url, parser.get_http_version(), self._fields)
                 self._begin_parsing()  # behind the last request of a connection it would ignore all that comes
                 self._parser.feed_data(head)
                 rest = memoryview(rest)[head_end:]
@@ -404,21 +392,12 @@ class LedgerHttpProtocol(asyncio.Protocol):
             log.warning(_NO_HTTP)
             self._refuse(_NO_HTTP)
 
-    def _head_without_upgrade(self) -> bytes:
-        """Write the head that was parsed last without its wish for another protocol."""
-        parser = self._parser
-        line = b"%s %s HTTP/%s\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())
-        fields = [b"%s: %s\r\n" % field for field in self._fields if field[0] != b"upgrade"]
-        return b"".join([line, *fields, b"\r\n"])
-
     def _is_for_socket(self) -> bool:
         """Tell whether the head that was parsed last asks for a web socket where there are any, and nothing is open."""
         return (
-            is_for_socket(self._url)
-            and self._parser.get_method() == b"GET"
+            asks_for_socket(self._parser.get_method(), self._url, self._fields)
             and (self._asked is None or self._asked.response_complete)
             and self._config.ws_protocol_class is not None
-            and _wants_socket(self._fields)
         )
 
     def _become_socket(self) -> None:
@@ -426,13 +405,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self._is_socket = True
         self._deadline.end()
         self.server_state.connections.discard(self)
-        fields = [b"%b: %b\r\n" % field for field in self._fields]
-        head = b"".join([b"GET ", self._url, b" HTTP/1.1\r\n", *fields, b"\r\n"])
-        kind: Any = self._config.ws_protocol_class
-        protocol = kind(config=self._config, server_state=self.server_state, app_state=self.app_state)
-        protocol.connection_made(self.transport)
-        protocol.data_received(head)
-        self.transport.set_protocol(protocol)
+        hand_over(self._config, self.server_state, self.app_state, self.transport, self._url, self._fields)
         del self._parser  # it holds this
 
     # Refusing ---------------------------------------------------------------------------------------------------------
@@ -454,10 +427,6 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINES[400], lines, fields, told))
         self.transport.close()
 
-    def _head_size(self) -> int:
-        between = len(b": \r\n")
-        return len(self._url) + sum(len(name) + len(value) + between for name, value in self._fields)
-
     def _head_goes_on(self, new_bytes: int) -> None:
         """Count what belongs to one head; its first piece may be the end of a body and is not counted."""
         if not self._first_bytes:
@@ -477,14 +446,3 @@ class LedgerHttpProtocol(asyncio.Protocol):
 
     def _close(self) -> None:
         self.transport.close()
-
-
-def _wants_socket(fields: Fields) -> bool:
-    connection: list[bytes] = []
-    upgrade = b""
-    for name, value in fields:
-        if name == b"connection":
-            connection = [token.strip() for token in value.lower().split(b",")]
-        elif name == b"upgrade":
-            upgrade = value.lower()
-    return b"upgrade" in connection and upgrade == b"websocket"

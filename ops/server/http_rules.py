@@ -1,4 +1,4 @@
-"""What HTTP asks of a server and the parser does not do (RFC 9112): heads to refuse."""
+"""What HTTP asks of a server and the parser does not do (RFC 9110, 9112): heads to refuse, and fields to pass over."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ _HOST: Final = re.compile(
 _TARGET: Final = re.compile(rb"[!-~]+")
 
 Fields = list[tuple[bytes, bytes]]
+
+
+class Trailers(list[tuple[bytes, bytes]]):
+    """Where the fields go that come behind a body: nowhere.
+
+    They are no headers (RFC 9110, section 6.5.1), though the parser takes them for such: a proxy that cleans headers
+    may let them through, and there is no end to them.
+    """
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        """Keep nothing."""
+
+
+TRAILERS: Final = Trailers()
 
 
 class BadHeadError(Exception):
@@ -67,6 +81,18 @@ def read_head(version: str, url: bytes, fields: Fields) -> Target:
     if target.host is not None:
         fields[:] = [(name, target.host if name == b"host" else value) for name, value in fields]
     return target
+
+
+def size_of(url: bytes, fields: Fields) -> int:
+    """Tell how long a head is, but for its method, its version and the ends of its lines."""
+    between = len(b": \r\n")
+    return len(url) + sum(len(name) + len(value) + between for name, value in fields)
+
+
+def without_upgrade(method: bytes, url: bytes, version: str, fields: Fields) -> bytes:
+    """Write a head without its wish for another protocol, which may be ignored (RFC 9110, section 7.8)."""
+    line = b"%s %s HTTP/%s\r\n" % (method, url, version.encode())
+    return b"".join([line, *(b"%s: %s\r\n" % field for field in fields if field[0] != b"upgrade"), b"\r\n"])
 
 
 def _check_hosts(version: str, fields: Fields) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Any, Final
 
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
@@ -12,6 +12,7 @@ from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from uvicorn.server import ServerState
 
 from endpoints.live import MESSAGE_BYTES, PATH
+from ops.server.http_rules import Fields
 
 _QUIET: Final = logging.getLogger("uvicorn.error.sockets")
 """What goes wrong is told; not who came, whose query may hold a token."""
@@ -21,9 +22,35 @@ WRITE_BYTES: Final = 16 * 1024
 CLOSE_S: Final = 5.0
 
 
-def is_for_socket(url: bytes) -> bool:
-    """Tell whether a request's target is the path of sockets."""
-    return url.partition(b"?")[0].rstrip(b"/") == PATH.encode()
+def asks_for_socket(method: bytes, url: bytes, fields: Fields) -> bool:
+    """Tell whether a head asks for a web socket, where sockets are."""
+    if method != b"GET" or url.partition(b"?")[0].rstrip(b"/") != PATH.encode():
+        return False
+    connection: list[bytes] = []
+    upgrade = b""
+    for name, value in fields:
+        if name == b"connection":
+            connection = [token.strip() for token in value.lower().split(b",")]
+        elif name == b"upgrade":
+            upgrade = value.lower()
+    return b"upgrade" in connection and upgrade == b"websocket"
+
+
+def hand_over(
+    config: Config,
+    server_state: ServerState,
+    app_state: dict[str, object],
+    transport: asyncio.Transport,
+    url: bytes,
+    fields: Fields,
+) -> None:
+    """Give a connection to the protocol of web sockets, which is told the request that asked for one."""
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    kind: Any = config.ws_protocol_class
+    protocol = kind(config=config, server_state=server_state, app_state=app_state)
+    protocol.connection_made(transport)
+    protocol.data_received(b"".join([b"GET ", url, b" HTTP/1.1\r\n", *lines, b"\r\n"]))
+    transport.set_protocol(protocol)
 
 
 def bound(config: Config, *, on: bool) -> None:
