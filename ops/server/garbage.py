@@ -1,8 +1,8 @@
 """When a worker collects garbage that refers to itself: a little at a time, since it stands still meanwhile.
 
-Requests leave none, but web sockets do, and what goes wrong may. Python itself would begin when so many more objects
-are there than before. Of streams that come while others go it knows nothing by that, until it looks at all of them at
-once: a tenth of a second for 2,000.
+Requests leave none, but web sockets do, and what goes wrong may. Python by itself would begin once there are so many
+more objects than before. While streams come and others go it learns nothing from that number, until it looks at all of
+them at once: a tenth of a second for 2,000.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One request and its answer, as ASGI has them: `receive` gives the body as it comes, `send` writes the answer.
 
-In place of uvicorn's: an answer that is whole leaves in one write, and nothing is made for a request that it may not
-need, as an event to wait for more of a body that is all there.
+It takes the place of uvicorn's. An answer that is whole leaves in one write, and what a request may not need is not
+made for it, as an event to wait for more of a body that is all there.
 """
 
 from __future__ import annotations

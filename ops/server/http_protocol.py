@@ -50,8 +50,8 @@ class LedgerHttpProtocol(asyncio.Protocol):
     The stream writer needs the transport: a connection whose reader stalled can only be ended by `transport.abort()`,
     and how much is unsent only it knows. It is `scope["extensions"]["ledger.transport"]`.
 
-    In place of uvicorn's, whose server it is made by and told to end by: what that does for each request costs more
-    than what most requests are about.
+    It takes the place of uvicorn's protocol, whose server makes it and tells it to end: what that one does for each
+    request costs more than what most requests are about.
     """
 
     def __init__(

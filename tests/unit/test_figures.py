@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from time import perf_counter
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -117,6 +118,17 @@ def test_requests_are_bounded_by_routes_and_statuses() -> None:
         ("other", "other", "404"): 1,
     }
     assert len(figures.values) == before
+
+
+def test_what_is_counted_in_one_place_and_by_name_is_the_same() -> None:
+    figures = HttpFigures([("POST", "/a")])
+    figures.answers("POST", "/a", "204").note(perf_counter())
+    figures.answered("POST", "/a", "204 No Content", perf_counter())
+    assert figures.values[figures.place("http_requests_total", "POST", "/a", "204")] == 2
+    for status in range(600, 700):
+        figures.answered("POST", "/a", status, perf_counter())
+    assert figures.values[figures.place("http_requests_total", "POST", "/a", "other")] == 100
+    assert len({id(figures.answers("POST", "/a", str(status))) for status in range(600, 700)}) == 1
 
 
 def test_there_is_room_for_all_figures_of_a_worker() -> None:
