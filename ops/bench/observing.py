@@ -20,7 +20,7 @@ from ops.server.messages import encode_settings
 from ops.tracing.sending import is_installed
 
 COUNTED_PERCENT: Final = 10.0
-"""What counting may cost an ack at most: 1 to 2 µs are five things that are counted and four looks at the clock."""
+"""What counting may cost an ack at most: 1 to 2.5 µs are five things that are counted and four looks at the clock."""
 _WANTED_PERCENT: Final = {REQUESTS: 250.0, TRACES: 500.0}
 """What is asked for may cost more: it also takes the quick way from acks, and a plain one takes twice as much.
 
