@@ -47,6 +47,9 @@ class Connection(Protocol):
     def on_response_complete(self) -> None:
         """Go on to the next request."""
 
+    def read_on(self) -> None:
+        """Have more read, unless enough waits."""
+
     def serve_plainly(self, exchange: Exchange) -> None:
         """Have the application answer."""
 
@@ -127,7 +130,7 @@ class Exchange:
             self.waits_for_100 = False
             protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.disconnected and not self.response_complete:
-            protocol.flow.resume_reading()
+            protocol.read_on()
             if not self._news:
                 self._event = self._event or asyncio.Event()
                 await self._event.wait()

@@ -29,6 +29,10 @@ BODY_START_S = 5.0
 """How long a request with a body waits for the first of it before the application is asked, which bounds the rest."""
 DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
+READ_AHEAD: Final = 8
+"""How many requests may wait for the answers before theirs while more is read, if only to see that the client left."""
+MOST_PIPELINED: Final = 1024
+"""How many may come in one piece, which 256 bytes of each fill: whoever writes more of less only fills memory."""
 TRANSPORT = "ledger.transport"
 LEAVING = "ledger.leaving"
 _NO_HTTP: Final = "Invalid HTTP request received."
@@ -40,6 +44,10 @@ class HeadTooLargeError(Exception):
 
 class TunnelError(Exception):
     """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
+
+
+class PipelineTooLongError(Exception):
+    """Ends the parsing where more requests wait than are kept."""
 
 
 class Trailers(list[tuple[bytes, bytes]]):
@@ -147,6 +155,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         if not self._waiting:
             return False
         came, self._waiting = bytes(self._waiting), b""
+        self._deadline.set(HEADER_TIMEOUT_S, self._close)  # it may be the end of a line, of which nothing follows
         self.flow.resume_reading()
         self._take(came)
         return True
@@ -288,8 +297,12 @@ class LedgerHttpProtocol(asyncio.Protocol):
         if before is None or before.response_complete:
             self._to_serve = self._asked
         else:
-            self.flow.pause_reading()
             self._pipeline.append(self._asked)
+            if len(self._pipeline) > MOST_PIPELINED:
+                self.transport.abort()
+                raise PipelineTooLongError
+            if len(self._pipeline) > READ_AHEAD:
+                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -319,13 +332,18 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        self.read_on()
         if self._pipeline:
             self._serve(self._pipeline.popleft())
         elif self._asked is not None and self._asked.more_body:
             self._deadline.set(DISCARD_S, self.transport.abort)
         elif not self._in_head:
             self._deadline.set(self._idle_s, self._close)
+
+    def read_on(self) -> None:
+        """Have more read, unless enough requests wait for their turn."""
+        if len(self._pipeline) <= READ_AHEAD:
+            self.flow.resume_reading()
 
     def close_behind_answer(self) -> None:
         """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
