@@ -259,8 +259,16 @@ class Exchange:
         self.response_complete = True
         self.tell()
         if not self.keep_alive:
-            self.protocol.transport.close()
+            self._close()
         self.protocol.on_response_complete()
+
+    def _close(self) -> None:
+        """End the connection; while more of a body comes, only its own side: else the client may not see the answer."""
+        transport = self.protocol.transport
+        if self.more_body and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+        else:
+            transport.close()
 
     async def _fail(self) -> None:
         """Answer that something went wrong here, or break the connection where an answer has begun."""

@@ -318,6 +318,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
             return  # only the head of one that comes again ended
         asked.more_body = False
         if asked.response_complete:
+            if not asked.keep_alive:
+                self._close()
+                return
             self._deadline.set(self._idle_s, self._close)
         else:
             self._deadline.clear()
@@ -466,6 +469,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
                 return
             # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
             asked.leave()
+        elif asked is not None and not asked.keep_alive:
+            self.transport.close()  # its answer was the last
+            return
         told = (self._bad_head or why).encode("ascii")
         fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n" % len(told)
         lines = self.server_state.field_lines
