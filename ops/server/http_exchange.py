@@ -47,6 +47,9 @@ class Connection(Protocol):
     def on_response_complete(self) -> None:
         """Go on to the next request."""
 
+    def read_on(self) -> None:
+        """Have more read, unless enough waits."""
+
     def serve_plainly(self, exchange: Exchange) -> None:
         """Have the application answer."""
 
@@ -127,7 +130,7 @@ class Exchange:
             self.waits_for_100 = False
             protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.disconnected and not self.response_complete:
-            protocol.flow.resume_reading()
+            protocol.read_on()
             if not self._news:
                 self._event = self._event or asyncio.Event()
                 await self._event.wait()
@@ -256,8 +259,16 @@ class Exchange:
         self.response_complete = True
         self.tell()
         if not self.keep_alive:
-            self.protocol.transport.close()
+            self._close()
         self.protocol.on_response_complete()
+
+    def _close(self) -> None:
+        """End the connection; while more of a body comes, only its own side: else the client may not see the answer."""
+        transport = self.protocol.transport
+        if self.more_body and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+        else:
+            transport.close()
 
     async def _fail(self) -> None:
         """Answer that something went wrong here, or break the connection where an answer has begun."""

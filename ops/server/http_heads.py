@@ -9,7 +9,8 @@ from ops.server.http_rules import Fields, Target
 
 MOST_HEADS: Final = 2048
 MOST_HEAD_BYTES: Final = 2048
-"""How many heads a worker remembers, and how long they may be: about 2 KB each, 8 KB at most."""
+MOST_FIELDS: Final = 32
+"""How many heads a worker remembers, how long they may be, and of how many fields: about 2 KB each, 10 KB at most."""
 END: Final = b"\r\n\r\n"
 _METHODS: Final = {name.encode(): name for name in ("GET", "POST", "DELETE", "PUT", "HEAD")}
 
@@ -74,7 +75,9 @@ class KnownHeads:
         return came == mark and len(raw) <= MOST_HEAD_BYTES
 
     def keep(self, raw: bytes, head: Head, body_bytes: int) -> None:
-        """Remember a head; the one that was first is forgotten for it."""
+        """Remember a head, unless it has very many fields; the one that was first is forgotten for it."""
+        if len(head.fields) > MOST_FIELDS:  # each takes twenty times what it is on the wire, if that is little
+            return
         self._heads[raw] = head, body_bytes
         if len(self._heads) > self._most:
             self._heads.popitem(last=False)

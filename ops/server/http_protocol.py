@@ -29,6 +29,10 @@ BODY_START_S = 5.0
 """How long a request with a body waits for the first of it before the application is asked, which bounds the rest."""
 DISCARD_S = 30.0
 """How long what comes of a body after the answer is thrown away: a client that is cut off at once may not see it."""
+READ_AHEAD: Final = 8
+"""How many requests may wait for the answers before theirs while more is read, if only to see that the client left."""
+MOST_PIPELINED: Final = 1024
+"""How many may come in one piece, which 256 bytes of each fill: whoever writes more of less only fills memory."""
 TRANSPORT = "ledger.transport"
 LEAVING = "ledger.leaving"
 _NO_HTTP: Final = "Invalid HTTP request received."
@@ -40,6 +44,10 @@ class HeadTooLargeError(Exception):
 
 class TunnelError(Exception):
     """Ends the parsing at CONNECT: what follows it is no HTTP, and nothing here connects to others."""
+
+
+class PipelineTooLongError(Exception):
+    """Ends the parsing where more requests wait than are kept."""
 
 
 class LedgerHttpProtocol(asyncio.Protocol):
@@ -133,6 +141,7 @@ class LedgerHttpProtocol(asyncio.Protocol):
         if not self._waiting:
             return False
         came, self._waiting = bytes(self._waiting), b""
+        self._deadline.set(HEADER_TIMEOUT_S, self._close)  # it may be the end of a line, of which nothing follows
         self.flow.resume_reading()
         self._take(came)
         return True
@@ -275,8 +284,12 @@ class LedgerHttpProtocol(asyncio.Protocol):
         if before is None or before.response_complete:
             self._to_serve = self._asked
         else:
-            self.flow.pause_reading()
             self._pipeline.append(self._asked)
+            if len(self._pipeline) > MOST_PIPELINED:
+                self.transport.abort()
+                raise PipelineTooLongError
+            if len(self._pipeline) > READ_AHEAD:
+                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -292,6 +305,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
             return  # only the head of one that comes again ended
         asked.more_body = False
         if asked.response_complete:
+            if not asked.keep_alive:
+                self._close()
+                return
             self._deadline.set(self._idle_s, self._close)
         else:
             self._deadline.clear()
@@ -306,13 +322,18 @@ class LedgerHttpProtocol(asyncio.Protocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        self.read_on()
         if self._pipeline:
             self._serve(self._pipeline.popleft())
         elif self._asked is not None and self._asked.more_body:
             self._deadline.set(DISCARD_S, self.transport.abort)
         elif not self._in_head:
             self._deadline.set(self._idle_s, self._close)
+
+    def read_on(self) -> None:
+        """Have more read, unless enough requests wait for their turn."""
+        if len(self._pipeline) <= READ_AHEAD:
+            self.flow.resume_reading()
 
     def close_behind_answer(self) -> None:
         """Have the next answer say that the connection ends with it: whoever hears that sends no request into nothing.
@@ -421,6 +442,9 @@ class LedgerHttpProtocol(asyncio.Protocol):
                 return
             # Its body is broken, or had no length and was taken for a request: nothing is to be done without it.
             asked.leave()
+        elif asked is not None and not asked.keep_alive:
+            self.transport.close()  # its answer was the last
+            return
         told = (self._bad_head or why).encode("ascii")
         fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n" % len(told)
         lines = self.server_state.field_lines

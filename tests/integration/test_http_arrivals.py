@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import ops.server.http_protocol
 from ops.server.arrivals import A_TURN, Arrivals
 from ops.server.connection_balance import A_TURN as ACCEPTED_A_TURN
 from ops.server.connection_balance import Acceptor, Load
-from ops.server.http_protocol import HEADER_LIMIT_BYTES, LedgerHttpProtocol
+from ops.server.http_protocol import HEADER_LIMIT_BYTES, MOST_PIPELINED, READ_AHEAD, LedgerHttpProtocol
 from ops.server.proxies import ProxyHint
 from ops.server.worker_state import WorkerState
 
@@ -162,6 +163,49 @@ async def test_a_request_that_waits_is_no_slow_head_and_no_idle_connection(
     assert (await answer(client)).endswith(b"ok")
     assert (await answer(late)).endswith(b"ok")
     close(client, late)
+
+
+@pytest.mark.parametrize("ends", [b"\r\n", b"\r\n\r\n"])
+async def test_who_waits_with_nothing_but_line_ends_is_not_kept_for_ever(
+    worker: Worker, port: int, monkeypatch: pytest.MonkeyPatch, ends: bytes
+) -> None:
+    monkeypatch.setattr(ops.server.http_protocol, "HEADER_TIMEOUT_S", 0.02)
+    worker.state.arrivals = Arrivals(0)
+    (client,) = await worker.connected(port, 1)
+    client.sendall(ends)
+    await worker.makes_wait(ends)
+    worker.state.arrivals._most = 1
+    await until(lambda: not worker.state.connections)
+    close(client)
+
+
+async def test_no_more_requests_are_read_than_a_few_and_those_of_one_piece(worker: Worker, port: int) -> None:
+    """They are of a size that phones send, and never end: as many are kept as behind the first answer."""
+    (client,) = await worker.connected(port, 1)
+    (protocol,) = worker.protocols
+    client.setblocking(False)
+    one = b"GET /x HTTP/1.1\r\nhost: x\r\nlong: %b\r\n\r\n" % (b"x" * 300)
+    sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(client, one * 2000))
+    most = 0
+    while len(worker.paths) < 2000:
+        most = max(most, len(protocol._pipeline))
+        with suppress(BlockingIOError):
+            client.recv(65536)
+        await asyncio.sleep(0)
+    assert READ_AHEAD < most <= READ_AHEAD + 256 * 1024 // len(one) + 1
+    await sending
+    close(client)
+
+
+async def test_so_many_requests_in_one_piece_break_the_connection(worker: Worker, port: int) -> None:
+    fits, breaks = await worker.connected(port, 2)
+    one = b"GET / HTTP/1.1\r\nhost:\r\n\r\n"
+    fits.sendall(one * MOST_PIPELINED)
+    await worker.has_seen(MOST_PIPELINED)
+    breaks.sendall(one * (MOST_PIPELINED + 2))
+    await until(lambda: len(worker.state.connections) == 1)
+    assert len(worker.paths) == MOST_PIPELINED
+    close(fits, breaks)
 
 
 async def test_what_waits_is_bounded(worker: Worker, port: int) -> None:

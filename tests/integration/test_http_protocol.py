@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -271,6 +272,37 @@ async def test_a_connection_goes_on_behind_a_body_that_nobody_wanted(
     rest = b"x" * 999
     answers = await exchange(port, BODY_TO_COME + b"x", rest, BODY_TO_COME + b"x", rest, pause_s=0.2)
     assert answers.count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    ("framing", "parts"),
+    [
+        (b"content-length: 9", [b"x", b"xxxx", b"xxxx"]),
+        (b"transfer-encoding: chunked", [b"1\r\nx\r\n", b"1\r\nx", b"\r\n0\r\n\r\n"]),
+        (b"transfer-encoding: chunked", [b"1\r\nx\r\n", b"1\r\nx\r\n", b"no chunk"]),
+    ],
+    ids=["of a length", "in chunks", "in chunks that end in none"],
+)
+async def test_who_still_sends_a_body_is_not_cut_off_from_the_last_answer(
+    port: int, app: Seen, load: Load, framing: bytes, parts: list[bytes]
+) -> None:
+    """A connection that is closed beneath what comes is reset, and an answer that was not read yet is lost with it."""
+    app.reads = False
+    load.set(1, 100)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%b\r\n\r\n%b" % (framing, parts[0]))
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"ok")
+    assert load.least() == 1
+    for part in parts[1:]:
+        assert writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert load.least() == 1
+        writer.write(part)
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        while load.least():  # noqa: ASYNC110 - counted by the worker
+            await asyncio.sleep(0.01)
+    assert len(app.scopes) == 1
+    writer.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""Heads that a worker knows again: the last of them, and none that is long."""
+"""Heads that a worker knows again: the last of them, and none that is long or has very many fields."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import pytest
 
@@ -43,3 +45,19 @@ def test_a_head_is_worth_remembering_when_it_comes_again_and_is_not_long() -> No
 )
 def test_how_long_a_body_is_follows_from_its_length_alone(fields: Fields, size: int | None) -> None:
     assert head(*fields).body_bytes == size
+
+
+def test_a_head_takes_ten_kilobytes_at_most() -> None:
+    known = KnownHeads(most=50)
+    tracemalloc.start()
+    for count in (500, http_heads.MOST_FIELDS, 1):
+        size = http_heads.MOST_HEAD_BYTES // count - len(b": \r\n")
+        for number in range(50):
+            fields = [(b"%0*d" % (size // 2, field), b"%0*d" % (size - size // 2, field)) for field in range(count)]
+            one = Head(b"GET", b"/", "1.1", target_of(b"/"), fields, keeps_alive=True)
+            known.keep(b"%0*d" % (http_heads.MOST_HEAD_BYTES, number), one, 0)
+        taken, _ = tracemalloc.get_traced_memory()
+        assert len(known) == (0 if count == 500 else 50)
+        assert taken < 50 * 10 * 1024
+        known = KnownHeads(most=50)
+    tracemalloc.stop()
