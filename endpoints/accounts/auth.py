@@ -106,6 +106,10 @@ def _key(value: str) -> Presented:
     return Presented(Kind.KEY, value) if value else _NOTHING
 
 
+Known = Callable[[], Caller | None]
+"""Tells whom a token admits at this moment, and asks nobody; None where somebody must be asked."""
+
+
 class Backend(Protocol):
     """A service that gives out the tokens which are presented here, and says who lives.
 
@@ -114,6 +118,10 @@ class Backend(Protocol):
 
     async def caller(self, token: str) -> Caller:
         """Tell whose token this is; raises SessionEnded if it admits nobody."""
+        ...
+
+    def known_by(self, token: str) -> Known:
+        """Find what tells what `caller` does of a token, where it asks nobody."""
         ...
 
     async def visitor(self, token: str) -> tuple[Caller, bool] | None:
@@ -224,15 +232,18 @@ class Auth:
             await self._known_key(kind, value, permission)
         raise Forbidden(NO_SYNC_WITH_KEYS)
 
-    def caller_of_token(self, given: Mapping[bytes, bytes]) -> Caller | None:
-        """Tell whom `device` admits by these fields, where that follows from a token of our own; else None."""
+    def known_by(self, given: Mapping[bytes, bytes]) -> Known | None:
+        """Find what tells whom `device` admits by these fields; None where only `device` does."""
         kind, value = presented_in(given)
-        if kind is not Kind.TOKEN or self._backend is not None:
+        if kind is not Kind.TOKEN:
             return None
+        if self._backend is not None:
+            return self._backend.known_by(value)
         try:
-            return self._claimed(value)
+            caller = self._claimed(value)
         except SessionEnded:
             return None
+        return lambda: caller
 
     async def scoped(self, req: Request, scope: str, library: str | None = None) -> Caller | ApiKey:
         """Admit a session's token, or an API key that has `scope`, in `library` where it is about one."""

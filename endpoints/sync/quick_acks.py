@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from endpoints.accounts.auth import Known
 from endpoints.figures.of_http import HttpFigures
 from endpoints.http.bodies import MAX_BODY_BYTES
 from endpoints.http.quick import QuickHead, QuickRequest
@@ -21,7 +22,6 @@ from endpoints.http.request import CORRELATION_HEADER, OWN, OWN_HEADER, correlat
 from endpoints.services import Services
 from endpoints.sync.acks import SyncAckSetDto
 from ledger.acks import parse_ack
-from ledger.admission import Caller
 from ledger.errors import LedgerError
 from ledger.log.service import BegunAck
 
@@ -32,9 +32,9 @@ _WRONG: Final = (LedgerError, msgspec.DecodeError, UnicodeDecodeError, Recursion
 
 
 class _Prepared(NamedTuple):
-    """What follows from a request's head: whose it is, None where only the plain way tells; and its correlation id."""
+    """What follows from a head: its correlation id, and what tells whose it is, unless only the plain way does."""
 
-    caller: Caller | None
+    known: Known | None
     correlation: bytes | None = None
 
 
@@ -51,8 +51,8 @@ class QuickAcks:
         began_s = perf_counter()
         head = request.head
         prepared: _Prepared = head.prepared or self._prepare(head)
-        caller, body = prepared.caller, request.body
-        if caller is None or len(body) > MAX_BODY_BYTES:
+        known, body = prepared.known, request.body
+        if known is None or len(body) > MAX_BODY_BYTES or (caller := known()) is None:
             return False
         try:
             acks = _decode(body).acks
@@ -77,6 +77,6 @@ class QuickAcks:
     def _prepare(self, head: QuickHead) -> _Prepared:
         fields = dict(head.fields)
         usual = len(fields) == len(head.fields)  # Falcon joins those that come more than once
-        caller = self._auth.caller_of_token(fields) if usual else None
-        head.prepared = prepared = _Prepared(caller, fields.get(_CORRELATION_NAME))
+        known = self._auth.known_by(fields) if usual else None
+        head.prepared = prepared = _Prepared(known, fields.get(_CORRELATION_NAME))
         return prepared

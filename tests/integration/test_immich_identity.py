@@ -40,6 +40,7 @@ from projections.immich.tables import ImmichTables, Stand
 from tests.immich.database import ImmichDatabase
 from tests.support.console.browser import Browser
 from tests.support.phones.http import START_US, Service, serving
+from tests.support.phones.quick_requests import QuickAck
 from tests.support.stores.postgres_server import PostgresServer
 
 GOOD_FOR_S = 0.06
@@ -473,6 +474,26 @@ async def test_whose_row_goes_is_out_within_the_recheck_on_every_worker_and_in_m
     assert [await status(each, token) for each in (one, other)] == [401, 401]
     assert not await one.services.auth.still_admits(caller)  # what the guard of a stream asks
     assert await tags(one, ann, token) == ["session_created"]
+
+
+async def test_acks_go_their_quick_way_for_as_long_as_no_look_is_needed(
+    workers: Open, shared_database: ImmichDatabase, ann: UUID
+) -> None:
+    service = await workers(shared_database.url, good_for_s=60.0)
+    token = await at_immich(shared_database.sign_in, ann)
+    user, complete = await service.stream(token, "UsersV1")
+    ack = QuickAck(service, token, user["ack"])
+    assert (user["type"], await ack.sent()) == ("UserV1", 204)
+    assert (await tags(service, ann, token))[-1] == "acks_recorded"
+    assert await QuickAck(service, "guessed", user["ack"]).sent() is None
+    await at_immich(shared_database.sign_out, token)
+    assert service.immich is not None
+    looks = service.immich._sessions
+    now_s = looks._clock
+    looks._clock = lambda: now_s() + 61.0
+    assert await QuickAck(service, token, complete["ack"]).sent() is None
+    assert await ack.sent() is None, "with the head that it was answered for"
+    assert await status(service, token) == 401
 
 
 def _request(token: str) -> Any:

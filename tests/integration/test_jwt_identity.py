@@ -19,6 +19,7 @@ from endpoints.services import HttpSettings
 from ledger.store.interface import open_store
 from projections.expiry import expire
 from tests.support.phones.http import Service, serving
+from tests.support.phones.quick_requests import QuickAck
 from tests.support.sign_in.oidc_server import (
     CLIENT_ID,
     OidcServer,
@@ -320,6 +321,20 @@ async def test_expired_tokens_are_no_guesses(workers: Open, issuer: OidcServer) 
         assert "expired" in await refused(service, late)
     statuses = [(await service.ask("GET", ACK, f"{late}{number}")).status_code for number in range(5)]
     assert statuses == [401, 401, 401, 429, 429]
+
+
+async def test_acks_go_their_quick_way_until_the_token_expires(service: Service, issuer: OidcServer) -> None:
+    shown = token(issuer)
+    assert service.jwt is not None
+    user, _ = await service.stream(shown, "UsersV1")
+    ack = QuickAck(service, shown, user["ack"])
+    assert await ack.sent() == 204
+    state = await service.ledger.load("ann", sid_of(issuer))
+    assert list(state.checkpoints) == ["UserV1"]
+    assert await QuickAck(service, token(issuer, sid="tablet"), user["ack"]).sent() is None, "nobody checked it yet"
+    service.jwt._now_s = lambda: time.time() + 301
+    assert await QuickAck(service, shown, user["ack"]).sent() is None
+    assert await ack.sent() is None, "with the head that it was answered for"
 
 
 async def test_a_store_that_lost_its_ledger_signs_nobody_out(service: Service, issuer: OidcServer) -> None:

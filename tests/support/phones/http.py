@@ -143,7 +143,8 @@ class Service:
             log=log,
             stream_over=observing.stream_over,
         )
-        self.app = observing.around(build(self.services, observing.middleware))
+        built = build(self.services, observing.middleware)
+        self.app, self.quick = observing.around(built), built.quick
         self.client: falcon.testing.ASGIConductor
 
     async def open(self) -> None:

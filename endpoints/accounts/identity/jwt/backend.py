@@ -68,6 +68,19 @@ class JwtBackend:
             raise Unauthenticated("The token is expired: get a new one where this one came from")
         return _caller(found)
 
+    def known_by(self, token: str) -> Callable[[], Caller | None]:
+        """Find what tells whose token this is for as long as it is remembered and good; else None comes of it."""
+        digest = sha256(token.encode()).digest()
+
+        def known() -> Caller | None:
+            found = self._known.get(digest)
+            if found is None or self._now_s() >= found.until_s:
+                return None
+            self._remember(digest, found)
+            return _caller(found)
+
+        return known
+
     async def visitor(self, token: str) -> None:
         """Tell nothing: tokens of such a backend open no console, for what it makes cookies of is its own matter."""
 
