@@ -27,6 +27,7 @@ from ledger.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from ledger.events import HistoryLost
 from ledger.keys import partition_of
 from ledger.log.append import is_known, place
 from ledger.log.reader import walk
@@ -122,6 +123,8 @@ class Losses:
             now_us = max(self._stored.clock(), known.at_us)
             state = await self._stored.look(partition, sid)
             if state is None and not await self._is_gone(partition, known):
+                if await self._stored.look(partition, sid) is not None:
+                    continue  # another process put it back between two looks, and may only know that it lived
                 self._recent.forget(sid)
                 return None
             if state is not None and await self._holds(partition, state, known):
@@ -221,14 +224,21 @@ class Losses:
         return parent is not None and await self.make_good(parent) is not None
 
     async def _holds(self, partition: int, state: State, known: State) -> bool:
-        """Tell whether what is stored of a session follows what is known of it, or tells of the hole it is in."""
+        """Tell whether what is stored of a session follows what is known of it, or tells of the hole it is in.
+
+        A hole that ends with a session's end is told of before that: who did so may have come no further.
+        """
         if state.seq <= known.seq:
             return (state.seq, state.hash) == (known.seq, known.hash)
         try:
-            page = await walk(self._store, partition, state.sid, top_seq=known.seq, count=1)
+            page = await walk(self._store, partition, state.sid, top_seq=known.seq + 1, count=2)
         except CorruptLedger:
             return True  # `verify` names what is wrong with it
-        if page is None or not page.entries:
+        found = [] if page is None else [entry.recorded for entry in page.entries]
+        if found and found[0].seq > known.seq:
+            if known.ended is not None and isinstance(found[0].event, HistoryLost):
+                return False
+            del found[0]
+        if not found:
             return True  # archived, or lost whole and begun anew
-        there = page.entries[0].recorded
-        return there.seq < known.seq or there.hash == known.hash
+        return found[0].seq < known.seq or found[0].hash == known.hash

@@ -202,11 +202,12 @@ class Ledger:
         return True
 
     def _note_ack(self, begun: BegunAck) -> None:
-        """Count an ack that was taken, and remember the state behind it."""
-        figures = self.figures
+        """Count an ack that was taken, and remember the state behind it, unless the session was seen to end since."""
+        figures, after = self.figures, begun.quick.after
         figures.appends.note(perf_counter() - begun.began_s)
         figures.moved_one()
-        self._recent.keep(begun.quick.after)
+        if self._recent.last(after.sid) is not None:
+            self._recent.keep(after)
 
     async def _is_written(self, state: State, event: Event, now_us: int) -> bool:
         """Tell whether an event is in the log behind `state`, though the connection was lost that it was sent on."""

@@ -14,6 +14,7 @@ from ledger.admission import Caller
 from ledger.commands import ClearCheckpoints, CreateSession, EndSession, OfferStream, RequestReset
 from ledger.entity_types import COMPLETE, mask_of
 from ledger.errors import LedgerError, StoreFull, StoreReplyError
+from ledger.errors import SessionEnded as SessionOver
 from ledger.events import HistoryLost, SessionEnded, SyncResetRequested
 from ledger.figures.of_log import ACKS, CONFLICTS, EVENTS, LogFigures
 from ledger.log import quick_acks
@@ -211,6 +212,28 @@ async def test_an_ack_makes_good_what_the_store_lost_as_a_plain_one_does(store: 
         assert SyncResetRequested in events[hole:]
         assert (state.pending_reset, state.seq >= 5) == (True, True)
     assert (await verify(store, PARTITIONS)).differences == []
+
+
+async def test_an_ack_that_is_taken_note_of_behind_a_sign_out_lets_nobody_in_where_the_store_lost_both(
+    real_store: Store,
+) -> None:
+    """A cluster's replies are heard of a turn later than a sign-out's, or one of the two on another connection."""
+    ledger, tail, twin = Ledger(real_store, PARTITIONS, Clock()), Tail(real_store), Twin("quick", [])
+    await ledger.execute("ann", twin.sid, CREATE)
+    await ledger.admit(twin.caller)
+    await ledger.execute("ann", twin.sid, OfferStream(NOW + 20, mask_of([COMPLETE, *TYPES])), twin.caller)
+    await ledger.acknowledge(twin.caller, (Ack(TYPES[0], Position(NOW, "a")),))  # which loads the script
+    await tail.note()
+    begun = ledger.begin_ack(twin.caller, Ack(TYPES[0], Position(NOW + 1, "a")))
+    assert begun is not None
+    assert await begun.reply == WRITTEN
+    await ledger.execute("ann", twin.sid, EndSession("logout"))
+    assert ledger.took_ack(begun)
+    await tail.lose()
+    await ledger.losses.compare()
+    with pytest.raises(SessionOver):
+        await Ledger(real_store, PARTITIONS, Clock()).load("ann", twin.sid)
+    assert (await verify(real_store, PARTITIONS)).differences == []
 
 
 @pytest.fixture

@@ -854,6 +854,57 @@ async def test_a_session_that_one_worker_saw_end_is_not_there_again_for_another(
     await assert_clean(ledger.store)
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["it ended", "it lives"])
+async def test_a_session_that_another_worker_puts_back_at_the_same_moment_is_compared_all_the_same(
+    ledger: Ledger, other: Ledger, tail: Tail, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    await ledger.execute("ann", sid_of("before"), CREATE)
+    await tail.note()
+    await other.execute("ann", SID, CREATE)
+    await ledger.load("ann", SID)
+    if ended:
+        await ledger.execute("ann", SID, LOGOUT)
+    await tail.lose()
+    look = ledger.stored.look
+
+    async def look_just_before(partition: int, sid: str) -> State | None:
+        found = await look(partition, sid)
+        monkeypatch.undo()
+        assert (await other.losses.compare()).lost == 1
+        return found
+
+    monkeypatch.setattr(ledger.stored, "look", look_just_before)
+    if ended:
+        await ledger.losses.compare()
+    else:
+        assert (await ledger.load("ann", SID)).pending_reset
+    assert {state.sid for state in await other.devices("ann")} == {sid_of("before")} | (set() if ended else {SID})
+    await assert_clean(ledger.store)
+
+
+async def test_a_sign_out_that_was_half_made_good_is_one_again(
+    ledger: Ledger, other: Ledger, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await tail.note()
+    await ledger.execute("ann", SID, LOGOUT)
+    await tail.lose()
+
+    async def lost(*_: object) -> State:
+        raise StoreUnavailable("the connection was lost", maybe_done=False)
+
+    monkeypatch.setattr(ledger.losses, "_end", lost)
+    with pytest.raises(StoreUnavailable):
+        await ledger.losses.compare()
+    monkeypatch.undo()
+    assert isinstance((await events_of(ledger))[-1], HistoryLost)
+    await ledger.losses.compare()
+    for worker in (ledger, other):
+        with pytest.raises(SessionEnded):
+            await worker.load("ann", SID)
+    await assert_clean(ledger.store)
+
+
 async def test_who_ends_a_session_that_the_store_lost_some_of_ends_it_behind_the_hole(
     ledger: Ledger, tail: Tail
 ) -> None:

@@ -256,6 +256,7 @@ class World:
                 phone.token = old
                 await self.poll(phone)
                 phone.token = issued.token
+                await self.sign_in()  # it may have been signed out as one whose token was copied
 
     async def time_passes(self, phone: Phone) -> None:
         self.advance(self.dice.choice((SECOND_US, 2 * HOUR_US, 20 * HOUR_US)))

@@ -53,11 +53,12 @@ class Worker:
                 raise SyncFailed(str(error)) from error
 
     async def compare(self, first: Callable[[], Awaitable[Any]] | None = None) -> None:
-        """Do what a worker does by itself each second, until the store answers; `first` looks into a log."""
+        """Do what a worker does by itself each second, until nothing is left to compare; `first` looks into a log."""
         while True:
             with suppress(LedgerError):
-                await self.service.ledger.losses.compare_if_another(first)
-                return
+                compared = await self.service.ledger.losses.compare_if_another(first)
+                if compared is None or not compared.left:
+                    return
             await asyncio.sleep(0.02)
 
 
