@@ -211,7 +211,7 @@ def test_a_row_that_is_committed_late(database: ImmichDatabase, phones: Phones, 
 
     def both_sync() -> None:
         database.update("asset", early, isFavorite=True)
-        database.settle()  # so that the margin of a second is not what holds
+        database.settle()  # so that the margin is not what holds
         there.at_immich()
         here.at_ours()
 
