@@ -63,9 +63,9 @@ vars(httpx._transports.default)["create_ssl_context"] = cache(httpx.create_ssl_c
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run twice as many tests at once as there are cores: most of them wait for servers, kills and clocks."""
+    """Run twice as many tests at once as there are cores, and one: most of them wait for servers, kills and clocks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 * cores
+    return 2 * cores + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,8 +1,8 @@
 """Connections shared evenly among workers.
 
 Workers that wait on one listening socket race for each connection: of 64 that arrived at once one worker was seen to
-take 53, and a device keeps its connection for hours. So a worker that has more than the least busy one leaves a new
-connection to it for a moment.
+take 53, and a device keeps its connection for hours. So a worker that has more than the least busy other one leaves a
+new connection to it for a moment.
 """
 
 from __future__ import annotations
@@ -12,26 +12,38 @@ import logging
 import mmap
 from collections.abc import Callable
 from socket import socket
+from typing import NamedTuple
 
 log = logging.getLogger("syncledger.serve")
 
 ABSENT = 2**30
 RETRY_S = 0.001
-PATIENCE_S = 0.05  # for the least busy worker to take one; after that it is not waited for until it does
+PATIENCE_S = 0.05  # for the least busy worker to take one; after that it is not waited for until it has
 AFTER_ERROR_S = 0.5
 A_TURN = 8
-"""How many connections a worker takes in one turn of its event loop: whose requests it looks at in one, too."""
+"""How many connections a worker takes in one turn of its event loop: whose requests it looks at in one, too.
+
+One alone where it takes what others ought to: they may be about to.
+"""
+
+
+class Least(NamedTuple):
+    """What the least busy of some workers have: they compare equal as long as none of these took a connection."""
+
+    connections: int
+    begun: int
+    """How many connections those that have so few have ever begun, in all."""
 
 
 class Load:
-    """How many connections each worker has, in memory that the arbiter and its workers share.
+    """How many connections each worker has, and has begun, in memory that the arbiter and its workers share.
 
     And whether any of them has ever served.
     """
 
     def __init__(self, slots: int) -> None:
-        shared = memoryview(mmap.mmap(-1, (slots + 1) * 4)).cast("i")
-        self._counts, self._served = shared[:slots], shared[slots:]
+        shared = memoryview(mmap.mmap(-1, (2 * slots + 1) * 4)).cast("i")
+        self._counts, self._begun, self._served = shared[:slots], shared[slots : 2 * slots], shared[2 * slots :]
         for slot in range(slots):
             self.clear(slot)
 
@@ -45,16 +57,20 @@ class Load:
         self._served[0] = 1
 
     def set(self, slot: int, connections: int) -> None:
-        """Tell how many connections a worker has."""
+        """Tell how many connections a worker has, whenever one begins or ends."""
+        if connections > self._counts[slot]:
+            self._begun[slot] = (self._begun[slot] + 1) % ABSENT
         self._counts[slot] = connections
 
     def clear(self, slot: int) -> None:
         """Tell that there is no worker."""
         self._counts[slot] = ABSENT
 
-    def least(self) -> int:
-        """Return what the least busy worker has."""
-        return min(self._counts)
+    def least(self, *, but: int | None = None) -> Least:
+        """Return what the least busy workers have, but for one in this slot: `ABSENT` connections if there is none."""
+        others = [slot for slot in range(len(self._counts)) if slot != but]
+        least = min((self._counts[slot] for slot in others), default=ABSENT)
+        return Least(least, sum(self._begun[slot] for slot in others if self._counts[slot] == least))
 
 
 class Acceptor:
@@ -66,15 +82,16 @@ class Acceptor:
         make_protocol: Callable[[], asyncio.Protocol],
         connections: Callable[[], int],
         load: Load,
+        slot: int,
     ) -> None:
         self._listener = listener
         self._make_protocol = make_protocol
         self._connections = connections
-        self._load = load
+        self._load, self._slot = load, slot
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[object]] = set()
-        self._waited_for: tuple[int, float] | None = None
-        """What the least busy worker had when waiting for it began, and when that was."""
+        self._waited_for: tuple[Least, float] | None = None
+        """What the least busy workers had when waiting for them began, and when that was."""
         self._pause: asyncio.TimerHandle | None = None
         self._closed = False
         listener.setblocking(False)
@@ -105,7 +122,9 @@ class Acceptor:
     def _accept(self) -> None:
         """Take some connections, or leave them to a worker that has fewer."""
         for _ in range(A_TURN):
-            if self._leave_to_others():
+            least = self._load.least(but=self._slot)
+            beyond_share = self._connections() + len(self._beginning) > least.connections
+            if beyond_share and self._leave_to(least):
                 self._wait(RETRY_S)
                 return
             try:
@@ -119,13 +138,11 @@ class Acceptor:
             task = self._loop.create_task(self._begin(connection))
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)
+            if beyond_share:
+                return
 
-    def _leave_to_others(self) -> bool:
-        """Tell whether a worker with fewer connections ought to take this one, and still may be about to."""
-        least = self._load.least()
-        if self._connections() + len(self._beginning) <= least:
-            self._waited_for = None
-            return False
+    def _leave_to(self, least: Least) -> bool:
+        """Tell whether the workers that ought to take this one still may be about to."""
         now = self._loop.time()
         if self._waited_for is None or self._waited_for[0] != least:
             self._waited_for = (least, now)

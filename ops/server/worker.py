@@ -64,10 +64,9 @@ class LedgerServer(Server):
     def _accept(self) -> None:
         asyncio.get_running_loop().remove_reader(self._app.gate_fd)
         self._state.count()
+        open_now, slot = lambda: len(self.server_state.connections), self._state.slot
         for listener in self._listeners:
-            self._acceptors.append(
-                Acceptor(listener, self._make_protocol, lambda: len(self.server_state.connections), self._load)
-            )
+            self._acceptors.append(Acceptor(listener, self._make_protocol, open_now, self._load, slot))
         self._load.serves()
 
     def drain(self) -> None:

@@ -23,7 +23,7 @@ class WorkerState(ServerState):
         self.arrivals = Arrivals()
         self.heads = KnownHeads()
         self._load = load
-        self._slot = slot
+        self.slot = slot
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
@@ -42,4 +42,4 @@ class WorkerState(ServerState):
 
     def count(self) -> None:
         """Publish the number of connections; called whenever it changes."""
-        self._load.set(self._slot, len(self.connections))
+        self._load.set(self.slot, len(self.connections))

@@ -14,7 +14,12 @@ from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import ImmichDatabase
+from tests.support.sources.near_horizon import near_horizon
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 ROWS = 2
 """A page's; a statement brings a few pages."""

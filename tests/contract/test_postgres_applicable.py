@@ -20,6 +20,11 @@ from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.statements.branches import MappingError
 from tests.immich.database import ImmichDatabase
 from tests.immich.schemas import Version
+from tests.support.sources.near_horizon import near_horizon
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 EVER_US = 2**52
 

@@ -17,8 +17,13 @@ from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.statements.encodings import can_hold, in_unicode
 from projections.entities.source import Page
+from tests.support.sources.near_horizon import MARGIN_US, near_horizon
 from tests.support.sources.photo_database import MAPPING, PhotoDatabase
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 LIBRARY = "lib"
 TYPES = ("AssetV2", "AlbumV2", "AlbumToAssetV1")
@@ -116,7 +121,7 @@ async def test_bytes_that_are_no_text_keep_their_row_and_no_other(
             await raw.execute(f"UPDATE photo SET name = 'caf' || {wrong} WHERE id = 'p2'")
             await raw.execute(f"INSERT INTO photo (id, owner, name) VALUES ('x' || {wrong}, '{LIBRARY}', 'x')")
             await raw.execute(f"INSERT INTO photo (id, owner, name) VALUES ('p4', 'l' || {wrong}, 'x')")
-            await raw.execute("SELECT pg_sleep(1.1)")
+            await raw.execute(f"SELECT pg_sleep({MARGIN_US / 1e6 + 0.1})")
             await raw.close()
             horizon_us = await source.horizon(LIBRARY)
             assert "AssetV2" in await source.changed(LIBRARY, dict.fromkeys(TYPES), horizon_us)

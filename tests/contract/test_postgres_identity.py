@@ -30,10 +30,15 @@ from projections.entities.postgres.mapping.mapping import Mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import SHARED_S, PostgresSource
 from tests.support.phones.http import Service, serving
+from tests.support.sources.near_horizon import near_horizon
 from tests.support.sources.photo_database import MAPPING, PhotoDatabase
 from tests.support.sources.samples import sample
 from tests.support.stores.postgres_server import PostgresServer, dumped
 from tests.support.stores.servers import wait_until
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 SETTLE_S = 0.2
 TABLES = ["album", "album_photo", "deleted_photo", "photo"]

@@ -16,7 +16,12 @@ from projections.entities.postgres.mapping.from_toml import read_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from projections.entities.postgres.unfit_parents import KEPT, Known, OfProcess, Stored
+from tests.support.sources.near_horizon import near_horizon
 from tests.support.sources.photo_database import MAPPING, PhotoDatabase
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 ANN = "ann"
 TYPES = ("AssetV2", "AlbumV2", "AlbumToAssetV1")

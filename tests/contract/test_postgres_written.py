@@ -12,6 +12,11 @@ from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import Postgres
 from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import ImmichDatabase
+from tests.support.sources.near_horizon import near_horizon
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 
 class Seen(NamedTuple):

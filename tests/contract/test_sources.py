@@ -20,7 +20,12 @@ from tests.support.gumnut.server import GumnutServer
 from tests.support.ledger.given import CREATED, given
 from tests.support.phones.http import serving
 from tests.support.sources.backends import LIBRARY, OTHER, Backend, CatalogBackend, GumnutBackend, PostgresBackend
+from tests.support.sources.near_horizon import near_horizon
 from tests.support.stores.fake_store import FakeStore
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 ASSET: Final = "AssetV2"
 ALBUM: Final = "AlbumV2"

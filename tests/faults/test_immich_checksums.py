@@ -17,7 +17,10 @@ from ops.simulate.errors import RefusedRow
 from tests.immich.database import ImmichDatabase, sha1
 from tests.immich.phone import Phone, phones
 from tests.support.processes.running import RunningService
+from tests.support.sources.near_horizon import APPLICATION, near_horizon
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
 
 ROUNDS = 8
 ACTS = 8
@@ -34,9 +37,12 @@ def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
 
 
 @pytest.fixture(scope="module")
-def service(database: ImmichDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(
+    database: ImmichDatabase, near_horizon: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
     """The service on that database."""
-    with RunningService(tmp_path_factory.mktemp("service"), source="postgres", postgres=database.url) as service:
+    folder = tmp_path_factory.mktemp("service")
+    with RunningService(folder, factory=APPLICATION, source="postgres", postgres=database.url) as service:
         yield service
         assert not service.faults()
 

@@ -18,7 +18,12 @@ import pytest
 from ops.simulate.errors import DeviceError, RefusedRow, UnreadableLine
 from tests.immich.both import BothPhone
 from tests.immich.database import ImmichDatabase, sha1
+from tests.support.sources.near_horizon import near_horizon
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
+
+pytestmark = pytest.mark.usefixtures("near_horizon")
 
 Phones = Callable[[UUID], tuple[BothPhone, BothPhone]]
 
@@ -206,7 +211,7 @@ def test_a_row_that_is_committed_late(database: ImmichDatabase, phones: Phones, 
 
     def both_sync() -> None:
         database.update("asset", early, isFavorite=True)
-        database.settle()  # so that the margin of a second is not what holds
+        database.settle()  # so that the margin is not what holds
         there.at_immich()
         here.at_ours()
 

@@ -20,7 +20,7 @@ import asyncpg
 import msgspec
 
 from ops.bench.postgres import immich_library
-from projections.entities.postgres.horizon import MARGIN_US
+from projections.entities.postgres import horizon
 from projections.entities.postgres.source import SHARED_S
 from tests.immich.schemas import CHANGES, Version
 from tests.support.stores.servers import wait_until
@@ -98,7 +98,7 @@ class ImmichDatabase:
         if self._settled:
             return
         written_ms = self.value("SELECT ceil(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
-        behind_ms = MARGIN_US // 1000 + int(SHARED_S * 1000) + 50
+        behind_ms = horizon.MARGIN_US // 1000 + int(SHARED_S * 1000) + 50
         behind = f"SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - {behind_ms}"
         wait_until(lambda: self.value(behind) > written_ms, "the horizon to pass")
         self._settled = True

@@ -109,6 +109,7 @@ async def test_a_body_that_trickles_is_408(service: Service, port: int, monkeypa
 
 
 async def test_an_honest_slow_phone_is_served(service: Service, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pause of a second is far from silence, and the whole, at some hundred bytes a second, from too long."""
     monkeypatch.setattr(bodies, "SILENCE_S", 5.0)
     token = (await service.sign_in()).token
     body = b'{"acks": []' + b" " * 200 + b"}"
@@ -117,7 +118,7 @@ async def test_an_honest_slow_phone_is_served(service: Service, port: int, monke
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in (head("POST", "/api/sync/ack", *fields), *pieces):
         writer.write(piece)
-        await asyncio.sleep(0.3 if piece is not pieces[5] else 1.0)
+        await asyncio.sleep(0.05 if piece is not pieces[5] else 1.0)
     assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 204 ")
     writer.close()
     assert await slow_bodies(service) == 0
@@ -150,12 +151,12 @@ async def test_an_import_into_a_slow_store_takes_its_time(
     service: Service, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who sends as fast as the service reads is not the one that is slow."""
-    monkeypatch.setattr(bodies, "START_S", 0.5)
+    monkeypatch.setattr(bodies, "START_S", 0.2)
     key, _ = await service.api_keys.create(["entities.write"], name="", now_us=1)
     put = service.catalog.put
 
     async def slow(library: str, entities: Any) -> Any:
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.4)
         return await put(library, entities)
 
     monkeypatch.setattr(service.catalog, "put", slow)

@@ -18,7 +18,10 @@ from projections.entities.postgres.source import PostgresSource
 from tests.immich.database import TAKEN, ImmichDatabase
 from tests.immich.phone import Phone, all_lines, phones, streamed
 from tests.support.processes.running import RunningService
+from tests.support.sources.near_horizon import APPLICATION, near_horizon
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
 
 Phones = Callable[..., tuple[Phone, ...]]
 TWO_PLACES = ("UserV1", "AlbumV2")
@@ -35,10 +38,12 @@ def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
 
 
 @pytest.fixture(scope="module")
-def service(database: ImmichDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(
+    database: ImmichDatabase, near_horizon: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
     """The service on that database."""
     folder = tmp_path_factory.mktemp("service")
-    with RunningService(folder, source="postgres", postgres=database.url) as service:
+    with RunningService(folder, factory=APPLICATION, source="postgres", postgres=database.url) as service:
         yield service
         assert not service.faults()
 

@@ -26,7 +26,10 @@ from projections.entities.registry import row
 from tests.immich.database import ImmichDatabase
 from tests.immich.phone import phones
 from tests.support.processes.running import RunningService
+from tests.support.sources.near_horizon import APPLICATION, near_horizon
 from tests.support.stores.postgres_server import PostgresServer
+
+__all__ = ["near_horizon"]
 
 WHERE_KEYS = {
     "asset_exif": '"assetId"', "asset_metadata": '"assetId"', "album_user": '"userId"', "album_asset": '"assetId"',
@@ -215,9 +218,12 @@ def database(postgres: PostgresServer) -> Iterator[ImmichDatabase]:
 
 
 @pytest.fixture(scope="module")
-def service(database: ImmichDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(
+    database: ImmichDatabase, near_horizon: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
     """The service on that database."""
-    with RunningService(tmp_path_factory.mktemp("service"), source="postgres", postgres=database.url) as service:
+    folder = tmp_path_factory.mktemp("service")
+    with RunningService(folder, factory=APPLICATION, source="postgres", postgres=database.url) as service:
         yield service
         assert not service.faults()
 

@@ -40,6 +40,10 @@ from projections.entities.registry import REQUEST_TYPES
 from tests.support.stores.servers import die_with_parent, free_port, process_alive, wait_until
 
 COMMAND = (sys.executable, "-c", "from ops.cli import main; main()")
+WITH_FACTORY = (
+    "import sys; from ops.cli import main; from ops.server.supervisor import serve; "
+    "serve.__kwdefaults__['factory'] = sys.argv.pop(1); main()"
+)
 READY = "Sync ledger ready at "
 READY_JSON = '"message": "ready"'
 START_TIMEOUT_S = 60.0
@@ -62,11 +66,14 @@ class RunningService:
     """One service on a folder and a port that stay the same over `stop`, `kill_all` and `start`.
 
     `settings` are environment variables without their `LEDGER_`; `redis_url` names a server of the test's own instead
-    of the embedded one. What the service says goes to `log`.
+    of the embedded one, `factory` what builds the application. What the service says goes to `log`.
     """
 
-    def __init__(self, folder: Path, *, workers: int = 1, redis_url: str | None = None, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *, workers: int = 1, redis_url: str | None = None, factory: str = "", **settings: str
+    ) -> None:
         self.folder = folder
+        self._command = (sys.executable, "-c", WITH_FACTORY, factory) if factory else COMMAND
         self.data_dir = folder / "data"
         self.log = folder / "service.log"
         self.port = free_port()
@@ -106,7 +113,7 @@ class RunningService:
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", *options],
+                [*self._command, "serve", *options],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 
 import asyncpg
 
+from projections.entities.postgres import horizon
+
 SCHEMA: Final = """
 CREATE TABLE photo (
     id text PRIMARY KEY, owner text NOT NULL, name text NOT NULL,
@@ -155,8 +157,8 @@ class PhotoDatabase:
         )  # fmt: skip
 
     async def settle(self) -> None:
-        """Wait until the horizon, a second behind the clock, is above all that was written."""
-        await self.execute("SELECT pg_sleep(1.05)")
+        """Wait until the horizon, which is a margin behind the clock, is above all that was written."""
+        await self.execute(f"SELECT pg_sleep({horizon.MARGIN_US / 1e6 + 0.05})")
 
     async def execute(self, sql: str, *values: Any) -> None:
         """Run a statement."""
