@@ -26,7 +26,7 @@ from ops.bench.rig.scene import ACK_PATH, Device, Scene, scene
 LIBRARY: Final = "acks"
 AT_MOST_MS: Final = 50.0
 _SLACK_S: Final = 120.0
-_LINE_S: Final = 0.0001
+_LINE_S: Final = 0.00003
 """For so long a line may be waited for: some ten times what it takes a worker that has a core of its own."""
 _ACKS: Final = 20_000
 
