@@ -9,7 +9,8 @@ record, a state or a library that changed or that nobody remembers.
 
 Where a source's horizon goes on by itself, the plain path teaches what to remember: a stream that found nothing and put
 nothing on record, at a moment at which nothing stood above its horizon either. As long as nothing at all was written
-to the source since, there is nothing more to find.
+to the source since, there is nothing more to find. Whether that is so is asked only for a session at whose last two
+polls the source was the same: one that is written to more often than it is polled would be asked in vain each time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ MOST: Final = 4096
 class Answer(NamedTuple):
     """The line of a poll, and what it follows from: the session's state, what was asked for, and the library.
 
-    Of a source that tells only whether it is quiet that is since when, and until when the line would be the same.
+    Of a source that tells only whether it is quiet that is since when, and until when the line would be the same. The
+    line is empty where only that is known.
     """
 
     state: State
@@ -117,18 +119,20 @@ class IdlePolls:
         self, state: State, rows: Sequence[EntityTypeRow], line: bytes, horizon_us: int, holds_for_us: int
     ) -> None:
         """Take in a poll that the plain path answered with a line, as it found nothing below a horizon."""
-        if self._quiet is None or not rows:
+        source = self._quiet
+        if source is None or not rows:
             return
-        moment = self._quiet.quiet(state.library, [row.name for row in rows], horizon_us)
+        moment, before = source.moment, self._answers.get(state.sid)
+        is_same = before is not None and before.library[0] == moment
+        if not is_same or not source.quiet(state.library, [row.name for row in rows], horizon_us):
+            line = b""
         until_us = self._ledger.clock() + holds_for_us
-        self._keep(
-            None if moment is None else Answer(state, rows, (moment, self._quiet.resends), line, until_us), state.sid
-        )
+        self._keep(Answer(state, rows, (moment, source.resends), line, until_us), state.sid)
 
     def _as_before(self, source: TellsQuiet, state: State, rows: Sequence[EntityTypeRow]) -> Foreseen | None:
         """Answer as the last time, if all is so still."""
         known = self._answers.get(state.sid)
-        if known is None or known.state is not state or known.rows is not rows:
+        if known is None or not known.line or known.state is not state or known.rows is not rows:
             return None
         moment, resends = known.library[0], known.library[-1]
         if resends != source.resends or self._ledger.clock() >= known.until_us:

@@ -26,6 +26,8 @@ from ops.bench.rig.scene import ACK_PATH, Device, Scene, scene
 LIBRARY: Final = "acks"
 AT_MOST_MS: Final = 50.0
 _SLACK_S: Final = 120.0
+_LINE_S: Final = 0.00003
+"""For so long a line may be waited for: some ten times what it takes a worker that has a core of its own."""
 _ACKS: Final = 20_000
 
 
@@ -41,7 +43,8 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
             (one,) = offered(found, service, 1, scale.stampede_assets)
             devices = found.sign_in(streams, LIBRARY + "-many", LIBRARY)
             before_s = service.cpu_s()
-            rushed = _rush(found, service, one, devices, connected=connected)
+            at_most_s = _SLACK_S + streams * scale.stampede_assets * _LINE_S
+            rushed = _rush(found, service, one, devices, at_most_s, connected=connected)
             cpu_s = service.cpu_s() - before_s
         slowest, usual = max(rushed.during_s) * 1e3, percentile(rushed.during_s, 99) * 1e3
         progress(f"{streams} streams: acks p99 {usual:.1f} ms, slowest {slowest:.1f} ms; {cpu_s:.2f} s of CPU")
@@ -49,7 +52,9 @@ def run(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     return results
 
 
-def _rush(found: Scene, service: Server, one: Device, devices: list[Device], *, connected: bool) -> Rushed:
+def _rush(
+    found: Scene, service: Server, one: Device, devices: list[Device], at_most_s: float, *, connected: bool
+) -> Rushed:
     (worker,) = service.workers()
     head, tail = wire.ack_parts(ACK_PATH, one.token, assets.TYPE, assets.asset(0)["id"])
     rush = Rush(
@@ -61,12 +66,12 @@ def _rush(found: Scene, service: Server, one: Device, devices: list[Device], *, 
         alone_s=1.0,
         pause_s=0.005,
         limit=_ACKS,
-        at_most_s=_SLACK_S,
+        at_most_s=at_most_s,
         connected=connected,
         worker=worker.pid,
         pids=(store_pid(found.url), worker.pid),
     )
-    done = tool("ops.bench.children.stampede", msgspec.json.encode(rush), timeout_s=_SLACK_S + 30)
+    done = tool("ops.bench.children.stampede", msgspec.json.encode(rush), timeout_s=at_most_s + 60)
     return msgspec.json.decode(done, type=Rushed)
 
 

@@ -141,11 +141,13 @@ class TellsQuiet(Protocol):
 
     resends: tuple[Resend, ...]
 
-    def quiet(self, library: str, types: Collection[str], from_us: int) -> object | None:
-        """Name the moment at which no row of entity types stood at or above an instant; None where some may have.
+    @property
+    def moment(self) -> object:
+        """Name what was written by the last look at the source: another as soon as anything is."""
+        ...
 
-        That is the last one at which the source was looked at.
-        """
+    def quiet(self, library: str, types: Collection[str], from_us: int) -> bool:
+        """Tell whether at the last look no row of entity types stood at or above an instant, and none can since."""
         ...
 
     async def is_quiet_since(self, moment: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -25,6 +26,7 @@ from tests.support.stores.postgres_server import PostgresServer
 
 T = TypeVar("T")
 ADD = "INSERT INTO item SELECT gen_random_uuid(), '{0}', '{0}', 1, {1} RETURNING id::text"
+OTHER = UUID(int=LIBRARY.int + 1)
 QUIET_S = 10.0
 """How long a database may take until it is known to be quiet: a second, and what else the machine does."""
 
@@ -43,15 +45,16 @@ class Counting:
 
 
 class Quiet:
-    """Counts how often a poll heard that nothing was written since the last one."""
+    """Counts how often a poll heard that nothing was written since the last one, and how often it asked in vain."""
 
     def __init__(self, source: PostgresSource) -> None:
         self._is_quiet_since = source.is_quiet_since
-        self.heard = 0
+        self.heard = self.in_vain = 0
 
     async def __call__(self, moment: object) -> bool:
         is_so = await self._is_quiet_since(moment)
         self.heard += is_so
+        self.in_vain += not is_so
         return is_so
 
 
@@ -94,6 +97,7 @@ async def scene(valkey_url: str, postgres: PostgresServer, postgres_url: str) ->
     try:
         async with serving(store, source=source) as service:
             issued = await service.sign_in(user=str(LIBRARY), library=str(LIBRARY))
+            await writer.execute(f"INSERT INTO owner VALUES ('{OTHER}', '{OTHER}', now() - interval '1 day')")
             found = Scene(service, issued.token, asked, quiet, writer)
             await found.poll()
             yield found
@@ -143,6 +147,27 @@ async def test_a_row_that_is_stamped_ahead_is_sent_when_its_time_comes(scene: Sc
         while not (sent := await scene.poll()):  # noqa: ASYNC110 - by what time brings
             await asyncio.sleep(0.2)
     assert sent == [ahead]
+
+
+async def test_a_database_that_is_written_to_between_polls_is_asked_in_vain_but_once(scene: Scene) -> None:
+    await scene.until_quiet()
+    for _ in range(3):
+        await scene.writer.execute(ADD.format(OTHER, "clock_timestamp()"))
+        assert await scene.poll() == []  # it waits for the horizon: what was written is long ago as it ends
+    assert scene.quiet.in_vain == 1, "by the first poll, before which all was quiet"
+    await scene.until_quiet()
+
+
+async def test_what_a_look_has_shown_to_be_written_is_not_asked(scene: Scene) -> None:
+    await scene.until_quiet()
+    source = cast(PostgresSource, scene.service.services.source)
+    moment = source.moment
+    assert await source.is_quiet_since(moment)
+    await scene.writer.execute(ADD.format(OTHER, "clock_timestamp()"))
+    assert await scene.poll() == []
+    before = scene.asked.asked
+    assert not await source.is_quiet_since(moment)
+    assert scene.asked.asked == before
 
 
 async def test_another_device_is_answered_for_itself(scene: Scene) -> None:

@@ -221,7 +221,9 @@ def main() -> None:
     rush = msgspec.json.decode(sys.stdin.buffer.read(), type=Rush)
     try:
         rushed = uvloop.run(drive(rush))
-    except (RuntimeError, OSError, TimeoutError, StopIteration) as error:
+    except TimeoutError:
+        sys.exit(f"the streams or an ack were not done after {rush.at_most_s:.0f} s")
+    except (RuntimeError, OSError, StopIteration) as error:
         sys.exit(str(error) or type(error).__name__)
     sys.stdout.buffer.write(msgspec.json.encode(rushed))
     sys.stdout.buffer.flush()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import psutil
 
@@ -83,24 +84,29 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def tool(module: str, job: bytes, *, timeout_s: float) -> bytes:
-    """Run one of our own modules on `job` (stdin), return what it printed; raises BenchFailed with its last words."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(job, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise BenchFailed(f"{module} was not done after {timeout_s:.0f} s") from None
-    finally:
-        if process.poll() is None:
-            stop(process)
-    if process.returncode:
-        raise BenchFailed(f"{module}: {err.decode(errors='replace').strip()[-2000:] or process.returncode}")
-    return out
+    """Run one of our own modules on `job` (stdin), return what it printed; raises BenchFailed with its last words.
+
+    It prints into a file: of what was written to a pipe all behind some blocks of 64 KiB has been seen to be lost.
+    """
+    with TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            _, err = process.communicate(job, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"{module} was not done after {timeout_s:.0f} s") from None
+        finally:
+            if process.poll() is None:
+                stop(process)
+        if process.returncode:
+            raise BenchFailed(f"{module}: {err.decode(errors='replace').strip()[-2000:] or process.returncode}")
+        output.seek(0)
+        return output.read()
 
 
 def await_http(port: int, path: str, process: subprocess.Popen[bytes], log: Path, *, timeout_s: float = 30) -> None:

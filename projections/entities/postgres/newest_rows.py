@@ -135,15 +135,19 @@ class NewestRows:
             if self._began_s < at_s:
                 await postgres.ask(self.look)
 
-    def quiet(self, entity_types: Iterable[str], from_us: int) -> str:
-        """Name what was committed at the newest look, if that was all before an instant; else ''.
+    @property
+    def state(self) -> str:
+        """Name what was committed at the newest look; '' before the first."""
+        return self._state
 
-        And if none of these mapped entity types has a row at or above it, as one that is stamped ahead of its time.
+    def quiet(self, entity_types: Iterable[str], from_us: int) -> bool:
+        """Tell whether at the newest look all was committed before an instant.
+
+        And none of these mapped entity types had a row at or above it, as one that is stamped ahead of its time.
         """
-        if self._quiet_since_us >= from_us:
-            return ""
-        shown = any(self._last.get(name) is None or self.shows(name, from_us) for name in entity_types)
-        return "" if shown else self._state
+        if not self._state or self._quiet_since_us >= from_us:
+            return False
+        return not any(self._last.get(name) is None or self.shows(name, from_us) for name in entity_types)
 
     async def state_since(self, postgres: Postgres, at_s: float) -> str:
         """Name what is committed, as somebody asked since an instant of the monotonic clock; once for all who ask.

@@ -222,18 +222,28 @@ class PostgresSource:
             return 0.0
         return (lag_us + ROUNDED_US) / 1_000_000
 
-    def quiet(self, library: str, types: Collection[str], from_us: int) -> object | None:
-        """Name what was committed at the newest look, if that was before an instant and none of these types is above.
+    @property
+    def moment(self) -> object:
+        """Name what was committed at the newest look."""
+        return self._newest.state
+
+    def quiet(self, library: str, types: Collection[str], from_us: int) -> bool:
+        """Tell whether all was committed before an instant at the newest look, and none of these types is above.
 
         Nothing may stand at another row's change then, which only a horizon that was read since tells of.
         """
         served = {mapped for name in types if (mapped := self._compiler.served_from(name)) is not None}
         if any(self._compiler.is_mended(name, self._unfit.tables) for name in served):
-            return None
-        return self._newest.quiet(served, from_us) or None
+            return False
+        return self._newest.quiet(served, from_us)
 
     async def is_quiet_since(self, moment: object) -> bool:
-        """Tell whether nothing was committed since a moment. One question of a few bytes for all who ask meanwhile."""
+        """Tell whether nothing was committed since a moment. One question of a few bytes for all who ask meanwhile.
+
+        None where a look has shown since that something was.
+        """
+        if moment != self._newest.state:
+            return False
         try:
             return await self._newest.state_since(self._postgres, time.monotonic()) == moment
         except SourceUnavailable:  # whoever asks for more is told
