@@ -18,8 +18,8 @@ LIBRARY: Final = "read"
 _ASSETS: Final = 100
 ME: Final = ("GET", "/api/users/me")
 READS: Final = (
-    ("GET", ACK_PATH, 0.4),
-    (*ME, 0.3),
+    ("GET", ACK_PATH, 0.33),
+    (*ME, 0.22),
     ("POST", "/api/auth/validateToken", 0.4),
     ("GET", "/api/server/features", 0.7),
 )
