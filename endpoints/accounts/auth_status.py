@@ -87,7 +87,7 @@ class AuthStatus:
         provider, credential = services.provider if cookies.signed_in_by_oauth(req) else None, None
         if provider is not None and state.authenticated_by == provider.name:  # and not by one that was there before
             credential = await self._credential(req, state)  # it goes with the session
-        await services.ledger.act(caller, EndSession("logout", by=plain(caller.user)))
+        await services.ledger.execute(state.user, state.sid, EndSession("logout", by=plain(caller.user)))
         cookies.clear(resp, *cookies.ACCESS)
         uri = None if provider is None else await self._logout_url(req, provider, credential)
         send(resp, LogoutResponseDto(uri or LOGIN_PAGE))

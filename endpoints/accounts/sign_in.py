@@ -120,9 +120,7 @@ class SignIn:
         await services.present()  # in a store that lost its ledger this would make a new user
         await services.limits.account(_account(identity))
         with _told_why():
-            known = await services.identities.user_of(identity.issuer, identity.subject)
-            before = None if known is None else await services.identities.profile(known)
-            profile = await services.identities.sign_in(
+            profile, is_new = await services.identities.sign_in_telling(
                 identity.issuer,
                 identity.subject,
                 email=_email(identity),
@@ -134,7 +132,7 @@ class SignIn:
                 now_us=services.ledger.clock(),
             )
         await services.claim_conflicts.note(profile.user, identity.user)
-        if profile != before:
+        if is_new:
             await services.source.renamed(profile.library, profile.user)
         return profile
 

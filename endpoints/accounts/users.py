@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any, Final
@@ -168,11 +169,21 @@ class Me:
         """Answer what an app asks first when it starts; what it says of itself is noted if it changed."""
         ledger = self._services.ledger
         caller = await self._services.auth.session(req, "user.read")
-        state = await ledger.admit(caller)
-        device = device_of(req)
-        if device.is_app:
-            state = await self._described(caller, state, device, req)
-        send(resp, await describe(self._services, state.user, state.library, iso_ms(state.created_at_us)))
+        known = ledger.admissions.remembered(caller)
+        looked = None if known is None else asyncio.ensure_future(_told(self._services, known.user, known.library))
+        try:
+            state = await ledger.admit(caller)
+            device = device_of(req)
+            if device.is_app:
+                state = await self._described(caller, state, device, req)
+            if looked is None or known is None or known.library != state.library:
+                told = await _told(self._services, state.user, state.library)
+            else:
+                told = await looked
+        finally:
+            if looked is not None and not looked.cancel() and not looked.cancelled():
+                looked.exception()  # who is not admitted is told nothing of it
+        send(resp, user_of(state.user, iso_ms(state.created_at_us), *told))
 
     async def _described(self, caller: Caller, state: State, device: Device, req: Request) -> State:
         """Note what an app says of itself if it changed; it starts also while no key of its user can be had."""
@@ -195,6 +206,11 @@ async def describe(services: Services, user: str, library: str, since: str) -> U
 
     So a sign-in goes on while the source is down, if it was by a provider; else SourceUnavailable is raised.
     """
+    return user_of(user, since, *await _told(services, user, library))
+
+
+async def _told(services: Services, user: str, library: str) -> tuple[dict[str, Any], Profile | None]:
+    """Read what a user is described by: the library's row of them, and without one their profile."""
     try:
         row = await services.auth_user(library, user)
     except SourceUnavailable as error:
@@ -202,8 +218,8 @@ async def describe(services: Services, user: str, library: str, since: str) -> U
         if profile is None:
             raise
         log.warning("a user is described by their identity: %s", error)
-        return user_of(user, since, {}, profile)
-    return user_of(user, since, row or {}, None if row else await services.identities.profile(user))
+        return {}, profile
+    return row or {}, None if row else await services.identities.profile(user)
 
 
 def user_of(user: str, since: str, row: dict[str, Any], profile: Profile | None) -> UserAdminResponseDto:

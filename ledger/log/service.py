@@ -269,7 +269,8 @@ class Ledger:
         partition = partition_of(user, self.partitions)
         state = self._recent.find(sid, self.clock())
         current = state is None
-        if current:
+        # PERF: a session that begins is mostly of an id that was never seen: the append proves that as well as a load.
+        if current and not (begins and self._recent.known(sid) is None):
             state = await self.admissions.load_admissible(user, sid, self.clock(), seen=seen, begins=begins)
         turn: asyncio.Lock | None = None
         try:

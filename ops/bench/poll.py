@@ -64,12 +64,22 @@ def offered_all(server: Server, device: Device, types: Sequence[str] = APP_TYPES
         client.stream(types)
 
 
+def ask(server: Server, device: Device, method: str, path: str) -> None:
+    """Send one request without a body; raises BenchFailed for a refusal."""
+    with closing(_Client(server, device)) as client:
+        client.send(method, path)
+
+
 class _Client:
     """A device's requests one after the other; raises BenchFailed for a refusal."""
 
     def __init__(self, server: Server, device: Device) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        self._headers = {"authorization": f"Bearer {device.token}", "content-type": "application/json"}
+        self._headers = {
+            "authorization": f"Bearer {device.token}",
+            "content-type": "application/json",
+            "user-agent": wire.USER_AGENT,
+        }
         self.close = self._connection.close
 
     def stream(self, types: Sequence[str]) -> list[bytes]:
@@ -78,7 +88,11 @@ class _Client:
 
     def post(self, path: str, body: object) -> bytes:
         """Send JSON."""
-        self._connection.request("POST", path, msgspec.json.encode(body), self._headers)
+        return self.send("POST", path, msgspec.json.encode(body))
+
+    def send(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Send a request, and read the body of its answer."""
+        self._connection.request(method, path, body, self._headers)
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status not in (200, 204):

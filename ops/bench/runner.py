@@ -13,6 +13,7 @@ from ops.bench import (
     mixed,
     observing,
     poll,
+    reads,
     rebuild,
     rss,
     segments,
@@ -32,6 +33,7 @@ from ops.bench.rig.scale import Scale
 _BENCHMARKS: Final[dict[str, Callable[[int, Scale, Progress], list[Result]]]] = {
     "acks": acks.run,
     "poll": poll.run,
+    "reads": reads.run,
     "mixed": mixed.run,
     "stream": stream.run,
     "verify": verify.run,

@@ -6,13 +6,23 @@ sign-ins of it at once, or one after a crash, get the same.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, NamedTuple
 
 from ledger import keys
 from ledger.errors import Contended
 from ledger.store.interface import Store
 from projections.accounts import person
-from projections.accounts.identity_records import Fields, Record, address_field, holder, link_field
+from projections.accounts.identity_records import (
+    Fields,
+    Held,
+    Record,
+    address_field,
+    held_as,
+    holder,
+    link_field,
+    taken,
+)
 from projections.accounts.person import EmailTaken, IdentityTaken, NotRegistered, Profile
 
 ATTEMPTS: Final = 16
@@ -31,6 +41,13 @@ class _Person(NamedTuple):
     def __repr__(self) -> str:
         """Show nothing personal."""
         return f"_Person(identity={self.identity!r})"
+
+
+class SignedIn(NamedTuple):
+    """Who signed in, and whether anything of them is new."""
+
+    profile: Profile
+    is_new: bool
 
 
 class Identities:
@@ -62,15 +79,47 @@ class Identities:
         are kept as they are where not given. If the address is another user's, an unknown identity is refused and a
         known one keeps the address it has. Raises NotRegistered, EmailTaken, InvalidInput; Contended behind many.
         """
+        told = await self.sign_in_telling(
+            issuer,
+            subject,
+            email=email,
+            name=name,
+            user=user,
+            library=library,
+            admin=admin,
+            register=register,
+            now_us=now_us,
+        )
+        return told.profile
+
+    async def sign_in_telling(
+        self,
+        issuer: str,
+        subject: str,
+        *,
+        email: str,
+        name: str | None,
+        user: str | None,
+        library: str | None,
+        admin: bool | None,
+        register: bool,
+        now_us: int,
+    ) -> SignedIn:
+        """Sign an identity in as `sign_in` does, and tell whether anything of its user is new."""
         who = _person(issuer, subject, email, name, admin, library)
         wanted = keys.check_name("user", user) if user is not None else person.user_for(issuer, subject)
         for _ in range(ATTEMPTS):
-            owner = await holder(self._store, keys.identity_link(who.identity))
-            if owner is None and not register:
+            held = await held_as(self._store, keys.identity_link(who.identity))
+            if held is None and not register:
                 raise NotRegistered
-            profile = await self._join(owner or wanted, who, known=owner is not None, now_us=now_us)
+            before, profile = None, None
+            if held is not None:
+                before, profile = await self._join_again(held, who, now_us)
+            if profile is None:
+                owner = wanted if held is None else held.user
+                profile = await self._join(owner, who, known=held is not None, now_us=now_us)
             if profile is not None:
-                return profile
+                return SignedIn(profile, is_new=profile != before)
         raise Contended("Too many sign-ins of this user at once; try again")
 
     async def link(
@@ -109,6 +158,33 @@ class Identities:
     async def erase(self, user: str) -> bool:
         """Remove all that is known of a user: record, identities and e-mail address; False if nothing was."""
         return await self._record(user).clear("all")
+
+    async def _join_again(self, held: Held, who: _Person, now_us: int) -> tuple[Profile | None, Profile | None]:
+        """Complete the record of a user who has this identity and this address already; tells who that was and is.
+
+        None for who they are where that is not so: then `_join` takes both. PERF: almost every sign-in is by somebody
+        who has both. Nothing is taken then, so nothing need be noted before it: the record names the same tokens.
+        """
+        record, email = self._record(held.user), person.email_digest(who.email)
+        fields, address = await asyncio.gather(record.read(), held_as(self._store, keys.email(email)))
+        before = _profile(held.user, fields) if "email" in fields else None
+        if before is None or address is None or address.user != held.user:
+            return before, None
+        if fields.get(link_field(who.identity)) != taken(held.token) or fields.get(address_field(email)) != taken(
+            address.token
+        ):
+            return before, None
+        committed = await record.commit(
+            (link_field(who.identity), held.token),
+            (address_field(email), address.token),
+            _fields(who) | {"email": who.email},
+            who.library or held.user,
+            now_us,
+        )
+        if committed is None:
+            return before, None
+        await record.let_go(committed.leaving)
+        return before, _profile(held.user, committed.fields)
 
     async def _join(self, user: str, who: _Person, *, known: bool, now_us: int) -> Profile | None:
         """Take identity and address for a user and complete the record; None to begin again."""

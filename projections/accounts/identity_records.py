@@ -28,6 +28,13 @@ Waiting = Mapping[str, str]  # field of the record -> token
 Wanted = tuple[str, str]  # field of the record, token
 
 
+class Held(NamedTuple):
+    """Which user has an identity or an e-mail address, and under which token."""
+
+    user: str
+    token: str = ""
+
+
 class Intent(NamedTuple):
     """What was noted: link and address, each a field and its token; whether there is an address on record already."""
 
@@ -53,10 +60,21 @@ def address_field(digest: str) -> str:
     return f"address:{digest}"
 
 
+def taken(token: str) -> str:
+    """Print what a field of the record holds once its identity or address is taken."""
+    return f"={token}"
+
+
+async def held_as(store: Store, name: bytes) -> Held | None:
+    """Tell how an identity or an e-mail address is held; None if it is nobody's."""
+    value = await store.command("GET", name, key=name)
+    return None if value is None else Held(*value.decode().split(" ", 1))
+
+
 async def holder(store: Store, name: bytes) -> str | None:
     """Tell which user has an identity or an e-mail address."""
-    value = await store.command("GET", name, key=name)
-    return None if value is None else value.decode().partition(" ")[0]
+    held = await held_as(store, name)
+    return None if held is None else held.user
 
 
 class Record:

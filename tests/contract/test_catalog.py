@@ -15,7 +15,7 @@ from ledger.positions import Position, iso_from_us, us_from_iso
 from ledger.store.interface import Store
 from ledger.store.scripts import Arg, Script
 from projections.accounts.person import Profile
-from projections.entities.catalog import writer
+from projections.entities.catalog import versions, writer
 from projections.entities.catalog.catalog import Catalog
 from projections.entities.catalog.library_summary import START_US
 from projections.entities.catalog.writer import WRITE, Written
@@ -763,6 +763,40 @@ async def test_names_come_from_the_identity_record_and_are_stored_nowhere_else(s
     await catalog.renamed(LIBRARY, USER_ID)
     assert [user["name"] for user in await data(catalog, "UserV1", after=done)] == [USER_ID]
     assert [user["isAdmin"] for user in await data(catalog, "AuthUserV1", after=done)] == [False]
+
+
+async def test_rows_of_so_many_users_are_remembered_at_most(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "MOST_USERS", 3)
+    names = [f"user-{number}" for number in range(8)]
+    await put(catalog, *(entity("UserV1", id=name) for name in names))
+    for name in (*names, *names):
+        assert json.loads(await catalog.entity(LIBRARY, "UserV1", name) or b"")["id"] == name
+    assert len(catalog._versions._users) == 3
+
+
+async def test_a_users_row_is_read_again_only_where_it_lies_elsewhere(catalog: Catalog, store: Store) -> None:
+    read: list[Arg] = []
+
+    class Watched(Meanwhile):
+        async def command(self, *args: Arg, key: bytes) -> Any:
+            read.append(args[0])
+            return await store.command(*args, key=key)
+
+    reader = Catalog(Watched(store))
+
+    async def name() -> str | None:
+        read.clear()
+        found = await reader.entity(LIBRARY, "UserV1", USER_ID)
+        return None if found is None else str(json.loads(found)["name"])
+
+    assert await name() is None
+    await put(catalog, entity("UserV1", name="Ann", email="ann@example.test"))
+    assert (await name(), read) == ("Ann", ["HGET", "ZRANGEBYSCORE"])
+    assert (await name(), read) == ("Ann", ["HGET"])
+    await put(catalog, entity("UserV1", name="Anna", email="ann@example.test"))
+    assert (await name(), read) == ("Anna", ["HGET", "ZRANGEBYSCORE"])
+    await put(catalog, entity("UserDeleteV1", userId=USER_ID))
+    assert await name() is None
 
 
 # Forgetting, moving, listing

@@ -63,6 +63,21 @@ class Stopping:
         raise AssertionError("not the test's to close")
 
 
+class Meeting(Stopping):
+    """A store that is asked by somebody else just before its first write."""
+
+    def __init__(self, store: Store, before: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(store, 1000)
+        self.writes = 0
+        self._before = before
+
+    async def script(self, script: Script, names: Sequence[bytes], args: Sequence[Arg]) -> Any:
+        self.writes += 1
+        if self.writes == 1:
+            await self._before()
+        return await super().script(script, names, args)
+
+
 @pytest.fixture
 def identities(store: Store) -> Identities:
     return Identities(store, PARTITIONS)
@@ -113,6 +128,48 @@ async def test_an_identity_gets_one_user_for_good(store: Store, identities: Iden
         f"link:{identity_digest(ISSUER, 'ann')}": "=",
         f"address:{email_digest(EMAIL)}": "=",
     }
+    await check_whole(store, ANN)
+
+
+async def test_who_signs_in_again_as_before_is_one_write(store: Store, identities: Identities) -> None:
+    first = await sign_in(identities, name="Ann")
+    met = Meeting(store, identities_are_left_alone)
+    again = Identities(met, PARTITIONS)
+    assert await sign_in(again, name="Ann") == first
+    assert met.writes == 1
+    renamed = await again.sign_in_telling(
+        ISSUER, "ann", email=EMAIL, name="Anna", user=None, library=None, admin=None, register=True, now_us=NOW + 10**6
+    )
+    assert (renamed.profile.name, renamed.is_new) == ("Anna", True)
+    assert (await stored(store, ANN))["seen_ms"] == str(NOW // 1000 + 1000)
+    await check_whole(store, ANN)
+
+
+async def identities_are_left_alone() -> None:
+    """Do nothing meanwhile."""
+
+
+@pytest.mark.each_store
+@pytest.mark.parametrize("what", ["erased", "erased and back", "unlinked", "given another address"])
+async def test_a_sign_in_begins_again_behind_who_changed_its_user(
+    store: Store, identities: Identities, what: str
+) -> None:
+    first = await sign_in(identities, name="Ann")
+
+    async def meanwhile() -> None:
+        match what:
+            case "erased":
+                await identities.erase(ANN)
+            case "erased and back":
+                await identities.erase(ANN)
+                await sign_in(identities, name="Ann")
+            case "unlinked":
+                await identities.unlink(ANN)
+            case _:
+                await sign_in(identities, email="new@example.test")
+
+    assert await sign_in(Identities(Meeting(store, meanwhile), PARTITIONS), name="Ann") == first
+    assert await identities.user_of(ISSUER, "ann") == ANN
     await check_whole(store, ANN)
 
 

@@ -816,6 +816,17 @@ async def test_a_child_is_there_again_only_with_its_parent(ledger: Ledger, other
         await ledger.load("ann", sid_of("child"))
 
 
+async def test_who_signed_out_stays_so_for_who_begins_a_session_of_that_id(ledger: Ledger, tail: Tail) -> None:
+    await ledger.execute("ann", SID, CREATE)
+    await tail.note()
+    await ledger.execute("ann", SID, LOGOUT)
+    await tail.lose()
+    with pytest.raises(SessionEnded):
+        await ledger.execute("ann", SID, CREATE)
+    assert await ledger.devices("ann") == []
+    await assert_clean(ledger.store)
+
+
 @pytest.mark.each_store
 async def test_a_sign_out_that_the_store_lost_is_one_again(ledger: Ledger, tail: Tail) -> None:
     await ledger.execute("ann", SID, CREATE)

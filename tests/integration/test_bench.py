@@ -46,13 +46,14 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     ("only", "comparisons", "bounds", "units"),
     [
         (("history",), 0, 3, {"µs"}),
+        pytest.param(("reads",), 4, 0, set(), marks=pytest.mark.soak),
         pytest.param(
             [name for name in BENCHMARKS if name not in ON_POSTGRES],
-            18, 48, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
+            22, 48, {"MiB", "KiB", "bytes", "events", "µs", "ms", "%", "times", ""},
             marks=pytest.mark.soak,
         ),
     ],
-    ids=["one", "all"],
+    ids=["one", "reads", "all"],
 )  # fmt: skip
 def test_a_quick_run_measures_everything_and_leaves_nothing(
     tmp_path: Path, only: Sequence[str], comparisons: int, bounds: int, units: set[str]

@@ -10,11 +10,18 @@ import pytest
 
 from endpoints.services import HttpSettings
 from ledger.store.interface import open_store
+from projections.entities.catalog.catalog import Catalog
 from projections.entities.entity import read_line
 from tests.support.phones.http import Service, serving
-from tests.support.sign_in.provider import MemoryProvider
+from tests.support.sign_in.provider import ISSUER, MemoryProvider
 
 APP = {"user-agent": "immich-android/3.2.0", "deviceModel": "Pixel 8", "deviceType": "Android"}
+
+ROW = {
+    "id": "ann", "name": "Ann", "email": "ann@example.test", "avatarColor": "green", "isAdmin": True,
+    "oauthId": "sub-1", "quotaSizeInBytes": 5, "quotaUsageInBytes": 2, "storageLabel": "a", "deletedAt": None,
+    "profileChangedAt": "2024-01-01T00:00:00.000Z", "hasProfileImage": False, "pinCode": "1234",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -57,17 +64,48 @@ async def test_who_am_i_without_a_row_of_mine_in_the_library(service: Service) -
 
 async def test_who_am_i_by_the_librarys_row(service: Service) -> None:
     device = await service.sign_in()
-    row = {
-        "id": "ann", "name": "Ann", "email": "ann@example.test", "avatarColor": "green", "isAdmin": True,
-        "oauthId": "sub-1", "quotaSizeInBytes": 5, "quotaUsageInBytes": 2, "storageLabel": "a", "deletedAt": None,
-        "profileChangedAt": "2024-01-01T00:00:00.000Z", "hasProfileImage": False, "pinCode": "1234",
-    }  # fmt: skip
-    line = json.dumps({"type": "AuthUserV1", "id": "ann", "data": row}).encode()
+    line = json.dumps({"type": "AuthUserV1", "id": "ann", "data": ROW}).encode()
     assert (await service.catalog.put("lib", [read_line(line)])).taken == 1
     me = (await service.ask("GET", "/api/users/me", device.token)).json
     assert (me["name"], me["email"], me["avatarColor"], me["isAdmin"]) == ("Ann", "ann@example.test", "green", True)
     assert (me["quotaSizeInBytes"], me["quotaUsageInBytes"], me["storageLabel"]) == (5, 2, "a")
     assert "pinCode" not in me
+
+
+async def test_who_am_i_is_as_it_is_now_whoever_wrote_it(service: Service) -> None:
+    device = await service.sign_in()
+
+    async def me() -> tuple[str, str]:
+        told = (await service.ask("GET", "/api/users/me", device.token)).json
+        return told["name"], told["email"]
+
+    async def is_called(name: str) -> None:
+        row = {**ROW, "name": name, "email": f"{name}@example.test"}
+        line = json.dumps({"type": "AuthUserV1", "id": "ann", "data": row}).encode()
+        assert (await Catalog(service.store).put("lib", [read_line(line)])).taken == 1  # by another worker
+
+    assert await me() == ("ann", "ann@localhost")
+    for name in ("Ann", "Anna"):
+        await is_called(name)
+        assert await me() == await me() == (name, f"{name}@example.test")
+
+
+async def test_who_am_i_by_the_identity_record_is_as_it_is_now(service: Service) -> None:
+    device = await service.sign_in()
+    await service.stream(device.token, "AuthUsersV1")  # which gives the library a row without names
+    for name in ("Ann", "Anna"):
+        await service.identities.sign_in(ISSUER, "s", email=f"{name}@x.test", name=name, user="ann", now_us=1)
+        told = (await service.ask("GET", "/api/users/me", device.token)).json
+        assert (told["name"], told["email"]) == (name, f"{name.lower()}@x.test")
+
+
+async def test_who_am_i_is_refused_at_once_where_another_worker_ended_the_session(service: Service) -> None:
+    device = await service.sign_in()
+    assert (await service.ask("GET", "/api/users/me", device.token)).status_code == 200
+    async with serving(service.store, beside=service) as other:
+        assert (await other.ask("POST", "/api/auth/logout", device.token)).status_code == 200
+    answer = await service.ask("GET", "/api/users/me", device.token)
+    assert (answer.status_code, "ann@" in answer.text) == (401, False)
 
 
 async def test_preferences_are_complete(service: Service) -> None:

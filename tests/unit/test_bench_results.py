@@ -66,7 +66,7 @@ def test_only_keeps_the_order_in_which_the_benchmarks_run() -> None:
 
 @pytest.mark.parametrize("only", ["", ",", "ack", "acks,streams"])
 def test_only_refuses_what_is_no_benchmark(only: str) -> None:
-    with pytest.raises(ValueError, match="there are acks, poll, mixed, stream, verify, rebuild, segments, log, h"):
+    with pytest.raises(ValueError, match="there are acks, poll, reads, mixed, stream, verify, rebuild, seg"):
         chosen(only)
 
 

@@ -26,6 +26,7 @@ _COMPLETE_LINE: Final = (
     b'{"type":"SyncCompleteV1","data":{},"ack":"SyncCompleteV1|2025-01-20T10:31:00.000000Z|7c",'
     b'"ids":["2025-01-20T10:31:00.000000Z"]}\n'
 )
+_READ: Final = b'{"authStatus":true}'
 
 
 class _Acks(msgspec.Struct):
@@ -80,6 +81,16 @@ class _Polled:
         resp.data = _COMPLETE_LINE
 
 
+class _Read:
+    """Answers with one line of JSON."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **_: str) -> None:
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = _READ
+
+    on_post = on_get
+
+
 def acks() -> falcon.asgi.App[Any, Any]:
     """The floor of `acks`."""
     app = falcon.asgi.App()
@@ -91,6 +102,13 @@ def poll() -> falcon.asgi.App[Any, Any]:
     """The floor of `poll`."""
     app = falcon.asgi.App()
     app.add_route("/api/sync/stream", _Polled())
+    return app
+
+
+def reads() -> falcon.asgi.App[Any, Any]:
+    """The floor of `reads`: whatever is asked."""
+    app = falcon.asgi.App()
+    app.add_route("/api/{group}/{name}", _Read())
     return app
 
 

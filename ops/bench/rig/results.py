@@ -11,6 +11,7 @@ import msgspec
 BENCHMARKS: Final = (
     "acks",
     "poll",
+    "reads",
     "mixed",
     "stream",
     "verify",

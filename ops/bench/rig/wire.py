@@ -8,13 +8,14 @@ import msgspec
 
 from ledger.positions import iso_from_us
 
+USER_AGENT: Final = "immich-android/3.2.2"
 STAMP_BYTES: Final = 27
 STEP_US: Final = 1_000_007  # every stamp in a second of its own, so that nobody gains from remembering the last second
 
 
 def request(method: str, path: str, body: bytes = b"", *, token: str | None = None) -> bytes:
     """One HTTP/1.1 request on a connection that stays open, as a small client writes it."""
-    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", "user-agent: immich-android/3.2.2", "accept: */*"]
+    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", f"user-agent: {USER_AGENT}", "accept: */*"]
     if token is not None:
         lines.append(f"authorization: Bearer {token}")
     if body:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from typing import Final
 
 from ledger import keys
 from ledger.store.interface import Store
@@ -12,6 +14,9 @@ from projections.entities.catalog.writer import Writer
 from projections.entities.lines import as_served, as_type, payload_of, position_of, renamed
 from projections.entities.registry import EntityTypeRow, row
 
+MOST_USERS: Final = 4096
+"""Of how many users the own row is remembered, with where it lay: about half a KB each."""
+
 
 class Versions:
     """Makes of stored lines those of the version that is asked for."""
@@ -20,6 +25,7 @@ class Versions:
         self._store = store
         self._profiles = profiles
         self._writer = writer
+        self._users: OrderedDict[tuple[str, str, str], tuple[bytes, list[bytes]]] = OrderedDict()
 
     async def named(self, served: EntityTypeRow, lines: list[bytes]) -> list[bytes]:
         """Give the users among stored lines who have no names those of their identity records."""
@@ -39,8 +45,17 @@ class Versions:
         held = await self._store.command("HGET", key, entity_id, key=key)
         if held is None or chr(held[0]) != served.letter:
             return []
+        name = library, served.stored, entity_id
+        known = self._users.get(name)
+        if known is not None and known[0] == held:  # what was written since lies elsewhere
+            self._users.move_to_end(name)
+            return known[1]
         rows = keys.catalog_rows(library, served.stored)
         found: list[bytes] = await self._store.command("ZRANGEBYSCORE", rows, held[1:], held[1:], key=rows)
+        if found and served.stored in OWN_TYPES:
+            self._users[name] = held, found
+            if len(self._users) > MOST_USERS:
+                self._users.popitem(last=False)
         return found
 
     async def converted(self, library: str, served: EntityTypeRow, lines: list[bytes], user: str) -> list[bytes]:
