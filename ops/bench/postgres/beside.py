@@ -23,8 +23,7 @@ from ops.bench.rig.rounds import Progress, alternate
 from ops.bench.rig.scale import Scale
 from ops.bench.rig.scene import Device, scene
 
-AT_LEAST: Final = 0.35
-"""Only tokens of our own tell whose they are, so only their acks have a quick way; a plain one takes 2.5 times that."""
+AT_LEAST: Final = 0.9
 ASKED_AT_MOST: Final = 2.0
 """A second and worker: one look for all phones, and what a worker asks by itself."""
 _RECHECK_S: Final = 2.0
