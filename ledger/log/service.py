@@ -55,6 +55,8 @@ from ledger.store.interface import Store, TakesPacked
 
 MOST_SESSIONS: Final = 1000
 """How many living sessions a user may have, unless that is set."""
+_BEGUN_AGAIN: Final = 4
+"""How often a session begins anew for one request, where others of its user put it aside for theirs meanwhile."""
 _GOOD, _NEW = Standing.GOOD, Standing.NEW
 _BY_DEVICE: Final = (RecordAcks, OfferStream, ClearCheckpoints, DescribeDevice, RotateToken, UseToken)
 
@@ -133,11 +135,13 @@ class Ledger:
         The first use of a new token is appended. Raises SessionEnded if the token admits nobody, and TokenReused if it
         was replaced before its grace was over: then the session has been ended for it.
         """
-        try:
-            return await self._admitted(await self.load(caller.user, caller.sid, self._recent.last(caller.sid)), caller)
-        except SessionEnded:
-            if self.begin is None or not await self.begin(caller):
-                raise
+        for _ in range(_BEGUN_AGAIN):
+            try:
+                known = self._recent.last(caller.sid)
+                return await self._admitted(await self.load(caller.user, caller.sid, known), caller)
+            except SessionEnded:
+                if self.begin is None or not await self.begin(caller):
+                    raise
         return await self._admitted(await self.load(caller.user, caller.sid), caller)
 
     def act(self, caller: Caller, command: Command) -> Coroutine[Any, Any, State]:
@@ -215,11 +219,12 @@ class Ledger:
         return await self.stored.outcome(partition_of(state.user, self.partitions), section, now_us) is None
 
     async def _act(self, caller: Caller, command: Command, begin: Callable[[Caller], Awaitable[bool]]) -> State:
-        try:
-            return await self.execute(caller.user, caller.sid, command, caller)
-        except SessionEnded:
-            if not await begin(caller):
-                raise
+        for _ in range(_BEGUN_AGAIN):
+            try:
+                return await self.execute(caller.user, caller.sid, command, caller)
+            except SessionEnded:
+                if not await begin(caller):
+                    raise
         return await self.execute(caller.user, caller.sid, command, caller)
 
     async def resume(self, user: str, sid: str, command: ResumeSession) -> State:
