@@ -254,8 +254,10 @@ def test_processes_that_are_forked_make_other_correlation_ids(client: falcon.tes
     for _ in range(2):
         child = os.fork()
         if child == 0:
-            os.write(write, f"{get(client, '/fine').headers['x-correlation-id']}\n".encode())
-            os._exit(0)
+            try:
+                os.write(write, f"{get(client, '/fine').headers['x-correlation-id']}\n".encode())
+            finally:
+                os._exit(0)  # what fails is missed below, and goes on with no other test
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
