@@ -18,7 +18,7 @@ from ledger.transparency.tiles import (
     place_of,
     tile_of,
     unpack_bundle,
-)  # fmt: skipfrom tests.support.ledger import trees
+)
 from tests.support.ledger import trees
 
 LEAVES = [bytes.fromhex(each) for each in (
