@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Mapping
 from typing import NamedTuple
 
 from ledger.commands import EndSession
-from ledger.errors import CorruptLedger, NoSuchSession, NotAllEnded, StoreReplyError
+from ledger.errors import NAMED, CorruptLedger, NoSuchSession, NotAllEnded, Rebuilding, StoreReplyError
 from ledger.events import DeviceDescribed, Personal, SessionCreated
 from ledger.log.service import Ledger
 from ledger.personal import has_plain
 from projections.accounts.identities import Identities
-from projections.accounts.user_keys import UserKeys
+from projections.accounts.user_keys import Erased, UserKeys
 from projections.history.event_pages import EventPages
 from projections.history.user_history import sessions_of
 
@@ -70,28 +71,65 @@ async def _end_all(ledger: Ledger, user: str, command: EndSession) -> tuple[int,
         return left.ended, left.sids
 
 
+class NotAllErased(CorruptLedger):
+    """What of those who are to be erased again is damaged, and why: sessions or a record of a user, or the note of one.
+
+    All else of them, and all others, are erased.
+    """
+
+    def __init__(self, left: Mapping[str, str]) -> None:
+        self.left = dict(left)
+        named = "; ".join(f"{what}: {why}" for what, why in list(self.left.items())[:NAMED])
+        more = f"; and {len(left) - NAMED:,} more" if len(left) > NAMED else ""
+        super().__init__(f"Not all who had been erased since could be erased again. {named}{more}")
+
+
 async def erase_again(ledger: Ledger, identities: Identities, user_keys: UserKeys) -> int:
     """Erase from what was restored whoever was erased after that was written; returns how many were in it.
 
-    A user who came back since is left alone: only sessions and records from before the erasure go. Raises NotAllEnded
-    behind the last user, where what is stored of sessions is damaged.
+    A user who came back since is left alone: only sessions and records from before the erasure go. Raises NotAllErased
+    behind the last user, where something stored is damaged.
     """
     users = 0
-    damaged: list[str] = []
-    async for erased in user_keys.all_erased():
-        found = await ledger.all_devices(erased.user)
-        damaged += found.damaged
-        states = [state for state in found.living if state.created_at_us <= erased.at_us]
+    left: dict[str, str] = {}
+
+    async def tried(step: Awaitable[bool], what: str) -> bool:
         try:
-            await ledger.end_all(erased.user, [state.sid for state in states], EndSession(REASON))
-        except NotAllEnded as left:
-            damaged += left.sids
-        since_us = await identities.since_us(erased.user)
-        known = since_us is not None and since_us <= erased.at_us and await identities.erase(erased.user)
-        users += bool(states or known)
+            return await step
+        except (CorruptLedger, Rebuilding, StoreReplyError) as damage:
+            left[what] = str(damage)
+            return False
+
+    try:
+        async for erased in user_keys.all_erased():
+            ended = await tried(_end_older(ledger, erased), f"sessions of {erased.user}")
+            known = await tried(_forget_older(identities, erased), f"the record of {erased.user}")
+            users += ended or known
+    except CorruptLedger as unreadable:
+        left["notes"] = str(unreadable)
+    if left:
+        raise NotAllErased(left)
+    return users
+
+
+async def _end_older(ledger: Ledger, erased: Erased) -> bool:
+    """End the sessions of a user from before an erasure; tells whether there were any. Raises NotAllEnded."""
+    found = await ledger.all_devices(erased.user)
+    sids = [state.sid for state in found.living if state.created_at_us <= erased.at_us]
+    damaged = tuple(found.damaged)
+    try:
+        await ledger.end_all(erased.user, sids, EndSession(REASON))
+    except NotAllEnded as left:
+        damaged += left.sids
     if damaged:
         raise NotAllEnded(damaged)
-    return users
+    return bool(sids)
+
+
+async def _forget_older(identities: Identities, erased: Erased) -> bool:
+    """Remove the record of a user from before an erasure; tells whether there was one."""
+    since_us = await identities.since_us(erased.user)
+    return since_us is not None and since_us <= erased.at_us and await identities.erase(erased.user)
 
 
 class PlainEvents(NamedTuple):

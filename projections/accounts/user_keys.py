@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.errors import CorruptLedger, LayoutError, UserKeyUnreadable
+from ledger.errors import NAMED, CorruptLedger, LayoutError, UserKeyUnreadable
 from ledger.personal import KEY_BYTES, UserKey
 from ledger.store.interface import Store
 from projections.accounts.credentials import Cipher, CredentialUnreadable
@@ -145,14 +145,24 @@ class UserKeys:
         return had_key
 
     async def all_erased(self) -> AsyncIterator[Erased]:
-        """Yield all erasures, in no order; one user may have been erased several times."""
+        """Yield all erasures, in no order; one user may have been erased several times.
+
+        Raises CorruptLedger once all others were yielded, if there are notes that cannot be read.
+        """
+        unread: list[str] = []
         async for page in self._objects.names(_ERASED):
             for info in page:
-                if (note := await self._read(info.name)) is not None:
-                    try:
-                        yield _note.decode(note)
-                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                        raise CorruptLedger(f"the note {info.name} cannot be read: {error}") from error
+                try:
+                    erased = await self._erasure(info.name)
+                except CorruptLedger as error:
+                    unread.append(str(error))
+                    continue
+                if erased is not None:
+                    yield erased
+        if unread:
+            raise CorruptLedger(
+                "; ".join(unread[:NAMED]) + (f" and {len(unread) - NAMED:,} more" if len(unread) > NAMED else "")
+            )
 
     async def count(self) -> int:
         """Tell how many users have a key."""
@@ -196,6 +206,15 @@ class UserKeys:
     async def _notes_of(self, name: str) -> set[str]:
         prefix = f"{_ERASED}{name.removeprefix(_USERS)}/"
         return {info.name async for page in self._objects.names(prefix) for info in page}
+
+    async def _erasure(self, name: str) -> Erased | None:
+        """Read the note of an erasure; None if it is gone."""
+        if (note := await self._read(name)) is None:
+            return None
+        try:
+            return _note.decode(note)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CorruptLedger(f"the note {name} cannot be read: {error}") from error
 
     async def _read(self, name: str) -> bytes | None:
         """Read an object; None if there is none. One that is too large is none of ours."""

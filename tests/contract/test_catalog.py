@@ -885,6 +885,25 @@ async def test_a_key_of_another_kind_stops_the_write_before_it_begins(
     assert await pages(catalog, "AssetV2") == []
 
 
+@pytest.mark.parametrize("broken", [keys.catalog_waiting, keys.catalog_wanted, keys.catalog_arrived])
+async def test_where_rows_wait_a_key_of_another_kind_stops_the_write_before_it_begins(
+    catalog: Catalog, store: Store, broken: Callable[[str], bytes]
+) -> None:
+    await put(catalog, entity("UserV1"), entity("AssetEditV1"))  # that waits for its asset
+    before = await assets(store)
+    await store.command("DEL", broken(LIBRARY), key=broken(LIBRARY))
+    await store.command("SET", broken(LIBRARY), "of no kind that a catalog has", key=broken(LIBRARY))
+    with pytest.raises(StoreReplyError, match="WRONGTYPE"):
+        await catalog.put(LIBRARY, [entity("AssetV2")])
+    assert await assets(store) == before
+
+
+async def assets(store: Store) -> Any:
+    """Read which assets are there, and where."""
+    name = keys.catalog_ids(LIBRARY, "asset")
+    return await store.command("HGETALL", name, key=name)
+
+
 async def test_all_that_a_write_touches_is_looked_at_before_it_begins(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

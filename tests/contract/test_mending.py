@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,8 +21,11 @@ from ledger.log.whole import mark_new
 from ledger.personal import plain
 from ledger.positions import Position
 from ledger.store.interface import Store
-from projections.accounts.erasure import erase_user
+from projections.accounts.credentials import Cipher
+from projections.accounts.erasure import NotAllErased, erase_again, erase_user
 from projections.accounts.identities import Identities
+from projections.accounts.user_keys import UserKeys
+from projections.archive.objects import open_objects
 from projections.checking import mending
 from projections.checking.mending import Mending
 from projections.checking.partition_fold import PartitionFold
@@ -246,6 +250,30 @@ async def test_a_user_is_erased_but_for_it(unmendable: Scene) -> None:
     assert erased == (2, True, True, (BAD,))
     assert await identities.profile("ann") is None
     assert await unmendable.living() == {BAD}
+
+
+async def test_what_is_damaged_of_one_keeps_no_other_from_being_erased_again(unmendable: Scene, tmp_path: Path) -> None:
+    """Of ann a session is damaged, of bob the list of sessions, of carl the record; of dora nothing."""
+    cipher, identities = Cipher.from_keys((Cipher.make_key(),)), Identities(unmendable.store, PARTITIONS)
+    user_keys = UserKeys(unmendable.store, lambda: open_objects(tmp_path.as_uri()), lambda: cipher)
+    for user in ("ann", "bob", "carl", "dora"):
+        await identities.sign_in("https://id", user, email=f"{user}@example.org", user=user, now_us=1)
+        await unmendable.ledger.execute(user, sid_of(f"{user} too"), CreateSession(user, "photos"))
+        await user_keys.erase(user, unmendable.clock())
+    for key, user in (keys.devices, "bob"), (keys.identity, "carl"):
+        name = key(unmendable.ledger.partition_of(user), user)
+        await unmendable.store.command("SET", name, "x", key=name)
+    note = tmp_path / "erased" / ("0" * 64) / f"{1:020}"
+    note.parent.mkdir()
+    note.write_bytes(b"{")
+
+    with pytest.raises(NotAllErased) as raised:
+        await erase_again(unmendable.ledger, identities, user_keys)
+    assert set(raised.value.left) == {"sessions of ann", "sessions of bob", "the record of carl", "notes"}
+    assert all(named in str(raised.value) for named in (BAD, "bob", "carl", "0" * 64))
+    assert await unmendable.living("ann") == {BAD}
+    assert [await unmendable.living(user) for user in ("carl", "dora")] == [set(), set()]
+    assert [await identities.profile(user) for user in ("ann", "bob", "dora")] == [None, None, None]
 
 
 async def test_what_stays_damaged_is_looked_at_once_a_minute(

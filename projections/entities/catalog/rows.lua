@@ -47,9 +47,9 @@ end
 -- What these writes may touch is looked at before the first of them. Where rows wait, that is everything.
 look(meta, 'hash')
 look(edges, 'zset')
-look(checksums, 'zset')
-local any_waits = look(waiting, 'hash')
-if look(wanted, 'zset') or look(arrived, 'zset') or any_waits then
+local any_checksums = look(checksums, 'zset')
+local any_waits, any_wanted, any_arrived = look(waiting, 'hash'), look(wanted, 'zset'), look(arrived, 'zset')
+if any_waits or any_wanted or any_arrived then
   for name in pairs(layout) do look_at_table(name) end
 else
   for at = 2, #ARGV, 5 do
@@ -139,8 +139,6 @@ local function take_out(form, id, held, cut)
   end
   redis.call('ZREMRANGEBYSCORE', form.rows[letter], string.sub(held, 2), string.sub(held, 2))
 end
-
-local any_checksums = redis.call('ZCARD', checksums) > 0
 
 -- Keeps a row whose checksum changed at its place in the order; `changes` makes it one.
 local function note_checksum(form, id, changes)
