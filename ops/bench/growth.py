@@ -79,7 +79,7 @@ def _beside(
     floors, ours = alternate(rounds, lambda: rate(small), lambda: rate(large), progress)
     return Comparison(
         name=f"growth: {what}, {large:,} {of} (beside {small:,})",
-        unit="/s",
+        unit="/s of CPU",
         floor=floors,
         ours=ours,
         at_least=AT_LEAST,

@@ -61,10 +61,10 @@ def _taken_in(rounds: int, scale: Scale, progress: Progress) -> list[Result]:
     return [
         Comparison(
             name=f"log of {count:,} events of {devices:,} devices",
-            unit="/s",
+            unit="/s of CPU",
             floor=floors,
             ours=own,
-            notes=("a second of its own CPU time; the floor reads and hashes",),
+            notes=("the floor reads and hashes",),
         ),
         Bound(
             name="log, CPU of an event",

@@ -93,7 +93,7 @@ def _acks(server: PostgresServer, rounds: int, scale: Scale, progress: Progress)
     least_own, least_immich = (min(cost_us[service.port]) for service in (own, immich))
     return Comparison(
         name=f"acks with tokens of Immich's beside our own, {scale.devices} phones",
-        unit="a CPU second",
+        unit="/s of CPU",
         floor=floors,
         ours=ours,
         at_least=AT_LEAST,

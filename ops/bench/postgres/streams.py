@@ -36,7 +36,7 @@ from projections.entities.postgres.mapping.from_toml import load_mapping
 from projections.entities.postgres.pool import APPLICATION, Postgres
 from projections.entities.source_check import CheckReport
 
-FIRST_AT_LEAST: Final = 0.5
+FIRST_AT_LEAST: Final = 0.85
 AGAIN_AT_LEAST: Final = 1 / 3
 ALONE_S: Final = 0.15
 CHANGED: Final = 10
@@ -87,54 +87,59 @@ async def _checked(url: str) -> CheckReport:
         await postgres.close()
 
 
-class _Cpu:
-    """Collects the CPU seconds that rounds cost their client and the server."""
+class _Rounds:
+    """Collects what rounds cost their client and the server in CPU time, and how long they took."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self._client_s: list[float] = []
         self._server_s: list[float] = []
+        self._clock_s: list[float] = []
 
-    def note(self, client_s: float, server_before_s: float) -> None:
-        """Note one round."""
+    def note(self, client_s: float, server_before_s: float, clock_s: float) -> float:
+        """Note one round; returns the CPU seconds of both sides."""
         self._client_s.append(client_s)
         self._server_s.append(self._server.cpu_s() - server_before_s)
+        self._clock_s.append(clock_s)
+        return client_s + self._server_s[-1]
 
     @property
     def told(self) -> str:
         """Tell the medians of all rounds."""
-        return f"{median(self._client_s):.2f} s in the client, {median(self._server_s):.2f} s in the server"
+        client_s, server_s, clock_s = median(self._client_s), median(self._server_s), median(self._clock_s)
+        return f"{client_s:.2f} s of CPU in the client, {server_s:.2f} s in the server, {clock_s:.2f} s on the clock"
 
 
 def _first(server: PostgresServer, rounds: int, progress: Progress) -> Comparison:
-    """Read the whole library as a device that has nothing, and copy the same lines out with psql."""
+    """Read the whole library as a device that has nothing, and copy the same lines out with psql.
+
+    By the CPU time of both sides, for what else the machine does must not tell.
+    """
     commands = [
         part for query in copy_queries(server.url, USER, TYPES_V2) for part in ("-c", f"COPY ({query}) TO STDOUT")
     ]
     copied = _count_lines(server.psql(*commands))
     progress(f"psql copies {copied:,} lines")
-    copying, reading = _Cpu(server), _Cpu(server)
+    copying, reading = _Rounds(server), _Rounds(server)
 
     def copy() -> float:
         before_s, seconds, cpu_s = server.cpu_s(), *_run(server.psql(*commands))
-        copying.note(cpu_s, before_s)
-        return copied / seconds
+        return copied / copying.note(cpu_s, before_s, seconds)
 
     def read() -> float:
         before_s, reads = server.cpu_s(), _read(Job(server.url, USER, TYPES_V2))
-        reading.note(reads.cpu_s[0], before_s)
         if reads.entities != copied:
             raise BenchFailed(f"a first sync held {reads.entities:,} entities, psql copied {copied:,}")
-        return reads.entities / reads.seconds[0]
+        return copied / reading.note(reads.cpu_s[0], before_s, reads.seconds[0])
 
     floors, own = alternate(rounds, copy, read, progress)
     return Comparison(
         name=f"PostgreSQL: first sync of {copied:,} rows, beside psql's COPY",
-        unit="/s",
+        unit="/s of CPU",
         floor=floors,
         ours=own,
         at_least=FIRST_AT_LEAST,
-        notes=(f"CPU: ours {reading.told}; psql {copying.told}",),
+        notes=(f"ours {reading.told}; psql {copying.told}",),
     )
 
 
